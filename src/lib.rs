@@ -1,0 +1,3 @@
+//! walfs: a PostgreSQL archive mounted as a directory.
+
+pub mod store;

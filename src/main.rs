@@ -1,0 +1,2 @@
+//! The `walfs` command.
+fn main() {}

@@ -1,0 +1,205 @@
+//! Where objects live: one narrow interface over S3 and a local directory.
+//!
+//! A store knows keys and bytes, never what the bytes mean. Its contract, which the conformance suite in
+//! `tests/store.rs` holds every backend to:
+//!
+//! - **Whole or nothing.** An object appears under its key in one step, with all its bytes, or not at all. A reader
+//!   sees the old state or the new one, never a mixture, and after `put` or `complete_upload` has returned `Ok` every
+//!   later `get`, `head` and `list` sees the object.
+//! - **Durable.** `Ok` from `put` or `complete_upload` means: the backend has the bytes on stable storage as far as it
+//!   can promise that at all, and has itself verified a checksum of them (S3) or has fsynced file and directory
+//!   (local directory).
+//! - **Absent is a statement.** [`ErrorKind::NotFound`] is given only when the backend itself said that the object is
+//!   not there. A time-out, a refused connection, a missing bucket or an unreadable directory is never `NotFound`.
+//! - **If absent.** [`PutMode::IfAbsent`] fails with [`ErrorKind::AlreadyExists`] and leaves the old object untouched;
+//!   of many racing writers exactly one wins. Some S3 servers accept the condition and ignore it: [`probe`] finds out.
+//!   After an ambiguous failure a retried conditional write may meet its *own* first try: a caller that gets
+//!   `AlreadyExists` compares contents before it judges.
+//!
+//! [`Backend`] is one attempt of one request; [`Store`] adds patience: retries with jitter inside one total deadline.
+
+use std::fmt;
+use std::ops::Range;
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+/// Name of an object, relative to the archive's prefix: `wal/000000010000000000000001.lz4`.
+///
+/// ASCII letters, digits, and `-._/`, no empty, `.` or `..` component, at most 400 bytes (Garage takes 479 with its
+/// prefix, S3 1024).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(String);
+
+/// What a listing or a `head` tells of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meta {
+    /// Size of the object as stored, in bytes.
+    pub stored_bytes: u64,
+    /// When the store took it.
+    pub modified: SystemTime,
+}
+
+/// May a `put` replace what is there?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutMode {
+    /// Fail with [`ErrorKind::AlreadyExists`] if the key exists.
+    IfAbsent,
+    /// Replace. Only for objects that are not part of the archive's content (status, probes).
+    Overwrite,
+}
+
+/// Which bytes of an object to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ByteRange {
+    /// All of them.
+    Whole,
+    /// From `start` up to, not including, `end`; the range must lie inside the object.
+    Span(Range<u64>),
+    /// The last `n` bytes, or all if the object is smaller.
+    Last(u64),
+}
+
+/// Bytes read from an object.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    /// The bytes asked for, complete.
+    pub bytes: Bytes,
+    /// The whole object's size and time.
+    pub meta: Meta,
+}
+
+/// One page of a listing, in ascending byte order of keys.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// Key (relative to the archive's prefix) and what is known of it.
+    pub entries: Vec<(Key, Meta)>,
+    /// Are there more after the last entry? Then ask again, `after` it.
+    pub more: bool,
+}
+
+/// A multipart upload under way.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    /// The key that will exist once it completes.
+    pub key: Key,
+    /// The backend's own name for it.
+    pub id: String,
+}
+
+/// Proof of one part, to be handed back at completion.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// 1-based.
+    pub number: u32,
+    /// The backend's tag of the part.
+    pub tag: String,
+    /// The checksum the backend verified, in its own spelling.
+    pub checksum: Option<String>,
+}
+
+/// How long a request may wait, retries and queueing included.
+#[derive(Debug, Clone, Copy)]
+pub enum Patience {
+    /// Give up then, with the last error.
+    Until(Instant),
+    /// Wait for as long as it takes; only an answer of the store ends it.
+    Forever,
+}
+
+impl Patience {
+    /// A deadline `duration` from now.
+    pub fn for_at_most(duration: Duration) -> Self {
+        Self::Until(Instant::now() + duration)
+    }
+}
+
+/// What a caller can act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The store said: there is no such object.
+    NotFound,
+    /// The store said: there is one already ([`PutMode::IfAbsent`]).
+    AlreadyExists,
+    /// Credentials missing, refused or expired, or no permission (S3 403).
+    Denied,
+    /// Network, 5xx, throttling, time-out: may go away by itself.
+    Transient,
+    /// Bytes that came back are not the bytes that were asked for (checksum, length).
+    Damaged,
+    /// It will not go away by itself: no such bucket, not a directory, disk full, a bad request.
+    Permanent,
+}
+
+/// An answer of the store that is not success.
+#[derive(Debug, Clone)]
+pub struct Error {
+    /// What a caller can act on.
+    pub kind: ErrorKind,
+    /// What was tried: `put`, `get`, ...
+    pub operation: &'static str,
+    /// Full name of the object, bucket, prefix or path: for people.
+    pub target: String,
+    /// What the backend said, without secrets.
+    pub message: String,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {}: {}", self.operation, self.target, self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// One attempt of one request against one kind of storage. Implementations do not retry; [`Store`] does.
+#[async_trait]
+pub trait Backend: Send + Sync + fmt::Debug {
+    /// The archive's place for people: `s3://bucket/prefix` or `/var/lib/walfs`. Never contains a secret.
+    fn place(&self) -> String;
+
+    /// Stores a whole object. See the module's contract.
+    async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error>;
+
+    /// Reads bytes of an object. A body cut short is [`ErrorKind::Damaged`] or `Transient`, never a short success.
+    async fn get(&self, key: &Key, range: ByteRange) -> Result<Fetched, Error>;
+
+    /// Size and time of an object.
+    async fn head(&self, key: &Key) -> Result<Meta, Error>;
+
+    /// At most `limit` (1 to 1000) objects whose key starts with `prefix` and is greater than `after`, ascending.
+    ///
+    /// `after` need not exist and is a full key text (so that `wal/0000000100000000` works as a place to start from).
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, Error>;
+
+    /// Deletes objects; one that is not there is no error.
+    async fn delete(&self, keys: &[Key]) -> Result<(), Error>;
+
+    /// Begins an object that arrives in parts. Nothing is visible before [`Backend::complete_upload`].
+    async fn begin_upload(&self, key: &Key) -> Result<Upload, Error>;
+
+    /// Stores one part. All parts but the last have the same size, at least 5 MiB. May be repeated for a number.
+    async fn put_part(&self, upload: &Upload, number: u32, body: Bytes) -> Result<Part, Error>;
+
+    /// Makes the object visible, durable and whole. `parts` ascending by number.
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], mode: PutMode) -> Result<(), Error>;
+
+    /// Forgets an upload and its parts.
+    async fn abort_upload(&self, upload: &Upload) -> Result<(), Error>;
+}
+
+// Interface sketch for the implementer (becomes real code):
+// impl Key { pub fn new(text: impl Into<String>) -> Key /* panics on an invalid key: keys are spelled by archive.rs only */; pub fn as_str() }
+// #[derive(Debug, Clone)] pub struct Store { backend: Arc<dyn Backend>, ... }
+// impl Store {
+//   pub fn new(backend: Arc<dyn Backend>) -> Store;
+//   pub fn place(&self) -> String;
+//   pub async fn put(&self, key, body: Bytes, mode, patience: Patience) -> Result<(), Error>;
+//   pub async fn get(&self, key, range, patience) -> Result<Fetched, Error>;
+//   pub async fn head / list / delete (…, patience)
+//   pub async fn put_large(&self, key, parts: impl Stream<Item=Bytes> …, mode, patience)  // multipart; aborts on failure
+// }
+// pub async fn open(spec: &Location, options: &Options) -> Result<Store, Error>   // s3://bucket/prefix, file:///dir, plain path
+// pub struct Conditions { put: bool, complete: bool }
+// pub async fn probe(store: &Store, patience) -> Result<Conditions, Error>        // the same key twice, by put and by complete
