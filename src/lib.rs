@@ -1,3 +1,4 @@
 //! walfs: a PostgreSQL archive mounted as a directory.
 
+pub mod pg;
 pub mod store;
