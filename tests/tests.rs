@@ -1,1 +1,4 @@
 //! The promises of walfs, each driven from outside: by `cp`, `psql`, `kill -9`, an S3 that answers 503.
+
+/// What a real PostgreSQL writes is what `walfs::pg` reads.
+mod wal_files;

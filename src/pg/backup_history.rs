@@ -12,8 +12,8 @@
 //! STOP TIME: 2026-11-20 21:15:47 UTC
 //! STOP TIMELINE: 1
 //! ```
-//! Lines that are not needed here are skipped, also ones that later versions add. `STOP TIMELINE` is the last that
-//! all versions since 13 write, so a file that has it and ends in a newline is whole.
+//! Lines that are not needed here are skipped, also ones that later versions add. `STOP TIMELINE` is the last
+//! that all versions since 13 write, so a file that has it and ends in a newline is whole.
 
 use super::{Lsn, SegmentName, SegmentSize, Timeline};
 
@@ -63,8 +63,8 @@ pub enum BackupHistoryError {
     },
     /// The content of another backup's history.
     #[error(
-        "the backup history should be that of a backup that began in {expected} at offset {offset:08X} hexadecimal, \
-         but it states {found_file} and {found_lsn}"
+        "the backup history should be that of a backup that began in {expected} at offset {offset:08X}, but \
+         it states {found_file} and {found_lsn}"
     )]
     OtherBackup {
         /// The segment in the file's name.
@@ -107,7 +107,8 @@ impl BackupHistory {
     /// # Errors
     /// [`BackupHistoryError::OtherBackup`].
     pub fn check_name(&self, segment: SegmentName, offset: u32) -> Result<(), BackupHistoryError> {
-        // The segment size is not known here; at least the position must be the offset past some segment's start.
+        // The segment size is not known here; at least the position must be the offset past some segment's
+        // start.
         let past_start = self.start_lsn.0.checked_sub(offset.into());
         let fits = past_start.is_some_and(|start| start % SegmentSize::MIN.bytes() == 0);
         if self.start_file == segment && fits {

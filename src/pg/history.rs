@@ -5,9 +5,9 @@
 //!
 //! 2<tab>0/5000148<tab>before 2026-11-20 21:14:03.1+00
 //! ```
-//! One line for each ancestor, oldest first: timeline, position where it was left, reason. `#` begins a comment.
-//! Stricter than PostgreSQL in what only a file cut short or torn would fail: the last line is complete, there is
-//! at least one entry, and there are no zero bytes.
+//! One line for each ancestor, oldest first: timeline, position where it was left, reason. `#` begins a
+//! comment. Stricter than PostgreSQL in what only a file cut short or torn would fail: the last line is
+//! complete, there is at least one entry, and there are no zero bytes.
 
 use super::{Lsn, Timeline};
 
@@ -56,8 +56,8 @@ pub enum HistoryError {
     },
     /// Timelines do not ascend.
     #[error(
-        "line {line} of the history of timeline {own} states timeline {found}, expected one after {previous} and \
-         before {own}"
+        "line {line} of the history of timeline {own} states timeline {found}, expected one after {previous} \
+         and before {own}"
     )]
     Order {
         /// Whose history it is.
@@ -242,9 +242,9 @@ mod tests {
             end: u64,
             reason in "[a-z\"]([ -~]*[a-z\"])?",
         ) {
-            let entries: Vec<_> = timelines.into_iter().map(|timeline| entry(timeline, end, &reason)).collect();
-            let text: String =
-                entries.iter().map(|entry| format!("{}\t{}\t{}\n\n", entry.timeline, entry.end, entry.reason)).collect();
+            let entries: Vec<_> = timelines.into_iter().map(|number| entry(number, end, &reason)).collect();
+            let line = |entry: &HistoryEntry| format!("{}\t{}\t{reason}\n\n", entry.timeline, entry.end);
+            let text: String = entries.iter().map(line).collect();
             prop_assert_eq!(parse(text.as_bytes(), Timeline(u32::MAX)), Ok(entries));
         }
     }

@@ -1,13 +1,13 @@
 //! Names of the files PostgreSQL archives, spelled exactly as `xlog_internal.h` spells them.
 //!
 //! ```text
-//! 000000010000000A000000FE                   segment: timeline, log, segment within the log, eight digits each
+//! 000000010000000A000000FE                   segment: timeline, log, segment of the log
 //! 000000010000000A000000FE.partial           last segment of a timeline, left at a promotion
 //! 000000010000000A000000FE.00000028.backup   history of a backup that began at that offset of that segment
 //! 00000002.history                           where timeline 2 comes from
 //! ```
-//! Digits are hexadecimal in upper case. A name says nothing about the segment size, and the size decides how many
-//! segments a log has (256 of 16 MiB); arithmetic on names therefore asks for it.
+//! Digits are hexadecimal in upper case. A name says nothing about the segment size, and the size decides how
+//! many segments a log has (256 of 16 MiB); arithmetic on names therefore asks for it.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -20,8 +20,8 @@ use super::{Lsn, SegmentSize, Timeline};
 pub enum NameError {
     /// Wrong length, characters or ending.
     #[error(
-        "{found:?} is not a name that PostgreSQL archives: expected a WAL segment (24 hexadecimal digits in upper \
-         case), SEGMENT.partial, SEGMENT.OFFSET.backup (8 digits) or TIMELINE.history (8 digits)"
+        "{found:?} is not a name that PostgreSQL archives: expected a WAL segment (24 hexadecimal digits in \
+         upper case), SEGMENT.partial, SEGMENT.OFFSET.backup (8 digits) or TIMELINE.history (8 digits)"
     )]
     Unknown {
         /// The name.
@@ -52,8 +52,8 @@ impl SegmentName {
         u64::from(self.seg) < size.per_log()
     }
 
-    /// How many segments of this size come before it, on whatever timelines. For a name [valid](Self::valid_for)
-    /// for the size.
+    /// How many segments of this size come before it, on whatever timelines. For a name
+    /// [valid](Self::valid_for) for the size.
     pub fn number(self, size: SegmentSize) -> u64 {
         u64::from(self.log) * size.per_log() + u64::from(self.seg)
     }
@@ -105,7 +105,8 @@ impl FromStr for SegmentName {
     }
 }
 
-/// Name of any file that PostgreSQL archives. Ordered as its text is, so that a listing in either order agrees.
+/// Name of any file that PostgreSQL archives. Ordered as its text is, so that a listing in either order
+/// agrees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WalName {
     /// A whole segment.

@@ -56,7 +56,8 @@ pub enum HeaderError {
     },
     /// Flags that contradict a first page.
     #[error(
-        "the first page is not the start of a segment: its flags are {found:04X} hexadecimal, expected 0002 to be set and none but 000F"
+        "the first page is not the start of a segment: its flags are {found:04X} hexadecimal, expected 0002 \
+         to be set and none but 000F"
     )]
     Flags {
         /// The flags.
@@ -81,7 +82,8 @@ pub enum HeaderError {
     },
     /// The name belongs to a cluster with smaller segments.
     #[error(
-        "no segment of {size} can be named {name}: its last eight digits are too large for that size, which its first page states"
+        "no segment of {size}, the size its first page states, can be named {name}: the last eight digits \
+         are too large for it"
     )]
     NameForSize {
         /// The file's name.
@@ -91,7 +93,8 @@ pub enum HeaderError {
     },
     /// The content of another segment.
     #[error(
-        "{name} should begin at {expected}, but its first page states {found}: it is the content of another segment"
+        "{name} should begin at {expected}, but its first page states {found}: it is the content of another \
+         segment"
     )]
     PageAddress {
         /// The file's name.
@@ -118,8 +121,8 @@ pub enum HeaderError {
 pub enum TimelineMatch {
     /// The same.
     Exact,
-    /// The page is older. The first segment of a new timeline begins as a copy of the old one's pages, so this is
-    /// right if, and only if, the file's timeline descends from this one: the timeline history tells.
+    /// The page is older. The first segment of a new timeline begins as a copy of the old one's pages, so
+    /// this is right if, and only if, the file's timeline descends from this one: the timeline history tells.
     Ancestor(Timeline),
 }
 
@@ -209,7 +212,8 @@ impl PageHeader {
         Ok(self)
     }
 
-    /// The major version that writes this magic, "13" to "18"; `None` for development versions and later ones.
+    /// The major version that writes this magic, "13" to "18"; `None` for development versions and later
+    /// ones.
     pub fn postgres_version(&self) -> Option<&'static str> {
         VERSIONS
             .iter()

@@ -1,7 +1,7 @@
 //! Temporary names: under which copy tools bring a file before they rename it to its final name.
 //!
-//! A closed list. A name outside of it and outside of [`WalName`] is a mistake of the caller, and to take it would
-//! be to promise to keep a file that no restore will ever ask for.
+//! A closed list. A name outside of it and outside of [`WalName`] is a mistake of the caller, and to take it
+//! would be to promise to keep a file that no restore will ever ask for.
 
 use super::WalName;
 
@@ -14,7 +14,7 @@ const ENDINGS: [&str; 5] = [".tmp", ".temp", ".new", ".part", "~"];
 /// |---|---|
 /// | `.FINAL.Ab12Cd` | rsync: six or more letters and digits |
 /// | `FINAL.tmp`, `.temp`, `.new`, `.part`, `FINAL~` | `cp x.tmp && mv`, download tools, editors |
-/// | `FINAL.tmp123`, `FINAL.tmp.123`, `FINAL.tmp-a1B2` | scripts that add their process id, or something random |
+/// | `FINAL.tmp123`, `FINAL.tmp.123`, `FINAL.tmp-a1B2` | scripts that add a process id |
 /// | `tmp.FINAL`, and each of the above with a dot in front | scripts |
 ///
 /// `FINAL.partial` is a final name itself, and `FINAL.gz` is another file, not an earlier state of `FINAL`.
