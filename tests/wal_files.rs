@@ -1,6 +1,6 @@
 //! Segments, names and histories of a real PostgreSQL against `walfs::pg`.
 //!
-//! Needs `initdb`, `pg_controldata`, `pg_ctl` and `psql` of any version under `/usr/lib/postgresql`, and fails
+//! Needs `initdb`, `pg_ctl`, `psql` and others of any version under `/usr/lib/postgresql`, and fails
 //! without them. As root they run as user `postgres`, because they refuse root.
 
 use std::collections::HashMap;
