@@ -1,3 +1,4 @@
 //! walfs: a PostgreSQL archive mounted as a directory.
 
+pub mod codec;
 pub mod store;
