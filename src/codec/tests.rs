@@ -153,6 +153,20 @@ fn forge_checksums(object: &mut [u8], trailer: usize) {
     object[end - 12..end - 8].copy_from_slice(&footer.to_le_bytes());
 }
 
+/// Bytes whose every checksum is right, but that are not the content of this place: only the tree tells.
+#[test]
+fn frames_that_changed_places_are_found() {
+    let frame = FRAME_BYTES + 15;
+    let object = pack_all(Compression::None, &noise(2 * FRAME_BYTES)).0;
+    let table = 2 * frame + 8;
+    let mut swapped = [&object[frame..2 * frame], &object[..frame], &object[2 * frame..]].concat();
+    swapped[table + 4..table + 8].copy_from_slice(&object[table + 44..table + 48]);
+    swapped[table + 44..table + 48].copy_from_slice(&object[table + 4..table + 8]);
+    forge_checksums(&mut swapped, 184);
+    let found = unpack_all(&swapped).unwrap_err();
+    assert!(matches!(found, Damage::FrameHash { frame: 0, .. }), "{found}");
+}
+
 #[test]
 fn huge_claims_cost_nothing() {
     let mut object = pack_all(Compression::default(), b"").0.to_vec();
