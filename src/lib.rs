@@ -1,4 +1,5 @@
 //! walfs: a PostgreSQL archive mounted as a directory.
 
 pub mod pg;
+pub mod codec;
 pub mod store;

@@ -2,3 +2,5 @@
 
 /// What a real PostgreSQL writes is what `walfs::pg` reads.
 mod wal_files;
+// Objects, read by stock lz4 and zstd; docs/format.md, byte by byte.
+mod format;
