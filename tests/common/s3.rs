@@ -4,7 +4,8 @@
 //! listings are checked as strictly as S3 does. Fast (memory only), and breaks on demand: see [`Rule`] and [`Action`].
 //! Runs on threads of its own, so that tests may be synchronous, asynchronous, or processes that a test starts.
 //!
-//! Not there: versions, tags, encryption, copies, TLS.
+//! Not there: versions, tags, encryption, copies, TLS. Stricter than S3: a CompleteMultipartUpload that is repeated
+//! after a lost answer gets `NoSuchUpload`.
 //!
 //! ```ignore
 //! let server = S3Server::start();
@@ -197,6 +198,7 @@ impl S3Server {
     }
 
     /// Waits until `n` requests are such; a request that hangs counts from when its head has come.
+    /// Blocks the thread: an asynchronous test needs `flavor = "multi_thread"`, or its client stands still too.
     ///
     /// # Panics
     /// After half a minute.

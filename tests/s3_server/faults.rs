@@ -23,6 +23,16 @@ async fn put(server: &S3Server, client: &Client, key: &str) -> Put {
         .await
 }
 
+/// A put that goes on by itself. Waiting for it in the log needs a runtime of several threads.
+fn spawn_put(server: &S3Server, client: &Client, key: &str) -> tokio::task::JoinHandle<Put> {
+    let put = client
+        .put_object()
+        .bucket(server.bucket())
+        .key(key)
+        .body(body("0123456789"));
+    tokio::spawn(async move { put.send().await })
+}
+
 /// A server, a client, and one kept-alive connection between them.
 async fn connected() -> (S3Server, Client) {
     let server = S3Server::start();
@@ -164,43 +174,41 @@ async fn a_flipped_body_has_the_right_length_and_one_wrong_bit() {
         .expect_err("noticed by the checksum of the whole");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_delayed_request_is_done_even_if_the_client_has_gone() {
-    let (server, _client) = connected().await;
-    let hurried = client_with(&server, server.secret_key(), Duration::from_millis(100));
-    server.add_rule(Rule::new(Action::Delay(Duration::from_secs(1))).operation(Operation::Put));
-    let answer = put(&server, &hurried, "late").await;
-    assert!(matches!(answer, Err(SdkError::TimeoutError(_))), "{answer:?}");
+    let (server, client) = connected().await;
+    server.add_rule(Rule::new(Action::Delay(Duration::from_millis(500))).operation(Operation::Put));
+    let late = spawn_put(&server, &client, "late");
+    server.wait_for(1, |request| request.key == "late" && request.body_bytes > 0);
+    late.abort();
     server.wait_for(1, |request| request.key == "late" && request.status == Some(200));
     assert_eq!(server.keys(""), ["first", "late"]);
 }
 
 #[tokio::test]
+async fn a_head_without_a_body_can_fail_too() {
+    let (server, client) = connected().await;
+    server.add_rule(Rule::new(Action::slow_down()).operation(Operation::Head).times(1));
+    let head = || client.head_object().bucket(server.bucket()).key("first").send();
+    assert_eq!(refusal(head().await).0, 503);
+    assert_eq!(
+        head().await.expect("the connection still works").content_length(),
+        Some(10)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_request_is_released_with_a_reset_and_never_done() {
     let (server, client) = connected().await;
     let rule = server.add_rule(Rule::new(Action::Hang).key("stuck"));
-    let stuck = tokio::spawn({
-        let put = client
-            .put_object()
-            .bucket(server.bucket())
-            .key("stuck")
-            .body(body("x"));
-        async move { put.send().await }
-    });
-    wait_for(&server, "stuck").await;
+    let stuck = spawn_put(&server, &client, "stuck");
+    server.wait_for(1, |request| request.key == "stuck");
     put(&server, &client, "other")
         .await
         .expect("others are answered meanwhile");
     server.remove_rule(rule);
     assert!(no_answer(&stuck.await.expect("no panic")));
     assert_eq!(server.keys(""), ["first", "other"]);
-}
-
-/// Waits for a request without standing in the way of the client on the same thread.
-async fn wait_for(server: &S3Server, key: &str) {
-    while server.count(|request| request.key == key) == 0 {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[tokio::test]
@@ -281,32 +289,29 @@ async fn a_stopped_server_refuses_and_comes_back_with_its_objects() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn stopping_resets_what_is_under_way() {
     let (server, client) = connected().await;
     server.add_rule(Rule::new(Action::Hang).key("stuck"));
-    let stuck = tokio::spawn({
-        let put = client
-            .put_object()
-            .bucket(server.bucket())
-            .key("stuck")
-            .body(body("x"));
-        async move { put.send().await }
-    });
-    wait_for(&server, "stuck").await;
+    let stuck = spawn_put(&server, &client, "stuck");
+    server.wait_for(1, |request| request.key == "stuck");
     server.stop();
     assert!(no_answer(&stuck.await.expect("no panic")));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_black_hole_takes_requests_and_never_answers() {
     let (server, client) = connected().await;
-    let hurried = client_with(&server, server.secret_key(), Duration::from_millis(100));
     server.blackhole(true);
     server.clear_rules();
-    let answer = put(&server, &hurried, "a").await;
+    let lost = spawn_put(&server, &client, "lost");
+    server.wait_for(1, |request| request.key == "lost");
+    let hurried = client_with(&server, server.secret_key(), Duration::from_millis(100));
+    let answer = put(&server, &hurried, "hurried").await;
     assert!(matches!(answer, Err(SdkError::TimeoutError(_))), "{answer:?}");
+    assert!(!lost.is_finished());
     server.blackhole(false);
+    assert!(no_answer(&lost.await.expect("no panic")));
     put(&server, &client, "b").await.expect("over");
-    assert_eq!(server.keys(""), ["b", "first"]);
+    assert!(server.object("b").is_some() && server.object("lost").is_none());
 }
