@@ -4,3 +4,8 @@
 mod wal_files;
 // Objects, read by stock lz4 and zstd; docs/format.md, byte by byte.
 mod format;
+// Servers to talk to and ways to hurt them.
+mod common;
+
+// The S3 server of the tests keeps to S3, and its faults are those they are called.
+mod s3_server;
