@@ -9,3 +9,10 @@ mod common;
 
 // The S3 server of the tests keeps to S3, and its faults are those they are called.
 mod s3_server;
+// What a test says goes to whoever reads its failure.
+#![allow(clippy::print_stderr)]
+
+mod common;
+
+/// The harness on its own, without walfs.
+mod harness;

@@ -1,0 +1,34 @@
+# One command for each thing one does with walfs. `make` alone lists them.
+
+CARGO ?= cargo
+# The tests mount file systems and run servers as user postgres: they run as root, and what cargo builds stays the caller's.
+ROOT_RUNNER := $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg(unix)".runner = "sudo -E"')
+SCRIPTS := .ci/needs .ci/run .ci/demo $(wildcard mount-helpers/*.sh bench/*.sh)
+
+.PHONY: help build demo test check bench clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build target/release/walfs
+	$(CARGO) build --release
+
+demo: ## archive a PostgreSQL by cp, destroy it, recover it by cp (a few minutes, cleans up)
+	@.ci/demo
+
+test: ## bring what the tests need (once), then run them all, as root or by sudo
+	@.ci/needs test
+	$(CARGO) $(ROOT_RUNNER) test
+
+check: ## formatting, clippy, documentation, shell syntax: everything must be clean
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --document-private-items
+	@for script in $(SCRIPTS); do echo "bash -n $$script"; bash -n $$script || exit 1; done
+
+bench: ## measure, and write the numbers to bench/
+	@.ci/needs bench
+	$(CARGO) bench
+
+clean: ## remove target/ (what .ci/needs built stays in its cache)
+	$(CARGO) clean

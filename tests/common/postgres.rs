@@ -1,0 +1,445 @@
+//! A throw-away PostgreSQL: a cluster in a directory of its own, reached through a socket in that directory only, run
+//! as user postgres, gone with the test. Recovery from a copied data directory is in `recovery.rs`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::str::FromStr;
+use std::thread;
+
+use super::user::{User, said};
+use super::wait;
+
+/// A PostgreSQL that is installed here.
+#[derive(Clone, Debug)]
+pub struct Version {
+    pub major: u32,
+    pub bin: PathBuf,
+}
+
+/// Every installed server of Debian's layout, oldest first; never none.
+pub fn installed_versions() -> Vec<Version> {
+    let folders = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut found: Vec<Version> = folders
+        .filter_map(|folder| {
+            let major = folder.file_name().to_str()?.parse().ok()?;
+            let bin = folder.path().join("bin");
+            bin.join("postgres").exists().then_some(Version { major, bin })
+        })
+        .collect();
+    found.sort_by_key(|version| version.major);
+    assert!(
+        !found.is_empty(),
+        "no PostgreSQL in /usr/lib/postgresql\nHINT: .ci/needs test installs it"
+    );
+    found
+}
+
+/// The newest of them.
+pub fn newest() -> Version {
+    installed_versions().pop().expect("never none")
+}
+
+/// What `initdb` is told, and whether the server may lie about fsync.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub version: Version,
+    /// Size of a WAL segment in MiB: 1, 2, 4 ... 1024.
+    pub segment_mib: u32,
+    pub data_checksums: bool,
+    /// Off by default: what the tests end with SIGKILL loses no page that the kernel has.
+    pub fsync: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            version: newest(),
+            segment_mib: 16,
+            data_checksums: true,
+            fsync: false,
+        }
+    }
+}
+
+/// How to stop a server, in PostgreSQL's words.
+#[derive(Clone, Copy, Debug)]
+pub enum StopMode {
+    Smart,
+    Fast,
+    Immediate,
+}
+
+/// What `pg_stat_archiver` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchiverStats {
+    pub archived_count: u64,
+    pub last_archived_wal: String,
+    pub failed_count: u64,
+    pub last_failed_wal: String,
+}
+
+/// One cluster and, while it runs, its server.
+#[derive(Debug)]
+pub struct Postgres {
+    pub version: Version,
+    pub(super) data: PathBuf,
+    pub(super) sockets: PathBuf,
+    pub(super) log: PathBuf,
+    pub(super) user: User,
+    pub(super) server: Option<Child>,
+}
+
+impl Postgres {
+    /// A new cluster in `dir` (made here; its log and socket are beside the data), not started.
+    pub fn init(dir: &Path, options: &Options) -> Postgres {
+        let postgres = Postgres::in_dir(dir, options.version.clone());
+        let mut initdb = postgres.program("initdb");
+        initdb.arg("-D").arg(&postgres.data).args([
+            "-A",
+            "trust",
+            "-U",
+            "postgres",
+            "-E",
+            "UTF8",
+            "--locale=C",
+        ]);
+        initdb
+            .arg("--no-sync")
+            .arg(format!("--wal-segsize={}", options.segment_mib));
+        if options.data_checksums {
+            initdb.arg("--data-checksums");
+        }
+        let output = initdb.output().expect("run initdb");
+        assert!(output.status.success(), "initdb: {}", said(&output));
+        postgres.configure(&[
+            ("listen_addresses", ""),
+            ("fsync", if options.fsync { "on" } else { "off" }),
+            ("shared_buffers", "32MB"),
+            ("max_connections", "30"),
+            ("log_line_prefix", "%m [%p] "),
+            ("log_min_messages", "info"),
+        ]);
+        postgres
+    }
+
+    /// The places of a cluster in `dir`, whose data directory may exist already.
+    pub(super) fn in_dir(dir: &Path, version: Version) -> Postgres {
+        let user = User::postgres();
+        user.make_dir(dir);
+        let (data, log) = (dir.join("data"), dir.join("server.log"));
+        Postgres {
+            version,
+            data,
+            sockets: dir.into(),
+            log,
+            user,
+            server: None,
+        }
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Appends settings to postgresql.conf, quoted; a later one wins. A running server learns them from [`Self::reload`].
+    pub fn configure(&self, settings: &[(&str, &str)]) {
+        let conf = self.data.join("postgresql.conf");
+        let mut file = OpenOptions::new()
+            .append(true)
+            .open(&conf)
+            .expect("open postgresql.conf");
+        for (name, value) in settings {
+            writeln!(file, "{name} = '{}'", value.replace('\'', "''")).expect("write postgresql.conf");
+        }
+    }
+
+    /// Turns archiving on with this command; before the start, as `archive_mode` needs it.
+    pub fn archive_with(&self, archive_command: &str) {
+        self.configure(&[("archive_mode", "on"), ("archive_command", archive_command)]);
+    }
+
+    /// Makes a running server read its settings again.
+    pub fn reload(&self) {
+        self.query("SELECT pg_reload_conf()");
+    }
+
+    /// Starts the server and waits until it answers; panics with its log if it ends instead.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.spawn();
+        let answer = wait::until("PostgreSQL to answer", || match self.psql("SELECT 1") {
+            Ok(_) => Some(true),
+            Err(_) => (!self.is_running()).then_some(false),
+        });
+        assert!(answer, "PostgreSQL did not start\n{}", wait::tail(&self.log, 30));
+    }
+
+    /// Starts the server process without waiting for anything.
+    pub(super) fn spawn(&mut self) {
+        assert!(self.server.is_none(), "the server has been started already");
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .expect("open the server's log");
+        let mut command = self.program("postgres");
+        command.arg("-D").arg(&self.data).arg("-k").arg(&self.sockets);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("share the log"))
+            .stderr(log);
+        self.server = Some(command.spawn().expect("run postgres"));
+    }
+
+    /// Whether the server process lives.
+    pub fn is_running(&mut self) -> bool {
+        self.server
+            .as_mut()
+            .is_some_and(|server| server.try_wait().expect("wait for postgres").is_none())
+    }
+
+    /// Stops the server and waits for its end.
+    #[track_caller]
+    pub fn stop(&mut self, mode: StopMode) -> ExitStatus {
+        let mut server = self.server.take().expect("the server runs");
+        let signal = match mode {
+            StopMode::Smart => libc::SIGTERM,
+            StopMode::Fast => libc::SIGINT,
+            StopMode::Immediate => libc::SIGQUIT,
+        };
+        send(server.id(), signal);
+        wait::for_exit("PostgreSQL to stop", &mut server)
+    }
+
+    /// `kill -9` of the server, its backends and the copy tools it started: what a machine's crash leaves. A copy
+    /// tool inside a call of a mount that does not answer cannot die; this waits for it.
+    pub fn kill9(&mut self) {
+        self.kill9_postmaster();
+        wait::until("every process of the server to be gone", || {
+            let left = processes_in(&self.data);
+            left.iter().for_each(|process| send(*process, libc::SIGKILL));
+            left.is_empty().then_some(())
+        });
+    }
+
+    /// `kill -9` of the postmaster alone; a copy tool of the archiver lives on and finishes its work.
+    pub fn kill9_postmaster(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().expect("kill postgres");
+            server.wait().expect("wait for postgres");
+        }
+    }
+
+    /// Stops fast and starts again.
+    pub fn restart(&mut self) {
+        self.stop(StopMode::Fast);
+        self.start();
+    }
+
+    /// Ends a standby's recovery, and waits until it is open for writing.
+    pub fn promote(&self) {
+        self.query("SELECT pg_promote(true)");
+        wait::until("the promotion", || {
+            (self.query("SELECT pg_is_in_recovery()") == "f").then_some(())
+        });
+    }
+
+    /// A client or server program of this version, as postgres, pointed at this server.
+    pub fn program(&self, name: &str) -> Command {
+        let mut command = self.user.command(self.version.bin.join(name));
+        command
+            .env("PGHOST", &self.sockets)
+            .env("PGUSER", "postgres")
+            .env("PGDATABASE", "postgres");
+        command
+    }
+
+    /// Runs SQL; rows come as lines, columns divided by `|`. The error is what psql said.
+    pub fn psql(&self, sql: &str) -> Result<String, String> {
+        let mut psql = self.program("psql");
+        let output = psql
+            .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql])
+            .output()
+            .expect("run psql");
+        if !output.status.success() {
+            return Err(said(&output));
+        }
+        Ok(String::from_utf8(output.stdout).expect("UTF-8").trim_end().into())
+    }
+
+    /// Runs SQL that must not fail.
+    #[track_caller]
+    pub fn query(&self, sql: &str) -> String {
+        self.psql(sql)
+            .unwrap_or_else(|error| panic!("{sql}: {error}\n{}", wait::tail(&self.log, 20)))
+    }
+
+    /// One number.
+    #[track_caller]
+    pub fn number<T: FromStr>(&self, sql: &str) -> T {
+        let answer = self.query(sql);
+        answer
+            .parse()
+            .unwrap_or_else(|_| panic!("{sql}: no number: {answer:?}"))
+    }
+
+    /// Makes pgbench's tables: `scale` times 100,000 accounts, about 13 MiB of WAL each.
+    pub fn pgbench_init(&self, scale: u32) {
+        let mut pgbench = self.program("pgbench");
+        let output = pgbench
+            .args(["-i", "-q", "-s", &scale.to_string()])
+            .output()
+            .expect("run pgbench");
+        assert!(output.status.success(), "pgbench -i: {}", said(&output));
+    }
+
+    /// Load for that long, from that many clients. Its output goes beside the data directory.
+    pub fn pgbench(&self, seconds: u32, clients: u32) -> Child {
+        let output = File::create(self.sockets.join("pgbench.log")).expect("make pgbench.log");
+        let mut pgbench = self.program("pgbench");
+        pgbench.args(["-n", "-c", &clients.to_string(), "-T", &seconds.to_string()]);
+        pgbench
+            .stdout(output.try_clone().expect("share the log"))
+            .stderr(output)
+            .spawn()
+            .expect("run pgbench")
+    }
+
+    /// Ends the current segment, whatever is in it, and names it.
+    pub fn switch_wal(&self) -> String {
+        // A segment without a record would not be switched.
+        self.query("SELECT pg_create_restore_point('switch')");
+        self.query("SELECT pg_walfile_name(pg_switch_wal())")
+    }
+
+    /// Where the next record goes: "0/3000158".
+    pub fn current_lsn(&self) -> String {
+        self.query("SELECT pg_current_wal_lsn()")
+    }
+
+    /// The number that `initdb` gave this cluster.
+    pub fn system_identifier(&self) -> u64 {
+        self.number("SELECT system_identifier FROM pg_control_system()")
+    }
+
+    /// What the archiver has done since the cluster began.
+    pub fn archiver_stats(&self) -> ArchiverStats {
+        let row = self.query(
+            "SELECT archived_count, coalesce(last_archived_wal, ''), failed_count, coalesce(last_failed_wal, '')
+               FROM pg_stat_archiver",
+        );
+        let fields: Vec<&str> = row.split('|').collect();
+        ArchiverStats {
+            archived_count: fields[0].parse().expect("a count"),
+            last_archived_wal: fields[1].into(),
+            failed_count: fields[2].parse().expect("a count"),
+            last_failed_wal: fields[3].into(),
+        }
+    }
+
+    /// Names that `archive_status` marks `.done`: archived, and still in pg_wal.
+    pub fn done_segments(&self) -> Vec<String> {
+        self.marked(".done")
+    }
+
+    /// Names that wait to be archived.
+    pub fn ready_segments(&self) -> Vec<String> {
+        self.marked(".ready")
+    }
+
+    fn marked(&self, mark: &str) -> Vec<String> {
+        let marks = fs::read_dir(self.data.join("pg_wal/archive_status")).expect("read archive_status");
+        let names = marks.map(|entry| {
+            entry
+                .expect("read archive_status")
+                .file_name()
+                .into_string()
+                .expect("ASCII")
+        });
+        let mut names: Vec<String> = names
+            .filter_map(|name| name.strip_suffix(mark).map(String::from))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Waits until the archiver has been told success for `name`.
+    #[track_caller]
+    pub fn wait_archived(&self, name: &str) {
+        let wal = self.data.join("pg_wal");
+        let (ready, file) = (wal.join(format!("archive_status/{name}.ready")), wal.join(name));
+        let done = wal.join(format!("archive_status/{name}.done"));
+        // The mark goes with its segment when a checkpoint recycles it, which happens to archived ones only.
+        let archived = || done.exists() || (!ready.exists() && !file.exists());
+        if wait::within(wait::LONG, || archived().then_some(())).is_none() {
+            panic!("{name} was never archived\n{}", wait::tail(&self.log, 30));
+        }
+    }
+
+    /// Ends the current segment and waits until it, and so all before it, is archived. Returns its name.
+    #[track_caller]
+    pub fn archive_all(&self) -> String {
+        let last = self.switch_wal();
+        self.wait_archived(&last);
+        wait::until("every earlier segment to be archived", || {
+            self.ready_segments()
+                .iter()
+                .all(|name| *name > last)
+                .then_some(())
+        });
+        last
+    }
+
+    /// The server's log so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until the server has logged `text`.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str) {
+        if wait::within(wait::LONG, || self.log().contains(text).then_some(())).is_none() {
+            panic!("the server never logged {text:?}\n{}", wait::tail(&self.log, 30));
+        }
+    }
+
+    /// The machine is lost: everything killed, the data directory removed.
+    pub fn destroy(mut self) {
+        self.kill9();
+        fs::remove_dir_all(&self.data).expect("remove the data directory");
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", wait::tail(&self.log, 40));
+        }
+        self.kill9_postmaster();
+        processes_in(&self.data)
+            .into_iter()
+            .for_each(|process| send(process, libc::SIGKILL));
+    }
+}
+
+/// Processes whose working directory is `dir`: a postmaster's, its backends', and of the commands that they run.
+fn processes_in(dir: &Path) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").expect("read /proc").flatten();
+    let numbered = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    numbered
+        .filter(|id| fs::read_link(format!("/proc/{id}/cwd")).is_ok_and(|cwd| cwd == dir))
+        .collect()
+}
+
+/// Sends a signal; a process that is gone already is no error.
+pub fn send(process: u32, signal: i32) {
+    let id = libc::pid_t::try_from(process).expect("a process id");
+    // SAFETY: kill has no memory effects; the id is of a process that the test started.
+    unsafe { libc::kill(id, signal) };
+}

@@ -1,0 +1,134 @@
+//! The system's users that tests act as. PostgreSQL refuses to run as root, and a mount that belongs to postgres lets
+//! nobody else in: so servers, clients and copy tools run as user postgres when the tests run as root. When they do
+//! not, everything runs as the user who started them.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// One user of the system.
+#[derive(Clone, Debug)]
+pub struct User {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    switch: bool,
+}
+
+impl User {
+    /// The user whom PostgreSQL and its copy tools run as.
+    pub fn postgres() -> User {
+        if is_root() {
+            User::named("postgres")
+        } else {
+            User::caller()
+        }
+    }
+
+    /// Whoever runs the tests.
+    pub fn caller() -> User {
+        // SAFETY: geteuid and getegid only read this process's credentials and cannot fail.
+        let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+        User {
+            name: entry(|fields| fields[2] == uid.to_string()).0,
+            uid,
+            gid,
+            switch: false,
+        }
+    }
+
+    /// Somebody else of /etc/passwd ("nobody"). Only root can become somebody else.
+    pub fn named(name: &str) -> User {
+        assert!(
+            is_root(),
+            "only root can act as {name}\nHINT: run the tests with `make test`, which uses sudo"
+        );
+        let (name, uid, gid) = entry(|fields| fields[0] == name);
+        User {
+            name,
+            uid,
+            gid,
+            switch: true,
+        }
+    }
+
+    /// A command run by this user, from a directory and with an environment that hold nothing of the caller's.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+            .env("LC_ALL", "C.UTF-8");
+        command
+            .env("HOME", "/nonexistent")
+            .env("USER", &self.name)
+            .current_dir("/");
+        if self.switch {
+            // As root, std also drops root's supplementary groups on the way.
+            command.uid(self.uid).gid(self.gid);
+        }
+        command
+    }
+
+    /// Runs a shell line as this user. `$1`, `$2`... are `arguments`.
+    pub fn shell(&self, line: &str, arguments: &[&Path]) -> Output {
+        let mut command = self.command("/bin/sh");
+        command.arg("-c").arg(line).arg("sh").args(arguments);
+        command.output().expect("run /bin/sh")
+    }
+
+    /// A new directory owned by this user, mode 0700.
+    pub fn make_dir(&self, dir: &Path) {
+        fs::create_dir_all(dir).unwrap_or_else(|error| panic!("create {}: {error}", dir.display()));
+        self.own(dir);
+        let status = Command::new("chmod")
+            .arg("0700")
+            .arg(dir)
+            .status()
+            .expect("run chmod");
+        assert!(status.success(), "chmod 0700 {}", dir.display());
+    }
+
+    /// Gives one file or directory to this user.
+    pub fn own(&self, path: &Path) {
+        if self.switch {
+            chown(path, Some(self.uid), Some(self.gid))
+                .unwrap_or_else(|error| panic!("chown {} {}: {error}", self.name, path.display()));
+        }
+    }
+}
+
+/// Whether the tests run as root, as `make test` makes them.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid only reads this process's credentials and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Both output streams of a command, for a message.
+pub fn said(output: &Output) -> String {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    format!(
+        "{}; it said: {}",
+        output.status,
+        String::from_utf8_lossy(&text).trim()
+    )
+}
+
+/// Name, uid and gid of the first line of /etc/passwd that `wanted` accepts.
+fn entry(wanted: impl Fn(&[&str]) -> bool) -> (String, u32, u32) {
+    let passwd = fs::read_to_string("/etc/passwd").expect("read /etc/passwd");
+    let fields = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let found = fields
+        .into_iter()
+        .find(|fields| fields.len() >= 4 && wanted(fields));
+    let fields =
+        found.expect("the user is in /etc/passwd\nHINT: .ci/needs test installs PostgreSQL and its user");
+    (
+        fields[0].into(),
+        fields[2].parse().expect("a uid"),
+        fields[3].parse().expect("a gid"),
+    )
+}

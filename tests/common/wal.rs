@@ -1,0 +1,83 @@
+//! WAL made without a server: segments that look right to whoever checks their page headers, and whose bytes follow
+//! from a seed. Layout: PostgreSQL `access/xlog_internal.h`, `XLogPageHeaderData` and `XLogLongPageHeaderData`.
+//! The records inside are none that a server could replay.
+
+/// `XLOG_PAGE_MAGIC` of PostgreSQL 15.
+pub const PAGE_MAGIC: u16 = 0xD110;
+/// `XLP_LONG_HEADER` of `xlp_info`.
+pub const LONG_HEADER: u16 = 0x0002;
+/// `XLOG_BLCKSZ` as everybody builds it, in bytes.
+pub const PAGE_BYTES: usize = 8192;
+/// The usual size of a segment, in bytes.
+pub const SEGMENT_BYTES: u32 = 16 << 20;
+
+/// The bytes of segment `name` (24 hex digits) of cluster `system_id`: a long header on the first page, a short one on
+/// every other, and in between about half compressible, half random bytes. The same arguments give the same bytes.
+pub fn segment(name: &str, system_id: u64, segment_bytes: u32, seed: u64) -> Vec<u8> {
+    let (timeline, start) = position(name, segment_bytes);
+    let mut content = vec![0; segment_bytes as usize];
+    fill(&mut content, seed);
+    for (number, page) in content.chunks_mut(PAGE_BYTES).enumerate() {
+        let address = start + (number * PAGE_BYTES) as u64;
+        let info = if number == 0 { LONG_HEADER } else { 0 };
+        page[..24].copy_from_slice(&short_header(info, timeline, address));
+        if number == 0 {
+            page[24..40].copy_from_slice(&long_tail(system_id, segment_bytes));
+        }
+    }
+    content
+}
+
+/// The name of segment `number` (0 is the first of all) of a timeline.
+pub fn segment_name(timeline: u32, number: u64, segment_bytes: u32) -> String {
+    let per_log = (1u64 << 32) / u64::from(segment_bytes);
+    format!("{timeline:08X}{:08X}{:08X}", number / per_log, number % per_log)
+}
+
+/// `count` names in a row on a timeline, from segment `first` on.
+pub fn segment_names(timeline: u32, first: u64, count: u64) -> Vec<String> {
+    (first..first + count)
+        .map(|number| segment_name(timeline, number, SEGMENT_BYTES))
+        .collect()
+}
+
+/// The text of a history file: this timeline left `parent` at `lsn` ("0/3000000").
+pub fn history(parent: u32, lsn: &str) -> Vec<u8> {
+    format!("{parent}\t{lsn}\tno recovery target specified\n").into_bytes()
+}
+
+/// Timeline and start address of a segment, by its name.
+fn position(name: &str, segment_bytes: u32) -> (u32, u64) {
+    let part = |at: usize| u64::from_str_radix(&name[at..at + 8], 16).expect("a name of 24 hex digits");
+    let address = (part(8) << 32) + part(16) * u64::from(segment_bytes);
+    (u32::try_from(part(0)).expect("eight hex digits"), address)
+}
+
+/// xlp_magic, xlp_info, xlp_tli, xlp_pageaddr, xlp_rem_len and four bytes of padding.
+fn short_header(info: u16, timeline: u32, address: u64) -> [u8; 24] {
+    let mut header = [0; 24];
+    header[0..2].copy_from_slice(&PAGE_MAGIC.to_le_bytes());
+    header[2..4].copy_from_slice(&info.to_le_bytes());
+    header[4..8].copy_from_slice(&timeline.to_le_bytes());
+    header[8..16].copy_from_slice(&address.to_le_bytes());
+    header
+}
+
+/// xlp_sysid, xlp_seg_size, xlp_xlog_blcksz.
+fn long_tail(system_id: u64, segment_bytes: u32) -> [u8; 16] {
+    let mut tail = [0; 16];
+    tail[0..8].copy_from_slice(&system_id.to_le_bytes());
+    tail[8..12].copy_from_slice(&segment_bytes.to_le_bytes());
+    tail[12..16].copy_from_slice(&(PAGE_BYTES as u32).to_le_bytes());
+    tail
+}
+
+/// Runs of 64 bytes, every other one random and the rest one repeated byte: compresses to about half.
+fn fill(content: &mut [u8], seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    for pair in content.chunks_mut(128) {
+        let (noise, calm) = pair.split_at_mut(pair.len().min(64));
+        random.fill(noise);
+        calm.fill(random.u8(..));
+    }
+}
