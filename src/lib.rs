@@ -1,3 +1,5 @@
 //! walfs: a PostgreSQL archive mounted as a directory.
 
+pub mod daemon;
+pub mod mount;
 pub mod store;
