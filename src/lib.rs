@@ -2,4 +2,6 @@
 
 pub mod pg;
 pub mod codec;
+pub mod daemon;
+pub mod mount;
 pub mod store;
