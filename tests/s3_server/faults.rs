@@ -2,6 +2,8 @@
 //!
 //! Each test first makes a request that succeeds, so that the fault meets a connection that is open already.
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -116,6 +118,24 @@ async fn a_lost_answer_is_of_something_done() {
     put(&server, &client, "other")
         .await
         .expect("other keys are spared");
+}
+
+#[test]
+fn a_reset_is_not_an_orderly_close() {
+    let server = S3Server::start();
+    let address = server.endpoint().replace("http://", "");
+    let end = |action| {
+        let rule = server.add_rule(Rule::new(action));
+        let mut stream = TcpStream::connect(&address).expect("a connection");
+        stream
+            .write_all(b"GET /walfs-test/a HTTP/1.1\r\nHost: a\r\n\r\n")
+            .expect("sent");
+        let end = stream.read(&mut [0; 10]).map_err(|error| error.kind());
+        server.remove_rule(rule);
+        end
+    };
+    assert_eq!(end(Action::Reset), Err(ErrorKind::ConnectionReset));
+    assert_eq!(end(Action::LoseAnswer), Ok(0));
 }
 
 #[tokio::test]
@@ -278,8 +298,8 @@ async fn a_stopped_server_refuses_and_comes_back_with_its_objects() {
     for _round in 0..3 {
         server.stop();
         assert!(no_answer(&put(&server, &client, "a").await));
-        let refused = std::net::TcpStream::connect(&address).expect_err("nobody listens");
-        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        let refused = TcpStream::connect(&address).expect_err("nobody listens");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
         server.resume();
         put(&server, &client, "a").await.expect("back on the same port");
     }

@@ -1,10 +1,9 @@
 //! The checksums of S3: which ones a request declares, whether they are right, which one an object keeps.
 //!
-//! Relies on the hash functions of `s3s`, not on those of walfs: a server that checked a client with the client's own
-//! code would not notice what both get wrong.
+//! The hash functions are those of `s3s`; the tests of this server compare them with values computed by other means.
 
 use hyper::HeaderMap;
-use s3s::crypto::{Checksum as _, Crc32, Crc32c, Crc64Nvme, Md5, Sha1, Sha256};
+use s3s::crypto::{self, Checksum as _, Md5};
 use s3s::{S3Result, s3_error};
 
 /// An algorithm that S3 knows.
@@ -17,19 +16,23 @@ pub(crate) enum Algorithm {
     Sha256,
 }
 
-use Algorithm::{Crc32 as A32, Crc32c as A32c, Crc64Nvme as A64, Sha1 as S1, Sha256 as S256};
-
 impl Algorithm {
-    const ALL: [Self; 5] = [A32, A32c, A64, S1, S256];
+    const ALL: [Self; 5] = [
+        Self::Crc32,
+        Self::Crc32c,
+        Self::Crc64Nvme,
+        Self::Sha1,
+        Self::Sha256,
+    ];
 
     /// The name in `x-amz-checksum-algorithm`.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            A32 => "CRC32",
-            A32c => "CRC32C",
-            A64 => "CRC64NVME",
-            S1 => "SHA1",
-            S256 => "SHA256",
+            Self::Crc32 => "CRC32",
+            Self::Crc32c => "CRC32C",
+            Self::Crc64Nvme => "CRC64NVME",
+            Self::Sha1 => "SHA1",
+            Self::Sha256 => "SHA256",
         }
     }
 
@@ -47,11 +50,11 @@ impl Algorithm {
     /// The checksum's bytes, big endian.
     pub(crate) fn digest(self, data: &[u8]) -> Vec<u8> {
         match self {
-            A32 => Crc32::checksum(data).to_vec(),
-            A32c => Crc32c::checksum(data).to_vec(),
-            A64 => Crc64Nvme::checksum(data).to_vec(),
-            S1 => Sha1::checksum(data).to_vec(),
-            S256 => Sha256::checksum(data).to_vec(),
+            Self::Crc32 => crypto::Crc32::checksum(data).to_vec(),
+            Self::Crc32c => crypto::Crc32c::checksum(data).to_vec(),
+            Self::Crc64Nvme => crypto::Crc64Nvme::checksum(data).to_vec(),
+            Self::Sha1 => crypto::Sha1::checksum(data).to_vec(),
+            Self::Sha256 => crypto::Sha256::checksum(data).to_vec(),
         }
     }
 }
