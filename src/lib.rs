@@ -1,7 +1,28 @@
-//! walfs: a PostgreSQL archive mounted as a directory.
+//! walfs: a PostgreSQL archive, mounted as a directory.
+//!
+//! ```text
+//!  write  kernel > mount > staging > codec > archive > store > S3 or directory
+//!  read   kernel < mount < read < cache, codec < archive < store < S3 or directory
+//! ```
+//!
+//! Calls go down, results come up. What holds everywhere, and each time something is absent:
+//!
+//! - [`pg`] and [`codec`] do no I/O: each rule is tested with byte arrays.
+//! - Only [`archive`] spells the keys of objects, and nothing in this library deletes an archived one.
+//! - Only `mount::fuse` knows FUSE, `store::s3` the AWS SDK, `cli` the command line and the environment.
+//! - An archived object is never rewritten, and success is never reported before the store has confirmed.
+//! - [`staging`] and [`read`] do not know each other: no lock is shared between the two directions.
+//! - Nothing absent is remembered as absent.
+//! - Nothing but `cli` prints.
 
-pub mod pg;
+pub mod archive;
+pub mod cache;
+pub mod cli;
 pub mod codec;
 pub mod daemon;
+pub mod metrics;
 pub mod mount;
+pub mod pg;
+pub mod read;
+pub mod staging;
 pub mod store;

@@ -1,4 +1,23 @@
-//! The mount.
+//! The mount: a directory that the kernel shows, over an archive.
+//!
+//! ```text
+//! kernel > fuse (protocol) > fs, directory, write (operations) > staging, read > archive > store
+//! ```
+//!
+//! [`fuse`] is the only file that knows FUSE; [`fs`] and its companions are the directory itself, which runs without
+//! a kernel; [`kernel`] makes and removes mounts and knows no directory; [`serve`] puts them together.
 
+pub mod absence;
 pub mod asker;
+pub mod directory;
+pub mod error;
+pub mod fs;
+pub mod fuse;
+pub mod handles;
 pub mod kernel;
+pub mod listing;
+pub mod node;
+pub mod serve;
+pub mod status;
+pub mod write;
+pub mod writing;

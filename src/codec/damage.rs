@@ -15,6 +15,14 @@ pub enum Damage {
         /// Bytes there must be at least.
         needed_bytes: u64,
     },
+    /// Whole, but not what its name promises.
+    #[error("its content has {found_bytes} bytes, {expected_bytes} were expected")]
+    PlainBytes {
+        /// Bytes its name promises.
+        expected_bytes: u64,
+        /// Bytes of its content.
+        found_bytes: u64,
+    },
     /// The object does not end in the footer's magic: cut short, or never written by walfs.
     #[error("the object does not end in a walfs footer: its last 8 bytes are \"{}\"", found.escape_ascii())]
     BadMagic {

@@ -1,0 +1,436 @@
+//! The rules of an archive, whatever store holds it: what it is, whose it is, and how every object in it is named.
+//!
+//! An archive is one prefix of a store, and holds (see `docs/format.md`):
+//!
+//! - `walfs.json`, the [`Marker`]: written once, by the first `walfs` that meets the empty prefix. Format version,
+//!   codec, and whether the store honours conditional writes.
+//! - `cluster.json`, the [`Cluster`]: written once, by the first segment. System identifier and segment size, so that
+//!   a segment of another cluster is refused and the plain size of every segment is known without reading it.
+//! - `wal/<name>.<codec's extension>`: one object for each archived file, never rewritten.
+//!
+//! This room knows no FUSE, no cache and no clock beyond the patience it is handed. Keys are spelled here only.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{Compression, ContentHash, Damage};
+use crate::pg::{HeaderError, NameError, SegmentSize, SystemId, Timeline, WalName};
+use crate::store::{self, ByteRange, ErrorKind, Key, Patience, PutMode, Store};
+
+pub mod wal;
+
+/// The one version of the stored format this program writes and reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// How long a request that waits for the store may take in all, unless told otherwise.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(45);
+
+const MARKER: &str = "walfs.json";
+const CLUSTER: &str = "cluster.json";
+
+/// What went wrong, in words for the person who reads the log, and in kinds for the code that must answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store did not do it; its kind says whether it may help to wait.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// Other content is archived under this name (contract W4).
+    #[error(
+        "{name} is already archived in {place} with different content: \
+         archived hash {archived}, this file's {offered}. The archived file stays as it is.\n\
+         HINT: two servers archiving into one prefix, or a server restored without a new timeline, do this; \
+         give each cluster its own prefix."
+    )]
+    Conflict {
+        /// The file's name.
+        name: WalName,
+        /// The archive.
+        place: String,
+        /// Hash of what is archived.
+        archived: ContentHash,
+        /// Hash of what was brought.
+        offered: ContentHash,
+    },
+    /// A segment of another cluster (contract W5).
+    #[error(
+        "{name} belongs to the cluster with system identifier {offered}, but the archive {place} holds \
+         the WAL of system identifier {archived}.\n\
+         HINT: a database made by initdb or pg_upgrade has a new identifier; archive it to a new prefix."
+    )]
+    WrongCluster {
+        /// The file's name.
+        name: WalName,
+        /// The archive.
+        place: String,
+        /// The archive's cluster.
+        archived: SystemId,
+        /// The segment's cluster.
+        offered: SystemId,
+    },
+    /// The cluster's segments used to have another size.
+    #[error(
+        "{name} states a segment size of {offered}, but the archive {place} holds segments of {archived}.\n\
+         HINT: after pg_resetwal --wal-segsize, archive to a new prefix."
+    )]
+    WrongSegmentSize {
+        /// The file's name.
+        name: WalName,
+        /// The archive.
+        place: String,
+        /// The archive's segment size.
+        archived: SegmentSize,
+        /// The segment's own.
+        offered: SegmentSize,
+    },
+    /// The first page is not that of the segment the name promises (contract W3).
+    #[error("{name} is refused: {reason}\nHINT: compare it with `pg_waldump`; only whole, untouched segments are archived.")]
+    Header {
+        /// The file's name.
+        name: WalName,
+        /// What is wrong with the first page.
+        reason: HeaderError,
+    },
+    /// A segment that begins on another timeline, although that timeline did not end inside it.
+    #[error(
+        "{name} is refused: its first page is of timeline {page}, and according to {name_history} timeline \
+         {page} did not end in this segment."
+    )]
+    WrongTimeline {
+        /// The file's name.
+        name: WalName,
+        /// Timeline of its first page.
+        page: Timeline,
+        /// The history file consulted.
+        name_history: WalName,
+    },
+    /// Not all of the file has arrived.
+    #[error("{name} is not archived: {found_bytes} of {expected_bytes} bytes were written{detail}.")]
+    Incomplete {
+        /// The file's name.
+        name: WalName,
+        /// How long it must be.
+        expected_bytes: u64,
+        /// How long it is.
+        found_bytes: u64,
+        /// More, when there is more to say.
+        detail: &'static str,
+    },
+    /// More bytes than a file of this name has.
+    #[error("{name} is refused: it may have {limit_bytes} bytes and more were written.")]
+    TooLong {
+        /// The file's name.
+        name: WalName,
+        /// The longest it may be.
+        limit_bytes: u64,
+    },
+    /// It is archived and stays as it is (contract W4).
+    #[error("{name} is archived and cannot be changed.")]
+    Immutable {
+        /// The file's name.
+        name: WalName,
+    },
+    /// A `.history` or `.backup` file that PostgreSQL would not have written.
+    #[error("{name} is refused: {reason}")]
+    Text {
+        /// The file's name.
+        name: WalName,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The name is not one PostgreSQL gives to WAL.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Stored bytes are not what was stored (contract R3).
+    #[error(
+        "{key} in {place} is damaged: {damage}.\n\
+         HINT: the object was changed or cut after it was stored; bring it back from a copy of the store."
+    )]
+    Damaged {
+        /// The object.
+        key: String,
+        /// The archive.
+        place: String,
+        /// What does not fit.
+        damage: Damage,
+    },
+    /// The prefix holds no archive.
+    #[error(
+        "{place} is not a walfs archive: it has no {MARKER}.\n\
+         HINT: check bucket and prefix; `walfs mount` or `walfs wal-push` on an empty prefix makes a new archive."
+    )]
+    NotAnArchive {
+        /// The prefix.
+        place: String,
+    },
+    /// Written by a walfs that knows more.
+    #[error("{place} has format version {found}; this walfs reads version {FORMAT_VERSION}.\nHINT: use a newer walfs.")]
+    Format {
+        /// The prefix.
+        place: String,
+        /// Its version.
+        found: u32,
+    },
+    /// A marker object that cannot be read.
+    #[error("{key} in {place} cannot be read: {reason}")]
+    Marker {
+        /// The object.
+        key: &'static str,
+        /// The archive.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// The archive was made with one codec and another is asked for.
+    #[error(
+        "the archive {place} is compressed with {archived}, not {asked}.\n\
+         HINT: leave --compression away, choose a level of {archived}, or start a new prefix."
+    )]
+    Codec {
+        /// The archive.
+        place: String,
+        /// Its codec.
+        archived: String,
+        /// The codec asked for.
+        asked: String,
+    },
+    /// Local staging failed: disk full, for example.
+    #[error("staging of {name} failed: {reason}")]
+    Staging {
+        /// The file's name.
+        name: String,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// May the same request succeed later without anybody changing anything?
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Store(error) => matches!(error.kind, ErrorKind::Transient | ErrorKind::Denied),
+            Self::Staging { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// `walfs.json`: what this archive is. Never rewritten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// [`FORMAT_VERSION`] of the program that made it.
+    pub format_version: u32,
+    /// Random, so that a cache never takes one archive for another.
+    pub archive_id: String,
+    /// Extension of the objects, and with it their codec: `lz4` or `zst`.
+    pub codec: String,
+    /// Did the store honour `If-None-Match` on a single write, when probed?
+    pub put_if_absent: bool,
+    /// ... and at the completion of a multipart upload?
+    pub complete_if_absent: bool,
+    /// Version of the program that made it.
+    pub created_by: String,
+}
+
+/// `cluster.json`: whose archive this is. Never rewritten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ClusterFile {
+    /// As text: JSON readers lose digits of 64-bit numbers.
+    system_identifier: String,
+    segment_bytes: u64,
+    first_file: String,
+}
+
+/// The cluster an archive belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cluster {
+    /// Of `pg_controldata`.
+    pub system_id: SystemId,
+    /// Plain size of every segment.
+    pub segment_size: SegmentSize,
+}
+
+/// What an opener may ask for.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Codec and level for what is written; the archive's own codec with its usual level when absent.
+    pub compression: Option<Compression>,
+    /// Make a new archive on an empty prefix?
+    pub create: bool,
+}
+
+/// An open archive.
+#[derive(Debug)]
+pub struct Archive {
+    store: Store,
+    marker: Marker,
+    compression: Compression,
+    cluster: OnceLock<Cluster>,
+    name_locks: wal::NameLocks,
+}
+
+impl Archive {
+    /// Reads the marker, or makes a new archive (probing the store for conditional writes).
+    ///
+    /// # Errors
+    /// [`Error::NotAnArchive`] on an empty prefix without `options.create`, [`Error::Format`], [`Error::Codec`],
+    /// [`Error::Store`] when the store does not answer within `patience`.
+    pub async fn open(store: Store, options: &Options, patience: Patience) -> Result<Self, Error> {
+        let marker = match read_json::<Marker>(&store, MARKER, patience).await? {
+            Some(marker) => marker,
+            None if options.create => create_marker(&store, options, patience).await?,
+            None => return Err(Error::NotAnArchive { place: store.place() }),
+        };
+        if marker.format_version != FORMAT_VERSION {
+            return Err(Error::Format { place: store.place(), found: marker.format_version });
+        }
+        let compression = choose_compression(&store, &marker, options)?;
+        let archive = Self { store, marker, compression, cluster: OnceLock::new(), name_locks: Default::default() };
+        archive.cluster(patience).await?;
+        Ok(archive)
+    }
+
+    /// The store under it.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        self.store.place()
+    }
+
+    /// What it is.
+    pub fn marker(&self) -> &Marker {
+        &self.marker
+    }
+
+    /// Codec and level of what is written.
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// Whose it is, if a first segment has tied it to a cluster.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Marker`].
+    pub async fn cluster(&self, patience: Patience) -> Result<Option<Cluster>, Error> {
+        if let Some(cluster) = self.cluster.get() {
+            return Ok(Some(*cluster));
+        }
+        let Some(file) = read_json::<ClusterFile>(&self.store, CLUSTER, patience).await? else {
+            return Ok(None);
+        };
+        let cluster = self.parse_cluster(&file)?;
+        Ok(Some(*self.cluster.get_or_init(|| cluster)))
+    }
+
+    /// Whose it is, as far as this process has already learnt.
+    pub fn known_cluster(&self) -> Option<Cluster> {
+        self.cluster.get().copied()
+    }
+
+    /// Ties the archive to a cluster if nobody has, and says to which one it is tied.
+    async fn claim(&self, offered: Cluster, name: WalName, patience: Patience) -> Result<Cluster, Error> {
+        if let Some(cluster) = self.cluster(patience).await? {
+            return Ok(cluster);
+        }
+        let file = ClusterFile {
+            system_identifier: offered.system_id.to_string(),
+            segment_bytes: offered.segment_size.bytes(),
+            first_file: name.to_string(),
+        };
+        put_json_if_absent(&self.store, CLUSTER, &file, patience).await?;
+        // Read back, whoever won: where the store ignores conditions, all racers see the last writer's.
+        self.cluster(patience).await?.ok_or_else(|| Error::Marker {
+            key: CLUSTER,
+            place: self.place(),
+            reason: "it was written and is not there".into(),
+        })
+    }
+
+    fn parse_cluster(&self, file: &ClusterFile) -> Result<Cluster, Error> {
+        let broken = |reason: String| Error::Marker { key: CLUSTER, place: self.place(), reason };
+        let system_id = file.system_identifier.parse().map_err(|error| broken(format!("{error}")))?;
+        let segment_size = SegmentSize::new(file.segment_bytes).map_err(|error| broken(error.to_string()))?;
+        Ok(Cluster { system_id: SystemId(system_id), segment_size })
+    }
+
+    /// The key of an archived file.
+    pub fn wal_key(&self, name: WalName) -> Key {
+        Key::new(format!("wal/{name}.{}", self.extension(name)))
+    }
+
+    /// Small files are always stored in LZ4's frame, uncompressed, so that a listing tells their plain size.
+    fn extension(&self, name: WalName) -> &str {
+        if name.segment().is_some() { &self.marker.codec } else { Compression::None.extension() }
+    }
+
+    /// The file a key of a listing stands for; `None` for objects that are not archived files.
+    fn wal_name(&self, key: &Key) -> Option<WalName> {
+        let (stem, extension) = key.as_str().strip_prefix("wal/")?.rsplit_once('.')?;
+        let name: WalName = stem.parse().ok()?;
+        (extension == self.extension(name)).then_some(name)
+    }
+}
+
+fn choose_compression(store: &Store, marker: &Marker, options: &Options) -> Result<Compression, Error> {
+    let usual = if marker.codec == "zst" { Compression::Zstd { level: 1 } } else { Compression::default() };
+    let chosen = options.compression.unwrap_or(usual);
+    if chosen.extension() != marker.codec {
+        return Err(Error::Codec {
+            place: store.place(),
+            archived: usual.to_string(),
+            asked: chosen.to_string(),
+        });
+    }
+    Ok(chosen)
+}
+
+async fn create_marker(store: &Store, options: &Options, patience: Patience) -> Result<Marker, Error> {
+    let conditions = store::probe(store, patience).await?;
+    let marker = Marker {
+        format_version: FORMAT_VERSION,
+        archive_id: format!("{:032x}", fastrand::u128(..)),
+        codec: options.compression.unwrap_or_default().extension().to_owned(),
+        put_if_absent: conditions.put,
+        complete_if_absent: conditions.complete,
+        created_by: concat!("walfs ", env!("CARGO_PKG_VERSION")).to_owned(),
+    };
+    put_json_if_absent(store, MARKER, &marker, patience).await?;
+    // Another opener may have been quicker: what is stored counts.
+    read_json(store, MARKER, patience).await?.ok_or_else(|| Error::NotAnArchive { place: store.place() })
+}
+
+async fn read_json<T: for<'a> Deserialize<'a>>(
+    store: &Store,
+    key: &'static str,
+    patience: Patience,
+) -> Result<Option<T>, Error> {
+    let fetched = match store.get(&Key::new(key), ByteRange::Whole, patience).await {
+        Ok(fetched) => fetched,
+        Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    serde_json::from_slice(&fetched.bytes).map(Some).map_err(|error| Error::Marker {
+        key,
+        place: store.place(),
+        reason: error.to_string(),
+    })
+}
+
+async fn put_json_if_absent<T: Serialize>(
+    store: &Store,
+    key: &'static str,
+    value: &T,
+    patience: Patience,
+) -> Result<(), Error> {
+    let mut text = serde_json::to_vec_pretty(value).expect("plain data becomes JSON");
+    text.push(b'\n');
+    match store.put(&Key::new(key), Bytes::from(text), PutMode::IfAbsent, patience).await {
+        Err(error) if error.kind != ErrorKind::AlreadyExists => Err(error.into()),
+        _ => Ok(()),
+    }
+}

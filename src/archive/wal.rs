@@ -1,0 +1,349 @@
+//! Archived WAL: write-once, of the right cluster, whole (contract W1, W3 to W6).
+//!
+//! A file is offered with its hash already known. If the archive holds the same content under that name, that is a
+//! success without an upload, because PostgreSQL archives again after a crash; other content is a conflict, and what
+//! is stored stays. Where the store honours conditional writes, it is the judge of races; where it does not (said in
+//! the marker), the archive looks first and then writes, one writer at a time for each name in this process, which
+//! leaves a window between two machines that no client can close.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+
+use super::{Archive, Cluster, Error};
+use crate::codec::{self, ContentHash, Damage, SeekTable, Tail};
+use crate::pg::{PageHeader, SegmentName, SegmentSize, TimelineMatch, WalName, history};
+use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience, PutMode};
+
+/// Objects up to this size are stored by one request; larger ones in parts.
+const SINGLE_PUT_BYTES: u64 = 64 << 20;
+
+/// Size of every part but the last; 1 GiB of incompressible WAL makes 64 of them.
+const PART_BYTES: u64 = 16 << 20;
+
+/// A first look at an object's end: the footer, and the whole seek table of a 16 MiB segment.
+const TAIL_BYTES: u64 = 4 << 10;
+
+/// A finished object, ready to be read for its upload as often as it takes.
+#[async_trait]
+pub trait Offered: Send + Sync {
+    /// Hash of the plain content.
+    fn hash(&self) -> ContentHash;
+    /// Size of the object to be stored, in bytes.
+    fn stored_bytes(&self) -> u64;
+    /// Bytes of the object to be stored.
+    async fn read(&self, range: Range<u64>) -> io::Result<Bytes>;
+}
+
+/// How an offered file became archived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// It was uploaded now.
+    Stored,
+    /// The same content was there already; nothing was uploaded.
+    AlreadyThere,
+}
+
+/// What a listing or a lookup tells of an archived file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalMeta {
+    /// Size of the plain content, in bytes.
+    pub bytes: u64,
+    /// Size as stored, in bytes.
+    pub stored_bytes: u64,
+    /// When it was archived, by the store's clock.
+    pub modified: SystemTime,
+}
+
+/// One page of a listing, ascending by name.
+#[derive(Debug, Clone, Default)]
+pub struct WalPage {
+    /// The archived files.
+    pub entries: Vec<(WalName, WalMeta)>,
+    /// Where to go on, if there is more.
+    pub next: Option<WalCursor>,
+}
+
+/// A place in the listing to go on from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalCursor(String);
+
+/// One lock a name, for stores that cannot judge races.
+#[derive(Debug, Default)]
+pub(super) struct NameLocks(Mutex<HashMap<WalName, Weak<tokio::sync::Mutex<()>>>>);
+
+impl NameLocks {
+    fn of(&self, name: WalName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.0.lock().expect("no panic while held");
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = locks.get(&name).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        locks.insert(name, Arc::downgrade(&lock));
+        lock
+    }
+}
+
+impl Archive {
+    /// Is the file archived? `None` only when the store itself said that it is not (contract R1).
+    ///
+    /// # Errors
+    /// [`Error::Store`]: the store gave no answer within `patience`.
+    pub async fn wal_meta(&self, name: WalName, patience: Patience) -> Result<Option<WalMeta>, Error> {
+        match self.store.head(&self.wal_key(name), patience).await {
+            Ok(meta) => self.plain_meta(name, &meta, patience).await.map(Some),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Hash of the archived content, from the object's last bytes; `None` when the store said it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Damaged`].
+    pub async fn wal_hash(&self, name: WalName, patience: Patience) -> Result<Option<ContentHash>, Error> {
+        match self.seek_table(&self.wal_key(name), patience).await {
+            Ok(table) => Ok(Some(table.hash())),
+            Err(Error::Store(error)) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads the seek table at the end of an object.
+    ///
+    /// # Errors
+    /// [`Error::Store`] (also `NotFound`), [`Error::Damaged`].
+    pub async fn seek_table(&self, key: &Key, patience: Patience) -> Result<SeekTable, Error> {
+        let mut tail_bytes = TAIL_BYTES;
+        loop {
+            let tail = self.store.get(key, ByteRange::Last(tail_bytes), patience).await?;
+            match SeekTable::parse(&tail.bytes, tail.meta.stored_bytes) {
+                Ok(Tail::Table(table)) => return Ok(table),
+                Ok(Tail::NeedLast(bytes)) if bytes > tail_bytes => tail_bytes = bytes,
+                Ok(Tail::NeedLast(needed_bytes)) => {
+                    let damage = Damage::ObjectTooShort { object_bytes: tail.meta.stored_bytes, needed_bytes };
+                    return Err(self.damaged(key, damage));
+                }
+                Err(damage) => return Err(self.damaged(key, damage)),
+            }
+        }
+    }
+
+    /// An error that names the object.
+    pub fn damaged(&self, key: &Key, damage: Damage) -> Error {
+        Error::Damaged { key: key.as_str().to_owned(), place: self.place(), damage }
+    }
+
+    /// Does a segment's first page fit its name and this archive? Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Header`], [`Error::WrongTimeline`], [`Error::WrongCluster`], [`Error::WrongSegmentSize`], [`Error::Store`].
+    pub async fn check_header(
+        &self,
+        name: WalName,
+        header: &PageHeader,
+        patience: Patience,
+    ) -> Result<Cluster, Error> {
+        let refused = |reason| Error::Header { name, reason };
+        let segment = name.segment().expect("only segments have page headers");
+        let fit = header.check_name(segment).map_err(refused)?;
+        let segment_size = header.segment_size().map_err(refused)?;
+        if let TimelineMatch::Ancestor(_) = fit {
+            self.check_ancestor(name, segment, header, segment_size, patience).await?;
+        }
+        let offered = Cluster { system_id: header.system_id, segment_size };
+        if let Some(archived) = self.cluster(patience).await? {
+            self.check_cluster(name, archived, offered)?;
+        }
+        Ok(offered)
+    }
+
+    fn check_cluster(&self, name: WalName, archived: Cluster, offered: Cluster) -> Result<(), Error> {
+        if archived.system_id != offered.system_id {
+            return Err(Error::WrongCluster {
+                name,
+                place: self.place(),
+                archived: archived.system_id,
+                offered: offered.system_id,
+            });
+        }
+        if archived.segment_size != offered.segment_size {
+            return Err(Error::WrongSegmentSize {
+                name,
+                place: self.place(),
+                archived: archived.segment_size,
+                offered: offered.segment_size,
+            });
+        }
+        Ok(())
+    }
+
+    /// A new timeline's first segment begins as a copy of its parent's pages (`XLogFileCopy` in xlog.c), so its first
+    /// page may be of an older timeline, if that one ended inside this segment. The history file says so; without
+    /// one in the archive (a prefix begun after the promotion) there is nothing to hold against the segment.
+    async fn check_ancestor(
+        &self,
+        name: WalName,
+        segment: SegmentName,
+        header: &PageHeader,
+        size: SegmentSize,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        let name_history = WalName::History(segment.timeline);
+        let Some(text) = self.read_small(name_history, patience).await? else { return Ok(()) };
+        let entries = history::parse(&text, segment.timeline)
+            .map_err(|reason| Error::Text { name: name_history, reason: reason.to_string() })?;
+        let inside = segment.start(size).0..segment.start(size).0 + size.bytes();
+        let ended_here =
+            entries.iter().any(|entry| entry.timeline == header.timeline && inside.contains(&entry.end.0));
+        if ended_here { Ok(()) } else { Err(Error::WrongTimeline { name, page: header.timeline, name_history }) }
+    }
+
+    /// Reads a `.history` or `.backup` file whole; `None` when the store said it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Damaged`].
+    pub async fn read_small(&self, name: WalName, patience: Patience) -> Result<Option<Vec<u8>>, Error> {
+        let key = self.wal_key(name);
+        match self.store.get(&key, ByteRange::Whole, patience).await {
+            Ok(fetched) => {
+                codec::unpack_all(&fetched.bytes).map(Some).map_err(|damage| self.damaged(&key, damage))
+            }
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Archives a file. `Ok` means: the store has all of it (contract W1), now or already.
+    ///
+    /// `header` is the first page's, for segments. `known_absent`: the store said a moment ago that the name is free;
+    /// saves a look where the store honours conditional writes.
+    ///
+    /// # Errors
+    /// Those of [`Archive::check_header`], and [`Error::Conflict`].
+    pub async fn commit_wal(
+        &self,
+        name: WalName,
+        offered: Arc<dyn Offered>,
+        header: Option<&PageHeader>,
+        known_absent: bool,
+        patience: Patience,
+    ) -> Result<Committed, Error> {
+        if let Some(header) = header {
+            let cluster = self.check_header(name, header, patience).await?;
+            let archived = self.claim(cluster, name, patience).await?;
+            self.check_cluster(name, archived, cluster)?;
+        }
+        if self.marker.put_if_absent && known_absent {
+            return self.upload(name, offered, patience).await;
+        }
+        let lock = self.name_locks.of(name);
+        let _held = lock.lock().await;
+        if let Some(archived) = self.wal_hash(name, patience).await? {
+            return self.compare(name, archived, offered.hash());
+        }
+        self.upload(name, offered, patience).await
+    }
+
+    fn compare(
+        &self,
+        name: WalName,
+        archived: ContentHash,
+        offered: ContentHash,
+    ) -> Result<Committed, Error> {
+        if archived == offered {
+            return Ok(Committed::AlreadyThere);
+        }
+        Err(Error::Conflict { name, place: self.place(), archived, offered })
+    }
+
+    async fn upload(
+        &self,
+        name: WalName,
+        offered: Arc<dyn Offered>,
+        patience: Patience,
+    ) -> Result<Committed, Error> {
+        let key = self.wal_key(name);
+        let put = if offered.stored_bytes() <= SINGLE_PUT_BYTES {
+            let body = offered.read(0..offered.stored_bytes()).await.map_err(|error| staging(name, &error))?;
+            self.store.put(&key, body, PutMode::IfAbsent, patience).await
+        } else {
+            let source = offered.clone();
+            let parts = stream::iter(part_ranges(offered.stored_bytes())).then(move |range| {
+                let source = source.clone();
+                async move { source.read(range).await }
+            });
+            self.store.put_large(&key, parts.boxed(), PutMode::IfAbsent, patience).await
+        };
+        match put {
+            Ok(()) => Ok(Committed::Stored),
+            // Somebody was quicker, or the answer to our own first try was lost: the contents decide.
+            Err(error) if error.kind == ErrorKind::AlreadyExists => {
+                match self.wal_hash(name, patience).await? {
+                    Some(archived) => self.compare(name, archived, offered.hash()),
+                    None => Err(error.into()),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A page of the listing, from the start or from where the last page ended.
+    ///
+    /// # Errors
+    /// [`Error::Store`]: a listing is complete or an error, never silently short.
+    pub async fn list_wal(&self, from: Option<&WalCursor>, patience: Patience) -> Result<WalPage, Error> {
+        let after = from.map(|cursor| cursor.0.as_str());
+        let page = self.store.list("wal/", after, 1000, patience).await?;
+        let next = match (page.more, page.entries.last()) {
+            (true, Some((key, _))) => Some(WalCursor(key.as_str().to_owned())),
+            _ => None,
+        };
+        let mut entries = Vec::with_capacity(page.entries.len());
+        for (key, meta) in &page.entries {
+            if let Some(name) = self.wal_name(key) {
+                entries.push((name, self.plain_meta(name, meta, patience).await?));
+            }
+        }
+        Ok(WalPage { entries, next })
+    }
+
+    /// The plain size, without reading the object: of the cluster for segments, of the stored size for small files,
+    /// which are stored uncompressed for this reason.
+    async fn plain_meta(&self, name: WalName, meta: &Meta, patience: Patience) -> Result<WalMeta, Error> {
+        let bytes = match name {
+            WalName::Segment(_) | WalName::Partial(_) => {
+                let cluster = self.cluster(patience).await?.ok_or_else(|| Error::Marker {
+                    key: super::CLUSTER,
+                    place: self.place(),
+                    reason: format!("it is missing, although {name} is archived"),
+                })?;
+                cluster.segment_size.bytes()
+            }
+            WalName::History(_) | WalName::Backup(..) => {
+                codec::plain_bytes_uncompressed(meta.stored_bytes)
+                    .ok_or_else(|| {
+                        let needed_bytes = codec::stored_bytes_uncompressed(0);
+                        let damage = Damage::ObjectTooShort { object_bytes: meta.stored_bytes, needed_bytes };
+                        self.damaged(&self.wal_key(name), damage)
+                    })?
+            }
+        };
+        Ok(WalMeta { bytes, stored_bytes: meta.stored_bytes, modified: meta.modified })
+    }
+}
+
+fn part_ranges(bytes: u64) -> impl Iterator<Item = Range<u64>> {
+    (0..bytes.div_ceil(PART_BYTES)).map(move |part| part * PART_BYTES..bytes.min((part + 1) * PART_BYTES))
+}
+
+fn staging(name: WalName, error: &io::Error) -> Error {
+    Error::Staging { name: name.to_string(), reason: error.to_string() }
+}

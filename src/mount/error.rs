@@ -1,0 +1,113 @@
+//! What an operation on the mounted directory can fail with, and the one table that turns it into an errno.
+
+use std::sync::Arc;
+
+use crate::archive;
+use crate::store::ErrorKind;
+
+/// Why an operation was not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The archive's rules, or its store.
+    #[error(transparent)]
+    Archive(#[from] Arc<archive::Error>),
+    /// There is no such name: the store said so, or no such name can exist.
+    #[error("no such file")]
+    NotFound,
+    /// It is there already.
+    #[error("it exists")]
+    Exists,
+    /// Committed files and the directories themselves are not changed through the mount.
+    #[error("{what} is not changed through the mount")]
+    Immutable {
+        /// What was to be changed.
+        what: String,
+    },
+    /// Not a name for this directory.
+    #[error("{name} is no name for an archived file: {reason}")]
+    BadName {
+        /// The name.
+        name: String,
+        /// What names there are.
+        reason: String,
+    },
+    /// A directory where a file was meant, or the reverse.
+    #[error("it is a directory")]
+    IsDirectory,
+    /// See [`Error::IsDirectory`].
+    #[error("it is not a directory")]
+    NotDirectory,
+    /// No such open file.
+    #[error("no such open file")]
+    BadHandle,
+    /// The file is not opened for this.
+    #[error("{name}: {reason}")]
+    Invalid {
+        /// The file.
+        name: String,
+        /// What does not fit.
+        reason: &'static str,
+    },
+    /// The process that asked has been killed and will never see an answer.
+    #[error("the asking process is being killed")]
+    Interrupted,
+    /// The mount was made read-only, or is being taken down.
+    #[error("the mount {0}")]
+    ReadOnly(&'static str),
+}
+
+impl From<archive::Error> for Error {
+    fn from(error: archive::Error) -> Self {
+        Self::Archive(Arc::new(error))
+    }
+}
+
+impl Error {
+    /// The errno a process gets. Never ENOSYS (the kernel would stop asking) and never ENOENT for anything but
+    /// proven absence.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Archive(error) => archive_errno(error),
+            Self::NotFound => libc::ENOENT,
+            Self::Exists => libc::EEXIST,
+            Self::Immutable { .. } => libc::EPERM,
+            Self::BadName { .. } | Self::Invalid { .. } => libc::EINVAL,
+            Self::IsDirectory => libc::EISDIR,
+            Self::NotDirectory => libc::ENOTDIR,
+            Self::BadHandle => libc::EBADF,
+            Self::Interrupted => libc::EINTR,
+            Self::ReadOnly(_) => libc::EROFS,
+        }
+    }
+
+    /// Is it worth a log line? What every `cp` and `stat` meets in passing is not.
+    pub fn is_notable(&self) -> bool {
+        matches!(self, Self::Archive(_) | Self::BadName { .. } | Self::Invalid { .. })
+    }
+}
+
+fn archive_errno(error: &archive::Error) -> i32 {
+    use archive::Error as E;
+    match error {
+        // "File exists" is what cp then says, which is the truth.
+        E::Conflict { .. } => libc::EEXIST,
+        E::Immutable { .. } => libc::EPERM,
+        E::TooLong { .. } => libc::EFBIG,
+        E::WrongCluster { .. }
+        | E::WrongSegmentSize { .. }
+        | E::Header { .. }
+        | E::WrongTimeline { .. }
+        | E::Incomplete { .. }
+        | E::Text { .. }
+        | E::Name(_) => libc::EINVAL,
+        E::Store(error) if error.kind == ErrorKind::Denied => libc::EACCES,
+        // Also an object that was there a moment ago and is gone: that is no proof of absence to restore by.
+        E::Store(_)
+        | E::Damaged { .. }
+        | E::NotAnArchive { .. }
+        | E::Format { .. }
+        | E::Marker { .. }
+        | E::Codec { .. }
+        | E::Staging { .. } => libc::EIO,
+    }
+}

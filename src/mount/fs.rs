@@ -1,0 +1,347 @@
+//! The mounted directory without FUSE: every operation the kernel may ask for, testable by the thousand.
+//!
+//! What shapes it:
+//!
+//! - **Who asks matters, but only as a hint.** An [`Asker`] tells whether the process is dying (its close is no
+//!   statement), or evidently copies *to* the name it looks up (then the wait has the archiver's deadline; everybody
+//!   else waits for as long as the store is away, because PostgreSQL takes an error for the end of the WAL).
+//! - **Nothing waits for anything else.** An operation locks at most the one file it is about; lookups and listings
+//!   lock nothing (contract S4).
+//! - **A wait never outlives its process.** While a request waits, its process is looked at; once it is being killed
+//!   the request is answered EINTR, which it will not see, so that it can go (a FUSE request cannot be interrupted).
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::archive::Archive;
+use crate::archive::wal::WalMeta;
+use crate::metrics::Metrics;
+use crate::pg::WalName;
+use crate::read::Reader;
+use crate::staging::Staging;
+use crate::store::Patience;
+
+use super::absence::Absences;
+use super::asker::Asker;
+use super::error::Error;
+use super::handles::{Handle, Handles};
+use super::node::{Attributes, Inodes, Node, OwnFile};
+use super::status;
+use super::writing::Writings;
+
+/// How the mounted directory behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Total time of any wait for the store on behalf of a writer (contract W7).
+    pub deadline: Duration,
+    /// Total time of a wait on behalf of a reader; `None`: for as long as it takes (contract R1).
+    pub read_deadline: Option<Duration>,
+    /// Refuse all writing.
+    pub read_only: bool,
+    /// Where it is mounted, to recognise who writes into it; empty when it is not known.
+    pub mountpoint: std::path::PathBuf,
+}
+
+/// The mounted directory.
+#[derive(Debug)]
+pub struct Fs {
+    pub(super) archive: Arc<Archive>,
+    pub(super) reader: Reader,
+    pub(super) staging: Staging,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) options: Options,
+    pub(super) inodes: Inodes,
+    pub(super) handles: Handles,
+    pub(super) writings: Writings,
+    pub(super) absences: Absences,
+    pub(super) mounted_at: Timestamp,
+    pub(super) closing: AtomicBool,
+}
+
+/// Result of an operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Fs {
+    /// A directory over an open archive.
+    pub fn new(
+        archive: Arc<Archive>,
+        reader: Reader,
+        staging: Staging,
+        metrics: Arc<Metrics>,
+        options: Options,
+    ) -> Self {
+        Self {
+            archive,
+            reader,
+            staging,
+            metrics,
+            options,
+            inodes: Inodes::default(),
+            handles: Handles::default(),
+            writings: Writings::default(),
+            absences: Absences::default(),
+            mounted_at: Timestamp::now(),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    /// Refuses new files from now on; those being written may be finished.
+    pub fn close_gates(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Files being written now.
+    pub fn open_writes(&self) -> usize {
+        self.writings.open_files()
+    }
+
+    /// Finds a name in a directory.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] only on the store's own word, or where no such name can exist.
+    pub async fn lookup(&self, parent: u64, name: &OsStr, asker: Option<&Asker>) -> Result<Attributes> {
+        match self.node(parent)? {
+            Node::Root => self.lookup_top(name),
+            Node::Own => match name.to_str() {
+                Some("status.json") => self.attributes(Node::OwnFile(OwnFile::Status)),
+                Some("version") => self.attributes(Node::OwnFile(OwnFile::Version)),
+                _ => Err(Error::NotFound),
+            },
+            Node::Wal => self.lookup_wal(name, asker).await,
+            Node::Absent => self.lookup_absent(name, asker).await,
+            _ => Err(Error::NotDirectory),
+        }
+    }
+
+    fn lookup_top(&self, name: &OsStr) -> Result<Attributes> {
+        match name.to_str() {
+            Some("wal") => self.attributes(Node::Wal),
+            Some(".absent") => self.attributes(Node::Absent),
+            Some(".walfs") => self.attributes(Node::Own),
+            _ => Err(Error::NotFound),
+        }
+    }
+
+    async fn lookup_wal(&self, name: &OsStr, asker: Option<&Asker>) -> Result<Attributes> {
+        if let Some(writing) = name.to_str().and_then(|name| self.writings.find(name)) {
+            return Ok(self.writing_attributes(&writing));
+        }
+        let Some(name) = wal_name(name) else { return Err(Error::NotFound) };
+        let patience = self.lookup_patience(name, asker);
+        let found = self.while_wanted(asker, self.archive.wal_meta(name, patience)).await??;
+        match found {
+            Some(meta) => Ok(self.archived_attributes(name, &meta)),
+            None => {
+                if let Some(family) = asker.and_then(Asker::parent) {
+                    self.absences.told(name, family);
+                }
+                Err(Error::NotFound)
+            }
+        }
+    }
+
+    /// A name exists here when the store says that it does *not* exist in `wal/`. An answer that does not come is no
+    /// proof, and this question may fail: the `restore_command` that asks it then stops the recovery, restartably.
+    async fn lookup_absent(&self, name: &OsStr, asker: Option<&Asker>) -> Result<Attributes> {
+        let Some(name) = wal_name(name) else { return Err(Error::NotFound) };
+        let families: Vec<u32> = asker
+            .map(|asker| [asker.tgid(), asker.parent()].into_iter().flatten().collect())
+            .unwrap_or_default();
+        if self.absences.was_told(name, &families) {
+            return self.attributes(Node::AbsentFile(name));
+        }
+        let patience = Patience::for_at_most(self.options.deadline);
+        match self.while_wanted(asker, self.archive.wal_meta(name, patience)).await?? {
+            Some(_) => Err(Error::NotFound),
+            None => self.attributes(Node::AbsentFile(name)),
+        }
+    }
+
+    fn lookup_patience(&self, name: WalName, asker: Option<&Asker>) -> Patience {
+        let archiver =
+            asker.is_some_and(|asker| asker.is_writing_to(&self.options.mountpoint, "wal", &name.to_string()));
+        if archiver { Patience::for_at_most(self.options.deadline) } else { self.read_patience() }
+    }
+
+    pub(super) fn read_patience(&self) -> Patience {
+        self.options.read_deadline.map_or(Patience::Forever, Patience::for_at_most)
+    }
+
+    /// Attributes of an inode.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if it is gone, [`Error::Archive`].
+    pub async fn getattr(&self, ino: u64, asker: Option<&Asker>) -> Result<Attributes> {
+        match self.node(ino)? {
+            Node::Archived(name) => {
+                let wait = self.archive.wal_meta(name, self.read_patience());
+                let found = self.while_wanted(asker, wait).await??;
+                found.map(|meta| self.archived_attributes(name, &meta)).ok_or(Error::NotFound)
+            }
+            Node::Writing(ino) => {
+                let writing = self.writings.get(ino).ok_or(Error::NotFound)?;
+                Ok(self.writing_attributes(&writing))
+            }
+            node => self.attributes(node),
+        }
+    }
+
+    /// Opens a file: to write it anew, or else to read it.
+    ///
+    /// A file opened for writing without being truncated first opens as for reading, and refuses the write: `touch`
+    /// and the `fsync` of a finished file do so, and change nothing.
+    ///
+    /// # Errors
+    /// As [`Fs::open_to_read`] and [`Fs::open_to_replace`].
+    pub async fn open_for(&self, ino: u64, replaces: bool, asker: Option<&Asker>) -> Result<u64> {
+        if replaces { self.open_to_replace(ino, asker).await } else { self.open_to_read(ino, asker).await }
+    }
+
+    /// Opens an archived file for reading, or a file in `.walfs`.
+    ///
+    /// # Errors
+    /// As [`Fs::getattr`].
+    pub async fn open_to_read(&self, ino: u64, asker: Option<&Asker>) -> Result<u64> {
+        let handle = match self.node(ino)? {
+            Node::Archived(name) => {
+                let bytes = self.getattr(ino, asker).await?.bytes;
+                Handle::Archived { name, bytes }
+            }
+            Node::AbsentFile(_) => Handle::Text(Bytes::new()),
+            Node::OwnFile(file) => Handle::Text(self.text(file).into()),
+            Node::Writing(ino) => return self.reopen(ino),
+            Node::Root | Node::Wal | Node::Absent | Node::Own => return Err(Error::IsDirectory),
+        };
+        Ok(self.handles.insert(handle))
+    }
+
+    /// Reads from an open file; short only at its end.
+    ///
+    /// # Errors
+    /// [`Error::Archive`]: damaged, or gone.
+    pub async fn read(&self, handle: u64, offset: u64, bytes: usize, asker: Option<&Asker>) -> Result<Bytes> {
+        match &*self.handles.get(handle)? {
+            Handle::Archived { name, bytes: file_bytes } => {
+                let read = self.reader.read(*name, *file_bytes, offset, bytes, self.read_patience());
+                let read = self.while_wanted(asker, read).await??;
+                self.metrics.read_bytes.fetch_add(read.len() as u64, Ordering::Relaxed);
+                Ok(read)
+            }
+            Handle::Text(text) => {
+                let start = text.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
+                Ok(text.slice(start..text.len().min(start.saturating_add(bytes))))
+            }
+            Handle::Writing { writing, .. } => self.read_back(writing, offset, bytes).await,
+            Handle::Listing { .. } => Err(Error::IsDirectory),
+        }
+    }
+
+    fn text(&self, file: OwnFile) -> String {
+        match file {
+            OwnFile::Version => status::version(),
+            OwnFile::Status => {
+                let gauges = status::Gauges {
+                    mounted_at: self.mounted_at,
+                    open_writes: self.open_writes(),
+                    cached_bytes: self.reader.cached_bytes(),
+                };
+                status::status(&self.archive, &self.metrics, gauges)
+            }
+        }
+    }
+
+    pub(super) fn node(&self, ino: u64) -> Result<Node> {
+        self.inodes.node(ino).ok_or(Error::NotFound)
+    }
+
+    /// Attributes of what is not a file of the archive.
+    pub(super) fn attributes(&self, node: Node) -> Result<Attributes> {
+        let directory = matches!(node, Node::Root | Node::Wal | Node::Absent | Node::Own);
+        let bytes = match node {
+            Node::OwnFile(file) => self.text(file).len() as u64,
+            _ => 0,
+        };
+        let mode = match node {
+            Node::Wal if !self.options.read_only => 0o700,
+            _ if directory => 0o500,
+            _ => 0o400,
+        };
+        Ok(Attributes {
+            ino: self.inodes.number(node),
+            directory,
+            bytes,
+            modified: self.mounted_at.into(),
+            mode,
+            lasting: directory,
+        })
+    }
+
+    pub(super) fn archived_attributes(&self, name: WalName, meta: &WalMeta) -> Attributes {
+        Attributes {
+            ino: self.inodes.number(Node::Archived(name)),
+            directory: false,
+            bytes: meta.bytes,
+            modified: meta.modified,
+            // Writable in its bits, so that a second `cp` gets as far as the comparison of contents.
+            mode: 0o600,
+            lasting: true,
+        }
+    }
+
+    pub(super) fn writing_attributes(&self, writing: &super::writing::Writing) -> Attributes {
+        Attributes {
+            ino: writing.ino,
+            directory: false,
+            bytes: writing.bytes.load(Ordering::Acquire),
+            modified: writing.created,
+            mode: 0o600,
+            lasting: false,
+        }
+    }
+
+    /// Waits, but not longer than the asking process lives.
+    pub(super) async fn while_wanted<T>(
+        &self,
+        asker: Option<&Asker>,
+        wait: impl Future<Output = T>,
+    ) -> Result<T> {
+        tokio::pin!(wait);
+        let Some(asker) = asker else { return Ok(wait.await) };
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut wait => return Ok(done),
+                () = tokio::time::sleep(Duration::from_millis(500)) => {
+                    if asker.doomed() {
+                        return Err(Error::Interrupted);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes an error in log and status, and hands it on.
+    pub(super) fn noted<T>(&self, what: &str, outcome: Result<T>) -> Result<T> {
+        if let Err(error) = &outcome
+            && error.is_notable()
+        {
+            self.metrics.error(format!("{what}: {error}"));
+            tracing::warn!("{what}: {error}");
+        }
+        outcome
+    }
+
+    /// When the directory was mounted.
+    pub fn mounted_at(&self) -> SystemTime {
+        self.mounted_at.into()
+    }
+}
+
+pub(super) fn wal_name(name: &OsStr) -> Option<WalName> {
+    name.to_str()?.parse().ok()
+}

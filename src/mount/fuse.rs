@@ -1,0 +1,439 @@
+//! FUSE's protocol: the only file that knows `fuser`.
+//!
+//! An event loop does nothing but take a request apart and hand it to the runtime; the reply goes out from there. So
+//! no request ever waits for another (contract S4). A handler must not panic in an event loop (fuser would lose the
+//! thread, and with the last one the mount): the process ends on any panic instead, and callers get ENOTCONN.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL,
+    TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use super::asker::Asker;
+use super::error::Error;
+use super::fs::Fs;
+use super::kernel::Owner;
+use super::node::Attributes;
+
+/// How long the kernel may take a name for granted. Names appear through other mounts; absence is never cached.
+const ENTRY_TTL: Duration = Duration::from_secs(1);
+
+/// How long the kernel may keep the attributes of what never changes.
+const ATTRIBUTE_TTL: Duration = Duration::from_secs(10);
+
+/// What copiers are told to read and write at once; the kernel's own limit for a request.
+const BLOCK_BYTES: u32 = 1 << 20;
+
+/// Threads that take requests from the kernel. They only hand them on; more than one, so that a copied megabyte does
+/// not delay a lookup.
+const EVENT_LOOPS: usize = 3;
+
+const GENERATION: Generation = Generation(0);
+
+/// A directory, served to the kernel.
+#[derive(Debug)]
+pub struct Served {
+    fs: Arc<Fs>,
+    runtime: Handle,
+    owner: Owner,
+}
+
+impl Served {
+    /// Serves `fs` with the tasks of `runtime`; everything in it belongs to `owner`.
+    pub fn new(fs: Arc<Fs>, runtime: Handle, owner: Owner) -> Self {
+        Self { fs, runtime, owner }
+    }
+
+    fn asker(request: &Request) -> Option<Asker> {
+        Asker::of(request.pid())
+    }
+}
+
+/// Answers the kernel's first request and serves the mount from threads of its own, until it is unmounted.
+///
+/// # Errors
+/// The kernel speaks no version of the protocol that this program speaks.
+pub fn start(fuse: OwnedFd, served: Served) -> io::Result<JoinHandle<io::Result<()>>> {
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(EVENT_LOOPS);
+    // Who may come in is the kernel's business (`allow_other`, `default_permissions`). fuser's own check would refuse
+    // the close of a process that has changed its user.
+    let session = Session::from_fd(served, fuse, SessionACL::All, config)?;
+    thread::Builder::new().name("fuse".into()).spawn(move || session.run())
+}
+
+fn errno(error: &Error) -> Errno {
+    Errno::from_i32(error.errno())
+}
+
+/// `stat` of a node. `blocks` counts plain bytes: fewer would make copiers look for holes.
+fn file_attr(attributes: &Attributes, owner: Owner) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attributes.ino),
+        size: attributes.bytes,
+        blocks: attributes.bytes.div_ceil(512),
+        atime: attributes.modified,
+        mtime: attributes.modified,
+        ctime: attributes.modified,
+        crtime: attributes.modified,
+        kind: if attributes.directory { FileType::Directory } else { FileType::RegularFile },
+        perm: attributes.mode,
+        nlink: if attributes.directory { 2 } else { 1 },
+        uid: owner.uid,
+        gid: owner.gid,
+        rdev: 0,
+        blksize: BLOCK_BYTES,
+        flags: 0,
+    }
+}
+
+fn entry_ttl(attributes: &Attributes) -> Duration {
+    if attributes.lasting { ENTRY_TTL } else { Duration::ZERO }
+}
+
+fn attribute_ttl(attributes: &Attributes) -> Duration {
+    if attributes.lasting { ATTRIBUTE_TTL } else { Duration::ZERO }
+}
+
+fn reply_attr(reply: ReplyAttr, outcome: Result<Attributes, Error>, owner: Owner) {
+    match outcome {
+        Ok(attributes) => reply.attr(&attribute_ttl(&attributes), &file_attr(&attributes, owner)),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, outcome: Result<(), Error>) {
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+impl Filesystem for Served {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+        ];
+        for flag in wanted {
+            // Each is an improvement, none a need: without ATOMIC_O_TRUNC a second `cp` fails instead of comparing.
+            if config.add_capabilities(flag).is_err() {
+                tracing::warn!("this kernel's FUSE lacks {flag:?}");
+            }
+        }
+        let _ = config.set_max_write(BLOCK_BYTES);
+        let _ = config.set_max_background(64);
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (fs, owner, asker, name) = (self.fs.clone(), self.owner, Self::asker(request), name.to_owned());
+        self.runtime.spawn(async move {
+            match fs.lookup(parent.0, &name, asker.as_ref()).await {
+                Ok(found) => {
+                    let attr = file_attr(&found, owner);
+                    reply.entry_with_ttls(&entry_ttl(&found), &attribute_ttl(&found), &attr, GENERATION);
+                }
+                Err(error) => {
+                    let _ = fs.noted::<()>(&format!("look up {}", Path::new(&name).display()), Err(error.clone()));
+                    reply.error(errno(&error));
+                }
+            }
+        });
+    }
+
+    fn getattr(&self, request: &Request, ino: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
+        let (fs, owner, asker) = (self.fs.clone(), self.owner, Self::asker(request));
+        let _ = handle;
+        self.runtime.spawn(async move { reply_attr(reply, fs.getattr(ino.0, asker.as_ref()).await, owner) });
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _mode: Option<u32>,
+        _uid: Option<u32>,
+        _gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (fs, owner, asker) = (self.fs.clone(), self.owner, Self::asker(request));
+        self.runtime.spawn(async move {
+            let truncated = match (size, handle) {
+                (Some(bytes), Some(handle)) => fs.truncate(handle.0, bytes).await,
+                (Some(bytes), None) => fs.truncate_inode(ino.0, bytes).await,
+                // Modes, owners and times are the archive's own; `cp -p` and `rsync` set them and must not fail.
+                (None, _) => Ok(()),
+            };
+            let outcome = match truncated {
+                Ok(()) => fs.getattr(ino.0, asker.as_ref()).await,
+                Err(error) => Err(error),
+            };
+            reply_attr(reply, outcome, owner);
+        });
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (fs, asker) = (self.fs.clone(), Self::asker(request));
+        let replaces = flags.acc_mode() != OpenAccMode::O_RDONLY && flags.0 & libc::O_TRUNC != 0;
+        self.runtime.spawn(async move {
+            let opened = match fs.open_for(ino.0, replaces, asker.as_ref()).await {
+                Ok(handle) => handle,
+                Err(error) => return reply.error(errno(&error)),
+            };
+            reply.opened(FileHandle(opened), FopenFlags::FOPEN_DIRECT_IO);
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        match self.fs.create(parent.0, name, Self::asker(request).as_ref()) {
+            Ok((created, handle)) => {
+                let (attr, ttl) = (file_attr(&created, self.owner), entry_ttl(&created));
+                reply.created(&ttl, &attr, GENERATION, FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO);
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn read(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let (fs, asker) = (self.fs.clone(), Self::asker(request));
+        self.runtime.spawn(async move {
+            let outcome = fs.read(handle.0, offset, size as usize, asker.as_ref()).await;
+            match fs.noted("read", outcome) {
+                Ok(bytes) => reply.data(&bytes),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // The one copy of the data before it is compressed: the event loop needs its buffer back.
+        let (fs, asker, data) = (self.fs.clone(), Self::asker(request), data.to_vec());
+        self.runtime.spawn(async move {
+            match fs.write(handle.0, offset, &data, asker.as_ref()).await {
+                Ok(bytes) => reply.written(bytes as u32),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn flush(&self, request: &Request, _ino: INodeNo, handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        let (fs, asker) = (self.fs.clone(), Self::asker(request));
+        self.runtime.spawn(async move { reply_empty(reply, fs.flush(handle.0, asker.as_ref()).await) });
+    }
+
+    fn fsync(&self, request: &Request, _ino: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let (fs, asker) = (self.fs.clone(), Self::asker(request));
+        self.runtime.spawn(async move { reply_empty(reply, fs.fsync(handle.0, asker.as_ref()).await) });
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.release(handle.0);
+        reply.ok();
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        if flags.intersects(!RenameFlags::RENAME_NOREPLACE) {
+            return reply.error(Errno::EINVAL);
+        }
+        let (fs, name, new_name) = (self.fs.clone(), name.to_owned(), new_name.to_owned());
+        let replace = !flags.contains(RenameFlags::RENAME_NOREPLACE);
+        self.runtime.spawn(async move {
+            reply_empty(reply, fs.rename(parent.0, &name, new_parent.0, &new_name, replace).await);
+        });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        self.runtime.spawn(async move { reply_empty(reply, fs.unlink(parent.0, &name).await) });
+    }
+
+    fn rmdir(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn mkdir(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn mknod(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.fs.open_directory(ino.0) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            let entries = match fs.read_directory(handle.0, offset).await {
+                Ok(entries) => entries,
+                Err(error) => return reply.error(errno(&error)),
+            };
+            for entry in entries {
+                let kind = if entry.attributes.directory { FileType::Directory } else { FileType::RegularFile };
+                if reply.add(INodeNo(entry.attributes.ino), entry.next_offset, kind, &entry.name) {
+                    break;
+                }
+            }
+            reply.ok();
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let (fs, owner) = (self.fs.clone(), self.owner);
+        self.runtime.spawn(async move {
+            let entries = match fs.read_directory(handle.0, offset).await {
+                Ok(entries) => entries,
+                Err(error) => return reply.error(errno(&error)),
+            };
+            for entry in entries {
+                let (attr, ttl) = (file_attr(&entry.attributes, owner), entry_ttl(&entry.attributes));
+                if reply.add(attr.ino, entry.next_offset, &entry.name, &ttl, &attr, GENERATION) {
+                    break;
+                }
+            }
+            reply.ok();
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.release(handle.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        // Names in `wal/` are durable when they appear.
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        // A store has no end that could be told; enough that no tool worries.
+        let blocks = 1 << 30;
+        reply.statfs(blocks, blocks, blocks, 1 << 30, 1 << 30, BLOCK_BYTES, 255, BLOCK_BYTES);
+    }
+
+    fn getxattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
+        // Said once, the kernel never asks again; otherwise it asks before every write.
+        reply.error(Errno::ENOSYS);
+    }
+}

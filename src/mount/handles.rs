@@ -1,0 +1,70 @@
+//! Open files and directories of the mount, by the number the kernel holds.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use crate::pg::WalName;
+
+use super::error::Error;
+use super::listing::WalListing;
+use super::writing::Writing;
+
+/// What is open.
+#[derive(Debug)]
+pub enum Handle {
+    /// An archived file, to be read.
+    Archived {
+        /// Its name.
+        name: WalName,
+        /// Its plain size.
+        bytes: u64,
+    },
+    /// A text made when it was opened.
+    Text(Bytes),
+    /// A file being written.
+    Writing {
+        /// The file.
+        writing: Arc<Writing>,
+        /// Has this handle written to it?
+        wrote: std::sync::atomic::AtomicBool,
+    },
+    /// A directory.
+    Listing {
+        /// Its inode.
+        ino: u64,
+        /// The archived files, if it is `wal/`.
+        wal: Option<WalListing>,
+    },
+}
+
+/// All open files.
+#[derive(Debug, Default)]
+pub struct Handles {
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, Arc<Handle>>>,
+}
+
+impl Handles {
+    /// Gives a handle a number.
+    pub fn insert(&self, handle: Handle) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        self.open.lock().expect("no panic while held").insert(number, Arc::new(handle));
+        number
+    }
+
+    /// The handle of a number.
+    ///
+    /// # Errors
+    /// [`Error::BadHandle`].
+    pub fn get(&self, number: u64) -> Result<Arc<Handle>, Error> {
+        self.open.lock().expect("no panic while held").get(&number).cloned().ok_or(Error::BadHandle)
+    }
+
+    /// Forgets a handle and gives it back.
+    pub fn remove(&self, number: u64) -> Option<Arc<Handle>> {
+        self.open.lock().expect("no panic while held").remove(&number)
+    }
+}

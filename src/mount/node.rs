@@ -1,0 +1,219 @@
+//! Inode numbers and attributes: pure.
+//!
+//! The number of an archived file is computed from its name and back, so that a listing of a million segments leaves
+//! nothing behind in memory. The few names that do not fit (`.backup` files, timelines past 32767) and the files
+//! being written get numbers from a counter.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use crate::pg::{SegmentName, Timeline, WalName};
+
+/// What an inode number stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Node {
+    /// `/`
+    Root,
+    /// `/wal`
+    Wal,
+    /// `/.absent`
+    Absent,
+    /// `/.walfs`
+    Own,
+    /// A file in `/.walfs`.
+    OwnFile(OwnFile),
+    /// An archived file.
+    Archived(WalName),
+    /// A proof of absence.
+    AbsentFile(WalName),
+    /// A file being written, by its number.
+    Writing(u64),
+}
+
+/// The files in `/.walfs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OwnFile {
+    /// `status.json`
+    Status,
+    /// `version`
+    Version,
+}
+
+/// Number of the root directory, fixed by the protocol.
+pub const ROOT: u64 = 1;
+
+/// The fixed nodes, in the order of their numbers from [`ROOT`] on.
+const FIXED: [Node; 6] =
+    [Node::Root, Node::Wal, Node::Absent, Node::Own, Node::OwnFile(OwnFile::Status), Node::OwnFile(OwnFile::Version)];
+
+// Layout of a computed number: 1 bit set (bit 62), 3 bits of kind, 15 bits of timeline, 44 bits of log and segment.
+const COMPUTED: u64 = 1 << 62;
+const COUNTED: u64 = 1 << 63;
+const KIND_SHIFT: u32 = 59;
+const TIMELINE_SHIFT: u32 = 44;
+const TIMELINE_MAX: u32 = (1 << 15) - 1;
+/// Segments of 1 MiB: 4096 for each log number.
+const SEGMENT_BITS: u32 = 12;
+
+/// Gives numbers to nodes and nodes to numbers.
+#[derive(Debug)]
+pub struct Inodes {
+    next: AtomicU64,
+    named: Mutex<HashMap<Node, u64>>,
+    numbered: Mutex<HashMap<u64, Node>>,
+}
+
+impl Default for Inodes {
+    fn default() -> Self {
+        Self { next: AtomicU64::new(COUNTED), named: Mutex::default(), numbered: Mutex::default() }
+    }
+}
+
+impl Inodes {
+    /// A number nobody had before.
+    pub fn fresh(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The node's number, the same every time.
+    pub fn number(&self, node: Node) -> u64 {
+        if let Node::Writing(number) = node {
+            return number;
+        }
+        if let Some(index) = FIXED.iter().position(|fixed| *fixed == node) {
+            return ROOT + index as u64;
+        }
+        computed(node).unwrap_or_else(|| self.counted(node))
+    }
+
+    fn counted(&self, node: Node) -> u64 {
+        let mut named = self.named.lock().expect("no panic while held");
+        *named.entry(node).or_insert_with(|| {
+            let number = self.fresh();
+            self.numbered.lock().expect("no panic while held").insert(number, node);
+            number
+        })
+    }
+
+    /// The node with that number.
+    pub fn node(&self, number: u64) -> Option<Node> {
+        if let Some(fixed) = number.checked_sub(ROOT).and_then(|index| FIXED.get(index as usize)) {
+            return Some(*fixed);
+        }
+        if number & COUNTED == 0 {
+            return decompose(number);
+        }
+        let counted = self.numbered.lock().expect("no panic while held").get(&number).copied();
+        Some(counted.unwrap_or(Node::Writing(number)))
+    }
+}
+
+fn computed(node: Node) -> Option<u64> {
+    let (name, absent) = match node {
+        Node::Archived(name) => (name, 0),
+        Node::AbsentFile(name) => (name, 3),
+        _ => return None,
+    };
+    let (kind, timeline, place) = match name {
+        WalName::Segment(segment) => (0, segment.timeline, place(segment)?),
+        WalName::Partial(segment) => (1, segment.timeline, place(segment)?),
+        WalName::History(timeline) => (2, timeline, 0),
+        WalName::Backup(..) => return None,
+    };
+    (timeline.0 <= TIMELINE_MAX)
+        .then_some(COMPUTED | (kind + absent) << KIND_SHIFT | u64::from(timeline.0) << TIMELINE_SHIFT | place)
+}
+
+fn place(segment: SegmentName) -> Option<u64> {
+    (segment.seg < 1 << SEGMENT_BITS).then_some(u64::from(segment.log) << SEGMENT_BITS | u64::from(segment.seg))
+}
+
+fn decompose(number: u64) -> Option<Node> {
+    if number & COMPUTED == 0 {
+        return None;
+    }
+    let kind = number >> KIND_SHIFT & 0b111;
+    let timeline = Timeline((number >> TIMELINE_SHIFT) as u32 & TIMELINE_MAX);
+    let place = number & ((1 << TIMELINE_SHIFT) - 1);
+    let segment = SegmentName {
+        timeline,
+        log: (place >> SEGMENT_BITS) as u32,
+        seg: place as u32 & ((1 << SEGMENT_BITS) - 1),
+    };
+    let name = match kind % 3 {
+        0 => WalName::Segment(segment),
+        1 => WalName::Partial(segment),
+        _ => WalName::History(timeline),
+    };
+    Some(if kind < 3 { Node::Archived(name) } else { Node::AbsentFile(name) })
+}
+
+/// What `stat` shows of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// Inode number.
+    pub ino: u64,
+    /// Is it a directory? Everything else is a regular file.
+    pub directory: bool,
+    /// Plain size, in bytes.
+    pub bytes: u64,
+    /// Time of the last change, which is also all other times.
+    pub modified: SystemTime,
+    /// Permission bits.
+    pub mode: u16,
+    /// May the kernel keep these for a while?
+    pub lasting: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Vec<WalName> {
+        [
+            "000000010000000000000001",
+            "00007FFFFFFFFFFF00000FFF",
+            "000080000000000000000001",
+            "000000010000000000000001.partial",
+            "00000002.history",
+            "0000ABCD.history",
+            "000000010000000000000003.00000028.backup",
+        ]
+        .map(|text| text.parse().unwrap())
+        .to_vec()
+    }
+
+    #[test]
+    fn every_name_has_one_number_and_back() {
+        let inodes = Inodes::default();
+        let nodes = names().into_iter().flat_map(|name| [Node::Archived(name), Node::AbsentFile(name)]).chain(FIXED);
+        let mut seen = std::collections::HashSet::new();
+        for node in nodes {
+            let number = inodes.number(node);
+            assert_eq!(inodes.node(number), Some(node));
+            assert_eq!(inodes.number(node), number);
+            assert!(seen.insert(number), "{node:?} shares its number");
+        }
+    }
+
+    #[test]
+    fn a_listing_of_segments_leaves_nothing_behind() {
+        let inodes = Inodes::default();
+        for seg in 0..1000 {
+            let segment = SegmentName { timeline: Timeline(1), log: 7, seg };
+            inodes.number(Node::Archived(WalName::Segment(segment)));
+        }
+        assert!(inodes.named.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn unknown_numbers_are_files_being_written_or_nothing() {
+        let inodes = Inodes::default();
+        let fresh = inodes.fresh();
+        assert_eq!(inodes.node(fresh), Some(Node::Writing(fresh)));
+        assert_eq!(inodes.node(0), None);
+        assert_eq!(inodes.node(99), None);
+    }
+}

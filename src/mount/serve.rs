@@ -1,0 +1,183 @@
+//! From a mount point to a served mount, and back.
+//!
+//! The order, and why: the mount comes first, so that a `cp` that comes early waits instead of meeting a bare
+//! directory; then privileges are dropped, because the archive's files shall belong to the archiving user; then the
+//! caller opens the archive; then the kernel is answered. If anything fails on the way, the mount is taken away again.
+//! At the end writers get the deadline to finish, and the mount goes when nobody uses it. It is never taken away
+//! lazily: a mount that stays busy is left to its users, who get ENOTCONN once the process is gone, and the next start
+//! cleans it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::daemon;
+
+use super::fs::Fs;
+use super::fuse::{self, Served};
+use super::kernel::{self, MountOptions, Mounted, Owner, User};
+
+/// How long users of the mount that do not write (a shell standing in it) are waited for at the end.
+const BUSY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often writers are looked after at the end.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A mount that nobody answers yet.
+#[derive(Debug)]
+pub struct Waiting {
+    fuse: OwnedFd,
+    mounted: Mounted,
+    owner: Owner,
+}
+
+/// Where and for whom to mount.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The directory to mount on.
+    pub mountpoint: PathBuf,
+    /// Shown as the device.
+    pub source: String,
+    /// Whom to run as, when started as root.
+    pub user: Option<User>,
+    /// Let others in.
+    pub allow_other: bool,
+    /// Refuse every change.
+    pub read_only: bool,
+}
+
+/// Mounts and drops privileges. To be called before there are other threads: privileges are a thread's own.
+///
+/// # Errors
+/// What [`kernel::prepare`], [`kernel::mount`] and [`kernel::drop_privileges`] say.
+pub fn mount(request: &Request) -> Result<Waiting, kernel::Error> {
+    let owner = request.user.as_ref().map_or_else(Owner::of_this_process, |user| user.owner);
+    let prepared = kernel::prepare(&request.mountpoint, owner)?;
+    for warning in &prepared.warnings {
+        tracing::warn!("{warning}");
+    }
+    let options = MountOptions {
+        source: request.source.clone(),
+        owner,
+        allow_other: request.allow_other,
+        read_only: request.read_only,
+    };
+    let (fuse, mounted) = kernel::mount(&prepared.mountpoint, &options)?;
+    if let Some(user) = request.user.as_ref().filter(|user| user.owner != Owner::of_this_process())
+        && let Err(error) = kernel::drop_privileges(&user.name)
+    {
+        take_away(&mounted);
+        return Err(error);
+    }
+    Ok(Waiting { fuse, mounted, owner })
+}
+
+impl Waiting {
+    /// The mount point, absolute.
+    pub fn mountpoint(&self) -> &Path {
+        self.mounted.path()
+    }
+
+    /// Gives the mount up, because there is nothing to show in it.
+    pub fn abandon(self) {
+        drop(self.fuse);
+        take_away(&self.mounted);
+    }
+
+    /// Serves `fs` until a signal or until somebody unmounts. `ready` is called once the mount answers.
+    ///
+    /// # Errors
+    /// The kernel's FUSE does not fit, or the session broke.
+    pub async fn serve(self, fs: Arc<Fs>, deadline: Duration, ready: impl FnOnce()) -> io::Result<()> {
+        let Self { fuse, mounted, owner } = self;
+        let mut signals = Signals::new()?;
+        let served = Served::new(fs.clone(), tokio::runtime::Handle::current(), owner);
+        let session = match fuse::start(fuse, served) {
+            Ok(session) => session,
+            Err(error) => {
+                take_away(&mounted);
+                return Err(error);
+            }
+        };
+        let (ended, session_end) = oneshot::channel();
+        std::thread::spawn(move || {
+            let _ = ended.send(session.join().expect("a panic ends the process"));
+        });
+        ready();
+        daemon::notify_ready();
+        let health = tokio::spawn(keep_watchdog_fed(fs.clone()));
+        let mut session_end = session_end;
+        let outcome = tokio::select! {
+            ended = &mut session_end => {
+                tracing::info!("{} was unmounted", mounted.path().display());
+                ended.expect("the session's thread reports")
+            }
+            name = signals.next() => {
+                tracing::info!("{name}: finishing what is in flight");
+                daemon::notify_stopping();
+                finish(&fs, deadline, &mut signals).await;
+                take_away(&mounted);
+                Ok(())
+            }
+        };
+        health.abort();
+        outcome
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Lets writers finish, up to the deadline or a second signal.
+async fn finish(fs: &Fs, deadline: Duration, signals: &mut Signals) {
+    fs.close_gates();
+    let end = Instant::now() + deadline;
+    while fs.open_writes() > 0 && Instant::now() < end {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            name = signals.next() => {
+                tracing::warn!("{name} again: not waiting for {} file(s) being written", fs.open_writes());
+                return;
+            }
+        }
+    }
+}
+
+fn take_away(mounted: &Mounted) {
+    match mounted.unmount(BUSY_PATIENCE) {
+        Ok(_) => tracing::info!("{} is unmounted", mounted.path().display()),
+        Err(error) => tracing::warn!("the mount is left dead: {error}"),
+    }
+}
+
+/// systemd's watchdog is fed for as long as the directory answers.
+async fn keep_watchdog_fed(fs: Arc<Fs>) {
+    let Some(interval) = daemon::watchdog_interval() else { return };
+    let mut tick = tokio::time::interval(interval);
+    loop {
+        tick.tick().await;
+        if fs.lookup(super::node::ROOT, "wal".as_ref(), None).await.is_ok() {
+            daemon::notify_watchdog();
+        }
+    }
+}

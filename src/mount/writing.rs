@@ -1,0 +1,163 @@
+//! Files being written in `wal/`, and who can see them.
+//!
+//! A file created under its final name is private to its opener: it has its own inode, is found by nobody else, and
+//! two openers of one name have separate versions (the orphaned `cp` of a crashed archiver is still writing when the
+//! next one starts). A file under a temporary name, to be renamed, is an ordinary file of this mount: found by name,
+//! opened twice, read back. So is a `.partial`, which PostgreSQL archives like a segment but `pg_receivewal` fills in
+//! and renames.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use crate::pg::WalName;
+use crate::staging::Draft;
+use crate::staging::wal::WalDraft;
+
+/// What is being written.
+#[derive(Debug)]
+pub enum Content {
+    /// A WAL file under its final name.
+    Wal(Box<WalDraft>),
+    /// Bytes under a temporary name.
+    Scratch(Draft),
+}
+
+impl Content {
+    /// The bytes written so far.
+    pub fn draft(&mut self) -> &mut Draft {
+        match self {
+            Self::Wal(wal) => wal.draft(),
+            Self::Scratch(draft) => draft,
+        }
+    }
+}
+
+/// One version of a file being written.
+#[derive(Debug)]
+pub struct Writing {
+    /// Its inode number.
+    pub ino: u64,
+    /// The process that created it; 0 when it is not known.
+    pub opener: u32,
+    /// When it was created.
+    pub created: SystemTime,
+    /// Its bytes, locked while an operation is on them, a commit included.
+    pub content: tokio::sync::Mutex<Content>,
+    /// Its length, for `stat` while the bytes are locked.
+    pub bytes: AtomicU64,
+    /// Its writer was killed: it will be thrown away.
+    pub abandoned: AtomicBool,
+    /// The name under which others find it.
+    name: Mutex<Option<String>>,
+    handles: AtomicUsize,
+}
+
+impl Writing {
+    /// The name under which others find it.
+    pub fn name(&self) -> Option<String> {
+        self.name.lock().expect("no panic while held").clone()
+    }
+}
+
+/// All files being written.
+#[derive(Debug, Default)]
+pub struct Writings {
+    by_ino: Mutex<HashMap<u64, Arc<Writing>>>,
+    by_name: Mutex<HashMap<String, u64>>,
+}
+
+impl Writings {
+    /// A new file with one handle; found by `visible_name`, if it has one.
+    pub fn create(
+        &self,
+        ino: u64,
+        content: Content,
+        visible_name: Option<String>,
+        opener: u32,
+    ) -> Arc<Writing> {
+        let writing = Arc::new(Writing {
+            ino,
+            opener,
+            created: SystemTime::now(),
+            content: tokio::sync::Mutex::new(content),
+            bytes: AtomicU64::new(0),
+            abandoned: AtomicBool::new(false),
+            name: Mutex::new(visible_name.clone()),
+            handles: AtomicUsize::new(1),
+        });
+        self.by_ino.lock().expect("no panic while held").insert(ino, writing.clone());
+        if let Some(name) = visible_name {
+            self.names().insert(name, ino);
+        }
+        writing
+    }
+
+    /// The file with that inode.
+    pub fn get(&self, ino: u64) -> Option<Arc<Writing>> {
+        self.by_ino.lock().expect("no panic while held").get(&ino).cloned()
+    }
+
+    /// The file others find under that name.
+    pub fn find(&self, name: &str) -> Option<Arc<Writing>> {
+        let ino = *self.names().get(name)?;
+        self.get(ino)
+    }
+
+    /// One more handle on a file.
+    pub fn open(&self, writing: &Writing) {
+        writing.handles.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One handle fewer; the file goes with the last one, unless it can still be found by name.
+    pub fn close(&self, writing: &Writing) {
+        let last = writing.handles.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last && (writing.abandoned.load(Ordering::Acquire) || writing.name().is_none()) {
+            self.hide(writing);
+            self.by_ino.lock().expect("no panic while held").remove(&writing.ino);
+        }
+    }
+
+    /// Takes its name away: it is unlinked, or archived under that name. It goes with its last handle.
+    pub fn hide(&self, writing: &Writing) {
+        if let Some(name) = writing.name.lock().expect("no panic while held").take() {
+            let mut names = self.names();
+            if names.get(&name) == Some(&writing.ino) {
+                names.remove(&name);
+            }
+        }
+        if writing.handles.load(Ordering::Acquire) == 0 {
+            self.by_ino.lock().expect("no panic while held").remove(&writing.ino);
+        }
+    }
+
+    /// Gives it another temporary name; what had that name before is unlinked.
+    pub fn rename(&self, writing: &Arc<Writing>, name: String) {
+        if let Some(old) = self.find(&name).filter(|old| old.ino != writing.ino) {
+            self.hide(&old);
+        }
+        let mut own = writing.name.lock().expect("no panic while held");
+        let mut names = self.names();
+        if let Some(old_name) = own.take() {
+            names.remove(&old_name);
+        }
+        names.insert(name.clone(), writing.ino);
+        *own = Some(name);
+    }
+
+    /// How many files have a writer now.
+    pub fn open_files(&self) -> usize {
+        let all = self.by_ino.lock().expect("no panic while held");
+        all.values().filter(|writing| writing.handles.load(Ordering::Acquire) > 0).count()
+    }
+
+    fn names(&self) -> std::sync::MutexGuard<'_, HashMap<String, u64>> {
+        self.by_name.lock().expect("no panic while held")
+    }
+}
+
+/// Is this a final name whose file others must find while it is being written?
+pub fn is_visible_while_written(name: WalName) -> bool {
+    matches!(name, WalName::Partial(_))
+}

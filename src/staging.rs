@@ -1,0 +1,406 @@
+//! Bytes on their way in: compressed while they arrive, held until their object is finished.
+//!
+//! A [`Draft`] is one version of one file being written. Its content is cut into the codec's frames; a frame is
+//! packed on another core as soon as a write has run past its end, so that when the last write of a segment arrives
+//! only the last frame is left to do. Writers that come back (`pg_receivewal` writes zeros first, then data) get
+//! their frame unpacked again. Packed frames are kept in memory up to a common budget, beyond it in an unlinked
+//! temporary file, which vanishes with the process: nothing staged is ever needed after a crash, because nothing
+//! staged has been acknowledged.
+//!
+//! This room does not know names, verdicts or the store; [`wal`] adds the rules for WAL files.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+
+use crate::archive::wal::Offered;
+use crate::codec::{self, Compression, ContentHash, FRAME_BYTES, FrameSummary, Packed};
+
+pub mod coverage;
+pub mod wal;
+
+use coverage::Coverage;
+
+const FRAME: u64 = FRAME_BYTES as u64;
+
+/// Plain frames one draft keeps open; more are packed, oldest first. Copiers need one, `pg_receivewal` two.
+const OPEN_FRAMES: usize = 4;
+
+/// Where drafts keep what they hold.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Directory of the temporary files; must not be on the mount itself.
+    pub directory: PathBuf,
+    /// Packed bytes kept in memory by all drafts together; beyond it they go to temporary files.
+    pub memory_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { directory: std::env::temp_dir(), memory_bytes: 64 << 20 }
+    }
+}
+
+/// Makes drafts that share one memory budget and one crew of packers.
+#[derive(Debug, Clone)]
+pub struct Staging(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    compression: Compression,
+    directory: PathBuf,
+    /// One permit a KiB.
+    memory: Arc<Semaphore>,
+    packers: Arc<Semaphore>,
+}
+
+impl Staging {
+    /// Drafts packed with `compression`.
+    pub fn new(compression: Compression, options: &Options) -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self(Arc::new(Shared {
+            compression,
+            directory: options.directory.clone(),
+            memory: Arc::new(Semaphore::new(options.memory_bytes >> 10)),
+            packers: Arc::new(Semaphore::new(cores + 1)),
+        }))
+    }
+
+    /// An empty draft.
+    pub fn draft(&self) -> Draft {
+        self.draft_with(self.0.compression)
+    }
+
+    /// An empty draft packed otherwise than the others.
+    pub fn draft_with(&self, compression: Compression) -> Draft {
+        Draft {
+            shared: self.0.clone(),
+            compression,
+            frames: Vec::new(),
+            bytes: 0,
+            coverage: Coverage::default(),
+            spill: Arc::default(),
+        }
+    }
+}
+
+/// One version of a file being written.
+#[derive(Debug)]
+pub struct Draft {
+    shared: Arc<Shared>,
+    compression: Compression,
+    frames: Vec<Slot>,
+    bytes: u64,
+    coverage: Coverage,
+    spill: Arc<Mutex<Spill>>,
+}
+
+/// One frame's worth of content, in whatever state it is.
+#[derive(Debug)]
+enum Slot {
+    /// Never written: zeros.
+    Hole,
+    /// Plain, `FRAME_BYTES` long whatever the file's length, zeros where nothing was written.
+    Open(Vec<u8>),
+    /// Being packed on another thread.
+    Packing(JoinHandle<io::Result<Kept>>),
+    /// Packed.
+    Kept(Kept),
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    summary: FrameSummary,
+    place: Place,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    Memory(Bytes, #[expect(dead_code, reason = "held for its Drop")] Arc<OwnedSemaphorePermit>),
+    File { offset: u64, bytes: u32 },
+}
+
+/// The temporary file of a draft, made when first needed.
+#[derive(Debug, Default)]
+struct Spill {
+    file: Option<Arc<File>>,
+    end: u64,
+}
+
+impl Draft {
+    /// Length of the file so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Which of its bytes have been written, and in which manner.
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+
+    /// Takes bytes at an offset; a gap before them reads as zeros.
+    ///
+    /// # Errors
+    /// Local I/O of the temporary file (disk full).
+    pub async fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let end = offset + data.len() as u64;
+        self.bytes = self.bytes.max(end);
+        self.coverage.written(offset..end);
+        let mut at = offset;
+        while at < end {
+            let (index, within) = ((at / FRAME) as usize, (at % FRAME) as usize);
+            let take = (FRAME_BYTES - within).min((end - at) as usize);
+            let from = (at - offset) as usize;
+            let plain = self.open_frame(index).await?;
+            plain[within..within + take].copy_from_slice(&data[from..from + take]);
+            at += take as u64;
+            if within + take == FRAME_BYTES {
+                self.pack(index).await?;
+            }
+        }
+        self.limit_open_frames().await
+    }
+
+    /// Sets the length; what is added reads as zeros.
+    ///
+    /// # Errors
+    /// As [`Draft::write`].
+    pub async fn truncate(&mut self, bytes: u64) -> io::Result<()> {
+        if bytes < self.bytes {
+            let kept_frames = bytes.div_ceil(FRAME) as usize;
+            self.frames.truncate(kept_frames);
+            let within = (bytes % FRAME) as usize;
+            if within > 0 && kept_frames <= self.frames.len() {
+                self.open_frame(kept_frames - 1).await?[within..].fill(0);
+            }
+        }
+        self.bytes = bytes;
+        self.coverage.truncated(bytes);
+        Ok(())
+    }
+
+    /// Reads back what was written so far; short only at the end.
+    ///
+    /// # Errors
+    /// As [`Draft::write`].
+    pub async fn read(&mut self, offset: u64, bytes: usize) -> io::Result<Bytes> {
+        let end = self.bytes.min(offset + bytes as u64);
+        let mut out = BytesMut::new();
+        let mut at = offset;
+        while at < end {
+            let (index, within) = ((at / FRAME) as usize, (at % FRAME) as usize);
+            let take = (FRAME_BYTES - within).min((end - at) as usize);
+            match self.frames.get_mut(index) {
+                None | Some(Slot::Hole) => out.resize(out.len() + take, 0),
+                Some(_) => out.extend_from_slice(&self.open_frame(index).await?[within..within + take]),
+            }
+            at += take as u64;
+        }
+        self.limit_open_frames().await?;
+        Ok(out.freeze())
+    }
+
+    /// Packs what is still open and lays the object out. The draft can go on afterwards.
+    ///
+    /// # Errors
+    /// As [`Draft::write`].
+    pub async fn seal(&mut self) -> io::Result<Sealed> {
+        let frames = self.bytes.div_ceil(FRAME) as usize;
+        self.frames.resize_with(frames, || Slot::Hole);
+        for index in 0..frames {
+            if matches!(self.frames[index], Slot::Hole) {
+                self.open_frame(index).await?;
+            }
+            self.pack(index).await?;
+        }
+        let mut kept = Vec::with_capacity(frames);
+        for index in 0..frames {
+            kept.push(self.kept_whole(index).await?);
+        }
+        let sealed = codec::seal(self.compression, kept.iter().map(|frame| frame.summary));
+        Ok(Sealed::new(kept, sealed, self.spill.lock().expect("no panic while held").file.clone()))
+    }
+
+    /// The frame's plain bytes, for writing.
+    async fn open_frame(&mut self, index: usize) -> io::Result<&mut Vec<u8>> {
+        if self.frames.len() <= index {
+            self.frames.resize_with(index + 1, || Slot::Hole);
+        }
+        match &self.frames[index] {
+            Slot::Open(_) => {}
+            Slot::Hole => self.frames[index] = Slot::Open(vec![0; FRAME_BYTES]),
+            Slot::Packing(_) | Slot::Kept(_) => {
+                let kept = self.kept(index).await?;
+                let stored = self.fetch(&kept)?;
+                let mut plain = Packed { stored, summary: kept.summary }
+                    .unpack()
+                    .map_err(|damage| io::Error::other(damage.to_string()))?;
+                plain.resize(FRAME_BYTES, 0);
+                self.frames[index] = Slot::Open(plain);
+            }
+        }
+        match &mut self.frames[index] {
+            Slot::Open(plain) => Ok(plain),
+            _ => unreachable!("opened above"),
+        }
+    }
+
+    /// Starts packing a frame that is open, up to the file's end.
+    async fn pack(&mut self, index: usize) -> io::Result<()> {
+        if !matches!(self.frames[index], Slot::Open(_)) {
+            return Ok(());
+        }
+        let packer = self.shared.packers.clone().acquire_owned().await.expect("never closed");
+        let Slot::Open(mut plain) = std::mem::replace(&mut self.frames[index], Slot::Hole) else {
+            unreachable!("checked above");
+        };
+        plain.truncate(self.frame_bytes(index));
+        let (compression, shared, spill) =
+            (self.compression, self.shared.clone(), self.spill.clone());
+        self.frames[index] = Slot::Packing(tokio::task::spawn_blocking(move || {
+            let packed = codec::pack(compression, index as u64, &plain);
+            drop(packer);
+            keep(&shared, &spill, packed)
+        }));
+        Ok(())
+    }
+
+    /// Plain length of a frame: full, but for the one the file ends in.
+    fn frame_bytes(&self, index: usize) -> usize {
+        self.bytes.saturating_sub(index as u64 * FRAME).min(FRAME) as usize
+    }
+
+    /// As [`Draft::kept`], packed anew if the file's end has moved since.
+    async fn kept_whole(&mut self, index: usize) -> io::Result<Kept> {
+        let kept = self.kept(index).await?;
+        if kept.summary.plain_bytes() as usize == self.frame_bytes(index) {
+            return Ok(kept);
+        }
+        self.open_frame(index).await?;
+        self.pack(index).await?;
+        self.kept(index).await
+    }
+
+    async fn kept(&mut self, index: usize) -> io::Result<Kept> {
+        if let Slot::Packing(packing) = &mut self.frames[index] {
+            let kept = packing.await.map_err(io::Error::other)??;
+            self.frames[index] = Slot::Kept(kept);
+        }
+        match &self.frames[index] {
+            Slot::Kept(kept) => Ok(kept.clone()),
+            _ => unreachable!("packed before"),
+        }
+    }
+
+    fn fetch(&self, kept: &Kept) -> io::Result<Bytes> {
+        let file = self.spill.lock().expect("no panic while held").file.clone();
+        fetch(kept, file.as_deref())
+    }
+
+    async fn limit_open_frames(&mut self) -> io::Result<()> {
+        let open: Vec<usize> =
+            (0..self.frames.len()).filter(|&index| matches!(self.frames[index], Slot::Open(_))).collect();
+        for &index in open.iter().rev().skip(OPEN_FRAMES) {
+            self.pack(index).await?;
+        }
+        Ok(())
+    }
+}
+
+fn keep(shared: &Shared, spill: &Mutex<Spill>, packed: Packed) -> io::Result<Kept> {
+    let kib = packed.stored.len().div_ceil(1 << 10) as u32;
+    let place = match shared.memory.clone().try_acquire_many_owned(kib) {
+        Ok(permit) => Place::Memory(packed.stored, Arc::new(permit)),
+        Err(_) => spill.lock().expect("no panic while held").append(&shared.directory, &packed.stored)?,
+    };
+    Ok(Kept { summary: packed.summary, place })
+}
+
+fn fetch(kept: &Kept, file: Option<&File>) -> io::Result<Bytes> {
+    match &kept.place {
+        Place::Memory(bytes, _) => Ok(bytes.clone()),
+        Place::File { offset, bytes } => {
+            let mut stored = vec![0; *bytes as usize];
+            file.expect("made when the frame was spilt").read_exact_at(&mut stored, *offset)?;
+            Ok(stored.into())
+        }
+    }
+}
+
+impl Spill {
+    fn append(&mut self, directory: &PathBuf, stored: &[u8]) -> io::Result<Place> {
+        let file = match &self.file {
+            Some(file) => file.clone(),
+            None => self.file.insert(Arc::new(tempfile::tempfile_in(directory)?)).clone(),
+        };
+        let place = Place::File { offset: self.end, bytes: stored.len() as u32 };
+        file.write_all_at(stored, self.end)?;
+        self.end += stored.len() as u64;
+        Ok(place)
+    }
+}
+
+/// A finished object: packed frames, wherever they are kept, and the seek table.
+#[derive(Debug)]
+pub struct Sealed {
+    frames: Vec<Kept>,
+    /// Offset of each frame in the object, and of the trailer.
+    offsets: Vec<u64>,
+    sealed: codec::Sealed,
+    spill: Option<Arc<File>>,
+}
+
+impl Sealed {
+    fn new(frames: Vec<Kept>, sealed: codec::Sealed, spill: Option<Arc<File>>) -> Self {
+        let mut at = 0;
+        let mut offsets = Vec::with_capacity(frames.len() + 1);
+        for frame in &frames {
+            offsets.push(at);
+            at += u64::from(frame.summary.stored_bytes());
+        }
+        offsets.push(at);
+        Self { frames, offsets, sealed, spill }
+    }
+
+    fn piece(&self, index: usize) -> io::Result<Bytes> {
+        match self.frames.get(index) {
+            Some(kept) => fetch(kept, self.spill.as_deref()),
+            None => Ok(self.sealed.trailer.clone()),
+        }
+    }
+}
+
+#[async_trait]
+impl Offered for Sealed {
+    fn hash(&self) -> ContentHash {
+        self.sealed.hash
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.sealed.stored_bytes
+    }
+
+    async fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+        let mut out = BytesMut::with_capacity((range.end - range.start) as usize);
+        let first = self.offsets.partition_point(|&offset| offset <= range.start) - 1;
+        for index in first..self.offsets.len() {
+            let start = self.offsets[index];
+            if start >= range.end {
+                break;
+            }
+            let piece = self.piece(index)?;
+            let from = range.start.saturating_sub(start) as usize;
+            let to = ((range.end - start) as usize).min(piece.len());
+            out.extend_from_slice(&piece[from..to]);
+        }
+        Ok(out.freeze())
+    }
+}

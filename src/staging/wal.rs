@@ -1,0 +1,305 @@
+//! The rules by which a WAL file that is being written becomes archived: the same for the mount and for `wal-push`.
+//!
+//! A segment's length is known, so the write (or the truncate of a sparse copy) that completes it is the one that
+//! archives it, and its failure is that write's failure: not every copier looks at `close` (contract W2). What comes
+//! later on the same file only repeats the verdict. The length of a `.history` or `.backup` file is not known; it is
+//! archived when its writer says it is done, or in the write after which it is as long as the file it is copied from.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::archive::wal::Committed;
+use crate::archive::{Archive, Error};
+use crate::codec::Compression;
+use crate::pg::{HeaderError, PageHeader, WalName, backup_history, history};
+use crate::store::{self, ErrorKind, Patience};
+
+use super::{Draft, Staging};
+
+/// Bytes of the first page that are looked at.
+const HEADER_BYTES: usize = 40;
+
+/// `.history` and `.backup` files are a few hundred bytes; this is a bound against mistakes.
+const SMALL_FILE_BYTES: u64 = 1 << 20;
+
+/// What became of a file; it stays.
+pub type Verdict = Result<Committed, Arc<Error>>;
+
+/// A WAL file being written under its final name.
+#[derive(Debug)]
+pub struct WalDraft {
+    archive: Arc<Archive>,
+    name: WalName,
+    draft: Draft,
+    /// The first bytes, as they are now.
+    head: Vec<u8>,
+    /// The first page's header, once it has come and fits.
+    header: Option<PageHeader>,
+    known_absent: bool,
+    deadline: Duration,
+    verdict: Option<Verdict>,
+}
+
+impl WalDraft {
+    /// An empty file. `known_absent`: the store said a moment ago that the name is free.
+    pub fn new(
+        archive: Arc<Archive>,
+        staging: &Staging,
+        name: WalName,
+        known_absent: bool,
+        deadline: Duration,
+    ) -> Self {
+        // Small files are stored uncompressed: then their size can be told from a listing.
+        let draft = match name.segment() {
+            Some(_) => staging.draft(),
+            None => staging.draft_with(Compression::None),
+        };
+        Self::adopt(archive, draft, name, known_absent, deadline)
+    }
+
+    /// A file that was written under another name so far; to be finished at once.
+    pub fn adopt(
+        archive: Arc<Archive>,
+        draft: Draft,
+        name: WalName,
+        known_absent: bool,
+        deadline: Duration,
+    ) -> Self {
+        Self { archive, name, draft, head: Vec::new(), header: None, known_absent, deadline, verdict: None }
+    }
+
+    /// Its final name.
+    pub fn name(&self) -> WalName {
+        self.name
+    }
+
+    /// Its length so far.
+    pub fn bytes(&self) -> u64 {
+        self.draft.bytes()
+    }
+
+    /// Its first bytes, as far as they have come and are looked at.
+    pub fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// What became of it, if that is decided.
+    pub fn verdict(&self) -> Option<&Verdict> {
+        self.verdict.as_ref()
+    }
+
+    /// The content, to be kept when finishing failed.
+    pub fn into_draft(self) -> Draft {
+        self.draft
+    }
+
+    /// The content written so far.
+    pub fn draft(&mut self) -> &mut Draft {
+        &mut self.draft
+    }
+
+    /// Takes bytes; archives the file if these complete it.
+    ///
+    /// `source_bytes` is asked for small files only: the length of the file being copied, where it can be known.
+    ///
+    /// # Errors
+    /// What [`Archive::commit_wal`] and [`Archive::check_header`] say; the first one stays the verdict.
+    /// [`Error::TooLong`], [`Error::Immutable`].
+    pub async fn write(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        source_bytes: impl FnOnce() -> Option<u64>,
+    ) -> Result<(), Arc<Error>> {
+        self.still_open()?;
+        if let Err(error) = self.take(offset, data).await {
+            return Err(self.decide(Err(Arc::new(error))).expect_err("just failed"));
+        }
+        if self.is_complete(source_bytes) { self.finish().await } else { Ok(()) }
+    }
+
+    /// Sets the length; archives the file if that completes it (a sparse copy ends so).
+    ///
+    /// # Errors
+    /// As [`WalDraft::write`].
+    pub async fn truncate(&mut self, bytes: u64) -> Result<(), Arc<Error>> {
+        if self.draft.bytes() == bytes {
+            return Ok(());
+        }
+        self.still_open()?;
+        if let Err(error) = self.draft.truncate(bytes).await {
+            let error = self.staging_error(&error);
+            return Err(self.decide(Err(Arc::new(error))).expect_err("just failed"));
+        }
+        if bytes == 0 {
+            (self.head, self.header) = (Vec::new(), None);
+        }
+        if self.is_complete(|| None) { self.finish().await } else { Ok(()) }
+    }
+
+    /// The writer says it is done: archives the file, or repeats the verdict.
+    ///
+    /// A file that is not whole is an error but no verdict: a forked child may close its copy of the descriptor while
+    /// its parent goes on writing.
+    ///
+    /// # Errors
+    /// [`Error::Incomplete`], [`Error::Text`], and as [`WalDraft::write`].
+    pub async fn finish(&mut self) -> Result<(), Arc<Error>> {
+        if let Some(verdict) = &self.verdict {
+            return verdict.clone().map(drop);
+        }
+        self.check_whole().await.map_err(Arc::new)?;
+        let verdict = self.commit().await.map_err(Arc::new);
+        self.decide(verdict).map(drop)
+    }
+
+    fn decide(&mut self, verdict: Verdict) -> Verdict {
+        self.verdict.insert(verdict).clone()
+    }
+
+    fn still_open(&self) -> Result<(), Arc<Error>> {
+        match &self.verdict {
+            None => Ok(()),
+            Some(Ok(_)) => Err(Arc::new(Error::Immutable { name: self.name })),
+            Some(Err(error)) => Err(error.clone()),
+        }
+    }
+
+    async fn take(&mut self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let end = offset + data.len() as u64;
+        if let Some(limit) = self.limit(offset, data).await?.filter(|&limit| end > limit) {
+            return Err(Error::TooLong { name: self.name, limit_bytes: limit });
+        }
+        self.draft.write(offset, data).await.map_err(|error| self.staging_error(&error))
+    }
+
+    /// How long the file may become; looks at the first page as soon as it comes, to refuse early what must be refused.
+    async fn limit(&mut self, offset: u64, data: &[u8]) -> Result<Option<u64>, Error> {
+        if self.name.segment().is_none() {
+            return Ok(Some(SMALL_FILE_BYTES));
+        }
+        if offset < HEADER_BYTES as u64 {
+            self.take_head(offset as usize, data);
+            self.header = self.checked_header().await?;
+        }
+        Ok(self.segment_bytes())
+    }
+
+    fn take_head(&mut self, offset: usize, data: &[u8]) {
+        let end = HEADER_BYTES.min(offset + data.len());
+        if self.head.len() < end {
+            self.head.resize(end, 0);
+        }
+        self.head[offset..end].copy_from_slice(&data[..end - offset]);
+    }
+
+    /// The header, if it has come. A first page of zeros is what a writer leaves that fills in the data later.
+    async fn checked_header(&self) -> Result<Option<PageHeader>, Error> {
+        if self.head.len() < HEADER_BYTES {
+            return Ok(None);
+        }
+        match PageHeader::parse(&self.head) {
+            Ok(header) => {
+                self.archive.check_header(self.name, &header, self.patience()).await?;
+                Ok(Some(header))
+            }
+            Err(HeaderError::Zero) => Ok(None),
+            Err(reason) => Err(Error::Header { name: self.name, reason }),
+        }
+    }
+
+    fn segment_bytes(&self) -> Option<u64> {
+        match &self.header {
+            Some(header) => Some(u64::from(header.segment_bytes)),
+            None => self.archive.known_cluster().map(|cluster| cluster.segment_size.bytes()),
+        }
+    }
+
+    fn is_complete(&self, source_bytes: impl FnOnce() -> Option<u64>) -> bool {
+        let (bytes, coverage) = (self.draft.bytes(), self.draft.coverage());
+        if self.name.segment().is_none() {
+            return bytes > 0 && coverage.is_full(bytes) && source_bytes() == Some(bytes);
+        }
+        // A byte written twice: the writer fills in later what it laid out first, and only it knows when it is done.
+        let Some(header) = self.header.as_ref().filter(|_| !coverage.is_rewritten()) else { return false };
+        let expected = u64::from(header.segment_bytes);
+        bytes == expected && (coverage.is_full(expected) || coverage.only_forward())
+    }
+
+    /// Is the file one that may be archived as it stands?
+    async fn check_whole(&mut self) -> Result<(), Error> {
+        if self.name.segment().is_some() { self.check_segment().await } else { self.check_text().await }
+    }
+
+    async fn check_segment(&mut self) -> Result<(), Error> {
+        // Read back rather than remembered: a draft brought under its name by a rename has not been looked at yet.
+        let head = self.draft.read(0, HEADER_BYTES).await.map_err(|error| self.staging_error(&error))?;
+        let found_bytes = self.draft.bytes();
+        let incomplete = |expected_bytes, detail| Error::Incomplete {
+            name: self.name,
+            expected_bytes,
+            found_bytes,
+            detail,
+        };
+        let header = match PageHeader::parse(&head) {
+            Ok(header) => header,
+            Err(HeaderError::Short { .. }) => {
+                return Err(incomplete(self.segment_bytes().unwrap_or(16 << 20), ""));
+            }
+            Err(reason) => return Err(Error::Header { name: self.name, reason }),
+        };
+        let expected_bytes = u64::from(header.segment_bytes);
+        if found_bytes != expected_bytes {
+            return Err(incomplete(expected_bytes, ""));
+        }
+        let coverage = self.draft.coverage();
+        if !coverage.is_full(expected_bytes) && !coverage.only_forward() {
+            return Err(incomplete(expected_bytes, ", with gaps between them"));
+        }
+        self.header = Some(header);
+        Ok(())
+    }
+
+    async fn check_text(&mut self) -> Result<(), Error> {
+        let bytes = self.draft.bytes() as usize;
+        let text = self.draft.read(0, bytes).await.map_err(|error| self.staging_error(&error))?;
+        let fault = match self.name {
+            WalName::History(own) => history::parse(&text, own).err().map(|fault| fault.to_string()),
+            WalName::Backup(segment, offset) => match backup_history::parse(&text) {
+                Ok(parsed) => parsed.check_name(segment, offset).err().map(|fault| fault.to_string()),
+                Err(fault) => Some(fault.to_string()),
+            },
+            WalName::Segment(_) | WalName::Partial(_) => None,
+        };
+        fault.map_or(Ok(()), |reason| Err(Error::Text { name: self.name, reason }))
+    }
+
+    async fn commit(&mut self) -> Result<Committed, Error> {
+        let sealed = self.draft.seal().await.map_err(|error| self.staging_error(&error))?;
+        let commit = self.archive.commit_wal(
+            self.name,
+            Arc::new(sealed),
+            self.header.as_ref(),
+            self.known_absent,
+            self.patience(),
+        );
+        // The store keeps to the deadline by itself; this also bounds waiting for another writer of the same name.
+        let grace = Duration::from_secs(2);
+        tokio::time::timeout(self.deadline + grace, commit).await.unwrap_or_else(|_| {
+            Err(Error::Store(store::Error {
+                kind: ErrorKind::Transient,
+                operation: "put",
+                target: format!("{} in {}", self.name, self.archive.place()),
+                message: format!("not done within {} s", self.deadline.as_secs()),
+            }))
+        })
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::for_at_most(self.deadline)
+    }
+
+    fn staging_error(&self, error: &std::io::Error) -> Error {
+        Error::Staging { name: self.name.to_string(), reason: error.to_string() }
+    }
+}
