@@ -11,7 +11,7 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, StalledStreamProtectionConfig};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::operation::head_object::HeadObjectError;
@@ -32,6 +32,8 @@ fn client_with(server: &S3Server, secret: &str, patience: Duration) -> Client {
         .force_path_style(true)
         .credentials_provider(Credentials::new(server.access_key(), secret, None, None, "test"))
         .retry_config(RetryConfig::disabled())
+        // Or it would end what the server is to end.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .timeout_config(timeouts);
     Client::from_conf(config.build())
 }

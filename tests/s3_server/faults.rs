@@ -9,9 +9,13 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
+use tokio::time::timeout;
 
 use super::{body, client, client_with, refusal};
 use crate::common::s3::{Action, Operation, Rule, S3Server};
+
+/// For what must end by itself, and does at once.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 type Put = Result<PutObjectOutput, SdkError<PutObjectError>>;
 
@@ -149,7 +153,10 @@ async fn a_cut_body_ends_after_the_bytes_asked_for() {
         assert_eq!(got.content_length(), Some(3_000_000));
         let mut received = 0;
         let ended = loop {
-            match got.body.next().await {
+            match timeout(PATIENCE, got.body.next())
+                .await
+                .expect("the connection ends by itself")
+            {
                 Some(Ok(piece)) => received += piece.len(),
                 end => break end,
             }
