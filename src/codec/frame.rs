@@ -263,6 +263,63 @@ mod tests {
     }
 
     #[test]
+    fn levels_may_change_from_frame_to_frame() {
+        let piece: Vec<u8> = (0..FRAME_BYTES as u32)
+            .map(|at| (at.wrapping_mul(at >> 7) >> 9) as u8 & 0x3F)
+            .collect();
+        let bytes = |level| encode(Compression::Zstd { level }, &piece).len();
+        let (fast, small) = (bytes(1), bytes(19));
+        assert!(small < fast, "{small} at level 19, {fast} at level 1");
+        assert_eq!((bytes(-7), bytes(99)), (fast, small));
+    }
+
+    /// Bytes with the right checksum that are no frame of this piece: damage before they were first summed.
+    #[test]
+    fn malformed_frames_are_refused() {
+        let piece = [b'x'; 100];
+        for (container, text) in [
+            (Container::Lz4, "none"),
+            (Container::Lz4, "lz4"),
+            (Container::Zstd, "zstd"),
+        ] {
+            let good = encode(text.parse().unwrap(), &piece).to_vec();
+            let edit = |edit: &dyn Fn(&mut Vec<u8>)| {
+                let mut bytes = good.clone();
+                edit(&mut bytes);
+                bytes
+            };
+            let malformed = [
+                Vec::new(),
+                edit(&|bytes| bytes[0] ^= 1),
+                edit(&|bytes| bytes[7] ^= 1),
+                edit(&|bytes| bytes.truncate(good.len() - 1)),
+                edit(&|bytes| bytes.push(0)),
+                encode(text.parse().unwrap(), &piece[..99]).to_vec(),
+                encode(text.parse().unwrap(), &[b'x'; 101]).to_vec(),
+            ];
+            for stored in malformed {
+                let value = hash::table_value(3, false, &piece);
+                let entry = Entry {
+                    stored_bytes: stored.len() as u32,
+                    crc32c: crc32c::crc32c(&stored),
+                    value,
+                };
+                let found = Expected {
+                    container,
+                    index: 3,
+                    alone: false,
+                    entry: &entry,
+                }
+                .unpack(&stored, &mut [0; 100]);
+                assert!(
+                    matches!(found, Err(Damage::FrameContent { frame: 3, .. })),
+                    "{text}: {found:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn uncompressed_size_is_known_both_ways() {
         let frame = FRAME_BYTES as u64;
         let sizes = [
