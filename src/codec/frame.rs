@@ -209,11 +209,9 @@ fn decode_lz4(stored: &[u8], plain: &mut [u8]) -> Result<(), &'static str> {
     }
     if size & LZ4_RAW == 0 {
         let bytes = lz4::decompress(block, plain).map_err(|_| "its LZ4 block is malformed or too long")?;
-        return if bytes == plain.len() {
-            Ok(())
-        } else {
-            Err("its LZ4 block is too short")
-        };
+        return (bytes == plain.len())
+            .then_some(())
+            .ok_or("its LZ4 block is too short");
     }
     if block.len() != plain.len() {
         return Err("its raw block does not have the size of its content");
@@ -231,11 +229,9 @@ fn decode_zstd(stored: &[u8], plain: &mut [u8]) -> Result<(), &'static str> {
         let bytes = context
             .decompress_to_buffer(stored, plain)
             .map_err(|_| "zstd finds it malformed or too long")?;
-        if bytes == plain.len() {
-            Ok(())
-        } else {
-            Err("its zstd content is too short")
-        }
+        (bytes == plain.len())
+            .then_some(())
+            .ok_or("its zstd content is too short")
     })
 }
 
