@@ -209,11 +209,9 @@ fn decode_lz4(stored: &[u8], plain: &mut [u8]) -> Result<(), &'static str> {
     }
     if size & LZ4_RAW == 0 {
         let bytes = lz4::decompress(block, plain).map_err(|_| "its LZ4 block is malformed or too long")?;
-        return if bytes == plain.len() {
-            Ok(())
-        } else {
-            Err("its LZ4 block is too short")
-        };
+        return (bytes == plain.len())
+            .then_some(())
+            .ok_or("its LZ4 block is too short");
     }
     if block.len() != plain.len() {
         return Err("its raw block does not have the size of its content");
@@ -231,11 +229,9 @@ fn decode_zstd(stored: &[u8], plain: &mut [u8]) -> Result<(), &'static str> {
         let bytes = context
             .decompress_to_buffer(stored, plain)
             .map_err(|_| "zstd finds it malformed or too long")?;
-        if bytes == plain.len() {
-            Ok(())
-        } else {
-            Err("its zstd content is too short")
-        }
+        (bytes == plain.len())
+            .then_some(())
+            .ok_or("its zstd content is too short")
     })
 }
 
@@ -260,6 +256,63 @@ mod tests {
             encode(Compression::default(), &noise).len(),
             FRAME_BYTES + LZ4_AROUND_BYTES
         );
+    }
+
+    #[test]
+    fn levels_may_change_from_frame_to_frame() {
+        let piece: Vec<u8> = (0..FRAME_BYTES as u32)
+            .map(|at| (at.wrapping_mul(at >> 7) >> 9) as u8 & 0x3F)
+            .collect();
+        let bytes = |level| encode(Compression::Zstd { level }, &piece).len();
+        let (fast, small) = (bytes(1), bytes(19));
+        assert!(small < fast, "{small} at level 19, {fast} at level 1");
+        assert_eq!((bytes(-7), bytes(99)), (fast, small));
+    }
+
+    /// Bytes with the right checksum that are no frame of this piece: damage before they were first summed.
+    #[test]
+    fn malformed_frames_are_refused() {
+        let piece = [b'x'; 100];
+        for (container, text) in [
+            (Container::Lz4, "none"),
+            (Container::Lz4, "lz4"),
+            (Container::Zstd, "zstd"),
+        ] {
+            let good = encode(text.parse().unwrap(), &piece).to_vec();
+            let edit = |edit: &dyn Fn(&mut Vec<u8>)| {
+                let mut bytes = good.clone();
+                edit(&mut bytes);
+                bytes
+            };
+            let malformed = [
+                Vec::new(),
+                edit(&|bytes| bytes[0] ^= 1),
+                edit(&|bytes| bytes[7] ^= 1),
+                edit(&|bytes| bytes.truncate(good.len() - 1)),
+                edit(&|bytes| bytes.push(0)),
+                encode(text.parse().unwrap(), &piece[..99]).to_vec(),
+                encode(text.parse().unwrap(), &[b'x'; 101]).to_vec(),
+            ];
+            for stored in malformed {
+                let value = hash::table_value(3, false, &piece);
+                let entry = Entry {
+                    stored_bytes: stored.len() as u32,
+                    crc32c: crc32c::crc32c(&stored),
+                    value,
+                };
+                let found = Expected {
+                    container,
+                    index: 3,
+                    alone: false,
+                    entry: &entry,
+                }
+                .unpack(&stored, &mut [0; 100]);
+                assert!(
+                    matches!(found, Err(Damage::FrameContent { frame: 3, .. })),
+                    "{text}: {found:?}"
+                );
+            }
+        }
     }
 
     #[test]

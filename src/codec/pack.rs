@@ -247,6 +247,8 @@ mod tests {
         spilled[12] ^= 1;
         let found = packed.summary.unpack(&spilled, &mut [0; 1000]).unwrap_err();
         assert!(matches!(found, Damage::FrameChecksum { frame: 2, .. }), "{found}");
+        let found = packed.summary.unpack(&spilled[1..], &mut [0; 1000]).unwrap_err();
+        assert!(matches!(found, Damage::FrameLength { frame: 2, .. }), "{found}");
     }
 
     #[test]

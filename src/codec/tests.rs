@@ -167,6 +167,64 @@ fn frames_that_changed_places_are_found() {
     assert!(matches!(found, Damage::FrameHash { frame: 0, .. }), "{found}");
 }
 
+/// Everything that is wrong with a table is told as what it is, not as something that follows from it.
+#[test]
+fn damage_of_a_table_has_its_own_name() {
+    let object = pack_all(Compression::None, &noise(2 * FRAME_BYTES)).0;
+    let table = object.len() - 184;
+    let flipped = |at: usize, forge: bool| {
+        let mut damaged = object.to_vec();
+        damaged[at] ^= 0x08;
+        if forge {
+            forge_checksums(&mut damaged, 184);
+        }
+        unpack_all(&damaged).unwrap_err()
+    };
+    assert!(matches!(flipped(table, true), Damage::TableHeader { .. }));
+    assert!(matches!(flipped(table + 8, false), Damage::TableChecksum { .. }));
+    assert!(matches!(flipped(table + 8, true), Damage::ObjectLength { .. }));
+    assert!(matches!(
+        flipped(table + 10, true),
+        Damage::FrameSize {
+            frame: 0,
+            stored_bytes: 0x8_000F..,
+            ..
+        }
+    ));
+    assert!(matches!(
+        flipped(table + 48 + 3, true),
+        Damage::FrameSize { frame: 1, .. }
+    ));
+    assert!(matches!(flipped(table + 20, true), Damage::TableHash { .. }));
+    assert!(matches!(
+        flipped(object.len() - 84, true),
+        Damage::UnknownCodec { code: 9 }
+    ));
+    assert!(matches!(flipped(object.len() - 30, true), Damage::ReservedInUse));
+    assert!(matches!(
+        flipped(object.len() - 80, false),
+        Damage::FooterChecksum { .. }
+    ));
+}
+
+/// Sizes that add up to the object although none is possible.
+#[test]
+fn a_frame_without_bytes_is_refused() {
+    let mut object = pack_all(Compression::None, &noise(FRAME_BYTES + 1)).0.to_vec();
+    let table = object.len() - 184;
+    object[table + 8..table + 12].copy_from_slice(&(FRAME_BYTES as u32 + 15 + 16).to_le_bytes());
+    object[table + 48..table + 52].copy_from_slice(&0_u32.to_le_bytes());
+    forge_checksums(&mut object, 184);
+    assert!(matches!(
+        unpack_all(&object),
+        Err(Damage::FrameSize {
+            frame: 1,
+            stored_bytes: 0,
+            ..
+        })
+    ));
+}
+
 #[test]
 fn huge_claims_cost_nothing() {
     let mut object = pack_all(Compression::default(), b"").0.to_vec();
@@ -182,11 +240,20 @@ fn huge_claims_cost_nothing() {
         object[footer..footer + 8].copy_from_slice(&plain_bytes.to_le_bytes());
         object[footer + 8..footer + 12].copy_from_slice(&frames.to_le_bytes());
         forge_checksums(&mut object, 104);
-        let found = unpack_all(&object).unwrap_err();
+        let found = SeekTable::parse(&object, 104).unwrap_err();
+        let too_large = matches!(found, Damage::FrameCount { .. });
         assert!(
-            matches!(found, Damage::ObjectTooShort { .. } | Damage::FrameCount { .. }),
+            too_large
+                || matches!(
+                    found,
+                    Damage::ObjectTooShort {
+                        object_bytes: 104,
+                        ..
+                    }
+                ),
             "{found}"
         );
+        assert_eq!(too_large, plain_bytes > MAX_PLAIN_BYTES, "{plain_bytes}");
     }
 }
 
