@@ -18,6 +18,15 @@
 //!
 //! [`Backend`] is one attempt of one request; [`Store`] adds patience: retries with jitter inside one total deadline.
 
+mod counts;
+mod dir;
+mod large;
+mod location;
+mod probe;
+mod requests;
+mod retry;
+mod s3;
+
 use std::fmt;
 use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime};
@@ -25,12 +34,53 @@ use std::time::{Duration, Instant, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use counts::Counts;
+pub use location::{Location, LocationError, Options, PathStyle, open};
+pub use probe::{Conditions, probe};
+pub use requests::Store;
+
 /// Name of an object, relative to the archive's prefix: `wal/000000010000000000000001.lz4`.
 ///
 /// ASCII letters, digits, and `-._/`, no empty, `.` or `..` component, at most 400 bytes (Garage takes 479 with its
 /// prefix, S3 1024).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
+
+impl Key {
+    /// A key that the program itself spells.
+    ///
+    /// # Panics
+    /// If it breaks the rules above: that is a bug of the caller, not of anybody's data.
+    pub fn new(text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self::parse(&text).unwrap_or_else(|| panic!("not a key: {text:?}"))
+    }
+
+    /// A key that somebody else spelled (a listing may show foreign objects), if it is one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let sane = text.len() <= MAX_KEY_BYTES && text.split('/').all(is_component);
+        sane.then(|| Self(text.to_owned()))
+    }
+
+    /// Its text, without the archive's prefix.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// Longest key, in bytes, without the archive's prefix.
+const MAX_KEY_BYTES: usize = 400;
+
+fn is_component(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    !matches!(name, "" | "." | "..") && name.bytes().all(plain)
+}
 
 /// What a listing or a `head` tells of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,8 +145,10 @@ pub struct Part {
     pub number: u32,
     /// The backend's tag of the part.
     pub tag: String,
-    /// The checksum the backend verified, in its own spelling.
-    pub checksum: Option<String>,
+    /// Its size, in bytes.
+    pub bytes: u64,
+    /// CRC32C of its bytes, verified by the backend where it can.
+    pub crc32c: u32,
 }
 
 /// How long a request may wait, retries and queueing included.
@@ -153,6 +205,22 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+impl Error {
+    fn new(
+        kind: ErrorKind,
+        operation: &'static str,
+        target: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            kind,
+            operation,
+            target: target.into(),
+            message: message.into(),
+        }
+    }
+}
+
 /// One attempt of one request against one kind of storage. Implementations do not retry; [`Store`] does.
 #[async_trait]
 pub trait Backend: Send + Sync + fmt::Debug {
@@ -171,6 +239,8 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// At most `limit` (1 to 1000) objects whose key starts with `prefix` and is greater than `after`, ascending.
     ///
     /// `after` need not exist and is a full key text (so that `wal/0000000100000000` works as a place to start from).
+    /// Objects stored or deleted after the first page of a listing may be missing from, or still on, its later pages.
+    /// Objects whose names are no [`Key`] are passed over.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, Error>;
 
     /// Deletes objects; one that is not there is no error.
@@ -179,27 +249,17 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Begins an object that arrives in parts. Nothing is visible before [`Backend::complete_upload`].
     async fn begin_upload(&self, key: &Key) -> Result<Upload, Error>;
 
-    /// Stores one part. All parts but the last have the same size, at least 5 MiB. May be repeated for a number.
+    /// Stores one part; `NotFound` if there is no such upload. All parts but the last have the same size, at least 5 MiB. May be repeated for a number.
     async fn put_part(&self, upload: &Upload, number: u32, body: Bytes) -> Result<Part, Error>;
 
-    /// Makes the object visible, durable and whole. `parts` ascending by number.
+    /// Makes the object visible, durable and whole. `parts` ascending by number. `NotFound` if there is no such upload.
     async fn complete_upload(&self, upload: &Upload, parts: &[Part], mode: PutMode) -> Result<(), Error>;
 
-    /// Forgets an upload and its parts.
+    /// Forgets an upload and its parts. One that is not there is no error.
     async fn abort_upload(&self, upload: &Upload) -> Result<(), Error>;
-}
 
-// Interface sketch for the implementer (becomes real code):
-// impl Key { pub fn new(text: impl Into<String>) -> Key /* panics on an invalid key: keys are spelled by archive.rs only */; pub fn as_str() }
-// #[derive(Debug, Clone)] pub struct Store { backend: Arc<dyn Backend>, ... }
-// impl Store {
-//   pub fn new(backend: Arc<dyn Backend>) -> Store;
-//   pub fn place(&self) -> String;
-//   pub async fn put(&self, key, body: Bytes, mode, patience: Patience) -> Result<(), Error>;
-//   pub async fn get(&self, key, range, patience) -> Result<Fetched, Error>;
-//   pub async fn head / list / delete (…, patience)
-//   pub async fn put_large(&self, key, parts: impl Stream<Item=Bytes> …, mode, patience)  // multipart; aborts on failure
-// }
-// pub async fn open(spec: &Location, options: &Options) -> Result<Store, Error>   // s3://bucket/prefix, file:///dir, plain path
-// pub struct Conditions { put: bool, complete: bool }
-// pub async fn probe(store: &Store, patience) -> Result<Conditions, Error>        // the same key twice, by put and by complete
+    /// What is known, without trying, of [`PutMode::IfAbsent`] here. `None`: [`probe`] must find out.
+    fn conditions_known(&self) -> Option<Conditions> {
+        None
+    }
+}

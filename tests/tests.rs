@@ -3,7 +3,16 @@
 // What a test says goes to whoever reads its failure.
 #![allow(clippy::print_stderr)]
 
+// Servers to talk to and ways to hurt them.
 mod common;
 
-/// The harness on its own, without walfs.
+// Objects, read by stock lz4 and zstd; docs/format.md, byte by byte.
+mod format;
+// The harness on its own, without walfs.
 mod harness;
+// The S3 server of the tests keeps to S3, and its faults are those they are called.
+mod s3_server;
+// Every promise of a store, asked of every kind of store.
+mod store;
+// What a real PostgreSQL writes is what `walfs::pg` reads.
+mod wal_files;

@@ -1,3 +1,6 @@
+//! What the tests share: servers to talk to and ways to hurt them.
+
+pub(crate) mod s3;
 //! The worlds that the tests run in: throw-away servers, mounts, copy tools and directories. Each file is one of them.
 
 // The tests of one milestone need not use every handle of every world, and `pub` here means: for every test.

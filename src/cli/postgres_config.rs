@@ -1,0 +1,335 @@
+//! The text of `walfs postgres-config`: lines for `postgresql.conf`, safe variants first, each with its
+//! reason.
+//!
+//! A command in that file is quoted three times: for the shell, for PostgreSQL's `%` placeholders, and as a
+//! string of the configuration file. Mount points with spaces, quotes, percent signs, newlines or bytes that
+//! are not UTF-8 come out right. Nothing is read or checked here: neither the mount nor a server.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// How to call walfs without a mount: program, subcommand and options, unquoted.
+#[derive(Debug, Clone, Copy)]
+pub struct DirectCommands<'a> {
+    /// Takes the path of a file to archive, which is appended: `walfs wal-push`.
+    pub push: &'a [&'a OsStr],
+    /// Takes a name and the path to bring it to, which are appended: `walfs wal-fetch`.
+    pub fetch: &'a [&'a OsStr],
+}
+
+/// Lines for `postgresql.conf` to archive to and restore from the archive at `mountpoint`, an absolute path.
+///
+/// The first of each kind is active, the alternatives are comments.
+pub fn postgres_config(mountpoint: &Path, direct: DirectCommands<'_>) -> String {
+    let wal = quoted(mountpoint.join("wal").as_os_str());
+    let absent = quoted(mountpoint.join(".absent").as_os_str());
+    let archive = [br#"cp "%p" "#, &wal[..], b"/%f"].concat();
+    let restore = [b"cp ", &wal[..], br#"/%f "%p""#].concat();
+    let proof = [b" || { test -e ", &absent[..], b"/%f && exit 1; exit 255; }"].concat();
+    let push = [&words(direct.push)[..], br#" "%p""#].concat();
+    let fetch = [&words(direct.fetch)[..], br#" %f "%p""#].concat();
+    [
+        ARCHIVING.to_owned(),
+        line("archive_mode", "on"),
+        line("archive_command", &setting(&archive)),
+        line("archive_timeout", "60s"),
+        RESTORING.to_owned(),
+        line("restore_command", &setting(&[restore.clone(), proof].concat())),
+        line("recovery_target_timeline", "'latest'"),
+        STANDBY_ONLY.to_owned(),
+        line("#restore_command", &setting(&restore)),
+        WITHOUT_MOUNT.to_owned(),
+        line("#archive_command", &setting(&push)),
+        line("#restore_command", &setting(&fetch)),
+    ]
+    .concat()
+}
+
+const ARCHIVING: &str = "\
+# Archiving. archive_mode needs a restart of the server, the others only a reload.
+# cp returns 0 only when the archive has the whole file and has verified its checksum.
+# If walfs is not mounted there is no directory wal: cp fails, PostgreSQL keeps the segment and tries again.
+# archive_timeout bounds how old the newest archived change of an idle server is; the empty rest of a segment
+# compresses to almost nothing.
+";
+
+const RESTORING: &str = "
+# Restoring. Used when recovery.signal or standby.signal exists, harmless otherwise.
+# PostgreSQL takes every exit code from 1 to 125 as \"the archive ends here\": it opens the database and forgets
+# the rest. cp exits with 1 for a file that does not exist, and for a mount that is gone as well. So 1 is
+# returned only if walfs proves that the archive does not have the file (it shows the name in .absent), and 255
+# otherwise: recovery stops, and can be started again.
+";
+
+const STANDBY_ONLY: &str = "
+# Alternative, only for a server with standby.signal: plain cp. A standby goes on running while the mount is gone
+# and asks again and again; promoted meanwhile, it lacks what it could not fetch. With recovery.signal a mount that
+# is gone ends recovery early.
+";
+
+const WITHOUT_MOUNT: &str = "
+# Alternative without a mount, with the same promises: 0 means stored, or restored; wal-fetch returns 1 only for
+# a file that the archive does not have, and more than 125 for every other failure.
+";
+
+fn line(name: &str, value: &str) -> String {
+    format!("{name} = {value}\n")
+}
+
+fn words(command: &[&OsStr]) -> Vec<u8> {
+    command
+        .iter()
+        .map(|word| quoted(word))
+        .collect::<Vec<_>>()
+        .join(&b' ')
+}
+
+/// One word for the shell, inside a command with PostgreSQL's placeholders.
+fn quoted(word: &OsStr) -> Vec<u8> {
+    let bytes = word.as_bytes();
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+:@,=".contains(byte);
+    if !bytes.is_empty() && bytes.iter().all(plain) {
+        return bytes.to_vec();
+    }
+    let inner = bytes.iter().flat_map(|byte| match byte {
+        b'\'' => &br"'\''"[..],
+        b'%' => b"%%",
+        other => std::slice::from_ref(other),
+    });
+    [b"'", &inner.copied().collect::<Vec<_>>()[..], b"'"].concat()
+}
+
+/// A string of `postgresql.conf`: quotes and backslashes doubled, in octal what cannot stand in a line of
+/// text.
+fn setting(command: &[u8]) -> String {
+    let mut value = String::from("'");
+    for chunk in command.utf8_chunks() {
+        value.extend(chunk.valid().chars().map(escaped));
+        value.extend(chunk.invalid().iter().map(|byte| octal(*byte)));
+    }
+    value + "'"
+}
+
+fn escaped(c: char) -> String {
+    match c {
+        '\'' | '\\' => format!("{c}{c}"),
+        '\0'..=' ' if c != ' ' => octal(c as u8),
+        '\x7F' => octal(c as u8),
+        _ => c.to_string(),
+    }
+}
+
+fn octal(byte: u8) -> String {
+    format!(r"\{byte:03o}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsString;
+    use std::fs;
+    use std::os::unix::ffi::OsStringExt;
+    use std::process::{Command, Stdio};
+
+    const SEGMENT: &str = "000000010000000000000001";
+
+    /// Names of mount points, each of which breaks a command that is quoted once too little.
+    const ODD_NAMES: [&[u8]; 10] = [
+        b"walfs",
+        b"my archive",
+        b"it's",
+        b"a\"quoted\"",
+        b"50%f%p%%",
+        b"back\\slash\\040",
+        b"$HOME `id` $(id)",
+        b"new\nline\ttab\x7F",
+        b"not utf-8 \xFF\xC3",
+        "größe; exit 0 #".as_bytes(),
+    ];
+
+    fn text(mountpoint: &Path) -> String {
+        let push = ["walfs", "wal-push", "s3://bucket/it's 100%"].map(OsStr::new);
+        let fetch = ["walfs", "wal-fetch", "s3://bucket/it's 100%"].map(OsStr::new);
+        postgres_config(
+            mountpoint,
+            DirectCommands {
+                push: &push,
+                fetch: &fetch,
+            },
+        )
+    }
+
+    /// The first string setting of that name, read as `GUC_scanstr` of PostgreSQL's `guc-file.l` does.
+    fn value(text: &str, name: &str) -> Vec<u8> {
+        let found = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(" = '"));
+        scan(found.and_then(|rest| rest.strip_suffix('\'')).unwrap().as_bytes())
+    }
+
+    fn scan(mut rest: &[u8]) -> Vec<u8> {
+        let mut value = Vec::new();
+        while let [first, tail @ ..] = rest {
+            let (byte, length) = match (first, tail) {
+                (b'\\', [b'0'..=b'7', _, _, ..]) => (
+                    u8::from_str_radix(str::from_utf8(&tail[..3]).unwrap(), 8).unwrap(),
+                    3,
+                ),
+                (b'\\' | b'\'', [second, ..]) if first == second => (*first, 1),
+                (b'\\' | b'\'', _) => panic!("not doubled: {}", rest.escape_ascii()),
+                _ => (*first, 0),
+            };
+            value.push(byte);
+            rest = &tail[length..];
+        }
+        value
+    }
+
+    /// The command with its placeholders replaced as PostgreSQL replaces them.
+    fn replaced(command: &[u8], file: &str, path: &str) -> OsString {
+        let mut bytes = command.iter();
+        let mut result = Vec::new();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'%' => result.extend(match bytes.next() {
+                    Some(b'f') => file.bytes(),
+                    Some(b'p') => path.bytes(),
+                    Some(b'%') => "%".bytes(),
+                    other => panic!("% before {other:?}"),
+                }),
+                other => result.push(*other),
+            }
+        }
+        OsString::from_vec(result)
+    }
+
+    fn shell(directory: &Path, command: OsString) -> Option<i32> {
+        let mut shell = Command::new("sh");
+        shell
+            .arg("-c")
+            .arg(command)
+            .current_dir(directory)
+            .stderr(Stdio::null());
+        shell.status().unwrap().code()
+    }
+
+    #[test]
+    fn plain_mount_point() {
+        let text = text(Path::new("/mnt/walfs"));
+        let active: Vec<_> = text
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .collect();
+        let proof = "{ test -e /mnt/walfs/.absent/%f && exit 1; exit 255; }";
+        assert_eq!(
+            active,
+            [
+                "archive_mode = on",
+                r#"archive_command = 'cp "%p" /mnt/walfs/wal/%f'"#,
+                "archive_timeout = 60s",
+                &format!(r#"restore_command = 'cp /mnt/walfs/wal/%f "%p" || {proof}'"#),
+                "recovery_target_timeline = 'latest'",
+            ]
+        );
+        for alternative in [
+            r#"#restore_command = 'cp /mnt/walfs/wal/%f "%p"'"#,
+            r#"#archive_command = 'walfs wal-push ''s3://bucket/it''\\''''s 100%%'' "%p"'"#,
+            r#"#restore_command = 'walfs wal-fetch ''s3://bucket/it''\\''''s 100%%'' %f "%p"'"#,
+        ] {
+            assert!(
+                text.lines().any(|line| line == alternative),
+                "{alternative} is not in\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_line_is_a_comment_a_setting_or_empty() {
+        for name in ODD_NAMES {
+            for line in text(&Path::new("/mnt").join(OsStr::from_bytes(name))).lines() {
+                let setting = line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+                assert!(line.is_empty() || line.starts_with('#') || setting, "{line}");
+                assert!(
+                    !line.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER),
+                    "{line:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn restore_command_tells_absent_from_unproved() {
+        for name in ODD_NAMES {
+            let root = tempfile::tempdir().unwrap();
+            let mountpoint = root.path().join(OsStr::from_bytes(name));
+            fs::create_dir_all(mountpoint.join("wal")).unwrap();
+            fs::create_dir_all(mountpoint.join(".absent")).unwrap();
+            let command = value(&text(&mountpoint), "restore_command");
+            let run = |file| shell(root.path(), replaced(&command, file, "RECOVERYXLOG"));
+            let shown = mountpoint.display();
+
+            fs::write(mountpoint.join("wal").join(SEGMENT), "content").unwrap();
+            assert_eq!(run(SEGMENT), Some(0), "{shown}");
+            assert_eq!(
+                fs::read(root.path().join("RECOVERYXLOG")).unwrap(),
+                b"content",
+                "{shown}"
+            );
+
+            fs::write(mountpoint.join(".absent/00000002.history"), "").unwrap();
+            assert_eq!(run("00000002.history"), Some(1), "{shown}");
+            assert_eq!(run("00000003.history"), Some(255), "{shown}");
+
+            fs::rename(&mountpoint, root.path().join("gone")).unwrap();
+            assert_eq!(run(SEGMENT), Some(255), "{shown}");
+        }
+    }
+
+    #[test]
+    fn archive_command_fails_without_the_mount() {
+        for name in ODD_NAMES {
+            let root = tempfile::tempdir().unwrap();
+            let mountpoint = root.path().join(OsStr::from_bytes(name));
+            fs::create_dir(&mountpoint).unwrap();
+            fs::write(root.path().join("segment"), "content").unwrap();
+            let command = value(&text(&mountpoint), "archive_command");
+            let run = || shell(root.path(), replaced(&command, SEGMENT, "segment"));
+
+            assert_eq!(run(), Some(1), "{}", mountpoint.display());
+            fs::create_dir(mountpoint.join("wal")).unwrap();
+            assert_eq!(run(), Some(0), "{}", mountpoint.display());
+            assert_eq!(
+                fs::read(mountpoint.join("wal").join(SEGMENT)).unwrap(),
+                b"content"
+            );
+        }
+    }
+
+    #[test]
+    fn words_of_direct_commands_reach_the_program_whole() {
+        let words = [&[b"printf", &br"%s\0"[..]], &ODD_NAMES[..], &[b""]].concat();
+        let command: Vec<_> = words.iter().map(|word| OsStr::from_bytes(word)).collect();
+        let text = postgres_config(
+            Path::new("/mnt"),
+            DirectCommands {
+                push: &command,
+                fetch: &command,
+            },
+        );
+        for (name, appended) in [
+            ("#archive_command", &[&b"pg_wal/x"[..], b""][..]),
+            ("#restore_command", &[SEGMENT.as_bytes(), b"pg_wal/x", b""]),
+        ] {
+            // The plain cp is the first #restore_command.
+            let last = text.rfind(name).unwrap();
+            let script = replaced(&value(&text[last..], name), SEGMENT, "pg_wal/x");
+            let output = Command::new("sh").arg("-c").arg(script).output().unwrap();
+            let expected = [&words[2..], appended].concat().join(&0);
+            assert_eq!(
+                output.stdout.escape_ascii().to_string(),
+                expected.escape_ascii().to_string()
+            );
+        }
+    }
+}

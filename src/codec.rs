@@ -1,0 +1,87 @@
+//! The bytes of a stored object: independent frames, then a seek table that stock decompressors skip.
+//!
+//! Content is cut in pieces of [`FRAME_BYTES`]; each piece becomes a *frame* of its own, packed in any order and on
+//! any thread ([`pack`]), and [`seal`] makes the trailer that ends the object. A reader parses the trailer once
+//! ([`SeekTable::parse`], which proves it against the content's hash) and from then on unpacks any frame alone, each
+//! proving itself against the table. `docs/format.md` has every byte and why it is there.
+//!
+//! This room is pure: byte slices in, byte slices out. No I/O, no async, no names of objects, nothing of PostgreSQL.
+//! Whatever bytes a parser is given, it answers with content that is right or with [`Damage`]; it never panics on
+//! them and never allocates more than the object's own size justifies.
+
+mod compression;
+mod damage;
+mod format;
+mod frame;
+mod hash;
+mod pack;
+mod table;
+
+use bytes::{Bytes, BytesMut};
+
+pub use compression::{Compression, CompressionError};
+pub use damage::Damage;
+pub use format::{MAX_PLAIN_BYTES, frames_of, trailer_bytes};
+pub use frame::{plain_bytes_uncompressed, stored_bytes_uncompressed};
+pub use hash::{ContentHash, HashTextError};
+pub use pack::{FrameSummary, Packed, Sealed, pack, seal};
+pub use table::{SeekTable, Tail};
+
+/// Plain bytes in each frame but the last, which may have fewer: 256 KiB.
+///
+/// A power of two of at least 1024, so that each piece is a subtree of the content's BLAKE3 tree.
+pub const FRAME_BYTES: usize = 1 << format::FRAME_LOG2;
+
+/// Makes a whole stored object of `plain`, on this thread.
+///
+/// For small content; staging packs frame by frame. The hash equals [`ContentHash::of`]`(plain)`.
+pub fn pack_all(compression: Compression, plain: &[u8]) -> (Bytes, ContentHash) {
+    let packed = plain
+        .chunks(FRAME_BYTES)
+        .zip(0..)
+        .map(|(piece, index)| pack(compression, index, piece));
+    let mut object = BytesMut::new();
+    let mut summaries = Vec::new();
+    for frame in packed {
+        object.extend_from_slice(&frame.stored);
+        summaries.push(frame.summary);
+    }
+    let sealed = seal(compression, summaries);
+    object.extend_from_slice(&sealed.trailer);
+    (object.freeze(), sealed.hash)
+}
+
+/// Gives back the content of a whole stored object, verified.
+///
+/// Memory grows with the content that has been proved so far, not with the size the object claims.
+///
+/// # Errors
+///
+/// Any [`Damage`]: every byte of the object is covered by a checksum or has one right value.
+pub fn unpack_all(stored: &[u8]) -> Result<Vec<u8>, Damage> {
+    let object_bytes = stored.len() as u64;
+    let table = match SeekTable::parse(stored, object_bytes)? {
+        Tail::Table(table) => table,
+        Tail::NeedLast(needed_bytes) => {
+            return Err(Damage::ObjectTooShort {
+                object_bytes,
+                needed_bytes,
+            });
+        }
+    };
+    let mut plain = Vec::new();
+    for index in 0..table.frames() {
+        let (from, place) = (table.stored_range(index..index + 1), table.plain_range(index));
+        let start = plain.len();
+        plain.resize(start + (place.end - place.start) as usize, 0);
+        table.unpack(
+            index,
+            &stored[from.start as usize..from.end as usize],
+            &mut plain[start..],
+        )?;
+    }
+    Ok(plain)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,4 @@
+//! The mount.
+
+pub mod asker;
+pub mod kernel;

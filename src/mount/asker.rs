@@ -1,0 +1,133 @@
+//! What can be known of the process behind a FUSE request.
+//!
+//! The kernel gives the number of the asking *thread*: 0 if it lives in another pid namespace, a worker's on some
+//! kernels (6.3 to 6.5.2 at exit), possibly another's by the time we look. So everything here is a hint, read from
+//! `/proc` when asked for, `None` or `false` when unknown; nothing may rest on it alone that decides whether bytes are
+//! safe. Nothing here touches the mount: paths are compared as text, and only files on other file systems are asked for
+//! their size. A server that looked at a file in its own mount would wait for itself.
+
+mod command;
+mod state;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::kernel::{field, read_mounts};
+use state::{Stat, Status};
+
+/// A thread that asked the file system for something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asker {
+    pid: u32,
+    place: PathBuf,
+}
+
+impl Asker {
+    /// The thread with this number, as a FUSE request gives it; `None` for 0, which means unknown.
+    pub fn of(pid: u32) -> Option<Self> {
+        (pid != 0).then(|| Self {
+            pid,
+            place: PathBuf::from(format!("/proc/{pid}")),
+        })
+    }
+
+    /// Is the thread on its way out? Then a flush comes from the kernel closing its files, not from a `close()` that
+    /// somebody decided on.
+    pub fn is_exiting(&self) -> Option<bool> {
+        self.stat().map(|stat| stat.is_exiting())
+    }
+
+    /// The process the thread belongs to.
+    pub fn tgid(&self) -> Option<u32> {
+        self.status().map(|status| status.tgid)
+    }
+
+    /// The process that started it, or inherited it.
+    pub fn parent(&self) -> Option<u32> {
+        self.stat().map(|stat| stat.parent).filter(|pid| *pid != 0)
+    }
+
+    /// Will nobody ever look at the answer? So it is when the thread is gone, a zombie or exiting, or when a signal
+    /// that ends it waits for it to come back from the kernel. A wait on its behalf may then be cut short.
+    pub fn doomed(&self) -> bool {
+        match self.stat() {
+            Some(stat) if stat.is_over() || stat.is_exiting() => true,
+            Some(_) => self.status().is_some_and(|status| status.is_ending()),
+            None => self.is_gone(),
+        }
+    }
+
+    /// Is this a copier whose only target is the file `name` in the directory `dir` of the mount? Strong evidence
+    /// only: `cp`, `mv`, `install`, `rsync` (last argument) or `dd` (`of=`), by themselves or in `coreutils` or
+    /// `busybox`. `mountpoint` is absolute, without symbolic links.
+    pub fn is_writing_to(&self, mountpoint: &Path, dir: &str, name: &str) -> bool {
+        let target = mountpoint.join(dir).join(name);
+        let evidence = || -> io::Result<bool> {
+            let arguments = fs::read(self.place.join("cmdline"))?;
+            let directory = fs::read_link(self.place.join("cwd"))?;
+            Ok(command::copies_to(
+                &command::split(&arguments),
+                &directory,
+                &target,
+            ))
+        };
+        evidence().unwrap_or(false)
+    }
+
+    /// The size in bytes of the regular file called `name` that the process has open for reading only, if there is
+    /// exactly one: the file that a copier is copying. Files on a FUSE file system do not count.
+    pub fn source_size(&self, name: &str) -> Option<u64> {
+        let mounts = read_mounts(&self.place.join("mountinfo")).ok()?;
+        let safe = |id: u64| {
+            mounts
+                .iter()
+                .any(|mount| mount.id == id && !mount.fs_type.starts_with("fuse"))
+        };
+        let entries = fs::read_dir(self.place.join("fd")).ok()?;
+        let mut sizes = entries.filter_map(|entry| {
+            let number = entry.ok()?.file_name();
+            let link = self.place.join("fd").join(&number);
+            let info = fs::read_to_string(self.place.join("fdinfo").join(&number)).ok()?;
+            let is_source = fs::read_link(&link).ok()?.file_name()? == name;
+            (is_source && is_for_reading(&info)? && safe(field(&info, "mnt_id:")?.parse().ok()?))
+                .then(|| regular_size(&link))?
+        });
+        let size = sizes.next()?;
+        sizes.next().is_none().then_some(size)
+    }
+
+    fn stat(&self) -> Option<Stat> {
+        Stat::parse(&fs::read(self.place.join("stat")).ok()?)
+    }
+
+    fn status(&self) -> Option<Status> {
+        Status::parse(&String::from_utf8_lossy(
+            &fs::read(self.place.join("status")).ok()?,
+        ))
+    }
+
+    /// Not merely hidden from us: `/proc` may be mounted with `hidepid`.
+    fn is_gone(&self) -> bool {
+        let Ok(pid) = libc::pid_t::try_from(self.pid) else {
+            return true;
+        };
+        // SAFETY: signal 0 is never sent; the kernel only looks whether it could be.
+        let status = unsafe { libc::kill(pid, 0) };
+        status != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
+    }
+}
+
+/// By the octal `flags` of a `fdinfo` file.
+fn is_for_reading(info: &str) -> Option<bool> {
+    let flags = i32::from_str_radix(field(info, "flags:")?, 8).ok()?;
+    Some(flags & libc::O_ACCMODE == libc::O_RDONLY && flags & libc::O_PATH == 0)
+}
+
+fn regular_size(link: &Path) -> Option<u64> {
+    let found = fs::metadata(link).ok()?;
+    found.is_file().then(|| found.len())
+}
+
+#[cfg(test)]
+mod tests;

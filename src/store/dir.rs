@@ -1,0 +1,191 @@
+//! The archive in a local directory: one file an object, its path the key.
+//!
+//! Written as temporary file, fsync, link (or rename), fsync of the directory; see `dir/write.rs`. Temporary files are
+//! under `.tmp/`, on the same file system, and are never listed.
+//!
+//! The directory that was opened is remembered by device and inode. If its path stops leading there (a disk was
+//! unmounted), nothing is "not found" any more, and nothing is written to whatever the path leads to now: every answer
+//! is a transient error until the directory is back. A disk that comes back under another device number needs a new
+//! start of the process.
+//!
+//! Relies on POSIX: link(2) is atomic and does not replace, fsync is true. A file system without hard links (exFAT)
+//! is refused by the first put.
+
+mod errors;
+mod listing;
+mod read;
+mod upload;
+mod write;
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{
+    Backend, ByteRange, Conditions, Error, ErrorKind, Fetched, Key, Meta, Page, Part, PutMode, Upload,
+};
+
+/// Folder of what is not an object yet.
+const TEMP_DIR: &str = ".tmp";
+
+/// A backend over a directory.
+#[derive(Debug)]
+pub(super) struct Dir {
+    root: Arc<Root>,
+}
+
+/// The opened directory. All its methods block.
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    /// Device and inode that `path` led to when it was opened.
+    identity: (u64, u64),
+    /// Directories whose own entries are known to be on stable storage.
+    durable: Mutex<HashSet<PathBuf>>,
+    /// Listings that a later page may continue.
+    listings: Mutex<Vec<listing::Listing>>,
+}
+
+impl Dir {
+    /// Opens the directory; makes it, if `create` says so and it is not there.
+    pub(super) async fn open(path: PathBuf, create: bool) -> Result<Self, Error> {
+        let opened = tokio::task::spawn_blocking(move || Root::open(path, create)).await;
+        let root = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        Ok(Self { root: Arc::new(root) })
+    }
+
+    /// Runs file operations where they may block. An abandoned one runs to its end.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Root) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let root = Arc::clone(&self.root);
+        let done = tokio::task::spawn_blocking(move || work(&root)).await;
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+}
+
+impl Root {
+    fn open(path: PathBuf, create: bool) -> Result<Self, Error> {
+        let named = path.clone();
+        let failed = |error: io::Error| errors::open_failed(&named, &error);
+        // An absolute path: the daemon changes its working directory.
+        let path = std::path::absolute(path).map_err(failed)?;
+        if create && !path.exists() {
+            write::make_root(&path).map_err(failed)?;
+        }
+        let meta = fs::metadata(&path).map_err(failed)?;
+        fs::read_dir(&path).map_err(failed)?;
+        let identity = (meta.dev(), meta.ino());
+        let root = Self {
+            path,
+            identity,
+            durable: Mutex::default(),
+            listings: Mutex::default(),
+        };
+        root.sweep();
+        Ok(root)
+    }
+
+    fn file(&self, key: &Key) -> PathBuf {
+        self.path.join(key.as_str())
+    }
+
+    /// Is the directory still the one that was opened?
+    fn check(&self, operation: &'static str) -> Result<(), Error> {
+        let gone = |why: String| {
+            let message = format!("the directory is gone ({why})\nHINT: is its disk mounted?");
+            Err(Error::new(
+                ErrorKind::Transient,
+                operation,
+                self.path.display().to_string(),
+                message,
+            ))
+        };
+        match fs::metadata(&self.path) {
+            Ok(meta) if (meta.dev(), meta.ino()) == self.identity => Ok(()),
+            Ok(_) => gone("another one is in its place".into()),
+            Err(error) => gone(error.to_string()),
+        }
+    }
+
+    fn temp_dir(&self) -> PathBuf {
+        self.path.join(TEMP_DIR)
+    }
+}
+
+/// Opens a directory only to fsync it: makes its entries durable.
+fn sync_dir(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
+#[async_trait]
+impl Backend for Dir {
+    fn place(&self) -> String {
+        self.root.path.display().to_string()
+    }
+
+    async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error> {
+        let key = key.clone();
+        self.blocking(move |root| root.put(&key, &body, mode)).await
+    }
+
+    async fn get(&self, key: &Key, range: ByteRange) -> Result<Fetched, Error> {
+        let key = key.clone();
+        self.blocking(move |root| root.get(&key, range)).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Meta, Error> {
+        let key = key.clone();
+        self.blocking(move |root| root.head(&key)).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, Error> {
+        let (prefix, after) = (prefix.to_owned(), after.unwrap_or_default().to_owned());
+        self.blocking(move |root| root.list(&prefix, &after, limit)).await
+    }
+
+    async fn delete(&self, keys: &[Key]) -> Result<(), Error> {
+        let keys = keys.to_vec();
+        self.blocking(move |root| keys.iter().try_for_each(|key| root.delete(key)))
+            .await
+    }
+
+    async fn begin_upload(&self, key: &Key) -> Result<Upload, Error> {
+        let key = key.clone();
+        self.blocking(move |root| root.begin_upload(&key)).await
+    }
+
+    async fn put_part(&self, upload: &Upload, number: u32, body: Bytes) -> Result<Part, Error> {
+        let upload = upload.clone();
+        self.blocking(move |root| root.put_part(&upload, number, &body))
+            .await
+    }
+
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], mode: PutMode) -> Result<(), Error> {
+        let (upload, parts) = (upload.clone(), parts.to_vec());
+        self.blocking(move |root| root.complete_upload(&upload, &parts, mode))
+            .await
+    }
+
+    async fn abort_upload(&self, upload: &Upload) -> Result<(), Error> {
+        let upload = upload.clone();
+        self.blocking(move |root| root.abort_upload(&upload)).await
+    }
+
+    fn conditions_known(&self) -> Option<Conditions> {
+        Some(Conditions {
+            put: true,
+            complete: true,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

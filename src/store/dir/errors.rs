@@ -1,0 +1,59 @@
+//! What an errno means for an archive in a directory.
+
+use std::io;
+use std::path::Path;
+
+use super::{Error, ErrorKind, Root};
+
+/// One row an errno. What is not named is taken for a hiccup: waiting is safer than a false statement.
+pub(super) fn kind_of(error: &io::Error) -> ErrorKind {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => ErrorKind::NotFound,
+        Some(libc::EEXIST) => ErrorKind::AlreadyExists,
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => ErrorKind::Denied,
+        // A full disk may be emptied, but not within the seconds that a request has: the caller's caller waits.
+        Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::Permanent,
+        Some(libc::ENOTDIR | libc::EISDIR | libc::ELOOP | libc::ENAMETOOLONG) => ErrorKind::Permanent,
+        Some(libc::EINVAL | libc::EFBIG | libc::EMLINK | libc::EXDEV) => ErrorKind::Permanent,
+        Some(libc::EOPNOTSUPP | libc::ENOSYS) => ErrorKind::Permanent,
+        _ => ErrorKind::Transient,
+    }
+}
+
+/// An error of opening the directory itself.
+pub(super) fn open_failed(path: &Path, error: &io::Error) -> Error {
+    let kind = match kind_of(error) {
+        ErrorKind::NotFound | ErrorKind::AlreadyExists => ErrorKind::Permanent,
+        kind => kind,
+    };
+    Error::new(kind, "open", path.display().to_string(), error.to_string())
+}
+
+impl Root {
+    /// An error of reading. "Not found" is believed only while the directory is the one that was opened; a component
+    /// of the path being a file is an honest "not found" as well.
+    pub(super) fn read_error(&self, operation: &'static str, path: &Path, error: &io::Error) -> Error {
+        let kind = match error.raw_os_error() {
+            Some(libc::ENOTDIR) => ErrorKind::NotFound,
+            _ => kind_of(error),
+        };
+        if kind == ErrorKind::NotFound
+            && let Err(gone) = self.check(operation)
+        {
+            return gone;
+        }
+        Error::new(kind, operation, path.display().to_string(), error.to_string())
+    }
+
+    /// An error of writing, where a missing file is nobody's answer.
+    pub(super) fn write_error(&self, operation: &'static str, path: &Path, error: &io::Error) -> Error {
+        if let Err(gone) = self.check(operation) {
+            return gone;
+        }
+        let kind = match kind_of(error) {
+            ErrorKind::NotFound => ErrorKind::Transient,
+            kind => kind,
+        };
+        Error::new(kind, operation, path.display().to_string(), error.to_string())
+    }
+}

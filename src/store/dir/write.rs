@@ -1,0 +1,177 @@
+//! How a file comes into the archive's directory: whole, durable, and never over another one unasked.
+//!
+//! 1. a temporary file under `.tmp/` is written and fsynced;
+//! 2. it is linked to its final name, which fails if there is one, or renamed over it;
+//! 3. the final name's directory is fsynced, and so were, once a process, all directories above it.
+//!
+//! A crash leaves a temporary file, or a finished object with a second name under `.tmp/`: [`Root::sweep`] removes
+//! both a day later.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Error, Key, PutMode, Root, sync_dir};
+
+/// Age at which a temporary file has no living owner.
+const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// A file that is removed with its value.
+#[derive(Debug)]
+pub(super) struct Temp {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        // After a rename it is not there. Any other failure leaves it to the sweep.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Root {
+    pub(super) fn put(&self, key: &Key, body: &[u8], mode: PutMode) -> Result<(), Error> {
+        self.check("put")?;
+        let mut temp = self
+            .temp()
+            .map_err(|error| self.write_error("put", &self.temp_dir(), &error))?;
+        temp.file
+            .write_all(body)
+            .map_err(|error| self.write_error("put", &temp.path, &error))?;
+        self.publish(temp, key, mode)
+    }
+
+    /// A new temporary file, readable by its owner only.
+    pub(super) fn temp(&self) -> io::Result<Temp> {
+        self.make_durable(&self.temp_dir())?;
+        let path = self.temp_dir().join(temp_name("tmp"));
+        let open = || {
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+        };
+        let file = match open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Somebody tidied up `.tmp` while we ran.
+                self.forget(&self.temp_dir());
+                self.make_durable(&self.temp_dir())?;
+                open()?
+            }
+            opened => opened?,
+        };
+        Ok(Temp { file, path })
+    }
+
+    /// Gives a written file its final name.
+    pub(super) fn publish(&self, temp: Temp, key: &Key, mode: PutMode) -> Result<(), Error> {
+        let path = self.file(key);
+        let parent = path.parent().expect("a key is below the root");
+        let publish = || -> io::Result<()> {
+            temp.file.sync_all()?;
+            let outcome = self.give_name(&temp.path, &path, parent, mode);
+            // Also if the name was taken: its owner may have died between link and fsync, and our caller may find
+            // the content the same and call it archived.
+            sync_dir(parent)?;
+            outcome
+        };
+        publish().map_err(|error| self.write_error("put", &path, &error))?;
+        // The path led elsewhere meanwhile? Then the file may be on the wrong disk.
+        self.check("put")
+    }
+
+    fn give_name(&self, from: &Path, to: &Path, parent: &Path, mode: PutMode) -> io::Result<()> {
+        let name = || match mode {
+            PutMode::IfAbsent => fs::hard_link(from, to),
+            PutMode::Overwrite => fs::rename(from, to),
+        };
+        self.make_durable(parent)?;
+        match name() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // An empty directory was removed since we made it.
+                self.forget(parent);
+                self.make_durable(parent)?;
+                name()
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Makes a directory below the root, and every one above it, exist and be durable. Somebody else may have made
+    /// one and not fsynced it yet, so each is done once a process.
+    pub(super) fn make_durable(&self, dir: &Path) -> io::Result<()> {
+        if dir == self.path || self.durable.lock().expect("no panic inside").contains(dir) {
+            return Ok(());
+        }
+        let parent = dir.parent().expect("below the root");
+        self.make_durable(parent)?;
+        make_dir(dir)?;
+        sync_dir(parent)?;
+        self.durable
+            .lock()
+            .expect("no panic inside")
+            .insert(dir.to_owned());
+        Ok(())
+    }
+
+    fn forget(&self, dir: &Path) {
+        self.durable.lock().expect("no panic inside").remove(dir);
+    }
+
+    /// Removes what crashed processes left under `.tmp/`: only names of our own making. Failure is no harm.
+    pub(super) fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(self.temp_dir()) else {
+            return;
+        };
+        for entry in entries.flatten().filter(is_leftover) {
+            let path = entry.path();
+            let _ = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            tracing::info!("removed a leftover of a crash: {}", path.display());
+        }
+    }
+}
+
+/// `walfs-0123456789abcdef.tmp`
+pub(super) fn temp_name(extension: &str) -> String {
+    format!("walfs-{:016x}.{extension}", fastrand::u64(..))
+}
+
+fn is_temp_name(name: &str) -> bool {
+    let hex = |text: &str| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let stem = name.strip_suffix(".tmp").or_else(|| name.strip_suffix(".upload"));
+    stem.and_then(|stem| stem.strip_prefix("walfs-")).is_some_and(hex)
+}
+
+fn is_leftover(entry: &fs::DirEntry) -> bool {
+    let modified = entry.metadata().and_then(|meta| meta.modified());
+    let old = modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > LEFTOVER_AGE));
+    old && entry.file_name().to_str().is_some_and(is_temp_name)
+}
+
+/// Makes one directory; one that is there is fine.
+pub(super) fn make_dir(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
+/// Makes the archive's own directory and what is missing above it, durably.
+pub(super) fn make_root(path: &Path) -> io::Result<()> {
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
+    if !parent.exists() {
+        make_root(parent)?;
+    }
+    make_dir(path)?;
+    sync_dir(parent)
+}

@@ -1,0 +1,196 @@
+//! The store as the rest of walfs sees it: every request with its patience, every attempt counted.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::counts::{Counters, count};
+use super::retry::{Pace, Wait};
+use super::{
+    Backend, ByteRange, Conditions, Counts, Error, Fetched, Key, Meta, Page, Part, Patience, PutMode, Upload,
+};
+
+/// One archive's place. Cheap to clone; clones share connections and counts.
+#[derive(Debug, Clone)]
+pub struct Store {
+    backend: Arc<dyn Backend>,
+    counters: Arc<Counters>,
+    pace: Pace,
+}
+
+/// The most objects that one delete request names (a limit of S3).
+const DELETE_BATCH: usize = 1000;
+
+impl Store {
+    /// A store over a backend.
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        Self {
+            backend,
+            counters: Arc::default(),
+            pace: Pace::USUAL,
+        }
+    }
+
+    /// The archive's place for people: `s3://bucket/prefix` or `/var/lib/walfs`. Never contains a secret.
+    pub fn place(&self) -> String {
+        self.backend.place()
+    }
+
+    /// How many attempts of requests were made so far.
+    pub fn counts(&self) -> Counts {
+        self.counters.read()
+    }
+
+    /// Stores a whole object; `Ok` means durable.
+    ///
+    /// # Errors
+    /// `AlreadyExists` with [`PutMode::IfAbsent`]: also after an ambiguous failure of this very request, whose retry
+    /// met the object of its first try. Compare contents before judging. After any other error but `Denied` the object
+    /// may or may not be there.
+    pub async fn put(&self, key: &Key, body: Bytes, mode: PutMode, patience: Patience) -> Result<(), Error> {
+        let bytes = body.len() as u64;
+        let attempt = || {
+            count(&self.counters.puts, 1);
+            count(&self.counters.bytes_out, bytes);
+            self.backend.put(key, body.clone(), mode)
+        };
+        self.wait("put", key.as_str(), patience, bytes, attempt).await
+    }
+
+    /// Reads an object or a part of it.
+    ///
+    /// # Errors
+    /// `NotFound` only if the store said so; `Damaged` if the bytes stay wrong over several attempts.
+    pub async fn get(&self, key: &Key, range: ByteRange, patience: Patience) -> Result<Fetched, Error> {
+        let bytes = expected_bytes(&range);
+        let attempt = || {
+            count(&self.counters.gets, 1);
+            self.backend.get(key, range.clone())
+        };
+        let fetched = self.wait("get", key.as_str(), patience, bytes, attempt).await?;
+        count(&self.counters.bytes_in, fetched.bytes.len() as u64);
+        Ok(fetched)
+    }
+
+    /// Size and time of an object.
+    ///
+    /// # Errors
+    /// `NotFound` only if the store said so.
+    pub async fn head(&self, key: &Key, patience: Patience) -> Result<Meta, Error> {
+        let attempt = || {
+            count(&self.counters.heads, 1);
+            self.backend.head(key)
+        };
+        self.wait("head", key.as_str(), patience, 0, attempt).await
+    }
+
+    /// One page of the objects whose keys start with `prefix` and are greater than `after`; see [`Backend::list`].
+    ///
+    /// # Errors
+    /// Never `NotFound`: nothing there is an empty page.
+    pub async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        patience: Patience,
+    ) -> Result<Page, Error> {
+        let attempt = || {
+            count(&self.counters.lists, 1);
+            self.backend.list(prefix, after, limit.clamp(1, 1000))
+        };
+        self.wait("list", prefix, patience, 0, attempt).await
+    }
+
+    /// Deletes objects, any number of them; one that is not there is no error.
+    ///
+    /// # Errors
+    /// The first one met; objects before it in `keys` may be gone.
+    pub async fn delete(&self, keys: &[Key], patience: Patience) -> Result<(), Error> {
+        for batch in keys.chunks(DELETE_BATCH) {
+            let attempt = || {
+                count(&self.counters.deletes, 1);
+                self.backend.delete(batch)
+            };
+            self.wait("delete", batch[0].as_str(), patience, 0, attempt)
+                .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn begin_upload(&self, key: &Key, patience: Patience) -> Result<Upload, Error> {
+        self.wait("begin upload", key.as_str(), patience, 0, || {
+            self.backend.begin_upload(key)
+        })
+        .await
+    }
+
+    pub(super) async fn put_part(
+        &self,
+        upload: &Upload,
+        number: u32,
+        body: Bytes,
+        patience: Patience,
+    ) -> Result<Part, Error> {
+        let bytes = body.len() as u64;
+        let attempt = || {
+            count(&self.counters.parts, 1);
+            count(&self.counters.bytes_out, bytes);
+            self.backend.put_part(upload, number, body.clone())
+        };
+        self.wait("put part", upload.key.as_str(), patience, bytes, attempt)
+            .await
+    }
+
+    pub(super) async fn complete_upload(
+        &self,
+        upload: &Upload,
+        parts: &[Part],
+        mode: PutMode,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        let attempt = || {
+            count(&self.counters.puts, 1);
+            self.backend.complete_upload(upload, parts, mode)
+        };
+        self.wait("complete upload", upload.key.as_str(), patience, 0, attempt)
+            .await
+    }
+
+    pub(super) async fn abort_upload(&self, upload: &Upload, patience: Patience) -> Result<(), Error> {
+        self.wait("abort upload", upload.key.as_str(), patience, 0, || {
+            self.backend.abort_upload(upload)
+        })
+        .await
+    }
+
+    pub(super) fn conditions_known(&self) -> Option<Conditions> {
+        self.backend.conditions_known()
+    }
+
+    async fn wait<T, F>(
+        &self,
+        operation: &'static str,
+        name: &str,
+        patience: Patience,
+        bytes: u64,
+        attempt: impl FnMut() -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let target = format!("{}/{name}", self.place());
+        Wait::new(operation, &target, patience, self.pace)
+            .run(bytes, attempt)
+            .await
+    }
+}
+
+/// How much a read will bring, as far as the question tells.
+fn expected_bytes(range: &ByteRange) -> u64 {
+    match range {
+        ByteRange::Whole => 0,
+        ByteRange::Span(span) => span.end.saturating_sub(span.start),
+        ByteRange::Last(bytes) => *bytes,
+    }
+}

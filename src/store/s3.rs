@@ -1,0 +1,137 @@
+//! The archive in an S3 bucket. This file and those of `s3/` alone know the AWS SDK.
+//!
+//! What is relied on: a PUT is atomic and visible at once; a checksum sent with its algorithm is compared by the
+//! server. What is not: that a 404 comes from S3 (a gateway has them too), that a condition is kept (see `probe`),
+//! that an answer of success is one (its ETag must be there).
+//!
+//! The SDK's own retries and its guessing of checksums are off: `retry.rs` repeats, `s3/checksum.rs` computes. Bodies
+//! are sent from memory, never as a stream: some servers refuse streamed signatures over plain http.
+
+mod checksum;
+mod client;
+mod error;
+mod listing;
+mod multipart;
+mod objects;
+
+use std::fmt;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use aws_sdk_s3::primitives::DateTime;
+use bytes::Bytes;
+
+use self::client::Connections;
+use super::{
+    Backend, ByteRange, Error, ErrorKind, Fetched, Key, Location, Meta, Options, Page, Part, PutMode, Upload,
+};
+
+/// A backend over a bucket and a prefix.
+pub(super) struct S3 {
+    bucket: String,
+    /// Without slashes at its ends; may be empty.
+    prefix: String,
+    connections: Connections,
+}
+
+/// Nothing of the client: its configuration holds credentials.
+impl fmt::Debug for S3 {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "S3({})", self.place())
+    }
+}
+
+impl S3 {
+    /// Finds credentials and the way of addressing the bucket, and that the bucket is there. One attempt.
+    pub(super) async fn open(bucket: String, prefix: String, options: &Options) -> Result<Self, Error> {
+        let connections = Connections::open(&bucket, &prefix, options).await?;
+        Ok(Self {
+            bucket,
+            prefix,
+            connections,
+        })
+    }
+
+    /// Full name of a key, or of the start of one, inside the bucket.
+    fn full(&self, key: &str) -> String {
+        match self.prefix.as_str() {
+            "" => key.to_owned(),
+            prefix => format!("{prefix}/{key}"),
+        }
+    }
+
+    /// What the archive calls an object of the bucket.
+    fn relative<'a>(&self, full: &'a str) -> Option<&'a str> {
+        match self.prefix.as_str() {
+            "" => Some(full),
+            prefix => full.strip_prefix(prefix)?.strip_prefix('/'),
+        }
+    }
+
+    fn target(&self, key: &str) -> String {
+        format!("{}/{key}", self.place())
+    }
+
+    fn error(
+        &self,
+        kind: ErrorKind,
+        operation: &'static str,
+        key: &str,
+        message: impl Into<String>,
+    ) -> Error {
+        Error::new(kind, operation, self.target(key), message)
+    }
+}
+
+/// A time the server did not tell is the beginning of time: nothing is decided by it.
+fn system_time(time: Option<&DateTime>) -> SystemTime {
+    time.and_then(|time| SystemTime::try_from(*time).ok())
+        .unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[async_trait]
+impl Backend for S3 {
+    fn place(&self) -> String {
+        Location::S3 {
+            bucket: self.bucket.clone(),
+            prefix: self.prefix.clone(),
+        }
+        .to_string()
+    }
+
+    async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error> {
+        self.put_object(key, body, mode).await
+    }
+
+    async fn get(&self, key: &Key, range: ByteRange) -> Result<Fetched, Error> {
+        self.get_object(key, range).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Meta, Error> {
+        self.head_object(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, Error> {
+        self.list_objects(prefix, after, limit).await
+    }
+
+    async fn delete(&self, keys: &[Key]) -> Result<(), Error> {
+        self.delete_objects(keys).await
+    }
+
+    async fn begin_upload(&self, key: &Key) -> Result<Upload, Error> {
+        self.create_multipart(key).await
+    }
+
+    async fn put_part(&self, upload: &Upload, number: u32, body: Bytes) -> Result<Part, Error> {
+        self.upload_part(upload, number, body).await
+    }
+
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], mode: PutMode) -> Result<(), Error> {
+        self.complete_multipart(upload, parts, mode).await
+    }
+
+    async fn abort_upload(&self, upload: &Upload) -> Result<(), Error> {
+        self.abort_multipart(upload).await
+    }
+}

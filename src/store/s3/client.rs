@@ -1,0 +1,252 @@
+//! Clients: configuration, credentials, and the way a bucket is addressed.
+//!
+//! Credentials come from the AWS chain: environment, profile files, a process, web identity, container, instance. The
+//! SDK reads a file once; another process may replace it. So when a server refuses a key or a token, everything is
+//! read again and a new client made, at most once in five seconds.
+
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use aws_config::environment::region::EnvironmentVariableRegionProvider;
+use aws_config::imds::region::ImdsRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::region::ProfileFileRegionProvider;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::{
+    Builder, ProvideCredentials, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+use super::error::Failure;
+use crate::store::{Error, ErrorKind, Location, Options, PathStyle};
+
+/// How long finding credentials and region may take: the chain ends at an address that swallows packets where there
+/// is no cloud.
+const CHAIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a connection may take to be there.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Credentials are not read again sooner than this after the last time.
+const RENEW_EVERY: Duration = Duration::from_secs(5);
+
+/// Where no region is set anywhere; what servers other than AWS mostly expect.
+const USUAL_REGION: &str = "us-east-1";
+
+/// A client and when it was made.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    pub(super) client: Client,
+    generation: u64,
+    made: Instant,
+}
+
+/// The client in use, and the making of its successor.
+pub(super) struct Connections {
+    options: Options,
+    path_style: bool,
+    target: String,
+    current: RwLock<Arc<Connection>>,
+    renewing: tokio::sync::Mutex<()>,
+}
+
+impl Connections {
+    /// Finds credentials, then asks for one page of the listing to see that the bucket is there and how it is
+    /// addressed. A server of one's own is asked with the bucket in the path first, AWS with the bucket in the host
+    /// name, and the other way if the server says no.
+    pub(super) async fn open(bucket: &str, prefix: &str, options: &Options) -> Result<Self, Error> {
+        let target = Location::S3 {
+            bucket: bucket.into(),
+            prefix: prefix.into(),
+        }
+        .to_string();
+        let config = load(options, &target).await?;
+        let own_server = has_endpoint(options, &config);
+        let (first, second) = match options.path_style {
+            PathStyle::Always => (true, None),
+            PathStyle::Never => (false, None),
+            PathStyle::Auto => (own_server, Some(!own_server)),
+        };
+        let refused = match look(&config, first, bucket, prefix).await {
+            Ok(client) => return Ok(Self::with(options, first, target, client)),
+            Err(refused) => refused,
+        };
+        if let Some(second) = second.filter(|_| refused.kind() != ErrorKind::Transient)
+            && let Ok(client) = look(&config, second, bucket, prefix).await
+        {
+            return Ok(Self::with(options, second, target, client));
+        }
+        Err(Error::new(refused.kind(), "open", target, refused.advice()))
+    }
+
+    fn with(options: &Options, path_style: bool, target: String, client: Client) -> Self {
+        let current = RwLock::new(Arc::new(Connection {
+            client,
+            generation: 0,
+            made: Instant::now(),
+        }));
+        Self {
+            options: options.clone(),
+            path_style,
+            target,
+            current,
+            renewing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    pub(super) fn current(&self) -> Arc<Connection> {
+        Arc::clone(&self.current.read().expect("no panic inside"))
+    }
+
+    /// What to tell of a failed request. If it failed for its credentials and others could be had, it becomes
+    /// transient: the next attempt uses them.
+    pub(super) async fn failed<E>(
+        &self,
+        used: &Connection,
+        operation: &'static str,
+        target: String,
+        error: &SdkError<E, HttpResponse>,
+    ) -> Error
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let failure = Failure::of(error);
+        let renewed = failure.is_of_credentials() && self.renew(used).await;
+        let kind = if renewed {
+            ErrorKind::Transient
+        } else {
+            failure.kind()
+        };
+        Error::new(kind, operation, target, failure.advice())
+    }
+
+    /// Reads the credentials again. `false`: that was just done, or did not succeed.
+    async fn renew(&self, used: &Connection) -> bool {
+        let _one_at_a_time = self.renewing.lock().await;
+        let current = self.current();
+        if current.generation != used.generation {
+            return true;
+        }
+        if current.made.elapsed() < RENEW_EVERY {
+            return false;
+        }
+        let Ok(config) = load(&self.options, &self.target).await else {
+            return false;
+        };
+        let client = client(&config, self.path_style);
+        let next = Connection {
+            client,
+            generation: current.generation + 1,
+            made: Instant::now(),
+        };
+        *self.current.write().expect("no panic inside") = Arc::new(next);
+        tracing::info!(
+            "{}: the server refused the credentials; read them again",
+            self.target
+        );
+        true
+    }
+}
+
+/// Configuration with credentials that were found, if not yet tried.
+async fn load(options: &Options, target: &str) -> Result<SdkConfig, Error> {
+    let late = |_| {
+        denied(
+            target,
+            format!("none was found within {} s", CHAIN_WITHIN.as_secs()),
+        )
+    };
+    tokio::time::timeout(CHAIN_WITHIN, find(options, target))
+        .await
+        .map_err(late)?
+}
+
+async fn find(options: &Options, target: &str) -> Result<SdkConfig, Error> {
+    let time_outs = TimeoutConfig::builder().connect_timeout(CONNECT_WITHIN).build();
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .region(region(options).await)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(time_outs);
+    if let Some(profile) = &options.profile {
+        loader = loader.profile_name(profile);
+    }
+    if let Some(endpoint) = &options.endpoint {
+        loader = loader.endpoint_url(endpoint);
+    }
+    let config = loader.load().await;
+    let provider = config
+        .credentials_provider()
+        .ok_or_else(|| denied(target, "no source of them"))?;
+    provider
+        .provide_credentials()
+        .await
+        .map_err(|error| denied(target, error.to_string()))?;
+    Ok(config)
+}
+
+fn denied(target: &str, why: impl Into<String>) -> Error {
+    let message = format!(
+        "no AWS credentials ({}): looked at AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile in \
+         ~/.aws/credentials and ~/.aws/config, web identity, container and instance\n\
+         HINT: set the two variables, or AWS_PROFILE, for the user that runs walfs",
+        why.into()
+    );
+    Error::new(ErrorKind::Denied, "open", target, message)
+}
+
+/// The instance's region is asked for only where the bucket may be AWS's: elsewhere nobody answers that question.
+async fn region(options: &Options) -> Region {
+    if let Some(region) = &options.region {
+        return Region::new(region.clone());
+    }
+    let mut profile = ProfileFileRegionProvider::builder();
+    if let Some(name) = &options.profile {
+        profile = profile.profile_name(name);
+    }
+    let mut chain =
+        RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new()).or_else(profile.build());
+    if options.endpoint.is_none() && !endpoint_in_environment() {
+        chain = chain.or_else(ImdsRegionProvider::builder().build());
+    }
+    chain.region().await.unwrap_or(Region::from_static(USUAL_REGION))
+}
+
+fn endpoint_in_environment() -> bool {
+    ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some())
+}
+
+fn has_endpoint(options: &Options, config: &SdkConfig) -> bool {
+    options.endpoint.is_some() || config.endpoint_url().is_some() || endpoint_in_environment()
+}
+
+fn client(config: &SdkConfig, path_style: bool) -> Client {
+    let config = Builder::from(config)
+        .force_path_style(path_style)
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        .stalled_stream_protection(StalledStreamProtectionConfig::enabled().build())
+        .build();
+    Client::from_conf(config)
+}
+
+/// A client, if it finds the bucket.
+async fn look(config: &SdkConfig, path_style: bool, bucket: &str, prefix: &str) -> Result<Client, Failure> {
+    let client = client(config, path_style);
+    let listing = client.list_objects_v2().bucket(bucket).max_keys(1);
+    let listing = if prefix.is_empty() {
+        listing
+    } else {
+        listing.prefix(format!("{prefix}/"))
+    };
+    match listing.send().await {
+        Ok(_) => Ok(client),
+        Err(error) => Err(Failure::of(&error)),
+    }
+}

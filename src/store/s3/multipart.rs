@@ -1,0 +1,131 @@
+//! Objects in parts. The checksum's algorithm is declared at the beginning and sent with every part, so that every
+//! server compares; see `checksum.rs`.
+//!
+//! The SDK reads the body of a completion: an error inside a 200 is an error (its deserializer takes any answer whose
+//! root element is `Error` for one). An empty or unreadable body has no ETag and is an error here.
+
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
+use bytes::Bytes;
+
+use super::{Error, ErrorKind, Key, Part, PutMode, S3, Upload, checksum};
+
+impl S3 {
+    pub(super) async fn create_multipart(&self, key: &Key) -> Result<Upload, Error> {
+        let used = self.connections.current();
+        let request = used
+            .client
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(self.full(key.as_str()));
+        let request = request
+            .checksum_algorithm(ChecksumAlgorithm::Crc32C)
+            .checksum_type(ChecksumType::FullObject);
+        match request.send().await {
+            Ok(answer) => match answer.upload_id() {
+                Some(id) if !id.is_empty() => Ok(Upload {
+                    key: key.clone(),
+                    id: id.to_owned(),
+                }),
+                _ => {
+                    let message = "the answer names no upload";
+                    Err(self.error(ErrorKind::Transient, "begin upload", key.as_str(), message))
+                }
+            },
+            Err(error) => Err(self
+                .connections
+                .failed(&used, "begin upload", self.target(key.as_str()), &error)
+                .await),
+        }
+    }
+
+    pub(super) async fn upload_part(&self, upload: &Upload, number: u32, body: Bytes) -> Result<Part, Error> {
+        let used = self.connections.current();
+        let (crc32c, bytes) = (crc32c::crc32c(&body), body.len() as u64);
+        let request = used
+            .client
+            .upload_part()
+            .bucket(&self.bucket)
+            .key(self.full(upload.key.as_str()))
+            .upload_id(&upload.id)
+            .part_number(number as i32)
+            .checksum_algorithm(ChecksumAlgorithm::Crc32C)
+            .checksum_crc32_c(checksum::spell(crc32c))
+            .body(ByteStream::from(body));
+        let answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let target = self.target(upload.key.as_str());
+                return Err(self.connections.failed(&used, "put part", target, &error).await);
+            }
+        };
+        let agrees = checksum::agrees(answer.checksum_crc32_c(), crc32c);
+        self.check_stored("put part", &upload.key, answer.e_tag(), agrees)?;
+        Ok(Part {
+            number,
+            tag: answer.e_tag.unwrap_or_default(),
+            bytes,
+            crc32c,
+        })
+    }
+
+    pub(super) async fn complete_multipart(
+        &self,
+        upload: &Upload,
+        parts: &[Part],
+        mode: PutMode,
+    ) -> Result<(), Error> {
+        let used = self.connections.current();
+        let all = CompletedMultipartUpload::builder()
+            .set_parts(Some(parts.iter().map(completed).collect()))
+            .build();
+        let request = used
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.bucket)
+            .key(self.full(upload.key.as_str()))
+            .upload_id(&upload.id)
+            .set_if_none_match((mode == PutMode::IfAbsent).then(|| "*".to_owned()))
+            .multipart_upload(all);
+        let answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let target = self.target(upload.key.as_str());
+                return Err(self
+                    .connections
+                    .failed(&used, "complete upload", target, &error)
+                    .await);
+            }
+        };
+        let agrees = checksum::agrees_with_parts(answer.checksum_crc32_c(), parts);
+        self.check_stored("complete upload", &upload.key, answer.e_tag(), agrees)
+    }
+
+    pub(super) async fn abort_multipart(&self, upload: &Upload) -> Result<(), Error> {
+        let used = self.connections.current();
+        let request = used
+            .client
+            .abort_multipart_upload()
+            .bucket(&self.bucket)
+            .key(self.full(upload.key.as_str()));
+        let Err(error) = request.upload_id(&upload.id).send().await else {
+            return Ok(());
+        };
+        let failed = self
+            .connections
+            .failed(&used, "abort upload", self.target(upload.key.as_str()), &error)
+            .await;
+        if failed.kind == ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(failed)
+        }
+    }
+}
+
+fn completed(part: &Part) -> CompletedPart {
+    let part_of = CompletedPart::builder()
+        .part_number(part.number as i32)
+        .e_tag(&part.tag);
+    part_of.checksum_crc32_c(checksum::spell(part.crc32c)).build()
+}
