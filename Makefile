@@ -26,10 +26,10 @@ check: ## formatting, clippy, documentation, shell syntax: everything must be cl
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --document-private-items
 	@for script in $(SCRIPTS); do echo "bash -n $$script"; bash -n $$script || exit 1; done
 
-bench: build ## measure with every bench/*.sh; the numbers go to bench/
+bench: build ## measure: every cargo benchmark, then every bench/*.sh
 	@.ci/needs bench
-	@ls bench/*.sh >/dev/null || { echo "make bench: there is no bench/*.sh to run" >&2; exit 1; }
-	@for script in bench/*.sh; do echo "== $$script"; bash $$script || exit 1; done
+	$(CARGO) bench --bench '*'
+	@for script in $(wildcard bench/*.sh); do echo "== $$script"; bash $$script || exit 1; done
 
 clean: ## remove target/ (what .ci/needs built stays in its cache)
 	$(CARGO) clean
