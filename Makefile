@@ -26,9 +26,10 @@ check: ## formatting, clippy, documentation, shell syntax: everything must be cl
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --document-private-items
 	@for script in $(SCRIPTS); do echo "bash -n $$script"; bash -n $$script || exit 1; done
 
-bench: ## measure, and write the numbers to bench/
+bench: build ## measure: every cargo benchmark, then every bench/*.sh
 	@.ci/needs bench
-	$(CARGO) bench
+	$(CARGO) bench --bench '*'
+	@for script in $(wildcard bench/*.sh); do echo "== $$script"; bash $$script || exit 1; done
 
 clean: ## remove target/ (what .ci/needs built stays in its cache)
 	$(CARGO) clean

@@ -116,6 +116,33 @@ fn made_segments_have_the_header_of_real_ones() {
 }
 
 #[test]
+fn pg_receivewal_brings_the_segments_that_were_written() {
+    let world = World::new("receive");
+    let mut server = Postgres::init(
+        &world.path().join("pg"),
+        &Options {
+            segment_mib: 1,
+            ..Options::default()
+        },
+    );
+    server.start();
+    let into = world.owned_dir("into");
+    let mut receiver = server.receive_wal(&into);
+    wait::until("pg_receivewal to stream", || {
+        let streaming = server.query("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'");
+        (streaming == "1").then_some(())
+    });
+    let name = server.switch_wal();
+    wait::until("the segment to arrive", || {
+        into.join(&name).exists().then_some(())
+    });
+    receiver.kill().expect("kill pg_receivewal");
+    receiver.wait().expect("wait for pg_receivewal");
+    let content = |path| fs::read(path).expect("read a segment");
+    assert!(content(into.join(&name)) == content(server.data().join("pg_wal").join(&name)));
+}
+
+#[test]
 fn every_copier_copies_and_tells_of_a_place_it_may_not_write() {
     let world = World::new("copiers");
     let user = User::postgres();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::str::FromStr;
 use std::thread;
+use std::time::Duration;
 
 use super::user::{User, said};
 use super::wait;
@@ -72,15 +73,6 @@ pub enum StopMode {
     Smart,
     Fast,
     Immediate,
-}
-
-/// What `pg_stat_archiver` says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ArchiverStats {
-    pub archived_count: u64,
-    pub last_archived_wal: String,
-    pub failed_count: u64,
-    pub last_failed_wal: String,
 }
 
 /// One cluster and, while it runs, its server.
@@ -159,11 +151,6 @@ impl Postgres {
         }
     }
 
-    /// Turns archiving on with this command; before the start, as `archive_mode` needs it.
-    pub fn archive_with(&self, archive_command: &str) {
-        self.configure(&[("archive_mode", "on"), ("archive_command", archive_command)]);
-    }
-
     /// Makes a running server read its settings again.
     pub fn reload(&self) {
         self.query("SELECT pg_reload_conf()");
@@ -221,11 +208,14 @@ impl Postgres {
     /// tool inside a call of a mount that does not answer cannot die; this waits for it.
     pub fn kill9(&mut self) {
         self.kill9_postmaster();
-        wait::until("every process of the server to be gone", || {
-            let left = processes_in(&self.data);
-            left.iter().for_each(|process| send(*process, libc::SIGKILL));
-            left.is_empty().then_some(())
-        });
+        wait::until("every process of the server to be gone", || self.kill_processes());
+    }
+
+    /// Kills what still works in the data directory; `Some` when nothing does.
+    fn kill_processes(&self) -> Option<()> {
+        let left = processes_in(&self.data);
+        left.iter().for_each(|process| send(*process, libc::SIGKILL));
+        left.is_empty().then_some(())
     }
 
     /// `kill -9` of the postmaster alone; a copy tool of the archiver lives on and finishes its work.
@@ -311,13 +301,6 @@ impl Postgres {
             .expect("run pgbench")
     }
 
-    /// Ends the current segment, whatever is in it, and names it.
-    pub fn switch_wal(&self) -> String {
-        // A segment without a record would not be switched.
-        self.query("SELECT pg_create_restore_point('switch')");
-        self.query("SELECT pg_walfile_name(pg_switch_wal())")
-    }
-
     /// Where the next record goes: "0/3000158".
     pub fn current_lsn(&self) -> String {
         self.query("SELECT pg_current_wal_lsn()")
@@ -326,74 +309,6 @@ impl Postgres {
     /// The number that `initdb` gave this cluster.
     pub fn system_identifier(&self) -> u64 {
         self.number("SELECT system_identifier FROM pg_control_system()")
-    }
-
-    /// What the archiver has done since the cluster began.
-    pub fn archiver_stats(&self) -> ArchiverStats {
-        let row = self.query(
-            "SELECT archived_count, coalesce(last_archived_wal, ''), failed_count, coalesce(last_failed_wal, '')
-               FROM pg_stat_archiver",
-        );
-        let fields: Vec<&str> = row.split('|').collect();
-        ArchiverStats {
-            archived_count: fields[0].parse().expect("a count"),
-            last_archived_wal: fields[1].into(),
-            failed_count: fields[2].parse().expect("a count"),
-            last_failed_wal: fields[3].into(),
-        }
-    }
-
-    /// Names that `archive_status` marks `.done`: archived, and still in pg_wal.
-    pub fn done_segments(&self) -> Vec<String> {
-        self.marked(".done")
-    }
-
-    /// Names that wait to be archived.
-    pub fn ready_segments(&self) -> Vec<String> {
-        self.marked(".ready")
-    }
-
-    fn marked(&self, mark: &str) -> Vec<String> {
-        let marks = fs::read_dir(self.data.join("pg_wal/archive_status")).expect("read archive_status");
-        let names = marks.map(|entry| {
-            entry
-                .expect("read archive_status")
-                .file_name()
-                .into_string()
-                .expect("ASCII")
-        });
-        let mut names: Vec<String> = names
-            .filter_map(|name| name.strip_suffix(mark).map(String::from))
-            .collect();
-        names.sort();
-        names
-    }
-
-    /// Waits until the archiver has been told success for `name`.
-    #[track_caller]
-    pub fn wait_archived(&self, name: &str) {
-        let wal = self.data.join("pg_wal");
-        let (ready, file) = (wal.join(format!("archive_status/{name}.ready")), wal.join(name));
-        let done = wal.join(format!("archive_status/{name}.done"));
-        // The mark goes with its segment when a checkpoint recycles it, which happens to archived ones only.
-        let archived = || done.exists() || (!ready.exists() && !file.exists());
-        if wait::within(wait::LONG, || archived().then_some(())).is_none() {
-            panic!("{name} was never archived\n{}", wait::tail(&self.log, 30));
-        }
-    }
-
-    /// Ends the current segment and waits until it, and so all before it, is archived. Returns its name.
-    #[track_caller]
-    pub fn archive_all(&self) -> String {
-        let last = self.switch_wal();
-        self.wait_archived(&last);
-        wait::until("every earlier segment to be archived", || {
-            self.ready_segments()
-                .iter()
-                .all(|name| *name > last)
-                .then_some(())
-        });
-        last
     }
 
     /// The server's log so far.
@@ -422,9 +337,8 @@ impl Drop for Postgres {
             eprintln!("{}", wait::tail(&self.log, 40));
         }
         self.kill9_postmaster();
-        processes_in(&self.data)
-            .into_iter()
-            .for_each(|process| send(process, libc::SIGKILL));
+        // A copy tool that waits for a mount dies with it only, which may be dropped after this.
+        wait::within(Duration::from_secs(5), || self.kill_processes());
     }
 }
 

@@ -72,7 +72,11 @@ impl World {
         if !public.exists() {
             // By a process of its own: a file that this one has open for writing cannot be run, and a fork of another
             // test's thread keeps it open for a moment longer.
-            let status = Command::new("cp").arg(program).arg(&public).status().expect("run cp");
+            let status = Command::new("cp")
+                .arg(program)
+                .arg(&public)
+                .status()
+                .expect("run cp");
             assert!(status.success(), "cannot copy {}", program.display());
             set_mode(&public, 0o755);
         }
