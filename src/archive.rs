@@ -86,7 +86,9 @@ pub enum Error {
         offered: SegmentSize,
     },
     /// The first page is not that of the segment the name promises (contract W3).
-    #[error("{name} is refused: {reason}\nHINT: compare it with `pg_waldump`; only whole, untouched segments are archived.")]
+    #[error(
+        "{name} is refused: {reason}\nHINT: compare it with `pg_waldump`; only whole, untouched segments are archived."
+    )]
     Header {
         /// The file's name.
         name: WalName,
@@ -166,7 +168,9 @@ pub enum Error {
         place: String,
     },
     /// Written by a walfs that knows more.
-    #[error("{place} has format version {found}; this walfs reads version {FORMAT_VERSION}.\nHINT: use a newer walfs.")]
+    #[error(
+        "{place} has format version {found}; this walfs reads version {FORMAT_VERSION}.\nHINT: use a newer walfs."
+    )]
     Format {
         /// The prefix.
         place: String,
@@ -284,10 +288,19 @@ impl Archive {
             None => return Err(Error::NotAnArchive { place: store.place() }),
         };
         if marker.format_version != FORMAT_VERSION {
-            return Err(Error::Format { place: store.place(), found: marker.format_version });
+            return Err(Error::Format {
+                place: store.place(),
+                found: marker.format_version,
+            });
         }
         let compression = choose_compression(&store, &marker, options)?;
-        let archive = Self { store, marker, compression, cluster: OnceLock::new(), name_locks: Default::default() };
+        let archive = Self {
+            store,
+            marker,
+            compression,
+            cluster: OnceLock::new(),
+            name_locks: Default::default(),
+        };
         archive.cluster(patience).await?;
         Ok(archive)
     }
@@ -352,10 +365,20 @@ impl Archive {
     }
 
     fn parse_cluster(&self, file: &ClusterFile) -> Result<Cluster, Error> {
-        let broken = |reason: String| Error::Marker { key: CLUSTER, place: self.place(), reason };
-        let system_id = file.system_identifier.parse().map_err(|error| broken(format!("{error}")))?;
+        let broken = |reason: String| Error::Marker {
+            key: CLUSTER,
+            place: self.place(),
+            reason,
+        };
+        let system_id = file
+            .system_identifier
+            .parse()
+            .map_err(|error| broken(format!("{error}")))?;
         let segment_size = SegmentSize::new(file.segment_bytes).map_err(|error| broken(error.to_string()))?;
-        Ok(Cluster { system_id: SystemId(system_id), segment_size })
+        Ok(Cluster {
+            system_id: SystemId(system_id),
+            segment_size,
+        })
     }
 
     /// The key of an archived file.
@@ -365,7 +388,11 @@ impl Archive {
 
     /// Small files are always stored in LZ4's frame, uncompressed, so that a listing tells their plain size.
     fn extension(&self, name: WalName) -> &str {
-        if name.segment().is_some() { &self.marker.codec } else { Compression::None.extension() }
+        if name.segment().is_some() {
+            &self.marker.codec
+        } else {
+            Compression::None.extension()
+        }
     }
 
     /// The file a key of a listing stands for; `None` for objects that are not archived files.
@@ -377,7 +404,11 @@ impl Archive {
 }
 
 fn choose_compression(store: &Store, marker: &Marker, options: &Options) -> Result<Compression, Error> {
-    let usual = if marker.codec == "zst" { Compression::Zstd { level: 1 } } else { Compression::default() };
+    let usual = if marker.codec == "zst" {
+        Compression::Zstd { level: 1 }
+    } else {
+        Compression::default()
+    };
     let chosen = options.compression.unwrap_or(usual);
     if chosen.extension() != marker.codec {
         return Err(Error::Codec {
@@ -401,7 +432,9 @@ async fn create_marker(store: &Store, options: &Options, patience: Patience) -> 
     };
     put_json_if_absent(store, MARKER, &marker, patience).await?;
     // Another opener may have been quicker: what is stored counts.
-    read_json(store, MARKER, patience).await?.ok_or_else(|| Error::NotAnArchive { place: store.place() })
+    read_json(store, MARKER, patience)
+        .await?
+        .ok_or_else(|| Error::NotAnArchive { place: store.place() })
 }
 
 async fn read_json<T: for<'a> Deserialize<'a>>(
@@ -414,11 +447,13 @@ async fn read_json<T: for<'a> Deserialize<'a>>(
         Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    serde_json::from_slice(&fetched.bytes).map(Some).map_err(|error| Error::Marker {
-        key,
-        place: store.place(),
-        reason: error.to_string(),
-    })
+    serde_json::from_slice(&fetched.bytes)
+        .map(Some)
+        .map_err(|error| Error::Marker {
+            key,
+            place: store.place(),
+            reason: error.to_string(),
+        })
 }
 
 async fn put_json_if_absent<T: Serialize>(
@@ -429,7 +464,10 @@ async fn put_json_if_absent<T: Serialize>(
 ) -> Result<(), Error> {
     let mut text = serde_json::to_vec_pretty(value).expect("plain data becomes JSON");
     text.push(b'\n');
-    match store.put(&Key::new(key), Bytes::from(text), PutMode::IfAbsent, patience).await {
+    match store
+        .put(&Key::new(key), Bytes::from(text), PutMode::IfAbsent, patience)
+        .await
+    {
         Err(error) if error.kind != ErrorKind::AlreadyExists => Err(error.into()),
         _ => Ok(()),
     }

@@ -1,3 +1,98 @@
-//! The command line.
+//! The command line: the only place that prints, reads walfs's environment and decides exit codes.
+//!
+//! Exit codes: 0 done, 1 it failed, 2 wrong usage. `wal-fetch` is a `restore_command`, and PostgreSQL takes any code
+//! from 1 to 125 for "the archive ends here": it exits 1 only when the store has said that the file does not exist,
+//! and [`FETCH_FAILED`] for everything else, wrong usage included.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub mod mount;
+pub mod options;
 pub mod postgres_config;
+pub mod wal;
+
+/// Exit code of a `wal-fetch` that proves nothing: PostgreSQL stops the recovery, and it can be started again.
+pub const FETCH_FAILED: u8 = 255;
+
+/// A PostgreSQL archive is a directory: mount it, archive with `cp`, restore with `cp`.
+#[derive(Debug, Parser)]
+#[command(name = "walfs", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 it failed, 2 wrong usage. wal-fetch: 1 the file does not exist (the store said so), \
+255 anything else.
+
+Environment: WALFS_ARCHIVE, WALFS_LOG (error, warn, info, debug), and AWS_* as for the AWS tools. \
+Credentials come from there only, never from the command line.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show an archive as a directory
+    Mount(mount::MountArgs),
+    /// Take a mount away
+    #[command(visible_alias = "unmount")]
+    Umount(mount::UmountArgs),
+    /// Archive one WAL file without a mount: archive_command = 'walfs wal-push "%p"'
+    WalPush(wal::PushArgs),
+    /// Restore one WAL file without a mount: restore_command = 'walfs wal-fetch %f "%p"'
+    WalFetch(wal::FetchArgs),
+    /// List archived WAL files
+    #[command(visible_alias = "wal-show")]
+    WalList(wal::ListArgs),
+    /// Print the lines for postgresql.conf, and why they are as they are
+    PostgresConfig(postgres_config::PostgresConfigArgs),
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let fetches = arguments.get(1).is_some_and(|command| command == "wal-fetch");
+    let matches = match Cli::command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => {
+            let _ = error.print();
+            return match error.exit_code() {
+                0 => ExitCode::SUCCESS,
+                _ if fetches => ExitCode::from(FETCH_FAILED),
+                code => ExitCode::from(code as u8),
+            };
+        }
+    };
+    let cli = Cli::from_arg_matches(&matches).expect("what was matched can be read");
+    match cli.command {
+        Command::Mount(arguments) => mount::mount(&arguments),
+        Command::Umount(arguments) => mount::umount(&arguments),
+        Command::WalPush(arguments) => wal::push(&arguments),
+        Command::WalFetch(arguments) => wal::fetch(&arguments),
+        Command::WalList(arguments) => wal::list(&arguments),
+        Command::PostgresConfig(arguments) => postgres_config::print(&arguments),
+    }
+}
+
+/// Says what went wrong, for a person.
+fn complain(error: &dyn std::fmt::Display) {
+    eprintln!("walfs: {error}");
+}
+
+/// Log lines go to standard error; `WALFS_LOG` chooses how many.
+fn start_log(usual: &str) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("WALFS_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
+    let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // A second call, by a library user who has a log of its own, changes nothing.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(color)
+        .try_init();
+}

@@ -49,7 +49,10 @@ pub enum Error {
         exit_code: u8,
     },
     /// The child ended without a word.
-    #[error("walfs ended in the background before it was ready ({status}). HINT: {}", look_where(log))]
+    #[error(
+        "walfs ended in the background before it was ready ({status}). HINT: {}",
+        look_where(log)
+    )]
     Died {
         /// How it ended.
         status: ExitStatus,
@@ -111,8 +114,15 @@ fn run(mut command: Command, log: Option<&Path>) -> Result<(), Error> {
 
 fn open_log(log: Option<&Path>) -> Result<File, Error> {
     let path = log.unwrap_or(Path::new("/dev/null"));
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    file.map_err(|source| Error::Log { path: path.to_owned(), source })
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path);
+    file.map_err(|source| Error::Log {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// A session of its own, out of reach of the terminal's signals, and the pipe under its number.
@@ -121,10 +131,12 @@ fn in_background(command: &mut Command, writer: &PipeWriter) {
     command.env(READY_FD, number.to_string());
     // SAFETY: between fork and exec only setsid and fcntl are called, which are async-signal-safe; the pipe is open.
     unsafe {
-        command.pre_exec(move || match libc::setsid() | libc::fcntl(number, libc::F_SETFD, 0) {
-            -1 => Err(io::Error::last_os_error()),
-            _ => Ok(()),
-        })
+        command.pre_exec(
+            move || match libc::setsid() | libc::fcntl(number, libc::F_SETFD, 0) {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            },
+        )
     };
 }
 
@@ -136,11 +148,21 @@ fn wait(mut reader: PipeReader) -> io::Result<String> {
 }
 
 fn judge(said: &str, status: ExitStatus, log: Option<&Path>) -> Error {
-    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    let code = status
+        .code()
+        .or(status.signal().map(|signal| 128 + signal))
+        .unwrap_or(1);
     let exit_code = u8::try_from(code).ok().filter(|code| *code != 0).unwrap_or(1);
     match said.trim() {
-        "" => Error::Died { status, log: log.map(Path::to_owned), exit_code },
-        text => Error::Failed { text: text.to_owned(), exit_code },
+        "" => Error::Died {
+            status,
+            log: log.map(Path::to_owned),
+            exit_code,
+        },
+        text => Error::Failed {
+            text: text.to_owned(),
+            exit_code,
+        },
     }
 }
 
@@ -192,7 +214,9 @@ fn adopt(number: RawFd) -> Option<Ready> {
         std::mem::forget(file);
         return None;
     }
-    Some(Ready { pipe: std::os::fd::OwnedFd::from(file).into() })
+    Some(Ready {
+        pipe: std::os::fd::OwnedFd::from(file).into(),
+    })
 }
 
 /// Tells systemd (`Type=notify`) that the mount answers. Without systemd: nothing.
@@ -249,7 +273,12 @@ mod tests {
         let (reader, mut writer) = (place.path().join("done"), place.path().join("go"));
         let made = Command::new("mkfifo").args([&reader, &writer]).status().unwrap();
         assert!(made.success());
-        let script = format!("{}; cat '{}' > '{}'", says("ready\\n"), writer.display(), reader.display());
+        let script = format!(
+            "{}; cat '{}' > '{}'",
+            says("ready\\n"),
+            writer.display(),
+            reader.display()
+        );
         daemon(&script, None).unwrap();
         // The child still waits for us.
         std::fs::write(std::mem::take(&mut writer), "still here").unwrap();
@@ -283,7 +312,11 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let log = place.path().join("log");
         std::fs::write(&log, "before\n").unwrap();
-        daemon(&format!("echo out; echo err >&2; {}", says("ready\\n")), Some(&log)).unwrap();
+        daemon(
+            &format!("echo out; echo err >&2; {}", says("ready\\n")),
+            Some(&log),
+        )
+        .unwrap();
         assert_eq!(std::fs::read_to_string(&log).unwrap(), "before\nout\nerr\n");
         let error = daemon("true", Some(&place.path().join("no/log"))).unwrap_err();
         assert!(matches!(error, Error::Log { .. }), "{error}");
@@ -291,7 +324,10 @@ mod tests {
 
     #[test]
     fn child_leads_a_session_and_reads_nothing() {
-        let script = format!("read line && exit 8; test $(ps -o sid= -p $$) = $$ && {}", says("ready\\n"));
+        let script = format!(
+            "read line && exit 8; test $(ps -o sid= -p $$) = $$ && {}",
+            says("ready\\n")
+        );
         daemon(&script, None).unwrap();
     }
 

@@ -1,2 +1,7 @@
 //! The `walfs` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    walfs::cli::main()
+}

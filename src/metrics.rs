@@ -42,16 +42,24 @@ pub struct LastError {
 impl Metrics {
     /// Notes an archived file.
     pub fn archived(&self, name: String, uploaded: bool) {
-        let counter = if uploaded { &self.archived_files } else { &self.repeated_files };
+        let counter = if uploaded {
+            &self.archived_files
+        } else {
+            &self.repeated_files
+        };
         counter.fetch_add(1, Ordering::Relaxed);
-        *self.last_archived.lock().expect("no panic while held") =
-            Some(LastFile { time: Timestamp::now(), name });
+        *self.last_archived.lock().expect("no panic while held") = Some(LastFile {
+            time: Timestamp::now(),
+            name,
+        });
     }
 
     /// Notes an error.
     pub fn error(&self, message: String) {
-        *self.last_error.lock().expect("no panic while held") =
-            Some(LastError { time: Timestamp::now(), message });
+        *self.last_error.lock().expect("no panic while held") = Some(LastError {
+            time: Timestamp::now(),
+            message,
+        });
     }
 
     /// The latest archived file.

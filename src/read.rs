@@ -39,7 +39,12 @@ pub struct Reader {
 impl Reader {
     /// A reader that caches plain bytes in `cache` and stored bytes in `disk`.
     pub fn new(archive: Arc<Archive>, cache: Cache, disk: Option<DiskCache>) -> Self {
-        Self { archive, cache, disk: disk.map(Arc::new), decoders: Arc::new(Semaphore::new(DECODERS)) }
+        Self {
+            archive,
+            cache,
+            disk: disk.map(Arc::new),
+            decoders: Arc::new(Semaphore::new(DECODERS)),
+        }
     }
 
     /// Bytes of plain content held in memory.
@@ -86,7 +91,10 @@ impl Reader {
         let index = range.start / PIECE_BYTES;
         let start = index * PIECE_BYTES;
         let piece = self.piece(name, file_bytes, index, patience).await?;
-        let (from, to) = ((range.start - start) as usize, (range.end - start).min(piece.len() as u64) as usize);
+        let (from, to) = (
+            (range.start - start) as usize,
+            (range.end - start).min(piece.len() as u64) as usize,
+        );
         Ok(piece.slice(from..to))
     }
 
@@ -99,9 +107,15 @@ impl Reader {
         patience: Patience,
     ) -> Result<Bytes, Arc<Error>> {
         let key = self.archive.wal_key(name);
-        let id = BlockId { object: key.as_str().into(), piece: index };
+        let id = BlockId {
+            object: key.as_str().into(),
+            piece: index,
+        };
         loop {
-            let fetched = self.cache.get(id.clone(), self.fetch(&key, file_bytes, index, patience)).await;
+            let fetched = self
+                .cache
+                .get(id.clone(), self.fetch(&key, file_bytes, index, patience))
+                .await;
             match fetched {
                 // Another reader's fetch, with less patience than ours.
                 Err(error) if error.is_transient() && matches!(patience, Patience::Forever) => {}
@@ -147,7 +161,10 @@ impl Reader {
             (table, self.archive.store().get(key, range, patience).await?.bytes)
         };
         if table.plain_bytes() != file_bytes {
-            let damage = Damage::PlainBytes { expected_bytes: file_bytes, found_bytes: table.plain_bytes() };
+            let damage = Damage::PlainBytes {
+                expected_bytes: file_bytes,
+                found_bytes: table.plain_bytes(),
+            };
             return Err(self.archive.damaged(key, damage));
         }
         let decoder = self.decoders.clone().acquire_owned().await.expect("never closed");
@@ -165,7 +182,12 @@ impl Reader {
     /// A whole object, from the disk cache or the store.
     async fn whole(&self, key: &Key, patience: Patience, from_disk: bool) -> Result<Bytes, Error> {
         let Some(disk) = self.disk.clone() else {
-            return Ok(self.archive.store().get(key, ByteRange::Whole, patience).await?.bytes);
+            return Ok(self
+                .archive
+                .store()
+                .get(key, ByteRange::Whole, patience)
+                .await?
+                .bytes);
         };
         let (archive_id, object) = (self.archive.marker().archive_id.clone(), key.as_str().to_owned());
         if from_disk {
@@ -175,7 +197,12 @@ impl Reader {
                 return Ok(bytes);
             }
         }
-        let bytes = self.archive.store().get(key, ByteRange::Whole, patience).await?.bytes;
+        let bytes = self
+            .archive
+            .store()
+            .get(key, ByteRange::Whole, patience)
+            .await?
+            .bytes;
         let copy = bytes.clone();
         tokio::task::spawn_blocking(move || disk.put(&archive_id, &object, &copy));
         Ok(bytes)
@@ -195,7 +222,10 @@ fn parse_whole(object: &Bytes) -> Result<SeekTable, Damage> {
 }
 
 fn too_short(bytes: &[u8], needed_bytes: u64) -> Damage {
-    Damage::ObjectTooShort { object_bytes: bytes.len() as u64, needed_bytes }
+    Damage::ObjectTooShort {
+        object_bytes: bytes.len() as u64,
+        needed_bytes,
+    }
 }
 
 fn frames_of(table: &SeekTable, piece: u64) -> std::ops::Range<u64> {
@@ -215,7 +245,11 @@ fn decode(table: &SeekTable, piece: u64, stored: &[u8]) -> Result<Bytes, Damage>
             .get((range.start - origin) as usize..(range.end - origin) as usize)
             .ok_or_else(|| too_short(stored, range.end - origin))?;
         let within = table.plain_range(frame);
-        table.unpack(frame, bytes, &mut plain[(within.start - start) as usize..(within.end - start) as usize])?;
+        table.unpack(
+            frame,
+            bytes,
+            &mut plain[(within.start - start) as usize..(within.end - start) as usize],
+        )?;
     }
     Ok(plain.into())
 }

@@ -45,7 +45,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { directory: std::env::temp_dir(), memory_bytes: 64 << 20 }
+        Self {
+            directory: std::env::temp_dir(),
+            memory_bytes: 64 << 20,
+        }
     }
 }
 
@@ -124,8 +127,14 @@ struct Kept {
 
 #[derive(Debug, Clone)]
 enum Place {
-    Memory(Bytes, #[expect(dead_code, reason = "held for its Drop")] Arc<OwnedSemaphorePermit>),
-    File { offset: u64, bytes: u32 },
+    Memory(
+        Bytes,
+        #[expect(dead_code, reason = "held for its Drop")] Arc<OwnedSemaphorePermit>,
+    ),
+    File {
+        offset: u64,
+        bytes: u32,
+    },
 }
 
 /// The temporary file of a draft, made when first needed.
@@ -226,7 +235,11 @@ impl Draft {
             kept.push(self.kept_whole(index).await?);
         }
         let sealed = codec::seal(self.compression, kept.iter().map(|frame| frame.summary));
-        Ok(Sealed::new(kept, sealed, self.spill.lock().expect("no panic while held").file.clone()))
+        Ok(Sealed::new(
+            kept,
+            sealed,
+            self.spill.lock().expect("no panic while held").file.clone(),
+        ))
     }
 
     /// The frame's plain bytes, for writing.
@@ -240,9 +253,12 @@ impl Draft {
             Slot::Packing(_) | Slot::Kept(_) => {
                 let kept = self.kept(index).await?;
                 let stored = self.fetch(&kept)?;
-                let mut plain = Packed { stored, summary: kept.summary }
-                    .unpack()
-                    .map_err(|damage| io::Error::other(damage.to_string()))?;
+                let mut plain = Packed {
+                    stored,
+                    summary: kept.summary,
+                }
+                .unpack()
+                .map_err(|damage| io::Error::other(damage.to_string()))?;
                 plain.resize(FRAME_BYTES, 0);
                 self.frames[index] = Slot::Open(plain);
             }
@@ -258,13 +274,18 @@ impl Draft {
         if !matches!(self.frames[index], Slot::Open(_)) {
             return Ok(());
         }
-        let packer = self.shared.packers.clone().acquire_owned().await.expect("never closed");
+        let packer = self
+            .shared
+            .packers
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("never closed");
         let Slot::Open(mut plain) = std::mem::replace(&mut self.frames[index], Slot::Hole) else {
             unreachable!("checked above");
         };
         plain.truncate(self.frame_bytes(index));
-        let (compression, shared, spill) =
-            (self.compression, self.shared.clone(), self.spill.clone());
+        let (compression, shared, spill) = (self.compression, self.shared.clone(), self.spill.clone());
         self.frames[index] = Slot::Packing(tokio::task::spawn_blocking(move || {
             let packed = codec::pack(compression, index as u64, &plain);
             drop(packer);
@@ -306,8 +327,9 @@ impl Draft {
     }
 
     async fn limit_open_frames(&mut self) -> io::Result<()> {
-        let open: Vec<usize> =
-            (0..self.frames.len()).filter(|&index| matches!(self.frames[index], Slot::Open(_))).collect();
+        let open: Vec<usize> = (0..self.frames.len())
+            .filter(|&index| matches!(self.frames[index], Slot::Open(_)))
+            .collect();
         for &index in open.iter().rev().skip(OPEN_FRAMES) {
             self.pack(index).await?;
         }
@@ -319,9 +341,15 @@ fn keep(shared: &Shared, spill: &Mutex<Spill>, packed: Packed) -> io::Result<Kep
     let kib = packed.stored.len().div_ceil(1 << 10) as u32;
     let place = match shared.memory.clone().try_acquire_many_owned(kib) {
         Ok(permit) => Place::Memory(packed.stored, Arc::new(permit)),
-        Err(_) => spill.lock().expect("no panic while held").append(&shared.directory, &packed.stored)?,
+        Err(_) => spill
+            .lock()
+            .expect("no panic while held")
+            .append(&shared.directory, &packed.stored)?,
     };
-    Ok(Kept { summary: packed.summary, place })
+    Ok(Kept {
+        summary: packed.summary,
+        place,
+    })
 }
 
 fn fetch(kept: &Kept, file: Option<&File>) -> io::Result<Bytes> {
@@ -329,7 +357,8 @@ fn fetch(kept: &Kept, file: Option<&File>) -> io::Result<Bytes> {
         Place::Memory(bytes, _) => Ok(bytes.clone()),
         Place::File { offset, bytes } => {
             let mut stored = vec![0; *bytes as usize];
-            file.expect("made when the frame was spilt").read_exact_at(&mut stored, *offset)?;
+            file.expect("made when the frame was spilt")
+                .read_exact_at(&mut stored, *offset)?;
             Ok(stored.into())
         }
     }
@@ -339,9 +368,15 @@ impl Spill {
     fn append(&mut self, directory: &PathBuf, stored: &[u8]) -> io::Result<Place> {
         let file = match &self.file {
             Some(file) => file.clone(),
-            None => self.file.insert(Arc::new(tempfile::tempfile_in(directory)?)).clone(),
+            None => self
+                .file
+                .insert(Arc::new(tempfile::tempfile_in(directory)?))
+                .clone(),
         };
-        let place = Place::File { offset: self.end, bytes: stored.len() as u32 };
+        let place = Place::File {
+            offset: self.end,
+            bytes: stored.len() as u32,
+        };
         file.write_all_at(stored, self.end)?;
         self.end += stored.len() as u64;
         Ok(place)
@@ -367,7 +402,12 @@ impl Sealed {
             at += u64::from(frame.summary.stored_bytes());
         }
         offsets.push(at);
-        Self { frames, offsets, sealed, spill }
+        Self {
+            frames,
+            offsets,
+            sealed,
+            spill,
+        }
     }
 
     fn piece(&self, index: usize) -> io::Result<Bytes> {

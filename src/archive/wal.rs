@@ -128,7 +128,10 @@ impl Archive {
                 Ok(Tail::Table(table)) => return Ok(table),
                 Ok(Tail::NeedLast(bytes)) if bytes > tail_bytes => tail_bytes = bytes,
                 Ok(Tail::NeedLast(needed_bytes)) => {
-                    let damage = Damage::ObjectTooShort { object_bytes: tail.meta.stored_bytes, needed_bytes };
+                    let damage = Damage::ObjectTooShort {
+                        object_bytes: tail.meta.stored_bytes,
+                        needed_bytes,
+                    };
                     return Err(self.damaged(key, damage));
                 }
                 Err(damage) => return Err(self.damaged(key, damage)),
@@ -138,7 +141,11 @@ impl Archive {
 
     /// An error that names the object.
     pub fn damaged(&self, key: &Key, damage: Damage) -> Error {
-        Error::Damaged { key: key.as_str().to_owned(), place: self.place(), damage }
+        Error::Damaged {
+            key: key.as_str().to_owned(),
+            place: self.place(),
+            damage,
+        }
     }
 
     /// Does a segment's first page fit its name and this archive? Changes nothing.
@@ -156,9 +163,13 @@ impl Archive {
         let fit = header.check_name(segment).map_err(refused)?;
         let segment_size = header.segment_size().map_err(refused)?;
         if let TimelineMatch::Ancestor(_) = fit {
-            self.check_ancestor(name, segment, header, segment_size, patience).await?;
+            self.check_ancestor(name, segment, header, segment_size, patience)
+                .await?;
         }
-        let offered = Cluster { system_id: header.system_id, segment_size };
+        let offered = Cluster {
+            system_id: header.system_id,
+            segment_size,
+        };
         if let Some(archived) = self.cluster(patience).await? {
             self.check_cluster(name, archived, offered)?;
         }
@@ -197,13 +208,26 @@ impl Archive {
         patience: Patience,
     ) -> Result<(), Error> {
         let name_history = WalName::History(segment.timeline);
-        let Some(text) = self.read_small(name_history, patience).await? else { return Ok(()) };
-        let entries = history::parse(&text, segment.timeline)
-            .map_err(|reason| Error::Text { name: name_history, reason: reason.to_string() })?;
+        let Some(text) = self.read_small(name_history, patience).await? else {
+            return Ok(());
+        };
+        let entries = history::parse(&text, segment.timeline).map_err(|reason| Error::Text {
+            name: name_history,
+            reason: reason.to_string(),
+        })?;
         let inside = segment.start(size).0..segment.start(size).0 + size.bytes();
-        let ended_here =
-            entries.iter().any(|entry| entry.timeline == header.timeline && inside.contains(&entry.end.0));
-        if ended_here { Ok(()) } else { Err(Error::WrongTimeline { name, page: header.timeline, name_history }) }
+        let ended_here = entries
+            .iter()
+            .any(|entry| entry.timeline == header.timeline && inside.contains(&entry.end.0));
+        if ended_here {
+            Ok(())
+        } else {
+            Err(Error::WrongTimeline {
+                name,
+                page: header.timeline,
+                name_history,
+            })
+        }
     }
 
     /// Reads a `.history` or `.backup` file whole; `None` when the store said it is not there.
@@ -213,9 +237,9 @@ impl Archive {
     pub async fn read_small(&self, name: WalName, patience: Patience) -> Result<Option<Vec<u8>>, Error> {
         let key = self.wal_key(name);
         match self.store.get(&key, ByteRange::Whole, patience).await {
-            Ok(fetched) => {
-                codec::unpack_all(&fetched.bytes).map(Some).map_err(|damage| self.damaged(&key, damage))
-            }
+            Ok(fetched) => codec::unpack_all(&fetched.bytes)
+                .map(Some)
+                .map_err(|damage| self.damaged(&key, damage)),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -261,7 +285,12 @@ impl Archive {
         if archived == offered {
             return Ok(Committed::AlreadyThere);
         }
-        Err(Error::Conflict { name, place: self.place(), archived, offered })
+        Err(Error::Conflict {
+            name,
+            place: self.place(),
+            archived,
+            offered,
+        })
     }
 
     async fn upload(
@@ -272,7 +301,10 @@ impl Archive {
     ) -> Result<Committed, Error> {
         let key = self.wal_key(name);
         let put = if offered.stored_bytes() <= SINGLE_PUT_BYTES {
-            let body = offered.read(0..offered.stored_bytes()).await.map_err(|error| staging(name, &error))?;
+            let body = offered
+                .read(0..offered.stored_bytes())
+                .await
+                .map_err(|error| staging(name, &error))?;
             self.store.put(&key, body, PutMode::IfAbsent, patience).await
         } else {
             let source = offered.clone();
@@ -280,7 +312,9 @@ impl Archive {
                 let source = source.clone();
                 async move { source.read(range).await }
             });
-            self.store.put_large(&key, parts.boxed(), PutMode::IfAbsent, patience).await
+            self.store
+                .put_large(&key, parts.boxed(), PutMode::IfAbsent, patience)
+                .await
         };
         match put {
             Ok(()) => Ok(Committed::Stored),
@@ -327,16 +361,21 @@ impl Archive {
                 })?;
                 cluster.segment_size.bytes()
             }
-            WalName::History(_) | WalName::Backup(..) => {
-                codec::plain_bytes_uncompressed(meta.stored_bytes)
-                    .ok_or_else(|| {
-                        let needed_bytes = codec::stored_bytes_uncompressed(0);
-                        let damage = Damage::ObjectTooShort { object_bytes: meta.stored_bytes, needed_bytes };
-                        self.damaged(&self.wal_key(name), damage)
-                    })?
-            }
+            WalName::History(_) | WalName::Backup(..) => codec::plain_bytes_uncompressed(meta.stored_bytes)
+                .ok_or_else(|| {
+                let needed_bytes = codec::stored_bytes_uncompressed(0);
+                let damage = Damage::ObjectTooShort {
+                    object_bytes: meta.stored_bytes,
+                    needed_bytes,
+                };
+                self.damaged(&self.wal_key(name), damage)
+            })?,
         };
-        Ok(WalMeta { bytes, stored_bytes: meta.stored_bytes, modified: meta.modified })
+        Ok(WalMeta {
+            bytes,
+            stored_bytes: meta.stored_bytes,
+            modified: meta.modified,
+        })
     }
 }
 
@@ -345,5 +384,8 @@ fn part_ranges(bytes: u64) -> impl Iterator<Item = Range<u64>> {
 }
 
 fn staging(name: WalName, error: &io::Error) -> Error {
-    Error::Staging { name: name.to_string(), reason: error.to_string() }
+    Error::Staging {
+        name: name.to_string(),
+        reason: error.to_string(),
+    }
 }

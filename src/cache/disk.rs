@@ -29,9 +29,16 @@ impl DiskCache {
     /// The directory cannot be made or read.
     pub fn open(directory: &Path, limit_bytes: u64) -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)?;
         let held_bytes = entries(directory)?.iter().map(|entry| entry.bytes).sum();
-        Ok(Self { directory: directory.to_owned(), limit_bytes, held_bytes: Mutex::new(held_bytes) })
+        Ok(Self {
+            directory: directory.to_owned(),
+            limit_bytes,
+            held_bytes: Mutex::new(held_bytes),
+        })
     }
 
     /// The object's bytes, if they are here. The caller must verify them.
@@ -48,7 +55,10 @@ impl DiskCache {
         if bytes.len() as u64 > self.limit_bytes {
             return;
         }
-        if let Err(error) = self.write(&self.path(archive, object), bytes).and_then(|()| self.evict()) {
+        if let Err(error) = self
+            .write(&self.path(archive, object), bytes)
+            .and_then(|()| self.evict())
+        {
             tracing::warn!("cache directory {}: {error}", self.directory.display());
         }
     }
@@ -106,7 +116,11 @@ fn entries(directory: &Path) -> io::Result<Vec<Entry>> {
         let entry = entry?;
         // Another process may have evicted it since.
         if let Ok(meta) = entry.metadata() {
-            all.push(Entry { path: entry.path(), bytes: meta.len(), used: meta.modified()? });
+            all.push(Entry {
+                path: entry.path(),
+                bytes: meta.len(),
+                used: meta.modified()?,
+            });
         }
     }
     Ok(all)
@@ -134,7 +148,10 @@ mod tests {
         cache.put("a", "1", &[1; 100]);
         cache.put("a", "2", &[2; 100]);
         let old = SystemTime::now() - std::time::Duration::from_secs(60);
-        fs::File::open(cache.path("a", "2")).unwrap().set_modified(old).unwrap();
+        fs::File::open(cache.path("a", "2"))
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
         cache.put("a", "3", &[3; 100]);
         assert!(cache.get("a", "1").is_some() && cache.get("a", "2").is_none());
         assert!(cache.get("a", "3").is_some());
@@ -145,7 +162,9 @@ mod tests {
     #[test]
     fn counts_what_an_earlier_process_left() {
         let directory = tempfile::tempdir().unwrap();
-        DiskCache::open(directory.path(), 1000).unwrap().put("a", "1", &[1; 100]);
+        DiskCache::open(directory.path(), 1000)
+            .unwrap()
+            .put("a", "1", &[1; 100]);
         let cache = DiskCache::open(directory.path(), 150).unwrap();
         cache.put("a", "2", &[2; 100]);
         assert!(entries(directory.path()).unwrap().len() == 1);

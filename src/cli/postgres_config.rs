@@ -5,9 +5,59 @@
 //! string of the configuration file. Mount points with spaces, quotes, percent signs, newlines or bytes that
 //! are not UTF-8 come out right. Nothing is read or checked here: neither the mount nor a server.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{self, Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::complain;
+
+/// Print the lines for postgresql.conf, safe variants first, and why they are as they are.
+#[derive(Debug, Args)]
+pub struct PostgresConfigArgs {
+    /// Where the archive is mounted
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/mnt/walfs",
+        env = "WALFS_MOUNTPOINT"
+    )]
+    mountpoint: PathBuf,
+    /// For the variants without a mount: s3://bucket/prefix, file:///directory or a path
+    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE")]
+    archive: Option<OsString>,
+}
+
+/// Runs `walfs postgres-config`.
+pub fn print(arguments: &PostgresConfigArgs) -> ExitCode {
+    let mountpoint = match path::absolute(&arguments.mountpoint) {
+        Ok(mountpoint) => mountpoint,
+        Err(error) => {
+            complain(&format_args!("{}: {error}", arguments.mountpoint.display()));
+            return ExitCode::FAILURE;
+        }
+    };
+    let archive = arguments
+        .archive
+        .as_deref()
+        .unwrap_or(OsStr::new("s3://bucket/prefix"));
+    let call = |command| {
+        [
+            OsStr::new("walfs"),
+            OsStr::new(command),
+            OsStr::new("--archive"),
+            archive,
+        ]
+    };
+    let direct = DirectCommands {
+        push: &call("wal-push"),
+        fetch: &call("wal-fetch"),
+    };
+    print!("{}", postgres_config(&mountpoint, direct));
+    ExitCode::SUCCESS
+}
 
 /// How to call walfs without a mount: program, subcommand and options, unquoted.
 #[derive(Debug, Clone, Copy)]

@@ -29,14 +29,20 @@ impl Absences {
     pub fn told(&self, name: WalName, family: u32) {
         let mut all = self.0.lock().expect("no panic while held");
         all.retain(|told| told.at.elapsed() < KEPT);
-        all.push(Told { name, family, at: Instant::now() });
+        all.push(Told {
+            name,
+            family,
+            at: Instant::now(),
+        });
     }
 
     /// Was one of `families` told so a moment ago? The statement is used up by the question.
     pub fn was_told(&self, name: WalName, families: &[u32]) -> bool {
         let mut all = self.0.lock().expect("no panic while held");
         all.retain(|told| told.at.elapsed() < KEPT);
-        let found = all.iter().position(|told| told.name == name && families.contains(&told.family));
+        let found = all
+            .iter()
+            .position(|told| told.name == name && families.contains(&told.family));
         found.map(|index| all.swap_remove(index)).is_some()
     }
 }

@@ -42,7 +42,9 @@ impl Fs {
     /// [`Error::Archive`]: the store did not deliver them; never a list that is silently short.
     pub async fn read_directory(&self, handle: u64, offset: u64) -> Result<Vec<Entry>> {
         let handle = self.handles.get(handle)?;
-        let Handle::Listing { ino, wal } = &*handle else { return Err(Error::NotDirectory) };
+        let Handle::Listing { ino, wal } = &*handle else {
+            return Err(Error::NotDirectory);
+        };
         if offset < LISTING_BASE {
             let fixed = self.fixed_entries(*ino)?;
             let rest: Vec<Entry> = fixed.into_iter().skip(offset as usize).collect();
@@ -51,7 +53,10 @@ impl Fs {
             }
         }
         let Some(listing) = wal else { return Ok(Vec::new()) };
-        let listed = self.noted("list wal", listing.from(offset.saturating_sub(LISTING_BASE)).await)?;
+        let listed = self.noted(
+            "list wal",
+            listing.from(offset.saturating_sub(LISTING_BASE)).await,
+        )?;
         let entry = |listed: &super::listing::Listed| Entry {
             name: listed.name.to_string(),
             attributes: self.archived_attributes(listed.name, &listed.meta),
@@ -62,7 +67,11 @@ impl Fs {
 
     fn fixed_entries(&self, ino: u64) -> Result<Vec<Entry>> {
         let children: &[(&str, Node)] = match self.node(ino)? {
-            Node::Root => &[("wal", Node::Wal), (".absent", Node::Absent), (".walfs", Node::Own)],
+            Node::Root => &[
+                ("wal", Node::Wal),
+                (".absent", Node::Absent),
+                (".walfs", Node::Own),
+            ],
             Node::Own => &[
                 ("status.json", Node::OwnFile(OwnFile::Status)),
                 ("version", Node::OwnFile(OwnFile::Version)),
@@ -88,7 +97,9 @@ impl Fs {
     /// # Errors
     /// [`Error::Immutable`] for what is archived (contract B7), [`Error::NotFound`].
     pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
-        let what = || Error::Immutable { what: name.to_string_lossy().into_owned() };
+        let what = || Error::Immutable {
+            what: name.to_string_lossy().into_owned(),
+        };
         if self.node(parent)? != Node::Wal {
             return Err(what());
         }

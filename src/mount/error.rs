@@ -82,7 +82,10 @@ impl Error {
 
     /// Is it worth a log line? What every `cp` and `stat` meets in passing is not.
     pub fn is_notable(&self) -> bool {
-        matches!(self, Self::Archive(_) | Self::BadName { .. } | Self::Invalid { .. })
+        matches!(
+            self,
+            Self::Archive(_) | Self::BadName { .. } | Self::Invalid { .. }
+        )
     }
 }
 

@@ -131,9 +131,13 @@ impl Fs {
         if let Some(writing) = name.to_str().and_then(|name| self.writings.find(name)) {
             return Ok(self.writing_attributes(&writing));
         }
-        let Some(name) = wal_name(name) else { return Err(Error::NotFound) };
+        let Some(name) = wal_name(name) else {
+            return Err(Error::NotFound);
+        };
         let patience = self.lookup_patience(name, asker);
-        let found = self.while_wanted(asker, self.archive.wal_meta(name, patience)).await??;
+        let found = self
+            .while_wanted(asker, self.archive.wal_meta(name, patience))
+            .await??;
         match found {
             Some(meta) => Ok(self.archived_attributes(name, &meta)),
             None => {
@@ -148,7 +152,9 @@ impl Fs {
     /// A name exists here when the store says that it does *not* exist in `wal/`. An answer that does not come is no
     /// proof, and this question may fail: the `restore_command` that asks it then stops the recovery, restartably.
     async fn lookup_absent(&self, name: &OsStr, asker: Option<&Asker>) -> Result<Attributes> {
-        let Some(name) = wal_name(name) else { return Err(Error::NotFound) };
+        let Some(name) = wal_name(name) else {
+            return Err(Error::NotFound);
+        };
         let families: Vec<u32> = asker
             .map(|asker| [asker.tgid(), asker.parent()].into_iter().flatten().collect())
             .unwrap_or_default();
@@ -156,20 +162,29 @@ impl Fs {
             return self.attributes(Node::AbsentFile(name));
         }
         let patience = Patience::for_at_most(self.options.deadline);
-        match self.while_wanted(asker, self.archive.wal_meta(name, patience)).await?? {
+        match self
+            .while_wanted(asker, self.archive.wal_meta(name, patience))
+            .await??
+        {
             Some(_) => Err(Error::NotFound),
             None => self.attributes(Node::AbsentFile(name)),
         }
     }
 
     fn lookup_patience(&self, name: WalName, asker: Option<&Asker>) -> Patience {
-        let archiver =
-            asker.is_some_and(|asker| asker.is_writing_to(&self.options.mountpoint, "wal", &name.to_string()));
-        if archiver { Patience::for_at_most(self.options.deadline) } else { self.read_patience() }
+        let archiver = asker
+            .is_some_and(|asker| asker.is_writing_to(&self.options.mountpoint, "wal", &name.to_string()));
+        if archiver {
+            Patience::for_at_most(self.options.deadline)
+        } else {
+            self.read_patience()
+        }
     }
 
     pub(super) fn read_patience(&self) -> Patience {
-        self.options.read_deadline.map_or(Patience::Forever, Patience::for_at_most)
+        self.options
+            .read_deadline
+            .map_or(Patience::Forever, Patience::for_at_most)
     }
 
     /// Attributes of an inode.
@@ -181,7 +196,9 @@ impl Fs {
             Node::Archived(name) => {
                 let wait = self.archive.wal_meta(name, self.read_patience());
                 let found = self.while_wanted(asker, wait).await??;
-                found.map(|meta| self.archived_attributes(name, &meta)).ok_or(Error::NotFound)
+                found
+                    .map(|meta| self.archived_attributes(name, &meta))
+                    .ok_or(Error::NotFound)
             }
             Node::Writing(ino) => {
                 let writing = self.writings.get(ino).ok_or(Error::NotFound)?;
@@ -199,7 +216,11 @@ impl Fs {
     /// # Errors
     /// As [`Fs::open_to_read`] and [`Fs::open_to_replace`].
     pub async fn open_for(&self, ino: u64, replaces: bool, asker: Option<&Asker>) -> Result<u64> {
-        if replaces { self.open_to_replace(ino, asker).await } else { self.open_to_read(ino, asker).await }
+        if replaces {
+            self.open_to_replace(ino, asker).await
+        } else {
+            self.open_to_read(ino, asker).await
+        }
     }
 
     /// Opens an archived file for reading, or a file in `.walfs`.
@@ -226,10 +247,17 @@ impl Fs {
     /// [`Error::Archive`]: damaged, or gone.
     pub async fn read(&self, handle: u64, offset: u64, bytes: usize, asker: Option<&Asker>) -> Result<Bytes> {
         match &*self.handles.get(handle)? {
-            Handle::Archived { name, bytes: file_bytes } => {
-                let read = self.reader.read(*name, *file_bytes, offset, bytes, self.read_patience());
+            Handle::Archived {
+                name,
+                bytes: file_bytes,
+            } => {
+                let read = self
+                    .reader
+                    .read(*name, *file_bytes, offset, bytes, self.read_patience());
                 let read = self.while_wanted(asker, read).await??;
-                self.metrics.read_bytes.fetch_add(read.len() as u64, Ordering::Relaxed);
+                self.metrics
+                    .read_bytes
+                    .fetch_add(read.len() as u64, Ordering::Relaxed);
                 Ok(read)
             }
             Handle::Text(text) => {

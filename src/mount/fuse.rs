@@ -13,10 +13,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL,
-    TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
@@ -70,7 +70,9 @@ pub fn start(fuse: OwnedFd, served: Served) -> io::Result<JoinHandle<io::Result<
     // Who may come in is the kernel's business (`allow_other`, `default_permissions`). fuser's own check would refuse
     // the close of a process that has changed its user.
     let session = Session::from_fd(served, fuse, SessionACL::All, config)?;
-    thread::Builder::new().name("fuse".into()).spawn(move || session.run())
+    thread::Builder::new()
+        .name("fuse".into())
+        .spawn(move || session.run())
 }
 
 fn errno(error: &Error) -> Errno {
@@ -87,7 +89,11 @@ fn file_attr(attributes: &Attributes, owner: Owner) -> FileAttr {
         mtime: attributes.modified,
         ctime: attributes.modified,
         crtime: attributes.modified,
-        kind: if attributes.directory { FileType::Directory } else { FileType::RegularFile },
+        kind: if attributes.directory {
+            FileType::Directory
+        } else {
+            FileType::RegularFile
+        },
         perm: attributes.mode,
         nlink: if attributes.directory { 2 } else { 1 },
         uid: owner.uid,
@@ -99,11 +105,19 @@ fn file_attr(attributes: &Attributes, owner: Owner) -> FileAttr {
 }
 
 fn entry_ttl(attributes: &Attributes) -> Duration {
-    if attributes.lasting { ENTRY_TTL } else { Duration::ZERO }
+    if attributes.lasting {
+        ENTRY_TTL
+    } else {
+        Duration::ZERO
+    }
 }
 
 fn attribute_ttl(attributes: &Attributes) -> Duration {
-    if attributes.lasting { ATTRIBUTE_TTL } else { Duration::ZERO }
+    if attributes.lasting {
+        ATTRIBUTE_TTL
+    } else {
+        Duration::ZERO
+    }
 }
 
 fn reply_attr(reply: ReplyAttr, outcome: Result<Attributes, Error>, owner: Owner) {
@@ -148,7 +162,10 @@ impl Filesystem for Served {
                     reply.entry_with_ttls(&entry_ttl(&found), &attribute_ttl(&found), &attr, GENERATION);
                 }
                 Err(error) => {
-                    let _ = fs.noted::<()>(&format!("look up {}", Path::new(&name).display()), Err(error.clone()));
+                    let _ = fs.noted::<()>(
+                        &format!("look up {}", Path::new(&name).display()),
+                        Err(error.clone()),
+                    );
                     reply.error(errno(&error));
                 }
             }
@@ -158,7 +175,8 @@ impl Filesystem for Served {
     fn getattr(&self, request: &Request, ino: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
         let (fs, owner, asker) = (self.fs.clone(), self.owner, Self::asker(request));
         let _ = handle;
-        self.runtime.spawn(async move { reply_attr(reply, fs.getattr(ino.0, asker.as_ref()).await, owner) });
+        self.runtime
+            .spawn(async move { reply_attr(reply, fs.getattr(ino.0, asker.as_ref()).await, owner) });
     }
 
     fn setattr(
@@ -220,7 +238,13 @@ impl Filesystem for Served {
         match self.fs.create(parent.0, name, Self::asker(request).as_ref()) {
             Ok((created, handle)) => {
                 let (attr, ttl) = (file_attr(&created, self.owner), entry_ttl(&created));
-                reply.created(&ttl, &attr, GENERATION, FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO);
+                reply.created(
+                    &ttl,
+                    &attr,
+                    GENERATION,
+                    FileHandle(handle),
+                    FopenFlags::FOPEN_DIRECT_IO,
+                );
             }
             Err(error) => reply.error(errno(&error)),
         }
@@ -269,14 +293,30 @@ impl Filesystem for Served {
         });
     }
 
-    fn flush(&self, request: &Request, _ino: INodeNo, handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         let (fs, asker) = (self.fs.clone(), Self::asker(request));
-        self.runtime.spawn(async move { reply_empty(reply, fs.flush(handle.0, asker.as_ref()).await) });
+        self.runtime
+            .spawn(async move { reply_empty(reply, fs.flush(handle.0, asker.as_ref()).await) });
     }
 
-    fn fsync(&self, request: &Request, _ino: INodeNo, handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         let (fs, asker) = (self.fs.clone(), Self::asker(request));
-        self.runtime.spawn(async move { reply_empty(reply, fs.fsync(handle.0, asker.as_ref()).await) });
+        self.runtime
+            .spawn(async move { reply_empty(reply, fs.fsync(handle.0, asker.as_ref()).await) });
     }
 
     fn release(
@@ -309,13 +349,17 @@ impl Filesystem for Served {
         let (fs, name, new_name) = (self.fs.clone(), name.to_owned(), new_name.to_owned());
         let replace = !flags.contains(RenameFlags::RENAME_NOREPLACE);
         self.runtime.spawn(async move {
-            reply_empty(reply, fs.rename(parent.0, &name, new_parent.0, &new_name, replace).await);
+            reply_empty(
+                reply,
+                fs.rename(parent.0, &name, new_parent.0, &new_name, replace).await,
+            );
         });
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (self.fs.clone(), name.to_owned());
-        self.runtime.spawn(async move { reply_empty(reply, fs.unlink(parent.0, &name).await) });
+        self.runtime
+            .spawn(async move { reply_empty(reply, fs.unlink(parent.0, &name).await) });
     }
 
     fn rmdir(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
@@ -369,8 +413,17 @@ impl Filesystem for Served {
                 Err(error) => return reply.error(errno(&error)),
             };
             for entry in entries {
-                let kind = if entry.attributes.directory { FileType::Directory } else { FileType::RegularFile };
-                if reply.add(INodeNo(entry.attributes.ino), entry.next_offset, kind, &entry.name) {
+                let kind = if entry.attributes.directory {
+                    FileType::Directory
+                } else {
+                    FileType::RegularFile
+                };
+                if reply.add(
+                    INodeNo(entry.attributes.ino),
+                    entry.next_offset,
+                    kind,
+                    &entry.name,
+                ) {
                     break;
                 }
             }
@@ -429,7 +482,16 @@ impl Filesystem for Served {
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         // A store has no end that could be told; enough that no tool worries.
         let blocks = 1 << 30;
-        reply.statfs(blocks, blocks, blocks, 1 << 30, 1 << 30, BLOCK_BYTES, 255, BLOCK_BYTES);
+        reply.statfs(
+            blocks,
+            blocks,
+            blocks,
+            1 << 30,
+            1 << 30,
+            BLOCK_BYTES,
+            255,
+            BLOCK_BYTES,
+        );
     }
 
     fn getxattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {

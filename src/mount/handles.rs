@@ -51,7 +51,10 @@ impl Handles {
     /// Gives a handle a number.
     pub fn insert(&self, handle: Handle) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        self.open.lock().expect("no panic while held").insert(number, Arc::new(handle));
+        self.open
+            .lock()
+            .expect("no panic while held")
+            .insert(number, Arc::new(handle));
         number
     }
 
@@ -60,7 +63,12 @@ impl Handles {
     /// # Errors
     /// [`Error::BadHandle`].
     pub fn get(&self, number: u64) -> Result<Arc<Handle>, Error> {
-        self.open.lock().expect("no panic while held").get(&number).cloned().ok_or(Error::BadHandle)
+        self.open
+            .lock()
+            .expect("no panic while held")
+            .get(&number)
+            .cloned()
+            .ok_or(Error::BadHandle)
     }
 
     /// Forgets a handle and gives it back.

@@ -49,8 +49,16 @@ struct State {
 impl WalListing {
     /// A listing whose every page must come within `deadline`.
     pub fn new(archive: Arc<Archive>, deadline: std::time::Duration) -> Self {
-        let state = State { starts: vec![None], current: None, ahead: None };
-        Self { archive, deadline, state: Mutex::new(state) }
+        let state = State {
+            starts: vec![None],
+            current: None,
+            ahead: None,
+        };
+        Self {
+            archive,
+            deadline,
+            state: Mutex::new(state),
+        }
     }
 
     /// The rest of the page that `offset` is in, or of the next one that is not empty; empty at the end.
@@ -79,7 +87,10 @@ impl WalListing {
         }
         let page = match state.ahead.take() {
             Some((ahead, page)) if ahead == number => page.await.expect("listing does not panic")?,
-            _ => self.fetch(state.starts[number].clone()).await.expect("listing does not panic")?,
+            _ => self
+                .fetch(state.starts[number].clone())
+                .await
+                .expect("listing does not panic")?,
         };
         if let Some(next) = &page.next {
             if state.starts.len() == number + 1 {
@@ -94,9 +105,11 @@ impl WalListing {
 
     fn fetch(&self, from: Option<WalCursor>) -> JoinHandle<Result<WalPage, archive::Error>> {
         let (archive, deadline) = (self.archive.clone(), self.deadline);
-        tokio::spawn(
-            async move { archive.list_wal(from.as_ref(), Patience::for_at_most(deadline)).await },
-        )
+        tokio::spawn(async move {
+            archive
+                .list_wal(from.as_ref(), Patience::for_at_most(deadline))
+                .await
+        })
     }
 }
 
@@ -106,6 +119,10 @@ fn listed(page: &WalPage, page_number: usize, position: usize) -> Vec<Listed> {
     page.entries[position..]
         .iter()
         .enumerate()
-        .map(|(index, &(name, meta))| Listed { name, meta, next_offset: at(position + index) })
+        .map(|(index, &(name, meta))| Listed {
+            name,
+            meta,
+            next_offset: at(position + index),
+        })
         .collect()
 }

@@ -45,8 +45,14 @@ pub enum OwnFile {
 pub const ROOT: u64 = 1;
 
 /// The fixed nodes, in the order of their numbers from [`ROOT`] on.
-const FIXED: [Node; 6] =
-    [Node::Root, Node::Wal, Node::Absent, Node::Own, Node::OwnFile(OwnFile::Status), Node::OwnFile(OwnFile::Version)];
+const FIXED: [Node; 6] = [
+    Node::Root,
+    Node::Wal,
+    Node::Absent,
+    Node::Own,
+    Node::OwnFile(OwnFile::Status),
+    Node::OwnFile(OwnFile::Version),
+];
 
 // Layout of a computed number: 1 bit set (bit 62), 3 bits of kind, 15 bits of timeline, 44 bits of log and segment.
 const COMPUTED: u64 = 1 << 62;
@@ -67,7 +73,11 @@ pub struct Inodes {
 
 impl Default for Inodes {
     fn default() -> Self {
-        Self { next: AtomicU64::new(COUNTED), named: Mutex::default(), numbered: Mutex::default() }
+        Self {
+            next: AtomicU64::new(COUNTED),
+            named: Mutex::default(),
+            numbered: Mutex::default(),
+        }
     }
 }
 
@@ -92,20 +102,31 @@ impl Inodes {
         let mut named = self.named.lock().expect("no panic while held");
         *named.entry(node).or_insert_with(|| {
             let number = self.fresh();
-            self.numbered.lock().expect("no panic while held").insert(number, node);
+            self.numbered
+                .lock()
+                .expect("no panic while held")
+                .insert(number, node);
             number
         })
     }
 
     /// The node with that number.
     pub fn node(&self, number: u64) -> Option<Node> {
-        if let Some(fixed) = number.checked_sub(ROOT).and_then(|index| FIXED.get(index as usize)) {
+        if let Some(fixed) = number
+            .checked_sub(ROOT)
+            .and_then(|index| FIXED.get(index as usize))
+        {
             return Some(*fixed);
         }
         if number & COUNTED == 0 {
             return decompose(number);
         }
-        let counted = self.numbered.lock().expect("no panic while held").get(&number).copied();
+        let counted = self
+            .numbered
+            .lock()
+            .expect("no panic while held")
+            .get(&number)
+            .copied();
         Some(counted.unwrap_or(Node::Writing(number)))
     }
 }
@@ -127,7 +148,8 @@ fn computed(node: Node) -> Option<u64> {
 }
 
 fn place(segment: SegmentName) -> Option<u64> {
-    (segment.seg < 1 << SEGMENT_BITS).then_some(u64::from(segment.log) << SEGMENT_BITS | u64::from(segment.seg))
+    (segment.seg < 1 << SEGMENT_BITS)
+        .then_some(u64::from(segment.log) << SEGMENT_BITS | u64::from(segment.seg))
 }
 
 fn decompose(number: u64) -> Option<Node> {
@@ -147,7 +169,11 @@ fn decompose(number: u64) -> Option<Node> {
         1 => WalName::Partial(segment),
         _ => WalName::History(timeline),
     };
-    Some(if kind < 3 { Node::Archived(name) } else { Node::AbsentFile(name) })
+    Some(if kind < 3 {
+        Node::Archived(name)
+    } else {
+        Node::AbsentFile(name)
+    })
 }
 
 /// What `stat` shows of a node.
@@ -188,7 +214,10 @@ mod tests {
     #[test]
     fn every_name_has_one_number_and_back() {
         let inodes = Inodes::default();
-        let nodes = names().into_iter().flat_map(|name| [Node::Archived(name), Node::AbsentFile(name)]).chain(FIXED);
+        let nodes = names()
+            .into_iter()
+            .flat_map(|name| [Node::Archived(name), Node::AbsentFile(name)])
+            .chain(FIXED);
         let mut seen = std::collections::HashSet::new();
         for node in nodes {
             let number = inodes.number(node);
@@ -202,7 +231,11 @@ mod tests {
     fn a_listing_of_segments_leaves_nothing_behind() {
         let inodes = Inodes::default();
         for seg in 0..1000 {
-            let segment = SegmentName { timeline: Timeline(1), log: 7, seg };
+            let segment = SegmentName {
+                timeline: Timeline(1),
+                log: 7,
+                seg,
+            };
             inodes.number(Node::Archived(WalName::Segment(segment)));
         }
         assert!(inodes.named.lock().unwrap().is_empty());

@@ -56,7 +56,10 @@ pub struct Request {
 /// # Errors
 /// What [`kernel::prepare`], [`kernel::mount`] and [`kernel::drop_privileges`] say.
 pub fn mount(request: &Request) -> Result<Waiting, kernel::Error> {
-    let owner = request.user.as_ref().map_or_else(Owner::of_this_process, |user| user.owner);
+    let owner = request
+        .user
+        .as_ref()
+        .map_or_else(Owner::of_this_process, |user| user.owner);
     let prepared = kernel::prepare(&request.mountpoint, owner)?;
     for warning in &prepared.warnings {
         tracing::warn!("{warning}");
@@ -68,7 +71,10 @@ pub fn mount(request: &Request) -> Result<Waiting, kernel::Error> {
         read_only: request.read_only,
     };
     let (fuse, mounted) = kernel::mount(&prepared.mountpoint, &options)?;
-    if let Some(user) = request.user.as_ref().filter(|user| user.owner != Owner::of_this_process())
+    if let Some(user) = request
+        .user
+        .as_ref()
+        .filter(|user| user.owner != Owner::of_this_process())
         && let Err(error) = kernel::drop_privileges(&user.name)
     {
         take_away(&mounted);
@@ -137,7 +143,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) -> &'static str {
@@ -172,7 +181,9 @@ fn take_away(mounted: &Mounted) {
 
 /// systemd's watchdog is fed for as long as the directory answers.
 async fn keep_watchdog_fed(fs: Arc<Fs>) {
-    let Some(interval) = daemon::watchdog_interval() else { return };
+    let Some(interval) = daemon::watchdog_interval() else {
+        return;
+    };
     let mut tick = tokio::time::interval(interval);
     loop {
         tick.tick().await;

@@ -27,7 +27,9 @@ impl Fs {
     /// [`Error::BadName`], [`Error::ReadOnly`], [`Error::Immutable`] outside of `wal/`.
     pub fn create(&self, parent: u64, name: &OsStr, asker: Option<&Asker>) -> Result<(Attributes, u64)> {
         if self.node(parent)? != Node::Wal {
-            return Err(Error::Immutable { what: name.to_string_lossy().into_owned() });
+            return Err(Error::Immutable {
+                what: name.to_string_lossy().into_owned(),
+            });
         }
         self.gates_open()?;
         let name = self.noted("create", acceptable(name))?;
@@ -48,7 +50,9 @@ impl Fs {
                 self.truncate_inode(ino, 0).await?;
                 self.reopen(ino)
             }
-            _ => Err(Error::Immutable { what: "this file".into() }),
+            _ => Err(Error::Immutable {
+                what: "this file".into(),
+            }),
         }
     }
 
@@ -66,45 +70,62 @@ impl Fs {
         let (content, visible) = match target {
             Target::Final(name) => {
                 let visible = is_visible_while_written(name).then(|| name.to_string());
-                let draft =
-                    WalDraft::new(self.archive.clone(), &self.staging, name, known_absent, self.options.deadline);
+                let draft = WalDraft::new(
+                    self.archive.clone(),
+                    &self.staging,
+                    name,
+                    known_absent,
+                    self.options.deadline,
+                );
                 (Content::Wal(Box::new(draft)), visible)
             }
             Target::Temporary(name) => (Content::Scratch(self.staging.draft()), Some(name)),
         };
         let opener = asker.and_then(Asker::tgid).unwrap_or(0);
-        let writing = self.writings.create(self.inodes.fresh(), content, visible, opener);
+        let writing = self
+            .writings
+            .create(self.inodes.fresh(), content, visible, opener);
         let attributes = self.writing_attributes(&writing);
-        (attributes, self.handles.insert(Handle::Writing { writing, wrote: AtomicBool::new(false) }))
+        (
+            attributes,
+            self.handles.insert(Handle::Writing {
+                writing,
+                wrote: AtomicBool::new(false),
+            }),
+        )
     }
 
     pub(super) fn reopen(&self, ino: u64) -> Result<u64> {
         let writing = self.writings.get(ino).ok_or(Error::NotFound)?;
         self.writings.open(&writing);
-        Ok(self.handles.insert(Handle::Writing { writing, wrote: AtomicBool::new(false) }))
+        Ok(self.handles.insert(Handle::Writing {
+            writing,
+            wrote: AtomicBool::new(false),
+        }))
     }
 
     /// Takes bytes. The write that completes a segment returns when it is in the store, or why it is not.
     ///
     /// # Errors
     /// The verdict, [`Error::Archive`].
-    pub async fn write(
-        &self,
-        handle: u64,
-        offset: u64,
-        data: &[u8],
-        asker: Option<&Asker>,
-    ) -> Result<usize> {
+    pub async fn write(&self, handle: u64, offset: u64, data: &[u8], asker: Option<&Asker>) -> Result<usize> {
         let handle = self.handles.get(handle)?;
         let (writing, wrote) = match &*handle {
             Handle::Writing { writing, wrote } => (writing, wrote),
-            Handle::Archived { name, .. } => return Err(Error::Immutable { what: name.to_string() }),
+            Handle::Archived { name, .. } => {
+                return Err(Error::Immutable {
+                    what: name.to_string(),
+                });
+            }
             _ => return Err(Error::BadHandle),
         };
         wrote.store(true, Ordering::Release);
         let mut content = writing.content.lock().await;
         let outcome = match &mut *content {
-            Content::Scratch(draft) => draft.write(offset, data).await.map_err(|error| staging(writing, &error)),
+            Content::Scratch(draft) => draft
+                .write(offset, data)
+                .await
+                .map_err(|error| staging(writing, &error)),
             Content::Wal(wal) => {
                 let name = wal.name().to_string();
                 let source_bytes = || asker.and_then(|asker| asker.source_size(&name));
@@ -124,7 +145,9 @@ impl Fs {
     pub async fn truncate(&self, handle: u64, bytes: u64) -> Result<()> {
         let handle = self.handles.get(handle)?;
         let Handle::Writing { writing, .. } = &*handle else {
-            return Err(Error::Immutable { what: "an archived file".into() });
+            return Err(Error::Immutable {
+                what: "an archived file".into(),
+            });
         };
         self.truncate_writing(writing, bytes).await
     }
@@ -139,14 +162,19 @@ impl Fs {
                 let writing = self.writings.get(ino).ok_or(Error::NotFound)?;
                 self.truncate_writing(&writing, bytes).await
             }
-            _ => Err(Error::Immutable { what: "an archived file".into() }),
+            _ => Err(Error::Immutable {
+                what: "an archived file".into(),
+            }),
         }
     }
 
     async fn truncate_writing(&self, writing: &Arc<Writing>, bytes: u64) -> Result<()> {
         let mut content = writing.content.lock().await;
         let outcome = match &mut *content {
-            Content::Scratch(draft) => draft.truncate(bytes).await.map_err(|error| staging(writing, &error)),
+            Content::Scratch(draft) => draft
+                .truncate(bytes)
+                .await
+                .map_err(|error| staging(writing, &error)),
             Content::Wal(wal) => {
                 let undecided = wal.verdict().is_none();
                 let outcome = wal.truncate(bytes).await.map_err(Error::from);
@@ -159,7 +187,11 @@ impl Fs {
 
     pub(super) async fn read_back(&self, writing: &Arc<Writing>, offset: u64, bytes: usize) -> Result<Bytes> {
         let mut content = writing.content.lock().await;
-        content.draft().read(offset, bytes).await.map_err(|error| staging(writing, &error))
+        content
+            .draft()
+            .read(offset, bytes)
+            .await
+            .map_err(|error| staging(writing, &error))
     }
 
     /// A descriptor is being closed: finishes the file if its writer is done, or repeats the verdict.
@@ -168,7 +200,9 @@ impl Fs {
     /// As [`Fs::write`]; [`Error::Archive`] with `Incomplete` for a segment that is not whole.
     pub async fn flush(&self, handle: u64, asker: Option<&Asker>) -> Result<()> {
         let handle = self.handles.get(handle)?;
-        let Handle::Writing { writing, .. } = &*handle else { return Ok(()) };
+        let Handle::Writing { writing, .. } = &*handle else {
+            return Ok(());
+        };
         let mut content = writing.content.lock().await;
         let Content::Wal(wal) = &mut *content else {
             self.note_killed(writing, asker);
@@ -206,14 +240,28 @@ impl Fs {
     }
 
     /// Notes what became of a file, the first time it is known.
-    fn after(&self, writing: &Arc<Writing>, wal: &WalDraft, undecided: bool, outcome: Result<()>) -> Result<()> {
+    fn after(
+        &self,
+        writing: &Arc<Writing>,
+        wal: &WalDraft,
+        undecided: bool,
+        outcome: Result<()>,
+    ) -> Result<()> {
         if !undecided {
             return outcome;
         }
         if let Some(Ok(committed)) = wal.verdict() {
             let uploaded = *committed == Committed::Stored;
             self.metrics.archived(wal.name().to_string(), uploaded);
-            tracing::info!("{} {}", if uploaded { "archived" } else { "archived before, the same:" }, wal.name());
+            tracing::info!(
+                "{} {}",
+                if uploaded {
+                    "archived"
+                } else {
+                    "archived before, the same:"
+                },
+                wal.name()
+            );
             self.writings.hide(writing);
         }
         if outcome.is_err() {
@@ -229,16 +277,24 @@ impl Fs {
     /// be made durable, and `pg_receivewal --synchronous` would report to its server what is not stored.
     pub async fn fsync(&self, handle: u64, asker: Option<&Asker>) -> Result<()> {
         let handle = self.handles.get(handle)?;
-        let Handle::Writing { writing, wrote } = &*handle else { return Ok(()) };
+        let Handle::Writing { writing, wrote } = &*handle else {
+            return Ok(());
+        };
         let mut content = writing.content.lock().await;
-        let Content::Wal(wal) = &mut *content else { return Ok(()) };
+        let Content::Wal(wal) = &mut *content else {
+            return Ok(());
+        };
         if wal.verdict().is_none() && (wal.bytes() == 0 || is_laid_out(wal)) {
             return Ok(());
         }
         if wal.verdict().is_none() && matches!(wal.name(), WalName::Partial(_)) {
             let bytes = wal.bytes();
             let to_its_end = wal.draft().coverage().last_write_ends_at(bytes);
-            let outcome = if to_its_end || !wrote.load(Ordering::Acquire) { Ok(()) } else { Err(midway(wal)) };
+            let outcome = if to_its_end || !wrote.load(Ordering::Acquire) {
+                Ok(())
+            } else {
+                Err(midway(wal))
+            };
             return self.noted("fsync", outcome);
         }
         drop(content);
@@ -247,7 +303,9 @@ impl Fs {
 
     async fn flush_handle(&self, writing: &Arc<Writing>, asker: Option<&Asker>) -> Result<()> {
         let mut content = writing.content.lock().await;
-        let Content::Wal(wal) = &mut *content else { return Ok(()) };
+        let Content::Wal(wal) = &mut *content else {
+            return Ok(());
+        };
         if let Some(verdict) = wal.verdict() {
             return verdict.clone().map(drop).map_err(Error::from);
         }
@@ -269,7 +327,9 @@ impl Fs {
         new_name: &OsStr,
         replace: bool,
     ) -> Result<()> {
-        let immutable = || Error::Immutable { what: name.to_string_lossy().into_owned() };
+        let immutable = || Error::Immutable {
+            what: name.to_string_lossy().into_owned(),
+        };
         if self.node(parent)? != Node::Wal || self.node(new_parent)? != Node::Wal {
             return Err(immutable());
         }
@@ -290,7 +350,13 @@ impl Fs {
     }
 
     async fn rename_to_final(&self, writing: &Arc<Writing>, name: WalName, replace: bool) -> Result<()> {
-        if !replace && self.archive.wal_meta(name, self.write_patience()).await?.is_some() {
+        if !replace
+            && self
+                .archive
+                .wal_meta(name, self.write_patience())
+                .await?
+                .is_some()
+        {
             return Err(Error::Exists);
         }
         let mut content = writing.content.lock().await;
@@ -334,15 +400,17 @@ fn acceptable(name: &OsStr) -> Result<Target> {
     match text.parse::<WalName>() {
         Ok(name) => Ok(Target::Final(name)),
         Err(_) if pg::staging_target(text).is_some() => Ok(Target::Temporary(text.to_owned())),
-        Err(reason) => {
-            Err(Error::BadName { name: name.to_string_lossy().into_owned(), reason: reason.to_string() })
-        }
+        Err(reason) => Err(Error::BadName {
+            name: name.to_string_lossy().into_owned(),
+            reason: reason.to_string(),
+        }),
     }
 }
 
 /// Is the file so far only laid out with zeros, to be filled in later (`pg_receivewal`)?
 fn is_laid_out(wal: &WalDraft) -> bool {
-    matches!(wal.name(), WalName::Partial(_)) && matches!(PageHeader::parse(wal.head()), Err(HeaderError::Zero))
+    matches!(wal.name(), WalName::Partial(_))
+        && matches!(PageHeader::parse(wal.head()), Err(HeaderError::Zero))
 }
 
 /// A small file's length is not known, so a child's copy of the descriptor, closed in the middle, must not finish it:
@@ -356,7 +424,11 @@ fn is_somebody_elses_to_finish(writing: &Writing, wal: &WalDraft, asker: Option<
 
 fn staging(writing: &Writing, error: &std::io::Error) -> Error {
     let name = writing.name().unwrap_or_else(|| "a file being written".into());
-    crate::archive::Error::Staging { name, reason: error.to_string() }.into()
+    crate::archive::Error::Staging {
+        name,
+        reason: error.to_string(),
+    }
+    .into()
 }
 
 fn midway(wal: &WalDraft) -> Error {

@@ -87,7 +87,10 @@ impl Writings {
             name: Mutex::new(visible_name.clone()),
             handles: AtomicUsize::new(1),
         });
-        self.by_ino.lock().expect("no panic while held").insert(ino, writing.clone());
+        self.by_ino
+            .lock()
+            .expect("no panic while held")
+            .insert(ino, writing.clone());
         if let Some(name) = visible_name {
             self.names().insert(name, ino);
         }
@@ -96,7 +99,11 @@ impl Writings {
 
     /// The file with that inode.
     pub fn get(&self, ino: u64) -> Option<Arc<Writing>> {
-        self.by_ino.lock().expect("no panic while held").get(&ino).cloned()
+        self.by_ino
+            .lock()
+            .expect("no panic while held")
+            .get(&ino)
+            .cloned()
     }
 
     /// The file others find under that name.
@@ -115,7 +122,10 @@ impl Writings {
         let last = writing.handles.fetch_sub(1, Ordering::AcqRel) == 1;
         if last && (writing.abandoned.load(Ordering::Acquire) || writing.name().is_none()) {
             self.hide(writing);
-            self.by_ino.lock().expect("no panic while held").remove(&writing.ino);
+            self.by_ino
+                .lock()
+                .expect("no panic while held")
+                .remove(&writing.ino);
         }
     }
 
@@ -128,7 +138,10 @@ impl Writings {
             }
         }
         if writing.handles.load(Ordering::Acquire) == 0 {
-            self.by_ino.lock().expect("no panic while held").remove(&writing.ino);
+            self.by_ino
+                .lock()
+                .expect("no panic while held")
+                .remove(&writing.ino);
         }
     }
 
@@ -149,7 +162,9 @@ impl Writings {
     /// How many files have a writer now.
     pub fn open_files(&self) -> usize {
         let all = self.by_ino.lock().expect("no panic while held");
-        all.values().filter(|writing| writing.handles.load(Ordering::Acquire) > 0).count()
+        all.values()
+            .filter(|writing| writing.handles.load(Ordering::Acquire) > 0)
+            .count()
     }
 
     fn names(&self) -> std::sync::MutexGuard<'_, HashMap<String, u64>> {

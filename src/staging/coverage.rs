@@ -51,8 +51,12 @@ impl Coverage {
         let first = self.ranges.partition_point(|known| known.end < range.start);
         let last = self.ranges.partition_point(|known| known.start <= range.end);
         let touched = &self.ranges[first..last];
-        let overlaps = touched.iter().any(|known| known.start < range.end && range.start < known.end);
-        let start = touched.first().map_or(range.start, |known| known.start.min(range.start));
+        let overlaps = touched
+            .iter()
+            .any(|known| known.start < range.end && range.start < known.end);
+        let start = touched
+            .first()
+            .map_or(range.start, |known| known.start.min(range.start));
         let end = touched.last().map_or(range.end, |known| known.end.max(range.end));
         self.ranges.splice(first..last, [start..end]);
         overlaps

@@ -65,7 +65,16 @@ impl WalDraft {
         known_absent: bool,
         deadline: Duration,
     ) -> Self {
-        Self { archive, name, draft, head: Vec::new(), header: None, known_absent, deadline, verdict: None }
+        Self {
+            archive,
+            name,
+            draft,
+            head: Vec::new(),
+            header: None,
+            known_absent,
+            deadline,
+            verdict: None,
+        }
     }
 
     /// Its final name.
@@ -115,7 +124,11 @@ impl WalDraft {
         if let Err(error) = self.take(offset, data).await {
             return Err(self.decide(Err(Arc::new(error))).expect_err("just failed"));
         }
-        if self.is_complete(source_bytes) { self.finish().await } else { Ok(()) }
+        if self.is_complete(source_bytes) {
+            self.finish().await
+        } else {
+            Ok(())
+        }
     }
 
     /// Sets the length; archives the file if that completes it (a sparse copy ends so).
@@ -134,7 +147,11 @@ impl WalDraft {
         if bytes == 0 {
             (self.head, self.header) = (Vec::new(), None);
         }
-        if self.is_complete(|| None) { self.finish().await } else { Ok(()) }
+        if self.is_complete(|| None) {
+            self.finish().await
+        } else {
+            Ok(())
+        }
     }
 
     /// The writer says it is done: archives the file, or repeats the verdict.
@@ -168,9 +185,15 @@ impl WalDraft {
     async fn take(&mut self, offset: u64, data: &[u8]) -> Result<(), Error> {
         let end = offset + data.len() as u64;
         if let Some(limit) = self.limit(offset, data).await?.filter(|&limit| end > limit) {
-            return Err(Error::TooLong { name: self.name, limit_bytes: limit });
+            return Err(Error::TooLong {
+                name: self.name,
+                limit_bytes: limit,
+            });
         }
-        self.draft.write(offset, data).await.map_err(|error| self.staging_error(&error))
+        self.draft
+            .write(offset, data)
+            .await
+            .map_err(|error| self.staging_error(&error))
     }
 
     /// How long the file may become; looks at the first page as soon as it comes, to refuse early what must be refused.
@@ -200,18 +223,26 @@ impl WalDraft {
         }
         match PageHeader::parse(&self.head) {
             Ok(header) => {
-                self.archive.check_header(self.name, &header, self.patience()).await?;
+                self.archive
+                    .check_header(self.name, &header, self.patience())
+                    .await?;
                 Ok(Some(header))
             }
             Err(HeaderError::Zero) => Ok(None),
-            Err(reason) => Err(Error::Header { name: self.name, reason }),
+            Err(reason) => Err(Error::Header {
+                name: self.name,
+                reason,
+            }),
         }
     }
 
     fn segment_bytes(&self) -> Option<u64> {
         match &self.header {
             Some(header) => Some(u64::from(header.segment_bytes)),
-            None => self.archive.known_cluster().map(|cluster| cluster.segment_size.bytes()),
+            None => self
+                .archive
+                .known_cluster()
+                .map(|cluster| cluster.segment_size.bytes()),
         }
     }
 
@@ -221,19 +252,29 @@ impl WalDraft {
             return bytes > 0 && coverage.is_full(bytes) && source_bytes() == Some(bytes);
         }
         // A byte written twice: the writer fills in later what it laid out first, and only it knows when it is done.
-        let Some(header) = self.header.as_ref().filter(|_| !coverage.is_rewritten()) else { return false };
+        let Some(header) = self.header.as_ref().filter(|_| !coverage.is_rewritten()) else {
+            return false;
+        };
         let expected = u64::from(header.segment_bytes);
         bytes == expected && (coverage.is_full(expected) || coverage.only_forward())
     }
 
     /// Is the file one that may be archived as it stands?
     async fn check_whole(&mut self) -> Result<(), Error> {
-        if self.name.segment().is_some() { self.check_segment().await } else { self.check_text().await }
+        if self.name.segment().is_some() {
+            self.check_segment().await
+        } else {
+            self.check_text().await
+        }
     }
 
     async fn check_segment(&mut self) -> Result<(), Error> {
         // Read back rather than remembered: a draft brought under its name by a rename has not been looked at yet.
-        let head = self.draft.read(0, HEADER_BYTES).await.map_err(|error| self.staging_error(&error))?;
+        let head = self
+            .draft
+            .read(0, HEADER_BYTES)
+            .await
+            .map_err(|error| self.staging_error(&error))?;
         let found_bytes = self.draft.bytes();
         let incomplete = |expected_bytes, detail| Error::Incomplete {
             name: self.name,
@@ -246,7 +287,12 @@ impl WalDraft {
             Err(HeaderError::Short { .. }) => {
                 return Err(incomplete(self.segment_bytes().unwrap_or(16 << 20), ""));
             }
-            Err(reason) => return Err(Error::Header { name: self.name, reason }),
+            Err(reason) => {
+                return Err(Error::Header {
+                    name: self.name,
+                    reason,
+                });
+            }
         };
         let expected_bytes = u64::from(header.segment_bytes);
         if found_bytes != expected_bytes {
@@ -262,20 +308,36 @@ impl WalDraft {
 
     async fn check_text(&mut self) -> Result<(), Error> {
         let bytes = self.draft.bytes() as usize;
-        let text = self.draft.read(0, bytes).await.map_err(|error| self.staging_error(&error))?;
+        let text = self
+            .draft
+            .read(0, bytes)
+            .await
+            .map_err(|error| self.staging_error(&error))?;
         let fault = match self.name {
             WalName::History(own) => history::parse(&text, own).err().map(|fault| fault.to_string()),
             WalName::Backup(segment, offset) => match backup_history::parse(&text) {
-                Ok(parsed) => parsed.check_name(segment, offset).err().map(|fault| fault.to_string()),
+                Ok(parsed) => parsed
+                    .check_name(segment, offset)
+                    .err()
+                    .map(|fault| fault.to_string()),
                 Err(fault) => Some(fault.to_string()),
             },
             WalName::Segment(_) | WalName::Partial(_) => None,
         };
-        fault.map_or(Ok(()), |reason| Err(Error::Text { name: self.name, reason }))
+        fault.map_or(Ok(()), |reason| {
+            Err(Error::Text {
+                name: self.name,
+                reason,
+            })
+        })
     }
 
     async fn commit(&mut self) -> Result<Committed, Error> {
-        let sealed = self.draft.seal().await.map_err(|error| self.staging_error(&error))?;
+        let sealed = self
+            .draft
+            .seal()
+            .await
+            .map_err(|error| self.staging_error(&error))?;
         let commit = self.archive.commit_wal(
             self.name,
             Arc::new(sealed),
@@ -285,14 +347,16 @@ impl WalDraft {
         );
         // The store keeps to the deadline by itself; this also bounds waiting for another writer of the same name.
         let grace = Duration::from_secs(2);
-        tokio::time::timeout(self.deadline + grace, commit).await.unwrap_or_else(|_| {
-            Err(Error::Store(store::Error {
-                kind: ErrorKind::Transient,
-                operation: "put",
-                target: format!("{} in {}", self.name, self.archive.place()),
-                message: format!("not done within {} s", self.deadline.as_secs()),
-            }))
-        })
+        tokio::time::timeout(self.deadline + grace, commit)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::Store(store::Error {
+                    kind: ErrorKind::Transient,
+                    operation: "put",
+                    target: format!("{} in {}", self.name, self.archive.place()),
+                    message: format!("not done within {} s", self.deadline.as_secs()),
+                }))
+            })
     }
 
     fn patience(&self) -> Patience {
@@ -300,6 +364,9 @@ impl WalDraft {
     }
 
     fn staging_error(&self, error: &std::io::Error) -> Error {
-        Error::Staging { name: self.name.to_string(), reason: error.to_string() }
+        Error::Staging {
+            name: self.name.to_string(),
+            reason: error.to_string(),
+        }
     }
 }

@@ -1,0 +1,264 @@
+//! `walfs mount` and `walfs umount`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::archive::{self, Archive};
+use crate::cache::Cache;
+use crate::cache::disk::DiskCache;
+use crate::daemon::{self, Ready};
+use crate::metrics::Metrics;
+use crate::mount::fs::{self, Fs};
+use crate::mount::kernel;
+use crate::mount::serve::{self, Request};
+use crate::read::Reader;
+use crate::staging::Staging;
+
+use super::options::{StoreArgs, WriteArgs, bytes};
+use super::{complain, start_log};
+
+/// Between our own deadline and one of the kernel's, after which the kernel would end the whole mount.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// Show an archive as a directory.
+///
+/// Stays in the foreground with log lines on standard error, or goes to the background with --daemon, which returns
+/// once the mount answers. SIGTERM lets writers finish, then unmounts.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// s3://bucket/prefix, file:///directory or a path; made if it is empty
+    #[arg(value_name = "ARCHIVE", env = "WALFS_ARCHIVE")]
+    archive: String,
+    /// An empty directory, best owned by root with mode 0555; or /dev/fd/N, already mounted
+    #[arg(value_name = "MOUNTPOINT", env = "WALFS_MOUNTPOINT")]
+    mountpoint: PathBuf,
+    /// Return once the mount answers, and go on in the background
+    #[arg(long)]
+    daemon: bool,
+    /// Where a daemon's log lines go; nowhere by default
+    #[arg(long, value_name = "FILE", requires = "daemon")]
+    log_file: Option<PathBuf>,
+    /// When started as root: mount for this user, and run as this user
+    #[arg(long, value_name = "NAME", env = "WALFS_USER")]
+    user: Option<String>,
+    /// Let other users in too, as far as modes allow; they are 0700 and 0600
+    #[arg(long)]
+    allow_other: bool,
+    /// Refuse every change
+    #[arg(long)]
+    read_only: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    write: WriteArgs,
+    /// Memory for restored segments
+    #[arg(long, value_name = "SIZE", default_value = "96MiB", value_parser = bytes, env = "WALFS_CACHE_MEMORY",
+          help_heading = "Reading")]
+    cache_memory: u64,
+    /// Keep fetched objects in this directory too; it may be lost at any time
+    #[arg(long, value_name = "DIR", env = "WALFS_CACHE_DIR", help_heading = "Reading")]
+    cache_dir: Option<PathBuf>,
+    /// Bound of the directory's size
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = bytes, env = "WALFS_CACHE_SIZE",
+          help_heading = "Reading")]
+    cache_size: u64,
+}
+
+/// Take a mount away.
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// Where it is mounted
+    #[arg(value_name = "MOUNTPOINT")]
+    mountpoint: PathBuf,
+    /// How long to wait while it is in use
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = super::options::duration)]
+    wait: Duration,
+}
+
+/// Runs `walfs mount`.
+pub fn mount(arguments: &MountArgs) -> ExitCode {
+    let ready = Ready::from_env();
+    if arguments.daemon && ready.is_none() {
+        return match daemon::start(arguments.log_file.as_deref()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&error);
+                ExitCode::from(error.exit_code())
+            }
+        };
+    }
+    start_log("walfs=info,warn");
+    end_on_panic();
+    match run(arguments, ready) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed { error, ready }) => {
+            complain(&error);
+            if let Some(ready) = ready {
+                ready.failed(&error);
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A panic ends the process, so that callers get ENOTCONN, never a mount that went away and left a bare directory.
+fn end_on_panic() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        std::process::abort();
+    }));
+}
+
+/// An error on the way up, and the one who waits to hear of it.
+struct Failed {
+    error: String,
+    ready: Option<Ready>,
+}
+
+fn run(arguments: &MountArgs, ready: Option<Ready>) -> Result<(), Failed> {
+    let waiting = match mount_point(arguments) {
+        Ok(waiting) => waiting,
+        Err(error) => return Err(Failed { error, ready }),
+    };
+    // Before there are threads: privileges have been dropped by now.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            waiting.abandon();
+            return Err(Failed {
+                error: format!("cannot start threads: {error}"),
+                ready,
+            });
+        }
+    };
+    let outcome = runtime.block_on(serve(arguments, waiting, ready));
+    // What still waits for the store must not keep the process: there is nobody left to answer.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn mount_point(arguments: &MountArgs) -> Result<serve::Waiting, String> {
+    let user = arguments.user.as_deref().map(kernel::lookup_user).transpose();
+    let request = Request {
+        mountpoint: arguments.mountpoint.clone(),
+        source: arguments.archive.clone(),
+        user: user.map_err(|error| error.to_string())?,
+        allow_other: arguments.allow_other,
+        read_only: arguments.read_only,
+    };
+    serve::mount(&request).map_err(|error| error.to_string())
+}
+
+async fn serve(arguments: &MountArgs, waiting: serve::Waiting, ready: Option<Ready>) -> Result<(), Failed> {
+    let deadline = deadline(arguments.store.deadline);
+    let fs = match open(arguments, waiting.mountpoint(), deadline).await {
+        Ok(fs) => Arc::new(fs),
+        Err(error) => {
+            waiting.abandon();
+            return Err(Failed { error, ready });
+        }
+    };
+    let mountpoint = waiting.mountpoint().display().to_string();
+    let announce = || {
+        tracing::info!("{} is mounted on {mountpoint}", arguments.archive);
+        if let Some(ready) = ready {
+            ready.ready();
+        }
+    };
+    let outcome = waiting.serve(fs, deadline, announce).await;
+    outcome.map_err(|error| Failed {
+        error: format!("the mount failed: {error}"),
+        ready: None,
+    })
+}
+
+/// The kernel may have a deadline of its own for requests, and ends the mount when it passes.
+fn deadline(wanted: Duration) -> Duration {
+    match kernel::request_timeout() {
+        Some(limit) if wanted + MARGIN > limit => {
+            let deadline = limit.saturating_sub(MARGIN).max(Duration::from_secs(1));
+            tracing::warn!(
+                "the kernel's fs.fuse request timeout is {} s: the deadline is {} s instead of {} s",
+                limit.as_secs(),
+                deadline.as_secs(),
+                wanted.as_secs()
+            );
+            deadline
+        }
+        _ => wanted,
+    }
+}
+
+async fn open(arguments: &MountArgs, mountpoint: &Path, deadline: Duration) -> Result<Fs, String> {
+    let options = archive::Options {
+        compression: arguments.write.compression,
+        create: !arguments.read_only,
+    };
+    let opened = arguments.store.open(&arguments.archive, &options, deadline).await;
+    let archive = Arc::new(opened.map_err(|error| error.to_string())?);
+    announce(&archive);
+    let disk = arguments
+        .cache_dir
+        .as_deref()
+        .map(|dir| DiskCache::open(dir, arguments.cache_size));
+    let disk = disk
+        .transpose()
+        .map_err(|error| format!("cache directory: {error}"))?;
+    let reader = Reader::new(archive.clone(), Cache::new(arguments.cache_memory), disk);
+    let staging = Staging::new(archive.compression(), &arguments.write.staging());
+    let options = fs::Options {
+        deadline,
+        read_deadline: arguments.store.read_deadline,
+        read_only: arguments.read_only,
+        mountpoint: mountpoint.to_owned(),
+    };
+    Ok(Fs::new(
+        archive,
+        reader,
+        staging,
+        Arc::new(Metrics::default()),
+        options,
+    ))
+}
+
+/// What the operator should know of the archive that is being mounted.
+fn announce(archive: &Archive) {
+    match archive.known_cluster() {
+        Some(cluster) => tracing::info!(
+            "{} is the archive of system identifier {}, segments of {}, {}",
+            archive.place(),
+            cluster.system_id,
+            cluster.segment_size,
+            archive.compression()
+        ),
+        None => tracing::info!(
+            "{} has no WAL yet; the first segment ties it to its cluster",
+            archive.place()
+        ),
+    }
+    if !archive.marker().put_if_absent {
+        tracing::warn!(
+            "this store ignores conditional writes (If-None-Match): walfs looks before it writes, but two machines \
+             that archive different files under one name at the same moment can overwrite each other. \
+             HINT: let one machine only archive into {}",
+            archive.place()
+        );
+    }
+}
+
+/// Runs `walfs umount`.
+pub fn umount(arguments: &UmountArgs) -> ExitCode {
+    match kernel::unmount_path(&arguments.mountpoint, arguments.wait) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! `walfs wal-push`, `wal-fetch` and `wal-list`: WAL without a mount, by the same code and with the same promises.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::archive::wal::WalMeta;
+use crate::archive::{self, Archive};
+use crate::cache::Cache;
+use crate::pg::WalName;
+use crate::read::{PIECE_BYTES, Reader};
+use crate::staging::Staging;
+use crate::staging::wal::WalDraft;
+use crate::store::Patience;
+
+use super::options::{StoreArgs, WriteArgs};
+use super::{FETCH_FAILED, complain, start_log};
+
+/// Archive one WAL file: succeeds when it is in the store, whole and verified, or was there already, the same.
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    /// The file; its name is the name it is archived under
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// s3://bucket/prefix, file:///directory or a path; made if it is empty
+    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE")]
+    archive: String,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    write: WriteArgs,
+}
+
+/// Restore one WAL file: exits 1 when the store says that it does not exist, 255 for any other failure, which makes
+/// PostgreSQL stop instead of ending recovery early. Waits for as long as the store is away.
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    /// Name of the file
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Where to put it; it appears whole or not at all
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// s3://bucket/prefix, file:///directory or a path
+    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE")]
+    archive: String,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// List archived WAL files, in order of their names.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// s3://bucket/prefix, file:///directory or a path
+    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE")]
+    archive: String,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// An error that ends a command, for a person.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    start_log("walfs=warn,error");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
+}
+
+fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs `walfs wal-push`.
+pub fn push(arguments: &PushArgs) -> ExitCode {
+    exit_code(block_on(push_file(arguments)))
+}
+
+async fn push_file(arguments: &PushArgs) -> Result<(), Failure> {
+    let name = arguments
+        .path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let name: WalName = name.parse()?;
+    let mut file = File::open(&arguments.path)
+        .map_err(|error| format!("cannot read {}: {error}", arguments.path.display()))?;
+    let options = archive::Options {
+        compression: arguments.write.compression,
+        create: true,
+    };
+    let deadline = arguments.store.deadline;
+    let archive = Arc::new(
+        arguments
+            .store
+            .open(&arguments.archive, &options, deadline)
+            .await?,
+    );
+    let staging = Staging::new(archive.compression(), &arguments.write.staging());
+    let mut draft = WalDraft::new(archive, &staging, name, false, deadline);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(bytes) => {
+                let offset = draft.bytes();
+                draft.write(offset, &buffer[..bytes], || None).await?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(format!("cannot read {}: {error}", arguments.path.display()).into()),
+        }
+    }
+    Ok(draft.finish().await?)
+}
+
+/// Runs `walfs wal-fetch`.
+pub fn fetch(arguments: &FetchArgs) -> ExitCode {
+    match block_on(fetch_file(arguments)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => {
+            complain(&format_args!(
+                "{} is not in {}",
+                arguments.name, arguments.archive
+            ));
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(FETCH_FAILED)
+        }
+    }
+}
+
+/// False: the store said that the file does not exist.
+async fn fetch_file(arguments: &FetchArgs) -> Result<bool, Failure> {
+    let name: WalName = arguments.name.parse()?;
+    let store = &arguments.store;
+    let options = archive::Options::default();
+    let archive = Arc::new(
+        store
+            .open(&arguments.archive, &options, store.read_wait())
+            .await?,
+    );
+    let patience = store.read_patience();
+    let Some(meta) = archive.wal_meta(name, patience).await? else {
+        return Ok(false);
+    };
+    let reader = Reader::new(archive, Cache::new(PIECE_BYTES), None);
+    write_whole(&reader, name, &meta, &arguments.path, patience).await?;
+    Ok(true)
+}
+
+/// Writes beside the target and renames, so that nobody ever finds half a file.
+async fn write_whole(
+    reader: &Reader,
+    name: WalName,
+    meta: &WalMeta,
+    path: &Path,
+    patience: Patience,
+) -> Result<(), Failure> {
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let cannot = |error: &dyn std::fmt::Display| format!("cannot write {}: {error}", path.display());
+    let mut target = tempfile::NamedTempFile::new_in(directory).map_err(|error| cannot(&error))?;
+    let mut at = 0;
+    while at < meta.bytes {
+        let piece = reader
+            .read(name, meta.bytes, at, PIECE_BYTES as usize, patience)
+            .await?;
+        target.write_all(&piece).map_err(|error| cannot(&error))?;
+        at += piece.len() as u64;
+    }
+    target.persist(path).map_err(|error| cannot(&error.error))?;
+    Ok(())
+}
+
+/// One line of `wal-list --json`.
+#[derive(Debug, Serialize)]
+struct Listed {
+    name: String,
+    bytes: u64,
+    stored_bytes: u64,
+    archived_at: Timestamp,
+}
+
+/// Runs `walfs wal-list`.
+pub fn list(arguments: &ListArgs) -> ExitCode {
+    exit_code(block_on(list_files(arguments)))
+}
+
+async fn list_files(arguments: &ListArgs) -> Result<(), Failure> {
+    let options = archive::Options::default();
+    let archive = arguments
+        .store
+        .open(&arguments.archive, &options, arguments.store.deadline)
+        .await?;
+    match print_all(&archive, arguments).await {
+        // The reader of our pipe has seen enough.
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        done => done,
+    }
+}
+
+async fn print_all(archive: &Archive, arguments: &ListArgs) -> Result<(), Failure> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    if !arguments.json {
+        writeln!(
+            out,
+            "{:<40} {:>11} {:>11}  ARCHIVED AT",
+            "NAME", "BYTES", "STORED"
+        )?;
+    }
+    let mut from = None;
+    loop {
+        let patience = Patience::for_at_most(arguments.store.deadline);
+        let page = archive.list_wal(from.as_ref(), patience).await?;
+        for (name, meta) in &page.entries {
+            print_one(&mut out, *name, meta, arguments.json)?;
+        }
+        match page.next {
+            Some(next) => from = Some(next),
+            None => return Ok(out.flush()?),
+        }
+    }
+}
+
+fn print_one(out: &mut impl Write, name: WalName, meta: &WalMeta, json: bool) -> Result<(), Failure> {
+    let archived_at = Timestamp::try_from(meta.modified)?;
+    let WalMeta {
+        bytes, stored_bytes, ..
+    } = *meta;
+    if json {
+        let listed = Listed {
+            name: name.to_string(),
+            bytes,
+            stored_bytes,
+            archived_at,
+        };
+        writeln!(out, "{}", serde_json::to_string(&listed)?)?;
+    } else {
+        writeln!(
+            out,
+            "{:<40} {bytes:>11} {stored_bytes:>11}  {archived_at:.0}",
+            name.to_string()
+        )?;
+    }
+    Ok(())
+}
+
+fn is_broken_pipe(error: &Failure) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
