@@ -128,10 +128,47 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let path = std::ffi::CString::new(self.path.as_os_str().as_bytes()).unwrap();
-        // SAFETY: a terminated string; detaches one mount after the other until there is none.
-        while unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) } == 0 {}
+        detach_all(&self.path);
+        detach_all(self.path.parent().unwrap());
     }
+}
+
+/// Takes away one mount after the other until there is none.
+fn detach_all(path: &Path) {
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: a terminated string and plain flags.
+    while unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) } == 0 {}
+}
+
+fn test_binary() -> PathBuf {
+    std::env::current_exe().unwrap()
+}
+
+/// `fusermount3` opens /dev/fuse as its user, and everywhere but in some containers everybody may. Here the child gets
+/// a node of its own with the usual mode, in a mount namespace of its own; the test sees the child's mounts because
+/// the directory around the mount point is shared between the two.
+fn with_open_device(place: &Place) -> Command {
+    let around = place.path.parent().unwrap();
+    let script = "mount --bind \"$1\" \"$1\" && mount --make-shared \"$1\"";
+    if !fs::read_to_string("/proc/self/mountinfo")
+        .unwrap()
+        .contains(around.to_str().unwrap())
+    {
+        assert!(
+            Command::new("sh")
+                .args(["-c", script, "sh"])
+                .arg(around)
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+    let script = "set -e; mount --make-private / ; mount --make-private /dev 2> /dev/null || true
+        test -e \"$1\" || mknod -m 666 \"$1\" c 10 229; mount --bind \"$1\" /dev/fuse; shift; exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "unchanged", "sh", "-c", script, "sh"]);
+    command.arg(around.join("fuse")).arg(test_binary());
+    command
 }
 
 /// A child that mounts and serves. Told what to do by lines, it answers each by one line.
@@ -144,7 +181,11 @@ struct Server {
 impl Server {
     /// `user`: whom to mount for; `as_user`: become that user before mounting (then it takes `fusermount3`).
     fn start(place: &Place, user: &str, as_user: bool) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut command = if as_user {
+            with_open_device(place)
+        } else {
+            Command::new(test_binary())
+        };
         command.args(["--exact", "mounting::serving_process", "--ignored", "--nocapture"]);
         command
             .env("WALFS_TEST_MOUNTPOINT", &place.path)
