@@ -126,7 +126,7 @@ fn is_for_reading(info: &str) -> Option<bool> {
 
 fn regular_size(link: &Path) -> Option<u64> {
     let found = fs::metadata(link).ok()?;
-    found.is_file().then(|| found.len())
+    found.is_file().then_some(found.len())
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
-//! The worlds that the tests run in: throw-away servers, mounts, copy tools and directories. Each file is one of them.
+//! The worlds that the tests run in: throw-away servers, mounts, copy tools and directories, and ways to hurt them.
 
 // The tests of one milestone need not use every handle of every world, and `pub` here means: for every test.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod archiving;
 pub mod copiers;
 pub mod garage;
 pub mod postgres;
 pub mod recovery;
-pub(crate) mod s3;
+pub mod s3;
 pub mod user;
 pub mod wait;
 pub mod wal;
