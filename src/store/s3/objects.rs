@@ -7,6 +7,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, Delete, ObjectIdentifie
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
 
+use super::error::chain;
 use super::{ByteRange, Error, ErrorKind, Fetched, Key, Meta, PutMode, S3, checksum, system_time};
 
 /// Single deletions on the way at a time, where the server has no common one.
@@ -185,15 +186,7 @@ impl S3 {
             .and_then(|length| usize::try_from(length).ok());
         let mut bytes = BytesMut::with_capacity(expected.unwrap_or(0));
         while let Some(piece) = answer.body.next().await {
-            let piece = piece.map_err(|error| {
-                let text = error.to_string();
-                self.error(
-                    ErrorKind::Transient,
-                    "get",
-                    key.as_str(),
-                    format!("the body broke off: {text}"),
-                )
-            })?;
+            let piece = piece.map_err(|error| self.broken_body(key, &chain(&error)))?;
             bytes.extend_from_slice(&piece);
         }
         if expected.is_some_and(|expected| expected != bytes.len()) {
@@ -205,6 +198,17 @@ impl S3 {
             return Err(self.error(ErrorKind::Transient, "get", key.as_str(), message));
         }
         Ok(bytes.freeze())
+    }
+
+    /// The SDK compares the checksum of a whole object at the body's end, and tells by an error of the body.
+    fn broken_body(&self, key: &Key, why: &str) -> Error {
+        let mismatch = why.to_ascii_lowercase().contains("checksum mismatch");
+        let kind = if mismatch {
+            ErrorKind::Damaged
+        } else {
+            ErrorKind::Transient
+        };
+        self.error(kind, "get", key.as_str(), format!("the body broke off: {why}"))
     }
 
     /// A HEAD has no body, so a 404 to it does not say whose it is, or whether the bucket is gone. It is proven by a
