@@ -4,6 +4,7 @@
 //! known not to keep (conditions, on Garage) is asked of [`probe`] and then expected, not skipped.
 
 mod faults;
+mod wire;
 
 use std::time::Duration;
 
@@ -325,6 +326,7 @@ async fn an_s3_server_that_ignores_conditions_keeps_the_rest() {
 
 /// Any S3 server that is there: `WALFS_TEST_S3=s3://bucket/prefix`, with the usual `AWS_` variables.
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stderr, reason = "a test that runs nothing says so")]
 async fn an_s3_server_of_the_environment_keeps_the_contract() {
     let Ok(place) = std::env::var("WALFS_TEST_S3") else {
         eprintln!("SKIPPED: WALFS_TEST_S3 names no bucket");

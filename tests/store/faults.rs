@@ -116,13 +116,27 @@ async fn a_404_that_is_not_s3s_is_no_absence() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_answered_by_a_gateway_is_asked_again() {
+async fn a_head_refused_without_words_is_asked_as_a_get() {
     let bucket = Bucket::start();
     let store = bucket.open("a").await;
-    put(&store, "there", "x").await.unwrap();
-    bucket.hurt_once(Operation::Head, Action::html_404());
-    assert_eq!(store.head(&key("there"), soon()).await.unwrap().stored_bytes, 1);
-    assert_eq!(store.counts().heads, 2);
+    put(&store, "there", "four").await.unwrap();
+    put(&store, "empty", "").await.unwrap();
+    for status in [400, 403, 404] {
+        let answer = Action::Answer {
+            status,
+            content_type: "text/html",
+            body: "<html>".into(),
+        };
+        bucket.hurt(Operation::Head, answer);
+        assert_eq!(store.head(&key("there"), soon()).await.unwrap().stored_bytes, 4);
+        assert_eq!(store.head(&key("empty"), soon()).await.unwrap().stored_bytes, 0);
+        assert_eq!(
+            kind(store.head(&key("absent"), soon()).await),
+            Some(ErrorKind::NotFound)
+        );
+        bucket.server.clear_rules();
+    }
+    assert_eq!(store.counts().heads, 9);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -312,8 +326,9 @@ async fn an_expired_key_is_read_again_once() {
     bucket.hurt_once(Operation::Put, Action::expired_token());
     put(&store, "x", "body").await.unwrap();
     bucket.hurt(Operation::Get, Action::error(400, "ExpiredToken"));
-    let error = get(&store, "x", soon()).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Denied);
+    bucket.hurt(Operation::Head, Action::error(400, "ExpiredToken"));
+    assert_eq!(kind(get(&store, "x", soon()).await), Some(ErrorKind::Denied));
+    assert_eq!(kind(store.head(&key("x"), soon()).await), Some(ErrorKind::Denied));
     bucket.server.clear_rules();
     bucket.hurt(Operation::Get, Action::error(403, "AccessDenied"));
     assert_eq!(kind(get(&store, "x", soon()).await), Some(ErrorKind::Denied));
