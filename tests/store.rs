@@ -3,6 +3,9 @@
 //! A maker opens an empty store with a name of its own; each case of [`suite`] gets a fresh one. What a server is
 //! known not to keep (conditions, on Garage) is asked of [`probe`] and then expected, not skipped.
 
+mod faults;
+mod wire;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -307,8 +310,23 @@ async fn a_directory_keeps_the_contract() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_s3_server_keeps_the_contract() {
+    let bucket = faults::Bucket::start();
+    suite(async |name| bucket.open(name).await).await;
+    assert_eq!(bucket.server.uploads_in_progress(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_s3_server_that_ignores_conditions_keeps_the_rest() {
+    let bucket = faults::Bucket::start();
+    bucket.server.ignore_conditions(true);
+    suite(async |name| bucket.open(name).await).await;
+}
+
 /// Any S3 server that is there: `WALFS_TEST_S3=s3://bucket/prefix`, with the usual `AWS_` variables.
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stderr, reason = "a test that runs nothing says so")]
 async fn an_s3_server_of_the_environment_keeps_the_contract() {
     let Ok(place) = std::env::var("WALFS_TEST_S3") else {
         eprintln!("SKIPPED: WALFS_TEST_S3 names no bucket");

@@ -151,6 +151,9 @@ pub struct Options {
     pub path_style: PathStyle,
     /// Profile of the AWS configuration files. `None`: `AWS_PROFILE`, then `default`.
     pub profile: Option<String>,
+    /// Read access keys from this file (of the form of `~/.aws/credentials`), and from nowhere else. It may be
+    /// replaced while walfs runs. `None`: the AWS chain.
+    pub credentials_file: Option<PathBuf>,
     /// Make the directory if it is not there. No meaning for S3: buckets are never made.
     pub create: bool,
     /// How long opening may take, retries included. 45 s by default.
@@ -164,6 +167,7 @@ impl Default for Options {
             region: None,
             path_style: PathStyle::Auto,
             profile: None,
+            credentials_file: None,
             create: true,
             open_within: Duration::from_secs(45),
         }

@@ -201,3 +201,6 @@ impl<'a> Wait<'a> {
         answer
     }
 }
+
+#[cfg(test)]
+mod tests;

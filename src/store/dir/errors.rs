@@ -45,13 +45,29 @@ impl Root {
         Error::new(kind, operation, path.display().to_string(), error.to_string())
     }
 
-    /// An error of writing, where a missing file is nobody's answer.
+    /// An error of giving the final name: only here does "it exists" mean the object.
+    pub(super) fn publish_error(&self, path: &Path, error: &io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::AlreadyExists => match self.check("put") {
+                Ok(()) => Error::new(
+                    ErrorKind::AlreadyExists,
+                    "put",
+                    path.display().to_string(),
+                    error.to_string(),
+                ),
+                Err(gone) => gone,
+            },
+            _ => self.write_error("put", path, error),
+        }
+    }
+
+    /// An error of writing. That a file is missing, or a temporary one exists, is nobody's answer.
     pub(super) fn write_error(&self, operation: &'static str, path: &Path, error: &io::Error) -> Error {
         if let Err(gone) = self.check(operation) {
             return gone;
         }
         let kind = match kind_of(error) {
-            ErrorKind::NotFound => ErrorKind::Transient,
+            ErrorKind::NotFound | ErrorKind::AlreadyExists => ErrorKind::Transient,
             kind => kind,
         };
         Error::new(kind, operation, path.display().to_string(), error.to_string())

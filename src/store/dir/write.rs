@@ -58,7 +58,7 @@ impl Root {
         let file = match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Somebody tidied up `.tmp` while we ran.
-                self.forget(&self.temp_dir());
+                self.forget_durable();
                 self.make_durable(&self.temp_dir())?;
                 open()?
             }
@@ -79,7 +79,7 @@ impl Root {
             sync_dir(parent)?;
             outcome
         };
-        publish().map_err(|error| self.write_error("put", &path, &error))?;
+        publish().map_err(|error| self.publish_error(&path, &error))?;
         // The path led elsewhere meanwhile? Then the file may be on the wrong disk.
         self.check("put")
     }
@@ -93,7 +93,7 @@ impl Root {
         match name() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // An empty directory was removed since we made it.
-                self.forget(parent);
+                self.forget_durable();
                 self.make_durable(parent)?;
                 name()
             }
@@ -118,8 +118,9 @@ impl Root {
         Ok(())
     }
 
-    fn forget(&self, dir: &Path) {
-        self.durable.lock().expect("no panic inside").remove(dir);
+    /// A directory that was durable is not there: then nothing is known of any.
+    fn forget_durable(&self) {
+        self.durable.lock().expect("no panic inside").clear();
     }
 
     /// Removes what crashed processes left under `.tmp/`: only names of our own making. Failure is no harm.
@@ -159,7 +160,10 @@ fn is_leftover(entry: &fs::DirEntry) -> bool {
 /// Makes one directory; one that is there is fine.
 pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match path.is_dir() {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::ENOTDIR)),
+        },
         made => made,
     }
 }

@@ -4,12 +4,14 @@
 //! SDK reads a file once; another process may replace it. So when a server refuses a key or a token, everything is
 //! read again and a new client made, at most once in five seconds.
 
+use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use aws_config::environment::region::EnvironmentVariableRegionProvider;
 use aws_config::imds::region::ImdsRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::profile::region::ProfileFileRegionProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
@@ -22,7 +24,7 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
-use super::error::Failure;
+use super::error::{Failure, chain};
 use crate::store::{Error, ErrorKind, Location, Options, PathStyle};
 
 /// How long finding credentials and region may take: the chain ends at an address that swallows packets where there
@@ -38,12 +40,13 @@ const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// Where no region is set anywhere; what servers other than AWS mostly expect.
 const USUAL_REGION: &str = "us-east-1";
 
-/// A client and when it was made.
+/// A client, and how many there were before it.
 #[derive(Debug, Clone)]
 pub(super) struct Connection {
     pub(super) client: Client,
     generation: u64,
-    made: Instant,
+    /// When credentials were last read because a server refused them.
+    renewed: Option<Instant>,
 }
 
 /// The client in use, and the making of its successor.
@@ -88,7 +91,7 @@ impl Connections {
         let current = RwLock::new(Arc::new(Connection {
             client,
             generation: 0,
-            made: Instant::now(),
+            renewed: None,
         }));
         Self {
             options: options.clone(),
@@ -132,7 +135,7 @@ impl Connections {
         if current.generation != used.generation {
             return true;
         }
-        if current.made.elapsed() < RENEW_EVERY {
+        if current.renewed.is_some_and(|last| last.elapsed() < RENEW_EVERY) {
             return false;
         }
         let Ok(config) = load(&self.options, &self.target).await else {
@@ -142,7 +145,7 @@ impl Connections {
         let next = Connection {
             client,
             generation: current.generation + 1,
-            made: Instant::now(),
+            renewed: Some(Instant::now()),
         };
         *self.current.write().expect("no panic inside") = Arc::new(next);
         tracing::info!(
@@ -157,8 +160,9 @@ impl Connections {
 async fn load(options: &Options, target: &str) -> Result<SdkConfig, Error> {
     let late = |_| {
         denied(
+            options,
             target,
-            format!("none was found within {} s", CHAIN_WITHIN.as_secs()),
+            format!("none found within {} s", CHAIN_WITHIN.as_secs()),
         )
     };
     tokio::time::timeout(CHAIN_WITHIN, find(options, target))
@@ -178,24 +182,42 @@ async fn find(options: &Options, target: &str) -> Result<SdkConfig, Error> {
     if let Some(endpoint) = &options.endpoint {
         loader = loader.endpoint_url(endpoint);
     }
+    if let Some(path) = &options.credentials_file {
+        loader = loader.credentials_provider(from_file(path, options.profile.as_deref()));
+    }
     let config = loader.load().await;
     let provider = config
         .credentials_provider()
-        .ok_or_else(|| denied(target, "no source of them"))?;
-    provider
-        .provide_credentials()
-        .await
-        .map_err(|error| denied(target, error.to_string()))?;
+        .ok_or_else(|| denied(options, target, "no source of them"))?;
+    let found = provider.provide_credentials().await;
+    found.map_err(|error| denied(options, target, chain(&error)))?;
     Ok(config)
 }
 
-fn denied(target: &str, why: impl Into<String>) -> Error {
-    let message = format!(
-        "no AWS credentials ({}): looked at AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile in \
-         ~/.aws/credentials and ~/.aws/config, web identity, container and instance\n\
-         HINT: set the two variables, or AWS_PROFILE, for the user that runs walfs",
-        why.into()
-    );
+// Deprecated is only the place of the names: the new one is in a crate that only the SDK depends on.
+#[expect(deprecated)]
+fn from_file(path: &Path, profile: Option<&str>) -> ProfileFileCredentialsProvider {
+    use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
+    let files = ProfileFiles::builder()
+        .with_file(ProfileFileKind::Credentials, path)
+        .build();
+    let provider = ProfileFileCredentialsProvider::builder().profile_files(files);
+    match profile {
+        Some(profile) => provider.profile_name(profile).build(),
+        None => provider.build(),
+    }
+}
+
+fn denied(options: &Options, target: &str, why: impl Into<String>) -> Error {
+    let why = why.into();
+    let message = match &options.credentials_file {
+        Some(path) => format!("no AWS credentials in {} ({why})", path.display()),
+        None => format!(
+            "no AWS credentials ({why}); looked at AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile in \
+             ~/.aws/credentials and ~/.aws/config, web identity, container and instance\n\
+             HINT: set the two variables, or AWS_PROFILE, for the user that runs walfs"
+        ),
+    };
     Error::new(ErrorKind::Denied, "open", target, message)
 }
 

@@ -145,7 +145,7 @@ fn kind_of_status(status: Option<u16>, by_s3: bool) -> ErrorKind {
 }
 
 /// The causes, outermost first: "dispatch failure: io error: connection refused".
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -7,7 +7,11 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, Delete, ObjectIdentifie
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
 
+use super::error::chain;
 use super::{ByteRange, Error, ErrorKind, Fetched, Key, Meta, PutMode, S3, checksum, system_time};
+
+/// Memory taken on a server's word for how long a body will be. More is taken as it comes.
+const MOST_TRUSTED_BYTES: usize = 64 << 20;
 
 /// Single deletions on the way at a time, where the server has no common one.
 const DELETES_IN_FLIGHT: usize = 8;
@@ -183,17 +187,9 @@ impl S3 {
         let expected = answer
             .content_length()
             .and_then(|length| usize::try_from(length).ok());
-        let mut bytes = BytesMut::with_capacity(expected.unwrap_or(0));
+        let mut bytes = BytesMut::with_capacity(expected.unwrap_or(0).min(MOST_TRUSTED_BYTES));
         while let Some(piece) = answer.body.next().await {
-            let piece = piece.map_err(|error| {
-                let text = error.to_string();
-                self.error(
-                    ErrorKind::Transient,
-                    "get",
-                    key.as_str(),
-                    format!("the body broke off: {text}"),
-                )
-            })?;
+            let piece = piece.map_err(|error| self.broken_body(key, &chain(&error)))?;
             bytes.extend_from_slice(&piece);
         }
         if expected.is_some_and(|expected| expected != bytes.len()) {
@@ -207,8 +203,19 @@ impl S3 {
         Ok(bytes.freeze())
     }
 
-    /// A HEAD has no body, so a 404 to it does not say whose it is, or whether the bucket is gone. It is proven by a
-    /// GET of one byte: absence costs two requests, presence one.
+    /// The SDK compares the checksum of a whole object at the body's end, and tells by an error of the body.
+    fn broken_body(&self, key: &Key, why: &str) -> Error {
+        let mismatch = why.to_ascii_lowercase().contains("checksum mismatch");
+        let kind = if mismatch {
+            ErrorKind::Damaged
+        } else {
+            ErrorKind::Transient
+        };
+        self.error(kind, "get", key.as_str(), format!("the body broke off: {why}"))
+    }
+
+    /// A refused HEAD has no body, so nothing says whether a 404 is S3's, of the object or of the bucket, or a 400 of
+    /// an expired key. What it means is asked by a GET of one byte: absence costs two requests, presence one.
     pub(super) async fn head_object(&self, key: &Key) -> Result<Meta, Error> {
         let used = self.connections.current();
         let request = used
@@ -221,9 +228,12 @@ impl S3 {
             Err(error)
                 if error
                     .raw_response()
-                    .is_some_and(|raw| raw.status().as_u16() == 404) =>
+                    .is_some_and(|raw| raw.status().is_client_error()) =>
             {
-                return Err(self.prove_absence(key).await);
+                return self.head_by_get(key).await.map_err(|error| Error {
+                    operation: "head",
+                    ..error
+                });
             }
             Err(error) => {
                 return Err(self
@@ -250,18 +260,12 @@ impl S3 {
         })
     }
 
-    async fn prove_absence(&self, key: &Key) -> Error {
+    async fn head_by_get(&self, key: &Key) -> Result<Meta, Error> {
         match self.send_get(key, Some("bytes=0-0".into())).await {
-            Err(error) if error.kind != ErrorKind::Damaged => Error {
-                operation: "head",
-                ..error
-            },
-            _ => self.error(
-                ErrorKind::Transient,
-                "head",
-                key.as_str(),
-                "HEAD says 404, GET says it is there",
-            ),
+            Ok((_, fetched)) => Ok(fetched.meta),
+            // The first byte is outside of an empty object.
+            Err(error) if error.kind == ErrorKind::Damaged => Ok(self.get_whole(key).await?.meta),
+            Err(error) => Err(error),
         }
     }
 
