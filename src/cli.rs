@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub mod mount;
+pub mod mount_helper;
 pub mod options;
 pub mod postgres_config;
 pub mod wal;
@@ -50,6 +51,57 @@ enum Command {
     WalList(wal::ListArgs),
     /// Print the lines for postgresql.conf, and why they are as they are
     PostgresConfig(postgres_config::PostgresConfigArgs),
+    /// What mount(8) calls for a file system of type walfs
+    #[command(hide = true, disable_help_flag = true)]
+    MountHelper(MountHelperArgs),
+}
+
+/// The arguments of mount(8)'s helper contract, which has its own syntax.
+#[derive(Debug, clap::Args)]
+struct MountHelperArgs {
+    #[arg(
+        value_name = "SPEC DIR [-sfnv] [-o OPTIONS]",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    arguments: Vec<OsString>,
+}
+
+/// Mounts as mount(8) asks; returns 0 only once the directory is mounted.
+fn mount_for_mount8(arguments: Vec<OsString>) -> ExitCode {
+    let call = match mount_helper::parse(arguments) {
+        Ok(call) => call,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::from(mount_helper::EXIT_USAGE);
+        }
+    };
+    if call.fake {
+        return ExitCode::SUCCESS;
+    }
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::from(mount_helper::EXIT_SYSTEM);
+        }
+    };
+    let mut mount = std::process::Command::new(program);
+    mount
+        .args(["mount", "--daemon"])
+        .args(&call.arguments)
+        .arg("--")
+        .arg(&call.archive)
+        .arg(&call.mountpoint);
+    match mount.status() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(status) if status.code() == Some(2) => ExitCode::from(mount_helper::EXIT_USAGE),
+        Ok(_) => ExitCode::from(mount_helper::EXIT_MOUNT),
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(mount_helper::EXIT_SYSTEM)
+        }
+    }
 }
 
 /// Runs the command that the arguments name.
@@ -75,6 +127,7 @@ pub fn main() -> ExitCode {
         Command::WalFetch(arguments) => wal::fetch(&arguments),
         Command::WalList(arguments) => wal::list(&arguments),
         Command::PostgresConfig(arguments) => postgres_config::print(&arguments),
+        Command::MountHelper(arguments) => mount_for_mount8(arguments.arguments),
     }
 }
 

@@ -34,6 +34,14 @@ pub struct StoreArgs {
     /// Profile of the AWS configuration files (also AWS_PROFILE)
     #[arg(long, value_name = "NAME", env = "WALFS_PROFILE", help_heading = "Store")]
     pub profile: Option<String>,
+    /// Take S3 access keys from this file (as ~/.aws/credentials) and from nowhere else; it may be replaced at any time
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "WALFS_CREDENTIALS_FILE",
+        help_heading = "Store"
+    )]
+    pub credentials_file: Option<PathBuf>,
     /// Total time that archiving may wait for the store, retries included
     #[arg(long, value_name = "TIME", default_value = "45s", value_parser = duration, env = "WALFS_DEADLINE",
           help_heading = "Store")]
@@ -136,6 +144,7 @@ impl StoreArgs {
             profile: self.profile.clone(),
             create: options.create,
             open_within: wait,
+            credentials_file: self.credentials_file.clone(),
         };
         let store = store::open(&location, &store_options).await?;
         Ok(Archive::open(store, options, Patience::for_at_most(wait)).await?)
