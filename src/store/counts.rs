@@ -5,7 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Attempts since the store was opened, by operation.
+/// Attempts since the store was opened, by operation. One attempt is one request to an S3 server, except that a `head`
+/// of what is not there takes two, a `get` of more last bytes than there are may take three.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
     /// Objects written whole, multipart completions included.

@@ -218,6 +218,42 @@ async fn a_completion_whose_answer_was_lost_meets_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_did_not_arrive_is_sent_again() {
+    let bucket = Bucket::start();
+    let store = bucket.open("a").await;
+    let parts = [content(5 << 20), content(5 << 20), content(9)];
+    for action in [
+        Action::Reset,
+        Action::LoseAnswer,
+        Action::slow_down(),
+        Action::error(400, "BadDigest"),
+    ] {
+        bucket.hurt_once(Operation::UploadPart, action);
+    }
+    put_in_parts(&store, "x", &parts, PutMode::IfAbsent)
+        .await
+        .unwrap();
+    assert_eq!(bytes_of(&store, "x").await.unwrap(), parts.concat());
+    assert_eq!(store.counts().parts, 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_page_in_the_middle_is_not_the_end() {
+    let bucket = Bucket::start();
+    let store = bucket.open("a").await;
+    put(&store, "x", "1").await.unwrap();
+    let body = "<ListBucketResult><Name>b</Name><KeyCount>0</KeyCount><IsTruncated>true</IsTruncated></ListBucketResult>";
+    let answer = Action::Answer {
+        status: 200,
+        content_type: "application/xml",
+        body: body.into(),
+    };
+    bucket.hurt_once(Operation::List, answer);
+    assert_eq!(names(&store, "", None, 10).await, (vec!["x".to_owned()], false));
+    assert_eq!(store.counts().lists, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_error_inside_a_200_is_an_error() {
     let bucket = Bucket::start();
     let store = bucket.open("a").await;

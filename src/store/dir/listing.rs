@@ -1,7 +1,7 @@
 //! Listing a directory in pages, in order.
 //!
 //! The kernel gives names in no order and cannot start from one, so a page costs a pass over the whole directory: of a
-//! million entries a good half second and 40 MB. So that a listing of a thousand pages does not cost a thousand
+//! million entries seconds, and 40 MB. So that a listing of a thousand pages does not cost a thousand
 //! passes, what is left after a page is kept, sorted, for whoever continues just there within ten seconds. At most
 //! four are kept. A pass sees every object stored before it began; later pages may miss later objects, as the
 //! contract allows.

@@ -144,15 +144,15 @@ fn kind_of_status(status: Option<u16>, by_s3: bool) -> ErrorKind {
     }
 }
 
-/// The causes, outermost first: "dispatch failure: io error: connection refused".
+/// The causes, outermost first, in one line: "client error (Connect): tcp connect error: Connection refused". The
+/// SDK's outermost two say nothing.
 pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let _ = write!(text, ": {inner}");
-        cause = inner.source();
-    }
-    text
+    let causes = std::iter::successors(Some(error), |error| error.source()).map(|cause| cause.to_string());
+    let telling: Vec<String> = causes
+        .filter(|text| text != "dispatch failure" && text != "io error")
+        .collect();
+    let text = telling.join(": ");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// S3 names the right region in a header or in the error's XML.

@@ -4,34 +4,51 @@ use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 
 use super::{Error, ErrorKind, Key, Meta, Page, S3, system_time};
 
+/// Where a page starts.
+#[derive(Debug, Clone)]
+enum Start {
+    Beginning,
+    After(String),
+    /// The server's own word for it. Only within one call: it says nothing to another server.
+    Token(String),
+}
+
 impl S3 {
-    /// Asks on where a page held only foreign names: an empty page must mean the end.
+    /// Asks on where a page holds no object of ours, because all are foreign or the server gave up searching: to our
+    /// caller an empty page means the end.
     pub(super) async fn list_objects(
         &self,
         prefix: &str,
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page, Error> {
-        let mut after = after.map(|after| self.full(after));
+        let mut last = after.map(|after| self.full(after)).unwrap_or_default();
+        let mut start = after.map_or(Start::Beginning, |after| Start::After(self.full(after)));
         loop {
-            let answer = self.send_list(prefix, after.clone(), limit).await?;
-            let entries = self.entries(prefix, after.as_deref(), &answer)?;
-            let more = answer.is_truncated() == Some(true) && !answer.contents().is_empty();
+            let answer = self.send_list(prefix, &start, limit).await?;
+            let entries = self.entries(prefix, &last, &answer)?;
+            let more = answer.is_truncated() == Some(true);
             if !entries.is_empty() || !more {
                 return Ok(Page { entries, more });
             }
-            after = answer
-                .contents()
-                .last()
-                .and_then(|object| object.key())
-                .map(str::to_owned);
+            if let Some(object) = answer.contents().last() {
+                last = object.key().unwrap_or_default().to_owned();
+            }
+            start = match answer.next_continuation_token() {
+                Some(token) => Start::Token(token.to_owned()),
+                None if !answer.contents().is_empty() => Start::After(last.clone()),
+                None => {
+                    let message = "a page that is empty, not the last, and leads nowhere";
+                    return Err(self.error(ErrorKind::Transient, "list", prefix, message));
+                }
+            };
         }
     }
 
     async fn send_list(
         &self,
         prefix: &str,
-        after: Option<String>,
+        start: &Start,
         limit: usize,
     ) -> Result<ListObjectsV2Output, Error> {
         let used = self.connections.current();
@@ -40,8 +57,12 @@ impl S3 {
             .list_objects_v2()
             .bucket(&self.bucket)
             .prefix(self.full(prefix));
-        let request = request.set_start_after(after).max_keys(limit as i32);
-        match request.send().await {
+        let request = match start {
+            Start::Beginning => request,
+            Start::After(after) => request.start_after(after),
+            Start::Token(token) => request.continuation_token(token),
+        };
+        match request.max_keys(limit as i32).send().await {
             Ok(answer) => Ok(answer),
             Err(error) => Err(self
                 .connections
@@ -55,10 +76,10 @@ impl S3 {
     fn entries(
         &self,
         prefix: &str,
-        after: Option<&str>,
+        after: &str,
         answer: &ListObjectsV2Output,
     ) -> Result<Vec<(Key, Meta)>, Error> {
-        let mut last = after.unwrap_or_default();
+        let mut last = after;
         let mut entries = Vec::with_capacity(answer.contents().len());
         for object in answer.contents() {
             let full = object.key().unwrap_or_default();
