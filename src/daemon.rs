@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn child_leads_a_session_and_reads_nothing() {
         let script = format!(
-            "read line && exit 8; test $(ps -o sid= -p $$) = $$ && {}",
+            "read line && exit 8; test $(cut -d' ' -f6 /proc/$$/stat) = $$ && {}",
             says("ready\\n")
         );
         daemon(&script, None).unwrap();
