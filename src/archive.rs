@@ -156,7 +156,7 @@ pub enum Error {
         /// The archive.
         place: String,
         /// What does not fit.
-        damage: Damage,
+        damage: Box<Damage>,
     },
     /// The prefix holds no archive.
     #[error(
@@ -208,17 +208,6 @@ pub enum Error {
         /// What the system said.
         reason: String,
     },
-}
-
-impl Error {
-    /// May the same request succeed later without anybody changing anything?
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Store(error) => matches!(error.kind, ErrorKind::Transient | ErrorKind::Denied),
-            Self::Staging { .. } => true,
-            _ => false,
-        }
-    }
 }
 
 /// `walfs.json`: what this archive is. Never rewritten.

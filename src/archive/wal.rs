@@ -144,7 +144,7 @@ impl Archive {
         Error::Damaged {
             key: key.as_str().to_owned(),
             place: self.place(),
-            damage,
+            damage: Box::new(damage),
         }
     }
 
