@@ -166,7 +166,7 @@ fn filled_to_its_end(wal: &mut WalDraft) -> Result<()> {
 /// A small file's length is not known, so a child's copy of the descriptor, closed in the middle, must not finish it:
 /// that is for the process that opened it, as long as it lives.
 fn is_somebody_elses_to_finish(writing: &Writing, wal: &WalDraft, asker: Option<&Asker>) -> bool {
-    if wal.name().segment().is_some() || wal.verdict().is_some() {
+    if wal.name().has_pages() || wal.verdict().is_some() {
         return false;
     }
     let closer = asker.and_then(Asker::tgid).unwrap_or(0);
