@@ -76,17 +76,16 @@ fn seems_to_write(arguments: &[&[u8]], directory: &Path, target: &Path) -> bool 
     let Some((program, arguments)) = program(arguments) else {
         return false;
     };
-    if let Some(script) = shell_script(program, arguments) {
-        return commands(&script).any(|words| {
-            let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
-            copies_to(&words, directory, target) || redirects_to(&words, directory, target)
-        });
-    }
+    let script = shell_script(program, arguments).unwrap_or_default();
+    let script_writes = commands(&script).any(|words| {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        copies_to(&words, directory, target) || redirects_to(&words, directory, target)
+    });
     let Some((last, earlier)) = arguments.split_last() else {
         return false;
     };
     let copies = resolve(directory, last) == target && has_source(earlier, directory, target);
-    copies || program == b"pg_receivewal"
+    script_writes || copies || program == b"pg_receivewal"
 }
 
 /// The text after `-c`.
@@ -212,6 +211,14 @@ mod tests {
             "test ! -f /mnt/walfs/wal/SEG && cp \"pg_wal/SEG\" /mnt/walfs/wal/SEG"
         ]));
         assert!(seems(&["pg_receivewal", "-D", "/mnt/walfs/wal"]));
+        assert!(seems(&[
+            "sh",
+            "-c",
+            "cat \"$1\" > \"$2\"",
+            "sh",
+            "pg_wal/SEG",
+            "/mnt/walfs/wal/SEG"
+        ]));
     }
 
     #[test]
