@@ -419,7 +419,7 @@ fn is_somebody_elses_to_finish(writing: &Writing, wal: &WalDraft, asker: Option<
     let closer = asker.and_then(Asker::tgid).unwrap_or(0);
     let known = writing.opener != 0 && closer != 0;
     let opener_lives = || Asker::of(writing.opener).is_some_and(|opener| !opener.doomed());
-    wal.name().segment().is_none() && known && closer != writing.opener && opener_lives()
+    !wal.name().has_pages() && known && closer != writing.opener && opener_lives()
 }
 
 fn staging(writing: &Writing, error: &std::io::Error) -> Error {
