@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::codec::{Compression, ContentHash, Damage};
 use crate::pg::{HeaderError, NameError, SegmentSize, SystemId, Timeline, WalName};
@@ -262,6 +263,8 @@ pub struct Archive {
     compression: Compression,
     cluster: OnceLock<Cluster>,
     name_locks: wal::NameLocks,
+    /// One permit a KiB.
+    upload_memory: Semaphore,
 }
 
 impl Archive {
@@ -289,6 +292,7 @@ impl Archive {
             compression,
             cluster: OnceLock::new(),
             name_locks: Default::default(),
+            upload_memory: Semaphore::new((wal::UPLOAD_MEMORY_BYTES >> 10) as usize),
         };
         archive.cluster(patience).await?;
         Ok(archive)
