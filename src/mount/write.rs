@@ -124,6 +124,7 @@ impl Fs {
                 let source_bytes = || asker.and_then(|asker| asker.source_size(&name));
                 let undecided = wal.verdict().is_none();
                 let outcome = wal.write(offset, data, source_bytes).await.map_err(Error::from);
+                self.forget_failed(writing, wal);
                 self.after(writing, wal, undecided, outcome).await
             }
         };
@@ -171,6 +172,7 @@ impl Fs {
             Content::Wal(wal) => {
                 let undecided = wal.verdict().is_none();
                 let outcome = wal.truncate(bytes).await.map_err(Error::from);
+                self.forget_failed(writing, wal);
                 self.after(writing, wal, undecided, outcome).await
             }
         };
