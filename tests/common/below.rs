@@ -55,7 +55,13 @@ impl Below {
             mountpoint: PathBuf::new(),
         };
         let reader = Reader::new(archive.clone(), Cache::new(64 << 20), None);
-        let fs = Arc::new(Fs::new(archive, reader, staging, Arc::new(Metrics::default()), options));
+        let fs = Arc::new(Fs::new(
+            archive,
+            reader,
+            staging,
+            Arc::new(Metrics::default()),
+            options,
+        ));
         let wal = fs.lookup(ROOT, OsStr::new("wal"), None).await;
         let wal = wal.expect("wal is always there").ino;
         Self { fs, wal }

@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use walfs::store::{
-    self, Backend, ByteRange, Conditions, Error, ErrorKind, Fetched, Key, Location, Meta, Page, Part, Patience,
-    PutMode, Store, Upload,
+    self, Backend, ByteRange, Conditions, Error, ErrorKind, Fetched, Key, Location, Meta, Page, Part,
+    Patience, PutMode, Store, Upload,
 };
 
 /// What happens instead of an answer.

@@ -53,8 +53,6 @@ pub(crate) struct File {
     frontier: usize,
     went_back: bool,
     rewritten: bool,
-    /// It was laid out with zeros before its first page came, as `pg_receivewal` does.
-    laid_out: bool,
 }
 
 impl File {
@@ -71,7 +69,6 @@ impl File {
             frontier: 0,
             went_back: false,
             rewritten: false,
-            laid_out: false,
         }
     }
 
@@ -83,8 +80,9 @@ impl File {
         !NAMES[self.name].contains(".history") && !NAMES[self.name].contains(".backup")
     }
 
-    fn is_partial(&self) -> bool {
-        NAMES[self.name].ends_with(".partial")
+    /// `pg_receivewal` lays a `.partial` out, fills it in and renames it: its close archives nothing.
+    fn is_filled_in_later(&self) -> bool {
+        NAMES[self.name].ends_with(".partial") && (self.rewritten || self.has_blank_head())
     }
 
     /// Where each piece begins, and where the one beyond the end ends.
@@ -118,7 +116,6 @@ impl File {
         self.frontier = self.frontier.max(end);
         self.rewritten |= self.written[from..to].contains(&true);
         self.written[from..to].fill(true);
-        self.laid_out |= self.has_blank_head();
     }
 
     pub(crate) fn truncate(&mut self, bytes: usize) {
@@ -129,7 +126,7 @@ impl File {
         }
         self.frontier = bytes;
         if bytes == 0 {
-            (self.went_back, self.rewritten, self.laid_out) = (false, false, false);
+            (self.went_back, self.rewritten) = (false, false);
         }
     }
 
@@ -162,7 +159,11 @@ impl File {
         // What can be seen to be wrong may be refused at once: a foreign page, bytes beyond the end.
         let headless = !self.written[0] || self.has_blank_head();
         let suspicious = self.content.len() > expected || !headless && !self.has_right_head(archived);
-        Rule::Nothing(if suspicious { Expect::Either } else { Expect::Success })
+        Rule::Nothing(if suspicious {
+            Expect::Either
+        } else {
+            Expect::Success
+        })
     }
 
     fn has_right_head(&self, archived: &Archived) -> bool {
@@ -178,27 +179,18 @@ impl File {
         }
     }
 
-    /// What a close must lead to (contract W2, W3).
+    /// What a close, or a demand for durability, must lead to (contract W2, W3).
     pub(crate) fn flush(&self, killed: bool, archived: &Archived) -> Rule {
         let name = &NAMES[self.name];
         let answer = match self.verdict {
             Some(true) => Expect::Success,
             Some(false) => Expect::Failure,
             None if self.is_temporary() || self.content.is_empty() => Expect::Success,
-            None if self.is_partial() && self.laid_out => Expect::Success,
-            None if killed => Expect::Either,
+            None if killed || self.is_filled_in_later() => Expect::Either,
             None if self.is_whole(name, archived) => return self.archives(name),
             None => Expect::Failure,
         };
         Rule::Nothing(answer)
-    }
-
-    /// What a demand for durability must lead to. A `.partial` that is not archived yet waits for its close.
-    pub(crate) fn fsync(&self, killed: bool, archived: &Archived) -> Rule {
-        if self.verdict.is_none() && self.is_partial() {
-            return Rule::Nothing(Expect::Either);
-        }
-        self.flush(killed, archived)
     }
 
     /// What a rename to a final name must lead to (contract W6).

@@ -1,5 +1,7 @@
 //! What is done to the directory, and how such a sequence is made up.
 
+use std::fmt;
+
 use proptest::prelude::*;
 use walfs::store::ErrorKind;
 
@@ -20,27 +22,73 @@ pub(crate) enum Closer {
 /// One operation. Names are indices into [`NAMES`]; files are counted back from the one opened last.
 #[derive(Debug, Clone)]
 pub(crate) enum Operation {
-    Start { name: usize, known: bool },
-    Write { file: usize, from: usize, to: usize, source: Source },
-    WriteBeyond { file: usize },
-    Truncate { file: usize, cut: usize, more: usize },
-    Flush { file: usize, closer: Closer },
-    Fsync { file: usize, closer: Closer },
-    Release { file: usize },
-    Rename { from: usize, to: usize, replace: bool },
-    Unlink { name: usize },
-    Lookup { name: usize },
-    Read { name: usize, offset: usize, bytes: usize },
-    ReadBack { file: usize, offset: usize, bytes: usize },
+    Start {
+        name: usize,
+        known: bool,
+    },
+    Write {
+        file: usize,
+        from: usize,
+        to: usize,
+        source: Source,
+    },
+    WriteBeyond {
+        file: usize,
+    },
+    Truncate {
+        file: usize,
+        cut: usize,
+        more: usize,
+    },
+    Flush {
+        file: usize,
+        closer: Closer,
+    },
+    Fsync {
+        file: usize,
+        closer: Closer,
+    },
+    Release {
+        file: usize,
+    },
+    Rename {
+        from: usize,
+        to: usize,
+        replace: bool,
+    },
+    Unlink {
+        name: usize,
+    },
+    Lookup {
+        name: usize,
+    },
+    Read {
+        name: usize,
+        offset: usize,
+        bytes: usize,
+    },
+    ReadBack {
+        file: usize,
+        offset: usize,
+        bytes: usize,
+    },
     List,
     Restart,
 }
 
 /// An operation, and what goes wrong with the store meanwhile.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Step {
     pub(crate) operation: Operation,
     pub(crate) faults: Vec<(usize, Fault)>,
+}
+
+/// One line each, also where a whole sequence is printed prettily.
+impl fmt::Debug for Step {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (operation, faults) = (&self.operation, &self.faults);
+        out.write_str(&format!("{operation:?} {faults:?}"))
+    }
 }
 
 impl From<Operation> for Step {
@@ -51,8 +99,11 @@ impl From<Operation> for Step {
 }
 
 /// Up to 30 deeds, some of which are many operations in a row.
-pub(crate) fn steps(faults: impl Strategy<Value = Vec<(usize, Fault)>> + Clone) -> impl Strategy<Value = Vec<Step>> {
-    let single = (operation(), faults.clone()).prop_map(|(operation, faults)| vec![Step { operation, faults }]);
+pub(crate) fn steps(
+    faults: impl Strategy<Value = Vec<(usize, Fault)>> + Clone,
+) -> impl Strategy<Value = Vec<Step>> {
+    let single =
+        (operation(), faults.clone()).prop_map(|(operation, faults)| vec![Step { operation, faults }]);
     let copier = (copy(), faults, any::<prop::sample::Index>()).prop_map(|(operations, faults, at)| {
         let mut steps: Vec<Step> = operations.into_iter().map(Step::from).collect();
         let at = at.index(steps.len());
@@ -82,7 +133,9 @@ pub(crate) fn lasting() -> impl Strategy<Value = Vec<(usize, Fault)>> + Clone {
     some_of(prop_oneof![Just(Fault::Hangs), Just(Fault::DoesAndHangs)])
 }
 
-fn some_of(fault: impl Strategy<Value = Fault> + Clone) -> impl Strategy<Value = Vec<(usize, Fault)>> + Clone {
+fn some_of(
+    fault: impl Strategy<Value = Fault> + Clone,
+) -> impl Strategy<Value = Vec<(usize, Fault)>> + Clone {
     prop_oneof![
         5 => Just(Vec::new()),
         2 => prop::collection::vec((0usize..4, fault), 1..3),
@@ -144,14 +197,21 @@ fn copy() -> impl Strategy<Value = Vec<Operation>> {
     let renamed = prop_oneof![3 => Just(None), 1 => (0..FINALS, any::<bool>()).prop_map(Some)];
     (name(), source(), order, closer(), renamed, any::<bool>()).prop_map(
         |(name, source, order, closer, renamed, synced)| {
-            let mut all = vec![Operation::Start { name, known: closer != Closer::Unknown }];
+            let mut all = vec![Operation::Start {
+                name,
+                known: closer != Closer::Unknown,
+            }];
             all.extend(order.writes(source));
             if synced {
                 all.push(Operation::Fsync { file: 0, closer });
             }
             all.push(Operation::Flush { file: 0, closer });
             all.push(Operation::Release { file: 0 });
-            all.extend(renamed.map(|(to, replace)| Operation::Rename { from: name, to, replace }));
+            all.extend(renamed.map(|(to, replace)| Operation::Rename {
+                from: name,
+                to,
+                replace,
+            }));
             all
         },
     )
@@ -167,19 +227,43 @@ enum Order {
 
 impl Order {
     fn writes(self, source: Source) -> Vec<Operation> {
-        let piece = |piece: usize, source| Operation::Write { file: 0, from: piece, to: piece + 1, source };
-        let whole = |source| Operation::Write { file: 0, from: 0, to: PIECES, source };
+        let piece = |piece: usize, source| Operation::Write {
+            file: 0,
+            from: piece,
+            to: piece + 1,
+            source,
+        };
+        let whole = |source| Operation::Write {
+            file: 0,
+            from: 0,
+            to: PIECES,
+            source,
+        };
         match self {
             Self::Forward => vec![
-                Operation::Write { file: 0, from: 0, to: 3, source },
-                Operation::Write { file: 0, from: 3, to: PIECES, source },
+                Operation::Write {
+                    file: 0,
+                    from: 0,
+                    to: 3,
+                    source,
+                },
+                Operation::Write {
+                    file: 0,
+                    from: 3,
+                    to: PIECES,
+                    source,
+                },
             ],
             Self::Backward => (0..PIECES).rev().map(|index| piece(index, source)).collect(),
             Self::ZerosFirst => vec![whole(Source::Zeros), piece(0, source), whole(source)],
             Self::Sparse => vec![
                 piece(0, source),
                 piece(2, source),
-                Operation::Truncate { file: 0, cut: PIECES, more: 0 },
+                Operation::Truncate {
+                    file: 0,
+                    cut: PIECES,
+                    more: 0,
+                },
             ],
         }
     }

@@ -74,9 +74,7 @@ fn make(name: &str, source: Source) -> Vec<u8> {
         Source::Right => wal::segment(segment, OURS, SEGMENT_BYTES, 1),
         Source::Other => wal::segment(segment, OURS, SEGMENT_BYTES, 2),
         Source::Foreign => wal::segment(segment, THEIRS, SEGMENT_BYTES, 1),
-        Source::Misplaced => {
-            wal::segment(&wal::segment_name(1, 9, SEGMENT_BYTES), OURS, SEGMENT_BYTES, 1)
-        }
+        Source::Misplaced => wal::segment(&wal::segment_name(1, 9, SEGMENT_BYTES), OURS, SEGMENT_BYTES, 1),
         Source::Zeros => vec![0; SEGMENT_BYTES as usize],
     }
 }
@@ -105,7 +103,7 @@ fn backup_text(segment: &str, source: Source) -> String {
          STOP TIME: 2026-11-20 21:15:47 UTC\nSTOP TIMELINE: 1\n"
     );
     match source {
-        Source::Foreign => text.replace("WAL LOCATION", "something else"),
+        Source::Foreign => text.replace("WAL LOCATION", "ODD LOCATION"),
         Source::Zeros => "\0".repeat(text.len()),
         _ => text,
     }
@@ -125,8 +123,9 @@ pub(crate) fn cuts(bytes: usize) -> [usize; PIECES + 1] {
 pub(crate) fn is_valid(name: &str, content: &[u8], cluster: Option<u64>) -> bool {
     match name.parse().expect("a final name") {
         WalName::History(timeline) => history::parse(content, timeline).is_ok(),
-        WalName::Backup(segment, offset) => backup_history::parse(content)
-            .is_ok_and(|backup| backup.check_name(segment, offset).is_ok()),
+        WalName::Backup(segment, offset) => {
+            backup_history::parse(content).is_ok_and(|backup| backup.check_name(segment, offset).is_ok())
+        }
         WalName::Segment(segment) | WalName::Partial(segment) => {
             content.len() == SEGMENT_BYTES as usize
                 && PageHeader::parse(content).is_ok_and(|header| {
