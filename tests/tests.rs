@@ -14,6 +14,8 @@ mod harness;
 mod mount_helpers;
 // Mounting and unmounting through the real kernel, with a file system that holds nothing.
 mod mounting;
+// The directory below FUSE, against a small reference: operations, kills, faults of the store.
+mod reference;
 // The S3 server of the tests keeps to S3, and its faults are those they are called.
 mod s3_server;
 // Every promise of a store, asked of every kind of store.
