@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn child_leads_a_session_and_reads_nothing() {
         let script = format!(
-            "read line && exit 8; test $(ps -o sid= -p $$) = $$ && {}",
+            "read line && exit 8; test $(cut -d' ' -f6 /proc/$$/stat) = $$ && {}",
             says("ready\\n")
         );
         daemon(&script, None).unwrap();
@@ -359,5 +359,50 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_process_that_was_not_started_as_a_daemon() {
         assert!(Ready::from_env().is_none());
+    }
+
+    /// Not a test but the parent, and then the child, of the next one.
+    #[test]
+    #[ignore = "the processes that started_again starts"]
+    #[allow(clippy::print_stdout, reason = "answers the test")]
+    fn background_process() {
+        let Ok(end) = env::var("WALFS_TEST_DAEMON") else {
+            return;
+        };
+        match (Ready::from_env(), end.as_str()) {
+            (None, _) => match start(None) {
+                Ok(()) => println!("daemon: serves"),
+                Err(error) => println!("daemon: {} {error}", error.exit_code()),
+            },
+            (Some(ready), "ready") => ready.ready(),
+            (Some(ready), "failed") => {
+                ready.failed("no such bucket");
+                std::process::exit(9);
+            }
+            (Some(_), _) => std::process::exit(5),
+        }
+    }
+
+    #[test]
+    fn started_again() {
+        for (end, expected) in [
+            ("ready", "daemon: serves\n"),
+            ("failed", "daemon: 9 no such bucket\n"),
+            (
+                "died",
+                "daemon: 5 walfs ended in the background before it was ready",
+            ),
+        ] {
+            let mut parent = Command::new(env::current_exe().unwrap());
+            parent.args([
+                "--exact",
+                "daemon::tests::background_process",
+                "--ignored",
+                "--nocapture",
+            ]);
+            let output = parent.env("WALFS_TEST_DAEMON", end).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(said.contains(expected), "{end}: {said}");
+        }
     }
 }

@@ -17,6 +17,7 @@ pub mod handles;
 pub mod kernel;
 pub mod listing;
 pub mod node;
+pub mod presence;
 pub mod serve;
 pub mod status;
 pub mod write;

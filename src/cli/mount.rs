@@ -56,7 +56,7 @@ pub struct MountArgs {
     #[command(flatten)]
     write: WriteArgs,
     /// Memory for restored segments
-    #[arg(long, value_name = "SIZE", default_value = "96MiB", value_parser = bytes, env = "WALFS_CACHE_MEMORY",
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = bytes, env = "WALFS_CACHE_MEMORY",
           help_heading = "Reading")]
     cache_memory: u64,
     /// Keep fetched objects in this directory too; it may be lost at any time

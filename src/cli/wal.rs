@@ -114,7 +114,7 @@ async fn push_file(arguments: &PushArgs) -> Result<(), Failure> {
             .await?,
     );
     let staging = Staging::new(archive.compression(), &arguments.write.staging());
-    let mut draft = WalDraft::new(archive, &staging, name, false, deadline);
+    let mut draft = WalDraft::new(archive, &staging, name, deadline);
     let mut buffer = vec![0; 1 << 20];
     loop {
         match file.read(&mut buffer) {

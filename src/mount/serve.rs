@@ -80,6 +80,11 @@ pub fn mount(request: &Request) -> Result<Waiting, kernel::Error> {
         take_away(&mounted);
         return Err(error);
     }
+    if let Some(user) = &request.user {
+        // The AWS files are looked for there; the caller's own home is closed to this user.
+        // SAFETY: there are no other threads yet that could read the environment, as this function demands.
+        unsafe { std::env::set_var("HOME", &user.home) };
+    }
     Ok(Waiting { fuse, mounted, owner })
 }
 

@@ -21,7 +21,7 @@ use super::node::{Attributes, Node};
 use super::writing::{Content, Writing, is_visible_while_written};
 
 impl Fs {
-    /// Creates a file that the last lookup did not find.
+    /// Creates a file that the last lookup did not find, or did not look for.
     ///
     /// # Errors
     /// [`Error::BadName`], [`Error::ReadOnly`], [`Error::Immutable`] outside of `wal/`.
@@ -33,7 +33,7 @@ impl Fs {
         }
         self.gates_open()?;
         let name = self.noted("create", acceptable(name))?;
-        Ok(self.start_writing(name, true, asker))
+        Ok(self.start_writing(name, asker))
     }
 
     /// Opens an archived file to be written again: its bytes are compared, never replaced (contract W4).
@@ -44,7 +44,7 @@ impl Fs {
         match self.node(ino)? {
             Node::Archived(name) => {
                 self.gates_open()?;
-                Ok(self.start_writing(Target::Final(name), false, asker).1)
+                Ok(self.start_writing(Target::Final(name), asker).1)
             }
             Node::Writing(ino) => {
                 self.truncate_inode(ino, 0).await?;
@@ -66,17 +66,11 @@ impl Fs {
         Ok(())
     }
 
-    fn start_writing(&self, target: Target, known_absent: bool, asker: Option<&Asker>) -> (Attributes, u64) {
+    fn start_writing(&self, target: Target, asker: Option<&Asker>) -> (Attributes, u64) {
         let (content, visible) = match target {
             Target::Final(name) => {
                 let visible = is_visible_while_written(name).then(|| name.to_string());
-                let draft = WalDraft::new(
-                    self.archive.clone(),
-                    &self.staging,
-                    name,
-                    known_absent,
-                    self.options.deadline,
-                );
+                let draft = WalDraft::new(self.archive.clone(), &self.staging, name, self.options.deadline);
                 (Content::Wal(Box::new(draft)), visible)
             }
             Target::Temporary(name) => (Content::Scratch(self.staging.draft()), Some(name)),
@@ -131,7 +125,7 @@ impl Fs {
                 let source_bytes = || asker.and_then(|asker| asker.source_size(&name));
                 let undecided = wal.verdict().is_none();
                 let outcome = wal.write(offset, data, source_bytes).await.map_err(Error::from);
-                self.after(writing, wal, undecided, outcome)
+                self.after(writing, wal, undecided, outcome).await
             }
         };
         writing.bytes.store(content.draft().bytes(), Ordering::Release);
@@ -178,7 +172,7 @@ impl Fs {
             Content::Wal(wal) => {
                 let undecided = wal.verdict().is_none();
                 let outcome = wal.truncate(bytes).await.map_err(Error::from);
-                self.after(writing, wal, undecided, outcome)
+                self.after(writing, wal, undecided, outcome).await
             }
         };
         writing.bytes.store(content.draft().bytes(), Ordering::Release);
@@ -236,11 +230,11 @@ impl Fs {
 
     async fn finish(&self, writing: &Arc<Writing>, wal: &mut WalDraft) -> Result<()> {
         let outcome = wal.finish().await.map_err(Error::from);
-        self.after(writing, wal, true, outcome)
+        self.after(writing, wal, true, outcome).await
     }
 
     /// Notes what became of a file, the first time it is known.
-    fn after(
+    async fn after(
         &self,
         writing: &Arc<Writing>,
         wal: &WalDraft,
@@ -262,6 +256,7 @@ impl Fs {
                 },
                 wal.name()
             );
+            self.presence.archived(wal.name()).await;
             self.writings.hide(writing);
         }
         if outcome.is_err() {
@@ -364,7 +359,7 @@ impl Fs {
             Content::Scratch(draft) => draft,
             Content::Wal(wal) => wal.into_draft(),
         };
-        let mut wal = WalDraft::adopt(self.archive.clone(), draft, name, false, self.options.deadline);
+        let mut wal = WalDraft::adopt(self.archive.clone(), draft, name, self.options.deadline);
         let outcome = self.finish(writing, &mut wal).await;
         *content = match &outcome {
             Ok(()) => Content::Wal(Box::new(wal)),

@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use crate::archive::wal::Committed;
 use crate::archive::{Archive, Error};
 use crate::codec::Compression;
@@ -22,8 +24,21 @@ const HEADER_BYTES: usize = 40;
 /// `.history` and `.backup` files are a few hundred bytes; this is a bound against mistakes.
 const SMALL_FILE_BYTES: u64 = 1 << 20;
 
+/// By how much the store's own bookkeeping of the deadline may be late.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// What became of a file; it stays.
 pub type Verdict = Result<Committed, Arc<Error>>;
+
+/// A question to the store that is under way; withdrawn when nobody wants the answer any more.
+#[derive(Debug)]
+struct Look(JoinHandle<bool>);
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// A WAL file being written under its final name.
 #[derive(Debug)]
@@ -35,43 +50,32 @@ pub struct WalDraft {
     head: Vec<u8>,
     /// The first page's header, once it has come and fits.
     header: Option<PageHeader>,
-    known_absent: bool,
+    /// Is there one of that name already? Asked while the bytes arrive.
+    look: Option<Look>,
     deadline: Duration,
     verdict: Option<Verdict>,
 }
 
 impl WalDraft {
-    /// An empty file. `known_absent`: the store said a moment ago that the name is free.
-    pub fn new(
-        archive: Arc<Archive>,
-        staging: &Staging,
-        name: WalName,
-        known_absent: bool,
-        deadline: Duration,
-    ) -> Self {
+    /// An empty file.
+    pub fn new(archive: Arc<Archive>, staging: &Staging, name: WalName, deadline: Duration) -> Self {
         // Small files are stored uncompressed: then their size can be told from a listing.
         let draft = match name.segment() {
             Some(_) => staging.draft(),
             None => staging.draft_with(Compression::None),
         };
-        Self::adopt(archive, draft, name, known_absent, deadline)
+        Self::adopt(archive, draft, name, deadline)
     }
 
     /// A file that was written under another name so far; to be finished at once.
-    pub fn adopt(
-        archive: Arc<Archive>,
-        draft: Draft,
-        name: WalName,
-        known_absent: bool,
-        deadline: Duration,
-    ) -> Self {
+    pub fn adopt(archive: Arc<Archive>, draft: Draft, name: WalName, deadline: Duration) -> Self {
         Self {
             archive,
             name,
             draft,
             head: Vec::new(),
             header: None,
-            known_absent,
+            look: None,
             deadline,
             verdict: None,
         }
@@ -183,6 +187,9 @@ impl WalDraft {
     }
 
     async fn take(&mut self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        if self.look.is_none() {
+            self.look = Some(self.look_ahead());
+        }
         let end = offset + data.len() as u64;
         if let Some(limit) = self.limit(offset, data).await?.filter(|&limit| end > limit) {
             return Err(Error::TooLong {
@@ -332,22 +339,35 @@ impl WalDraft {
         })
     }
 
+    /// Asks the store in the background whether the name is taken: the answer is there when the last byte is.
+    fn look_ahead(&self) -> Look {
+        let (archive, name, patience) = (self.archive.clone(), self.name, self.patience());
+        Look(tokio::spawn(async move {
+            matches!(archive.wal_hash(name, patience).await, Ok(None))
+        }))
+    }
+
     async fn commit(&mut self) -> Result<Committed, Error> {
+        let patience = self.patience();
+        let look = self.look.take();
         let sealed = self
             .draft
             .seal()
             .await
             .map_err(|error| self.staging_error(&error))?;
-        let commit = self.archive.commit_wal(
-            self.name,
-            Arc::new(sealed),
-            self.header.as_ref(),
-            self.known_absent,
-            self.patience(),
-        );
-        // The store keeps to the deadline by itself; this also bounds waiting for another writer of the same name.
-        let grace = Duration::from_secs(2);
-        tokio::time::timeout(self.deadline + grace, commit)
+        let commit = async {
+            let known_absent = match look {
+                Some(mut look) => (&mut look.0).await.unwrap_or(false),
+                None => false,
+            };
+            let header = self.header.as_ref();
+            self.archive
+                .commit_wal(self.name, Arc::new(sealed), header, known_absent, patience)
+                .await
+        };
+        // The store keeps to the deadline by itself; this also bounds waiting for the look, and for another writer of
+        // the same name.
+        tokio::time::timeout(self.deadline + GRACE, commit)
             .await
             .unwrap_or_else(|_| {
                 Err(Error::Store(store::Error {
