@@ -381,7 +381,7 @@ impl Archive {
 
     /// Small files are always stored in LZ4's frame, uncompressed, so that a listing tells their plain size.
     fn extension(&self, name: WalName) -> &str {
-        if name.segment().is_some() {
+        if name.has_pages() {
             &self.marker.codec
         } else {
             Compression::None.extension()

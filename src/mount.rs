@@ -19,6 +19,7 @@ pub mod listing;
 pub mod node;
 pub mod presence;
 pub mod serve;
+pub mod settle;
 pub mod status;
 pub mod write;
 pub mod writing;

@@ -189,7 +189,8 @@ async fn keep_watchdog_fed(fs: Arc<Fs>) {
     let Some(interval) = daemon::watchdog_interval() else {
         return;
     };
-    let mut tick = tokio::time::interval(interval);
+    // Twice in the time allowed: once would be a race with systemd's own timer.
+    let mut tick = tokio::time::interval(interval / 2);
     loop {
         tick.tick().await;
         if fs.lookup(super::node::ROOT, "wal".as_ref(), None).await.is_ok() {

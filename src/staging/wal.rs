@@ -60,9 +60,10 @@ impl WalDraft {
     /// An empty file.
     pub fn new(archive: Arc<Archive>, staging: &Staging, name: WalName, deadline: Duration) -> Self {
         // Small files are stored uncompressed: then their size can be told from a listing.
-        let draft = match name.segment() {
-            Some(_) => staging.draft(),
-            None => staging.draft_with(Compression::None),
+        let draft = if name.has_pages() {
+            staging.draft()
+        } else {
+            staging.draft_with(Compression::None)
         };
         Self::adopt(archive, draft, name, deadline)
     }
@@ -205,7 +206,7 @@ impl WalDraft {
 
     /// How long the file may become; looks at the first page as soon as it comes, to refuse early what must be refused.
     async fn limit(&mut self, offset: u64, data: &[u8]) -> Result<Option<u64>, Error> {
-        if self.name.segment().is_none() {
+        if !self.name.has_pages() {
             return Ok(Some(SMALL_FILE_BYTES));
         }
         if offset < HEADER_BYTES as u64 {
@@ -255,7 +256,7 @@ impl WalDraft {
 
     fn is_complete(&self, source_bytes: impl FnOnce() -> Option<u64>) -> bool {
         let (bytes, coverage) = (self.draft.bytes(), self.draft.coverage());
-        if self.name.segment().is_none() {
+        if !self.name.has_pages() {
             return bytes > 0 && coverage.is_full(bytes) && source_bytes() == Some(bytes);
         }
         // A byte written twice: the writer fills in later what it laid out first, and only it knows when it is done.
@@ -268,7 +269,7 @@ impl WalDraft {
 
     /// Is the file one that may be archived as it stands?
     async fn check_whole(&mut self) -> Result<(), Error> {
-        if self.name.segment().is_some() {
+        if self.name.has_pages() {
             self.check_segment().await
         } else {
             self.check_text().await
@@ -388,5 +389,54 @@ impl WalDraft {
             name: self.name.to_string(),
             reason: error.to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Location;
+
+    const BACKUP: &str = "000000010000000000000002.00000028.backup";
+    const TEXT: &[u8] = b"START WAL LOCATION: 0/2000028 (file 000000010000000000000002)
+STOP WAL LOCATION: 0/2000138 (file 000000010000000000000002)
+CHECKPOINT LOCATION: 0/2000060
+BACKUP METHOD: streamed
+BACKUP FROM: primary
+START TIME: 2024-01-01 00:00:00 UTC
+LABEL: demo
+START TIMELINE: 1
+STOP TIME: 2024-01-01 00:00:01 UTC
+STOP TIMELINE: 1
+";
+
+    async fn archive(directory: &std::path::Path) -> Arc<Archive> {
+        let location = Location::Dir(directory.to_owned());
+        let store = store::open(&location, &store::Options::default()).await.unwrap();
+        let options = crate::archive::Options {
+            create: true,
+            ..Default::default()
+        };
+        let patience = Patience::for_at_most(Duration::from_secs(45));
+        Arc::new(Archive::open(store, &options, patience).await.unwrap())
+    }
+
+    /// Its name begins with a segment's, but it is no segment: `pg_backup_stop` writes one, and archiving stands still
+    /// until it is archived.
+    #[tokio::test]
+    async fn backup_history_is_archived_as_the_text_it_is() {
+        let place = tempfile::tempdir().unwrap();
+        let archive = archive(place.path()).await;
+        let staging = Staging::new(Compression::default(), &Default::default());
+        let name: WalName = BACKUP.parse().unwrap();
+        let deadline = Duration::from_secs(45);
+        let mut draft = WalDraft::new(archive.clone(), &staging, name, deadline);
+        draft.write(0, TEXT, || None).await.unwrap();
+        draft.finish().await.unwrap();
+        let patience = Patience::for_at_most(deadline);
+        let found = archive.read_small(name, patience).await.unwrap();
+        assert_eq!(found.as_deref(), Some(TEXT));
+        let listed = archive.list_wal(None, patience).await.unwrap().entries;
+        assert_eq!((listed[0].0, listed[0].1.bytes), (name, TEXT.len() as u64));
     }
 }
