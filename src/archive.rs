@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::codec::{Compression, ContentHash, Damage};
 use crate::pg::{HeaderError, NameError, SegmentSize, SystemId, Timeline, WalName};
@@ -156,7 +157,7 @@ pub enum Error {
         /// The archive.
         place: String,
         /// What does not fit.
-        damage: Damage,
+        damage: Box<Damage>,
     },
     /// The prefix holds no archive.
     #[error(
@@ -208,17 +209,6 @@ pub enum Error {
         /// What the system said.
         reason: String,
     },
-}
-
-impl Error {
-    /// May the same request succeed later without anybody changing anything?
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Store(error) => matches!(error.kind, ErrorKind::Transient | ErrorKind::Denied),
-            Self::Staging { .. } => true,
-            _ => false,
-        }
-    }
 }
 
 /// `walfs.json`: what this archive is. Never rewritten.
@@ -273,6 +263,8 @@ pub struct Archive {
     compression: Compression,
     cluster: OnceLock<Cluster>,
     name_locks: wal::NameLocks,
+    /// One permit a KiB.
+    upload_memory: Semaphore,
 }
 
 impl Archive {
@@ -300,6 +292,7 @@ impl Archive {
             compression,
             cluster: OnceLock::new(),
             name_locks: Default::default(),
+            upload_memory: Semaphore::new((wal::UPLOAD_MEMORY_BYTES >> 10) as usize),
         };
         archive.cluster(patience).await?;
         Ok(archive)
@@ -388,7 +381,7 @@ impl Archive {
 
     /// Small files are always stored in LZ4's frame, uncompressed, so that a listing tells their plain size.
     fn extension(&self, name: WalName) -> &str {
-        if name.segment().is_some() {
+        if name.has_pages() {
             &self.marker.codec
         } else {
             Compression::None.extension()

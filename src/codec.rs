@@ -1,7 +1,7 @@
 //! The bytes of a stored object: independent frames, then a seek table that stock decompressors skip.
 //!
 //! Content is cut in pieces of [`FRAME_BYTES`]; each piece becomes a *frame* of its own, packed in any order and on
-//! any thread ([`pack`]), and [`seal`] makes the trailer that ends the object. A reader parses the trailer once
+//! any thread ([`pack()`]), and [`seal`] makes the trailer that ends the object. A reader parses the trailer once
 //! ([`SeekTable::parse`], which proves it against the content's hash) and from then on unpacks any frame alone, each
 //! proving itself against the table. `docs/format.md` has every byte and why it is there.
 //!

@@ -17,15 +17,18 @@ use crate::cache::disk::DiskCache;
 use crate::cache::{BlockId, Cache};
 use crate::codec::{Damage, FRAME_BYTES, SeekTable, Tail};
 use crate::pg::WalName;
-use crate::store::{ByteRange, ErrorKind, Key, Patience};
+use crate::store::{ByteRange, Key, Patience};
 
 /// Plain bytes fetched and verified together.
 pub const PIECE_BYTES: u64 = 16 << 20;
 
 const FRAMES_PER_PIECE: u64 = PIECE_BYTES / FRAME_BYTES as u64;
 
-/// Pieces being decoded at once: each holds its stored and its plain bytes, outside of the cache's bound.
-const DECODERS: usize = 3;
+/// Pieces being fetched at once: each holds its stored bytes, outside of the cache's bound.
+const FETCHES: usize = 4;
+
+/// Pieces being decoded at once: each holds its plain bytes, outside of the cache's bound.
+const DECODERS: usize = 2;
 
 /// Reads archived files.
 #[derive(Debug)]
@@ -33,6 +36,7 @@ pub struct Reader {
     archive: Arc<Archive>,
     cache: Cache,
     disk: Option<Arc<DiskCache>>,
+    fetches: Semaphore,
     decoders: Arc<Semaphore>,
 }
 
@@ -43,6 +47,7 @@ impl Reader {
             archive,
             cache,
             disk: disk.map(Arc::new),
+            fetches: Semaphore::new(FETCHES),
             decoders: Arc::new(Semaphore::new(DECODERS)),
         }
     }
@@ -111,17 +116,9 @@ impl Reader {
             object: key.as_str().into(),
             piece: index,
         };
-        loop {
-            let fetched = self
-                .cache
-                .get(id.clone(), self.fetch(&key, file_bytes, index, patience))
-                .await;
-            match fetched {
-                // Another reader's fetch, with less patience than ours.
-                Err(error) if error.is_transient() && matches!(patience, Patience::Forever) => {}
-                done => return done,
-            }
-        }
+        self.cache
+            .get(id, self.fetch(&key, file_bytes, index, patience))
+            .await
     }
 
     async fn fetch(
@@ -131,6 +128,7 @@ impl Reader {
         index: u64,
         patience: Patience,
     ) -> Result<Bytes, Error> {
+        let _fetching = self.fetches.acquire().await.expect("never closed");
         match self.fetch_once(key, file_bytes, index, patience, true).await {
             // Once more, past the disk cache: the damage may be there, or have happened on the way.
             Err(Error::Damaged { .. }) => {
@@ -207,11 +205,6 @@ impl Reader {
         tokio::task::spawn_blocking(move || disk.put(&archive_id, &object, &copy));
         Ok(bytes)
     }
-}
-
-/// Did the object go away, on the store's own word?
-pub fn is_gone(error: &Error) -> bool {
-    matches!(error, Error::Store(error) if error.kind == ErrorKind::NotFound)
 }
 
 fn parse_whole(object: &Bytes) -> Result<SeekTable, Damage> {

@@ -47,7 +47,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             directory: std::env::temp_dir(),
-            memory_bytes: 64 << 20,
+            memory_bytes: 32 << 20,
         }
     }
 }

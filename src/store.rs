@@ -12,7 +12,7 @@
 //! - **Absent is a statement.** [`ErrorKind::NotFound`] is given only when the backend itself said that the object is
 //!   not there. A time-out, a refused connection, a missing bucket or an unreadable directory is never `NotFound`.
 //! - **If absent.** [`PutMode::IfAbsent`] fails with [`ErrorKind::AlreadyExists`] and leaves the old object untouched;
-//!   of many racing writers exactly one wins. Some S3 servers accept the condition and ignore it: [`probe`] finds out.
+//!   of many racing writers exactly one wins. Some S3 servers accept the condition and ignore it: [`probe()`] finds out.
 //!   After an ambiguous failure a retried conditional write may meet its *own* first try: a caller that gets
 //!   `AlreadyExists` compares contents before it judges.
 //!
@@ -258,7 +258,7 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Forgets an upload and its parts. One that is not there is no error.
     async fn abort_upload(&self, upload: &Upload) -> Result<(), Error>;
 
-    /// What is known, without trying, of [`PutMode::IfAbsent`] here. `None`: [`probe`] must find out.
+    /// What is known, without trying, of [`PutMode::IfAbsent`] here. `None`: [`probe()`] must find out.
     fn conditions_known(&self) -> Option<Conditions> {
         None
     }

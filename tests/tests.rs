@@ -12,6 +12,8 @@ mod archiving;
 mod format;
 // The harness on its own, without walfs.
 mod harness;
+// mount(8), fstab, systemd and --daemon: what brings a mount up at boot.
+mod mount_helpers;
 // Mounting and unmounting through the real kernel, with a file system that holds nothing.
 mod mounting;
 // The S3 server of the tests keeps to S3, and its faults are those they are called.

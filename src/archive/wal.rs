@@ -27,6 +27,9 @@ const SINGLE_PUT_BYTES: u64 = 64 << 20;
 /// Size of every part but the last; 1 GiB of incompressible WAL makes 64 of them.
 const PART_BYTES: u64 = 16 << 20;
 
+/// Bodies of uploads held in memory at once, by all of them together: four incompressible segments of 16 MiB.
+pub(super) const UPLOAD_MEMORY_BYTES: u64 = 64 << 20;
+
 /// A first look at an object's end: the footer, and the whole seek table of a 16 MiB segment.
 const TAIL_BYTES: u64 = 4 << 10;
 
@@ -144,7 +147,7 @@ impl Archive {
         Error::Damaged {
             key: key.as_str().to_owned(),
             place: self.place(),
-            damage,
+            damage: Box::new(damage),
         }
     }
 
@@ -265,7 +268,12 @@ impl Archive {
             let archived = self.claim(cluster, name, patience).await?;
             self.check_cluster(name, archived, cluster)?;
         }
-        if self.marker.put_if_absent && known_absent {
+        let store_judges = if is_single_put(&*offered) {
+            self.marker.put_if_absent
+        } else {
+            self.marker.complete_if_absent
+        };
+        if store_judges && known_absent {
             return self.upload(name, offered, patience).await;
         }
         let lock = self.name_locks.of(name);
@@ -300,7 +308,10 @@ impl Archive {
         patience: Patience,
     ) -> Result<Committed, Error> {
         let key = self.wal_key(name);
-        let put = if offered.stored_bytes() <= SINGLE_PUT_BYTES {
+        let held_bytes = offered.stored_bytes().min(UPLOAD_MEMORY_BYTES);
+        let kib = held_bytes.div_ceil(1 << 10) as u32;
+        let _memory = self.upload_memory.acquire_many(kib).await.expect("never closed");
+        let put = if is_single_put(&*offered) {
             let body = offered
                 .read(0..offered.stored_bytes())
                 .await
@@ -377,6 +388,10 @@ impl Archive {
             modified: meta.modified,
         })
     }
+}
+
+fn is_single_put(offered: &dyn Offered) -> bool {
+    offered.stored_bytes() <= SINGLE_PUT_BYTES
 }
 
 fn part_ranges(bytes: u64) -> impl Iterator<Item = Range<u64>> {

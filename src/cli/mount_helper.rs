@@ -25,11 +25,11 @@ const DROPPED: [&str; 21] = [
 const FLAGS: [(&str, &str); 3] = [
     ("allow_other", "--allow-other"),
     ("ro", "--read-only"),
-    ("path_style", "--path-style"),
+    ("path_style", "--path-style=always"),
 ];
 
 /// Options with a value, and the flags of `walfs mount` they become.
-const VALUES: [(&str, &str); 13] = [
+const VALUES: [(&str, &str); 15] = [
     ("user", "--user"),
     ("setuid", "--user"),
     ("deadline", "--deadline"),
@@ -38,8 +38,10 @@ const VALUES: [(&str, &str); 13] = [
     ("region", "--region"),
     ("path_style", "--path-style"),
     ("profile", "--profile"),
+    ("credentials_file", "--credentials-file"),
     ("cache_dir", "--cache-dir"),
     ("cache_memory", "--cache-memory"),
+    ("cache_size", "--cache-size"),
     ("staging_dir", "--staging-dir"),
     ("compression", "--compression"),
     ("log_file", "--log-file"),
@@ -292,6 +294,31 @@ mod tests {
         }
         for (name, flag) in FLAGS {
             assert_eq!(arguments(name).unwrap(), [flag]);
+        }
+    }
+
+    /// A flag of `walfs mount` that does not exist, or lacks its value, would be found out only by mounting.
+    #[test]
+    fn every_flag_is_one_of_walfs_mount() {
+        use clap::CommandFactory;
+        let command = super::super::Cli::command();
+        let mount = command.find_subcommand("mount").unwrap();
+        let takes_value = |long: &str| {
+            let mut known = mount.get_arguments();
+            let argument = known.find(|argument| argument.get_long() == long.strip_prefix("--"));
+            argument
+                .unwrap_or_else(|| panic!("no {long}"))
+                .get_action()
+                .takes_values()
+        };
+        for (_, flag) in VALUES {
+            assert!(takes_value(flag), "{flag}");
+        }
+        for (_, flag) in FLAGS {
+            let (long, value) = flag
+                .split_once('=')
+                .map_or((flag, None), |(long, value)| (long, Some(value)));
+            assert_eq!(takes_value(long), value.is_some(), "{flag}");
         }
     }
 

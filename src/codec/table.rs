@@ -36,7 +36,7 @@ pub struct SeekTable {
 impl SeekTable {
     /// Reads the table from `tail`, the last bytes of an object of `object_bytes`.
     ///
-    /// [`trailer_bytes`](super::trailer_bytes) tells how many bytes to fetch where the size of the content is known.
+    /// [`super::trailer_bytes`] tells how many bytes to fetch where the size of the content is known.
     ///
     /// # Errors
     ///

@@ -3,8 +3,8 @@
 //! What shapes it:
 //!
 //! - **Who asks matters, but only as a hint.** An [`Asker`] tells whether the process is dying (its close is no
-//!   statement), or evidently copies *to* the name it looks up (then the wait has the archiver's deadline; everybody
-//!   else waits for as long as the store is away, because PostgreSQL takes an error for the end of the WAL).
+//!   statement), or evidently copies *to* the name it looks up (then the store need not be asked; everybody else's
+//!   lookup waits for as long as the store is away, because PostgreSQL takes an error for the end of the WAL).
 //! - **Nothing waits for anything else.** An operation locks at most the one file it is about; lookups and listings
 //!   lock nothing (contract S4).
 //! - **A wait never outlives its process.** While a request waits, its process is looked at; once it is being killed
@@ -27,10 +27,11 @@ use crate::staging::Staging;
 use crate::store::Patience;
 
 use super::absence::Absences;
-use super::asker::Asker;
+use super::asker::{Asker, Intent};
 use super::error::Error;
 use super::handles::{Handle, Handles};
 use super::node::{Attributes, Inodes, Node, OwnFile};
+use super::presence::Presence;
 use super::status;
 use super::writing::Writings;
 
@@ -59,6 +60,7 @@ pub struct Fs {
     pub(super) handles: Handles,
     pub(super) writings: Writings,
     pub(super) absences: Absences,
+    pub(super) presence: Presence,
     pub(super) mounted_at: Timestamp,
     pub(super) closing: AtomicBool,
 }
@@ -85,6 +87,7 @@ impl Fs {
             handles: Handles::default(),
             writings: Writings::default(),
             absences: Absences::default(),
+            presence: Presence::default(),
             mounted_at: Timestamp::now(),
             closing: AtomicBool::new(false),
         }
@@ -134,12 +137,17 @@ impl Fs {
         let Some(name) = wal_name(name) else {
             return Err(Error::NotFound);
         };
-        let patience = self.lookup_patience(name, asker);
+        let Manner::Ask(patience) = self.manner(name, asker).await else {
+            return Err(Error::NotFound);
+        };
         let found = self
             .while_wanted(asker, self.archive.wal_meta(name, patience))
             .await??;
         match found {
-            Some(meta) => Ok(self.archived_attributes(name, &meta)),
+            Some(meta) => {
+                self.presence.found(name, meta).await;
+                Ok(self.archived_attributes(name, &meta))
+            }
             None => {
                 if let Some(family) = asker.and_then(Asker::parent) {
                     self.absences.told(name, family);
@@ -171,13 +179,23 @@ impl Fs {
         }
     }
 
-    fn lookup_patience(&self, name: WalName, asker: Option<&Asker>) -> Patience {
-        let archiver = asker
-            .is_some_and(|asker| asker.is_writing_to(&self.options.mountpoint, "wal", &name.to_string()));
-        if archiver {
-            Patience::for_at_most(self.options.deadline)
-        } else {
-            self.read_patience()
+    /// How a lookup of a name in `wal/` is to be answered.
+    ///
+    /// A copier that is about to create the name need not wait for the store: what it writes is compared with what is
+    /// there before anything is stored, whatever the lookup said. The archiver's lookups cost nothing that way, and
+    /// lock out no other lookup (the kernel holds the directory during a lookup that creates). Everybody else's "no
+    /// such file" is the store's own word; who seems to write gets an error for it after the deadline, and whoever
+    /// may be restoring waits for as long as it takes.
+    async fn manner(&self, name: WalName, asker: Option<&Asker>) -> Manner {
+        let intent = asker.map_or(Intent::Unknown, |asker| {
+            asker.intent(&self.options.mountpoint, "wal", &name.to_string())
+        });
+        match intent {
+            Intent::Writes if !self.presence.is_known(name).await => Manner::Absent,
+            Intent::Writes | Intent::SeemsToWrite => {
+                Manner::Ask(Patience::for_at_most(self.options.deadline))
+            }
+            Intent::Unknown => Manner::Ask(self.read_patience()),
         }
     }
 
@@ -194,11 +212,8 @@ impl Fs {
     pub async fn getattr(&self, ino: u64, asker: Option<&Asker>) -> Result<Attributes> {
         match self.node(ino)? {
             Node::Archived(name) => {
-                let wait = self.archive.wal_meta(name, self.read_patience());
-                let found = self.while_wanted(asker, wait).await??;
-                found
-                    .map(|meta| self.archived_attributes(name, &meta))
-                    .ok_or(Error::NotFound)
+                let meta = self.archived_meta(name, asker).await?;
+                Ok(self.archived_attributes(name, &meta))
             }
             Node::Writing(ino) => {
                 let writing = self.writings.get(ino).ok_or(Error::NotFound)?;
@@ -206,6 +221,16 @@ impl Fs {
             }
             node => self.attributes(node),
         }
+    }
+
+    async fn archived_meta(&self, name: WalName, asker: Option<&Asker>) -> Result<WalMeta> {
+        if let Some(meta) = self.presence.meta(name).await {
+            return Ok(meta);
+        }
+        let wait = self.archive.wal_meta(name, self.read_patience());
+        let meta = self.while_wanted(asker, wait).await??.ok_or(Error::NotFound)?;
+        self.presence.found(name, meta).await;
+        Ok(meta)
     }
 
     /// Opens a file: to write it anew, or else to read it.
@@ -230,7 +255,7 @@ impl Fs {
     pub async fn open_to_read(&self, ino: u64, asker: Option<&Asker>) -> Result<u64> {
         let handle = match self.node(ino)? {
             Node::Archived(name) => {
-                let bytes = self.getattr(ino, asker).await?.bytes;
+                let bytes = self.archived_meta(name, asker).await?.bytes;
                 Handle::Archived { name, bytes }
             }
             Node::AbsentFile(_) => Handle::Text(Bytes::new()),
@@ -368,6 +393,15 @@ impl Fs {
     pub fn mounted_at(&self) -> SystemTime {
         self.mounted_at.into()
     }
+}
+
+/// How to answer a lookup.
+#[derive(Debug, Clone, Copy)]
+enum Manner {
+    /// Say that there is no such file.
+    Absent,
+    /// Ask the store.
+    Ask(Patience),
 }
 
 pub(super) fn wal_name(name: &OsStr) -> Option<WalName> {

@@ -80,6 +80,11 @@ pub fn mount(request: &Request) -> Result<Waiting, kernel::Error> {
         take_away(&mounted);
         return Err(error);
     }
+    if let Some(user) = &request.user {
+        // The AWS files are looked for there; the caller's own home is closed to this user.
+        // SAFETY: there are no other threads yet that could read the environment, as this function demands.
+        unsafe { std::env::set_var("HOME", &user.home) };
+    }
     Ok(Waiting { fuse, mounted, owner })
 }
 
@@ -184,7 +189,8 @@ async fn keep_watchdog_fed(fs: Arc<Fs>) {
     let Some(interval) = daemon::watchdog_interval() else {
         return;
     };
-    let mut tick = tokio::time::interval(interval);
+    // Twice in the time allowed: once would be a race with systemd's own timer.
+    let mut tick = tokio::time::interval(interval / 2);
     loop {
         tick.tick().await;
         if fs.lookup(super::node::ROOT, "wal".as_ref(), None).await.is_ok() {

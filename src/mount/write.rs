@@ -1,7 +1,7 @@
-//! Writing into `wal/`: create, write, truncate, flush, fsync, rename, release.
+//! Writing into `wal/`: create, write, truncate, rename.
 //!
 //! The rules of what is archived when are those of [`crate::staging::wal`]; here is what belongs to the mount: who
-//! may see a file being written, whose close counts, and what a rename means.
+//! may see a file being written, and what a rename means. Whose close counts is in [`super::settle`].
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
-use crate::archive::wal::Committed;
-use crate::pg::{self, HeaderError, PageHeader, WalName};
+use crate::pg::{self, WalName};
 use crate::staging::wal::WalDraft;
 
 use super::asker::Asker;
@@ -21,7 +20,7 @@ use super::node::{Attributes, Node};
 use super::writing::{Content, Writing, is_visible_while_written};
 
 impl Fs {
-    /// Creates a file that the last lookup did not find.
+    /// Creates a file that the last lookup did not find, or did not look for.
     ///
     /// # Errors
     /// [`Error::BadName`], [`Error::ReadOnly`], [`Error::Immutable`] outside of `wal/`.
@@ -33,7 +32,7 @@ impl Fs {
         }
         self.gates_open()?;
         let name = self.noted("create", acceptable(name))?;
-        Ok(self.start_writing(name, true, asker))
+        Ok(self.start_writing(name, asker))
     }
 
     /// Opens an archived file to be written again: its bytes are compared, never replaced (contract W4).
@@ -44,7 +43,7 @@ impl Fs {
         match self.node(ino)? {
             Node::Archived(name) => {
                 self.gates_open()?;
-                Ok(self.start_writing(Target::Final(name), false, asker).1)
+                Ok(self.start_writing(Target::Final(name), asker).1)
             }
             Node::Writing(ino) => {
                 self.truncate_inode(ino, 0).await?;
@@ -66,17 +65,11 @@ impl Fs {
         Ok(())
     }
 
-    fn start_writing(&self, target: Target, known_absent: bool, asker: Option<&Asker>) -> (Attributes, u64) {
+    fn start_writing(&self, target: Target, asker: Option<&Asker>) -> (Attributes, u64) {
         let (content, visible) = match target {
             Target::Final(name) => {
                 let visible = is_visible_while_written(name).then(|| name.to_string());
-                let draft = WalDraft::new(
-                    self.archive.clone(),
-                    &self.staging,
-                    name,
-                    known_absent,
-                    self.options.deadline,
-                );
+                let draft = WalDraft::new(self.archive.clone(), &self.staging, name, self.options.deadline);
                 (Content::Wal(Box::new(draft)), visible)
             }
             Target::Temporary(name) => (Content::Scratch(self.staging.draft()), Some(name)),
@@ -131,7 +124,7 @@ impl Fs {
                 let source_bytes = || asker.and_then(|asker| asker.source_size(&name));
                 let undecided = wal.verdict().is_none();
                 let outcome = wal.write(offset, data, source_bytes).await.map_err(Error::from);
-                self.after(writing, wal, undecided, outcome)
+                self.after(writing, wal, undecided, outcome).await
             }
         };
         writing.bytes.store(content.draft().bytes(), Ordering::Release);
@@ -178,7 +171,7 @@ impl Fs {
             Content::Wal(wal) => {
                 let undecided = wal.verdict().is_none();
                 let outcome = wal.truncate(bytes).await.map_err(Error::from);
-                self.after(writing, wal, undecided, outcome)
+                self.after(writing, wal, undecided, outcome).await
             }
         };
         writing.bytes.store(content.draft().bytes(), Ordering::Release);
@@ -192,127 +185,6 @@ impl Fs {
             .read(offset, bytes)
             .await
             .map_err(|error| staging(writing, &error))
-    }
-
-    /// A descriptor is being closed: finishes the file if its writer is done, or repeats the verdict.
-    ///
-    /// # Errors
-    /// As [`Fs::write`]; [`Error::Archive`] with `Incomplete` for a segment that is not whole.
-    pub async fn flush(&self, handle: u64, asker: Option<&Asker>) -> Result<()> {
-        let handle = self.handles.get(handle)?;
-        let Handle::Writing { writing, .. } = &*handle else {
-            return Ok(());
-        };
-        let mut content = writing.content.lock().await;
-        let Content::Wal(wal) = &mut *content else {
-            self.note_killed(writing, asker);
-            return Ok(());
-        };
-        if let Some(verdict) = wal.verdict() {
-            return verdict.clone().map(drop).map_err(Error::from);
-        }
-        // A shell closes its copy of the descriptor before the program has written anything.
-        if wal.bytes() == 0 || is_laid_out(wal) {
-            return Ok(());
-        }
-        // The kernel closes what a killed process had open: that is no statement that the file is done.
-        if self.note_killed(writing, asker) {
-            return Err(Error::Interrupted);
-        }
-        if is_somebody_elses_to_finish(writing, wal, asker) {
-            return Ok(());
-        }
-        self.finish(writing, wal).await
-    }
-
-    /// Is the process that closes the file dying? Then the file goes.
-    fn note_killed(&self, writing: &Writing, asker: Option<&Asker>) -> bool {
-        let killed = asker.and_then(Asker::is_exiting).unwrap_or(false);
-        if killed {
-            writing.abandoned.store(true, Ordering::Release);
-        }
-        killed
-    }
-
-    async fn finish(&self, writing: &Arc<Writing>, wal: &mut WalDraft) -> Result<()> {
-        let outcome = wal.finish().await.map_err(Error::from);
-        self.after(writing, wal, true, outcome)
-    }
-
-    /// Notes what became of a file, the first time it is known.
-    fn after(
-        &self,
-        writing: &Arc<Writing>,
-        wal: &WalDraft,
-        undecided: bool,
-        outcome: Result<()>,
-    ) -> Result<()> {
-        if !undecided {
-            return outcome;
-        }
-        if let Some(Ok(committed)) = wal.verdict() {
-            let uploaded = *committed == Committed::Stored;
-            self.metrics.archived(wal.name().to_string(), uploaded);
-            tracing::info!(
-                "{} {}",
-                if uploaded {
-                    "archived"
-                } else {
-                    "archived before, the same:"
-                },
-                wal.name()
-            );
-            self.writings.hide(writing);
-        }
-        if outcome.is_err() {
-            self.metrics.failed_files.fetch_add(1, Ordering::Relaxed);
-        }
-        self.noted("archive", outcome)
-    }
-
-    /// A process wants the file to be durable now.
-    ///
-    /// # Errors
-    /// As [`Fs::flush`]. [`Error::Invalid`] for a `.partial` in the middle of being filled: only whole segments can
-    /// be made durable, and `pg_receivewal --synchronous` would report to its server what is not stored.
-    pub async fn fsync(&self, handle: u64, asker: Option<&Asker>) -> Result<()> {
-        let handle = self.handles.get(handle)?;
-        let Handle::Writing { writing, wrote } = &*handle else {
-            return Ok(());
-        };
-        let mut content = writing.content.lock().await;
-        let Content::Wal(wal) = &mut *content else {
-            return Ok(());
-        };
-        if wal.verdict().is_none() && (wal.bytes() == 0 || is_laid_out(wal)) {
-            return Ok(());
-        }
-        if wal.verdict().is_none() && matches!(wal.name(), WalName::Partial(_)) {
-            let bytes = wal.bytes();
-            let to_its_end = wal.draft().coverage().last_write_ends_at(bytes);
-            let outcome = if to_its_end || !wrote.load(Ordering::Acquire) {
-                Ok(())
-            } else {
-                Err(midway(wal))
-            };
-            return self.noted("fsync", outcome);
-        }
-        drop(content);
-        self.flush_handle(writing, asker).await
-    }
-
-    async fn flush_handle(&self, writing: &Arc<Writing>, asker: Option<&Asker>) -> Result<()> {
-        let mut content = writing.content.lock().await;
-        let Content::Wal(wal) = &mut *content else {
-            return Ok(());
-        };
-        if let Some(verdict) = wal.verdict() {
-            return verdict.clone().map(drop).map_err(Error::from);
-        }
-        if self.note_killed(writing, asker) {
-            return Err(Error::Interrupted);
-        }
-        self.finish(writing, wal).await
     }
 
     /// Renames a file being written: to its final name, which archives it, or to another temporary name.
@@ -364,7 +236,7 @@ impl Fs {
             Content::Scratch(draft) => draft,
             Content::Wal(wal) => wal.into_draft(),
         };
-        let mut wal = WalDraft::adopt(self.archive.clone(), draft, name, false, self.options.deadline);
+        let mut wal = WalDraft::adopt(self.archive.clone(), draft, name, self.options.deadline);
         let outcome = self.finish(writing, &mut wal).await;
         *content = match &outcome {
             Ok(()) => Content::Wal(Box::new(wal)),
@@ -376,15 +248,6 @@ impl Fs {
 
     fn write_patience(&self) -> crate::store::Patience {
         crate::store::Patience::for_at_most(self.options.deadline)
-    }
-
-    /// The last reference to an open file is gone. Nothing is ever archived here (contract W3).
-    pub fn release(&self, handle: u64) {
-        if let Some(handle) = self.handles.remove(handle)
-            && let Handle::Writing { writing, .. } = &*handle
-        {
-            self.writings.close(writing);
-        }
     }
 }
 
@@ -407,21 +270,6 @@ fn acceptable(name: &OsStr) -> Result<Target> {
     }
 }
 
-/// Is the file so far only laid out with zeros, to be filled in later (`pg_receivewal`)?
-fn is_laid_out(wal: &WalDraft) -> bool {
-    matches!(wal.name(), WalName::Partial(_))
-        && matches!(PageHeader::parse(wal.head()), Err(HeaderError::Zero))
-}
-
-/// A small file's length is not known, so a child's copy of the descriptor, closed in the middle, must not finish it:
-/// that is for the process that opened it, as long as it lives.
-fn is_somebody_elses_to_finish(writing: &Writing, wal: &WalDraft, asker: Option<&Asker>) -> bool {
-    let closer = asker.and_then(Asker::tgid).unwrap_or(0);
-    let known = writing.opener != 0 && closer != 0;
-    let opener_lives = || Asker::of(writing.opener).is_some_and(|opener| !opener.doomed());
-    wal.name().segment().is_none() && known && closer != writing.opener && opener_lives()
-}
-
 fn staging(writing: &Writing, error: &std::io::Error) -> Error {
     let name = writing.name().unwrap_or_else(|| "a file being written".into());
     crate::archive::Error::Staging {
@@ -429,11 +277,4 @@ fn staging(writing: &Writing, error: &std::io::Error) -> Error {
         reason: error.to_string(),
     }
     .into()
-}
-
-fn midway(wal: &WalDraft) -> Error {
-    Error::Invalid {
-        name: wal.name().to_string(),
-        reason: "only whole segments can be made durable; run pg_receivewal without --synchronous",
-    }
 }

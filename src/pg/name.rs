@@ -128,7 +128,12 @@ impl WalName {
         }
     }
 
-    /// The segment in the name; a timeline history has none.
+    /// Is its content WAL pages, as long as a segment? `.history` and `.backup` files are small texts.
+    pub fn has_pages(self) -> bool {
+        matches!(self, Self::Segment(_) | Self::Partial(_))
+    }
+
+    /// The segment in the name, which a `.backup` file has as well; a timeline history has none.
     pub fn segment(self) -> Option<SegmentName> {
         match self {
             Self::Segment(name) | Self::Partial(name) | Self::Backup(name, _) => Some(name),

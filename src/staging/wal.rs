@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use crate::archive::wal::Committed;
 use crate::archive::{Archive, Error};
 use crate::codec::Compression;
@@ -22,8 +24,21 @@ const HEADER_BYTES: usize = 40;
 /// `.history` and `.backup` files are a few hundred bytes; this is a bound against mistakes.
 const SMALL_FILE_BYTES: u64 = 1 << 20;
 
+/// By how much the store's own bookkeeping of the deadline may be late.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// What became of a file; it stays.
 pub type Verdict = Result<Committed, Arc<Error>>;
+
+/// A question to the store that is under way; withdrawn when nobody wants the answer any more.
+#[derive(Debug)]
+struct Look(JoinHandle<bool>);
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// A WAL file being written under its final name.
 #[derive(Debug)]
@@ -35,43 +50,33 @@ pub struct WalDraft {
     head: Vec<u8>,
     /// The first page's header, once it has come and fits.
     header: Option<PageHeader>,
-    known_absent: bool,
+    /// Is there one of that name already? Asked while the bytes arrive.
+    look: Option<Look>,
     deadline: Duration,
     verdict: Option<Verdict>,
 }
 
 impl WalDraft {
-    /// An empty file. `known_absent`: the store said a moment ago that the name is free.
-    pub fn new(
-        archive: Arc<Archive>,
-        staging: &Staging,
-        name: WalName,
-        known_absent: bool,
-        deadline: Duration,
-    ) -> Self {
+    /// An empty file.
+    pub fn new(archive: Arc<Archive>, staging: &Staging, name: WalName, deadline: Duration) -> Self {
         // Small files are stored uncompressed: then their size can be told from a listing.
-        let draft = match name.segment() {
-            Some(_) => staging.draft(),
-            None => staging.draft_with(Compression::None),
+        let draft = if name.has_pages() {
+            staging.draft()
+        } else {
+            staging.draft_with(Compression::None)
         };
-        Self::adopt(archive, draft, name, known_absent, deadline)
+        Self::adopt(archive, draft, name, deadline)
     }
 
     /// A file that was written under another name so far; to be finished at once.
-    pub fn adopt(
-        archive: Arc<Archive>,
-        draft: Draft,
-        name: WalName,
-        known_absent: bool,
-        deadline: Duration,
-    ) -> Self {
+    pub fn adopt(archive: Arc<Archive>, draft: Draft, name: WalName, deadline: Duration) -> Self {
         Self {
             archive,
             name,
             draft,
             head: Vec::new(),
             header: None,
-            known_absent,
+            look: None,
             deadline,
             verdict: None,
         }
@@ -183,6 +188,9 @@ impl WalDraft {
     }
 
     async fn take(&mut self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        if self.look.is_none() {
+            self.look = Some(self.look_ahead());
+        }
         let end = offset + data.len() as u64;
         if let Some(limit) = self.limit(offset, data).await?.filter(|&limit| end > limit) {
             return Err(Error::TooLong {
@@ -198,7 +206,7 @@ impl WalDraft {
 
     /// How long the file may become; looks at the first page as soon as it comes, to refuse early what must be refused.
     async fn limit(&mut self, offset: u64, data: &[u8]) -> Result<Option<u64>, Error> {
-        if self.name.segment().is_none() {
+        if !self.name.has_pages() {
             return Ok(Some(SMALL_FILE_BYTES));
         }
         if offset < HEADER_BYTES as u64 {
@@ -248,7 +256,7 @@ impl WalDraft {
 
     fn is_complete(&self, source_bytes: impl FnOnce() -> Option<u64>) -> bool {
         let (bytes, coverage) = (self.draft.bytes(), self.draft.coverage());
-        if self.name.segment().is_none() {
+        if !self.name.has_pages() {
             return bytes > 0 && coverage.is_full(bytes) && source_bytes() == Some(bytes);
         }
         // A byte written twice: the writer fills in later what it laid out first, and only it knows when it is done.
@@ -261,7 +269,7 @@ impl WalDraft {
 
     /// Is the file one that may be archived as it stands?
     async fn check_whole(&mut self) -> Result<(), Error> {
-        if self.name.segment().is_some() {
+        if self.name.has_pages() {
             self.check_segment().await
         } else {
             self.check_text().await
@@ -332,22 +340,35 @@ impl WalDraft {
         })
     }
 
+    /// Asks the store in the background whether the name is taken: the answer is there when the last byte is.
+    fn look_ahead(&self) -> Look {
+        let (archive, name, patience) = (self.archive.clone(), self.name, self.patience());
+        Look(tokio::spawn(async move {
+            matches!(archive.wal_hash(name, patience).await, Ok(None))
+        }))
+    }
+
     async fn commit(&mut self) -> Result<Committed, Error> {
+        let patience = self.patience();
+        let look = self.look.take();
         let sealed = self
             .draft
             .seal()
             .await
             .map_err(|error| self.staging_error(&error))?;
-        let commit = self.archive.commit_wal(
-            self.name,
-            Arc::new(sealed),
-            self.header.as_ref(),
-            self.known_absent,
-            self.patience(),
-        );
-        // The store keeps to the deadline by itself; this also bounds waiting for another writer of the same name.
-        let grace = Duration::from_secs(2);
-        tokio::time::timeout(self.deadline + grace, commit)
+        let commit = async {
+            let known_absent = match look {
+                Some(mut look) => (&mut look.0).await.unwrap_or(false),
+                None => false,
+            };
+            let header = self.header.as_ref();
+            self.archive
+                .commit_wal(self.name, Arc::new(sealed), header, known_absent, patience)
+                .await
+        };
+        // The store keeps to the deadline by itself; this also bounds waiting for the look, and for another writer of
+        // the same name.
+        tokio::time::timeout(self.deadline + GRACE, commit)
             .await
             .unwrap_or_else(|_| {
                 Err(Error::Store(store::Error {
@@ -368,5 +389,54 @@ impl WalDraft {
             name: self.name.to_string(),
             reason: error.to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Location;
+
+    const BACKUP: &str = "000000010000000000000002.00000028.backup";
+    const TEXT: &[u8] = b"START WAL LOCATION: 0/2000028 (file 000000010000000000000002)
+STOP WAL LOCATION: 0/2000138 (file 000000010000000000000002)
+CHECKPOINT LOCATION: 0/2000060
+BACKUP METHOD: streamed
+BACKUP FROM: primary
+START TIME: 2024-01-01 00:00:00 UTC
+LABEL: demo
+START TIMELINE: 1
+STOP TIME: 2024-01-01 00:00:01 UTC
+STOP TIMELINE: 1
+";
+
+    async fn archive(directory: &std::path::Path) -> Arc<Archive> {
+        let location = Location::Dir(directory.to_owned());
+        let store = store::open(&location, &store::Options::default()).await.unwrap();
+        let options = crate::archive::Options {
+            create: true,
+            ..Default::default()
+        };
+        let patience = Patience::for_at_most(Duration::from_secs(45));
+        Arc::new(Archive::open(store, &options, patience).await.unwrap())
+    }
+
+    /// Its name begins with a segment's, but it is no segment: `pg_backup_stop` writes one, and archiving stands still
+    /// until it is archived.
+    #[tokio::test]
+    async fn backup_history_is_archived_as_the_text_it_is() {
+        let place = tempfile::tempdir().unwrap();
+        let archive = archive(place.path()).await;
+        let staging = Staging::new(Compression::default(), &Default::default());
+        let name: WalName = BACKUP.parse().unwrap();
+        let deadline = Duration::from_secs(45);
+        let mut draft = WalDraft::new(archive.clone(), &staging, name, deadline);
+        draft.write(0, TEXT, || None).await.unwrap();
+        draft.finish().await.unwrap();
+        let patience = Patience::for_at_most(deadline);
+        let found = archive.read_small(name, patience).await.unwrap();
+        assert_eq!(found.as_deref(), Some(TEXT));
+        let listed = archive.list_wal(None, patience).await.unwrap().entries;
+        assert_eq!((listed[0].0, listed[0].1.bytes), (name, TEXT.len() as u64));
     }
 }

@@ -16,8 +16,11 @@ const ABORT_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 impl Store {
     /// Stores an object that arrives in parts; nothing is visible before all of it is.
     ///
-    /// All parts but the last have the same size, at least 5 MiB. At most two are held at a time. An error of the
+    /// All parts but the last have the same size, at least 5 MiB; S3 takes 10,000 of them. At most two are held at a time. An error of the
     /// stream, or of the store, forgets the upload. An empty stream stores an empty object.
+    ///
+    /// Dropping the future leaves the upload behind, invisible: a directory sweeps it when opened a day later, a
+    /// bucket needs a lifecycle rule.
     ///
     /// # Errors
     /// As [`Store::put`]; `Permanent` for an error of the stream and for parts of unequal size.

@@ -1,7 +1,7 @@
 //! Patience: attempts of one request, repeated with jitter inside one total deadline.
 //!
 //! Only what may go away by itself is repeated: `Transient`, and `Damaged` a few times (a bad cable differs from a bad
-//! object). Every attempt is bounded too, so that a connection into a black hole is given up for a new one while there
+//! object). Who waits for ever waits for an answer about the object, and for nothing less. Every attempt is bounded too, so that a connection into a black hole is given up for a new one while there
 //! is time left. What an abandoned attempt did is unknown: it may have written.
 
 use std::fmt::Write as _;
@@ -130,9 +130,12 @@ impl<'a> Wait<'a> {
 
     fn is_worth_repeating(&self, error: &Error) -> bool {
         match error.kind {
+            ErrorKind::NotFound | ErrorKind::AlreadyExists => false,
             ErrorKind::Transient => true,
             ErrorKind::Damaged => self.attempts < DAMAGED_ATTEMPTS,
-            _ => false,
+            // Somebody can mend a lapsed key or a lost bucket; who waits for ever waits for that too, because any
+            // error would be taken for the end of the WAL (contract R1).
+            ErrorKind::Denied | ErrorKind::Permanent => self.deadline.is_none(),
         }
     }
 

@@ -12,16 +12,19 @@ mod client;
 mod error;
 mod listing;
 mod multipart;
-mod objects;
+mod read;
+mod write;
 
 use std::fmt;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::DateTime;
 use bytes::Bytes;
 
-use self::client::Connections;
+use self::client::{Connection, Connections};
 use super::{
     Backend, ByteRange, Error, ErrorKind, Fetched, Key, Location, Meta, Options, Page, Part, PutMode, Upload,
 };
@@ -70,6 +73,45 @@ impl S3 {
 
     fn target(&self, key: &str) -> String {
         format!("{}/{key}", self.place())
+    }
+
+    /// An answer, or what its absence means.
+    async fn answer<T, E>(
+        &self,
+        used: &Connection,
+        operation: &'static str,
+        key: &str,
+        outcome: Result<T, SdkError<E, HttpResponse>>,
+    ) -> Result<T, Error>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        match outcome {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(self
+                .connections
+                .failed(used, operation, self.target(key), &error)
+                .await),
+        }
+    }
+
+    /// Is an answer of success one? Any gateway can say 200.
+    fn check_stored(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        e_tag: Option<&str>,
+        checksum_agrees: bool,
+    ) -> Result<(), Error> {
+        if e_tag.is_none_or(str::is_empty) {
+            let message = "the answer of success has no ETag: not an S3 server's";
+            return Err(self.error(ErrorKind::Transient, operation, key.as_str(), message));
+        }
+        if !checksum_agrees {
+            let message = "the server's checksum of what it stored is another one";
+            return Err(self.error(ErrorKind::Damaged, operation, key.as_str(), message));
+        }
+        Ok(())
     }
 
     fn error(

@@ -65,7 +65,7 @@ impl Bucket {
 
 /// Long enough for a few attempts, short enough to wait for.
 fn briefly() -> Patience {
-    Patience::for_at_most(Duration::from_millis(800))
+    Patience::for_at_most(Duration::from_millis(300))
 }
 
 async fn get(store: &Store, name: &str, patience: Patience) -> Result<Bytes, Error> {
@@ -92,21 +92,20 @@ async fn a_404_that_is_not_s3s_is_no_absence() {
         Action::error(404, "NoSuchBucket"),
     ] {
         let lasting = answer == Action::error(404, "NoSuchBucket");
-        let expected = if lasting {
-            ErrorKind::Permanent
-        } else {
-            ErrorKind::Transient
+        let (expected, patience) = match lasting {
+            true => (ErrorKind::Permanent, soon as fn() -> Patience),
+            false => (ErrorKind::Transient, briefly as fn() -> Patience),
         };
         bucket.hurt(Operation::Get, answer.clone());
         bucket.hurt(Operation::Head, answer.clone());
         for name in ["there", "not-there"] {
             assert_eq!(
-                kind(get(&store, name, briefly()).await),
+                kind(get(&store, name, patience()).await),
                 Some(expected),
                 "{answer:?}"
             );
             assert_eq!(
-                kind(store.head(&key(name), briefly()).await),
+                kind(store.head(&key(name), patience()).await),
                 Some(expected),
                 "{answer:?}"
             );

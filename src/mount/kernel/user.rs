@@ -1,8 +1,9 @@
 //! Users: who a name is, and becoming that user for good.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 use super::{Error, c_string};
@@ -36,6 +37,8 @@ pub struct User {
     pub name: String,
     /// User and primary group.
     pub owner: Owner,
+    /// Home directory; `/` for a number without an entry.
+    pub home: PathBuf,
 }
 
 /// Finds a user by name or by number. A number without an entry (usual in containers) is its own group.
@@ -60,6 +63,7 @@ pub fn lookup_user(name_or_uid: &str) -> Result<User, Error> {
     Ok(known.unwrap_or_else(|| User {
         name: uid.to_string(),
         owner: Owner { uid, gid: uid },
+        home: PathBuf::from("/"),
     }))
 }
 
@@ -80,12 +84,16 @@ fn entry(
                 let name = unsafe { CStr::from_ptr(found.pw_name) }
                     .to_string_lossy()
                     .into_owned();
+                // SAFETY: as for the name.
+                let home = unsafe { CStr::from_ptr(found.pw_dir) };
+                let home = PathBuf::from(OsStr::from_bytes(home.to_bytes()));
                 return Ok(Some(User {
                     name,
                     owner: Owner {
                         uid: found.pw_uid,
                         gid: found.pw_gid,
                     },
+                    home,
                 }));
             }
             libc::ERANGE if texts.len() < 1 << 20 => texts.resize(texts.len() * 4, 0),
@@ -108,7 +116,7 @@ fn entry(
 /// [`Error::NoSuchUser`]; [`Error::System`] if the process may not; [`Error::StillPrivileged`] if it could be undone.
 /// After any of them the process must end: it may be half one user and half another.
 pub fn drop_privileges(user: &str) -> Result<(), Error> {
-    let User { name, owner } = lookup_user(user)?;
+    let User { name, owner, .. } = lookup_user(user)?;
     if owner.uid == Owner::of_this_process().uid {
         return if can_become_root(owner.uid) {
             Err(Error::StillPrivileged { uid: owner.uid })
@@ -170,6 +178,7 @@ mod tests {
         let root = User {
             name: "root".into(),
             owner: Owner { uid: 0, gid: 0 },
+            home: "/root".into(),
         };
         assert_eq!(lookup_user("root").unwrap(), root);
         assert_eq!(lookup_user("0").unwrap(), root);
@@ -185,7 +194,8 @@ mod tests {
                 owner: Owner {
                     uid: 3_999_999_999,
                     gid: 3_999_999_999
-                }
+                },
+                home: "/".into(),
             }
         );
     }

@@ -51,16 +51,20 @@ async fn what_may_go_away_is_tried_again() {
 
 #[tokio::test]
 async fn an_answer_is_not_asked_for_twice() {
-    for kind in [
-        ErrorKind::NotFound,
-        ErrorKind::AlreadyExists,
-        ErrorKind::Denied,
-        ErrorKind::Permanent,
-    ] {
+    for kind in [ErrorKind::NotFound, ErrorKind::AlreadyExists] {
         for patience in [minute(), Patience::Forever] {
             let (outcome, attempts) = fail(kind, 9, patience).await;
             assert_eq!((outcome.unwrap_err().kind, attempts), (kind, 1));
         }
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_ever_also_waits_for_new_credentials_and_a_lost_bucket() {
+    for kind in [ErrorKind::Denied, ErrorKind::Permanent] {
+        let (outcome, attempts) = fail(kind, 9, minute()).await;
+        assert_eq!((outcome.unwrap_err().kind, attempts), (kind, 1));
+        assert_eq!(fail(kind, 3, Patience::Forever).await.0.unwrap(), 4);
     }
 }
 

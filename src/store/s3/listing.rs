@@ -62,13 +62,8 @@ impl S3 {
             Start::After(after) => request.start_after(after),
             Start::Token(token) => request.continuation_token(token),
         };
-        match request.max_keys(limit as i32).send().await {
-            Ok(answer) => Ok(answer),
-            Err(error) => Err(self
-                .connections
-                .failed(&used, "list", self.target(prefix), &error)
-                .await),
-        }
+        let outcome = request.max_keys(limit as i32).send().await;
+        self.answer(&used, "list", prefix, outcome).await
     }
 
     /// The archive's own objects of a page. Order is checked: callers continue after the last key, and would miss

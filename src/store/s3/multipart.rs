@@ -21,22 +21,19 @@ impl S3 {
         let request = request
             .checksum_algorithm(ChecksumAlgorithm::Crc32C)
             .checksum_type(ChecksumType::FullObject);
-        match request.send().await {
-            Ok(answer) => match answer.upload_id() {
-                Some(id) if !id.is_empty() => Ok(Upload {
-                    key: key.clone(),
-                    id: id.to_owned(),
-                }),
-                _ => {
-                    let message = "the answer names no upload";
-                    Err(self.error(ErrorKind::Transient, "begin upload", key.as_str(), message))
-                }
-            },
-            Err(error) => Err(self
-                .connections
-                .failed(&used, "begin upload", self.target(key.as_str()), &error)
-                .await),
-        }
+        let outcome = request.send().await;
+        let answer = self.answer(&used, "begin upload", key.as_str(), outcome).await?;
+        let id = answer.upload_id.filter(|id| !id.is_empty());
+        let nameless = || {
+            self.error(
+                ErrorKind::Transient,
+                "begin upload",
+                key.as_str(),
+                "the answer names no upload",
+            )
+        };
+        let (id, key) = (id.ok_or_else(nameless)?, key.clone());
+        Ok(Upload { key, id })
     }
 
     pub(super) async fn upload_part(&self, upload: &Upload, number: u32, body: Bytes) -> Result<Part, Error> {
@@ -52,13 +49,10 @@ impl S3 {
             .checksum_algorithm(ChecksumAlgorithm::Crc32C)
             .checksum_crc32_c(checksum::spell(crc32c))
             .body(ByteStream::from(body));
-        let answer = match request.send().await {
-            Ok(answer) => answer,
-            Err(error) => {
-                let target = self.target(upload.key.as_str());
-                return Err(self.connections.failed(&used, "put part", target, &error).await);
-            }
-        };
+        let outcome = request.send().await;
+        let answer = self
+            .answer(&used, "put part", upload.key.as_str(), outcome)
+            .await?;
         let agrees = checksum::agrees(answer.checksum_crc32_c(), crc32c);
         self.check_stored("put part", &upload.key, answer.e_tag(), agrees)?;
         Ok(Part {
@@ -87,16 +81,10 @@ impl S3 {
             .upload_id(&upload.id)
             .set_if_none_match((mode == PutMode::IfAbsent).then(|| "*".to_owned()))
             .multipart_upload(all);
-        let answer = match request.send().await {
-            Ok(answer) => answer,
-            Err(error) => {
-                let target = self.target(upload.key.as_str());
-                return Err(self
-                    .connections
-                    .failed(&used, "complete upload", target, &error)
-                    .await);
-            }
-        };
+        let outcome = request.send().await;
+        let answer = self
+            .answer(&used, "complete upload", upload.key.as_str(), outcome)
+            .await?;
         let agrees = checksum::agrees_with_parts(answer.checksum_crc32_c(), parts);
         self.check_stored("complete upload", &upload.key, answer.e_tag(), agrees)
     }
@@ -108,17 +96,13 @@ impl S3 {
             .abort_multipart_upload()
             .bucket(&self.bucket)
             .key(self.full(upload.key.as_str()));
-        let Err(error) = request.upload_id(&upload.id).send().await else {
-            return Ok(());
-        };
-        let failed = self
-            .connections
-            .failed(&used, "abort upload", self.target(upload.key.as_str()), &error)
-            .await;
-        if failed.kind == ErrorKind::NotFound {
-            Ok(())
-        } else {
-            Err(failed)
+        let outcome = request.upload_id(&upload.id).send().await;
+        match self
+            .answer(&used, "abort upload", upload.key.as_str(), outcome)
+            .await
+        {
+            Err(error) if error.kind != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         }
     }
 }

@@ -1,0 +1,176 @@
+//! The end of writing: whose close counts, what fsync promises, and what becomes of a file that nobody finished.
+//!
+//! The kernel says "flush" for every descriptor that is closed: by the copier that is done, by a shell that hands the
+//! file to a program, by a child that got a copy of it, and for whatever a killed process had open. Only the first is
+//! a statement. Where a file's length is known nothing depends on telling them apart; what is done here is for the
+//! others, and for saying no.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::archive::wal::Committed;
+use crate::pg::{HeaderError, PageHeader, WalName};
+use crate::staging::wal::WalDraft;
+
+use super::asker::Asker;
+use super::error::Error;
+use super::fs::{Fs, Result};
+use super::handles::Handle;
+use super::writing::{Content, Writing};
+
+impl Fs {
+    /// A descriptor is being closed: finishes the file if its writer is done, or repeats the verdict.
+    ///
+    /// # Errors
+    /// As [`Fs::write`]; [`Error::Archive`] with `Incomplete` for a segment that is not whole.
+    pub async fn flush(&self, handle: u64, asker: Option<&Asker>) -> Result<()> {
+        let handle = self.handles.get(handle)?;
+        let Handle::Writing { writing, wrote } = &*handle else {
+            return Ok(());
+        };
+        let mut content = writing.content.lock().await;
+        let killed = self.note_killed(writing, asker);
+        match &mut *content {
+            Content::Wal(wal) if !is_somebody_elses_to_finish(writing, wal, asker) => {
+                self.settle(writing, wal, wrote.load(Ordering::Acquire), killed)
+                    .await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A process wants the file to be durable now.
+    ///
+    /// # Errors
+    /// As [`Fs::flush`].
+    pub async fn fsync(&self, handle: u64, asker: Option<&Asker>) -> Result<()> {
+        let handle = self.handles.get(handle)?;
+        let Handle::Writing { writing, wrote } = &*handle else {
+            return Ok(());
+        };
+        let mut content = writing.content.lock().await;
+        let killed = self.note_killed(writing, asker);
+        match &mut *content {
+            Content::Wal(wal) => {
+                self.settle(writing, wal, wrote.load(Ordering::Acquire), killed)
+                    .await
+            }
+            // A temporary name: the rename is what makes the file durable, and what can fail.
+            Content::Scratch(_) => Ok(()),
+        }
+    }
+
+    /// Is the process that closes the file dying? Then the file goes.
+    fn note_killed(&self, writing: &Writing, asker: Option<&Asker>) -> bool {
+        let killed = asker.and_then(Asker::is_exiting).unwrap_or(false);
+        if killed {
+            writing.abandoned.store(true, Ordering::Release);
+        }
+        killed
+    }
+
+    /// Finishes the file, or says what there is to say of it. `wrote`: through this very descriptor.
+    async fn settle(
+        &self,
+        writing: &Arc<Writing>,
+        wal: &mut WalDraft,
+        wrote: bool,
+        killed: bool,
+    ) -> Result<()> {
+        if let Some(verdict) = wal.verdict() {
+            return verdict.clone().map(drop).map_err(Error::from);
+        }
+        // A shell closes its copy of the descriptor before the program has written anything.
+        if wal.bytes() == 0 {
+            return Ok(());
+        }
+        // The kernel closes what a killed process had open: that is no statement that the file is done.
+        if killed {
+            return Err(Error::Interrupted);
+        }
+        if is_filled_in_later(wal) {
+            let outcome = if wrote { filled_to_its_end(wal) } else { Ok(()) };
+            return self.noted("archive", outcome);
+        }
+        self.finish(writing, wal).await
+    }
+
+    pub(super) async fn finish(&self, writing: &Arc<Writing>, wal: &mut WalDraft) -> Result<()> {
+        let outcome = wal.finish().await.map_err(Error::from);
+        self.after(writing, wal, true, outcome).await
+    }
+
+    /// Notes what became of a file, the first time it is known.
+    pub(super) async fn after(
+        &self,
+        writing: &Arc<Writing>,
+        wal: &WalDraft,
+        undecided: bool,
+        outcome: Result<()>,
+    ) -> Result<()> {
+        if !undecided {
+            return outcome;
+        }
+        if let Some(Ok(committed)) = wal.verdict() {
+            let uploaded = *committed == Committed::Stored;
+            self.metrics.archived(wal.name().to_string(), uploaded);
+            tracing::info!(
+                "{} {}",
+                if uploaded {
+                    "archived"
+                } else {
+                    "archived before, the same:"
+                },
+                wal.name()
+            );
+            self.presence.archived(wal.name()).await;
+            self.writings.hide(writing);
+        }
+        if outcome.is_err() {
+            self.metrics.failed_files.fetch_add(1, Ordering::Relaxed);
+        }
+        self.noted("archive", outcome)
+    }
+
+    /// The last reference to an open file is gone. Nothing is ever archived here (contract W3).
+    pub fn release(&self, handle: u64) {
+        if let Some(handle) = self.handles.remove(handle)
+            && let Handle::Writing { writing, .. } = &*handle
+        {
+            self.writings.close(writing);
+        }
+    }
+}
+
+/// Is this `.partial` one of `pg_receivewal`, which lays it out with zeros, fills it in and renames it? It is archived
+/// by the rename, under its final name; as a `.partial` it is never stored.
+fn is_filled_in_later(wal: &mut WalDraft) -> bool {
+    let laid_out = matches!(PageHeader::parse(wal.head()), Err(HeaderError::Zero));
+    matches!(wal.name(), WalName::Partial(_)) && (laid_out || wal.draft().coverage().is_rewritten())
+}
+
+/// Half-filled it must not seem safe: `pg_receivewal --synchronous` would report to its server what is not stored.
+fn filled_to_its_end(wal: &mut WalDraft) -> Result<()> {
+    let bytes = wal.bytes();
+    let coverage = wal.draft().coverage();
+    if coverage.is_rewritten() && coverage.last_write_ends_at(bytes) {
+        return Ok(());
+    }
+    Err(Error::Invalid {
+        name: wal.name().to_string(),
+        reason: "only whole segments are archived, and this one is not filled to its end; \
+                 pg_receivewal cannot be --synchronous here",
+    })
+}
+
+/// A small file's length is not known, so a child's copy of the descriptor, closed in the middle, must not finish it:
+/// that is for the process that opened it, as long as it lives.
+fn is_somebody_elses_to_finish(writing: &Writing, wal: &WalDraft, asker: Option<&Asker>) -> bool {
+    if wal.name().has_pages() || wal.verdict().is_some() {
+        return false;
+    }
+    let closer = asker.and_then(Asker::tgid).unwrap_or(0);
+    let known = writing.opener != 0 && closer != 0;
+    let opener_lives = || Asker::of(writing.opener).is_some_and(|opener| !opener.doomed());
+    known && closer != writing.opener && opener_lives()
+}

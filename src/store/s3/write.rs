@@ -1,0 +1,91 @@
+//! Writing and deleting whole objects.
+
+use aws_sdk_s3::error::ProvideErrorMetadata as _;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumAlgorithm, Delete, ObjectIdentifier};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+
+use super::{Error, ErrorKind, Key, PutMode, S3, checksum};
+
+/// Single deletions on the way at a time, where the server has no common one.
+const DELETES_IN_FLIGHT: usize = 8;
+
+impl S3 {
+    pub(super) async fn put_object(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error> {
+        let used = self.connections.current();
+        let crc32c = crc32c::crc32c(&body);
+        let request = used
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(self.full(key.as_str()))
+            .checksum_algorithm(ChecksumAlgorithm::Crc32C)
+            .checksum_crc32_c(checksum::spell(crc32c))
+            .set_if_none_match((mode == PutMode::IfAbsent).then(|| "*".to_owned()))
+            .body(ByteStream::from(body));
+        let outcome = request.send().await;
+        let answer = self.answer(&used, "put", key.as_str(), outcome).await?;
+        let agrees = checksum::agrees(answer.checksum_crc32_c(), crc32c);
+        self.check_stored("put", key, answer.e_tag(), agrees)
+    }
+
+    /// One request for all of them. Where the server has no such request, or it failed for some, one each: that gives
+    /// the reason for the one that fails.
+    pub(super) async fn delete_objects(&self, keys: &[Key]) -> Result<(), Error> {
+        let Some(first) = keys.first() else { return Ok(()) };
+        let used = self.connections.current();
+        let request = used
+            .client
+            .delete_objects()
+            .bucket(&self.bucket)
+            .delete(self.deletion_of(keys));
+        let outcome = request.send().await;
+        let no_bucket = outcome
+            .as_ref()
+            .is_err_and(|error| error.code() == Some("NoSuchBucket"));
+        match self.answer(&used, "delete", first.as_str(), outcome).await {
+            Ok(answer)
+                if answer
+                    .errors()
+                    .iter()
+                    .all(|error| error.code() == Some("NoSuchKey")) =>
+            {
+                Ok(())
+            }
+            Ok(_) => self.delete_singly(keys).await,
+            Err(error) if error.kind == ErrorKind::Permanent && !no_bucket => self.delete_singly(keys).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    fn deletion_of(&self, keys: &[Key]) -> Delete {
+        let name = |key: &Key| {
+            let named = ObjectIdentifier::builder().key(self.full(key.as_str()));
+            named.build().expect("it has a key")
+        };
+        let objects = keys.iter().map(name).collect();
+        let deletion = Delete::builder().set_objects(Some(objects)).quiet(true);
+        deletion.build().expect("it has objects")
+    }
+
+    async fn delete_singly(&self, keys: &[Key]) -> Result<(), Error> {
+        let deletions: Vec<_> = keys.iter().map(|key| self.delete_object(key)).collect();
+        let deletions = futures::stream::iter(deletions);
+        deletions.buffer_unordered(DELETES_IN_FLIGHT).try_collect().await
+    }
+
+    async fn delete_object(&self, key: &Key) -> Result<(), Error> {
+        let used = self.connections.current();
+        let request = used
+            .client
+            .delete_object()
+            .bucket(&self.bucket)
+            .key(self.full(key.as_str()));
+        let outcome = request.send().await;
+        match self.answer(&used, "delete", key.as_str(), outcome).await {
+            Err(error) if error.kind != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
