@@ -6,6 +6,8 @@
 // Servers to talk to and ways to hurt them.
 mod common;
 
+// Archiving through the kernel: what `cp` calls success is in the store, and what fails leaves nothing.
+mod archiving;
 // Objects, read by stock lz4 and zstd; docs/format.md, byte by byte.
 mod format;
 // The harness on its own, without walfs.
