@@ -6,8 +6,14 @@
 // Servers to talk to and ways to hurt them.
 mod common;
 
+// Death after every single call to the store.
+mod crash;
+// Objects cut, changed, exchanged and gone: an error, never wrong bytes.
+mod damage;
 // Objects, read by stock lz4 and zstd; docs/format.md, byte by byte.
 mod format;
+// A million segments: requests, not memory; and what an operation may ask of the store.
+mod growth;
 // The harness on its own, without walfs.
 mod harness;
 // Mounting and unmounting through the real kernel, with a file system that holds nothing.
