@@ -21,6 +21,7 @@ use crate::codec::{Compression, ContentHash, Damage};
 use crate::pg::{HeaderError, NameError, SegmentSize, SystemId, Timeline, WalName};
 use crate::store::{self, ByteRange, ErrorKind, Key, Patience, PutMode, Store};
 
+mod place;
 pub mod wal;
 
 /// The one version of the stored format this program writes and reads.
@@ -158,6 +159,19 @@ pub enum Error {
         place: String,
         /// What does not fit.
         damage: Box<Damage>,
+    },
+    /// A whole object, but of another name (contract R3).
+    #[error(
+        "{key} in {place} holds another file's content: {reason}.\n\
+         HINT: objects were exchanged or renamed; bring this one back from a copy of the store."
+    )]
+    Misplaced {
+        /// The object.
+        key: String,
+        /// The archive.
+        place: String,
+        /// How its content shows it.
+        reason: String,
     },
     /// The prefix holds no archive.
     #[error(
