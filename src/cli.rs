@@ -22,34 +22,45 @@ pub const FETCH_FAILED: u8 = 255;
 
 /// A PostgreSQL archive is a directory: mount it, archive with `cp`, restore with `cp`.
 #[derive(Debug, Parser)]
-#[command(name = "walfs", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "walfs", version, max_term_width = 100, after_help = SEE_ALSO, after_long_help = MANUAL)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 it failed, 2 wrong usage. wal-fetch: 1 the file does not exist (the store said so), \
-255 anything else.
+const SEE_ALSO: &str = "`walfs COMMAND --help` has examples, defaults and files; `walfs --help` exit codes and \
+environment.";
 
-Environment: WALFS_ARCHIVE, WALFS_LOG (error, warn, info, debug), and AWS_* as for the AWS tools. \
-Credentials come from there only, never from the command line.";
+const MANUAL: &str = "\
+Examples:
+  walfs mount --daemon --user postgres s3://bucket/prefix /mnt/walfs
+  walfs postgres-config --mountpoint /mnt/walfs
+  walfs wal-list --archive s3://bucket/prefix
+  walfs umount /mnt/walfs
+
+Exit codes:
+  0    done
+  1    it failed; for wal-fetch: the store said that the file does not exist
+  2    wrong usage (not of wal-fetch)
+  255  wal-fetch failed in any other way: PostgreSQL stops recovery instead of ending it early
+
+Environment:
+  WALFS_...   sets the option that shows it as [env: WALFS_...], unless that is given
+  WALFS_LOG   how much is logged: error, warn, info or debug [default: mount: info; others: warn]
+  AWS_...     access keys, profile, region and endpoint, as for the tools of AWS
+
+Access keys come from a --credentials-file or from where the tools of AWS find them: environment, ~/.aws, web \
+identity, container or instance. Never from the command line, and they are not logged.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show an archive as a directory
     Mount(mount::MountArgs),
-    /// Take a mount away
     #[command(visible_alias = "unmount")]
     Umount(mount::UmountArgs),
-    /// Archive one WAL file without a mount: archive_command = 'walfs wal-push "%p"'
     WalPush(wal::PushArgs),
-    /// Restore one WAL file without a mount: restore_command = 'walfs wal-fetch %f "%p"'
     WalFetch(wal::FetchArgs),
-    /// List archived WAL files
     #[command(visible_alias = "wal-show")]
     WalList(wal::ListArgs),
-    /// Print the lines for postgresql.conf, and why they are as they are
     PostgresConfig(postgres_config::PostgresConfigArgs),
     /// What mount(8) calls for a file system of type walfs
     #[command(hide = true, disable_help_flag = true)]

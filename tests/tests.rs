@@ -6,6 +6,8 @@
 // Servers to talk to and ways to hurt them.
 mod common;
 
+// Archiving through the kernel: what `cp` calls success is in the store, and what fails leaves nothing.
+mod archiving;
 // Death after every single call to the store.
 mod crash;
 // Objects cut, changed, exchanged and gone: an error, never wrong bytes.
@@ -16,10 +18,16 @@ mod format;
 mod growth;
 // The harness on its own, without walfs.
 mod harness;
+// mount(8), fstab, systemd and --daemon: what brings a mount up at boot.
+mod mount_helpers;
 // Mounting and unmounting through the real kernel, with a file system that holds nothing.
 mod mounting;
+// A real PostgreSQL archives through the mount, is lost, and comes back; with outages, kills and damage on the way.
+mod postgres;
 // The directory below FUSE, against a small reference: operations, kills, faults of the store.
 mod reference;
+// What is read is what was archived, or an error that names the damaged object.
+mod restoring;
 // The S3 server of the tests keeps to S3, and its faults are those they are called.
 mod s3_server;
 // Every promise of a store, asked of every kind of store.

@@ -24,52 +24,82 @@ use super::{complain, start_log};
 /// Between our own deadline and one of the kernel's, after which the kernel would end the whole mount.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// Show an archive as a directory.
+/// Show an archive as a directory
 ///
-/// Stays in the foreground with log lines on standard error, or goes to the background with --daemon, which returns
-/// once the mount answers. SIGTERM lets writers finish, then unmounts.
+/// The archive is made if there is none. walfs stays in the foreground, with log lines on standard error, unless
+/// --daemon is given. SIGTERM (and Ctrl-C) lets files that are being written finish, at most for --deadline, then
+/// unmounts; a second one does not wait.
 #[derive(Debug, Args)]
+#[command(after_long_help = MOUNT_MANUAL)]
 pub struct MountArgs {
-    /// s3://bucket/prefix, file:///directory or a path; made if it is empty
-    #[arg(value_name = "ARCHIVE", env = "WALFS_ARCHIVE")]
+    /// s3://bucket/prefix, file:///directory or a path; one PostgreSQL cluster each
+    #[arg(value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
     archive: String,
-    /// An empty directory, best owned by root with mode 0555; or /dev/fd/N, already mounted
-    #[arg(value_name = "MOUNTPOINT", env = "WALFS_MOUNTPOINT")]
+    /// An empty directory, best owned by root with mode 0555, so that nobody writes into it while walfs is not mounted
+    ///
+    /// Or /dev/fd/N: an open /dev/fuse that somebody else has mounted, and will unmount.
+    #[arg(value_name = "MOUNTPOINT", env = "WALFS_MOUNTPOINT", hide_env_values = true)]
     mountpoint: PathBuf,
-    /// Return once the mount answers, and go on in the background
+    /// Return 0 once the mount answers, and go on in the background; if that fails, say why and return 1
     #[arg(long)]
     daemon: bool,
-    /// Where a daemon's log lines go; nowhere by default
+    /// File for the log lines of --daemon (appended to, mode 0600) [default: none are kept]
     #[arg(long, value_name = "FILE", requires = "daemon")]
     log_file: Option<PathBuf>,
-    /// When started as root: mount for this user, and run as this user
-    #[arg(long, value_name = "NAME", env = "WALFS_USER")]
+    /// Started as root: mount for this user, and become this user before the archive is opened
+    #[arg(long, value_name = "NAME", env = "WALFS_USER", hide_env_values = true)]
     user: Option<String>,
-    /// Let other users in too, as far as modes allow; they are 0700 and 0600
+    /// Let other users in as well, as far as modes let them: they are 0700 and 0600
     #[arg(long)]
     allow_other: bool,
-    /// Refuse every change
+    /// Refuse every change; the archive must exist
     #[arg(long)]
     read_only: bool,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
     write: WriteArgs,
-    /// Memory for restored segments
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = bytes, env = "WALFS_CACHE_MEMORY",
-          help_heading = "Reading")]
+    /// Memory for restored segments, verified and plain: 16 MiB each
+    #[arg(long, value_name = "SIZE", default_value = "96MiB", value_parser = bytes, env = "WALFS_CACHE_MEMORY",
+          hide_env_values = true, help_heading = "Reading")]
     cache_memory: u64,
-    /// Keep fetched objects in this directory too; it may be lost at any time
-    #[arg(long, value_name = "DIR", env = "WALFS_CACHE_DIR", help_heading = "Reading")]
+    /// Keep fetched objects in this directory too, compressed as they are; it may be lost at any time [default: none]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WALFS_CACHE_DIR",
+        hide_env_values = true,
+        help_heading = "Reading"
+    )]
     cache_dir: Option<PathBuf>,
-    /// Bound of the directory's size
+    /// Bound of --cache-dir; the least recently used objects go
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = bytes, env = "WALFS_CACHE_SIZE",
-          help_heading = "Reading")]
+          hide_env_values = true, help_heading = "Reading")]
     cache_size: u64,
 }
 
-/// Take a mount away.
+const MOUNT_MANUAL: &str = "\
+Examples:
+  walfs mount /srv/archive /mnt/walfs
+  walfs mount --daemon --user postgres --log-file /var/log/walfs.log s3://bucket/prefix /mnt/walfs
+  walfs mount --endpoint http://127.0.0.1:9000 --credentials-file keys s3://bucket/prefix /mnt/walfs
+
+Files in the mount:
+  wal/NAME             what PostgreSQL has archived, under the name it gave
+  .absent/NAME         exists while the store says that wal/NAME does not
+  .walfs/status.json   counters, last archived file, last error, requests to the store
+  .walfs/version       version of the walfs that serves
+
+Sizes are bytes, or have KiB, MiB, GiB or TiB behind them. Times are like 45s, 10m or 1h 30m.
+At boot: mount-helpers/README.md (systemd, fstab).";
+
+/// Take a mount away
+///
+/// Waits while it is in use, and then names who uses it. Takes away a mount whose walfs has died, too; nothing but a
+/// walfs is unmounted. The walfs that serves it ends by itself.
 #[derive(Debug, Args)]
+#[command(after_long_help = "Example:\n  walfs umount --wait 1m /mnt/walfs\n\n\
+    Exit codes: 0 it is unmounted, 1 it is not, 2 wrong usage.")]
 pub struct UmountArgs {
     /// Where it is mounted
     #[arg(value_name = "MOUNTPOINT")]

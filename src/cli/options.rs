@@ -16,55 +16,91 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Which archive, and how to reach its store.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
-    /// URL of an S3 server that is not AWS (also AWS_ENDPOINT_URL)
-    #[arg(long, value_name = "URL", env = "WALFS_ENDPOINT", help_heading = "Store")]
+    /// URL of an S3 server that is not AWS [default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the profile, AWS]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "WALFS_ENDPOINT",
+        hide_env_values = true,
+        help_heading = "Store"
+    )]
     pub endpoint: Option<String>,
-    /// Region of the bucket (also AWS_REGION)
-    #[arg(long, value_name = "REGION", env = "WALFS_REGION", help_heading = "Store")]
+    /// Region of the bucket [default: AWS_REGION, the profile, the instance's, us-east-1]
+    #[arg(
+        long,
+        value_name = "REGION",
+        env = "WALFS_REGION",
+        hide_env_values = true,
+        help_heading = "Store"
+    )]
     pub region: Option<String>,
-    /// Address buckets as URL/bucket (always) or bucket.URL (never); auto finds out
+    /// How buckets are addressed
     #[arg(
         long,
         value_name = "WHEN",
         default_value = "auto",
         env = "WALFS_PATH_STYLE",
+        hide_env_values = true,
         help_heading = "Store"
     )]
     pub path_style: PathStyleArg,
-    /// Profile of the AWS configuration files (also AWS_PROFILE)
-    #[arg(long, value_name = "NAME", env = "WALFS_PROFILE", help_heading = "Store")]
+    /// Profile of the configuration files of AWS [default: AWS_PROFILE, default]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "WALFS_PROFILE",
+        hide_env_values = true,
+        help_heading = "Store"
+    )]
     pub profile: Option<String>,
-    /// Take S3 access keys from this file (as ~/.aws/credentials) and from nowhere else; it may be replaced at any time
+    /// Take access keys from this file and from nowhere else [default: where the tools of AWS find them]
+    ///
+    /// It has the form of ~/.aws/credentials. The user that walfs runs as must be able to read it. It may be replaced
+    /// at any time: walfs reads it again when the server refuses a key.
     #[arg(
         long,
         value_name = "FILE",
         env = "WALFS_CREDENTIALS_FILE",
+        hide_env_values = true,
         help_heading = "Store"
     )]
     pub credentials_file: Option<PathBuf>,
-    /// Total time that archiving may wait for the store, retries included
+    /// How long archiving a file may wait for the store, retries included; then it fails, and PostgreSQL tries again
     #[arg(long, value_name = "TIME", default_value = "45s", value_parser = duration, env = "WALFS_DEADLINE",
-          help_heading = "Store")]
+          hide_env_values = true, help_heading = "Store")]
     pub deadline: Duration,
-    /// Give up reading after this time; by default reading waits for as long as the store is away, because PostgreSQL
-    /// takes an error for the end of the WAL
-    #[arg(long, value_name = "TIME", value_parser = duration, env = "WALFS_READ_DEADLINE", help_heading = "Store")]
+    /// Give up reading after this time [default: never]
+    ///
+    /// By default a read waits for as long as the store is away: PostgreSQL takes an error of `cp` for the end of the
+    /// WAL, and opens the database without the rest.
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "WALFS_READ_DEADLINE", hide_env_values = true,
+          help_heading = "Store")]
     pub read_deadline: Option<Duration>,
 }
 
 /// How what is written is packed and staged.
 #[derive(Debug, Clone, Args)]
 pub struct WriteArgs {
-    /// lz4, lz4:ACCELERATION, zstd, zstd:LEVEL or none; lz4 for a new archive, then the archive's own
+    /// lz4, lz4:ACCELERATION, zstd, zstd:LEVEL or none [default: lz4 for a new archive, then the archive's own]
+    ///
+    /// An archive keeps to the codec it was made with; the level may change, and lz4 and none may be mixed.
     #[arg(
         long,
         value_name = "CODEC",
         env = "WALFS_COMPRESSION",
+        hide_env_values = true,
         help_heading = "Writing"
     )]
     pub compression: Option<Compression>,
-    /// Directory for what does not fit in memory while it is written; not on the mount
-    #[arg(long, value_name = "DIR", env = "WALFS_STAGING_DIR", help_heading = "Writing")]
+    /// Directory for what is being written and does not fit in 64 MiB of memory; not in the mount [default: TMPDIR,
+    /// /tmp]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WALFS_STAGING_DIR",
+        hide_env_values = true,
+        help_heading = "Writing"
+    )]
     pub staging_dir: Option<PathBuf>,
 }
 
@@ -82,11 +118,11 @@ impl WriteArgs {
 /// See [`PathStyle`].
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum PathStyleArg {
-    /// Find out.
+    /// walfs finds out
     Auto,
-    /// URL/bucket.
+    /// HOST/BUCKET/KEY
     Always,
-    /// bucket.URL.
+    /// BUCKET.HOST/KEY
     Never,
 }
 
@@ -156,11 +192,11 @@ impl StoreArgs {
 /// # Errors
 /// A sentence.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = |reason: &dyn std::fmt::Display| format!("{text:?} is no duration like 45s or 10m: {reason}");
-    let parsed: jiff::SignedDuration = text.parse().map_err(|error| wrong(&error))?;
-    let duration: Duration = parsed.try_into().map_err(|error| wrong(&error))?;
+    let wrong = || format!("{text:?} is no time like 45s, 10m or 1h 30m, of at least a second");
+    let parsed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+    let duration: Duration = parsed.try_into().map_err(|_| wrong())?;
     if duration < Duration::from_secs(1) {
-        Err(wrong(&"it is under a second"))
+        Err(wrong())
     } else {
         Ok(duration)
     }

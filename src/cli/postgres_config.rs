@@ -14,19 +14,23 @@ use clap::Args;
 
 use super::complain;
 
-/// Print the lines for postgresql.conf, safe variants first, and why they are as they are.
+/// Print the lines for postgresql.conf, and why they are as they are
+///
+/// The safe ones come first. Looks at nothing and changes nothing: neither mount nor server need be there.
 #[derive(Debug, Args)]
+#[command(after_long_help = "Example:\n  walfs postgres-config --mountpoint /mnt/walfs >> postgresql.conf")]
 pub struct PostgresConfigArgs {
     /// Where the archive is mounted
     #[arg(
         long,
         value_name = "DIR",
         default_value = "/mnt/walfs",
-        env = "WALFS_MOUNTPOINT"
+        env = "WALFS_MOUNTPOINT",
+        hide_env_values = true
     )]
     mountpoint: PathBuf,
-    /// For the variants without a mount: s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE")]
+    /// For the lines that need no mount: s3://bucket/prefix, file:///directory or a path
+    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
     archive: Option<OsString>,
 }
 

@@ -22,14 +22,21 @@ use crate::store::Patience;
 use super::options::{StoreArgs, WriteArgs};
 use super::{FETCH_FAILED, complain, start_log};
 
-/// Archive one WAL file: succeeds when it is in the store, whole and verified, or was there already, the same.
+/// Archive one WAL file without a mount
+///
+/// Succeeds when the file is in the store, whole and verified, or was there already with the same content.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Example, for postgresql.conf:
+  archive_command = 'walfs wal-push --archive s3://bucket/prefix \"%p\"'
+
+Exit codes: 0 it is in the store, 1 it is not (PostgreSQL tries again), 2 wrong usage.")]
 pub struct PushArgs {
-    /// The file; its name is the name it is archived under
+    /// The file (%p); archived under its name
     #[arg(value_name = "PATH")]
     path: PathBuf,
-    /// s3://bucket/prefix, file:///directory or a path; made if it is empty
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE")]
+    /// s3://bucket/prefix, file:///directory or a path; made if there is none
+    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
     archive: String,
     #[command(flatten)]
     store: StoreArgs,
@@ -37,30 +44,43 @@ pub struct PushArgs {
     write: WriteArgs,
 }
 
-/// Restore one WAL file: exits 1 when the store says that it does not exist, 255 for any other failure, which makes
-/// PostgreSQL stop instead of ending recovery early. Waits for as long as the store is away.
+/// Restore one WAL file without a mount
+///
+/// Waits for as long as the store is away, unless --read-deadline is given.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Example, for postgresql.conf:
+  restore_command = 'walfs wal-fetch --archive s3://bucket/prefix %f \"%p\"'
+
+Exit codes: 0 it is restored, 1 the store said that it does not exist, 255 anything else, wrong usage too. PostgreSQL \
+takes 1 for the end of the archive and opens the database; at 255 it stops, and can be started again.")]
 pub struct FetchArgs {
-    /// Name of the file
+    /// Name of the file (%f)
     #[arg(value_name = "NAME")]
     name: String,
-    /// Where to put it; it appears whole or not at all
+    /// Where to put it (%p); it appears there whole or not at all
     #[arg(value_name = "PATH")]
     path: PathBuf,
     /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE")]
+    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
     archive: String,
     #[command(flatten)]
     store: StoreArgs,
 }
 
-/// List archived WAL files, in order of their names.
+/// List archived WAL files, in order of their names
+///
+/// Name, bytes of content, bytes in the store, and when it was archived by the store's clock.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  walfs wal-list --archive s3://bucket/prefix
+  walfs wal-list --archive /srv/archive --json | jq -r .name")]
 pub struct ListArgs {
     /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE")]
+    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
     archive: String,
-    /// One JSON object a line
+    /// One JSON object a line: name, bytes, stored_bytes, archived_at
     #[arg(long)]
     json: bool,
     #[command(flatten)]

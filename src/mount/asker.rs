@@ -16,6 +16,17 @@ use std::path::{Path, PathBuf};
 use super::kernel::{field, read_mounts};
 use state::{Stat, Status};
 
+/// What a process seems to want of a file in the mount, by its command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// A known copier whose target the file is.
+    Writes,
+    /// Signs of writing to it, and none of reading.
+    SeemsToWrite,
+    /// Nothing can be said.
+    Unknown,
+}
+
 /// A thread that asked the file system for something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asker {
@@ -58,21 +69,16 @@ impl Asker {
         }
     }
 
-    /// Is this a copier whose only target is the file `name` in the directory `dir` of the mount? Strong evidence
-    /// only: `cp`, `mv`, `install`, `rsync` (last argument) or `dd` (`of=`), by themselves or in `coreutils` or
-    /// `busybox`. `mountpoint` is absolute, without symbolic links.
-    pub fn is_writing_to(&self, mountpoint: &Path, dir: &str, name: &str) -> bool {
+    /// What the process seems to want of the file `name` in the directory `dir` of the mount. `mountpoint` is
+    /// absolute, without symbolic links.
+    pub fn intent(&self, mountpoint: &Path, dir: &str, name: &str) -> Intent {
         let target = mountpoint.join(dir).join(name);
-        let evidence = || -> io::Result<bool> {
+        let evidence = || -> io::Result<Intent> {
             let arguments = fs::read(self.place.join("cmdline"))?;
             let directory = fs::read_link(self.place.join("cwd"))?;
-            Ok(command::copies_to(
-                &command::split(&arguments),
-                &directory,
-                &target,
-            ))
+            Ok(command::intent(&command::split(&arguments), &directory, &target))
         };
-        evidence().unwrap_or(false)
+        evidence().unwrap_or(Intent::Unknown)
     }
 
     /// The size in bytes of the regular file called `name` that the process has open for reading only, if there is

@@ -27,7 +27,7 @@ use crate::staging::Staging;
 use crate::store::Patience;
 
 use super::absence::Absences;
-use super::asker::Asker;
+use super::asker::{Asker, Intent};
 use super::error::Error;
 use super::handles::{Handle, Handles};
 use super::node::{Attributes, Inodes, Node, OwnFile};
@@ -137,11 +137,11 @@ impl Fs {
         let Some(name) = wal_name(name) else {
             return Err(Error::NotFound);
         };
-        if self.is_for_writing(name, asker).await {
+        let Manner::Ask(patience) = self.manner(name, asker).await else {
             return Err(Error::NotFound);
-        }
+        };
         let found = self
-            .while_wanted(asker, self.archive.wal_meta(name, self.read_patience()))
+            .while_wanted(asker, self.archive.wal_meta(name, patience))
             .await??;
         match found {
             Some(meta) => {
@@ -179,14 +179,24 @@ impl Fs {
         }
     }
 
-    /// Is this the lookup of a copier that is about to create the name? Then the store need not be asked: what is
-    /// written is compared with what is there before anything is stored, whatever the lookup said. The archiver's
-    /// lookups cost nothing that way, wait for nothing, and lock out no other lookup (the kernel holds the directory
-    /// during a lookup that creates). Everybody else's "no such file" is the store's own word.
-    async fn is_for_writing(&self, name: WalName, asker: Option<&Asker>) -> bool {
-        let Some(asker) = asker else { return false };
-        asker.is_writing_to(&self.options.mountpoint, "wal", &name.to_string())
-            && !self.presence.is_known(name).await
+    /// How a lookup of a name in `wal/` is to be answered.
+    ///
+    /// A copier that is about to create the name need not wait for the store: what it writes is compared with what is
+    /// there before anything is stored, whatever the lookup said. The archiver's lookups cost nothing that way, and
+    /// lock out no other lookup (the kernel holds the directory during a lookup that creates). Everybody else's "no
+    /// such file" is the store's own word; who seems to write gets an error for it after the deadline, and whoever
+    /// may be restoring waits for as long as it takes.
+    async fn manner(&self, name: WalName, asker: Option<&Asker>) -> Manner {
+        let intent = asker.map_or(Intent::Unknown, |asker| {
+            asker.intent(&self.options.mountpoint, "wal", &name.to_string())
+        });
+        match intent {
+            Intent::Writes if !self.presence.is_known(name).await => Manner::Absent,
+            Intent::Writes | Intent::SeemsToWrite => {
+                Manner::Ask(Patience::for_at_most(self.options.deadline))
+            }
+            Intent::Unknown => Manner::Ask(self.read_patience()),
+        }
     }
 
     pub(super) fn read_patience(&self) -> Patience {
@@ -383,6 +393,15 @@ impl Fs {
     pub fn mounted_at(&self) -> SystemTime {
         self.mounted_at.into()
     }
+}
+
+/// How to answer a lookup.
+#[derive(Debug, Clone, Copy)]
+enum Manner {
+    /// Say that there is no such file.
+    Absent,
+    /// Ask the store.
+    Ask(Patience),
 }
 
 pub(super) fn wal_name(name: &OsStr) -> Option<WalName> {

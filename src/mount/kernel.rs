@@ -112,7 +112,7 @@ pub enum Error {
     /// Something that is not walfs is mounted there; it is left alone.
     #[error(
         "{path:?} carries another file system ({fs_type} from {from:?}), which is left alone. \
-         HINT: name an empty directory on which nothing is mounted"
+         HINT: walfs mounts on an empty directory without a mount, and unmounts its own: findmnt -t {FS_TYPE}"
     )]
     OtherFileSystem {
         /// The mount point.
@@ -135,7 +135,10 @@ pub enum Error {
         path: PathBuf,
     },
     /// The mount is in use.
-    #[error("{path:?} is in use by {}", holders::list(holders))]
+    #[error(
+        "{path:?} is in use by {}. HINT: unmount again when they have ended",
+        holders::list(holders)
+    )]
     Busy {
         /// The mount point.
         path: PathBuf,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Error, Patience, Store, dir::Dir, retry, s3::S3};
+use super::{Error, ErrorKind, Patience, Store, dir::Dir, retry, s3::S3};
 
 /// The place of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,12 +185,47 @@ pub async fn open(location: &Location, options: &Options) -> Result<Store, Error
             Dir::open(path.clone(), options.create).await?,
         ))),
         Location::S3 { bucket, prefix } => {
+            let target = location.to_string();
+            check_endpoint(&target, options.endpoint.as_deref())?;
             let patience = Patience::for_at_most(options.open_within);
             let attempt = || S3::open(bucket.clone(), prefix.clone(), options);
-            let backend = retry::patiently("open", &location.to_string(), patience, 0, attempt).await?;
+            let opened = retry::patiently("open", &target, patience, 0, attempt).await;
+            let backend = opened.map_err(|error| unreachable_server(error, options.endpoint.as_deref()))?;
             Ok(Store::new(Arc::new(backend)))
         }
     }
+}
+
+/// Waiting does not mend what is no URL. A name and password in it would be seen by `ps`, and in every log line.
+fn check_endpoint(target: &str, endpoint: Option<&str>) -> Result<(), Error> {
+    let Some(endpoint) = endpoint else { return Ok(()) };
+    let wrong = |message: String| Err(Error::new(ErrorKind::Permanent, "open", target, message));
+    if endpoint.contains('@') {
+        return wrong(
+            "the endpoint's URL holds a user name or password\n\
+             HINT: write http://host:port; keys come from the credentials file or the AWS credential chain"
+                .into(),
+        );
+    }
+    if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
+        return wrong(format!(
+            "the endpoint {endpoint} is no URL\nHINT: write http://host:port or https://host:port"
+        ));
+    }
+    Ok(())
+}
+
+/// Whom nobody answered, for the person who wrote the address.
+fn unreachable_server(mut error: Error, endpoint: Option<&str>) -> Error {
+    if error.kind == ErrorKind::Transient {
+        let hint = match endpoint {
+            Some(endpoint) => format!("is {endpoint} the right server, and does it answer from here?"),
+            None => "does AWS answer from here? Another S3 server is named by --endpoint or AWS_ENDPOINT_URL"
+                .into(),
+        };
+        error.message = format!("{}\nHINT: {hint}", error.message);
+    }
+    error
 }
 
 #[cfg(test)]
@@ -245,6 +280,22 @@ mod tests {
     fn a_password_in_the_url_is_refused_without_repeating_it() {
         let error = Location::parse("s3://key:hush@b/x").unwrap_err();
         assert!(!error.to_string().contains("hush"));
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_no_url_is_refused_at_once_and_a_password_in_it_not_repeated() {
+        let refused = |endpoint: &str| {
+            let options = Options {
+                endpoint: Some(endpoint.into()),
+                ..Options::default()
+            };
+            async move { open(&s3("b", "x").unwrap(), &options).await.unwrap_err() }
+        };
+        let error = refused("127.0.0.1:9000").await;
+        assert_eq!(error.kind, ErrorKind::Permanent);
+        assert!(error.to_string().contains("127.0.0.1:9000 is no URL"), "{error}");
+        let error = refused("http://key:hush@host").await;
+        assert!(!error.to_string().contains("hush"), "{error}");
     }
 
     #[test]

@@ -516,6 +516,8 @@ static KILLED: LazyLock<Child> = LazyLock::new(|| {
         libc::waitid(libc::P_PID, child.id(), &mut info, libc::WEXITED | libc::WNOWAIT)
     };
     assert_eq!(ended, 0, "wait for a child");
+    let exiting = Asker::of(child.id()).and_then(|asker| asker.is_exiting());
+    assert_eq!(exiting, Some(true), "a process that nobody has waited for");
     child
 });
 

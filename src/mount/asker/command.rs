@@ -4,8 +4,13 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use super::Intent;
+
 /// Their last argument is what they write to.
 const COPIERS: [&[u8]; 4] = [b"cp", b"mv", b"install", b"rsync"];
+
+/// Run a script that is given as an argument.
+const SHELLS: [&[u8]; 6] = [b"sh", b"bash", b"dash", b"ash", b"ksh", b"zsh"];
 
 /// Programs that are many programs; which one stands in the next argument.
 const MULTI_CALL: [&[u8]; 2] = [b"coreutils", b"busybox"];
@@ -16,8 +21,19 @@ pub(super) fn split(cmdline: &[u8]) -> Vec<&[u8]> {
     text.split(|byte| *byte == 0).collect()
 }
 
+/// What a command wants of `target`, a file in the mount.
+pub(super) fn intent(arguments: &[&[u8]], directory: &Path, target: &Path) -> Intent {
+    if copies_to(arguments, directory, target) {
+        Intent::Writes
+    } else if seems_to_write(arguments, directory, target) {
+        Intent::SeemsToWrite
+    } else {
+        Intent::Unknown
+    }
+}
+
 /// Is this command a copier with `target` as the target, and nowhere else in its arguments?
-pub(super) fn copies_to(arguments: &[&[u8]], directory: &Path, target: &Path) -> bool {
+fn copies_to(arguments: &[&[u8]], directory: &Path, target: &Path) -> bool {
     let is_target = |path: &[u8]| resolve(directory, path) == target;
     let Some((program, arguments)) = program(arguments) else {
         return false;
@@ -34,7 +50,87 @@ pub(super) fn copies_to(arguments: &[&[u8]], directory: &Path, target: &Path) ->
     let Some((last, earlier)) = arguments.split_last() else {
         return false;
     };
-    COPIERS.contains(&program) && is_target(last) && !earlier.iter().any(|path| is_target(path))
+    if !COPIERS.contains(&program) || earlier.iter().any(|path| is_target(path)) {
+        return false;
+    }
+    let into_directory = || Some(resolve(directory, last).as_path()) == target.parent();
+    is_target(last) || into_directory() && has_source(earlier, directory, target)
+}
+
+/// Is there a file of the same name, from elsewhere, among the arguments?
+fn has_source(arguments: &[&[u8]], directory: &Path, target: &Path) -> bool {
+    let name = target.file_name().map(OsStr::as_bytes);
+    arguments
+        .iter()
+        .any(|path| Some(base(path)) == name && !resolve(directory, path).starts_with(mount_of(target)))
+}
+
+/// The mount point, two levels above a file in it.
+fn mount_of(target: &Path) -> &Path {
+    target.parent().and_then(Path::parent).unwrap_or(target)
+}
+
+/// A program that is no known copier, but is given a file and, last, a place in the mount of the same name; a shell
+/// whose command redirects or copies to it; `pg_receivewal`.
+fn seems_to_write(arguments: &[&[u8]], directory: &Path, target: &Path) -> bool {
+    let Some((program, arguments)) = program(arguments) else {
+        return false;
+    };
+    let script = shell_script(program, arguments).unwrap_or_default();
+    let script_writes = commands(&script).any(|words| {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        copies_to(&words, directory, target) || redirects_to(&words, directory, target)
+    });
+    let Some((last, earlier)) = arguments.split_last() else {
+        return false;
+    };
+    let copies = resolve(directory, last) == target && has_source(earlier, directory, target);
+    script_writes || copies || program == b"pg_receivewal"
+}
+
+/// The text after `-c`.
+fn shell_script(program: &[u8], arguments: &[&[u8]]) -> Option<String> {
+    let flag = arguments
+        .iter()
+        .position(|argument| argument.starts_with(b"-") && argument.ends_with(b"c"))?;
+    let script = arguments.get(flag + 1)?;
+    SHELLS
+        .contains(&program)
+        .then(|| String::from_utf8_lossy(script).into_owned())
+}
+
+/// The simple commands of a script, roughly: enough for a line in `postgresql.conf`.
+fn commands(script: &str) -> impl Iterator<Item = Vec<&str>> {
+    script
+        .split(['&', '|', ';', '{', '}', '(', ')', '\n'])
+        .map(|command| {
+            let trimmed = |word| str::trim_matches(word, ['"', '\'']);
+            command.split_whitespace().map(trimmed).collect()
+        })
+}
+
+fn redirects_to(words: &[&[u8]], directory: &Path, target: &Path) -> bool {
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let Some(rest) = word.strip_prefix(b">") else {
+            continue;
+        };
+        let path = if rest.is_empty() || rest == b">" {
+            words.next().copied()
+        } else {
+            Some(rest)
+        };
+        let path = path.map(|path| path.strip_prefix(b">").unwrap_or(path));
+        if path.is_some_and(|path| resolve(directory, trim_quotes(path)) == target) {
+            return true;
+        }
+    }
+    false
+}
+
+fn trim_quotes(path: &[u8]) -> &[u8] {
+    let path = path.strip_prefix(b"\"").unwrap_or(path);
+    path.strip_suffix(b"\"").unwrap_or(path)
 }
 
 /// The program's bare name, and what follows it.
@@ -73,14 +169,79 @@ mod tests {
 
     const NAME: &str = "000000010000000000000007";
 
-    fn copies(command: &str) -> bool {
-        let command = command.replace("SEG", NAME);
-        let cmdline: Vec<u8> = command
-            .split(' ')
+    fn intent_of(words: &[&str]) -> Intent {
+        let words: Vec<String> = words.iter().map(|word| word.replace("SEG", NAME)).collect();
+        let cmdline: Vec<u8> = words
+            .iter()
             .flat_map(|word| [word.as_bytes(), b"\0"].concat())
             .collect();
         let target = Path::new("/mnt/walfs/wal").join(NAME);
-        copies_to(&split(&cmdline), Path::new("/var/lib/pg"), &target)
+        intent(&split(&cmdline), Path::new("/var/lib/pg"), &target)
+    }
+
+    fn copies(command: &str) -> bool {
+        intent_of(&command.split(' ').collect::<Vec<_>>()) == Intent::Writes
+    }
+
+    fn seems(words: &[&str]) -> bool {
+        intent_of(words) == Intent::SeemsToWrite
+    }
+
+    #[test]
+    fn copiers_into_the_directory() {
+        assert!(copies("cp pg_wal/SEG /mnt/walfs/wal/"));
+        assert!(copies("rsync -a pg_wal/SEG /mnt/walfs/wal"));
+        assert!(!copies("cp pg_wal/OTHER /mnt/walfs/wal/"));
+        assert!(!copies("cp /mnt/walfs/wal/SEG /mnt/walfs/wal/"));
+    }
+
+    #[test]
+    fn what_seems_to_write() {
+        assert!(seems(&[
+            "python3",
+            "archive.py",
+            "pg_wal/SEG",
+            "/mnt/walfs/wal/SEG"
+        ]));
+        assert!(seems(&["sh", "-c", "cat pg_wal/SEG > /mnt/walfs/wal/SEG"]));
+        assert!(seems(&["bash", "-c", "cat 'pg_wal/SEG' >\"/mnt/walfs/wal/SEG\""]));
+        assert!(seems(&[
+            "sh",
+            "-c",
+            "test ! -f /mnt/walfs/wal/SEG && cp \"pg_wal/SEG\" /mnt/walfs/wal/SEG"
+        ]));
+        assert!(seems(&["pg_receivewal", "-D", "/mnt/walfs/wal"]));
+        assert!(seems(&[
+            "sh",
+            "-c",
+            "cat \"$1\" > \"$2\"",
+            "sh",
+            "pg_wal/SEG",
+            "/mnt/walfs/wal/SEG"
+        ]));
+    }
+
+    #[test]
+    fn what_reads_does_not_seem_to_write() {
+        let restore = "cp /mnt/walfs/wal/SEG \"pg_wal/RECOVERYXLOG\" || \
+                       { test -e /mnt/walfs/.absent/SEG && exit 1; exit 255; }";
+        assert_eq!(intent_of(&["sh", "-c", restore]), Intent::Unknown);
+        assert_eq!(
+            intent_of(&["sh", "-c", "cat /mnt/walfs/wal/SEG > pg_wal/RECOVERYXLOG"]),
+            Intent::Unknown
+        );
+        assert_eq!(
+            intent_of(&["python3", "restore.py", "/mnt/walfs/wal/SEG", "pg_wal/X"]),
+            Intent::Unknown
+        );
+        assert_eq!(
+            intent_of(&["restore", "pg_wal/RECOVERYXLOG", "/mnt/walfs/wal/SEG"]),
+            Intent::Unknown
+        );
+        assert_eq!(
+            intent_of(&["cmp", "pg_wal/OTHER", "/mnt/walfs/wal/SEG"]),
+            Intent::Unknown
+        );
     }
 
     #[test]
@@ -115,7 +276,6 @@ mod tests {
     #[test]
     fn other_targets_are_not_this_one() {
         assert!(!copies("cp pg_wal/SEG /mnt/walfs/wal/SEG.tmp"));
-        assert!(!copies("cp pg_wal/SEG /mnt/walfs/wal/"));
         assert!(!copies("cp pg_wal/SEG /mnt/walfs/SEG"));
         assert!(!copies("cp -t /mnt/walfs/wal SEG"));
     }

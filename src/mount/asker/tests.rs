@@ -170,10 +170,13 @@ fn copier_is_known_by_its_command_line() {
         .arg("of=mnt/wal/0001");
     let child = Process::start(&mut command);
     let mount = place.join("mnt");
-    assert!(child.asker().is_writing_to(&mount, "wal", "0001"));
-    assert!(!child.asker().is_writing_to(&mount, "wal", "0002"));
-    assert!(!child.asker().is_writing_to(&place, "wal", "0001"));
-    assert!(!Asker::of(u32::MAX).unwrap().is_writing_to(&mount, "wal", "0001"));
+    assert_eq!(child.asker().intent(&mount, "wal", "0001"), Intent::Writes);
+    assert_eq!(child.asker().intent(&mount, "wal", "0002"), Intent::Unknown);
+    assert_eq!(child.asker().intent(&place, "wal", "0001"), Intent::Unknown);
+    assert_eq!(
+        Asker::of(u32::MAX).unwrap().intent(&mount, "wal", "0001"),
+        Intent::Unknown
+    );
 }
 
 /// A shell with these redirections, in a directory with files of 5, 7 and 0 bytes.

@@ -104,6 +104,8 @@ fn refused(action: &str, path: &Path, said: &[u8]) -> Error {
     let said = String::from_utf8_lossy(said).trim().to_owned();
     let said = if said.is_empty() {
         "it failed and did not say why".to_owned()
+    } else if said.contains("/dev/fuse: Permission denied") {
+        format!("{said}. HINT: chmod 0666 /dev/fuse, or start walfs as root with --user")
     } else {
         said
     };

@@ -26,7 +26,16 @@ pub(super) fn open_failed(path: &Path, error: &io::Error) -> Error {
         ErrorKind::NotFound | ErrorKind::AlreadyExists => ErrorKind::Permanent,
         kind => kind,
     };
-    Error::new(kind, "open", path.display().to_string(), error.to_string())
+    let hint = match error.raw_os_error() {
+        Some(libc::ENOENT) => "\nHINT: check the path; make the directory, for the user that runs walfs",
+        Some(libc::ENOTDIR) => "\nHINT: a local archive is a directory, and so is everything above it",
+        Some(libc::EACCES | libc::EPERM) => {
+            "\nHINT: the user that runs walfs (`walfs mount --user`, or whoever started it) must be able to enter, \
+             read and write it: chown it to that user"
+        }
+        _ => "",
+    };
+    Error::new(kind, "open", path.display().to_string(), format!("{error}{hint}"))
 }
 
 impl Root {

@@ -190,8 +190,17 @@ async fn find(options: &Options, target: &str) -> Result<SdkConfig, Error> {
         .credentials_provider()
         .ok_or_else(|| denied(options, target, "no source of them"))?;
     let found = provider.provide_credentials().await;
-    found.map_err(|error| denied(options, target, chain(&error)))?;
+    found.map_err(|error| denied(options, target, brief(chain(&error))))?;
     Ok(config)
+}
+
+/// That each member of the chain has found nothing takes half a page to say.
+fn brief(why: String) -> String {
+    if why.contains("no credentials found in chain") {
+        "none found".into()
+    } else {
+        why
+    }
 }
 
 // Deprecated is only the place of the names: the new one is in a crate that only the SDK depends on.
@@ -211,11 +220,16 @@ fn from_file(path: &Path, profile: Option<&str>) -> ProfileFileCredentialsProvid
 fn denied(options: &Options, target: &str, why: impl Into<String>) -> Error {
     let why = why.into();
     let message = match &options.credentials_file {
-        Some(path) => format!("no AWS credentials in {} ({why})", path.display()),
+        Some(path) => format!(
+            "no AWS credentials in {} ({why})\n\
+             HINT: it has the form of ~/.aws/credentials ([default], aws_access_key_id = ..., aws_secret_access_key = \
+             ...), and the user that runs walfs must be able to read it",
+            path.display()
+        ),
         None => format!(
             "no AWS credentials ({why}); looked at AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile in \
              ~/.aws/credentials and ~/.aws/config, web identity, container and instance\n\
-             HINT: set the two variables, or AWS_PROFILE, for the user that runs walfs"
+             HINT: name a --credentials-file, or set the two variables, or AWS_PROFILE, for the user that runs walfs"
         ),
     };
     Error::new(ErrorKind::Denied, "open", target, message)

@@ -93,6 +93,10 @@ impl Failure {
                 "the access key or its secret is not one this server knows".into()
             }
             (Some("RequestTimeTooSkewed"), _) => "is this machine's clock right?".into(),
+            (Some("AccessDenied"), _) | (_, Some(401 | 403)) => {
+                "are the keys right, and may they list, read and write under this prefix of the bucket?"
+                    .into()
+            }
             _ => return self.message,
         };
         let _ = write!(self.message, "\nHINT: {hint}");
