@@ -60,7 +60,7 @@ impl Reader {
     /// Reads from a file of `file_bytes` plain bytes; short only at its end.
     ///
     /// # Errors
-    /// [`Error::Damaged`]; [`Error::Store`], `NotFound` if the object has gone.
+    /// [`Error::Damaged`], [`Error::Misplaced`]; [`Error::Store`], `NotFound` if the object has gone.
     pub async fn read(
         &self,
         name: WalName,
@@ -116,9 +116,14 @@ impl Reader {
             object: key.as_str().into(),
             piece: index,
         };
-        self.cache
-            .get(id, self.fetch(&key, file_bytes, index, patience))
-            .await
+        let fetch = async {
+            let piece = self.fetch(&key, file_bytes, index, patience).await?;
+            if index == 0 {
+                self.archive.check_place(name, &piece)?;
+            }
+            Ok(piece)
+        };
+        self.cache.get(id, fetch).await
     }
 
     async fn fetch(
