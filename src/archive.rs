@@ -159,6 +159,19 @@ pub enum Error {
         /// What does not fit.
         damage: Box<Damage>,
     },
+    /// A whole object that is another file's: its checksums cannot tell, its first page does (contract R3).
+    #[error(
+        "{key} in {place} is not the file of its name: {reason}.\n\
+         HINT: an object was copied to another's key; bring the right one back from a copy of the store."
+    )]
+    Misplaced {
+        /// The object.
+        key: String,
+        /// The archive.
+        place: String,
+        /// What its first page says.
+        reason: String,
+    },
     /// The prefix holds no archive.
     #[error(
         "{place} is not a walfs archive: it has no {MARKER}.\n\

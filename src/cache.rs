@@ -43,7 +43,13 @@ impl Cache {
         id: BlockId,
         fetch: impl Future<Output = Result<Bytes, E>>,
     ) -> Result<Bytes, Arc<E>> {
-        self.0.try_get_with(id, fetch).await
+        if let Some(block) = self.0.get(&id).await {
+            return Ok(block);
+        }
+        let found = self.0.try_get_with(id, fetch).await;
+        // moka puts eviction off for up to 300 ms, in which a fast store would fill many times the bound.
+        self.0.run_pending_tasks().await;
+        found
     }
 
     /// Bytes held now.

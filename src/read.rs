@@ -60,7 +60,7 @@ impl Reader {
     /// Reads from a file of `file_bytes` plain bytes; short only at its end.
     ///
     /// # Errors
-    /// [`Error::Damaged`]; [`Error::Store`], `NotFound` if the object has gone.
+    /// [`Error::Damaged`], [`Error::Misplaced`]; [`Error::Store`], `NotFound` if the object has gone.
     pub async fn read(
         &self,
         name: WalName,
@@ -131,7 +131,7 @@ impl Reader {
         let _fetching = self.fetches.acquire().await.expect("never closed");
         match self.fetch_once(key, file_bytes, index, patience, true).await {
             // Once more, past the disk cache: the damage may be there, or have happened on the way.
-            Err(Error::Damaged { .. }) => {
+            Err(Error::Damaged { .. } | Error::Misplaced { .. }) => {
                 if let Some(disk) = &self.disk {
                     disk.forget(&self.archive.marker().archive_id, key.as_str());
                 }
@@ -171,10 +171,12 @@ impl Reader {
             drop(decoder);
             piece
         });
-        decoded
-            .await
-            .expect("decoding does not panic")
-            .map_err(|damage| self.archive.damaged(key, damage))
+        let piece = decoded.await.expect("decoding does not panic");
+        let piece = piece.map_err(|damage| self.archive.damaged(key, damage))?;
+        if index == 0 {
+            self.archive.check_place(key, &piece, patience).await?;
+        }
+        Ok(piece)
     }
 
     /// A whole object, from the disk cache or the store.

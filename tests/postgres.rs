@@ -211,7 +211,12 @@ fn copy_again(from: &Path, to: &Path) {
     let user = User::postgres();
     user.make_dir(to);
     let output = user.shell(r#"cp -a "$1/." "$2""#, &[from, to]);
-    assert!(output.status.success(), "copy {}: {}", from.display(), said(&output));
+    assert!(
+        output.status.success(),
+        "copy {}: {}",
+        from.display(),
+        said(&output)
+    );
 }
 
 /// Waits for the end of a recovery that must end well, and returns what it brought back.
@@ -233,7 +238,9 @@ fn segments(names: impl IntoIterator<Item = String>) -> Vec<String> {
 /// Names in a directory.
 fn names_in(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).expect("read a directory");
-    let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("an entry").file_name().into_string().expect("ASCII");
+    let name = |entry: std::io::Result<fs::DirEntry>| {
+        entry.expect("an entry").file_name().into_string().expect("ASCII")
+    };
     entries.map(name).filter(|name| !name.ends_with(".tmp")).collect()
 }
 

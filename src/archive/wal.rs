@@ -179,6 +179,27 @@ impl Archive {
         Ok(offered)
     }
 
+    /// Is this the beginning of the file that the key stands for? Asked of what is read back.
+    ///
+    /// # Errors
+    /// [`Error::Misplaced`]; [`Error::Store`] when a history file was needed and did not come.
+    pub async fn check_place(&self, key: &Key, start: &[u8], patience: Patience) -> Result<(), Error> {
+        let Some(name) = self.wal_name(key).filter(|name| name.has_pages()) else {
+            return Ok(());
+        };
+        let misplaced = |reason: String| Error::Misplaced {
+            key: key.as_str().to_owned(),
+            place: self.place(),
+            reason: reason.lines().next().unwrap_or_default().to_owned(),
+        };
+        let header = PageHeader::parse(start).map_err(|reason| misplaced(reason.to_string()))?;
+        match self.check_header(name, &header, patience).await {
+            Ok(_) => Ok(()),
+            Err(Error::Store(error)) => Err(error.into()),
+            Err(reason) => Err(misplaced(reason.to_string())),
+        }
+    }
+
     fn check_cluster(&self, name: WalName, archived: Cluster, offered: Cluster) -> Result<(), Error> {
         if archived.system_id != offered.system_id {
             return Err(Error::WrongCluster {

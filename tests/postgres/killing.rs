@@ -78,7 +78,11 @@ fn w4_a_segment_that_is_marked_ready_again_is_archived_again() {
     let Place::S3(server) = &place else { unreachable!() };
     server.clear_requests();
     let marks = site.server.data().join("pg_wal/archive_status");
-    fs::rename(marks.join(format!("{name}.done")), marks.join(format!("{name}.ready"))).expect("mark it ready");
+    fs::rename(
+        marks.join(format!("{name}.done")),
+        marks.join(format!("{name}.ready")),
+    )
+    .expect("mark it ready");
     site.server.switch_wal();
     site.server.wait_archived(&name);
     let key = format!("wal/{name}.lz4");
