@@ -6,6 +6,8 @@
 // Servers to talk to and ways to hurt them.
 mod common;
 
+// Archiving through the kernel: what `cp` calls success is in the store, and what fails leaves nothing.
+mod archiving;
 // Objects, read by stock lz4 and zstd; docs/format.md, byte by byte.
 mod format;
 // The harness on its own, without walfs.
@@ -16,6 +18,8 @@ mod mount_helpers;
 mod mounting;
 // A real PostgreSQL archives through the mount, is lost, and comes back; with outages, kills and damage on the way.
 mod postgres;
+// The directory below FUSE, against a small reference: operations, kills, faults of the store.
+mod reference;
 // What is read is what was archived, or an error that names the damaged object.
 mod restoring;
 // The S3 server of the tests keeps to S3, and its faults are those they are called.

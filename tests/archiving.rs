@@ -1,0 +1,19 @@
+//! Archiving through the kernel, as its users know it: the real binary, mounted, and whatever copies into it. What
+//! `cp` calls success is in the store; what fails has left nothing; nobody waits for ever. Each test quotes the line
+//! of the contract that it keeps.
+//!
+//! Small segments (1 MiB) unless the size is the subject, so that the module is quick.
+
+mod access;
+mod bounded;
+mod commands;
+mod copying;
+mod crash;
+mod killed;
+mod mounts;
+mod names;
+mod once;
+mod racing;
+mod refusing;
+mod rig;
+mod sparse;
