@@ -14,7 +14,7 @@ use crate::daemon::{self, Ready};
 use crate::metrics::Metrics;
 use crate::mount::fs::{self, Fs};
 use crate::mount::kernel;
-use crate::mount::serve::{self, Request};
+use crate::mount::serve::{self, Request, Signals};
 use crate::read::Reader;
 use crate::staging::Staging;
 
@@ -202,7 +202,19 @@ fn mount_point(arguments: &MountArgs) -> Result<serve::Waiting, String> {
 
 async fn serve(arguments: &MountArgs, waiting: serve::Waiting, ready: Option<Ready>) -> Result<(), Failed> {
     let deadline = deadline(arguments.store.deadline);
-    let fs = match open(arguments, waiting.mountpoint(), deadline).await {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            waiting.abandon();
+            let error = format!("cannot listen for signals: {error}");
+            return Err(Failed { error, ready });
+        }
+    };
+    let opened = tokio::select! {
+        opened = open(arguments, waiting.mountpoint(), deadline) => opened,
+        name = signals.next() => Err(format!("{name} came before {} was open", arguments.archive)),
+    };
+    let fs = match opened {
         Ok(fs) => Arc::new(fs),
         Err(error) => {
             waiting.abandon();
@@ -216,7 +228,7 @@ async fn serve(arguments: &MountArgs, waiting: serve::Waiting, ready: Option<Rea
             ready.ready();
         }
     };
-    let outcome = waiting.serve(fs, deadline, announce).await;
+    let outcome = waiting.serve(fs, deadline, signals, announce).await;
     outcome.map_err(|error| Failed {
         error: format!("the mount failed: {error}"),
         ready: None,
