@@ -11,6 +11,7 @@ mod outages;
 mod proof;
 mod receiving;
 mod standby;
+mod unreachable;
 
 use std::fs;
 use std::path::{Path, PathBuf};

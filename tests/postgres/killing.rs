@@ -20,7 +20,8 @@ fn s2_walfs_is_killed_twenty_times_while_postgresql_archives() {
             fill(&site.server, 1);
             (names_in(&site.kept).len() > before).then_some(())
         });
-        thread::sleep(Duration::from_millis(fastrand::u64(0..150)));
+        fill(&site.server, 2);
+        thread::sleep(Duration::from_millis(fastrand::u64(0..40)));
         site.mount.kill9();
         site.mount.restart();
         if round % 5 == 4 {

@@ -230,7 +230,7 @@ impl std::fmt::Debug for Outage {
 }
 
 /// The segment that recovery of a copy reads first: "START WAL LOCATION: 0/3000028 (file 000000010000000000000003)".
-fn first_segment(copy: &Path) -> String {
+pub(super) fn first_segment(copy: &Path) -> String {
     let label = fs::read_to_string(copy.join("data/backup_label")).expect("read backup_label");
     let name = label.split_once("(file ").and_then(|(_, rest)| rest.get(..24));
     name.expect("a segment in backup_label").to_owned()
