@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use super::rig::{Rig, SMALL, Source, s3_options};
+use super::rig::{Rig, SMALL, Source, exists, s3_options};
 use crate::common::postgres::send;
 use crate::common::s3::{Action, Operation, Rule, S3Server};
 use crate::common::user::{User, said};
@@ -189,7 +189,7 @@ fn w3_a_daemon_in_another_pid_namespace_archives_whole_files_only() {
                 said(&output)
             );
             assert!(
-                super::rig::exists(&blind.world.archive().join(format!("wal/{name}.lz4"))),
+                exists(&blind.world.archive().join(format!("wal/{name}.lz4"))),
                 "{name}"
             );
         }
@@ -203,7 +203,7 @@ fn w3_a_daemon_in_another_pid_namespace_archives_whole_files_only() {
             .arg(format!("of={}", to.display()));
         let cp = cp.args(["bs=4k", "status=none"]).spawn().expect("run dd");
         if !cp_killed_after(cp, Duration::from_micros(fastrand::u64(..20_000)), libc::SIGKILL) {
-            assert!(!super::rig::exists(&to), "a killed dd left something to see");
+            assert!(!exists(&to), "a killed dd left something to see");
         }
     }
     assert!(

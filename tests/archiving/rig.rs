@@ -424,7 +424,10 @@ fn garage_object(garage: &Garage, world: &World, key: &str) -> Option<Vec<u8>> {
     }
 }
 
-/// Whether a path is there, for whoever runs the tests.
+/// Whether a path is there, as user postgres sees it.
 pub fn exists(path: &Path) -> bool {
-    fs::exists(path).expect("look for a file")
+    User::postgres()
+        .shell(r#"test -e "$1""#, &[path])
+        .status
+        .success()
 }
