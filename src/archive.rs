@@ -191,7 +191,7 @@ pub enum Error {
     /// The archive was made with one codec and another is asked for.
     #[error(
         "the archive {place} is compressed with {archived}, not {asked}.\n\
-         HINT: leave --compression away, choose a level of {archived}, or start a new prefix."
+         HINT: leave --compression away, choose another level of {archived}, or start a new prefix."
     )]
     Codec {
         /// The archive.
@@ -406,7 +406,7 @@ fn choose_compression(store: &Store, marker: &Marker, options: &Options) -> Resu
     if chosen.extension() != marker.codec {
         return Err(Error::Codec {
             place: store.place(),
-            archived: usual.to_string(),
+            archived: if marker.codec == "zst" { "zstd" } else { "lz4" }.into(),
             asked: chosen.to_string(),
         });
     }

@@ -217,6 +217,23 @@ impl Draft {
         Ok(out.freeze())
     }
 
+    /// Packs it otherwise from now on, also what was written before. Holds all of it in memory: for small files.
+    ///
+    /// # Errors
+    /// As [`Draft::write`].
+    pub async fn repack(&mut self, compression: Compression) -> io::Result<()> {
+        if self.compression == compression {
+            return Ok(());
+        }
+        for index in 0..self.frames.len() {
+            if !matches!(self.frames[index], Slot::Hole) {
+                self.open_frame(index).await?;
+            }
+        }
+        self.compression = compression;
+        Ok(())
+    }
+
     /// Packs what is still open and lays the object out. The draft can go on afterwards.
     ///
     /// # Errors

@@ -16,6 +16,12 @@ mod harness;
 mod mount_helpers;
 // Mounting and unmounting through the real kernel, with a file system that holds nothing.
 mod mounting;
+// A real PostgreSQL archives through the mount, is lost, and comes back; with outages, kills and damage on the way.
+mod postgres;
+// The directory below FUSE, against a small reference: operations, kills, faults of the store.
+mod reference;
+// What is read is what was archived, or an error that names the damaged object.
+mod restoring;
 // The S3 server of the tests keeps to S3, and its faults are those they are called.
 mod s3_server;
 // Every promise of a store, asked of every kind of store.

@@ -120,9 +120,9 @@ impl WriteArgs {
 pub enum PathStyleArg {
     /// walfs finds out
     Auto,
-    /// http://HOST/BUCKET/KEY
+    /// HOST/BUCKET/KEY
     Always,
-    /// http://BUCKET.HOST/KEY
+    /// BUCKET.HOST/KEY
     Never,
 }
 

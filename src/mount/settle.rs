@@ -92,7 +92,17 @@ impl Fs {
             let outcome = if wrote { filled_to_its_end(wal) } else { Ok(()) };
             return self.noted("archive", outcome);
         }
-        self.finish(writing, wal).await
+        let outcome = self.finish(writing, wal).await;
+        self.forget_failed(writing, wal);
+        outcome
+    }
+
+    /// A file that has failed for good is not found by its name any more: the next try begins a new one. Only a
+    /// `.partial` has a name while it is written.
+    pub(super) fn forget_failed(&self, writing: &Writing, wal: &WalDraft) {
+        if matches!(wal.verdict(), Some(Err(_))) {
+            self.writings.hide(writing);
+        }
     }
 
     pub(super) async fn finish(&self, writing: &Arc<Writing>, wal: &mut WalDraft) -> Result<()> {

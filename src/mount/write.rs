@@ -124,6 +124,7 @@ impl Fs {
                 let source_bytes = || asker.and_then(|asker| asker.source_size(&name));
                 let undecided = wal.verdict().is_none();
                 let outcome = wal.write(offset, data, source_bytes).await.map_err(Error::from);
+                self.forget_failed(writing, wal);
                 self.after(writing, wal, undecided, outcome).await
             }
         };
@@ -171,6 +172,7 @@ impl Fs {
             Content::Wal(wal) => {
                 let undecided = wal.verdict().is_none();
                 let outcome = wal.truncate(bytes).await.map_err(Error::from);
+                self.forget_failed(writing, wal);
                 self.after(writing, wal, undecided, outcome).await
             }
         };
@@ -232,16 +234,23 @@ impl Fs {
             return Err(Error::Exists);
         }
         let mut content = writing.content.lock().await;
-        let draft = match std::mem::replace(&mut *content, Content::Scratch(self.staging.draft())) {
-            Content::Scratch(draft) => draft,
-            Content::Wal(wal) => wal.into_draft(),
+        let (draft, old_name) = match std::mem::replace(&mut *content, Content::Scratch(self.staging.draft()))
+        {
+            Content::Scratch(draft) => (draft, None),
+            Content::Wal(wal) => {
+                let name = wal.name();
+                (wal.into_draft(), Some(name))
+            }
         };
-        let mut wal = WalDraft::adopt(self.archive.clone(), draft, name, self.options.deadline);
+        let adopt = |draft, name| WalDraft::adopt(self.archive.clone(), draft, name, self.options.deadline);
+        let mut wal = adopt(draft, name);
         let outcome = self.finish(writing, &mut wal).await;
-        *content = match &outcome {
-            Ok(()) => Content::Wal(Box::new(wal)),
-            // Nothing is lost: the rename can be tried again.
-            Err(_) => Content::Scratch(wal.into_draft()),
+        // Nothing is lost: the rename can be tried again. What had a final name stays a file of that name, whose
+        // writers must hear whether it is archived.
+        *content = match (&outcome, old_name) {
+            (Ok(()), _) => Content::Wal(Box::new(wal)),
+            (Err(_), Some(old_name)) => Content::Wal(Box::new(adopt(wal.into_draft(), old_name))),
+            (Err(_), None) => Content::Scratch(wal.into_draft()),
         };
         outcome
     }

@@ -5,9 +5,11 @@
 //! later on the same file only repeats the verdict. The length of a `.history` or `.backup` file is not known; it is
 //! archived when its writer says it is done, or in the write after which it is as long as the file it is copied from.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use crate::archive::wal::Committed;
@@ -315,10 +317,15 @@ impl WalDraft {
     }
 
     async fn check_text(&mut self) -> Result<(), Error> {
-        let bytes = self.draft.bytes() as usize;
+        let bytes = self.draft.bytes();
+        if bytes > SMALL_FILE_BYTES {
+            return Err(Error::TooLong {
+                name: self.name,
+                limit_bytes: SMALL_FILE_BYTES,
+            });
+        }
         let text = self
-            .draft
-            .read(0, bytes)
+            .small_text(bytes as usize)
             .await
             .map_err(|error| self.staging_error(&error))?;
         let fault = match self.name {
@@ -346,6 +353,12 @@ impl WalDraft {
         Look(tokio::spawn(async move {
             matches!(archive.wal_hash(name, patience).await, Ok(None))
         }))
+    }
+
+    /// The whole of a small file, which is stored uncompressed even if it came under another name and was not.
+    async fn small_text(&mut self, bytes: usize) -> io::Result<Bytes> {
+        self.draft.repack(Compression::None).await?;
+        self.draft.read(0, bytes).await
     }
 
     async fn commit(&mut self) -> Result<Committed, Error> {
@@ -384,7 +397,7 @@ impl WalDraft {
         Patience::for_at_most(self.deadline)
     }
 
-    fn staging_error(&self, error: &std::io::Error) -> Error {
+    fn staging_error(&self, error: &io::Error) -> Error {
         Error::Staging {
             name: self.name.to_string(),
             reason: error.to_string(),

@@ -4,11 +4,13 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod archiving;
+pub mod below;
 pub mod copiers;
 pub mod garage;
 pub mod postgres;
 pub mod recovery;
 pub mod s3;
+pub mod scripted;
 pub mod user;
 pub mod wait;
 pub mod wal;

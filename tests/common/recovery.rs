@@ -63,6 +63,17 @@ impl Postgres {
         self.spawn();
     }
 
+    /// Starts it again, after its recovery has failed.
+    pub fn restart_recovery(&mut self) {
+        if let Some(mut ended) = self.server.take() {
+            wait::for_exit("the failed server to end", &mut ended);
+        }
+        // Old messages would be taken for new ones.
+        fs::write(&self.log, "").expect("empty the server's log");
+        self.user.own(&self.log);
+        self.spawn();
+    }
+
     /// Waits at most `deadline` for the end of recovery.
     pub fn recovery_within(&mut self, deadline: Duration) -> Recovery {
         let ended = wait::within(deadline, || {

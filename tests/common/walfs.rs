@@ -262,6 +262,15 @@ impl Mount {
         self.daemon.as_ref().expect("walfs runs").id()
     }
 
+    /// The most memory that the daemon has had so far, in MiB: `VmHWM`.
+    #[track_caller]
+    pub fn peak_memory_mib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process())).expect("read /proc");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.parse::<u64>().ok()).expect("VmHWM in kB") >> 10
+    }
+
     /// `kill -9` of the daemon; the dead mount stays, as it does on a real machine.
     pub fn kill9(&mut self) {
         let mut daemon = self.daemon.take().expect("walfs runs");

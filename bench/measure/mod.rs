@@ -1,0 +1,151 @@
+//! What the benchmarks measure with: the clock, CPU time of a command and of a daemon, a daemon's memory, tables.
+//!
+//! CPU seconds say more than wall time on a machine that others use too; so every figure of time has both. A daemon's
+//! CPU is read from its process clock before and after, so what it does after the command has ended (removing a
+//! temporary file) may be missing, and what it did for another request may be in it.
+
+// A benchmark need not use every instrument, and `pub` here means: for every benchmark.
+#![allow(dead_code, unreachable_pub)]
+
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What one command cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// From its start to its end, the start of a process included.
+    pub wall: Duration,
+    /// User and system time of the command and of the children it has waited for.
+    pub client: Duration,
+    /// CPU time of the daemon meanwhile, if there is one.
+    pub daemon: Duration,
+}
+
+/// Runs a command that must succeed, and says what it cost, to itself and to the process `daemon`.
+pub fn run(command: &mut Command, daemon: Option<u32>) -> Cost {
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let before = daemon.map(cpu_of);
+    let begin = Instant::now();
+    let child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (success, client) = wait_for(child.id());
+    let wall = begin.elapsed();
+    let after = daemon.map(cpu_of);
+    assert!(success, "{command:?} failed");
+    let daemon = after.unwrap_or_default() - before.unwrap_or_default();
+    Cost { wall, client, daemon }
+}
+
+/// Waits for a child as `wait4` does: whether it exited with 0, and its CPU time.
+fn wait_for(process: u32) -> (bool, Duration) {
+    let id = libc::pid_t::try_from(process).expect("a process id");
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    loop {
+        // SAFETY: both pointers are to live variables of the right type; the child is ours and not waited for yet.
+        let waited = unsafe { libc::wait4(id, &raw mut status, 0, usage.as_mut_ptr()) };
+        if waited == id {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        assert_eq!(
+            error.kind(),
+            io::ErrorKind::Interrupted,
+            "wait for a command: {error}"
+        );
+    }
+    // SAFETY: all zeros is a valid rusage, and wait4 has filled it.
+    let usage = unsafe { usage.assume_init() };
+    (status == 0, time(usage.ru_utime) + time(usage.ru_stime))
+}
+
+fn time(time: libc::timeval) -> Duration {
+    Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000)
+}
+
+/// CPU time of a process since its start, of all its threads, also those that have ended.
+pub fn cpu_of(process: u32) -> Duration {
+    let id = libc::pid_t::try_from(process).expect("a process id");
+    let mut clock = 0;
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: both pointers are to live variables of the right type.
+    let failed = unsafe {
+        libc::clock_getcpuclockid(id, &raw mut clock) != 0 || libc::clock_gettime(clock, &raw mut now) != 0
+    };
+    assert!(
+        !failed,
+        "CPU time of process {process}: {}",
+        io::Error::last_os_error()
+    );
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// Memory of a process in MiB: `VmHWM`, the most it ever had resident, or `VmRSS`, what it has now.
+pub fn memory_mib(process: u32, field: &str) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("read the status of a process");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    kib.unwrap_or_else(|| panic!("no {field} of process {process}")) / 1024.0
+}
+
+/// The middle one of some values.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Milliseconds.
+pub fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// A whole number from the environment.
+pub fn setting(name: &str, usual: usize) -> usize {
+    std::env::var(name).map_or(usual, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is no number"))
+    })
+}
+
+/// Prints a table in Markdown.
+pub fn print_table(title: &str, columns: &[&str], rows: &[Vec<String>]) {
+    println!("\n### {title}\n\n| {} |", columns.join(" | "));
+    println!("|{}|", vec!["---"; columns.len()].join("|"));
+    for row in rows {
+        println!("| {} |", row.join(" | "));
+    }
+}
+
+/// Machine and kernel, for the head of a report.
+pub fn print_machine() {
+    let first = |path: &str, key: &str| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(key));
+        line.map(|line| {
+            line.trim_start_matches(key)
+                .trim_matches([' ', '\t', ':'])
+                .to_owned()
+        })
+        .unwrap_or_default()
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!(
+        "{} cores of {}, {} of memory, Linux {}, load average {}",
+        cores,
+        first("/proc/cpuinfo", "model name"),
+        first("/proc/meminfo", "MemTotal"),
+        kernel.trim(),
+        load.split(' ').next().unwrap_or_default()
+    );
+}

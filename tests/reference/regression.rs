@@ -1,0 +1,126 @@
+//! What the sequences have found, each by name, and the flows of real writers that must not be left to chance.
+
+use walfs::mount::error::Error;
+use walfs::store::ErrorKind;
+
+use super::sample::{self, SEGMENT_BYTES, Source};
+use crate::common::below::{Below, LONG};
+use crate::common::scripted::{Fault, Scripted};
+use crate::common::wal;
+
+async fn below(backend: &std::sync::Arc<Scripted>) -> Below {
+    Below::open(backend.store(), LONG).await.unwrap()
+}
+
+/// `cp 00000002.history x.tmp && mv x.tmp 00000002.history`: what came under a temporary name was compressed, and its
+/// size was then told from the stored size as if it were not. PostgreSQL would have read a history cut short.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_file_through_a_temporary_name_keeps_its_size() {
+    let backend = Scripted::map(true);
+    let below = below(&backend).await;
+    let text = wal::history(1, "0/3000000");
+    let text = [text, "# a comment that compresses well\n".repeat(20).into()].concat();
+    below.copy("00000002.history.tmp", &text).await.unwrap();
+    below
+        .rename("00000002.history.tmp", "00000002.history", true)
+        .await
+        .unwrap();
+    assert_eq!(
+        below.lookup("00000002.history").await.unwrap().bytes,
+        text.len() as u64
+    );
+    assert_eq!(below.read("00000002.history").await.unwrap(), text);
+}
+
+/// PostgreSQL archives a `.partial` after a promotion. When the store refused it once, the failed version kept the name
+/// for as long as the daemon ran, and no later `cp` could open it.
+#[tokio::test(flavor = "multi_thread")]
+async fn partial_is_archived_after_a_first_try_that_failed() {
+    let backend = Scripted::map(true);
+    let below = below(&backend).await;
+    let name = format!("{}.partial", wal::segment_name(1, 3, SEGMENT_BYTES));
+    let content = sample::content(&name, Source::Right);
+    let refused = [0, 1, 2, 3, 4, 5].map(|call| (call, Fault::Fails(ErrorKind::Denied)));
+    backend.arm(&refused);
+    let handle = below.fs.create(below.wal, name.as_ref(), None).unwrap().1;
+    below.fs.write(handle, 0, &content, None).await.unwrap_err();
+    below.fs.flush(handle, None).await.unwrap_err();
+    backend.disarm();
+    assert!(matches!(below.lookup(&name).await, Err(Error::NotFound)));
+    below.fs.release(handle);
+    below.copy(&name, &content).await.unwrap();
+    assert_eq!(below.read(&name).await.unwrap(), **content);
+}
+
+/// What `strace` shows of `pg_receivewal`: zeros, a second descriptor that is synced and closed, data, sync, close,
+/// rename, and the new name synced (contract W6).
+#[tokio::test(flavor = "multi_thread")]
+async fn segment_received_by_pg_receivewal_is_archived_by_its_rename() {
+    let backend = Scripted::map(true);
+    let below = below(&backend).await;
+    let name = wal::segment_name(1, 3, SEGMENT_BYTES);
+    let partial = format!("{name}.partial");
+    let handle = below.start(&partial, None).await.unwrap();
+    for page in 0..128u64 {
+        below
+            .fs
+            .write(handle, page * 8192, &[0; 8192], None)
+            .await
+            .unwrap();
+    }
+    sync(&below, &partial).await;
+    let content = sample::content(&name, Source::Right);
+    for (index, piece) in content.chunks(100_000).enumerate() {
+        below
+            .fs
+            .write(handle, index as u64 * 100_000, piece, None)
+            .await
+            .unwrap();
+    }
+    below.fs.flush(handle, None).await.unwrap();
+    below.fs.release(handle);
+    sync(&below, &partial).await;
+    assert_eq!(
+        backend
+            .objects()
+            .keys()
+            .filter(|key| key.starts_with("wal/"))
+            .count(),
+        0
+    );
+    below.rename(&partial, &name, true).await.unwrap();
+    sync(&below, &name).await;
+    assert_eq!(below.read(&name).await.unwrap(), **content);
+    assert!(matches!(below.lookup(&partial).await, Err(Error::NotFound)));
+}
+
+/// A rename of `pg_receivewal` that failed left its `.partial` as a file that is archived by its rename only; the next
+/// `cp` to that name, an archiver's, was told that all was well, and nothing was stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn partial_whose_rename_failed_is_archived_by_the_next_copy() {
+    let backend = Scripted::map(true);
+    let below = below(&backend).await;
+    let name = wal::segment_name(1, 3, SEGMENT_BYTES);
+    let partial = format!("{name}.partial");
+    let handle = below.start(&partial, None).await.unwrap();
+    below
+        .fs
+        .write(handle, 0, &[0; SEGMENT_BYTES as usize], None)
+        .await
+        .unwrap();
+    below.fs.release(handle);
+    below.rename(&partial, &name, true).await.unwrap_err();
+    let content = sample::content(&partial, Source::Right);
+    below.copy(&partial, &content).await.unwrap();
+    assert_eq!(below.read(&partial).await.unwrap(), **content);
+    assert!(backend.objects().contains_key(&format!("wal/{partial}.lz4")));
+}
+
+/// Opens without truncating, syncs, closes.
+async fn sync(below: &Below, name: &str) {
+    let found = below.lookup(name).await.unwrap();
+    let handle = below.fs.open_for(found.ino, false, None).await.unwrap();
+    below.fs.fsync(handle, None).await.unwrap();
+    below.fs.flush(handle, None).await.unwrap();
+    below.fs.release(handle);
+}
