@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
+use crate::codec::Compression;
 use crate::pg::{self, WalName};
-use crate::staging::wal::WalDraft;
+use crate::staging::wal::{SMALL_FILE_BYTES, WalDraft};
 
 use super::asker::Asker;
 use super::error::Error;
@@ -234,6 +235,9 @@ impl Fs {
             return Err(Error::Exists);
         }
         let mut content = writing.content.lock().await;
+        if !name.has_pages() && matches!(*content, Content::Scratch(_)) {
+            self.pack_as_small(writing, &mut content).await?;
+        }
         let (draft, old_name) = match std::mem::replace(&mut *content, Content::Scratch(self.staging.draft()))
         {
             Content::Scratch(draft) => (draft, None),
@@ -253,6 +257,23 @@ impl Fs {
             (Err(_), None) => Content::Scratch(wal.into_draft()),
         };
         outcome
+    }
+
+    /// Under a temporary name everything is packed like a segment; small files must be stored uncompressed, because
+    /// their size is told from that of the object.
+    async fn pack_as_small(&self, writing: &Arc<Writing>, content: &mut Content) -> Result<()> {
+        let bytes = content.draft().bytes();
+        if bytes > SMALL_FILE_BYTES {
+            return Ok(());
+        }
+        let mut small = self.staging.draft_with(Compression::None);
+        let copied = async {
+            let text = content.draft().read(0, bytes as usize).await?;
+            small.write(0, &text).await
+        };
+        copied.await.map_err(|error| staging(writing, &error))?;
+        *content = Content::Scratch(small);
+        Ok(())
     }
 
     fn write_patience(&self) -> crate::store::Patience {

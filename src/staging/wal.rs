@@ -24,7 +24,7 @@ use super::{Draft, Staging};
 const HEADER_BYTES: usize = 40;
 
 /// `.history` and `.backup` files are a few hundred bytes; this is a bound against mistakes.
-const SMALL_FILE_BYTES: u64 = 1 << 20;
+pub const SMALL_FILE_BYTES: u64 = 1 << 20;
 
 /// By how much the store's own bookkeeping of the deadline may be late.
 const GRACE: Duration = Duration::from_secs(2);
