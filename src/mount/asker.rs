@@ -9,8 +9,10 @@
 mod command;
 mod state;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use super::kernel::{field, read_mounts};
@@ -25,6 +27,46 @@ pub enum Intent {
     SeemsToWrite,
     /// Nothing can be said.
     Unknown,
+}
+
+/// What is in a file, and where it has holes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceData {
+    /// Its length.
+    pub bytes: u64,
+    /// All of it that is no hole, ascending.
+    pub data: Vec<Range<u64>>,
+}
+
+impl SourceData {
+    fn of(file: &File) -> io::Result<Self> {
+        let bytes = file.metadata()?.len();
+        let mut data = Vec::new();
+        let mut at = 0;
+        while at < bytes {
+            let Some(start) = seek(file, at, libc::SEEK_DATA)? else {
+                break;
+            };
+            let end = seek(file, start, libc::SEEK_HOLE)?.unwrap_or(bytes);
+            data.push(start..end);
+            at = end;
+        }
+        Ok(Self { bytes, data })
+    }
+}
+
+/// Where data or a hole begins, from `at` on; `None` if there is no more.
+fn seek(file: &File, at: u64, whence: i32) -> io::Result<Option<u64>> {
+    let at = libc::off_t::try_from(at).map_err(io::Error::other)?;
+    // SAFETY: lseek only moves the offset of a descriptor that is open for as long as `file` is borrowed.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), at, whence) };
+    match u64::try_from(found) {
+        Ok(found) => Ok(Some(found)),
+        Err(_) => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+            error => Err(error),
+        },
+    }
 }
 
 /// A thread that asked the file system for something.
@@ -81,9 +123,19 @@ impl Asker {
         evidence().unwrap_or(Intent::Unknown)
     }
 
-    /// The size in bytes of the regular file called `name` that the process has open for reading only, if there is
-    /// exactly one: the file that a copier is copying. Files on a FUSE file system do not count.
+    /// The size in bytes of the file that a copier is copying: see [`Asker::source`].
     pub fn source_size(&self, name: &str) -> Option<u64> {
+        regular_size(&self.source(name)?)
+    }
+
+    /// Size and data of the file that a copier is copying: see [`Asker::source`].
+    pub fn source_data(&self, name: &str) -> Option<SourceData> {
+        SourceData::of(&File::open(self.source(name)?).ok()?).ok()
+    }
+
+    /// The regular file called `name` that the process has open for reading only, if there is exactly one. Files on a
+    /// FUSE file system do not count.
+    fn source(&self, name: &str) -> Option<PathBuf> {
         let mounts = read_mounts(&self.place.join("mountinfo")).ok()?;
         let safe = |id: u64| {
             mounts
@@ -91,16 +143,16 @@ impl Asker {
                 .any(|mount| mount.id == id && !mount.fs_type.starts_with("fuse"))
         };
         let entries = fs::read_dir(self.place.join("fd")).ok()?;
-        let mut sizes = entries.filter_map(|entry| {
+        let mut sources = entries.filter_map(|entry| {
             let number = entry.ok()?.file_name();
             let link = self.place.join("fd").join(&number);
             let info = fs::read_to_string(self.place.join("fdinfo").join(&number)).ok()?;
             let is_source = fs::read_link(&link).ok()?.file_name()? == name;
             (is_source && is_for_reading(&info)? && safe(field(&info, "mnt_id:")?.parse().ok()?))
-                .then(|| regular_size(&link))?
+                .then(|| regular_size(&link).map(|_| link.clone()))?
         });
-        let size = sizes.next()?;
-        sizes.next().is_none().then_some(size)
+        let source = sources.next()?;
+        sources.next().is_none().then_some(source)
     }
 
     fn stat(&self) -> Option<Stat> {

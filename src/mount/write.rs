@@ -124,7 +124,10 @@ impl Fs {
                 let name = wal.name().to_string();
                 let source_bytes = || asker.and_then(|asker| asker.source_size(&name));
                 let undecided = wal.verdict().is_none();
-                let outcome = wal.write(offset, data, source_bytes).await.map_err(Error::from);
+                let mut outcome = wal.write(offset, data, source_bytes).await.map_err(Error::from);
+                if outcome.is_ok() && wal.waits_for_gaps() && all_data_has_come(wal, asker) {
+                    outcome = wal.finish_with_gaps().await.map_err(Error::from);
+                }
                 self.forget_failed(writing, wal);
                 self.after(writing, wal, undecided, outcome).await
             }
@@ -298,6 +301,15 @@ fn acceptable(name: &OsStr) -> Result<Target> {
             reason: reason.to_string(),
         }),
     }
+}
+
+/// Are the gaps the holes of the file that is being copied? Some copiers (uutils `cp`) set the length first, write only
+/// the data, and look at no close: the write of the last data must be the one that archives.
+fn all_data_has_come(wal: &mut WalDraft, asker: Option<&Asker>) -> bool {
+    let name = wal.name().to_string();
+    let bytes = wal.bytes();
+    let source = asker.and_then(|asker| asker.source_data(&name));
+    source.is_some_and(|source| source.bytes == bytes && wal.draft().coverage().covers(&source.data))
 }
 
 fn staging(writing: &Writing, error: &std::io::Error) -> Error {

@@ -72,6 +72,23 @@ impl Coverage {
         bytes == 0 || matches!(self.ranges.as_slice(), [only] if only.start == 0 && only.end >= bytes)
     }
 
+    /// Has every byte of these ranges been written?
+    pub fn covers(&self, wanted: &[Range<u64>]) -> bool {
+        let is_written = |wanted: &Range<u64>| {
+            self.ranges
+                .iter()
+                .any(|known| known.start <= wanted.start && wanted.end <= known.end)
+        };
+        wanted.iter().all(is_written)
+    }
+
+    /// Has no byte of this range been written?
+    pub fn is_gap(&self, range: &Range<u64>) -> bool {
+        self.ranges
+            .iter()
+            .all(|known| known.end <= range.start || range.end <= known.start)
+    }
+
     /// Has the writer only gone forward, so that gaps are holes it left on purpose?
     pub fn only_forward(&self) -> bool {
         !self.went_back
@@ -133,6 +150,14 @@ mod tests {
     fn zeros_first_and_data_after_is_rewriting() {
         let receiver = coverage(&[0..100, 0..10]);
         assert!(receiver.is_full(100) && receiver.is_rewritten() && !receiver.last_write_ends_at(100));
+    }
+
+    #[test]
+    fn ranges_are_covered_by_what_was_written() {
+        let writer = coverage(&[0..10, 20..30]);
+        assert!(writer.covers(&[0..10, 22..30]) && writer.covers(&[]));
+        assert!(!writer.covers(&[0..10, 8..22]) && !writer.covers(&[15..16, 30..31]));
+        assert!(writer.is_gap(&(10..20)) && writer.is_gap(&(30..40)) && !writer.is_gap(&(9..12)));
     }
 
     #[test]

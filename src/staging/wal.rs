@@ -54,6 +54,8 @@ pub struct WalDraft {
     header: Option<PageHeader>,
     /// Is there one of that name already? Asked while the bytes arrive.
     look: Option<Look>,
+    /// Somebody who knows has said that the gaps are holes.
+    gaps_are_holes: bool,
     deadline: Duration,
     verdict: Option<Verdict>,
 }
@@ -79,6 +81,7 @@ impl WalDraft {
             head: Vec::new(),
             header: None,
             look: None,
+            gaps_are_holes: false,
             deadline,
             verdict: None,
         }
@@ -127,6 +130,9 @@ impl WalDraft {
         data: &[u8],
         source_bytes: impl FnOnce() -> Option<u64>,
     ) -> Result<(), Arc<Error>> {
+        if self.spells_out_a_hole(offset, data) {
+            return Ok(());
+        }
         self.still_open()?;
         if let Err(error) = self.take(offset, data).await {
             return Err(self.decide(Err(Arc::new(error))).expect_err("just failed"));
@@ -154,11 +160,42 @@ impl WalDraft {
         if bytes == 0 {
             (self.head, self.header) = (Vec::new(), None);
         }
-        if self.is_complete(|| None) {
+        if self.is_complete(|| None) || (self.waits_for_gaps() && self.draft.coverage().only_forward()) {
             self.finish().await
         } else {
             Ok(())
         }
+    }
+
+    /// Has the segment its full length, without verdict, with bytes that were never written? They may be holes of a
+    /// sparse file, or still to come: nothing here can tell.
+    pub fn waits_for_gaps(&self) -> bool {
+        let coverage = self.draft.coverage();
+        let header = self.header.as_ref().filter(|_| !coverage.is_rewritten());
+        let expected = header.map(|header| u64::from(header.segment_bytes));
+        self.verdict.is_none()
+            && expected == Some(self.draft.bytes())
+            && !coverage.is_full(self.draft.bytes())
+    }
+
+    /// Zeros for what is archived as a hole already: a copier that set the length first and reads over the holes of its
+    /// source brings them late. They change nothing.
+    fn spells_out_a_hole(&self, offset: u64, data: &[u8]) -> bool {
+        let range = offset..offset + data.len() as u64;
+        let archived = self.gaps_are_holes && matches!(self.verdict, Some(Ok(_)));
+        archived
+            && range.end <= self.draft.bytes()
+            && self.draft.coverage().is_gap(&range)
+            && data.iter().all(|byte| *byte == 0)
+    }
+
+    /// The caller knows that every gap is a hole: archives the file.
+    ///
+    /// # Errors
+    /// As [`WalDraft::finish`].
+    pub async fn finish_with_gaps(&mut self) -> Result<(), Arc<Error>> {
+        self.gaps_are_holes = true;
+        self.finish().await
     }
 
     /// The writer says it is done: archives the file, or repeats the verdict.
@@ -266,7 +303,7 @@ impl WalDraft {
             return false;
         };
         let expected = u64::from(header.segment_bytes);
-        bytes == expected && (coverage.is_full(expected) || coverage.only_forward())
+        bytes == expected && coverage.is_full(expected)
     }
 
     /// Is the file one that may be archived as it stands?
@@ -309,7 +346,7 @@ impl WalDraft {
             return Err(incomplete(expected_bytes, ""));
         }
         let coverage = self.draft.coverage();
-        if !coverage.is_full(expected_bytes) && !coverage.only_forward() {
+        if !coverage.is_full(expected_bytes) && !coverage.only_forward() && !self.gaps_are_holes {
             return Err(incomplete(expected_bytes, ", with gaps between them"));
         }
         self.header = Some(header);

@@ -207,6 +207,25 @@ fn source_is_open_for_reading_only() {
 }
 
 #[test]
+fn data_of_a_source_with_a_hole() {
+    use std::os::unix::fs::FileExt;
+    let (place, child) = opens("5<seg");
+    let file = File::options()
+        .write(true)
+        .open(place.path().join("seg"))
+        .unwrap();
+    file.write_all_at(b"x", 1 << 20).unwrap();
+    file.set_len(2 << 20).unwrap();
+    let found = child.asker().source_data("seg").unwrap();
+    assert_eq!(found.bytes, 2 << 20);
+    assert_eq!(
+        (found.data.len(), found.data[0].start, found.data[1].start),
+        (2, 0, 1 << 20)
+    );
+    assert_eq!(child.asker().source_data("other"), None);
+}
+
+#[test]
 fn two_sources_are_none() {
     let (_place, child) = opens("5<seg 6<other/seg");
     assert_eq!(child.asker().source_size("seg"), None);
