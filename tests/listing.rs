@@ -59,7 +59,7 @@ async fn directory_of(count: u64, place: &TempDir) -> (Fs, Arc<Archive>) {
 /// Every answer of a directory that is read to its end, as a kernel with endless room would take them.
 async fn answers(fs: &Fs, name: &str) -> Vec<Vec<Entry>> {
     let ino = fs.lookup(ROOT, name.as_ref(), None).await.unwrap().ino;
-    let handle = fs.open_directory(ino).unwrap();
+    let handle = fs.open_directory(ino).await.unwrap();
     let mut answers = Vec::new();
     let mut offset = 0;
     loop {
@@ -99,7 +99,7 @@ async fn a_directory_can_be_continued_after_every_entry() {
     for name in ["wal", ".walfs", ".absent"] {
         let whole = answers(&fs, name).await.concat();
         let ino = fs.lookup(ROOT, name.as_ref(), None).await.unwrap().ino;
-        let handle = fs.open_directory(ino).unwrap();
+        let handle = fs.open_directory(ino).await.unwrap();
         for (index, entry) in whole.iter().enumerate() {
             let rest = fs.read_directory(handle, entry.next_offset).await.unwrap();
             assert_eq!(rest, whole[index + 1..], "{name} after {}", entry.name);
