@@ -178,7 +178,6 @@ async fn listing_costs_a_request_a_page(segments: u64) {
     let huge = Huge::with(segments).await;
     let store = Store::new(huge.clone());
     let below = Below::open(store.clone(), LONG).await.unwrap();
-    let handle = below.fs.open_directory(below.wal).await.unwrap();
     let mut seen = 0;
     let take = |entry: &Entry| {
         // Spelling a name costs more than all the rest: one in a hundred will do.
@@ -187,8 +186,12 @@ async fn listing_costs_a_request_a_page(segments: u64) {
         }
         seen += 1;
     };
-    let (outcome, asked) = asked(&store, go_through(&below, handle, 0, take)).await;
-    outcome.unwrap();
+    let whole = async {
+        let handle = below.fs.open_directory(below.wal).await.unwrap();
+        go_through(&below, handle, 0, take).await.unwrap();
+        handle
+    };
+    let (handle, asked) = asked(&store, whole).await;
     assert_eq!(seen, segments);
     assert_eq!(asked.lists, segments.div_ceil(1000));
     assert_eq!(
@@ -256,11 +259,16 @@ async fn offsets_keep_their_meaning() {
 /// A page that does not come is an error, and the listing can go on from there when the store is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn listing_is_whole_or_an_error() {
+    let opened_with = 100_000;
     for answered in [0, 1, 3] {
-        let huge = Huge::with(5_500).await;
+        let huge = Huge::with(opened_with + 5_500).await;
         let below = Below::open(Store::new(huge.clone()), Duration::from_secs(20))
             .await
             .unwrap();
+        huge.listings.store(answered, Ordering::Release);
+        let opened = below.fs.open_directory(below.wal).await;
+        assert!(matches!(opened, Err(MountError::Archive(_))), "{opened:?}");
+        huge.listings.store(u64::MAX, Ordering::Release);
         let handle = below.fs.open_directory(below.wal).await.unwrap();
         huge.listings.store(answered, Ordering::Release);
         let (mut seen, mut offset) = (0, 0);
@@ -273,7 +281,7 @@ async fn listing_is_whole_or_an_error() {
         huge.listings.store(u64::MAX, Ordering::Release);
         let from = offset;
         go_through(&below, handle, from, |_| seen += 1).await.unwrap();
-        assert_eq!(seen, 5_500, "after {answered} pages");
+        assert_eq!(seen, opened_with + 5_500, "after {answered} pages");
     }
 }
 
@@ -295,7 +303,10 @@ async fn operations_have_their_number_of_requests() {
     let (outcome, again) = asked(&store, below.copy(&names[1], &second)).await;
     outcome.unwrap();
     assert_eq!(again.puts, 0, "the same again is not uploaded");
-    assert!(again.heads + again.gets <= 3, "{again:?}");
+    assert!(
+        again.heads + again.gets <= 3,
+        "a look, and a proof that it is whole: {again:?}"
+    );
 
     let below = Below::open(store.clone(), LONG).await.unwrap();
     let (read, first) = asked(&store, below.read(&names[1])).await;

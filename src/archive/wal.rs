@@ -53,6 +53,15 @@ pub enum Committed {
     AlreadyThere,
 }
 
+/// What the store said of a name.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// It is free.
+    Absent,
+    /// An object with this seek table is there.
+    Archived(Arc<SeekTable>),
+}
+
 /// What a listing or a lookup tells of an archived file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalMeta {
@@ -107,14 +116,14 @@ impl Archive {
         }
     }
 
-    /// Hash of the archived content, from the object's last bytes; `None` when the store said it is not there.
+    /// Is there an object of that name, and what is in it? From its last bytes.
     ///
     /// # Errors
     /// [`Error::Store`], [`Error::Damaged`].
-    pub async fn wal_hash(&self, name: WalName, patience: Patience) -> Result<Option<ContentHash>, Error> {
+    pub async fn look(&self, name: WalName, patience: Patience) -> Result<Found, Error> {
         match self.seek_table(&self.wal_key(name), patience).await {
-            Ok(table) => Ok(Some(table.hash())),
-            Err(Error::Store(error)) if error.kind == ErrorKind::NotFound => Ok(None),
+            Ok(table) => Ok(Found::Archived(Arc::new(table))),
+            Err(Error::Store(error)) if error.kind == ErrorKind::NotFound => Ok(Found::Absent),
             Err(error) => Err(error),
         }
     }
@@ -250,8 +259,8 @@ impl Archive {
 
     /// Archives a file. `Ok` means: the store has all of it (contract W1), now or already.
     ///
-    /// `header` is the first page's, for segments. `known_absent`: the store said a moment ago that the name is free;
-    /// saves a look where the store honours conditional writes.
+    /// `header` is the first page's, for segments. `known`: what the store said of the name a moment ago; saves a look,
+    /// except where the name is free and the store does not judge races.
     ///
     /// # Errors
     /// Those of [`Archive::check_header`], and [`Error::Conflict`].
@@ -260,7 +269,7 @@ impl Archive {
         name: WalName,
         offered: Arc<dyn Offered>,
         header: Option<&PageHeader>,
-        known_absent: bool,
+        known: Option<Found>,
         patience: Patience,
     ) -> Result<Committed, Error> {
         if let Some(header) = header {
@@ -268,15 +277,21 @@ impl Archive {
             let archived = self.claim(cluster, name, patience).await?;
             self.check_cluster(name, archived, cluster)?;
         }
-        if self.store_judges(&*offered) && known_absent {
-            return self.upload(name, offered, patience).await;
+        match known {
+            Some(Found::Absent) if self.store_judges(&*offered) => {
+                return self.upload(name, offered, patience).await;
+            }
+            Some(Found::Archived(table)) => {
+                return self.compare(name, &table, offered.hash(), patience).await;
+            }
+            _ => {}
         }
         let lock = self.name_locks.of(name);
         let _held = lock.lock().await;
-        if let Some(archived) = self.wal_hash(name, patience).await? {
-            return self.compare(name, archived, offered.hash(), patience).await;
+        match self.look(name, patience).await? {
+            Found::Archived(table) => self.compare(name, &table, offered.hash(), patience).await,
+            Found::Absent => self.upload(name, offered, patience).await,
         }
-        self.upload(name, offered, patience).await
     }
 
     /// Does the store refuse a second object of this name by itself?
@@ -293,20 +308,20 @@ impl Archive {
     async fn compare(
         &self,
         name: WalName,
-        archived: ContentHash,
+        table: &Arc<SeekTable>,
         offered: ContentHash,
         patience: Patience,
     ) -> Result<Committed, Error> {
-        if archived == offered {
+        if table.hash() == offered {
             let key = self.wal_key(name);
-            self.prove(&key, patience).await?;
+            self.prove(&key, table, patience).await?;
             self.store.settle(&key, patience).await?;
             return Ok(Committed::AlreadyThere);
         }
         Err(Error::Conflict {
             name,
             place: self.place(),
-            archived,
+            archived: table.hash(),
             offered,
         })
     }
@@ -339,12 +354,10 @@ impl Archive {
         match put {
             Ok(()) => Ok(Committed::Stored),
             // Somebody was quicker, or the answer to our own first try was lost: the contents decide.
-            Err(error) if error.kind == ErrorKind::AlreadyExists => {
-                match self.wal_hash(name, patience).await? {
-                    Some(archived) => self.compare(name, archived, offered.hash(), patience).await,
-                    None => Err(error.into()),
-                }
-            }
+            Err(error) if error.kind == ErrorKind::AlreadyExists => match self.look(name, patience).await? {
+                Found::Archived(table) => self.compare(name, &table, offered.hash(), patience).await,
+                Found::Absent => Err(error.into()),
+            },
             Err(error) => Err(error.into()),
         }
     }

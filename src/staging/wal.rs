@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use crate::archive::wal::Committed;
+use crate::archive::wal::{Committed, Found};
 use crate::archive::{Archive, Error};
 use crate::codec::Compression;
 use crate::pg::{HeaderError, PageHeader, WalName, backup_history, history};
@@ -47,7 +47,7 @@ pub type Source = Box<dyn CopySource>;
 
 /// A question to the store that is under way; withdrawn when nobody wants the answer any more.
 #[derive(Debug)]
-struct Look(JoinHandle<bool>);
+struct Look(JoinHandle<Option<Found>>);
 
 impl Drop for Look {
     fn drop(&mut self) {
@@ -148,7 +148,7 @@ impl WalDraft {
             return Err(self.decide(Err(Arc::new(error))).expect_err("just failed"));
         }
         if self.is_complete(source) {
-            self.commit_now().await
+            self.complete().await
         } else {
             Ok(())
         }
@@ -175,7 +175,7 @@ impl WalDraft {
             (self.head, self.header) = (Vec::new(), None);
         }
         if self.is_complete(source) {
-            self.commit_now().await
+            self.complete().await
         } else {
             Ok(())
         }
@@ -193,6 +193,14 @@ impl WalDraft {
             return verdict.clone().map(drop);
         }
         self.check_whole().await.map_err(Arc::new)?;
+        self.commit_now().await
+    }
+
+    /// The last byte has come.
+    async fn complete(&mut self) -> Result<(), Arc<Error>> {
+        if !self.name.has_pages() {
+            self.check_text().await.map_err(Arc::new)?;
+        }
         self.commit_now().await
     }
 
@@ -401,9 +409,9 @@ impl WalDraft {
     /// Asks the store in the background whether the name is taken: the answer is there when the last byte is.
     fn look_ahead(&self) -> Look {
         let (archive, name, patience) = (self.archive.clone(), self.name, self.patience());
-        Look(tokio::spawn(async move {
-            matches!(archive.wal_hash(name, patience).await, Ok(None))
-        }))
+        Look(tokio::spawn(
+            async move { archive.look(name, patience).await.ok() },
+        ))
     }
 
     /// The whole of a small file, which is stored uncompressed even if it came under another name and was not.
@@ -421,13 +429,13 @@ impl WalDraft {
             .await
             .map_err(|error| self.staging_error(&error))?;
         let commit = async {
-            let known_absent = match look {
-                Some(mut look) => (&mut look.0).await.unwrap_or(false),
-                None => false,
+            let known = match look {
+                Some(mut look) => (&mut look.0).await.ok().flatten(),
+                None => None,
             };
             let header = self.header.as_ref();
             self.archive
-                .commit_wal(self.name, Arc::new(sealed), header, known_absent, patience)
+                .commit_wal(self.name, Arc::new(sealed), header, known, patience)
                 .await
         };
         // The store keeps to the deadline by itself; this also bounds waiting for the look, and for another writer of
