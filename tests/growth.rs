@@ -178,7 +178,7 @@ async fn listing_costs_a_request_a_page(segments: u64) {
     let huge = Huge::with(segments).await;
     let store = Store::new(huge.clone());
     let below = Below::open(store.clone(), LONG).await.unwrap();
-    let handle = below.fs.open_directory(below.wal).unwrap();
+    let handle = below.fs.open_directory(below.wal).await.unwrap();
     let mut seen = 0;
     let take = |entry: &Entry| {
         // Spelling a name costs more than all the rest: one in a hundred will do.
@@ -232,7 +232,7 @@ async fn offsets_keep_their_meaning() {
     let below = Below::open(Store::new(Huge::with(5_500).await), LONG)
         .await
         .unwrap();
-    let handle = below.fs.open_directory(below.wal).unwrap();
+    let handle = below.fs.open_directory(below.wal).await.unwrap();
     let mut all = Vec::new();
     go_through(&below, handle, 0, |entry| all.push(entry.clone()))
         .await
@@ -261,7 +261,7 @@ async fn listing_is_whole_or_an_error() {
         let below = Below::open(Store::new(huge.clone()), Duration::from_secs(20))
             .await
             .unwrap();
-        let handle = below.fs.open_directory(below.wal).unwrap();
+        let handle = below.fs.open_directory(below.wal).await.unwrap();
         huge.listings.store(answered, Ordering::Release);
         let (mut seen, mut offset) = (0, 0);
         let mut take = |entry: &Entry| {

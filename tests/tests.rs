@@ -18,6 +18,8 @@ mod format;
 mod growth;
 // The harness on its own, without walfs.
 mod harness;
+// Directories as the kernel reads them, without the kernel.
+mod listing;
 // mount(8), fstab, systemd and --daemon: what brings a mount up at boot.
 mod mount_helpers;
 // Mounting and unmounting through the real kernel, with a file system that holds nothing.

@@ -6,7 +6,7 @@
 //! noticed.
 
 use super::{Archive, Error};
-use crate::pg::{PageHeader, WalName, backup_history, history};
+use crate::pg::{PageHeader, SegmentName, WalName, backup_history, history};
 
 impl Archive {
     /// Refuses a content that is another file's. `content` is all of it, or the first page at least.
@@ -15,10 +15,10 @@ impl Archive {
     /// [`Error::Misplaced`].
     pub fn check_place(&self, name: WalName, content: &[u8]) -> Result<(), Error> {
         let fault = match name {
-            WalName::Segment(segment) | WalName::Partial(segment) => PageHeader::parse(content)
-                .and_then(|header| header.check_name(segment))
-                .err()
-                .map(|fault| fault.to_string()),
+            WalName::Segment(segment) | WalName::Partial(segment) => match PageHeader::parse(content) {
+                Ok(header) => self.foreign_page(segment, &header),
+                Err(fault) => Some(fault.to_string()),
+            },
             WalName::History(own) => history::parse(content, own).err().map(|fault| fault.to_string()),
             WalName::Backup(segment, offset) => backup_history::parse(content)
                 .and_then(|backup| backup.check_name(segment, offset))
@@ -32,5 +32,14 @@ impl Archive {
                 reason,
             })
         })
+    }
+
+    fn foreign_page(&self, segment: SegmentName, header: &PageHeader) -> Option<String> {
+        if let Err(fault) = header.check_name(segment) {
+            return Some(fault.to_string());
+        }
+        let archived = self.known_cluster()?.system_id;
+        (header.system_id != archived)
+            .then(|| format!("it is of system identifier {}, not {archived}", header.system_id))
     }
 }
