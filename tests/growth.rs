@@ -186,12 +186,12 @@ async fn listing_costs_a_request_a_page(segments: u64) {
         }
         seen += 1;
     };
-    let whole = async {
+    let work = async {
         let handle = below.fs.open_directory(below.wal).await.unwrap();
         go_through(&below, handle, 0, take).await.unwrap();
-        handle
+        below.fs.release(handle);
     };
-    let (handle, asked) = asked(&store, whole).await;
+    let ((), asked) = asked(&store, work).await;
     assert_eq!(seen, segments);
     assert_eq!(asked.lists, segments.div_ceil(1000));
     assert_eq!(
@@ -199,7 +199,6 @@ async fn listing_costs_a_request_a_page(segments: u64) {
         (0, 0),
         "a listing asks nothing about single files"
     );
-    below.fs.release(handle);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,7 +231,7 @@ async fn s4_lookup_costs_the_same_whatever_the_size() {
 /// The kernel asks again for an offset that it has been past: when its buffer was too small, and after `rewinddir`.
 #[tokio::test(flavor = "multi_thread")]
 async fn offsets_keep_their_meaning() {
-    let below = Below::open(Store::new(Huge::with(5_500).await), LONG)
+    let below = Below::open(Store::new(Huge::with(102_500).await), LONG)
         .await
         .unwrap();
     let handle = below.fs.open_directory(below.wal).await.unwrap();
@@ -240,15 +239,25 @@ async fn offsets_keep_their_meaning() {
     go_through(&below, handle, 0, |entry| all.push(entry.clone()))
         .await
         .unwrap();
-    assert_eq!(all.len(), 5_500);
-    for index in [5_499, 0, 999, 1_000, 1_001, 2_345, 17, 5_000] {
-        let mut rest = Vec::new();
-        let from = all[index].next_offset;
-        go_through(&below, handle, from, |entry| rest.push(entry.clone()))
+    assert_eq!(all.len(), 102_500);
+    // Of the pages that the opening holds, of those behind, and where they meet; there and back again.
+    for index in [
+        102_498, 0, 999, 1_000, 101_500, 99_999, 2_345, 100_000, 99_998, 17,
+    ] {
+        let page = below
+            .fs
+            .read_directory(handle, all[index].next_offset)
             .await
             .unwrap();
-        assert!(rest == all[index + 1..], "from the offset behind entry {index}");
+        assert!(!page.is_empty(), "behind entry {index}");
+        assert!(page == all[index + 1..][..page.len()], "behind entry {index}");
     }
+    let end = below
+        .fs
+        .read_directory(handle, all[102_499].next_offset)
+        .await
+        .unwrap();
+    assert!(end.is_empty());
     let mut again = Vec::new();
     go_through(&below, handle, 0, |entry| again.push(entry.clone()))
         .await
@@ -256,32 +265,40 @@ async fn offsets_keep_their_meaning() {
     assert!(again == all, "from the start");
 }
 
-/// A page that does not come is an error, and the listing can go on from there when the store is back.
+/// A page that does not come is an error: of the opening, which asks for the first hundred thousand, or of the reading,
+/// which can go on from there when the store is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn listing_is_whole_or_an_error() {
-    let opened_with = 100_000;
-    for answered in [0, 1, 3] {
-        let huge = Huge::with(opened_with + 5_500).await;
-        let below = Below::open(Store::new(huge.clone()), Duration::from_secs(20))
-            .await
-            .unwrap();
+    const SEGMENTS: u64 = 105_500;
+    let huge = Huge::with(SEGMENTS).await;
+    let below = Below::open(Store::new(huge.clone()), Duration::from_secs(20))
+        .await
+        .unwrap();
+    for answered in [0, 1, 99] {
         huge.listings.store(answered, Ordering::Release);
-        let opened = below.fs.open_directory(below.wal).await;
-        assert!(matches!(opened, Err(MountError::Archive(_))), "{opened:?}");
-        huge.listings.store(u64::MAX, Ordering::Release);
+        let outcome = below.fs.open_directory(below.wal).await;
+        assert!(
+            matches!(outcome, Err(MountError::Archive(_))),
+            "{answered}: {outcome:?}"
+        );
+    }
+    for answered in [101, 103] {
+        huge.listings.store(answered, Ordering::Release);
         let handle = below.fs.open_directory(below.wal).await.unwrap();
-        huge.listings.store(answered, Ordering::Release);
         let (mut seen, mut offset) = (0, 0);
-        let mut take = |entry: &Entry| {
+        let outcome = go_through(&below, handle, 0, |entry| {
             seen += 1;
             offset = entry.next_offset;
-        };
-        let outcome = go_through(&below, handle, 0, &mut take).await;
-        assert!(matches!(outcome, Err(MountError::Archive(_))), "{outcome:?}");
+        });
+        let outcome = outcome.await;
+        assert!(
+            matches!(outcome, Err(MountError::Archive(_))),
+            "{answered}: {outcome:?}"
+        );
         huge.listings.store(u64::MAX, Ordering::Release);
-        let from = offset;
-        go_through(&below, handle, from, |_| seen += 1).await.unwrap();
-        assert_eq!(seen, opened_with + 5_500, "after {answered} pages");
+        go_through(&below, handle, offset, |_| seen += 1).await.unwrap();
+        assert_eq!(seen, SEGMENTS, "after {answered} pages");
+        below.fs.release(handle);
     }
 }
 
@@ -303,10 +320,7 @@ async fn operations_have_their_number_of_requests() {
     let (outcome, again) = asked(&store, below.copy(&names[1], &second)).await;
     outcome.unwrap();
     assert_eq!(again.puts, 0, "the same again is not uploaded");
-    assert!(
-        again.heads + again.gets <= 3,
-        "a look, and a proof that it is whole: {again:?}"
-    );
+    assert!(again.heads + again.gets <= 3, "{again:?}");
 
     let below = Below::open(store.clone(), LONG).await.unwrap();
     let (read, first) = asked(&store, below.read(&names[1])).await;
