@@ -179,27 +179,6 @@ impl Archive {
         Ok(offered)
     }
 
-    /// Is this the beginning of the file that the key stands for? Asked of what is read back.
-    ///
-    /// # Errors
-    /// [`Error::Misplaced`]; [`Error::Store`] when a history file was needed and did not come.
-    pub async fn check_place(&self, key: &Key, start: &[u8], patience: Patience) -> Result<(), Error> {
-        let Some(name) = self.wal_name(key).filter(|name| name.has_pages()) else {
-            return Ok(());
-        };
-        let misplaced = |reason: String| Error::Misplaced {
-            key: key.as_str().to_owned(),
-            place: self.place(),
-            reason: reason.lines().next().unwrap_or_default().to_owned(),
-        };
-        let header = PageHeader::parse(start).map_err(|reason| misplaced(reason.to_string()))?;
-        match self.check_header(name, &header, patience).await {
-            Ok(_) => Ok(()),
-            Err(Error::Store(error)) => Err(error.into()),
-            Err(reason) => Err(misplaced(reason.to_string())),
-        }
-    }
-
     fn check_cluster(&self, name: WalName, archived: Cluster, offered: Cluster) -> Result<(), Error> {
         if archived.system_id != offered.system_id {
             return Err(Error::WrongCluster {
@@ -382,7 +361,8 @@ impl Archive {
     }
 
     /// The plain size, without reading the object: of the cluster for segments, of the stored size for small files,
-    /// which are stored uncompressed for this reason.
+    /// which are stored uncompressed for this reason. Nothing archived is empty: an object of that size has been cut,
+    /// and would otherwise be read to its end without a look at it.
     async fn plain_meta(&self, name: WalName, meta: &Meta, patience: Patience) -> Result<WalMeta, Error> {
         let bytes = match name {
             WalName::Segment(_) | WalName::Partial(_) => {
@@ -394,14 +374,14 @@ impl Archive {
                 cluster.segment_size.bytes()
             }
             WalName::History(_) | WalName::Backup(..) => codec::plain_bytes_uncompressed(meta.stored_bytes)
+                .filter(|&bytes| bytes > 0)
                 .ok_or_else(|| {
-                let needed_bytes = codec::stored_bytes_uncompressed(0);
-                let damage = Damage::ObjectTooShort {
-                    object_bytes: meta.stored_bytes,
-                    needed_bytes,
-                };
-                self.damaged(&self.wal_key(name), damage)
-            })?,
+                    let damage = Damage::ObjectTooShort {
+                        object_bytes: meta.stored_bytes,
+                        needed_bytes: codec::stored_bytes_uncompressed(1),
+                    };
+                    self.damaged(&self.wal_key(name), damage)
+                })?,
         };
         Ok(WalMeta {
             bytes,

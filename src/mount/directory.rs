@@ -26,10 +26,13 @@ impl Fs {
     /// Opens a directory.
     ///
     /// # Errors
-    /// [`Error::NotDirectory`].
-    pub fn open_directory(&self, ino: u64) -> Result<u64> {
+    /// [`Error::NotDirectory`]; [`Error::Archive`]: the store did not deliver what is to be listed.
+    pub async fn open_directory(&self, ino: u64) -> Result<u64> {
         let wal = match self.node(ino)? {
-            Node::Wal => Some(WalListing::new(self.archive.clone(), self.options.deadline)),
+            Node::Wal => {
+                let listing = WalListing::open(self.archive.clone(), self.options.deadline).await;
+                Some(self.noted("list wal", listing)?)
+            }
             Node::Root | Node::Absent | Node::Own => None,
             _ => return Err(Error::NotDirectory),
         };

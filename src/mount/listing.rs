@@ -1,8 +1,11 @@
 //! One open directory: what `readdir` goes through.
 //!
-//! `wal/` is listed page by page as the reader goes on, the next page already on its way; only the page being read is
-//! in memory, and for each page before it the place where it began, because the kernel may ask again for an offset it
-//! has already been past. A listing is complete or an error: a page that the store does not deliver ends it with EIO.
+//! The kernel holds the directory's lock while `readdir` waits, and nothing can be created in the directory meanwhile:
+//! an archiving `cp` would wait for the store's listing. So the listing is made when the directory is opened, which
+//! holds no lock, up to [`HELD_ENTRIES`]. What is beyond is listed page by page as the reader goes on, the next page
+//! already on its way; of those pages only the one being read is in memory, and for each page before it the place where
+//! it began, because the kernel may ask again for an offset it has already been past. A listing is complete or an
+//! error: a page that the store does not deliver ends it with EIO.
 
 use std::sync::Arc;
 
@@ -18,6 +21,9 @@ use super::error::Error;
 
 /// Offsets: page number above, position in the page below.
 const POSITION_BITS: u32 = 16;
+
+/// So many are listed when the directory is opened: some 6 MB, and archives of 1.5 TB of WAL.
+const HELD_ENTRIES: usize = 100_000;
 
 /// What is listed, and how to go on after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,23 +48,43 @@ pub struct WalListing {
 struct State {
     /// Where each page known so far begins; the first at the start.
     starts: Vec<Option<WalCursor>>,
+    /// The first pages, from the opening.
+    held: Vec<Arc<WalPage>>,
     current: Option<(usize, Arc<WalPage>)>,
     ahead: Option<(usize, JoinHandle<Result<WalPage, archive::Error>>)>,
 }
 
 impl WalListing {
-    /// A listing whose every page must come within `deadline`.
-    pub fn new(archive: Arc<Archive>, deadline: std::time::Duration) -> Self {
+    /// A listing whose every page must come within `deadline`; waits for its first [`HELD_ENTRIES`].
+    ///
+    /// # Errors
+    /// [`Error::Archive`]: the store did not deliver them.
+    pub async fn open(archive: Arc<Archive>, deadline: std::time::Duration) -> Result<Self, Error> {
         let state = State {
             starts: vec![None],
+            held: Vec::new(),
             current: None,
             ahead: None,
         };
-        Self {
+        let listing = Self {
             archive,
             deadline,
             state: Mutex::new(state),
+        };
+        listing.hold_first().await?;
+        Ok(listing)
+    }
+
+    async fn hold_first(&self) -> Result<(), Error> {
+        let mut state = self.state.lock().await;
+        let mut entries = 0;
+        while state.held.len() < state.starts.len() && entries < HELD_ENTRIES {
+            let number = state.held.len();
+            let page = self.page(&mut state, number).await?;
+            entries += page.entries.len();
+            state.held.push(page);
         }
+        Ok(())
     }
 
     /// The rest of the page that `offset` is in, or of the next one that is not empty; empty at the end.
@@ -80,6 +106,9 @@ impl WalListing {
     }
 
     async fn page(&self, state: &mut State, number: usize) -> Result<Arc<WalPage>, Error> {
+        if let Some(page) = state.held.get(number) {
+            return Ok(page.clone());
+        }
         if let Some((current, page)) = &state.current
             && *current == number
         {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use crate::pg::{self, WalName};
-use crate::staging::wal::WalDraft;
+use crate::staging::wal::{Source, WalDraft};
 
 use super::asker::Asker;
 use super::error::Error;
@@ -46,7 +46,7 @@ impl Fs {
                 Ok(self.start_writing(Target::Final(name), asker).1)
             }
             Node::Writing(ino) => {
-                self.truncate_inode(ino, 0).await?;
+                self.truncate_inode(ino, 0, asker).await?;
                 self.reopen(ino)
             }
             _ => Err(Error::Immutable {
@@ -121,9 +121,9 @@ impl Fs {
                 .map_err(|error| staging(writing, &error)),
             Content::Wal(wal) => {
                 let name = wal.name().to_string();
-                let source_bytes = || asker.and_then(|asker| asker.source_size(&name));
+                let source = || source(asker, &name);
                 let undecided = wal.verdict().is_none();
-                let outcome = wal.write(offset, data, source_bytes).await.map_err(Error::from);
+                let outcome = wal.write(offset, data, source).await.map_err(Error::from);
                 self.forget_failed(writing, wal);
                 self.after(writing, wal, undecided, outcome).await
             }
@@ -136,25 +136,25 @@ impl Fs {
     ///
     /// # Errors
     /// As [`Fs::write`].
-    pub async fn truncate(&self, handle: u64, bytes: u64) -> Result<()> {
+    pub async fn truncate(&self, handle: u64, bytes: u64, asker: Option<&Asker>) -> Result<()> {
         let handle = self.handles.get(handle)?;
         let Handle::Writing { writing, .. } = &*handle else {
             return Err(Error::Immutable {
                 what: "an archived file".into(),
             });
         };
-        self.truncate_writing(writing, bytes).await
+        self.truncate_writing(writing, bytes, asker).await
     }
 
     /// Sets the length of a file being written, by inode.
     ///
     /// # Errors
     /// [`Error::Immutable`] for everything else; as [`Fs::write`].
-    pub async fn truncate_inode(&self, ino: u64, bytes: u64) -> Result<()> {
+    pub async fn truncate_inode(&self, ino: u64, bytes: u64, asker: Option<&Asker>) -> Result<()> {
         match self.node(ino)? {
             Node::Writing(ino) => {
                 let writing = self.writings.get(ino).ok_or(Error::NotFound)?;
-                self.truncate_writing(&writing, bytes).await
+                self.truncate_writing(&writing, bytes, asker).await
             }
             _ => Err(Error::Immutable {
                 what: "an archived file".into(),
@@ -162,7 +162,12 @@ impl Fs {
         }
     }
 
-    async fn truncate_writing(&self, writing: &Arc<Writing>, bytes: u64) -> Result<()> {
+    async fn truncate_writing(
+        &self,
+        writing: &Arc<Writing>,
+        bytes: u64,
+        asker: Option<&Asker>,
+    ) -> Result<()> {
         let mut content = writing.content.lock().await;
         let outcome = match &mut *content {
             Content::Scratch(draft) => draft
@@ -170,8 +175,10 @@ impl Fs {
                 .await
                 .map_err(|error| staging(writing, &error)),
             Content::Wal(wal) => {
+                let name = wal.name().to_string();
+                let source = || source(asker, &name);
                 let undecided = wal.verdict().is_none();
-                let outcome = wal.truncate(bytes).await.map_err(Error::from);
+                let outcome = wal.truncate(bytes, source).await.map_err(Error::from);
                 self.forget_failed(writing, wal);
                 self.after(writing, wal, undecided, outcome).await
             }
@@ -258,6 +265,13 @@ impl Fs {
     fn write_patience(&self) -> crate::store::Patience {
         crate::store::Patience::for_at_most(self.options.deadline)
     }
+}
+
+/// The file of that name that the process is copying.
+fn source(asker: Option<&Asker>, name: &str) -> Option<Source> {
+    asker
+        .and_then(|asker| asker.source(name))
+        .map(|file| Box::new(file) as Source)
 }
 
 /// A name that may be written in `wal/`.

@@ -121,7 +121,7 @@ impl Below {
 
     /// `ls -l wal`: names and sizes.
     pub async fn list(&self) -> Result<Vec<(String, u64)>> {
-        let handle = self.fs.open_directory(self.wal)?;
+        let handle = self.fs.open_directory(self.wal).await?;
         let listed = self.list_open(handle).await;
         self.fs.release(handle);
         listed
