@@ -1,1 +1,187 @@
-//! x
+//! Nobody waits for ever, and nobody waits for somebody else.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use super::rig::{Rig, Source};
+use crate::common::s3::{Action, Logged, Operation, Rule};
+use crate::common::user::said;
+use crate::common::wait;
+
+/// The upload of this file.
+fn upload_of(name: &str) -> impl Fn(&Logged) -> bool {
+    move |request: &Logged| request.operation == Operation::Put && request.key.contains(name)
+}
+
+fn is_running(child: &mut Child) -> bool {
+    child.try_wait().expect("look after a child").is_none()
+}
+
+/// W7: "Any request that waits for the store has one total deadline (..., retries and queueing included), then the
+/// error is EIO and the archiver tries again."
+#[test]
+fn w7_a_silent_store_is_an_error_within_the_deadline() {
+    let rig = Rig::s3(&["--deadline", "2s"]);
+    rig.archive(&rig.segment(1, 1));
+    let source = rig.segment(2, 2);
+    rig.server().blackhole(true);
+    let began = Instant::now();
+    let message = rig.refuse(&source);
+    // A bound, not a measure: without a deadline this would not come back at all.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(message.contains("Input/output error"), "{message}");
+    rig.server().blackhole(false);
+    rig.assert_absent(&source.name);
+    rig.archive(&source);
+}
+
+/// W7, in the middle of a file: its upload is what meets the silence.
+#[test]
+fn w7_an_upload_without_an_answer_is_an_error_within_the_deadline() {
+    let rig = Rig::s3(&["--deadline", "2s"]);
+    let (source, history) = (rig.segment(1, 1), rig.history(1));
+    for source in [&source, &history] {
+        rig.server().add_rule(
+            Rule::new(Action::Hang)
+                .operation(Operation::Put)
+                .key(&source.name),
+        );
+        let began = Instant::now();
+        let message = rig.refuse(source);
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        assert!(message.contains("Input/output error"), "{message}");
+        rig.assert_last_error(&[&source.name]);
+        rig.assert_logged(&[&source.name]);
+    }
+    rig.server().clear_rules();
+    rig.assert_absent(&source.name);
+    rig.archive(&source);
+    rig.archive(&history);
+}
+
+/// W7: what fails now and then within the deadline is no error.
+#[test]
+fn w7_short_faults_are_ridden_out() {
+    let rig = Rig::s3(&[]);
+    let faults = [
+        Action::slow_down(),
+        Action::internal_error(),
+        Action::Reset,
+        Action::html_404(),
+        Action::CutBody(10),
+        Action::Delay(Duration::from_millis(300)),
+    ];
+    for (fault, number) in faults.into_iter().zip(1..) {
+        let source = rig.segment(number, number);
+        let rule = rig.server().add_rule(Rule::new(fault).times(2));
+        rig.archive(&source);
+        rig.server().remove_rule(rule);
+    }
+    rig.mount.assert_status("/failed_files", 0);
+}
+
+/// 2 of the tasks of a mount: "SIGTERM finishes what is in flight (within the deadline), then unmounts."
+#[test]
+fn w7_sigterm_finishes_a_cp_that_is_in_flight() {
+    let mut rig = Rig::s3(&[]);
+    let source = rig.segment(1, 1);
+    let hang = Rule::new(Action::Hang)
+        .operation(Operation::Put)
+        .key(&source.name);
+    rig.server().add_rule(hang);
+    let mut cp = rig.start_cp(&source);
+    rig.server().wait_for(1, upload_of(&source.name));
+    crate::common::postgres::send(rig.mount.process(), libc::SIGTERM);
+    rig.mount.wait_for_log("finishing what is in flight");
+    assert!(
+        is_running(&mut cp) && rig.mount.is_running(),
+        "it did not wait for the store"
+    );
+    rig.server().clear_rules();
+    assert!(wait::for_exit("cp to end", &mut cp).success());
+    wait::until("walfs to end", || (!rig.mount.is_running()).then_some(()));
+    assert!(rig.stored(&source.name).as_ref() == Some(&source.content));
+    assert!(crate::common::world::mounts_beneath(&rig.world.mountpoint()).is_empty());
+    rig.mount.restart();
+    rig.assert_archived(&source);
+}
+
+/// A `cp` whose upload hangs, for as long as a test wants.
+fn hanging_cp(rig: &Rig, source: &Source) -> Child {
+    rig.server().add_rule(
+        Rule::new(Action::Hang)
+            .operation(Operation::Put)
+            .key(&source.name),
+    );
+    let cp = rig.start_cp(source);
+    rig.server().wait_for(1, upload_of(&source.name));
+    cp
+}
+
+/// S4: "One slow request never blocks another: lookups and listings never wait behind uploads."
+#[test]
+fn s4_nothing_waits_behind_an_upload() {
+    let rig = Rig::s3(&["--deadline", "120s"]);
+    let first = rig.segment(1, 1);
+    rig.archive(&first);
+    let (stuck, next) = (rig.segment(2, 2), rig.segment(3, 3));
+    let mut cp = hanging_cp(&rig, &stuck);
+    assert!(rig.mount.list().contains(&first.name));
+    rig.archive(&next);
+    rig.assert_absent(&stuck.name);
+    assert!(rig.mount.read(&first.name).as_ref() == Ok(&first.content));
+    assert_eq!(rig.mount.status()["open_writes"], 1);
+    let stat = rig.user().shell(
+        r#"stat "$1" && test ! -e "$2""#,
+        &[&rig.target(&next.name), &rig.target(&rig.segment(9, 9).name)],
+    );
+    assert!(stat.status.success(), "{}", said(&stat));
+    assert!(
+        is_running(&mut cp),
+        "the cp that hangs is not the one that was meant to"
+    );
+    rig.server().clear_rules();
+    assert!(wait::for_exit("the slow cp to end", &mut cp).success());
+    rig.assert_archived(&stuck);
+}
+
+/// S4, with many of them: the uploads of a dozen files hang, and one more is archived.
+#[test]
+fn s4_a_dozen_stuck_uploads_do_not_stop_the_next() {
+    let rig = Rig::s3(&["--deadline", "120s"]);
+    let stuck: Vec<Source> = (1..=12).map(|number| rig.segment(number, number)).collect();
+    // The first ties the archive to its cluster.
+    rig.archive(&rig.segment(50, 50));
+    let mut copies: Vec<Child> = stuck.iter().map(|source| hanging_cp(&rig, source)).collect();
+    rig.archive(&rig.segment(51, 51));
+    assert!(copies.iter_mut().all(is_running));
+    rig.server().clear_rules();
+    for copy in &mut copies {
+        assert!(wait::for_exit("a slow cp to end", copy).success());
+    }
+    stuck.iter().for_each(|source| rig.assert_archived(source));
+}
+
+/// S4: "a directory listing in progress never delays an archiving `cp`".
+#[test]
+fn s4_a_listing_in_progress_does_not_delay_a_cp() {
+    let rig = Rig::s3(&["--deadline", "120s"]);
+    rig.archive(&rig.segment(1, 1));
+    rig.server()
+        .add_rule(Rule::new(Action::Hang).operation(Operation::List));
+    let mut ls = rig.user().command("ls");
+    let mut ls = ls
+        .arg(rig.mount.wal())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("run ls");
+    rig.server()
+        .wait_for(1, |request| request.operation == Operation::List);
+    let source = rig.segment(2, 2);
+    let output = rig.cp(&source);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(is_running(&mut ls), "ls did not wait for its answer");
+    rig.server().clear_rules();
+    assert!(wait::for_exit("ls to end", &mut ls).success());
+    rig.assert_archived(&source);
+}

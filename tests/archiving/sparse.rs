@@ -67,10 +67,6 @@ fn w2_copiers_that_make_holes_are_understood() {
         r#"rsync --sparse "$1" "$2""#.to_owned(),
         r#"rsync --inplace --whole-file "$1" "$2""#.to_owned(),
         format!(r#"{} cp --sparse=always "$1" "$2""#, uutils.display()),
-        format!(
-            r#"{} dd if="$1" of="$2" bs=64k conv=sparse status=none"#,
-            uutils.display()
-        ),
     ];
     let mut number = 0;
     for line in &lines {

@@ -57,22 +57,8 @@ struct Script {
     /// The faults to come, by number of the call.
     faults: BTreeMap<usize, Fault>,
     fired: Vec<Fault>,
-    death: Option<Death>,
+    dies_after: Option<usize>,
     answers: Vec<Answer>,
-}
-
-/// The last call that counts.
-#[derive(Debug, Clone, Copy)]
-struct Death {
-    at: usize,
-    /// Is that call still done, without an answer?
-    done: bool,
-}
-
-/// What becomes of a call.
-enum Turn {
-    Lives(Option<Fault>),
-    Dies { done: bool },
 }
 
 #[derive(Debug)]
@@ -134,16 +120,25 @@ impl Scripted {
         std::mem::take(&mut script.fired)
     }
 
-    /// After the next `calls` none is answered any more. `done`: the first of those is still done.
-    pub fn die_after(&self, calls: usize, done: bool) {
+    /// No call after the next `calls` is ever made or answered; with 0, none at all.
+    pub fn die_after(&self, calls: usize) {
         let mut script = self.script();
-        let at = script.calls + calls;
-        script.death = Some(Death { at, done });
+        script.dies_after = Some(script.calls + calls);
     }
 
     /// Until somebody makes a call of a dead store.
     pub async fn dead(&self) {
         self.died.notified().await;
+    }
+
+    /// Answers again.
+    pub fn revive(&self) {
+        self.script().dies_after = None;
+    }
+
+    /// How many calls were made so far.
+    pub fn calls(&self) -> usize {
+        self.script().calls
     }
 
     /// The answers given since the last time this was asked.
@@ -188,17 +183,21 @@ impl Scripted {
         self.script.lock().expect("no panic while held")
     }
 
-    fn turn(&self) -> Turn {
-        let mut script = self.script();
-        let call = script.calls;
-        script.calls += 1;
-        if let Some(death) = script.death.filter(|death| call >= death.at) {
-            let done = death.done && call == death.at;
-            return Turn::Dies { done };
+    async fn next_fault(&self) -> Option<Fault> {
+        let (fault, dead) = {
+            let mut script = self.script();
+            let dead = script.dies_after.is_some_and(|last| script.calls >= last);
+            let call = script.calls;
+            let fault = script.faults.remove(&call);
+            script.calls += 1;
+            script.fired.extend(fault);
+            (fault, dead)
+        };
+        if dead {
+            self.died.notify_one();
+            pending::<()>().await;
         }
-        let fault = script.faults.remove(&call);
-        script.fired.extend(fault);
-        Turn::Lives(fault)
+        fault
     }
 
     async fn call<T>(
@@ -207,17 +206,7 @@ impl Scripted {
         target: &str,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let fault = match self.turn() {
-            Turn::Lives(fault) => fault,
-            Turn::Dies { done } => {
-                if done {
-                    let _ = work.await;
-                }
-                self.died.notify_one();
-                return pending().await;
-            }
-        };
-        let answer = match fault {
+        let answer = match self.next_fault().await {
             None => work.await,
             Some(Fault::Fails(kind)) => Err(said(kind, operation, target)),
             Some(Fault::LosesAnswer(kind)) => {

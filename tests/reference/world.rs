@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use walfs::archive::{self, Archive};
 use walfs::codec;
 use walfs::mount::error::Error;
 use walfs::mount::fs::Result;
-use walfs::store::ErrorKind;
+use walfs::store::{ErrorKind, Patience};
 
 use super::model::{Archived, Expect, File, Rule};
 use super::operation::{Closer, Operation, Step};
@@ -458,18 +459,14 @@ impl Happened {
     }
 }
 
-/// Opens a directory over a store that has no faults now.
+/// Opens a directory over a store that has no faults now: the haste is for what is done in it.
 async fn reopen(backend: &Arc<Scripted>, deadline: Duration) -> Below {
-    let archive = Below::open(backend.store(), LONG)
-        .await
-        .expect("a store without faults");
-    drop(archive);
-    for _ in 0..20 {
-        if let Ok(below) = Below::open(backend.store(), deadline).await {
-            return below;
-        }
-    }
-    panic!("the archive cannot be opened in time");
+    let options = archive::Options {
+        create: true,
+        ..Default::default()
+    };
+    let archive = Archive::open(backend.store(), &options, Patience::for_at_most(LONG)).await;
+    Below::over(Arc::new(archive.expect("a store without faults")), deadline).await
 }
 
 fn is_hard(fault: &Fault) -> bool {
