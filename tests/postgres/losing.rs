@@ -29,11 +29,17 @@ fn r1_a_lost_server_comes_back_from_garage() {
     lose_and_recover(&world, &place, &Plan::default(), 120);
 }
 
-/// The same with every other PostgreSQL that is installed.
+/// The same with every older PostgreSQL that is installed; the newest has had its turn above.
 #[test]
-fn r1_every_installed_postgresql_comes_back() {
+fn r1_every_older_postgresql_comes_back() {
     let mut older = installed_versions();
-    older.pop();
+    let newest = older.pop().expect("never none");
+    if older.is_empty() {
+        eprintln!(
+            "only PostgreSQL {} is installed: nothing more to try",
+            newest.major
+        );
+    }
     for version in older {
         let world = World::new("lose-old");
         let plan = Plan {
