@@ -34,7 +34,7 @@ fn s5_nobody_else_gets_in() {
     }
 }
 
-/// S5: "modes are 0700/0600", also when others are let in.
+/// S5: "modes are 0700/0600" or stricter, also when others are let in.
 #[test]
 fn s5_modes_are_the_users_own() {
     let world = World::new("modes");
@@ -45,7 +45,7 @@ fn s5_modes_are_the_users_own() {
         world,
     };
     rig.archive(&rig.segment(1, 1));
-    let script = r#"find "$1" -type d ! -perm 0700 -o -type f ! -perm 0600 -o ! -user "$2""#;
+    let script = r#"find "$1" -perm /077 -o ! -user "$2""#;
     for tree in [rig.mount.path(), &rig.world.archive()] {
         let output = rig.user().shell(script, &[tree, Path::new(&rig.user().name)]);
         assert_eq!(output.stdout, b"", "{}: {}", tree.display(), said(&output));

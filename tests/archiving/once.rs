@@ -20,7 +20,11 @@ fn w4_the_same_again_succeeds_without_an_upload() {
         if remounted {
             rig.mount.restart();
         }
-        for copier in copiers::all(&rig.world) {
+        // install(1) removes the old file before it copies, which nobody may do here: it fails, truthfully.
+        for copier in copiers::all(&rig.world)
+            .iter()
+            .filter(|copier| copier.name != "install")
+        {
             for source in &sources {
                 let output = copier.copy(rig.user(), &source.path, &rig.target(&source.name));
                 assert!(
@@ -107,8 +111,9 @@ fn w4_an_archived_file_cannot_be_changed() {
             r#"rmdir "$(dirname "$1")""#,
         ] {
             let output = rig.user().shell(line, &[&rig.target(&source.name), &other]);
-            // An empty redirection changes nothing, and nobody can know that more will not come.
-            if line != r#": > "$1""# {
+            // A redirection to a shell's own command ends with a close that no shell looks at, and two bytes say
+            // nothing of the rest.
+            if !line.contains(" > ") {
                 assert!(!output.status.success(), "{line} succeeded");
             }
             assert!(rig.object(&source.name) == object, "{line} changed the object");

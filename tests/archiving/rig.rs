@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
 
 use walfs::store::{self, ByteRange, Key, Location, Patience};
 
@@ -16,35 +17,35 @@ use crate::common::walfs::{Mount, Options};
 use crate::common::world::World;
 
 /// The system identifier of every segment that a test makes, unless it is about another one.
-pub const CLUSTER: u64 = 7_465_321_098_765_432_101;
+pub(crate) const CLUSTER: u64 = 7_465_321_098_765_432_101;
 
 /// Size of a segment where nothing else is said, in bytes.
-pub const SMALL: u32 = 1 << 20;
+pub(crate) const SMALL: u32 = 1 << 20;
 
 /// Where the archive is.
-pub enum Place {
+pub(crate) enum Place {
     Local,
     S3(S3Server),
     Garage(Garage),
 }
 
 /// One archive and its mount. Fields in the order they must go.
-pub struct Rig {
-    pub mount: Mount,
-    pub place: Place,
-    pub world: World,
+pub(crate) struct Rig {
+    pub(crate) mount: Mount,
+    pub(crate) place: Place,
+    pub(crate) world: World,
 }
 
 impl Rig {
     /// A local directory.
     #[track_caller]
-    pub fn local() -> Rig {
+    pub(crate) fn local() -> Rig {
         Rig::local_within("45s")
     }
 
     /// A local directory, with another deadline than the usual one.
     #[track_caller]
-    pub fn local_within(deadline: &str) -> Rig {
+    pub(crate) fn local_within(deadline: &str) -> Rig {
         let world = World::new("archiving");
         let mount = Options::local(&world).args(&["--deadline", deadline]).mount();
         Rig {
@@ -56,13 +57,13 @@ impl Rig {
 
     /// The S3 server of the tests, with more `arguments` for `walfs mount`.
     #[track_caller]
-    pub fn s3(arguments: &[&str]) -> Rig {
+    pub(crate) fn s3(arguments: &[&str]) -> Rig {
         Rig::on_server(S3Server::start(), arguments)
     }
 
     /// An S3 server that the test has prepared.
     #[track_caller]
-    pub fn on_server(server: S3Server, arguments: &[&str]) -> Rig {
+    pub(crate) fn on_server(server: S3Server, arguments: &[&str]) -> Rig {
         let world = World::new("archiving");
         let mount = s3_options(&world, &server).args(arguments).mount();
         Rig {
@@ -74,7 +75,7 @@ impl Rig {
 
     /// A real S3 server.
     #[track_caller]
-    pub fn garage() -> Rig {
+    pub(crate) fn garage() -> Rig {
         let world = World::new("archiving");
         let garage = Garage::start(&world.path().join("garage"), false);
         let archive = format!("s3://{}/cluster", garage.bucket());
@@ -87,18 +88,18 @@ impl Rig {
     }
 
     /// Each kind of store once, the real one too.
-    pub fn every_kind() -> Vec<Rig> {
+    pub(crate) fn every_kind() -> Vec<Rig> {
         vec![Rig::local(), Rig::s3(&[]), Rig::garage()]
     }
 
     /// The local directory and the S3 server of the tests.
-    pub fn both_kinds() -> Vec<Rig> {
+    pub(crate) fn both_kinds() -> Vec<Rig> {
         vec![Rig::local(), Rig::s3(&[])]
     }
 
     /// A second mount of the same archive, as on another machine.
     #[track_caller]
-    pub fn second_mount(&self) -> Mount {
+    pub(crate) fn second_mount(&self) -> Mount {
         let second = self.world.path().join("mnt2");
         fs::create_dir(&second).expect("make the second mount point");
         let options = match &self.place {
@@ -110,7 +111,7 @@ impl Rig {
     }
 
     /// The S3 server of the tests.
-    pub fn server(&self) -> &S3Server {
+    pub(crate) fn server(&self) -> &S3Server {
         match &self.place {
             Place::S3(server) => server,
             _ => panic!("this archive is not on the S3 server of the tests"),
@@ -118,7 +119,7 @@ impl Rig {
     }
 
     /// Who archives.
-    pub fn user(&self) -> &User {
+    pub(crate) fn user(&self) -> &User {
         self.mount.user()
     }
 }
@@ -128,13 +129,13 @@ fn unimplemented_for_garage() -> Options {
 }
 
 /// The options of a mount of `cluster` on this server.
-pub fn s3_options(world: &World, server: &S3Server) -> Options {
+pub(crate) fn s3_options(world: &World, server: &S3Server) -> Options {
     let archive = format!("s3://{}/cluster", server.bucket());
     Options::s3(world, &archive, &server.endpoint(), &owned(server.env()))
 }
 
 /// As the harness wants it.
-pub fn owned(environment: Vec<(&'static str, String)>) -> Vec<(String, String)> {
+pub(crate) fn owned(environment: Vec<(&'static str, String)>) -> Vec<(String, String)> {
     environment
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
@@ -143,28 +144,28 @@ pub fn owned(environment: Vec<(&'static str, String)>) -> Vec<(String, String)> 
 
 /// A file to bring: its final name, where it is, and its bytes.
 #[derive(Debug)]
-pub struct Source {
-    pub name: String,
-    pub path: PathBuf,
-    pub content: Vec<u8>,
+pub(crate) struct Source {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    pub(crate) content: Vec<u8>,
 }
 
 /// Making files.
 impl Rig {
     /// Segment `number` of timeline 1, of [`SMALL`] bytes.
-    pub fn segment(&self, number: u64, seed: u64) -> Source {
+    pub(crate) fn segment(&self, number: u64, seed: u64) -> Source {
         self.sized_segment(number, SMALL, seed)
     }
 
     /// A segment of any size.
-    pub fn sized_segment(&self, number: u64, segment_bytes: u32, seed: u64) -> Source {
+    pub(crate) fn sized_segment(&self, number: u64, segment_bytes: u32, seed: u64) -> Source {
         let name = wal::segment_name(1, number, segment_bytes);
         let content = wal::segment(&name, CLUSTER, segment_bytes, seed);
         self.source(&name, content)
     }
 
     /// The history file of timeline 1 + `number`.
-    pub fn history(&self, number: u32) -> Source {
+    pub(crate) fn history(&self, number: u32) -> Source {
         self.source(
             &format!("{:08X}.history", number + 1),
             wal::history(number, "0/3000000"),
@@ -172,10 +173,17 @@ impl Rig {
     }
 
     /// Any name with any content; each in a directory of its own.
-    pub fn source(&self, name: &str, content: Vec<u8>) -> Source {
+    pub(crate) fn source(&self, name: &str, content: Vec<u8>) -> Source {
         let dir = self.world.owned_dir(&format!("from-{:08x}", fastrand::u32(..)));
         let path = dir.join(name);
         fs::write(&path, &content).expect("write a file to bring");
+        // Not of this second: rsync takes two files of one size and time for the same without looking.
+        let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .expect("open a file to bring");
+        file.set_modified(an_hour_ago).expect("set a file's time");
         self.user().own(&path);
         Source {
             name: name.to_owned(),
@@ -186,7 +194,7 @@ impl Rig {
 }
 
 /// The text of a backup history file whose name begins with the first segment (of 16 MiB) it names.
-pub fn backup_history(segment: &str) -> Vec<u8> {
+pub(crate) fn backup_history(segment: &str) -> Vec<u8> {
     format!(
         "START WAL LOCATION: 0/2000028 (file {segment})\nSTOP WAL LOCATION: 0/2000138 (file {segment})\n\
          CHECKPOINT LOCATION: 0/2000060\nBACKUP METHOD: streamed\nBACKUP FROM: primary\n\
@@ -199,22 +207,22 @@ pub fn backup_history(segment: &str) -> Vec<u8> {
 /// Bringing files.
 impl Rig {
     /// `wal/NAME` in the mount.
-    pub fn target(&self, name: &str) -> PathBuf {
+    pub(crate) fn target(&self, name: &str) -> PathBuf {
         self.mount.wal().join(name)
     }
 
     /// `cp` of a file to its name, ready to be run.
-    pub fn cp_command(&self, source: &Source) -> Command {
+    pub(crate) fn cp_command(&self, source: &Source) -> Command {
         cp_to(&self.mount, source)
     }
 
     /// `cp` of a file to its name.
-    pub fn cp(&self, source: &Source) -> Output {
+    pub(crate) fn cp(&self, source: &Source) -> Output {
         self.cp_command(source).output().expect("run cp")
     }
 
     /// A `cp` that goes on by itself.
-    pub fn start_cp(&self, source: &Source) -> Child {
+    pub(crate) fn start_cp(&self, source: &Source) -> Child {
         self.cp_command(source)
             .stderr(Stdio::null())
             .spawn()
@@ -223,7 +231,7 @@ impl Rig {
 
     /// `cp`, which must succeed, and the file must then be in the store.
     #[track_caller]
-    pub fn archive(&self, source: &Source) {
+    pub(crate) fn archive(&self, source: &Source) {
         let output = self.cp(source);
         assert!(output.status.success(), "cp {}: {}", source.name, said(&output));
         self.assert_archived(source);
@@ -231,14 +239,14 @@ impl Rig {
 
     /// `cp`, which must fail.
     #[track_caller]
-    pub fn refuse(&self, source: &Source) -> String {
+    pub(crate) fn refuse(&self, source: &Source) -> String {
         let output = self.cp(source);
         assert!(!output.status.success(), "cp {} succeeded", source.name);
         said(&output)
     }
 
     /// A process that does these system calls on `wal/NAME` one after the other; see `writer.py`.
-    pub fn writer(&self, source: &Source, calls: &[&str]) -> Writer {
+    pub(crate) fn writer(&self, source: &Source, calls: &[&str]) -> Writer {
         let mut command = self.user().command("/usr/bin/python3");
         command
             .args(["-c", include_str!("writer.py")])
@@ -254,7 +262,7 @@ impl Rig {
 }
 
 /// `cp` of a file to its name in a mount, ready to be run.
-pub fn cp_to(mount: &Mount, source: &Source) -> Command {
+pub(crate) fn cp_to(mount: &Mount, source: &Source) -> Command {
     let mut command = mount.user().command("cp");
     command.arg(&source.path).arg(mount.wal().join(&source.name));
     command
@@ -262,12 +270,12 @@ pub fn cp_to(mount: &Mount, source: &Source) -> Command {
 
 /// A process that holds a file of the mount open.
 #[derive(Debug)]
-pub struct Writer(pub Child);
+pub(crate) struct Writer(pub(crate) Child);
 
 impl Writer {
     /// Returns when it has come to its next `wait`, or panics with what it said.
     #[track_caller]
-    pub fn waits(mut self) -> Writer {
+    pub(crate) fn waits(mut self) -> Writer {
         let stdout = self.0.stdout.as_mut().expect("it is a pipe");
         let mut line = String::new();
         BufReader::new(stdout)
@@ -280,20 +288,20 @@ impl Writer {
     }
 
     /// Lets it go on.
-    pub fn go_on(mut self) -> Writer {
+    pub(crate) fn go_on(mut self) -> Writer {
         let stdin = self.0.stdin.as_mut().expect("it is a pipe");
         stdin.write_all(b"\n").expect("tell the writer");
         self
     }
 
     /// Sends it a signal and waits for its end.
-    pub fn kill(self, signal: i32) -> Output {
+    pub(crate) fn kill(self, signal: i32) -> Output {
         crate::common::postgres::send(self.0.id(), signal);
         self.ended()
     }
 
     /// Waits for its end.
-    pub fn ended(self) -> Output {
+    pub(crate) fn ended(self) -> Output {
         self.0.wait_with_output().expect("wait for python3")
     }
 }
@@ -301,7 +309,7 @@ impl Writer {
 /// What is in the store.
 impl Rig {
     /// The object of an archived file, as it is stored; `None` if there is none.
-    pub fn object(&self, name: &str) -> Option<Vec<u8>> {
+    pub(crate) fn object(&self, name: &str) -> Option<Vec<u8>> {
         let key = format!("wal/{name}.lz4");
         match &self.place {
             Place::Local => fs::read(self.world.archive().join(key)).ok(),
@@ -312,7 +320,7 @@ impl Rig {
 
     /// An archived file's bytes, by stock `lz4`.
     #[track_caller]
-    pub fn stored(&self, name: &str) -> Option<Vec<u8>> {
+    pub(crate) fn stored(&self, name: &str) -> Option<Vec<u8>> {
         let object = self.object(name)?;
         let file = self
             .world
@@ -330,7 +338,7 @@ impl Rig {
     }
 
     /// How many times a body was sent for this name.
-    pub fn uploads(&self, name: &str) -> usize {
+    pub(crate) fn uploads(&self, name: &str) -> usize {
         let of_body = |operation| matches!(operation, Operation::Put | Operation::UploadPart);
         self.server()
             .count(|request| of_body(request.operation) && request.key.contains(name))
@@ -338,7 +346,7 @@ impl Rig {
 
     /// The file is in the store, the same, and can be seen.
     #[track_caller]
-    pub fn assert_archived(&self, source: &Source) {
+    pub(crate) fn assert_archived(&self, source: &Source) {
         let stored = self.stored(&source.name);
         assert!(
             stored.as_ref() == Some(&source.content),
@@ -355,7 +363,7 @@ impl Rig {
 
     /// Nothing of this name is in the store, nor can it be seen under this or a temporary name.
     #[track_caller]
-    pub fn assert_absent(&self, name: &str) {
+    pub(crate) fn assert_absent(&self, name: &str) {
         assert!(self.object(name).is_none(), "{name} is in the store");
         let seen: Vec<String> = self
             .mount
@@ -372,7 +380,7 @@ impl Rig {
 
     /// Waits until the log has a line with all of these words.
     #[track_caller]
-    pub fn assert_logged(&self, words: &[&str]) {
+    pub(crate) fn assert_logged(&self, words: &[&str]) {
         let log = self.mount.log();
         let said = words.iter().all(|word| log.contains(word));
         assert!(said, "{words:?} in the log:\n{log}");
@@ -380,7 +388,7 @@ impl Rig {
 
     /// The last error in status.json speaks of all this.
     #[track_caller]
-    pub fn assert_last_error(&self, words: &[&str]) {
+    pub(crate) fn assert_last_error(&self, words: &[&str]) {
         let status = self.mount.status();
         let message = status
             .pointer("/last_error/message")
@@ -425,7 +433,7 @@ fn garage_object(garage: &Garage, world: &World, key: &str) -> Option<Vec<u8>> {
 }
 
 /// Whether a path is there, as user postgres sees it.
-pub fn exists(path: &Path) -> bool {
+pub(crate) fn exists(path: &Path) -> bool {
     User::postgres()
         .shell(r#"test -e "$1""#, &[path])
         .status
