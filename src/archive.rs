@@ -21,6 +21,7 @@ use crate::codec::{Compression, ContentHash, Damage};
 use crate::pg::{HeaderError, NameError, SegmentSize, SystemId, Timeline, WalName};
 use crate::store::{self, ByteRange, ErrorKind, Key, Patience, PutMode, Store};
 
+mod place;
 pub mod wal;
 
 /// The one version of the stored format this program writes and reads.
@@ -158,6 +159,19 @@ pub enum Error {
         place: String,
         /// What does not fit.
         damage: Box<Damage>,
+    },
+    /// A whole object, but of another name (contract R3).
+    #[error(
+        "{key} in {place} holds another file's content: {reason}.\n\
+         HINT: objects were exchanged or renamed; bring this one back from a copy of the store."
+    )]
+    Misplaced {
+        /// The object.
+        key: String,
+        /// The archive.
+        place: String,
+        /// How its content shows it.
+        reason: String,
     },
     /// The prefix holds no archive.
     #[error(
@@ -414,6 +428,17 @@ fn choose_compression(store: &Store, marker: &Marker, options: &Options) -> Resu
 }
 
 async fn create_marker(store: &Store, options: &Options, patience: Patience) -> Result<Marker, Error> {
+    if holds_files(store, patience).await? {
+        // Another opener may have made it meanwhile, and archived.
+        let made = read_json(store, MARKER, patience).await?;
+        return made.ok_or_else(|| Error::Marker {
+            key: MARKER,
+            place: store.place(),
+            reason: "it is missing, although files are archived there\n\
+                     HINT: bring it back from a copy of the store; a new one could name another codec"
+                .into(),
+        });
+    }
     let conditions = store::probe(store, patience).await?;
     let marker = Marker {
         format_version: FORMAT_VERSION,
@@ -428,6 +453,12 @@ async fn create_marker(store: &Store, options: &Options, patience: Patience) -> 
     read_json(store, MARKER, patience)
         .await?
         .ok_or_else(|| Error::NotAnArchive { place: store.place() })
+}
+
+/// Is this no empty prefix? A new marker could name another codec than the lost one, and every file would be "absent".
+async fn holds_files(store: &Store, patience: Patience) -> Result<bool, Error> {
+    let found = store.list("wal/", None, 1, patience).await?;
+    Ok(!found.entries.is_empty() || found.more)
 }
 
 async fn read_json<T: for<'a> Deserialize<'a>>(

@@ -60,7 +60,7 @@ impl Reader {
     /// Reads from a file of `file_bytes` plain bytes; short only at its end.
     ///
     /// # Errors
-    /// [`Error::Damaged`]; [`Error::Store`], `NotFound` if the object has gone.
+    /// [`Error::Damaged`], [`Error::Misplaced`]; [`Error::Store`], `NotFound` if the object has gone.
     pub async fn read(
         &self,
         name: WalName,
@@ -117,25 +117,26 @@ impl Reader {
             piece: index,
         };
         self.cache
-            .get(id, self.fetch(&key, file_bytes, index, patience))
+            .get(id, self.fetch(name, file_bytes, index, patience))
             .await
     }
 
     async fn fetch(
         &self,
-        key: &Key,
+        name: WalName,
         file_bytes: u64,
         index: u64,
         patience: Patience,
     ) -> Result<Bytes, Error> {
         let _fetching = self.fetches.acquire().await.expect("never closed");
-        match self.fetch_once(key, file_bytes, index, patience, true).await {
+        match self.fetch_once(name, file_bytes, index, patience, true).await {
             // Once more, past the disk cache: the damage may be there, or have happened on the way.
-            Err(Error::Damaged { .. }) => {
+            Err(Error::Damaged { .. } | Error::Misplaced { .. }) => {
                 if let Some(disk) = &self.disk {
+                    let key = self.archive.wal_key(name);
                     disk.forget(&self.archive.marker().archive_id, key.as_str());
                 }
-                self.fetch_once(key, file_bytes, index, patience, false).await
+                self.fetch_once(name, file_bytes, index, patience, false).await
             }
             done => done,
         }
@@ -143,12 +144,13 @@ impl Reader {
 
     async fn fetch_once(
         &self,
-        key: &Key,
+        name: WalName,
         file_bytes: u64,
         index: u64,
         patience: Patience,
         from_disk: bool,
     ) -> Result<Bytes, Error> {
+        let key = &self.archive.wal_key(name);
         let (table, stored) = if file_bytes <= PIECE_BYTES {
             let object = self.whole(key, patience, from_disk).await?;
             let table = parse_whole(&object).map_err(|damage| self.archive.damaged(key, damage))?;
@@ -171,10 +173,12 @@ impl Reader {
             drop(decoder);
             piece
         });
-        decoded
-            .await
-            .expect("decoding does not panic")
-            .map_err(|damage| self.archive.damaged(key, damage))
+        let piece = decoded.await.expect("decoding does not panic");
+        let piece = piece.map_err(|damage| self.archive.damaged(key, damage))?;
+        if index == 0 {
+            self.archive.check_place(name, &piece)?;
+        }
+        Ok(piece)
     }
 
     /// A whole object, from the disk cache or the store.

@@ -117,6 +117,8 @@ enum Slot {
     Packing(JoinHandle<io::Result<Kept>>),
     /// Packed.
     Kept(Kept),
+    /// Lost: it could not be packed or kept. Said again to whoever asks for it, until the file is begun anew.
+    Lost(String),
 }
 
 #[derive(Debug, Clone)]
@@ -267,7 +269,7 @@ impl Draft {
         match &self.frames[index] {
             Slot::Open(_) => {}
             Slot::Hole => self.frames[index] = Slot::Open(vec![0; FRAME_BYTES]),
-            Slot::Packing(_) | Slot::Kept(_) => {
+            Slot::Packing(_) | Slot::Kept(_) | Slot::Lost(_) => {
                 let kept = self.kept(index).await?;
                 let stored = self.fetch(&kept)?;
                 let mut plain = Packed {
@@ -329,11 +331,15 @@ impl Draft {
 
     async fn kept(&mut self, index: usize) -> io::Result<Kept> {
         if let Slot::Packing(packing) = &mut self.frames[index] {
-            let kept = packing.await.map_err(io::Error::other)??;
-            self.frames[index] = Slot::Kept(kept);
+            // A task that has ended must not be waited for again: it would panic.
+            self.frames[index] = match packing.await.map_err(io::Error::other).flatten() {
+                Ok(kept) => Slot::Kept(kept),
+                Err(error) => Slot::Lost(error.to_string()),
+            };
         }
         match &self.frames[index] {
             Slot::Kept(kept) => Ok(kept.clone()),
+            Slot::Lost(reason) => Err(io::Error::other(reason.clone())),
             _ => unreachable!("packed before"),
         }
     }

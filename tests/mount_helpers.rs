@@ -300,6 +300,25 @@ fn systemd_does_not_hear_ready_from_a_mount_without_its_archive() {
 }
 
 #[test]
+fn sigterm_while_the_store_is_silent_leaves_no_dead_mount() {
+    let world = World::new("early");
+    let silent = TcpListener::bind("127.0.0.1:0").expect("bind a port");
+    let endpoint = format!("http://{}", silent.local_addr().expect("its address"));
+    let mut command = walfs_mount(&world, "s3://bucket/prefix", &world.mountpoint());
+    command.args(["--endpoint", &endpoint]);
+    command
+        .env("AWS_ACCESS_KEY_ID", "key")
+        .env("AWS_SECRET_ACCESS_KEY", "hush-hush");
+    let mut daemon = Running(command.spawn().expect("run walfs"));
+    // Then it is mounted, and asks its store.
+    let _asked = silent.accept().expect("walfs to ask");
+    send(daemon.0.id(), libc::SIGTERM);
+    let status = wait::for_exit("walfs to end", &mut daemon.0);
+    assert_eq!(status.code(), Some(1));
+    assert!(!is_mounted(&world), "a dead mount was left");
+}
+
+#[test]
 fn daemon_option_returns_when_the_mount_answers() {
     let world = World::new("daemon");
     let log = world.path().join("daemon.log");

@@ -11,6 +11,7 @@ mod outages;
 mod proof;
 mod receiving;
 mod standby;
+mod unreachable;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -211,7 +212,12 @@ fn copy_again(from: &Path, to: &Path) {
     let user = User::postgres();
     user.make_dir(to);
     let output = user.shell(r#"cp -a "$1/." "$2""#, &[from, to]);
-    assert!(output.status.success(), "copy {}: {}", from.display(), said(&output));
+    assert!(
+        output.status.success(),
+        "copy {}: {}",
+        from.display(),
+        said(&output)
+    );
 }
 
 /// Waits for the end of a recovery that must end well, and returns what it brought back.
@@ -233,7 +239,9 @@ fn segments(names: impl IntoIterator<Item = String>) -> Vec<String> {
 /// Names in a directory.
 fn names_in(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).expect("read a directory");
-    let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("an entry").file_name().into_string().expect("ASCII");
+    let name = |entry: std::io::Result<fs::DirEntry>| {
+        entry.expect("an entry").file_name().into_string().expect("ASCII")
+    };
     entries.map(name).filter(|name| !name.ends_with(".tmp")).collect()
 }
 

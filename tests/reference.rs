@@ -7,6 +7,7 @@
 
 mod model;
 mod operation;
+mod process;
 mod regression;
 mod sample;
 mod world;
@@ -42,7 +43,7 @@ fn run(backend: impl Future<Output = Arc<Scripted>>, hasty: bool, steps: &[Step]
 }
 
 proptest! {
-    #![proptest_config(cases(40))]
+    #![proptest_config(cases(80))]
 
     #[test]
     fn store_with_conditional_writes(steps in steps(answered())) {
@@ -51,7 +52,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(40))]
+    #![proptest_config(cases(80))]
 
     #[test]
     fn store_that_ignores_conditions(steps in steps(answered())) {
@@ -60,7 +61,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(25))]
+    #![proptest_config(cases(40))]
 
     #[test]
     fn local_directory(steps in steps(answered())) {
@@ -70,7 +71,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(15))]
+    #![proptest_config(cases(20))]
 
     #[test]
     fn store_that_hangs(steps in steps(lasting())) {

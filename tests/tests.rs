@@ -8,10 +8,18 @@ mod common;
 
 // Archiving through the kernel: what `cp` calls success is in the store, and what fails leaves nothing.
 mod archiving;
+// Death after every single call to the store.
+mod crash;
+// Objects cut, changed, exchanged and gone: an error, never wrong bytes.
+mod damage;
 // Objects, read by stock lz4 and zstd; docs/format.md, byte by byte.
 mod format;
+// A million segments: requests, not memory; and what an operation may ask of the store.
+mod growth;
 // The harness on its own, without walfs.
 mod harness;
+// Directories as the kernel reads them, without the kernel.
+mod listing;
 // mount(8), fstab, systemd and --daemon: what brings a mount up at boot.
 mod mount_helpers;
 // Mounting and unmounting through the real kernel, with a file system that holds nothing.

@@ -361,7 +361,8 @@ impl Archive {
     }
 
     /// The plain size, without reading the object: of the cluster for segments, of the stored size for small files,
-    /// which are stored uncompressed for this reason.
+    /// which are stored uncompressed for this reason. Nothing archived is empty: an object of that size has been cut,
+    /// and would otherwise be read to its end without a look at it.
     async fn plain_meta(&self, name: WalName, meta: &Meta, patience: Patience) -> Result<WalMeta, Error> {
         let bytes = match name {
             WalName::Segment(_) | WalName::Partial(_) => {
@@ -373,14 +374,14 @@ impl Archive {
                 cluster.segment_size.bytes()
             }
             WalName::History(_) | WalName::Backup(..) => codec::plain_bytes_uncompressed(meta.stored_bytes)
+                .filter(|&bytes| bytes > 0)
                 .ok_or_else(|| {
-                let needed_bytes = codec::stored_bytes_uncompressed(0);
-                let damage = Damage::ObjectTooShort {
-                    object_bytes: meta.stored_bytes,
-                    needed_bytes,
-                };
-                self.damaged(&self.wal_key(name), damage)
-            })?,
+                    let damage = Damage::ObjectTooShort {
+                        object_bytes: meta.stored_bytes,
+                        needed_bytes: codec::stored_bytes_uncompressed(1),
+                    };
+                    self.damaged(&self.wal_key(name), damage)
+                })?,
         };
         Ok(WalMeta {
             bytes,

@@ -14,7 +14,7 @@ use crate::daemon::{self, Ready};
 use crate::metrics::Metrics;
 use crate::mount::fs::{self, Fs};
 use crate::mount::kernel;
-use crate::mount::serve::{self, Request};
+use crate::mount::serve::{self, Request, Signals};
 use crate::read::Reader;
 use crate::staging::Staging;
 
@@ -23,6 +23,10 @@ use super::{complain, start_log};
 
 /// Between our own deadline and one of the kernel's, after which the kernel would end the whole mount.
 const MARGIN: Duration = Duration::from_secs(5);
+
+/// Buffers of this size and above go back to the system when they are freed: pieces, bodies, staged segments.
+#[cfg(target_env = "gnu")]
+const LARGE_BUFFER_BYTES: libc::c_int = 2 << 20;
 
 /// Show an archive as a directory
 ///
@@ -123,6 +127,7 @@ pub fn mount(arguments: &MountArgs) -> ExitCode {
     }
     start_log("walfs=info,warn");
     end_on_panic();
+    return_large_buffers();
     match run(arguments, ready) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed { error, ready }) => {
@@ -142,6 +147,16 @@ fn end_on_panic() {
         usual(panic);
         std::process::abort();
     }));
+}
+
+/// glibc maps large buffers one by one and gives them back when they are freed, but raises its idea of "large" to the
+/// largest freed so far: then every thread's arena keeps several pieces of 16 MiB. A fixed idea bounds our memory.
+fn return_large_buffers() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt only sets a parameter of the allocator; there are no other threads yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BUFFER_BYTES);
+    }
 }
 
 /// An error on the way up, and the one who waits to hear of it.
@@ -187,7 +202,19 @@ fn mount_point(arguments: &MountArgs) -> Result<serve::Waiting, String> {
 
 async fn serve(arguments: &MountArgs, waiting: serve::Waiting, ready: Option<Ready>) -> Result<(), Failed> {
     let deadline = deadline(arguments.store.deadline);
-    let fs = match open(arguments, waiting.mountpoint(), deadline).await {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            waiting.abandon();
+            let error = format!("cannot listen for signals: {error}");
+            return Err(Failed { error, ready });
+        }
+    };
+    let opened = tokio::select! {
+        opened = open(arguments, waiting.mountpoint(), deadline) => opened,
+        name = signals.next() => Err(format!("{name} came before {} was open", arguments.archive)),
+    };
+    let fs = match opened {
         Ok(fs) => Arc::new(fs),
         Err(error) => {
             waiting.abandon();
@@ -201,7 +228,7 @@ async fn serve(arguments: &MountArgs, waiting: serve::Waiting, ready: Option<Rea
             ready.ready();
         }
     };
-    let outcome = waiting.serve(fs, deadline, announce).await;
+    let outcome = waiting.serve(fs, deadline, signals, announce).await;
     outcome.map_err(|error| Failed {
         error: format!("the mount failed: {error}"),
         ready: None,

@@ -7,6 +7,7 @@
 //! their size. A server that looked at a file in its own mount would wait for itself.
 
 mod command;
+mod source;
 mod state;
 
 use std::fs;
@@ -14,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::kernel::{field, read_mounts};
+pub use source::CopiedFile;
 use state::{Stat, Status};
 
 /// What a process seems to want of a file in the mount, by its command line.
@@ -81,9 +83,9 @@ impl Asker {
         evidence().unwrap_or(Intent::Unknown)
     }
 
-    /// The size in bytes of the regular file called `name` that the process has open for reading only, if there is
-    /// exactly one: the file that a copier is copying. Files on a FUSE file system do not count.
-    pub fn source_size(&self, name: &str) -> Option<u64> {
+    /// The regular file called `name` that the process has open for reading only, if there is exactly one: the file
+    /// that a copier is copying. Files on a FUSE file system do not count.
+    pub fn source(&self, name: &str) -> Option<CopiedFile> {
         let mounts = read_mounts(&self.place.join("mountinfo")).ok()?;
         let safe = |id: u64| {
             mounts
@@ -91,16 +93,16 @@ impl Asker {
                 .any(|mount| mount.id == id && !mount.fs_type.starts_with("fuse"))
         };
         let entries = fs::read_dir(self.place.join("fd")).ok()?;
-        let mut sizes = entries.filter_map(|entry| {
+        let mut sources = entries.filter_map(|entry| {
             let number = entry.ok()?.file_name();
             let link = self.place.join("fd").join(&number);
             let info = fs::read_to_string(self.place.join("fdinfo").join(&number)).ok()?;
             let is_source = fs::read_link(&link).ok()?.file_name()? == name;
             (is_source && is_for_reading(&info)? && safe(field(&info, "mnt_id:")?.parse().ok()?))
-                .then(|| regular_size(&link))?
+                .then(|| CopiedFile::open(&link))?
         });
-        let size = sizes.next()?;
-        sizes.next().is_none().then_some(size)
+        let source = sources.next()?;
+        sources.next().is_none().then_some(source)
     }
 
     fn stat(&self) -> Option<Stat> {
@@ -128,11 +130,6 @@ impl Asker {
 fn is_for_reading(info: &str) -> Option<bool> {
     let flags = i32::from_str_radix(field(info, "flags:")?, 8).ok()?;
     Some(flags & libc::O_ACCMODE == libc::O_RDONLY && flags & libc::O_PATH == 0)
-}
-
-fn regular_size(link: &Path) -> Option<u64> {
-    let found = fs::metadata(link).ok()?;
-    found.is_file().then_some(found.len())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use super::error::Error;
 use super::fs::{Fs, Result};
 use super::handles::Handle;
-use super::listing::WalListing;
+use super::listing::{Listed, WalListing};
 use super::node::{Attributes, Node, OwnFile, ROOT};
 
 /// One entry of a directory.
@@ -48,19 +48,24 @@ impl Fs {
         let Handle::Listing { ino, wal } = &*handle else {
             return Err(Error::NotDirectory);
         };
-        if offset < LISTING_BASE {
-            let fixed = self.fixed_entries(*ino)?;
-            let rest: Vec<Entry> = fixed.into_iter().skip(offset as usize).collect();
-            if !rest.is_empty() {
-                return Ok(rest);
-            }
+        // The archive's names come with the first answer: after one of `.` and `..` alone the kernel would ask for
+        // names without attributes, and `ls -l` then for those of each of the first thousand files.
+        let mut entries: Vec<Entry> = match usize::try_from(offset) {
+            Ok(known) if offset < LISTING_BASE => self.fixed_entries(*ino)?.into_iter().skip(known).collect(),
+            _ => Vec::new(),
+        };
+        if let Some(listing) = wal {
+            entries.extend(
+                self.listed_entries(listing, offset.saturating_sub(LISTING_BASE))
+                    .await?,
+            );
         }
-        let Some(listing) = wal else { return Ok(Vec::new()) };
-        let listed = self.noted(
-            "list wal",
-            listing.from(offset.saturating_sub(LISTING_BASE)).await,
-        )?;
-        let entry = |listed: &super::listing::Listed| Entry {
+        Ok(entries)
+    }
+
+    async fn listed_entries(&self, listing: &WalListing, offset: u64) -> Result<Vec<Entry>> {
+        let listed = self.noted("list wal", listing.from(offset).await)?;
+        let entry = |listed: &Listed| Entry {
             name: listed.name.to_string(),
             attributes: self.archived_attributes(listed.name, &listed.meta),
             next_offset: listed.next_offset + LISTING_BASE,

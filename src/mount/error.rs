@@ -107,6 +107,7 @@ fn archive_errno(error: &archive::Error) -> i32 {
         // Also an object that was there a moment ago and is gone: that is no proof of absence to restore by.
         E::Store(_)
         | E::Damaged { .. }
+        | E::Misplaced { .. }
         | E::NotAnArchive { .. }
         | E::Format { .. }
         | E::Marker { .. }

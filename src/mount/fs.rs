@@ -163,10 +163,8 @@ impl Fs {
         let Some(name) = wal_name(name) else {
             return Err(Error::NotFound);
         };
-        let families: Vec<u32> = asker
-            .map(|asker| [asker.tgid(), asker.parent()].into_iter().flatten().collect())
-            .unwrap_or_default();
-        if self.absences.was_told(name, &families) {
+        let process = asker.and_then(Asker::tgid);
+        if process.is_some_and(|process| self.absences.was_told(name, process)) {
             return self.attributes(Node::AbsentFile(name));
         }
         let patience = Patience::for_at_most(self.options.deadline);

@@ -200,8 +200,8 @@ impl Filesystem for Served {
         let (fs, owner, asker) = (self.fs.clone(), self.owner, Self::asker(request));
         self.runtime.spawn(async move {
             let truncated = match (size, handle) {
-                (Some(bytes), Some(handle)) => fs.truncate(handle.0, bytes).await,
-                (Some(bytes), None) => fs.truncate_inode(ino.0, bytes).await,
+                (Some(bytes), Some(handle)) => fs.truncate(handle.0, bytes, asker.as_ref()).await,
+                (Some(bytes), None) => fs.truncate_inode(ino.0, bytes, asker.as_ref()).await,
                 // Modes, owners and times are the archive's own; `cp -p` and `rsync` set them and must not fail.
                 (None, _) => Ok(()),
             };

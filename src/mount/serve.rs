@@ -104,9 +104,14 @@ impl Waiting {
     ///
     /// # Errors
     /// The kernel's FUSE does not fit, or the session broke.
-    pub async fn serve(self, fs: Arc<Fs>, deadline: Duration, ready: impl FnOnce()) -> io::Result<()> {
+    pub async fn serve(
+        self,
+        fs: Arc<Fs>,
+        deadline: Duration,
+        mut signals: Signals,
+        ready: impl FnOnce(),
+    ) -> io::Result<()> {
         let Self { fuse, mounted, owner } = self;
-        let mut signals = Signals::new()?;
         let served = Served::new(fs.clone(), tokio::runtime::Handle::current(), owner);
         let session = match fuse::start(fuse, served) {
             Ok(session) => session,
@@ -141,20 +146,27 @@ impl Waiting {
     }
 }
 
-struct Signals {
+/// The signals that end a mount in good order. From its making on, the process does not die of them.
+#[derive(Debug)]
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    /// To be made as soon as there is a runtime: a process that dies of SIGTERM leaves a dead mount behind.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    /// The name of the next one.
+    pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
-use crate::codec::Compression;
 use crate::pg::{self, WalName};
-use crate::staging::wal::{SMALL_FILE_BYTES, WalDraft};
+use crate::staging::wal::{Source, WalDraft};
 
 use super::asker::Asker;
 use super::error::Error;
@@ -47,7 +46,7 @@ impl Fs {
                 Ok(self.start_writing(Target::Final(name), asker).1)
             }
             Node::Writing(ino) => {
-                self.truncate_inode(ino, 0).await?;
+                self.truncate_inode(ino, 0, asker).await?;
                 self.reopen(ino)
             }
             _ => Err(Error::Immutable {
@@ -122,9 +121,9 @@ impl Fs {
                 .map_err(|error| staging(writing, &error)),
             Content::Wal(wal) => {
                 let name = wal.name().to_string();
-                let source_bytes = || asker.and_then(|asker| asker.source_size(&name));
+                let source = || source(asker, &name);
                 let undecided = wal.verdict().is_none();
-                let outcome = wal.write(offset, data, source_bytes).await.map_err(Error::from);
+                let outcome = wal.write(offset, data, source).await.map_err(Error::from);
                 self.forget_failed(writing, wal);
                 self.after(writing, wal, undecided, outcome).await
             }
@@ -137,25 +136,25 @@ impl Fs {
     ///
     /// # Errors
     /// As [`Fs::write`].
-    pub async fn truncate(&self, handle: u64, bytes: u64) -> Result<()> {
+    pub async fn truncate(&self, handle: u64, bytes: u64, asker: Option<&Asker>) -> Result<()> {
         let handle = self.handles.get(handle)?;
         let Handle::Writing { writing, .. } = &*handle else {
             return Err(Error::Immutable {
                 what: "an archived file".into(),
             });
         };
-        self.truncate_writing(writing, bytes).await
+        self.truncate_writing(writing, bytes, asker).await
     }
 
     /// Sets the length of a file being written, by inode.
     ///
     /// # Errors
     /// [`Error::Immutable`] for everything else; as [`Fs::write`].
-    pub async fn truncate_inode(&self, ino: u64, bytes: u64) -> Result<()> {
+    pub async fn truncate_inode(&self, ino: u64, bytes: u64, asker: Option<&Asker>) -> Result<()> {
         match self.node(ino)? {
             Node::Writing(ino) => {
                 let writing = self.writings.get(ino).ok_or(Error::NotFound)?;
-                self.truncate_writing(&writing, bytes).await
+                self.truncate_writing(&writing, bytes, asker).await
             }
             _ => Err(Error::Immutable {
                 what: "an archived file".into(),
@@ -163,7 +162,12 @@ impl Fs {
         }
     }
 
-    async fn truncate_writing(&self, writing: &Arc<Writing>, bytes: u64) -> Result<()> {
+    async fn truncate_writing(
+        &self,
+        writing: &Arc<Writing>,
+        bytes: u64,
+        asker: Option<&Asker>,
+    ) -> Result<()> {
         let mut content = writing.content.lock().await;
         let outcome = match &mut *content {
             Content::Scratch(draft) => draft
@@ -171,8 +175,10 @@ impl Fs {
                 .await
                 .map_err(|error| staging(writing, &error)),
             Content::Wal(wal) => {
+                let name = wal.name().to_string();
+                let source = || source(asker, &name);
                 let undecided = wal.verdict().is_none();
-                let outcome = wal.truncate(bytes).await.map_err(Error::from);
+                let outcome = wal.truncate(bytes, source).await.map_err(Error::from);
                 self.forget_failed(writing, wal);
                 self.after(writing, wal, undecided, outcome).await
             }
@@ -235,9 +241,6 @@ impl Fs {
             return Err(Error::Exists);
         }
         let mut content = writing.content.lock().await;
-        if !name.has_pages() && matches!(*content, Content::Scratch(_)) {
-            self.pack_as_small(writing, &mut content).await?;
-        }
         let (draft, old_name) = match std::mem::replace(&mut *content, Content::Scratch(self.staging.draft()))
         {
             Content::Scratch(draft) => (draft, None),
@@ -259,26 +262,16 @@ impl Fs {
         outcome
     }
 
-    /// Under a temporary name everything is packed like a segment; small files must be stored uncompressed, because
-    /// their size is told from that of the object.
-    async fn pack_as_small(&self, writing: &Arc<Writing>, content: &mut Content) -> Result<()> {
-        let bytes = content.draft().bytes();
-        if bytes > SMALL_FILE_BYTES {
-            return Ok(());
-        }
-        let mut small = self.staging.draft_with(Compression::None);
-        let copied = async {
-            let text = content.draft().read(0, bytes as usize).await?;
-            small.write(0, &text).await
-        };
-        copied.await.map_err(|error| staging(writing, &error))?;
-        *content = Content::Scratch(small);
-        Ok(())
-    }
-
     fn write_patience(&self) -> crate::store::Patience {
         crate::store::Patience::for_at_most(self.options.deadline)
     }
+}
+
+/// The file of that name that the process is copying.
+fn source(asker: Option<&Asker>, name: &str) -> Option<Source> {
+    asker
+        .and_then(|asker| asker.source(name))
+        .map(|file| Box::new(file) as Source)
 }
 
 /// A name that may be written in `wal/`.

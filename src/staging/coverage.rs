@@ -1,8 +1,8 @@
 //! Which bytes of a file have been written, and in which manner: pure arithmetic.
 //!
-//! Whether a segment is whole (contract W3) is decided from this. Most copiers go forward and leave no gap. A copier
-//! of a sparse file goes forward and leaves holes, which are zeros on purpose; its last step is the write, or the
-//! truncate, that brings the file to its full length. A writer that jumps about must have written every byte.
+//! Whether a segment is whole (contract W3) is decided from this. Most copiers go forward and leave no gap. Copiers of
+//! sparse files leave holes, which are zeros on purpose: GNU `cp` goes forward and brings the file to its full length
+//! last, uutils `cp` sets the length first. So a gap is a hole only if something else says so.
 
 use std::ops::Range;
 
@@ -70,6 +70,20 @@ impl Coverage {
     /// Has every byte below `bytes` been written?
     pub fn is_full(&self, bytes: u64) -> bool {
         bytes == 0 || matches!(self.ranges.as_slice(), [only] if only.start == 0 && only.end >= bytes)
+    }
+
+    /// What has not been written below `bytes`, ascending.
+    pub fn gaps(&self, bytes: u64) -> impl Iterator<Item = Range<u64>> {
+        let starts = std::iter::once(0).chain(self.ranges.iter().map(|range| range.end));
+        let ends = self
+            .ranges
+            .iter()
+            .map(|range| range.start)
+            .chain(std::iter::once(bytes));
+        starts
+            .zip(ends)
+            .map(move |(start, end)| start..end.min(bytes))
+            .filter(|gap| !gap.is_empty())
     }
 
     /// Has the writer only gone forward, so that gaps are holes it left on purpose?
@@ -140,6 +154,15 @@ mod tests {
         let mut writer = coverage(&[0..100, 0..10]);
         writer.truncated(0);
         assert!(writer.only_forward() && !writer.is_rewritten() && writer.end() == 0);
+    }
+
+    #[test]
+    fn gaps_are_what_was_not_written() {
+        let writer = coverage(&[20..30, 0..10, 50..60]);
+        assert_eq!(writer.gaps(70).collect::<Vec<_>>(), [10..20, 30..50, 60..70]);
+        assert_eq!(writer.gaps(55).collect::<Vec<_>>(), [10..20, 30..50]);
+        assert_eq!(writer.gaps(10).count(), 0);
+        assert_eq!(Coverage::default().gaps(10).collect::<Vec<_>>(), vec![0..10; 1]);
     }
 
     #[test]

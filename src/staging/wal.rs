@@ -2,10 +2,12 @@
 //!
 //! A segment's length is known, so the write (or the truncate of a sparse copy) that completes it is the one that
 //! archives it, and its failure is that write's failure: not every copier looks at `close` (contract W2). What comes
-//! later on the same file only repeats the verdict. The length of a `.history` or `.backup` file is not known; it is
+//! later on the same file only repeats the verdict. A gap in it is a hole of a sparse file if the file that is being
+//! copied has zeros there, or if a writer that only ever went forward says that it is done. The length of a `.history` or `.backup` file is not known; it is
 //! archived when its writer says it is done, or in the write after which it is as long as the file it is copied from.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,13 +26,24 @@ use super::{Draft, Staging};
 const HEADER_BYTES: usize = 40;
 
 /// `.history` and `.backup` files are a few hundred bytes; this is a bound against mistakes.
-pub const SMALL_FILE_BYTES: u64 = 1 << 20;
+const SMALL_FILE_BYTES: u64 = 1 << 20;
 
 /// By how much the store's own bookkeeping of the deadline may be late.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// What became of a file; it stays.
 pub type Verdict = Result<Committed, Arc<Error>>;
+
+/// The file that is being copied, where it can be known: what tells a hole from bytes that are still to come.
+pub trait CopySource {
+    /// Its length.
+    fn bytes(&self) -> u64;
+    /// Are these bytes of it zeros?
+    fn is_zero(&self, range: Range<u64>) -> bool;
+}
+
+/// See [`CopySource`].
+pub type Source = Box<dyn CopySource>;
 
 /// A question to the store that is under way; withdrawn when nobody wants the answer any more.
 #[derive(Debug)]
@@ -116,7 +129,7 @@ impl WalDraft {
 
     /// Takes bytes; archives the file if these complete it.
     ///
-    /// `source_bytes` is asked for small files only: the length of the file being copied, where it can be known.
+    /// `source` is asked for only where the bytes alone do not tell: for small files, and for gaps.
     ///
     /// # Errors
     /// What [`Archive::commit_wal`] and [`Archive::check_header`] say; the first one stays the verdict.
@@ -125,14 +138,17 @@ impl WalDraft {
         &mut self,
         offset: u64,
         data: &[u8],
-        source_bytes: impl FnOnce() -> Option<u64>,
+        source: impl FnOnce() -> Option<Source>,
     ) -> Result<(), Arc<Error>> {
+        if matches!(self.verdict, Some(Ok(_))) {
+            return self.compare(offset, data).await.map_err(Arc::new);
+        }
         self.still_open()?;
         if let Err(error) = self.take(offset, data).await {
             return Err(self.decide(Err(Arc::new(error))).expect_err("just failed"));
         }
-        if self.is_complete(source_bytes) {
-            self.finish().await
+        if self.is_complete(source) {
+            self.commit_now().await
         } else {
             Ok(())
         }
@@ -142,7 +158,11 @@ impl WalDraft {
     ///
     /// # Errors
     /// As [`WalDraft::write`].
-    pub async fn truncate(&mut self, bytes: u64) -> Result<(), Arc<Error>> {
+    pub async fn truncate(
+        &mut self,
+        bytes: u64,
+        source: impl FnOnce() -> Option<Source>,
+    ) -> Result<(), Arc<Error>> {
         if self.draft.bytes() == bytes {
             return Ok(());
         }
@@ -154,8 +174,8 @@ impl WalDraft {
         if bytes == 0 {
             (self.head, self.header) = (Vec::new(), None);
         }
-        if self.is_complete(|| None) {
-            self.finish().await
+        if self.is_complete(source) {
+            self.commit_now().await
         } else {
             Ok(())
         }
@@ -173,8 +193,34 @@ impl WalDraft {
             return verdict.clone().map(drop);
         }
         self.check_whole().await.map_err(Arc::new)?;
+        self.commit_now().await
+    }
+
+    async fn commit_now(&mut self) -> Result<(), Arc<Error>> {
         let verdict = self.commit().await.map_err(Arc::new);
         self.decide(verdict).map(drop)
+    }
+
+    /// What is archived may be written once more, the same: a copier of a sparse file may write zeros where it knows of
+    /// a hole.
+    async fn compare(&mut self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let limit_bytes = self.draft.bytes();
+        if offset + data.len() as u64 > limit_bytes {
+            return Err(Error::TooLong {
+                name: self.name,
+                limit_bytes,
+            });
+        }
+        let archived = self
+            .draft
+            .read(offset, data.len())
+            .await
+            .map_err(|error| self.staging_error(&error))?;
+        if archived == data {
+            Ok(())
+        } else {
+            Err(Error::Immutable { name: self.name })
+        }
     }
 
     fn decide(&mut self, verdict: Verdict) -> Verdict {
@@ -256,17 +302,22 @@ impl WalDraft {
         }
     }
 
-    fn is_complete(&self, source_bytes: impl FnOnce() -> Option<u64>) -> bool {
+    fn is_complete(&self, source: impl FnOnce() -> Option<Source>) -> bool {
         let (bytes, coverage) = (self.draft.bytes(), self.draft.coverage());
         if !self.name.has_pages() {
-            return bytes > 0 && coverage.is_full(bytes) && source_bytes() == Some(bytes);
+            return bytes > 0
+                && coverage.is_full(bytes)
+                && source().is_some_and(|source| source.bytes() == bytes);
         }
         // A byte written twice: the writer fills in later what it laid out first, and only it knows when it is done.
         let Some(header) = self.header.as_ref().filter(|_| !coverage.is_rewritten()) else {
             return false;
         };
         let expected = u64::from(header.segment_bytes);
-        bytes == expected && (coverage.is_full(expected) || coverage.only_forward())
+        let holes = |source: Source| {
+            source.bytes() == expected && coverage.gaps(expected).all(|gap| source.is_zero(gap))
+        };
+        bytes == expected && (coverage.is_full(expected) || source().is_some_and(holes))
     }
 
     /// Is the file one that may be archived as it stands?

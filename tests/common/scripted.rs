@@ -57,8 +57,22 @@ struct Script {
     /// The faults to come, by number of the call.
     faults: BTreeMap<usize, Fault>,
     fired: Vec<Fault>,
-    dies_after: Option<usize>,
+    death: Option<Death>,
     answers: Vec<Answer>,
+}
+
+/// The last call that counts.
+#[derive(Debug, Clone, Copy)]
+struct Death {
+    at: usize,
+    /// Is that call still done, without an answer?
+    done: bool,
+}
+
+/// What becomes of a call.
+enum Turn {
+    Lives(Option<Fault>),
+    Dies { done: bool },
 }
 
 #[derive(Debug)]
@@ -120,25 +134,16 @@ impl Scripted {
         std::mem::take(&mut script.fired)
     }
 
-    /// No call after the next `calls` is ever made or answered; with 0, none at all.
-    pub fn die_after(&self, calls: usize) {
+    /// After the next `calls` none is answered any more. `done`: the first of those is still done.
+    pub fn die_after(&self, calls: usize, done: bool) {
         let mut script = self.script();
-        script.dies_after = Some(script.calls + calls);
+        let at = script.calls + calls;
+        script.death = Some(Death { at, done });
     }
 
     /// Until somebody makes a call of a dead store.
     pub async fn dead(&self) {
         self.died.notified().await;
-    }
-
-    /// Answers again.
-    pub fn revive(&self) {
-        self.script().dies_after = None;
-    }
-
-    /// How many calls were made so far.
-    pub fn calls(&self) -> usize {
-        self.script().calls
     }
 
     /// The answers given since the last time this was asked.
@@ -183,21 +188,17 @@ impl Scripted {
         self.script.lock().expect("no panic while held")
     }
 
-    async fn next_fault(&self) -> Option<Fault> {
-        let (fault, dead) = {
-            let mut script = self.script();
-            let dead = script.dies_after.is_some_and(|last| script.calls >= last);
-            let call = script.calls;
-            let fault = script.faults.remove(&call);
-            script.calls += 1;
-            script.fired.extend(fault);
-            (fault, dead)
-        };
-        if dead {
-            self.died.notify_one();
-            pending::<()>().await;
+    fn turn(&self) -> Turn {
+        let mut script = self.script();
+        let call = script.calls;
+        script.calls += 1;
+        if let Some(death) = script.death.filter(|death| call >= death.at) {
+            let done = death.done && call == death.at;
+            return Turn::Dies { done };
         }
-        fault
+        let fault = script.faults.remove(&call);
+        script.fired.extend(fault);
+        Turn::Lives(fault)
     }
 
     async fn call<T>(
@@ -206,7 +207,17 @@ impl Scripted {
         target: &str,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let answer = match self.next_fault().await {
+        let fault = match self.turn() {
+            Turn::Lives(fault) => fault,
+            Turn::Dies { done } => {
+                if done {
+                    let _ = work.await;
+                }
+                self.died.notify_one();
+                return pending().await;
+            }
+        };
+        let answer = match fault {
             None => work.await,
             Some(Fault::Fails(kind)) => Err(said(kind, operation, target)),
             Some(Fault::LosesAnswer(kind)) => {

@@ -20,7 +20,8 @@ fn s2_walfs_is_killed_twenty_times_while_postgresql_archives() {
             fill(&site.server, 1);
             (names_in(&site.kept).len() > before).then_some(())
         });
-        thread::sleep(Duration::from_millis(fastrand::u64(0..150)));
+        fill(&site.server, 2);
+        thread::sleep(Duration::from_millis(fastrand::u64(0..40)));
         site.mount.kill9();
         site.mount.restart();
         if round % 5 == 4 {
@@ -78,7 +79,11 @@ fn w4_a_segment_that_is_marked_ready_again_is_archived_again() {
     let Place::S3(server) = &place else { unreachable!() };
     server.clear_requests();
     let marks = site.server.data().join("pg_wal/archive_status");
-    fs::rename(marks.join(format!("{name}.done")), marks.join(format!("{name}.ready"))).expect("mark it ready");
+    fs::rename(
+        marks.join(format!("{name}.done")),
+        marks.join(format!("{name}.ready")),
+    )
+    .expect("mark it ready");
     site.server.switch_wal();
     site.server.wait_archived(&name);
     let key = format!("wal/{name}.lz4");

@@ -120,7 +120,10 @@ fn lose_and_recover(world: &World, place: &Place, plan: &Plan, many: u64) {
 
     // A target inside a segment: timeline 3 begins as a copy of the first pages of timeline 2's segment.
     let third = {
-        let target = [("recovery_target_name", "middle"), ("recovery_target_action", "promote")];
+        let target = [
+            ("recovery_target_name", "middle"),
+            ("recovery_target_action", "promote"),
+        ];
         let server = recover(world, &mount, &kept, plan, "third", &target);
         assert_eq!(Committed::found(&server), middle);
         fill(&server, 2);

@@ -57,15 +57,40 @@ const OUTAGES: [Outage; 14] = [
     outage(Away::Stopped, Moment::Middle, Command::Printed, SHORT),
     outage(Away::Stopped, Moment::Start, Command::Plain, SHORT),
     outage(Away::Blackhole, Moment::End, Command::Printed, SHORT),
-    outage(Away::Answers(503, "SlowDown"), Moment::Middle, Command::Plain, SHORT),
-    outage(Away::Answers(503, "SlowDown"), Moment::Middle, Command::Printed, SHORT),
+    outage(
+        Away::Answers(503, "SlowDown"),
+        Moment::Middle,
+        Command::Plain,
+        SHORT,
+    ),
+    outage(
+        Away::Answers(503, "SlowDown"),
+        Moment::Middle,
+        Command::Printed,
+        SHORT,
+    ),
     outage(Away::Answers(503, "SlowDown"), Moment::End, Command::Plain, SHORT),
     outage(Away::Resets, Moment::Middle, Command::Plain, SHORT),
     outage(Away::Resets, Moment::End, Command::Printed, SHORT),
     outage(Away::Html404, Moment::Middle, Command::Plain, SHORT),
-    outage(Away::Answers(404, "NoSuchBucket"), Moment::Middle, Command::Plain, SHORT),
-    outage(Away::Answers(403, "AccessDenied"), Moment::Middle, Command::Plain, SHORT),
-    outage(Away::Answers(400, "ExpiredToken"), Moment::Start, Command::Plain, SHORT),
+    outage(
+        Away::Answers(404, "NoSuchBucket"),
+        Moment::Middle,
+        Command::Plain,
+        SHORT,
+    ),
+    outage(
+        Away::Answers(403, "AccessDenied"),
+        Moment::Middle,
+        Command::Plain,
+        SHORT,
+    ),
+    outage(
+        Away::Answers(400, "ExpiredToken"),
+        Moment::Start,
+        Command::Plain,
+        SHORT,
+    ),
 ];
 
 const fn outage(away: Away, moment: Moment, command: Command, seconds: u64) -> Outage {
@@ -83,8 +108,14 @@ const fn outage(away: Away, moment: Moment, command: Command, seconds: u64) -> O
 fn r1_recovery_waits_for_s3_however_it_is_away() {
     let lost = Lost::from_s3("away-s3", 40);
     thread::scope(|scope| {
-        let spawned = OUTAGES.iter().map(|outage| scope.spawn(|| lost.recover_through(outage)));
-        let outcomes: Vec<_> = spawned.collect::<Vec<_>>().into_iter().map(|thread| thread.join().is_ok()).collect();
+        let spawned = OUTAGES
+            .iter()
+            .map(|outage| scope.spawn(|| lost.recover_through(outage)));
+        let outcomes: Vec<_> = spawned
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|thread| thread.join().is_ok())
+            .collect();
         assert!(outcomes.iter().all(|well| *well), "{outcomes:?}");
     });
 }
@@ -188,13 +219,18 @@ impl Lost {
 
 impl std::fmt::Debug for Outage {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Outage { away, moment, command, seconds } = self;
+        let Outage {
+            away,
+            moment,
+            command,
+            seconds,
+        } = self;
         write!(out, "{away:?}, {moment:?}, {command:?}, {seconds} s")
     }
 }
 
 /// The segment that recovery of a copy reads first: "START WAL LOCATION: 0/3000028 (file 000000010000000000000003)".
-fn first_segment(copy: &Path) -> String {
+pub(super) fn first_segment(copy: &Path) -> String {
     let label = fs::read_to_string(copy.join("data/backup_label")).expect("read backup_label");
     let name = label.split_once("(file ").and_then(|(_, rest)| rest.get(..24));
     name.expect("a segment in backup_label").to_owned()

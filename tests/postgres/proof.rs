@@ -77,7 +77,10 @@ fn r1_a_server_that_waits_for_the_store_can_be_stopped() {
     let place = Place::S3(lost.store());
     let mount = place.options(&world).mount();
     let Place::S3(store) = &place else { unreachable!() };
-    for command in [mount.restore_command(), printed_restore_command(&world, mount.path())] {
+    for command in [
+        mount.restore_command(),
+        printed_restore_command(&world, mount.path()),
+    ] {
         store.blackhole(true);
         let asked = store.requests().len();
         let mut server = lost.server(&world, &command);
@@ -106,7 +109,12 @@ fn r2_absent_is_what_the_store_says_and_nothing_else() {
     assert!(is_absent(&mount, "00000002.history") && !is_absent(&mount, "no name for WAL"));
 
     // During an outage nothing is said; the question ends by the deadline.
-    for fault in [Action::Hang, Action::slow_down(), Action::html_404(), Action::error(403, "AccessDenied")] {
+    for fault in [
+        Action::Hang,
+        Action::slow_down(),
+        Action::html_404(),
+        Action::error(403, "AccessDenied"),
+    ] {
         let rule = store.add_rule(Rule::new(fault));
         assert!(!is_absent(&mount, &absent) && !is_absent(&mount, &present));
         store.remove_rule(rule);
@@ -116,7 +124,9 @@ fn r2_absent_is_what_the_store_says_and_nothing_else() {
     // Through another machine's eyes, and through those of whoever archives it, the moment it is there.
     let other = place.mount_at(&world, "mnt2", &[]);
     assert!(is_absent(&other, &absent));
-    let segment = mount.read(lost.segments.last().expect("segments")).expect("a segment");
+    let segment = mount
+        .read(lost.segments.last().expect("segments"))
+        .expect("a segment");
     let source = world.owned_file("source", &next_of(segment, &absent));
     let line = r#"test ! -e "$1/wal/$3" && cp "$2" "$1/wal/$3" && test ! -e "$1/.absent/$3""#;
     let archived = ask(&mount, line, &[&source, Path::new(&absent)]);
@@ -134,12 +144,16 @@ fn next_of(mut segment: Vec<u8>, name: &str) -> Vec<u8> {
 
 #[track_caller]
 fn is_absent(mount: &Mount, name: &str) -> bool {
-    ask(mount, r#"test -e "$1/.absent/$2""#, &[Path::new(name)]).status.success()
+    ask(mount, r#"test -e "$1/.absent/$2""#, &[Path::new(name)])
+        .status
+        .success()
 }
 
 /// Runs a shell line whose `$1` is the mount point.
 fn ask(mount: &Mount, line: &str, arguments: &[&Path]) -> Output {
-    let all: Vec<&Path> = std::iter::once(mount.path()).chain(arguments.iter().copied()).collect();
+    let all: Vec<&Path> = std::iter::once(mount.path())
+        .chain(arguments.iter().copied())
+        .collect();
     mount.user().shell(line, &all)
 }
 

@@ -37,7 +37,10 @@ fn w6_pg_receivewal_streams_into_the_mount() {
         assert!(mount.read(name).expect("read it") == original, "{name} differs");
     }
     let numbers: Vec<u64> = archived.iter().map(|name| number(name)).collect();
-    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "a gap: {archived:?}");
+    assert!(
+        numbers.windows(2).all(|pair| pair[1] == pair[0] + 1),
+        "a gap: {archived:?}"
+    );
     assert!(archived.len() > 16, "{archived:?}");
     dumps(&server, &mount, &archived[0]);
     deletes_nothing(&server, &mount, &archived);
@@ -100,7 +103,9 @@ fn streaming(server: &Postgres, mount: &Mount) -> Child {
 
 #[track_caller]
 fn arrives(mount: &Mount, name: &str) {
-    wait::until("the segment to arrive", || mount.list().contains(&name.to_owned()).then_some(()));
+    wait::until("the segment to arrive", || {
+        mount.list().contains(&name.to_owned()).then_some(())
+    });
 }
 
 /// The number of a segment of 1 MiB.

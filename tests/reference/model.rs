@@ -134,9 +134,13 @@ impl File {
         self.written[0] && matches!(PageHeader::parse(&self.content), Err(HeaderError::Zero))
     }
 
+    fn is_full(&self) -> bool {
+        self.written[..PIECES].iter().all(|written| *written)
+    }
+
     /// Every byte is written, or left out going forward, as in a sparse copy.
     fn is_covered(&self) -> bool {
-        !self.went_back || self.written[..PIECES].iter().all(|written| *written)
+        !self.went_back || self.is_full()
     }
 
     /// May it be archived under this name as it stands?
@@ -145,14 +149,15 @@ impl File {
         sample::is_valid(name, &self.content, archived.cluster) && (small || self.is_covered())
     }
 
-    /// What a write or a truncate must lead to, after it has been applied (contract W2).
+    /// What a write or a truncate must lead to, after it has been applied (contract W2). Gaps are not holes before the
+    /// writer says that it is done: there is no source file here to show it.
     pub(crate) fn after_change(&self, archived: &Archived) -> Rule {
         let name = &NAMES[self.name];
         if self.is_temporary() || !self.has_pages() {
             return Rule::Nothing(Expect::Success);
         }
         let expected = self.borders()[PIECES];
-        let complete = !self.rewritten && self.is_covered() && self.content.len() == expected;
+        let complete = !self.rewritten && self.is_full() && self.content.len() == expected;
         if complete && self.is_whole(name, archived) {
             return self.archives(name);
         }

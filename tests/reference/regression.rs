@@ -116,6 +116,28 @@ async fn partial_whose_rename_failed_is_archived_by_the_next_copy() {
     assert!(backend.objects().contains_key(&format!("wal/{partial}.lz4")));
 }
 
+/// W4: "also when two machines race". Here two copiers of one machine do, in step: the contents decide.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_writers_of_one_name_race() {
+    for honours_conditions in [true, false] {
+        for (other, winners) in [(Source::Right, 2), (Source::Other, 1)] {
+            let backend = Scripted::map(honours_conditions);
+            let below = below(&backend).await;
+            let name = wal::segment_name(1, 1, SEGMENT_BYTES);
+            let contents = [Source::Right, other].map(|source| sample::content(&name, source));
+            let copies = contents.iter().map(|content| below.copy(&name, content));
+            let outcomes = futures::future::join_all(copies).await;
+            assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), winners);
+            for outcome in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+                assert_eq!(outcome.errno(), libc::EEXIST, "{outcome}");
+            }
+            let stored = below.read(&name).await.unwrap();
+            let won = outcomes.iter().position(Result::is_ok).expect("one of them");
+            assert!(stored == **contents[won], "not what the winner brought");
+        }
+    }
+}
+
 /// Opens without truncating, syncs, closes.
 async fn sync(below: &Below, name: &str) {
     let found = below.lookup(name).await.unwrap();

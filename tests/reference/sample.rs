@@ -135,3 +135,22 @@ pub(crate) fn is_valid(name: &str, content: &[u8], cluster: Option<u64>) -> bool
         }
     }
 }
+
+/// All valid and invalid contents are cut where the pieces say.
+#[test]
+fn samples_are_what_they_are_called() {
+    for name in &NAMES[..FINALS] {
+        for (source, valid) in [
+            (Source::Right, true),
+            (Source::Other, true),
+            (Source::Foreign, false),
+            (Source::Misplaced, false),
+            (Source::Zeros, false),
+        ] {
+            let bytes = content(name, source);
+            assert_eq!(is_valid(name, &bytes, Some(OURS)), valid, "{name} {source:?}");
+            assert_eq!(bytes.len(), content(name, Source::Right).len());
+            assert!(cuts(bytes.len()).is_sorted());
+        }
+    }
+}

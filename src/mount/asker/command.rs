@@ -53,8 +53,22 @@ fn copies_to(arguments: &[&[u8]], directory: &Path, target: &Path) -> bool {
     if !COPIERS.contains(&program) || earlier.iter().any(|path| is_target(path)) {
         return false;
     }
+    // `cp -t DIRECTORY FILE`: the last argument is what is read. rsync's -t is another.
+    if program != b"rsync" && earlier.iter().any(|argument| names_directory(argument)) {
+        return false;
+    }
     let into_directory = || Some(resolve(directory, last).as_path()) == target.parent();
     is_target(last) || into_directory() && has_source(earlier, directory, target)
+}
+
+/// `-t`, alone or among other letters, or `--target-directory`, which may be cut short. Too much is no harm: then
+/// nothing is known of the command.
+fn names_directory(argument: &[u8]) -> bool {
+    match argument.strip_prefix(b"-") {
+        Some(long) if long.starts_with(b"-") => long.starts_with(b"-t"),
+        Some(letters) => letters.contains(&b't'),
+        None => false,
+    }
 }
 
 /// Is there a file of the same name, from elsewhere, among the arguments?
@@ -269,6 +283,10 @@ mod tests {
         assert!(!copies("sh -c cp /mnt/walfs/wal/SEG"));
         assert!(!copies("dd if=/mnt/walfs/wal/SEG of=/mnt/walfs/wal/SEG"));
         assert!(!copies("dd of=/mnt/walfs/wal/SEG of=/tmp/x"));
+        assert!(!copies("cp -t pg_wal /mnt/walfs/wal/SEG"));
+        assert!(!copies("cp -pt pg_wal /mnt/walfs/wal/SEG"));
+        assert!(!copies("install --target-directory=pg_wal /mnt/walfs/wal/SEG"));
+        assert!(copies("rsync -rt pg_wal/SEG /mnt/walfs/wal/SEG"));
         assert!(!copies("cp"));
         assert!(!copies(""));
     }

@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use crate::staging::wal::CopySource;
+
 use super::*;
 
 /// A child that is ended with its test.
@@ -194,20 +196,20 @@ fn opens(redirections: &str) -> (tempfile::TempDir, Process) {
 #[test]
 fn size_of_the_only_source() {
     let (_place, child) = opens("5<seg 6<unrelated");
-    assert_eq!(child.asker().source_size("seg"), Some(5));
-    assert_eq!(child.asker().source_size("other"), None);
+    assert_eq!(child.asker().source("seg").map(|source| source.bytes()), Some(5));
+    assert_eq!(child.asker().source("other").map(|source| source.bytes()), None);
 }
 
 #[test]
 fn source_is_open_for_reading_only() {
     let (_place, child) = opens("5<>seg");
-    assert_eq!(child.asker().source_size("seg"), None);
+    assert_eq!(child.asker().source("seg").map(|source| source.bytes()), None);
     let (_place, child) = opens("5>>seg 6<other/seg");
-    assert_eq!(child.asker().source_size("seg"), Some(7));
+    assert_eq!(child.asker().source("seg").map(|source| source.bytes()), Some(7));
 }
 
 #[test]
 fn two_sources_are_none() {
     let (_place, child) = opens("5<seg 6<other/seg");
-    assert_eq!(child.asker().source_size("seg"), None);
+    assert_eq!(child.asker().source("seg").map(|source| source.bytes()), None);
 }

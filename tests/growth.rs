@@ -1,0 +1,325 @@
+//! What grows with the archive, and what must not (contract S3, S4): a directory of a million segments is gone through
+//! page by page, a lookup asks the store as often as with one, and every operation has its number of requests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use walfs::mount::directory::Entry;
+use walfs::mount::error::Error as MountError;
+use walfs::store::{
+    Backend, ByteRange, Conditions, Counts, Error, ErrorKind, Fetched, Key, Meta, Page, Part, PutMode, Store,
+    Upload,
+};
+
+use crate::common::below::{Below, LONG};
+use crate::common::scripted::Scripted;
+use crate::common::wal;
+
+const SYSTEM: u64 = 7_300_000_000_000_000_001;
+
+/// A store that says it has any number of segments and makes them up when asked; what else it has is in a map.
+#[derive(Debug)]
+struct Huge {
+    segments: u64,
+    rest: Arc<Scripted>,
+    /// This many listings are answered, then none.
+    listings: AtomicU64,
+}
+
+impl Huge {
+    async fn with(segments: u64) -> Arc<Self> {
+        let rest = Scripted::map(true);
+        // One real segment ties the archive to its cluster.
+        let name = wal::segment_name(2, 0, wal::SEGMENT_BYTES);
+        let below = Below::open(rest.store(), LONG).await.unwrap();
+        let content = wal::segment(&name, SYSTEM, wal::SEGMENT_BYTES, 1);
+        below.copy(&name, &content).await.unwrap();
+        rest.set(&format!("wal/{name}.lz4"), None);
+        let listings = AtomicU64::new(u64::MAX);
+        Arc::new(Self {
+            segments,
+            rest,
+            listings,
+        })
+    }
+
+    fn key(&self, number: u64) -> String {
+        format!("wal/{}.lz4", wal::segment_name(1, number, wal::SEGMENT_BYTES))
+    }
+
+    /// The first segment whose key is greater.
+    fn first_after(&self, after: Option<&str>) -> u64 {
+        let Some(after) = after else { return 0 };
+        let (mut low, mut high) = (0, self.segments);
+        while low < high {
+            let middle = (low + high) / 2;
+            if self.key(middle).as_str() > after {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        low
+    }
+}
+
+const META: Meta = Meta {
+    stored_bytes: 5 << 20,
+    modified: SystemTime::UNIX_EPOCH,
+};
+
+#[async_trait]
+impl Backend for Huge {
+    fn place(&self) -> String {
+        "a huge archive".into()
+    }
+
+    async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error> {
+        self.rest.put(key, body, mode).await
+    }
+
+    async fn get(&self, key: &Key, range: ByteRange) -> Result<Fetched, Error> {
+        self.rest.get(key, range).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Meta, Error> {
+        let number = self.first_after(Some(key.as_str())).checked_sub(1);
+        match number.is_some_and(|number| self.key(number) == key.as_str()) {
+            true => Ok(META),
+            false => self.rest.head(key).await,
+        }
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, Error> {
+        assert_eq!(prefix, "wal/", "nothing else is listed");
+        let answered = self
+            .listings
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1));
+        if answered.is_err() {
+            return Err(Error {
+                kind: ErrorKind::Denied,
+                operation: "list",
+                target: prefix.into(),
+                message: "no more for now".into(),
+            });
+        }
+        let first = self.first_after(after);
+        let end = self.segments.min(first + limit as u64);
+        let entries = (first..end)
+            .map(|number| (Key::new(self.key(number)), META))
+            .collect();
+        let more = end < self.segments;
+        Ok(Page { entries, more })
+    }
+
+    async fn delete(&self, keys: &[Key]) -> Result<(), Error> {
+        self.rest.delete(keys).await
+    }
+
+    async fn begin_upload(&self, key: &Key) -> Result<Upload, Error> {
+        self.rest.begin_upload(key).await
+    }
+
+    async fn put_part(&self, upload: &Upload, number: u32, body: Bytes) -> Result<Part, Error> {
+        self.rest.put_part(upload, number, body).await
+    }
+
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], mode: PutMode) -> Result<(), Error> {
+        self.rest.complete_upload(upload, parts, mode).await
+    }
+
+    async fn abort_upload(&self, upload: &Upload) -> Result<(), Error> {
+        self.rest.abort_upload(upload).await
+    }
+
+    fn conditions_known(&self) -> Option<Conditions> {
+        self.rest.conditions_known()
+    }
+}
+
+/// What a piece of work asked of the store.
+async fn asked<T>(store: &Store, work: impl Future<Output = T>) -> (T, Counts) {
+    let before = store.counts();
+    let done = work.await;
+    let now = store.counts();
+    let asked = Counts {
+        puts: now.puts - before.puts,
+        gets: now.gets - before.gets,
+        heads: now.heads - before.heads,
+        lists: now.lists - before.lists,
+        ..Counts::default()
+    };
+    (done, asked)
+}
+
+/// Goes on from an offset to the end; the entries are handed over page by page, as they come.
+async fn go_through(
+    below: &Below,
+    handle: u64,
+    from: u64,
+    mut take: impl FnMut(&Entry),
+) -> Result<(), MountError> {
+    let mut offset = from;
+    loop {
+        let page = below.fs.read_directory(handle, offset).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        offset = last.next_offset;
+        page.iter()
+            .filter(|entry| !entry.attributes.directory)
+            .for_each(&mut take);
+    }
+}
+
+/// Every segment is seen once, in order, in pages of a thousand, and no page is asked for twice.
+async fn listing_costs_a_request_a_page(segments: u64) {
+    let huge = Huge::with(segments).await;
+    let store = Store::new(huge.clone());
+    let below = Below::open(store.clone(), LONG).await.unwrap();
+    let handle = below.fs.open_directory(below.wal).await.unwrap();
+    let mut seen = 0;
+    let take = |entry: &Entry| {
+        // Spelling a name costs more than all the rest: one in a hundred will do.
+        if seen % 100 == 0 {
+            assert_eq!(entry.name, wal::segment_name(1, seen, wal::SEGMENT_BYTES));
+        }
+        seen += 1;
+    };
+    let (outcome, asked) = asked(&store, go_through(&below, handle, 0, take)).await;
+    outcome.unwrap();
+    assert_eq!(seen, segments);
+    assert_eq!(asked.lists, segments.div_ceil(1000));
+    assert_eq!(
+        (asked.heads, asked.gets),
+        (0, 0),
+        "a listing asks nothing about single files"
+    );
+    below.fs.release(handle);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_hundred_thousand_segments_are_listed_in_pages() {
+    listing_costs_a_request_a_page(100_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_million_segments_are_listed_in_pages() {
+    listing_costs_a_request_a_page(1_000_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s4_lookup_costs_the_same_whatever_the_size() {
+    for segments in [1, 1_000_000] {
+        let store = Store::new(Huge::with(segments).await);
+        let below = Below::open(store.clone(), LONG).await.unwrap();
+        let there = wal::segment_name(1, segments - 1, wal::SEGMENT_BYTES);
+        let (found, one) = asked(&store, below.lookup(&there)).await;
+        assert_eq!(found.unwrap().bytes, u64::from(wal::SEGMENT_BYTES));
+        let absent = wal::segment_name(1, segments, wal::SEGMENT_BYTES);
+        let (found, other) = asked(&store, below.lookup(&absent)).await;
+        assert!(matches!(found, Err(MountError::NotFound)));
+        for asked in [one, other] {
+            assert!(asked.heads + asked.gets <= 2 && asked.lists == 0, "{asked:?}");
+        }
+    }
+}
+
+/// The kernel asks again for an offset that it has been past: when its buffer was too small, and after `rewinddir`.
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_keep_their_meaning() {
+    let below = Below::open(Store::new(Huge::with(5_500).await), LONG)
+        .await
+        .unwrap();
+    let handle = below.fs.open_directory(below.wal).await.unwrap();
+    let mut all = Vec::new();
+    go_through(&below, handle, 0, |entry| all.push(entry.clone()))
+        .await
+        .unwrap();
+    assert_eq!(all.len(), 5_500);
+    for index in [5_499, 0, 999, 1_000, 1_001, 2_345, 17, 5_000] {
+        let mut rest = Vec::new();
+        let from = all[index].next_offset;
+        go_through(&below, handle, from, |entry| rest.push(entry.clone()))
+            .await
+            .unwrap();
+        assert!(rest == all[index + 1..], "from the offset behind entry {index}");
+    }
+    let mut again = Vec::new();
+    go_through(&below, handle, 0, |entry| again.push(entry.clone()))
+        .await
+        .unwrap();
+    assert!(again == all, "from the start");
+}
+
+/// A page that does not come is an error, and the listing can go on from there when the store is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn listing_is_whole_or_an_error() {
+    for answered in [0, 1, 3] {
+        let huge = Huge::with(5_500).await;
+        let below = Below::open(Store::new(huge.clone()), Duration::from_secs(20))
+            .await
+            .unwrap();
+        let handle = below.fs.open_directory(below.wal).await.unwrap();
+        huge.listings.store(answered, Ordering::Release);
+        let (mut seen, mut offset) = (0, 0);
+        let mut take = |entry: &Entry| {
+            seen += 1;
+            offset = entry.next_offset;
+        };
+        let outcome = go_through(&below, handle, 0, &mut take).await;
+        assert!(matches!(outcome, Err(MountError::Archive(_))), "{outcome:?}");
+        huge.listings.store(u64::MAX, Ordering::Release);
+        let from = offset;
+        go_through(&below, handle, from, |_| seen += 1).await.unwrap();
+        assert_eq!(seen, 5_500, "after {answered} pages");
+    }
+}
+
+/// A new segment: a look and a put. The same again: a look. Reading it: one get; again: none.
+#[tokio::test(flavor = "multi_thread")]
+async fn operations_have_their_number_of_requests() {
+    let backend = Scripted::map(true);
+    let store = backend.store();
+    let below = Below::open(store.clone(), LONG).await.unwrap();
+    let names = wal::segment_names(1, 1, 2);
+    let content = |name: &str| wal::segment(name, SYSTEM, wal::SEGMENT_BYTES, 1);
+    below.copy(&names[0], &content(&names[0])).await.unwrap();
+    let second = content(&names[1]);
+
+    let (outcome, archiving) = asked(&store, below.copy(&names[1], &second)).await;
+    outcome.unwrap();
+    assert_eq!(archiving.puts, 1);
+    assert!(archiving.heads + archiving.gets <= 2, "{archiving:?}");
+    let (outcome, again) = asked(&store, below.copy(&names[1], &second)).await;
+    outcome.unwrap();
+    assert_eq!(again.puts, 0, "the same again is not uploaded");
+    assert!(again.heads + again.gets <= 3, "{again:?}");
+
+    let below = Below::open(store.clone(), LONG).await.unwrap();
+    let (read, first) = asked(&store, below.read(&names[1])).await;
+    assert!(read.unwrap() == second);
+    assert_eq!((first.gets, first.puts), (1, 0));
+    let (read, later) = asked(&store, below.read(&names[1])).await;
+    assert!(read.unwrap() == second);
+    assert_eq!(later.gets, 0, "it is in memory");
+}
+
+/// Ten readers of a segment that nobody has in memory: one request for its bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_readers_share_one_request() {
+    let backend = Scripted::map(true);
+    let store = backend.store();
+    let below = Below::open(store.clone(), LONG).await.unwrap();
+    let name = wal::segment_name(1, 1, wal::SEGMENT_BYTES);
+    let content = wal::segment(&name, SYSTEM, wal::SEGMENT_BYTES, 1);
+    below.copy(&name, &content).await.unwrap();
+    let below = Below::open(store.clone(), LONG).await.unwrap();
+    let readers = (0..10u64).map(|reader| below.read_part(&name, reader << 20, 1 << 20));
+    let (reads, asked) = asked(&store, futures::future::join_all(readers)).await;
+    for (reader, read) in reads.into_iter().enumerate() {
+        assert_eq!(read.unwrap(), content[reader << 20..(reader + 1) << 20]);
+    }
+    assert_eq!(asked.gets, 1);
+}
