@@ -8,6 +8,7 @@
 
 #[allow(
     unused_imports,
+    clippy::print_stderr,
     reason = "the tests' worlds, of which a benchmark needs a few"
 )]
 #[path = "../tests/common/mod.rs"]

@@ -12,6 +12,7 @@
 
 #[allow(
     unused_imports,
+    clippy::print_stderr,
     reason = "the tests' worlds, of which a benchmark needs a few"
 )]
 #[path = "../tests/common/mod.rs"]
@@ -105,6 +106,9 @@ fn listed(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
+/// One operation, and for each segment what it cost and how many requests of each kind it made.
+type Row = (&'static str, Vec<(Cost, [u64; 5])>);
+
 /// One archive, mounted, and what has been measured with it.
 struct Bench<'a> {
     world: &'a World,
@@ -113,7 +117,7 @@ struct Bench<'a> {
     /// Archive and options of `wal-push` and `wal-fetch`: another prefix of the same store.
     direct: Vec<String>,
     environment: Vec<(String, String)>,
-    rows: Vec<(&'static str, Vec<(Cost, [u64; 5])>)>,
+    rows: Vec<Row>,
 }
 
 impl<'a> Bench<'a> {
@@ -192,7 +196,7 @@ impl<'a> Bench<'a> {
         REQUESTS.map(|name| status["store_requests"][name].as_u64().expect("a count"))
     }
 
-    fn row(&self, (what, costs): &(&str, Vec<(Cost, [u64; 5])>)) -> Vec<String> {
+    fn row(&self, (what, costs): &Row) -> Vec<String> {
         let middle =
             |figure: &dyn Fn(&Cost) -> f64| median(costs.iter().map(|(cost, _)| figure(cost)).collect());
         let plain = median(self.rows[0].1.iter().map(|(cost, _)| ms(cost.wall)).collect());

@@ -22,6 +22,7 @@ use crate::pg::{HeaderError, NameError, SegmentSize, SystemId, Timeline, WalName
 use crate::store::{self, ByteRange, ErrorKind, Key, Patience, PutMode, Store};
 
 mod place;
+mod prove;
 pub mod wal;
 
 /// The one version of the stored format this program writes and reads.
@@ -31,6 +32,7 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(45);
 
 const MARKER: &str = "walfs.json";
+const WAL: &str = "wal";
 const CLUSTER: &str = "cluster.json";
 
 /// What went wrong, in words for the person who reads the log, and in kinds for the code that must answer.
@@ -299,6 +301,7 @@ impl Archive {
                 found: marker.format_version,
             });
         }
+        store.prepare(&Key::new(WAL), false, patience).await?;
         let compression = choose_compression(&store, &marker, options)?;
         let archive = Self {
             store,
@@ -362,7 +365,7 @@ impl Archive {
             segment_bytes: offered.segment_size.bytes(),
             first_file: name.to_string(),
         };
-        put_json_if_absent(&self.store, CLUSTER, &file, patience).await?;
+        put_json_if_absent(&self.store, CLUSTER, &file, self.marker.put_if_absent, patience).await?;
         // Read back, whoever won: where the store ignores conditions, all racers see the last writer's.
         self.cluster(patience).await?.ok_or_else(|| Error::Marker {
             key: CLUSTER,
@@ -440,6 +443,7 @@ async fn create_marker(store: &Store, options: &Options, patience: Patience) -> 
         });
     }
     let conditions = store::probe(store, patience).await?;
+    store.prepare(&Key::new(WAL), true, patience).await?;
     let marker = Marker {
         format_version: FORMAT_VERSION,
         archive_id: format!("{:032x}", fastrand::u128(..)),
@@ -448,7 +452,8 @@ async fn create_marker(store: &Store, options: &Options, patience: Patience) -> 
         complete_if_absent: conditions.complete,
         created_by: concat!("walfs ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    put_json_if_absent(store, MARKER, &marker, patience).await?;
+    put_json_if_absent(store, MARKER, &marker, conditions.put, patience).await?;
+    tracing::info!("made a new archive in {}", store.place());
     // Another opener may have been quicker: what is stored counts.
     read_json(store, MARKER, patience)
         .await?
@@ -484,15 +489,31 @@ async fn put_json_if_absent<T: Serialize>(
     store: &Store,
     key: &'static str,
     value: &T,
+    store_judges: bool,
     patience: Patience,
 ) -> Result<(), Error> {
     let mut text = serde_json::to_vec_pretty(value).expect("plain data becomes JSON");
     text.push(b'\n');
     match store
-        .put(&Key::new(key), Bytes::from(text), PutMode::IfAbsent, patience)
+        .put(
+            &Key::new(key),
+            Bytes::from(text),
+            put_mode(store_judges),
+            patience,
+        )
         .await
     {
         Err(error) if error.kind != ErrorKind::AlreadyExists => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+/// How to write what must not be there yet. A server that does not know conditions may refuse them; then having looked
+/// must do.
+fn put_mode(store_judges: bool) -> PutMode {
+    if store_judges {
+        PutMode::IfAbsent
+    } else {
+        PutMode::Overwrite
     }
 }

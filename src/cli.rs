@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+mod memory;
 pub mod mount;
 pub mod mount_helper;
 pub mod options;

@@ -8,6 +8,7 @@
 //! PostgreSQL for the end of the WAL (contract R1).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
@@ -26,6 +27,9 @@ const FRAMES_PER_PIECE: u64 = PIECE_BYTES / FRAME_BYTES as u64;
 
 /// Pieces being fetched at once: each holds its stored bytes, outside of the cache's bound.
 const FETCHES: usize = 4;
+
+/// How long a fetch waits for its turn.
+const TURN: Duration = Duration::from_secs(2);
 
 /// Pieces being decoded at once: each holds its plain bytes, outside of the cache's bound.
 const DECODERS: usize = 2;
@@ -128,7 +132,8 @@ impl Reader {
         index: u64,
         patience: Patience,
     ) -> Result<Bytes, Error> {
-        let _fetching = self.fetches.acquire().await.expect("never closed");
+        // Who waits long is behind requests that hang, and hold no bytes: it goes ahead (contract S4).
+        let _fetching = tokio::time::timeout(TURN, self.fetches.acquire()).await;
         match self.fetch_once(name, file_bytes, index, patience, true).await {
             // Once more, past the disk cache: the damage may be there, or have happened on the way.
             Err(Error::Damaged { .. } | Error::Misplaced { .. }) => {

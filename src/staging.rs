@@ -170,8 +170,13 @@ impl Draft {
             let (index, within) = ((at / FRAME) as usize, (at % FRAME) as usize);
             let take = (FRAME_BYTES - within).min((end - at) as usize);
             let from = (at - offset) as usize;
-            let plain = self.open_frame(index).await?;
-            plain[within..within + take].copy_from_slice(&data[from..from + take]);
+            let piece = &data[from..from + take];
+            if take == FRAME_BYTES && matches!(self.slot(index), Slot::Hole) {
+                // As every frame of a copier's: no need to make zeros first.
+                *self.slot(index) = Slot::Open(piece.to_vec());
+            } else {
+                self.open_frame(index).await?[within..within + take].copy_from_slice(piece);
+            }
             at += take as u64;
             if within + take == FRAME_BYTES {
                 self.pack(index).await?;
@@ -261,12 +266,16 @@ impl Draft {
         ))
     }
 
-    /// The frame's plain bytes, for writing.
-    async fn open_frame(&mut self, index: usize) -> io::Result<&mut Vec<u8>> {
+    fn slot(&mut self, index: usize) -> &mut Slot {
         if self.frames.len() <= index {
             self.frames.resize_with(index + 1, || Slot::Hole);
         }
-        match &self.frames[index] {
+        &mut self.frames[index]
+    }
+
+    /// The frame's plain bytes, for writing.
+    async fn open_frame(&mut self, index: usize) -> io::Result<&mut Vec<u8>> {
+        match self.slot(index) {
             Slot::Open(_) => {}
             Slot::Hole => self.frames[index] = Slot::Open(vec![0; FRAME_BYTES]),
             Slot::Packing(_) | Slot::Kept(_) | Slot::Lost(_) => {
@@ -467,3 +476,6 @@ impl Offered for Sealed {
         Ok(out.freeze())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -258,6 +258,20 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Forgets an upload and its parts. One that is not there is no error.
     async fn abort_upload(&self, upload: &Upload) -> Result<(), Error>;
 
+    /// Makes a folder for keys that begin with `folder/`, or with `create` false demands that it is there, where keys
+    /// have folders (a local directory). From then on its loss is a loss, and proves no absence.
+    async fn prepare(&self, folder: &Key, create: bool) -> Result<(), Error> {
+        let _ = (folder, create);
+        Ok(())
+    }
+
+    /// Makes sure that an object that was found is on stable storage: its writer may have died before it had made sure
+    /// itself.
+    async fn settle(&self, key: &Key) -> Result<(), Error> {
+        let _ = key;
+        Ok(())
+    }
+
     /// What is known, without trying, of [`PutMode::IfAbsent`] here. `None`: [`probe()`] must find out.
     fn conditions_known(&self) -> Option<Conditions> {
         None

@@ -27,17 +27,16 @@ async fn directory_of(count: u64, place: &TempDir) -> (Fs, Arc<Archive>) {
         create: true,
         ..Default::default()
     };
+    let open = || Archive::open(store.clone(), &create, Patience::for_at_most(DEADLINE));
+    open().await.unwrap();
+    let cluster =
+        r#"{"system_identifier": "7", "segment_bytes": 16777216, "first_file": "000000010000000000000001"}"#;
+    fs::write(place.path().join("cluster.json"), cluster).unwrap();
     fs::create_dir(place.path().join("wal")).unwrap();
     for name in wal::segment_names(1, 1, count) {
         File::create(place.path().join(format!("wal/{name}.lz4"))).unwrap();
     }
-    let cluster =
-        r#"{"system_identifier": "7", "segment_bytes": 16777216, "first_file": "000000010000000000000001"}"#;
-    fs::write(place.path().join("cluster.json"), cluster).unwrap();
-    let archive = Archive::open(store, &create, Patience::for_at_most(DEADLINE))
-        .await
-        .unwrap();
-    let archive = Arc::new(archive);
+    let archive = Arc::new(open().await.unwrap());
     let options = mounted::Options {
         deadline: DEADLINE,
         read_deadline: None,

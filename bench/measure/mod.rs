@@ -29,6 +29,7 @@ pub fn run(command: &mut Command, daemon: Option<u32>) -> Cost {
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let before = daemon.map(cpu_of);
     let begin = Instant::now();
+    #[allow(clippy::zombie_processes, reason = "waited for by wait4, for its CPU time")]
     let child = command
         .spawn()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));

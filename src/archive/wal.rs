@@ -16,10 +16,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
-use super::{Archive, Cluster, Error};
+use super::{Archive, Cluster, Error, put_mode};
 use crate::codec::{self, ContentHash, Damage, SeekTable, Tail};
 use crate::pg::{PageHeader, SegmentName, SegmentSize, TimelineMatch, WalName, history};
-use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience, PutMode};
+use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience};
 
 /// Objects up to this size are stored by one request; larger ones in parts.
 const SINGLE_PUT_BYTES: u64 = 64 << 20;
@@ -268,29 +268,39 @@ impl Archive {
             let archived = self.claim(cluster, name, patience).await?;
             self.check_cluster(name, archived, cluster)?;
         }
-        let store_judges = if is_single_put(&*offered) {
-            self.marker.put_if_absent
-        } else {
-            self.marker.complete_if_absent
-        };
-        if store_judges && known_absent {
+        if self.store_judges(&*offered) && known_absent {
             return self.upload(name, offered, patience).await;
         }
         let lock = self.name_locks.of(name);
         let _held = lock.lock().await;
         if let Some(archived) = self.wal_hash(name, patience).await? {
-            return self.compare(name, archived, offered.hash());
+            return self.compare(name, archived, offered.hash(), patience).await;
         }
         self.upload(name, offered, patience).await
     }
 
-    fn compare(
+    /// Does the store refuse a second object of this name by itself?
+    fn store_judges(&self, offered: &dyn Offered) -> bool {
+        if is_single_put(offered) {
+            self.marker.put_if_absent
+        } else {
+            self.marker.complete_if_absent
+        }
+    }
+
+    /// The same content is archived if the store can show all of it: an earlier put may have ended with a wrong
+    /// checksum, and its object be there all the same (contract W1).
+    async fn compare(
         &self,
         name: WalName,
         archived: ContentHash,
         offered: ContentHash,
+        patience: Patience,
     ) -> Result<Committed, Error> {
         if archived == offered {
+            let key = self.wal_key(name);
+            self.prove(&key, patience).await?;
+            self.store.settle(&key, patience).await?;
             return Ok(Committed::AlreadyThere);
         }
         Err(Error::Conflict {
@@ -311,28 +321,27 @@ impl Archive {
         let held_bytes = offered.stored_bytes().min(UPLOAD_MEMORY_BYTES);
         let kib = held_bytes.div_ceil(1 << 10) as u32;
         let _memory = self.upload_memory.acquire_many(kib).await.expect("never closed");
+        let mode = put_mode(self.store_judges(&*offered));
         let put = if is_single_put(&*offered) {
             let body = offered
                 .read(0..offered.stored_bytes())
                 .await
                 .map_err(|error| staging(name, &error))?;
-            self.store.put(&key, body, PutMode::IfAbsent, patience).await
+            self.store.put(&key, body, mode, patience).await
         } else {
             let source = offered.clone();
             let parts = stream::iter(part_ranges(offered.stored_bytes())).then(move |range| {
                 let source = source.clone();
                 async move { source.read(range).await }
             });
-            self.store
-                .put_large(&key, parts.boxed(), PutMode::IfAbsent, patience)
-                .await
+            self.store.put_large(&key, parts.boxed(), mode, patience).await
         };
         match put {
             Ok(()) => Ok(Committed::Stored),
             // Somebody was quicker, or the answer to our own first try was lost: the contents decide.
             Err(error) if error.kind == ErrorKind::AlreadyExists => {
                 match self.wal_hash(name, patience).await? {
-                    Some(archived) => self.compare(name, archived, offered.hash()),
+                    Some(archived) => self.compare(name, archived, offered.hash(), patience).await,
                     None => Err(error.into()),
                 }
             }
@@ -354,10 +363,25 @@ impl Archive {
         let mut entries = Vec::with_capacity(page.entries.len());
         for (key, meta) in &page.entries {
             if let Some(name) = self.wal_name(key) {
-                entries.push((name, self.plain_meta(name, meta, patience).await?));
+                entries.push((name, self.listed_meta(name, meta, patience).await?));
             }
         }
         Ok(WalPage { entries, next })
+    }
+
+    /// One damaged small file must not hide all others: it is listed, as empty, and reading it says what is wrong.
+    async fn listed_meta(&self, name: WalName, meta: &Meta, patience: Patience) -> Result<WalMeta, Error> {
+        match self.plain_meta(name, meta, patience).await {
+            Err(error @ Error::Damaged { .. }) => {
+                tracing::warn!("{error}");
+                Ok(WalMeta {
+                    bytes: 0,
+                    stored_bytes: meta.stored_bytes,
+                    modified: meta.modified,
+                })
+            }
+            found => found,
+        }
     }
 
     /// The plain size, without reading the object: of the cluster for segments, of the stored size for small files,

@@ -19,14 +19,10 @@ use crate::read::Reader;
 use crate::staging::Staging;
 
 use super::options::{StoreArgs, WriteArgs, bytes};
-use super::{complain, start_log};
+use super::{complain, memory, start_log};
 
 /// Between our own deadline and one of the kernel's, after which the kernel would end the whole mount.
 const MARGIN: Duration = Duration::from_secs(5);
-
-/// Buffers of this size and above go back to the system when they are freed: pieces, bodies, staged segments.
-#[cfg(target_env = "gnu")]
-const LARGE_BUFFER_BYTES: libc::c_int = 2 << 20;
 
 /// Show an archive as a directory
 ///
@@ -127,7 +123,7 @@ pub fn mount(arguments: &MountArgs) -> ExitCode {
     }
     start_log("walfs=info,warn");
     end_on_panic();
-    return_large_buffers();
+    memory::give_back_freed();
     match run(arguments, ready) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed { error, ready }) => {
@@ -147,16 +143,6 @@ fn end_on_panic() {
         usual(panic);
         std::process::abort();
     }));
-}
-
-/// glibc maps large buffers one by one and gives them back when they are freed, but raises its idea of "large" to the
-/// largest freed so far: then every thread's arena keeps several pieces of 16 MiB. A fixed idea bounds our memory.
-fn return_large_buffers() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: mallopt only sets a parameter of the allocator; there are no other threads yet.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BUFFER_BYTES);
-    }
 }
 
 /// An error on the way up, and the one who waits to hear of it.

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use super::error::Error;
-use super::fs::{Fs, Result};
+use super::fs::{Fs, Result, wal_name};
 use super::handles::Handle;
 use super::listing::{Listed, WalListing};
 use super::node::{Attributes, Node, OwnFile, ROOT};
@@ -115,7 +115,17 @@ impl Fs {
             self.writings.hide(&writing);
             return Ok(());
         }
-        self.lookup(parent, name, None).await?;
-        Err(what())
+        Err(self.not_being_written(name))
+    }
+
+    /// What may be said of a name without asking the store, which would hold the directory: the kernel has just looked
+    /// it up.
+    pub(super) fn not_being_written(&self, name: &OsStr) -> Error {
+        match wal_name(name) {
+            Some(name) => Error::Immutable {
+                what: name.to_string(),
+            },
+            None => Error::NotFound,
+        }
     }
 }

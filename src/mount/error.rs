@@ -48,6 +48,12 @@ pub enum Error {
         /// What does not fit.
         reason: &'static str,
     },
+    /// Longer than any WAL file.
+    #[error("{name} would be longer than the largest segment, 1 GiB")]
+    TooLong {
+        /// The file.
+        name: String,
+    },
     /// The process that asked has been killed and will never see an answer.
     #[error("the asking process is being killed")]
     Interrupted,
@@ -75,6 +81,7 @@ impl Error {
             Self::IsDirectory => libc::EISDIR,
             Self::NotDirectory => libc::ENOTDIR,
             Self::BadHandle => libc::EBADF,
+            Self::TooLong { .. } => libc::EFBIG,
             Self::Interrupted => libc::EINTR,
             Self::ReadOnly(_) => libc::EROFS,
         }
@@ -84,7 +91,7 @@ impl Error {
     pub fn is_notable(&self) -> bool {
         matches!(
             self,
-            Self::Archive(_) | Self::BadName { .. } | Self::Invalid { .. }
+            Self::Archive(_) | Self::BadName { .. } | Self::Invalid { .. } | Self::TooLong { .. }
         )
     }
 }

@@ -6,7 +6,8 @@
 //!   statement), or evidently copies *to* the name it looks up (then the store need not be asked; everybody else's
 //!   lookup waits for as long as the store is away, because PostgreSQL takes an error for the end of the WAL).
 //! - **Nothing waits for anything else.** An operation locks at most the one file it is about; lookups and listings
-//!   lock nothing (contract S4).
+//!   lock nothing (contract S4). The kernel does: a lookup holds its directory. So no lookup waits for long, see
+//!   [`Fs::lookup`].
 //! - **A wait never outlives its process.** While a request waits, its process is looked at; once it is being killed
 //!   the request is answered EINTR, which it will not see, so that it can go (a FUSE request cannot be interrupted).
 
@@ -34,6 +35,11 @@ use super::node::{Attributes, Inodes, Node, OwnFile};
 use super::presence::Presence;
 use super::status;
 use super::writing::Writings;
+
+/// How long a lookup waits. The kernel holds the directory meanwhile, and behind a lookup that creates all others wait;
+/// so a name that is not settled by then is answered as if it were there, and who wants its attributes or its bytes
+/// waits for the store's word with nothing held.
+const PROMPT: Duration = Duration::from_secs(1);
 
 /// How the mounted directory behaves.
 #[derive(Debug, Clone)]
@@ -137,23 +143,12 @@ impl Fs {
         let Some(name) = wal_name(name) else {
             return Err(Error::NotFound);
         };
-        let Manner::Ask(patience) = self.manner(name, asker).await else {
+        if self.is_for_creating(name, asker) {
             return Err(Error::NotFound);
-        };
-        let found = self
-            .while_wanted(asker, self.archive.wal_meta(name, patience))
-            .await??;
-        match found {
-            Some(meta) => {
-                self.presence.found(name, meta).await;
-                Ok(self.archived_attributes(name, &meta))
-            }
-            None => {
-                if let Some(family) = asker.and_then(Asker::parent) {
-                    self.absences.told(name, family);
-                }
-                Err(Error::NotFound)
-            }
+        }
+        match tokio::time::timeout(PROMPT, self.archived_meta(name, asker)).await {
+            Ok(found) => Ok(self.archived_attributes(name, &found?)),
+            Err(_) => Ok(self.pending_attributes(name)),
         }
     }
 
@@ -177,23 +172,52 @@ impl Fs {
         }
     }
 
-    /// How a lookup of a name in `wal/` is to be answered.
-    ///
-    /// A copier that is about to create the name need not wait for the store: what it writes is compared with what is
-    /// there before anything is stored, whatever the lookup said. The archiver's lookups cost nothing that way, and
-    /// lock out no other lookup (the kernel holds the directory during a lookup that creates). Everybody else's "no
-    /// such file" is the store's own word; who seems to write gets an error for it after the deadline, and whoever
-    /// may be restoring waits for as long as it takes.
-    async fn manner(&self, name: WalName, asker: Option<&Asker>) -> Manner {
-        let intent = asker.map_or(Intent::Unknown, |asker| {
-            asker.intent(&self.options.mountpoint, "wal", &name.to_string())
-        });
-        match intent {
-            Intent::Writes if !self.presence.is_known(name).await => Manner::Absent,
-            Intent::Writes | Intent::SeemsToWrite => {
-                Manner::Ask(Patience::for_at_most(self.options.deadline))
+    /// Is this the lookup of a known copier that is about to create the name? Then the store need not be asked: what it
+    /// writes is compared with what is there before anything is stored, whatever the lookup said. The archiver's
+    /// lookups cost nothing that way. What the process has created itself it is told the truth about.
+    fn is_for_creating(&self, name: WalName, asker: Option<&Asker>) -> bool {
+        let created = |asker: &Asker| {
+            asker
+                .tgid()
+                .is_some_and(|process| self.presence.was_created_by(name, process))
+        };
+        asker.is_some_and(|asker| self.intent(name, asker) == Intent::Writes && !created(asker))
+    }
+
+    fn intent(&self, name: WalName, asker: &Asker) -> Intent {
+        asker.intent(&self.options.mountpoint, "wal", &name.to_string())
+    }
+
+    /// Who seems to write gets an error after the deadline; whoever may be restoring waits for as long as it takes.
+    fn patience(&self, name: WalName, asker: Option<&Asker>) -> Patience {
+        match asker.map_or(Intent::Unknown, |asker| self.intent(name, asker)) {
+            Intent::Writes | Intent::SeemsToWrite => Patience::for_at_most(self.options.deadline),
+            Intent::Unknown => self.read_patience(),
+        }
+    }
+
+    /// What the store says of a file. "No such file" is its own word of now.
+    async fn archived_meta(&self, name: WalName, asker: Option<&Asker>) -> Result<WalMeta> {
+        let wait = self.archive.wal_meta(name, self.patience(name, asker));
+        match self.while_wanted(asker, wait).await?? {
+            Some(meta) => {
+                self.presence.found(name, meta).await;
+                Ok(meta)
             }
-            Intent::Unknown => Manner::Ask(self.read_patience()),
+            None => {
+                if let Some(family) = asker.and_then(Asker::parent) {
+                    self.absences.told(name, family);
+                }
+                Err(Error::NotFound)
+            }
+        }
+    }
+
+    /// The same, if it was found a moment ago without asking.
+    async fn known_meta(&self, name: WalName, asker: Option<&Asker>) -> Result<WalMeta> {
+        match self.presence.meta(name).await {
+            Some(meta) => Ok(meta),
+            None => self.archived_meta(name, asker).await,
         }
     }
 
@@ -210,7 +234,7 @@ impl Fs {
     pub async fn getattr(&self, ino: u64, asker: Option<&Asker>) -> Result<Attributes> {
         match self.node(ino)? {
             Node::Archived(name) => {
-                let meta = self.archived_meta(name, asker).await?;
+                let meta = self.known_meta(name, asker).await?;
                 Ok(self.archived_attributes(name, &meta))
             }
             Node::Writing(ino) => {
@@ -219,16 +243,6 @@ impl Fs {
             }
             node => self.attributes(node),
         }
-    }
-
-    async fn archived_meta(&self, name: WalName, asker: Option<&Asker>) -> Result<WalMeta> {
-        if let Some(meta) = self.presence.meta(name).await {
-            return Ok(meta);
-        }
-        let wait = self.archive.wal_meta(name, self.read_patience());
-        let meta = self.while_wanted(asker, wait).await??.ok_or(Error::NotFound)?;
-        self.presence.found(name, meta).await;
-        Ok(meta)
     }
 
     /// Opens a file: to write it anew, or else to read it.
@@ -253,7 +267,7 @@ impl Fs {
     pub async fn open_to_read(&self, ino: u64, asker: Option<&Asker>) -> Result<u64> {
         let handle = match self.node(ino)? {
             Node::Archived(name) => {
-                let bytes = self.archived_meta(name, asker).await?.bytes;
+                let bytes = self.known_meta(name, asker).await?.bytes;
                 Handle::Archived { name, bytes }
             }
             Node::AbsentFile(_) => Handle::Text(Bytes::new()),
@@ -344,6 +358,18 @@ impl Fs {
         }
     }
 
+    /// Of a file that the store has not told us of in time: nothing may be kept, everything is asked again.
+    fn pending_attributes(&self, name: WalName) -> Attributes {
+        Attributes {
+            ino: self.inodes.number(Node::Archived(name)),
+            directory: false,
+            bytes: 0,
+            modified: self.mounted_at.into(),
+            mode: 0o600,
+            lasting: false,
+        }
+    }
+
     pub(super) fn writing_attributes(&self, writing: &super::writing::Writing) -> Attributes {
         Attributes {
             ino: writing.ino,
@@ -391,15 +417,6 @@ impl Fs {
     pub fn mounted_at(&self) -> SystemTime {
         self.mounted_at.into()
     }
-}
-
-/// How to answer a lookup.
-#[derive(Debug, Clone, Copy)]
-enum Manner {
-    /// Say that there is no such file.
-    Absent,
-    /// Ask the store.
-    Ask(Patience),
 }
 
 pub(super) fn wal_name(name: &OsStr) -> Option<WalName> {

@@ -1,8 +1,8 @@
-//! What is known to be archived: presence may be remembered, because nothing archived changes; absence never is.
-//!
-//! Saves the second question about a file that has just been looked up, and tells a writer's lookups apart: see
-//! [`super::fs::Fs::lookup`].
+//! What may be remembered of names in `wal/`: that a file is archived, because nothing archived changes; and who wrote
+//! it. Absence is never remembered.
 
+use std::collections::VecDeque;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use moka::future::Cache;
@@ -16,34 +16,52 @@ const KEPT: Duration = Duration::from_secs(60);
 /// A standby and an archiver need a handful; a reader of a whole listing must not fill the memory.
 const NAMES: u64 = 4096;
 
-/// The names known to be archived.
+/// A writer looks its file up again within moments (`install` sets its mode by name), among few others.
+const WRITERS: usize = 256;
+
+/// What is known of names.
 #[derive(Debug)]
-pub struct Presence(Cache<WalName, Option<WalMeta>>);
+pub struct Presence {
+    found: Cache<WalName, WalMeta>,
+    /// Process and the name it created, the latest last.
+    writers: Mutex<VecDeque<(u32, WalName)>>,
+}
 
 impl Default for Presence {
     fn default() -> Self {
-        Self(Cache::builder().max_capacity(NAMES).time_to_live(KEPT).build())
+        let found = Cache::builder().max_capacity(NAMES).time_to_live(KEPT).build();
+        Self {
+            found,
+            writers: Mutex::default(),
+        }
     }
 }
 
 impl Presence {
-    /// The store said so, and what it is.
+    /// The store said that it is archived, and what it is.
     pub async fn found(&self, name: WalName, meta: WalMeta) {
-        self.0.insert(name, Some(meta)).await;
+        self.found.insert(name, meta).await;
     }
 
-    /// It was archived here a moment ago; what the store says of it has not been asked yet.
-    pub async fn archived(&self, name: WalName) {
-        self.0.insert(name, None).await;
-    }
-
-    /// Is it known to be archived?
-    pub async fn is_known(&self, name: WalName) -> bool {
-        self.0.get(&name).await.is_some()
-    }
-
-    /// What is known of it.
+    /// What the store said of it a moment ago.
     pub async fn meta(&self, name: WalName) -> Option<WalMeta> {
-        self.0.get(&name).await.flatten()
+        self.found.get(&name).await
+    }
+
+    /// A process has created a file of this name.
+    pub fn created(&self, name: WalName, process: u32) {
+        let mut writers = self.writers.lock().expect("no panic while held");
+        if writers.len() == WRITERS {
+            writers.pop_front();
+        }
+        writers.push_back((process, name));
+    }
+
+    /// Has this process created a file of this name?
+    pub fn was_created_by(&self, name: WalName, process: u32) -> bool {
+        self.writers
+            .lock()
+            .expect("no panic while held")
+            .contains(&(process, name))
     }
 }

@@ -151,6 +151,8 @@ impl Waiting {
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Of a closed terminal, or of a log rotation that means somebody else: ends nothing.
+    hang_up: Signal,
 }
 
 impl Signals {
@@ -162,14 +164,18 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
         })
     }
 
     /// The name of the next one.
     pub async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hang_up.recv() => tracing::info!("SIGHUP: going on"),
+            }
         }
     }
 }

@@ -133,7 +133,6 @@ impl Fs {
                 },
                 wal.name()
             );
-            self.presence.archived(wal.name()).await;
             self.writings.hide(writing);
         }
         if outcome.is_err() {
@@ -147,8 +146,27 @@ impl Fs {
         if let Some(handle) = self.handles.remove(handle)
             && let Handle::Writing { writing, .. } = &*handle
         {
+            warn_of_unfinished(writing);
             self.writings.close(writing);
         }
+    }
+}
+
+/// A writer that ended without closing its file, and was not killed (a shell script that redirects its own output), was
+/// never told that nothing is archived: the log says so.
+fn warn_of_unfinished(writing: &Writing) {
+    let Ok(content) = writing.content.try_lock() else {
+        return;
+    };
+    if let Content::Wal(wal) = &*content
+        && wal.verdict().is_none()
+        && wal.bytes() > 0
+        && !matches!(wal.name(), WalName::Partial(_))
+    {
+        tracing::warn!(
+            "{}: its writer is gone before it was whole and closed; nothing is archived",
+            wal.name()
+        );
     }
 }
 

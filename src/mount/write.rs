@@ -45,14 +45,25 @@ impl Fs {
                 self.gates_open()?;
                 Ok(self.start_writing(Target::Final(name), asker).1)
             }
-            Node::Writing(ino) => {
-                self.truncate_inode(ino, 0, asker).await?;
-                self.reopen(ino)
-            }
+            Node::Writing(ino) => self.replace_writing(ino, asker).await,
             _ => Err(Error::Immutable {
                 what: "this file".into(),
             }),
         }
+    }
+
+    /// A second writer starts over: it gets a version of its own, and the name. The first one, an orphan perhaps that
+    /// still writes, keeps the old version to itself.
+    async fn replace_writing(&self, ino: u64, asker: Option<&Asker>) -> Result<u64> {
+        let old = self.writings.get(ino).ok_or(Error::NotFound)?;
+        let Some(name) = old.name() else {
+            self.truncate_writing(&old, 0, asker).await?;
+            return self.reopen(ino);
+        };
+        self.gates_open()?;
+        let target = acceptable(OsStr::new(&name))?;
+        self.writings.hide(&old);
+        Ok(self.start_writing(target, asker).1)
     }
 
     fn gates_open(&self) -> Result<()> {
@@ -75,6 +86,9 @@ impl Fs {
             Target::Temporary(name) => (Content::Scratch(self.staging.draft()), Some(name)),
         };
         let opener = asker.and_then(Asker::tgid).unwrap_or(0);
+        if let Content::Wal(wal) = &content {
+            self.presence.created(wal.name(), opener);
+        }
         let writing = self
             .writings
             .create(self.inodes.fresh(), content, visible, opener);
@@ -112,6 +126,7 @@ impl Fs {
             }
             _ => return Err(Error::BadHandle),
         };
+        check_length(writing, offset.saturating_add(data.len() as u64))?;
         wrote.store(true, Ordering::Release);
         let mut content = writing.content.lock().await;
         let outcome = match &mut *content {
@@ -168,6 +183,7 @@ impl Fs {
         bytes: u64,
         asker: Option<&Asker>,
     ) -> Result<()> {
+        check_length(writing, bytes)?;
         let mut content = writing.content.lock().await;
         let outcome = match &mut *content {
             Content::Scratch(draft) => draft
@@ -215,8 +231,7 @@ impl Fs {
             return Err(immutable());
         }
         let Some(writing) = name.to_str().and_then(|name| self.writings.find(name)) else {
-            self.lookup(parent, name, None).await?;
-            return Err(immutable());
+            return Err(self.not_being_written(name));
         };
         match self.noted("rename", acceptable(new_name))? {
             Target::Temporary(new_name) if !replace && self.writings.find(&new_name).is_some() => {
@@ -231,14 +246,12 @@ impl Fs {
     }
 
     async fn rename_to_final(&self, writing: &Arc<Writing>, name: WalName, replace: bool) -> Result<()> {
-        if !replace
-            && self
-                .archive
-                .wal_meta(name, self.write_patience())
-                .await?
-                .is_some()
-        {
-            return Err(Error::Exists);
+        if !replace {
+            // Half of the deadline for the look, so that the whole stays below twice the deadline.
+            let patience = crate::store::Patience::for_at_most(self.options.deadline / 2);
+            if self.archive.wal_meta(name, patience).await?.is_some() {
+                return Err(Error::Exists);
+            }
         }
         let mut content = writing.content.lock().await;
         let (draft, old_name) = match std::mem::replace(&mut *content, Content::Scratch(self.staging.draft()))
@@ -260,10 +273,6 @@ impl Fs {
             (Err(_), None) => Content::Scratch(wal.into_draft()),
         };
         outcome
-    }
-
-    fn write_patience(&self) -> crate::store::Patience {
-        crate::store::Patience::for_at_most(self.options.deadline)
     }
 }
 
@@ -291,6 +300,15 @@ fn acceptable(name: &OsStr) -> Result<Target> {
             reason: reason.to_string(),
         }),
     }
+}
+
+/// No WAL file is longer than the largest segment; what would be must not cost memory.
+fn check_length(writing: &Writing, bytes: u64) -> Result<()> {
+    if bytes <= pg::SegmentSize::MAX.bytes() {
+        return Ok(());
+    }
+    let name = writing.name().unwrap_or_else(|| "a file being written".into());
+    Err(Error::TooLong { name })
 }
 
 fn staging(writing: &Writing, error: &std::io::Error) -> Error {

@@ -9,11 +9,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::pg::WalName;
 use crate::staging::Draft;
 use crate::staging::wal::WalDraft;
+
+/// How long a file under a temporary name, with no handle, waits for its rename.
+const LEFT_FOR: Duration = Duration::from_secs(3600);
 
 /// What is being written.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ pub struct Writing {
     /// The name under which others find it.
     name: Mutex<Option<String>>,
     handles: AtomicUsize,
+    /// When the last handle was closed, while there is none.
+    left: Mutex<Option<Instant>>,
 }
 
 impl Writing {
@@ -77,6 +82,7 @@ impl Writings {
         visible_name: Option<String>,
         opener: u32,
     ) -> Arc<Writing> {
+        self.sweep();
         let writing = Arc::new(Writing {
             ino,
             opener,
@@ -86,6 +92,7 @@ impl Writings {
             abandoned: AtomicBool::new(false),
             name: Mutex::new(visible_name.clone()),
             handles: AtomicUsize::new(1),
+            left: Mutex::new(None),
         });
         self.by_ino
             .lock()
@@ -117,8 +124,27 @@ impl Writings {
         writing.handles.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Forgets what was left under a temporary name: a copier that meant to rename it is gone for good.
+    fn sweep(&self) {
+        let is_old = |writing: &Arc<Writing>| {
+            let left = *writing.left.lock().expect("no panic while held");
+            writing.handles.load(Ordering::Acquire) == 0 && left.is_some_and(|left| left.elapsed() > LEFT_FOR)
+        };
+        let all = self.by_ino.lock().expect("no panic while held");
+        let old: Vec<Arc<Writing>> = all.values().filter(|writing| is_old(writing)).cloned().collect();
+        drop(all);
+        for writing in old {
+            tracing::warn!(
+                "{} was never renamed: forgotten",
+                writing.name().unwrap_or_default()
+            );
+            self.hide(&writing);
+        }
+    }
+
     /// One handle fewer; the file goes with the last one, unless it can still be found by name.
     pub fn close(&self, writing: &Writing) {
+        *writing.left.lock().expect("no panic while held") = Some(Instant::now());
         let last = writing.handles.fetch_sub(1, Ordering::AcqRel) == 1;
         if last && (writing.abandoned.load(Ordering::Acquire) || writing.name().is_none()) {
             self.hide(writing);

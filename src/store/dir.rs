@@ -48,6 +48,8 @@ struct Root {
     identity: (u64, u64),
     /// Directories whose own entries are known to be on stable storage.
     durable: Mutex<HashSet<PathBuf>>,
+    /// Folders that belong to the archive: without them nothing in them is "not found".
+    folders: Mutex<HashSet<PathBuf>>,
     /// Listings that a later page may continue.
     listings: Mutex<Vec<listing::Listing>>,
 }
@@ -87,6 +89,7 @@ impl Root {
             path,
             identity,
             durable: Mutex::default(),
+            folders: Mutex::default(),
             listings: Mutex::default(),
         };
         root.sweep();
@@ -129,6 +132,16 @@ fn sync_dir(path: &Path) -> io::Result<()> {
 impl Backend for Dir {
     fn place(&self) -> String {
         self.root.path.display().to_string()
+    }
+
+    async fn prepare(&self, folder: &Key, create: bool) -> Result<(), Error> {
+        let folder = folder.clone();
+        self.blocking(move |root| root.prepare(&folder, create)).await
+    }
+
+    async fn settle(&self, key: &Key) -> Result<(), Error> {
+        let key = key.clone();
+        self.blocking(move |root| root.settle(&key)).await
     }
 
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error> {

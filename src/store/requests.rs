@@ -118,6 +118,26 @@ impl Store {
         Ok(())
     }
 
+    /// See [`Backend::prepare`].
+    ///
+    /// # Errors
+    /// `Permanent` if the folder must be there and is not.
+    pub async fn prepare(&self, folder: &Key, create: bool, patience: Patience) -> Result<(), Error> {
+        self.wait("prepare", folder.as_str(), patience, 0, || {
+            self.backend.prepare(folder, create)
+        })
+        .await
+    }
+
+    /// See [`Backend::settle`].
+    ///
+    /// # Errors
+    /// As [`Store::head`].
+    pub async fn settle(&self, key: &Key, patience: Patience) -> Result<(), Error> {
+        self.wait("settle", key.as_str(), patience, 0, || self.backend.settle(key))
+            .await
+    }
+
     pub(super) async fn begin_upload(&self, key: &Key, patience: Patience) -> Result<Upload, Error> {
         self.wait("begin upload", key.as_str(), patience, 0, || {
             self.backend.begin_upload(key)

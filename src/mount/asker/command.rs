@@ -58,7 +58,9 @@ fn copies_to(arguments: &[&[u8]], directory: &Path, target: &Path) -> bool {
         return false;
     }
     let into_directory = || Some(resolve(directory, last).as_path()) == target.parent();
-    is_target(last) || into_directory() && has_source(earlier, directory, target)
+    // With one operand `rsync` lists it.
+    let has_operand = earlier.iter().any(|argument| !argument.starts_with(b"-"));
+    is_target(last) && has_operand || into_directory() && has_source(earlier, directory, target)
 }
 
 /// `-t`, alone or among other letters, or `--target-directory`, which may be cut short. Too much is no harm: then
@@ -275,6 +277,7 @@ mod tests {
         assert!(!copies("cp /mnt/walfs/wal/SEG pg_wal/RECOVERYXLOG"));
         assert!(!copies("cp /mnt/walfs/wal/SEG /mnt/walfs/wal/SEG"));
         assert!(!copies("test -e /mnt/walfs/wal/SEG"));
+        assert!(!copies("rsync -v /mnt/walfs/wal/SEG"));
         assert!(!copies("[ -e /mnt/walfs/wal/SEG"));
         assert!(!copies("stat /mnt/walfs/wal/SEG"));
         assert!(!copies("ls /mnt/walfs/wal/SEG"));

@@ -47,7 +47,9 @@ impl Root {
             _ => kind_of(error),
         };
         if kind == ErrorKind::NotFound
-            && let Err(gone) = self.check(operation)
+            && let Err(gone) = self
+                .check(operation)
+                .and_then(|()| self.check_folder(operation, path))
         {
             return gone;
         }

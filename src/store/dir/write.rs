@@ -13,7 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Error, Key, PutMode, Root, sync_dir};
+use super::{Error, ErrorKind, Key, PutMode, Root, sync_dir};
 
 /// Age at which a temporary file has no living owner.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -44,6 +44,50 @@ impl Root {
         self.publish(temp, key, mode)
     }
 
+    /// See [`super::Backend::prepare`].
+    pub(super) fn prepare(&self, folder: &Key, create: bool) -> Result<(), Error> {
+        self.check("prepare")?;
+        let path = self.file(folder);
+        if create {
+            self.make_durable(&path)
+                .map_err(|error| self.write_error("prepare", &path, &error))?;
+        }
+        self.folders.lock().expect("no panic inside").insert(path.clone());
+        match self.check_folder("prepare", &path.join("x")) {
+            Err(gone) if !path.exists() => Err(Error {
+                kind: ErrorKind::Permanent,
+                ..gone
+            }),
+            found => found,
+        }
+    }
+
+    /// Is the folder that a file belongs into there, if it is one of the archive's?
+    pub(super) fn check_folder(&self, operation: &'static str, file: &Path) -> Result<(), Error> {
+        let Some(folder) = file.parent() else {
+            return Ok(());
+        };
+        if folder.is_dir() || !self.folders.lock().expect("no panic inside").contains(folder) {
+            return Ok(());
+        }
+        let message = "this part of the archive is gone, and with it the proof of what it does not hold\n\
+                       HINT: is its disk mounted? Was it moved?";
+        Err(Error::new(
+            ErrorKind::Transient,
+            operation,
+            folder.display().to_string(),
+            message,
+        ))
+    }
+
+    /// See [`super::Backend::settle`].
+    pub(super) fn settle(&self, key: &Key) -> Result<(), Error> {
+        let path = self.file(key);
+        let parent = path.parent().expect("a key is below the root");
+        let settle = || File::open(&path)?.sync_all().and_then(|()| sync_dir(parent));
+        settle().map_err(|error| self.read_error("settle", &path, &error))
+    }
+
     /// A new temporary file, readable by its owner only.
     pub(super) fn temp(&self) -> io::Result<Temp> {
         self.make_durable(&self.temp_dir())?;
@@ -70,6 +114,7 @@ impl Root {
     /// Gives a written file its final name.
     pub(super) fn publish(&self, temp: Temp, key: &Key, mode: PutMode) -> Result<(), Error> {
         let path = self.file(key);
+        self.check_folder("put", &path)?;
         let parent = path.parent().expect("a key is below the root");
         let publish = || -> io::Result<()> {
             temp.file.sync_all()?;
@@ -168,14 +213,9 @@ pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the archive's own directory and what is missing above it, durably.
+/// Makes the archive's own directory, durably. What is above it must be there: a mount point whose disk is missing has
+/// no such directory, and an archive made under it would hide the real one.
 pub(super) fn make_root(path: &Path) -> io::Result<()> {
-    let Some(parent) = path.parent() else {
-        return Ok(());
-    };
-    if !parent.exists() {
-        make_root(parent)?;
-    }
     make_dir(path)?;
-    sync_dir(parent)
+    path.parent().map_or(Ok(()), sync_dir)
 }

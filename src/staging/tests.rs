@@ -1,0 +1,65 @@
+//! Drafts against a plain buffer that was written in the same way.
+
+use super::*;
+
+/// Lengths and places of writes that matter: whole frames, more than one, parts, across a border.
+const WRITES: [(u64, usize); 10] = [
+    (0, FRAME_BYTES),
+    (FRAME, 4 * FRAME_BYTES),
+    (FRAME / 2, FRAME_BYTES),
+    (5 * FRAME, 1000),
+    (5 * FRAME + 1000, FRAME_BYTES),
+    (9 * FRAME, FRAME_BYTES),
+    (2 * FRAME, FRAME_BYTES),
+    (2 * FRAME + 5, 10),
+    (7 * FRAME, FRAME_BYTES),
+    (0, 7 * FRAME_BYTES),
+];
+
+fn staging(memory_bytes: usize) -> Staging {
+    let options = Options {
+        memory_bytes,
+        ..Default::default()
+    };
+    Staging::new(Compression::default(), &options)
+}
+
+async fn stored(draft: &mut Draft) -> Vec<u8> {
+    let sealed = draft.seal().await.unwrap();
+    let object = sealed.read(0..sealed.stored_bytes()).await.unwrap();
+    let content = codec::unpack_all(&object).unwrap();
+    assert_eq!(sealed.hash(), ContentHash::of(&content));
+    content
+}
+
+/// In any order of the writes above, in memory and in a temporary file, sealed on the way or not.
+#[tokio::test]
+async fn what_is_written_is_what_is_stored() {
+    for seed in 0..12 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let staging = staging(if seed % 2 == 0 { 64 << 20 } else { 0 });
+        let (mut draft, mut model) = (staging.draft(), Vec::new());
+        let mut writes = WRITES;
+        random.shuffle(&mut writes);
+        for (offset, bytes) in writes {
+            let data: Vec<u8> = std::iter::repeat_with(|| random.u8(..4)).take(bytes).collect();
+            let (start, end) = (offset as usize, offset as usize + bytes);
+            model.resize(model.len().max(end), 0);
+            model[start..end].copy_from_slice(&data);
+            draft.write(offset, &data).await.unwrap();
+            let read = draft.read(offset / 2, 2 * FRAME_BYTES).await.unwrap();
+            let expected = &model[start / 2..model.len().min(start / 2 + 2 * FRAME_BYTES)];
+            assert!(
+                read == expected,
+                "seed {seed}: reading back after {bytes} bytes at {offset}"
+            );
+            if random.u8(..4) == 0 {
+                assert!(
+                    stored(&mut draft).await == model,
+                    "seed {seed}: sealed on the way"
+                );
+            }
+        }
+        assert!(stored(&mut draft).await == model, "seed {seed}");
+    }
+}
