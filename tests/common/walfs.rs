@@ -165,7 +165,8 @@ impl Mount {
         });
         assert!(
             answers == Some(true),
-            "walfs did not mount\n{}",
+            "walfs did not mount: {:?}\n{}",
+            self.daemon.as_mut().map(Child::try_wait),
             wait::tail(&self.options.log, 40)
         );
     }

@@ -31,12 +31,18 @@ pub(super) fn probe(spot: &Spot, patience: Duration) -> io::Result<Liveness> {
     let handle = spot.handle.try_clone()?;
     let owner = asker(&spot.mount);
     let (answer, answered) = mpsc::sync_channel(1);
-    // Not joined: if the server hangs so does this thread, until the server ends.
-    thread::Builder::new().name("probe".into()).spawn(move || {
+    let prober = thread::Builder::new().name("probe".into()).spawn(move || {
         // The receiver may have lost patience.
         let _ = answer.send(ask(&handle, owner));
     })?;
-    Ok(answered.recv_timeout(patience).unwrap_or(Liveness::Silent))
+    let Ok(liveness) = answered.recv_timeout(patience) else {
+        // Not joined: if the server hangs so does this thread, until the server ends.
+        return Ok(Liveness::Silent);
+    };
+    // It has a user of its own. The C library changes users in all threads at once, and aborts the process if one of
+    // them may not: when privileges are dropped this thread must be gone.
+    prober.join().expect("asking does not panic");
+    Ok(liveness)
 }
 
 /// In whose name to ask, if not in our own.
