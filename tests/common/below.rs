@@ -67,14 +67,18 @@ impl Below {
         Self { fs, wal }
     }
 
-    /// `stat wal/NAME`
+    /// `stat wal/NAME`: attributes that do not last are asked for again, as the kernel does.
     pub async fn lookup(&self, name: &str) -> Result<Attributes> {
-        self.fs.lookup(self.wal, OsStr::new(name), None).await
+        let found = self.fs.lookup(self.wal, OsStr::new(name), None).await?;
+        if found.lasting {
+            return Ok(found);
+        }
+        self.fs.getattr(found.ino, None).await
     }
 
     /// `open(wal/NAME, O_WRONLY | O_CREAT | O_TRUNC)`, as the kernel takes it apart.
     pub async fn start(&self, name: &str, asker: Option<&Asker>) -> Result<u64> {
-        match self.lookup(name).await {
+        match self.fs.lookup(self.wal, OsStr::new(name), asker).await {
             Ok(found) => self.fs.open_for(found.ino, true, asker).await,
             Err(Error::NotFound) => {
                 let created = self.fs.create(self.wal, OsStr::new(name), asker);

@@ -162,20 +162,13 @@ impl World {
             Ok(handle) => handle,
             Err(error) => return assert!(happened.hard, "start {}: {error}", NAMES[name]),
         };
-        let file = match self.seen(name) {
-            Some(file) => {
-                self.change(file, |file| {
-                    file.truncate(0);
-                    file.handles += 1;
-                });
-                file
-            }
-            None => {
-                self.next_file += 1;
-                self.files.insert(self.next_file, File::new(name));
-                self.next_file
-            }
-        };
+        // A file that others could find keeps its writers, and loses its name to the new version.
+        if let Some(old) = self.seen(name) {
+            self.change(old, |file| file.visible = None);
+        }
+        self.next_file += 1;
+        let file = self.next_file;
+        self.files.insert(file, File::new(name));
         self.open.push((handle, file));
     }
 
