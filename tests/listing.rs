@@ -32,7 +32,6 @@ async fn directory_of(count: u64, place: &TempDir) -> (Fs, Arc<Archive>) {
     let cluster =
         r#"{"system_identifier": "7", "segment_bytes": 16777216, "first_file": "000000010000000000000001"}"#;
     fs::write(place.path().join("cluster.json"), cluster).unwrap();
-    fs::create_dir(place.path().join("wal")).unwrap();
     for name in wal::segment_names(1, 1, count) {
         File::create(place.path().join(format!("wal/{name}.lz4"))).unwrap();
     }

@@ -50,7 +50,9 @@ fn copies_to(arguments: &[&[u8]], directory: &Path, target: &Path) -> bool {
     let Some((last, earlier)) = arguments.split_last() else {
         return false;
     };
-    if !COPIERS.contains(&program) || earlier.iter().any(|path| is_target(path)) {
+    // A source in the mount: it is read there, or renamed, and must be told the truth of both names.
+    let in_mount = |path: &&[u8]| resolve(directory, path).starts_with(mount_of(target));
+    if !COPIERS.contains(&program) || earlier.iter().any(in_mount) {
         return false;
     }
     // `cp -t DIRECTORY FILE`: the last argument is what is read. rsync's -t is another.
@@ -278,6 +280,8 @@ mod tests {
         assert!(!copies("cp /mnt/walfs/wal/SEG /mnt/walfs/wal/SEG"));
         assert!(!copies("test -e /mnt/walfs/wal/SEG"));
         assert!(!copies("rsync -v /mnt/walfs/wal/SEG"));
+        assert!(!copies("mv /mnt/walfs/wal/SEG.tmp /mnt/walfs/wal/SEG"));
+        assert!(!copies("cp /mnt/walfs/wal/OTHER /mnt/walfs/wal/SEG"));
         assert!(!copies("[ -e /mnt/walfs/wal/SEG"));
         assert!(!copies("stat /mnt/walfs/wal/SEG"));
         assert!(!copies("ls /mnt/walfs/wal/SEG"));
