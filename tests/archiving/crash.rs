@@ -58,7 +58,7 @@ fn s2_leftovers_of_a_dead_walfs_do_no_harm() {
         rig.user().own(&temporary.join(name));
     }
     rig.mount.restart();
-    assert_eq!(rig.mount.list(), [first.name.clone()]);
+    assert_eq!(rig.mount.list(), [first.name.as_str()]);
     let second = rig.segment(2, 2);
     rig.archive(&second);
     rig.assert_archived(&first);

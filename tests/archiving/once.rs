@@ -119,7 +119,7 @@ fn w4_an_archived_file_cannot_be_changed() {
             assert!(rig.object(&source.name) == object, "{line} changed the object");
         }
         rig.assert_archived(&source);
-        assert_eq!(rig.mount.list(), [source.name.clone()]);
+        assert_eq!(rig.mount.list(), [source.name.as_str()]);
         let denied = rig.user().shell(r#"rm "$1""#, &[&rig.target(&source.name)]);
         assert!(
             said(&denied).contains("Operation not permitted"),
