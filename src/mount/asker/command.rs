@@ -23,8 +23,14 @@ pub(super) fn split(cmdline: &[u8]) -> Vec<&[u8]> {
 
 /// What a command wants of `target`, a file in the mount.
 pub(super) fn intent(arguments: &[&[u8]], directory: &Path, target: &Path) -> Intent {
-    if copies_to(arguments, directory, target) {
+    let moves = program(arguments).is_some_and(|(program, _)| program == b"mv");
+    let copies = copies_to(arguments, directory, target);
+    if copies && !moves {
         Intent::Writes
+    } else if copies {
+        // It asks whether the target is there after a rename that said so, and must hear the same: GNU mv 9.1 otherwise
+        // reads memory it has not set, and takes the target for a directory.
+        Intent::SeemsToWrite
     } else if seems_to_write(arguments, directory, target) {
         Intent::SeemsToWrite
     } else {
@@ -268,7 +274,10 @@ mod tests {
         assert!(copies("/usr/bin/cp -p -- pg_wal/SEG /mnt/walfs/./wal//SEG"));
         assert!(copies("install -m 600 pg_wal/SEG ../../../mnt/walfs/wal/SEG"));
         assert!(copies("rsync -a pg_wal/SEG /mnt/walfs/wal/SEG"));
-        assert!(copies("mv x /mnt/walfs/wal/SEG"));
+        assert_eq!(
+            intent_of(&["mv", "x", "/mnt/walfs/wal/SEG"]),
+            Intent::SeemsToWrite
+        );
         assert!(copies("/bin/coreutils cp pg_wal/SEG /mnt/walfs/wal/SEG"));
         assert!(copies("busybox cp pg_wal/SEG /mnt/walfs/wal/SEG"));
         assert!(copies("dd if=pg_wal/SEG of=/mnt/walfs/wal/SEG bs=1M"));
