@@ -23,7 +23,7 @@ use super::error::Error;
 const POSITION_BITS: u32 = 16;
 
 /// So many are listed when the directory is opened: some 6 MB, and archives of 1.5 TB of WAL.
-const HELD_ENTRIES: usize = 100_000;
+pub const HELD_ENTRIES: usize = 100_000;
 
 /// What is listed, and how to go on after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
