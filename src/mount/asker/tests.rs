@@ -14,12 +14,14 @@ struct Process(Child);
 
 impl Process {
     fn start(command: &mut Command) -> Self {
-        // A shell that started the tests in the background has made them, and so their children, ignore two signals.
+        // A shell that started the tests in the background has made them, and so their children, ignore two signals;
+        // `nohup` a third.
         // SAFETY: `signal` is async-signal-safe, and the child has no threads yet.
         unsafe {
             command.pre_exec(|| {
                 libc::signal(libc::SIGINT, libc::SIG_DFL);
                 libc::signal(libc::SIGQUIT, libc::SIG_DFL);
+                libc::signal(libc::SIGHUP, libc::SIG_DFL);
                 Ok(())
             })
         };
