@@ -108,7 +108,9 @@ fn seems_to_write(arguments: &[&[u8]], directory: &Path, target: &Path) -> bool 
     let Some((last, earlier)) = arguments.split_last() else {
         return false;
     };
-    let copies = resolve(directory, last) == target && has_source(earlier, directory, target);
+    // `mv` renames to it within the mount, or brings it: it never reads what its last argument names.
+    let brings = || program == b"mv" || has_source(earlier, directory, target);
+    let copies = resolve(directory, last) == target && brings();
     script_writes || copies || program == b"pg_receivewal"
 }
 
@@ -235,6 +237,7 @@ mod tests {
             "test ! -f /mnt/walfs/wal/SEG && cp \"pg_wal/SEG\" /mnt/walfs/wal/SEG"
         ]));
         assert!(seems(&["pg_receivewal", "-D", "/mnt/walfs/wal"]));
+        assert!(seems(&["mv", "/mnt/walfs/wal/SEG.tmp", "/mnt/walfs/wal/SEG"]));
         assert!(seems(&[
             "sh",
             "-c",
