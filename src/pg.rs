@@ -11,6 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub mod backup_history;
+pub mod backup_manifest;
 pub mod history;
 mod name;
 mod page;
