@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 pub mod backup_history;
 pub mod backup_manifest;
+pub mod control;
 pub mod history;
 pub mod label;
 mod lines;
