@@ -73,10 +73,10 @@ pub fn wal_directories(major_version: u32) -> &'static [&'static str] {
 pub fn verdict(parent: &[u8], name: &[u8], tablespace_directory: &str) -> Verdict {
     let is = |known: &&str| known.as_bytes() == name;
     let begins = |known: &&str| name.starts_with(known.as_bytes());
-    if SKIPPED.iter().any(|known| is(known)) || SKIPPED_PREFIXES.iter().any(|known| begins(known)) {
+    if SKIPPED.iter().any(is) || SKIPPED_PREFIXES.iter().any(begins) {
         return Verdict::Skip;
     }
-    if EMPTIED.iter().any(|known| is(known)) {
+    if EMPTIED.iter().any(is) {
         return Verdict::Empty;
     }
     match (parent, name) {
