@@ -5,7 +5,7 @@
 //! | anywhere | `pgsql_tmp*`, `pg_internal.init*` | skipped: temporary files, a cache made anew |
 //! | anywhere | `postmaster.pid`, `postmaster.opts`, `*.tmp` of two known files | skipped: of the running server |
 //! | anywhere | `backup_label`, `tablespace_map`, `backup_manifest` | skipped: of the backup this cluster came from |
-//! | anywhere | `.DS_Store` | skipped, as PostgreSQL 18 does |
+//! | anywhere | `.DS_Store` | skipped, as the later minor versions do |
 //! | anywhere | `pg_replslot`, `pg_notify` and five more | kept as empty directories |
 //! | the data directory | `pg_wal` | kept as a directory with [`wal_directories`], all empty |
 //! | a tablespace | all but the directory of this version | skipped: of another cluster |

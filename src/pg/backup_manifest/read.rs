@@ -215,7 +215,7 @@ mod tests {
 "Manifest-Checksum": "77947734f10006013ad7120087e859b007936aad3052c658f06e666d0cb326ea"}
 "#;
 
-    /// As PostgreSQL 17 writes it, from its source: no server of that version made this.
+    /// In the form of PostgreSQL 17 and 18: of a standby that followed to another timeline, without checksums.
     const V2_BODY: &str = r#"{ "PostgreSQL-Backup-Manifest-Version": 2,
 "System-Identifier": 18446744073709551615,
 "Files": [
