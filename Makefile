@@ -16,7 +16,7 @@ build: ## build target/release/walfs
 demo: ## archive a PostgreSQL by cp, destroy it, recover it by cp (a few minutes, cleans up)
 	@.ci/demo
 
-matrix: ## bring PostgreSQL 17 and 18 beside the system's, for the tests (installs nothing)
+matrix: ## bring PostgreSQL 17 and 18 beside the system's, for the tests (unpacked, not installed)
 	@.ci/needs matrix
 
 test: ## bring what the tests need (once), then run them all, as root or by sudo

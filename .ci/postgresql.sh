@@ -5,6 +5,7 @@
 # $cache/postgresql-MAJOR, with the libraries they were built with, the C library included, because theirs is newer
 # than the system's. patchelf writes the place of these libraries and of their loader into the programs themselves: a
 # variable (LD_LIBRARY_PATH) would reach the archive_command as well, and /bin/sh and cp belong to the system.
+# What is there stays, also when Debian has a later minor version: remove its directory to bring it anew.
 
 matrix_majors="17 18"
 
@@ -16,7 +17,10 @@ suites_of() {
     esac
 }
 
-# Where apt gets Debian's main packages. Nothing on Ubuntu. The security archive has a label of its own.
+# Ubuntu's apt knows no mirror of Debian, and none is named here.
+is_debian() { grep -qs '^ID=debian$' /etc/os-release; }
+
+# Where apt gets Debian's main packages, by what it fetched last. The security archive has a label of its own.
 debian_mirror() {
     apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' \
         'Component: main' 2>/dev/null | head -1
@@ -126,55 +130,55 @@ check_server() {
     as_server_user "$home/bin/postgres" --version >/dev/null || die "$home/bin/postgres does not run"
 }
 
-# The place of a server. User postgres runs it, who may not enter a home directory: what is kept in one is a link.
-server_home() {
-    if as_server_user test -x "$cache"; then
-        echo "$cache/postgresql-$1"
-    else
-        echo "/var/cache/walfs-test/postgresql-$1"
-    fi
-}
+# The directory that holds the servers. User postgres runs them, who may not enter a home directory: what the cache in
+# one has is a link.
+server_place() { if as_server_user test -x "$cache"; then echo "$cache"; else echo /var/cache/walfs-test; fi; }
 
-# bring_server MAJOR MIRROR: built beside and moved in place when whole, under a lock, as the tools of cargo are.
+# bring_server MAJOR PLACE MIRROR: built beside and moved in place when whole, as the tools of cargo are.
 bring_server() {
-    local major=$1 mirror=$2 home link=$cache/postgresql-$1 work=$cache/build-postgresql-$1 began=$SECONDS
-    mkdir -p "$cache"
-    home=$(server_home "$major")
-    exec 9>"$cache/lock-postgresql-$major"
-    flock -n 9 || { say "another run is bringing PostgreSQL $major: waiting for it"; flock 9; }
+    local major=$1 place=$2 mirror=$3 began=$SECONDS
+    local home=$place/postgresql-$major work=$cache/build-postgresql-$major log=$cache/log-postgresql-$major
     if [ ! -x "$home/bin/postgres" ]; then
-        say "bringing PostgreSQL $major from Debian's $(suites_of "$major") into $home; log: $cache/log-postgresql-$major"
+        say "bringing PostgreSQL $major from Debian's $(suites_of "$major") into $home; log: $log"
         rm -rf "$work"
         mkdir -p "$work/root"
-        with_pulse "$cache/log-postgresql-$major" build_server "$major" "$mirror" "$home"
+        with_pulse "$log" build_server "$major" "$mirror" "$home"
         put_in_place "$work/root" "$home"
-        say "  $(du -shc "$work"/debs | tail -1 | cut -f1) of packages, $((SECONDS - began)) s"
+        say "  $(du -sh "$work/debs" | cut -f1) of packages, $(du -sh "$home" | cut -f1) unpacked, $((SECONDS - began)) s"
         rm -rf "$work"
     fi
-    [ "$home" = "$link" ] || ln -sfn "$home" "$link"
+    [ "$place" = "$cache" ] || ln -sfn "$home" "$cache/postgresql-$major"
     check_server "$home"
-    exec 9>&-
     say "$(as_server_user "$home/bin/postgres" --version) in $home"
 }
 
-# Over file systems mv copies, which can be interrupted: so the copy is beside as well.
+# Over file systems mv copies, which can be interrupted: so it copies to beside, and renames.
 put_in_place() {
     local from=$1 home=$2 as=
-    [ "$home" = "$cache/${home##*/}" ] || as=as_root
-    $as mkdir -p "$(dirname "$home")"
+    [ -w "$(dirname "$home")" ] || as=as_root
     $as rm -rf "$home" "$home.new"
     $as cp -a --no-preserve=ownership "$from" "$home.new"
     $as mv "$home.new" "$home"
 }
 
-# Every major of the matrix that the system itself has not got.
+# Every major of the matrix that the system itself has not got. One run at a time brings some: the lock is on the
+# directory itself, because two users may share it.
 need_matrix() {
-    local major mirror missing=()
+    local major place mirror missing=()
     for major in $matrix_majors; do
         [[ " $(postgres_versions)" == *" $major "* ]] || missing+=("$major")
     done
     [ ${#missing[@]} != 0 ] || { say "PostgreSQL $matrix_majors are the system's own"; return 0; }
     need_commands patchelf:patchelf dpkg-deb:dpkg runuser:util-linux flock:util-linux
+    mkdir -p "$cache"
+    place=$(server_place)
+    [ -d "$place" ] || as_root install -d -m 0755 "$place"
+    exec 9<"$place"
+    flock -n 9 || { say "another run is bringing PostgreSQL: waiting for it"; flock 9; }
     mirror=$(debian_mirror)
-    for major in "${missing[@]}"; do bring_server "$major" "$mirror"; done
+    # Where apt's lists were removed, as in a container's image, it does not know whose mirrors it has.
+    [ -n "$mirror" ] || { apt_update; mirror=$(debian_mirror); }
+    [ -n "$mirror" ] || die "apt has no Debian mirror to bring PostgreSQL ${missing[*]} from" "run this on Debian"
+    for major in "${missing[@]}"; do bring_server "$major" "$place" "$mirror"; done
+    exec 9<&-
 }
