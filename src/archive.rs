@@ -6,7 +6,8 @@
 //!   codec, and whether the store honours conditional writes.
 //! - `cluster.json`, the [`Cluster`]: written once, by the first segment. System identifier and segment size, so that
 //!   a segment of another cluster is refused and the plain size of every segment is known without reading it.
-//! - `wal/<name>.<codec's extension>`: one object for each archived file, never rewritten.
+//! - `wal/<name>.<codec's extension>`: one object for each archived file, never rewritten;
+//! - `basebackups/<name>.json` and `trees/<id>/...`: backups, see [`tree`].
 //!
 //! This room knows no FUSE, no cache and no clock beyond the patience it is handed. Keys are spelled here only.
 
@@ -23,6 +24,7 @@ use crate::store::{self, ByteRange, ErrorKind, Key, Patience, PutMode, Store};
 
 mod place;
 mod prove;
+pub mod tree;
 pub mod wal;
 
 /// The one version of the stored format this program writes and reads.
@@ -216,6 +218,32 @@ pub enum Error {
         archived: String,
         /// The codec asked for.
         asked: String,
+    },
+    /// A backup of that name is complete (contract B7).
+    #[error(
+        "{place} already holds a backup named {name}, and a complete backup is never changed.\n\
+         HINT: choose another name; `walfs backup-list` shows those that are taken."
+    )]
+    TreeExists {
+        /// The backup.
+        name: tree::TreeName,
+        /// The archive.
+        place: String,
+    },
+    /// Something of a backup is not what was stored.
+    #[error(
+        "backup {name} in {place} is damaged: {what}: {reason}.\n\
+         HINT: an object was changed, cut or removed after it was stored; bring it back from a copy of the store."
+    )]
+    TreeDamaged {
+        /// The backup.
+        name: tree::TreeName,
+        /// The archive.
+        place: String,
+        /// Which file or object of it.
+        what: String,
+        /// What does not fit.
+        reason: String,
     },
     /// Local staging failed: disk full, for example.
     #[error("staging of {name} failed: {reason}")]
@@ -443,7 +471,9 @@ async fn create_marker(store: &Store, options: &Options, patience: Patience) -> 
         });
     }
     let conditions = store::probe(store, patience).await?;
-    store.prepare(&Key::new(WAL), true, patience).await?;
+    for folder in [WAL, tree::BASEBACKUPS, tree::TREES] {
+        store.prepare(&Key::new(folder), true, patience).await?;
+    }
     let marker = Marker {
         format_version: FORMAT_VERSION,
         archive_id: format!("{:032x}", fastrand::u128(..)),
@@ -462,8 +492,12 @@ async fn create_marker(store: &Store, options: &Options, patience: Patience) -> 
 
 /// Is this no empty prefix? A new marker could name another codec than the lost one, and every file would be "absent".
 async fn holds_files(store: &Store, patience: Patience) -> Result<bool, Error> {
-    let found = store.list("wal/", None, 1, patience).await?;
-    Ok(!found.entries.is_empty() || found.more)
+    for prefix in ["wal/", "basebackups/", "trees/"] {
+        if !store.list(prefix, None, 1, patience).await?.entries.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn read_json<T: for<'a> Deserialize<'a>>(

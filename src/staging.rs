@@ -25,6 +25,7 @@ use crate::archive::wal::Offered;
 use crate::codec::{self, Compression, ContentHash, FRAME_BYTES, FrameSummary, Packed};
 
 pub mod coverage;
+pub mod part;
 pub mod wal;
 
 use coverage::Coverage;

@@ -100,7 +100,7 @@ fn archive_errno(error: &archive::Error) -> i32 {
     use archive::Error as E;
     match error {
         // "File exists" is what cp then says, which is the truth.
-        E::Conflict { .. } => libc::EEXIST,
+        E::Conflict { .. } | E::TreeExists { .. } => libc::EEXIST,
         E::Immutable { .. } => libc::EPERM,
         E::TooLong { .. } => libc::EFBIG,
         E::WrongCluster { .. }
@@ -115,6 +115,7 @@ fn archive_errno(error: &archive::Error) -> i32 {
         E::Store(_)
         | E::Damaged { .. }
         | E::Misplaced { .. }
+        | E::TreeDamaged { .. }
         | E::NotAnArchive { .. }
         | E::Format { .. }
         | E::Marker { .. }

@@ -1,0 +1,181 @@
+//! Stored trees: a directory with all its files, as one thing that is there whole or not at all.
+//!
+//! Base backups are trees (dumps and file trees will be). A tree consists of
+//!
+//! - *parts*, `trees/<id>/<volume>.<slice>.tar.<codec>`: stored objects whose content, put together in the order of
+//!   their names, is an ordinary tar stream. Small files share a part, large ones are cut over several ([`layout`]);
+//! - a *manifest*, `trees/<id>/manifest.<codec>`: every file with its attributes and its extents ([`manifest`]);
+//! - the *chunk hashes*, `trees/<id>/chunks.<codec>`: one for each 256 KiB of each file, by which a later backup or a
+//!   restore finds what has not changed ([`chunks`]);
+//! - the *summary*, `basebackups/<name>.json`, written last and only if absent: with it the tree exists ([`summary`]).
+//!
+//! Each names the next by key and hash, so that whoever has the summary can prove every byte. Parts are never
+//! rewritten. The id is the name and a random number: what a killed backup has left behind can never be mixed with a
+//! second try of the same name, and of two that race for one name the store's put-if-absent picks the winner.
+//!
+//! An extent names a part by its place in the manifest's list, and that list holds whole keys: a manifest may point
+//! into parts of an earlier tree.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::store::Key;
+
+pub mod catalogue;
+pub mod chunks;
+mod entry;
+pub mod layout;
+pub mod manifest;
+pub mod summary;
+
+pub use entry::{Attributes, Content, Entry, Extent, Part, Tree};
+
+/// Folder of the summaries of base backups, and their directory in the mount.
+pub const BASEBACKUPS: &str = "basebackups";
+
+/// Folder of everything else of every tree.
+pub const TREES: &str = "trees";
+
+/// The name that stands for the newest complete backup.
+pub const LATEST: &str = "LATEST";
+
+/// Longest name of a tree, in bytes.
+const MAX_NAME_BYTES: usize = 100;
+
+/// Name of a tree: ASCII letters, digits, and `-._`, beginning with a letter or digit, at most 100 bytes, not `LATEST`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TreeName(String);
+
+impl TreeName {
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Key of the summary, which is the tree's existence.
+    pub fn summary_key(&self) -> Key {
+        Key::new(format!("{BASEBACKUPS}/{self}.json"))
+    }
+}
+
+impl fmt::Display for TreeName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// A text that cannot name a backup.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} cannot name a backup: expected 1 to {MAX_NAME_BYTES} letters, digits, '-', '.' and '_', beginning with a \
+     letter or digit, and not {LATEST}.\nHINT: monday, or 2026-11-21T0300, for example."
+)]
+pub struct TreeNameError {
+    /// What was read.
+    pub text: String,
+}
+
+impl FromStr for TreeName {
+    type Err = TreeNameError;
+
+    fn from_str(text: &str) -> Result<Self, TreeNameError> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        let sane = text.len() <= MAX_NAME_BYTES
+            && text
+                .bytes()
+                .next()
+                .is_some_and(|first| first.is_ascii_alphanumeric())
+            && text.bytes().all(plain)
+            && !text.eq_ignore_ascii_case(LATEST);
+        sane.then(|| Self(text.to_owned())).ok_or_else(|| TreeNameError {
+            text: text.to_owned(),
+        })
+    }
+}
+
+/// Name of a tree's folder: the tree's name, a dot, and 16 random hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TreeId(String);
+
+impl TreeId {
+    /// An id nobody has had.
+    pub fn fresh(name: &TreeName) -> Self {
+        Self(format!("{name}.{:016x}", fastrand::u64(..)))
+    }
+
+    /// The id of a text, if it is one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, random) = text.rsplit_once('.')?;
+        let sane = random.len() == 16 && random.bytes().all(|byte| byte.is_ascii_hexdigit());
+        (sane && name.parse::<TreeName>().is_ok()).then(|| Self(text.to_owned()))
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name of the tree it was made for.
+    pub fn name(&self) -> TreeName {
+        let (name, _) = self.0.rsplit_once('.').expect("checked when it was made");
+        TreeName(name.to_owned())
+    }
+
+    /// Key of an object in the tree's folder.
+    pub fn key(&self, file: &str) -> Key {
+        Key::new(format!("{TREES}/{self}/{file}"))
+    }
+
+    /// What the keys of everything in the tree's folder begin with.
+    pub fn prefix(&self) -> String {
+        format!("{TREES}/{self}/")
+    }
+
+    /// Key of a part: slice `slice` of volume `volume`, both counted from 0. In order of volume and slice, which is the
+    /// order of the keys' bytes, the parts are one tar stream.
+    pub fn part_key(&self, volume: u32, slice: u32, extension: &str) -> Key {
+        self.key(&format!("{volume:06}.{slice:05}.tar.{extension}"))
+    }
+}
+
+impl fmt::Display for TreeId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain() {
+        for good in ["monday", "2026-11-21T0300", "a", "9.x_y-z"] {
+            assert_eq!(good.parse::<TreeName>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            ".hidden",
+            "-x",
+            "a/b",
+            "LATEST",
+            "latest",
+            "ä",
+            "a b",
+            &"x".repeat(101),
+        ] {
+            assert!(bad.parse::<TreeName>().is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn an_id_is_read_back() {
+        let name: TreeName = "mon.day".parse().unwrap();
+        let id = TreeId::fresh(&name);
+        assert_eq!(TreeId::parse(id.as_str()), Some(id.clone()));
+        assert_eq!(id.name(), name);
+        assert_eq!(TreeId::parse("monday"), None);
+        let key = id.part_key(3, 12, "lz4");
+        assert_eq!(key.as_str(), format!("trees/{id}/000003.00012.tar.lz4"));
+    }
+}

@@ -1,0 +1,492 @@
+//! Which trees there are: begun, committed, listed, read, and what unfinished ones have left.
+//!
+//! A tree is begun by an object of its own, `begun.json`, which says who is at it; then come its parts, in any order;
+//! [`Archive::commit_tree`] writes manifest and chunk hashes and, last, the summary. Whatever happens before that leaves
+//! an unfinished tree, which nobody sees as a backup and which [`Archive::drop_unfinished`] removes: the only deletion
+//! of content in this program, and it asks for the summary first.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::chunks::{self, ChunkHash};
+use super::summary::{Object, SUMMARY_VERSION, Summary};
+use super::{BASEBACKUPS, Content, TREES, Tree, TreeId, TreeName, manifest};
+use crate::archive::{Archive, Error, put_mode};
+use crate::codec::{self, ContentHash};
+use crate::pg::{SegmentName, WalName};
+use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience, PutMode};
+
+const BEGUN: &str = "begun.json";
+
+/// Summaries read at once.
+const READS: usize = 8;
+
+/// `begun.json`: who is at an unfinished tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// When it was begun.
+    pub at: Timestamp,
+    /// Which machine: the kernel's boot id, so that another one, or this one before a restart, is told apart.
+    pub boot_id: String,
+    /// Its name, for people.
+    pub host: String,
+    /// The process there.
+    pub pid: u32,
+    /// When that process began, in clock ticks since boot: numbers are used again.
+    pub pid_began_ticks: u64,
+}
+
+/// A tree without a summary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Its folder.
+    pub id: TreeId,
+    /// Who began it; `None` if that cannot be read.
+    pub begun: Option<Begun>,
+    /// When the last object of it was stored.
+    pub last_stored: SystemTime,
+    /// Bytes stored of it.
+    pub stored_bytes: u64,
+}
+
+/// Is all the WAL at hand that makes a backup consistent (contract B2)?
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackupWal {
+    /// Every segment from start to stop is archived, or in the backup itself.
+    Complete,
+    /// These are not.
+    Missing(Vec<SegmentName>),
+}
+
+impl Archive {
+    /// Begins a tree.
+    ///
+    /// # Errors
+    /// [`Error::TreeExists`], [`Error::Store`].
+    pub async fn begin_tree(
+        &self,
+        name: &TreeName,
+        begun: &Begun,
+        patience: Patience,
+    ) -> Result<TreeId, Error> {
+        if self.summary(name, patience).await?.is_some() {
+            return Err(self.tree_exists(name));
+        }
+        let id = TreeId::fresh(name);
+        let text = Bytes::from(serde_json::to_vec_pretty(begun).expect("plain data becomes JSON"));
+        self.store()
+            .put(&id.key(BEGUN), text, PutMode::Overwrite, patience)
+            .await?;
+        Ok(id)
+    }
+
+    /// Stores one part of an unfinished tree; `Ok` means durable. Waits its turn while too much is on its way.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn put_part(&self, key: &Key, object: Bytes, patience: Patience) -> Result<(), Error> {
+        let kib = (object.len() as u64)
+            .min(crate::archive::wal::UPLOAD_MEMORY_BYTES)
+            .div_ceil(1 << 10) as u32;
+        let _memory = self.upload_memory.acquire_many(kib).await.expect("never closed");
+        // The key is random: nobody else's, and a try that is repeated replaces itself by the same.
+        Ok(self
+            .store()
+            .put(key, object, PutMode::Overwrite, patience)
+            .await?)
+    }
+
+    /// Makes a tree exist: stores its manifest and chunk hashes, then its summary, of which `manifest`, `chunks` and
+    /// `stored_bytes` are filled in here. `hashes` are those of all files in the tree's order.
+    ///
+    /// # Errors
+    /// [`Error::TreeExists`] if another tree of that name was quicker; [`Error::Store`].
+    pub async fn commit_tree(
+        &self,
+        tree: &Tree,
+        hashes: Vec<ChunkHash>,
+        mut summary: Summary,
+        patience: Patience,
+    ) -> Result<Summary, Error> {
+        let name = tree.id.name();
+        let text = manifest::to_text(tree);
+        summary.manifest = self
+            .put_object(&self.manifest_key(&tree.id), text, patience)
+            .await?;
+        let hashes = chunks::to_bytes(hashes);
+        summary.chunks = self
+            .put_object(&self.chunks_key(&tree.id), hashes, patience)
+            .await?;
+        let own = tree.id.prefix();
+        let own_parts = tree
+            .parts
+            .iter()
+            .filter(|part| part.key.as_str().starts_with(&own));
+        summary.stored_bytes = own_parts.map(|part| part.stored_bytes).sum::<u64>()
+            + summary.manifest.stored_bytes
+            + summary.chunks.stored_bytes;
+        self.put_summary(&name, &summary, patience).await?;
+        Ok(summary)
+    }
+
+    async fn put_object(&self, key: &Key, plain: Vec<u8>, patience: Patience) -> Result<Object, Error> {
+        let compression = self.compression();
+        let packed = tokio::task::spawn_blocking(move || (codec::pack_all(compression, &plain), plain.len()));
+        let ((stored, hash), plain_bytes) = packed.await.expect("packing does not panic");
+        let stored_bytes = stored.len() as u64;
+        self.put_part(key, stored, patience).await?;
+        Ok(Object {
+            plain_bytes: plain_bytes as u64,
+            stored_bytes,
+            hash: hash.to_string(),
+        })
+    }
+
+    async fn put_summary(&self, name: &TreeName, summary: &Summary, patience: Patience) -> Result<(), Error> {
+        let judges = self.marker().put_if_absent;
+        if !judges && self.summary(name, patience).await?.is_some() {
+            return Err(self.tree_exists(name));
+        }
+        let mut text = serde_json::to_vec_pretty(summary).expect("plain data becomes JSON");
+        text.push(b'\n');
+        let key = name.summary_key();
+        match self
+            .store()
+            .put(&key, text.into(), put_mode(judges), patience)
+            .await
+        {
+            Ok(()) => Ok(()),
+            // Somebody was quicker, or the answer to our own first try was lost: the id decides.
+            Err(error) if error.kind == ErrorKind::AlreadyExists => match self.summary(name, patience).await?
+            {
+                Some(found) if found.id == summary.id => Ok(()),
+                _ => Err(self.tree_exists(name)),
+            },
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn tree_exists(&self, name: &TreeName) -> Error {
+        Error::TreeExists {
+            name: name.clone(),
+            place: self.place(),
+        }
+    }
+
+    /// Names of all complete trees, ascending, and when each was committed.
+    ///
+    /// # Errors
+    /// [`Error::Store`]: complete or an error, never short.
+    pub async fn trees(&self, patience: Patience) -> Result<Vec<(TreeName, SystemTime)>, Error> {
+        let mut found = Vec::new();
+        for (key, meta) in self.list_all(&format!("{BASEBACKUPS}/"), patience).await? {
+            let name = key
+                .as_str()
+                .strip_prefix(BASEBACKUPS)
+                .and_then(|rest| rest.strip_prefix('/'));
+            let name = name
+                .and_then(|name| name.strip_suffix(".json"))
+                .and_then(|name| name.parse().ok());
+            found.extend(name.map(|name| (name, meta.modified)));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    async fn list_all(&self, prefix: &str, patience: Patience) -> Result<Vec<(Key, Meta)>, Error> {
+        let mut found: Vec<(Key, Meta)> = Vec::new();
+        loop {
+            let after = found.last().map(|(key, _)| key.as_str().to_owned());
+            let page = self
+                .store()
+                .list(prefix, after.as_deref(), 1000, patience)
+                .await?;
+            let done = !page.more || page.entries.is_empty();
+            found.extend(page.entries);
+            if done {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// A tree's summary; `None` when the store said that there is none.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::TreeDamaged`].
+    pub async fn summary(&self, name: &TreeName, patience: Patience) -> Result<Option<Summary>, Error> {
+        let fetched = match self
+            .store()
+            .get(&name.summary_key(), ByteRange::Whole, patience)
+            .await
+        {
+            Ok(fetched) => fetched,
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let broken = |reason: String| self.tree_damaged(name, "its summary", reason);
+        let summary: Summary =
+            serde_json::from_slice(&fetched.bytes).map_err(|error| broken(error.to_string()))?;
+        if summary.summary_version != SUMMARY_VERSION {
+            let found = summary.summary_version;
+            return Err(broken(format!(
+                "it has version {found}, this walfs reads {SUMMARY_VERSION}"
+            )));
+        }
+        if summary.tree_id(name).is_none() {
+            return Err(broken(format!("it is that of {}", summary.id)));
+        }
+        Ok(Some(summary))
+    }
+
+    /// All complete trees with their summaries, or why one cannot be read, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn summaries(
+        &self,
+        patience: Patience,
+    ) -> Result<Vec<(TreeName, Result<Summary, Error>)>, Error> {
+        let names = self.trees(patience).await?;
+        let read = |(name, _): (TreeName, SystemTime)| async move {
+            match self.summary(&name, patience).await {
+                Ok(summary) => Ok(summary.map(|summary| (name, Ok(summary)))),
+                Err(error @ Error::TreeDamaged { .. }) => Ok(Some((name, Err(error)))),
+                Err(error) => Err(error),
+            }
+        };
+        let read = stream::iter(names).map(read).buffered(READS);
+        let mut found: Vec<(TreeName, Result<Summary, Error>)> = read
+            .try_filter_map(|found| async { Ok(found) })
+            .try_collect()
+            .await?;
+        found.sort_by_key(|(_, summary)| {
+            summary
+                .as_ref()
+                .map_or(Timestamp::MIN, |summary| summary.finished)
+        });
+        Ok(found)
+    }
+
+    /// Name and summary of the newest tree that is complete with all its WAL; what `LATEST` means.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn latest(&self, patience: Patience) -> Result<Option<(TreeName, Summary)>, Error> {
+        for (name, summary) in self.summaries(patience).await?.into_iter().rev() {
+            let Ok(summary) = summary else { continue };
+            if self.backup_wal(&summary, patience).await? == BackupWal::Complete {
+                return Ok(Some((name, summary)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a tree's manifest and proves it against the summary.
+    ///
+    /// # Errors
+    /// [`Error::TreeDamaged`], [`Error::Store`].
+    pub async fn tree(
+        &self,
+        name: &TreeName,
+        summary: &Summary,
+        patience: Patience,
+    ) -> Result<Arc<Tree>, Error> {
+        let broken = |reason: String| self.tree_damaged(name, "its manifest", reason);
+        let id = summary
+            .tree_id(name)
+            .ok_or_else(|| broken("it is another tree's".into()))?;
+        let text = self
+            .read_object(name, &self.manifest_key(&id), &summary.manifest, patience)
+            .await?;
+        let tree = tokio::task::spawn_blocking(move || manifest::parse(&text))
+            .await
+            .expect("parsing does not panic");
+        let tree = tree.map_err(|error| broken(error.to_string()))?;
+        if tree.id != id {
+            return Err(broken(format!("it is that of {}", tree.id)));
+        }
+        Ok(Arc::new(tree))
+    }
+
+    /// Reads the chunk hashes of all files of a tree, in the tree's order.
+    ///
+    /// # Errors
+    /// As [`Archive::tree`].
+    pub async fn chunk_hashes(
+        &self,
+        name: &TreeName,
+        summary: &Summary,
+        tree: &Tree,
+        patience: Patience,
+    ) -> Result<Vec<ChunkHash>, Error> {
+        let bytes = self
+            .read_object(name, &self.chunks_key(&tree.id), &summary.chunks, patience)
+            .await?;
+        let files = tree
+            .entries()
+            .iter()
+            .filter(|entry| matches!(entry.content, Content::File { .. }));
+        let expected: u64 = files.map(|file| chunks::count(file.bytes())).sum();
+        chunks::from_bytes(&bytes)
+            .filter(|hashes| hashes.len() as u64 == expected)
+            .ok_or_else(|| {
+                self.tree_damaged(
+                    name,
+                    "the list of its chunks",
+                    format!("it does not have {expected} of 16 bytes"),
+                )
+            })
+    }
+
+    async fn read_object(
+        &self,
+        name: &TreeName,
+        key: &Key,
+        object: &Object,
+        patience: Patience,
+    ) -> Result<Vec<u8>, Error> {
+        let damaged = |reason: String| self.tree_damaged(name, key.as_str(), reason);
+        let stored = match self.store().get(key, ByteRange::Whole, patience).await {
+            Ok(fetched) => fetched.bytes,
+            Err(error) if error.kind == ErrorKind::NotFound => return Err(damaged("it is not there".into())),
+            Err(error) => return Err(error.into()),
+        };
+        let plain = tokio::task::spawn_blocking(move || codec::unpack_all(&stored))
+            .await
+            .expect("unpacking does not panic");
+        let plain = plain.map_err(|damage| damaged(damage.to_string()))?;
+        if object.content_hash() != Some(ContentHash::of(&plain)) {
+            return Err(damaged("it is not the object that the summary names".into()));
+        }
+        Ok(plain)
+    }
+
+    /// Is the WAL at hand that makes a backup consistent?
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn backup_wal(&self, summary: &Summary, patience: Patience) -> Result<BackupWal, Error> {
+        let segments = summary.backup.segments().map_err(|reason| Error::Marker {
+            key: BASEBACKUPS,
+            place: self.place(),
+            reason,
+        })?;
+        let mut missing = Vec::new();
+        for segment in segments {
+            let own = summary.backup.own_wal.contains(&segment);
+            if !own
+                && self
+                    .wal_meta(WalName::Segment(segment), patience)
+                    .await?
+                    .is_none()
+            {
+                missing.push(segment);
+            }
+        }
+        Ok(if missing.is_empty() {
+            BackupWal::Complete
+        } else {
+            BackupWal::Missing(missing)
+        })
+    }
+
+    /// Trees that were begun and are not complete, by name.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn unfinished_trees(&self, patience: Patience) -> Result<Vec<Unfinished>, Error> {
+        let mut found = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let prefix = format!("{TREES}/");
+            let page = self.store().list(&prefix, after.as_deref(), 1, patience).await?;
+            let Some((key, _)) = page.entries.first() else {
+                return Ok(found);
+            };
+            let folder = key.as_str()[prefix.len()..]
+                .split('/')
+                .next()
+                .unwrap_or_default()
+                .to_owned();
+            // '0' is the byte after '/': the next listing begins behind this folder.
+            after = Some(format!("{prefix}{folder}0"));
+            let Some(id) = TreeId::parse(&folder) else {
+                continue;
+            };
+            if !self.is_committed(&id, patience).await? {
+                found.push(self.look_at_unfinished(id, patience).await?);
+            }
+        }
+    }
+
+    async fn is_committed(&self, id: &TreeId, patience: Patience) -> Result<bool, Error> {
+        // A summary that cannot be read may be this tree's: then it is not for us to judge.
+        match self.summary(&id.name(), patience).await {
+            Ok(summary) => Ok(summary.is_some_and(|summary| summary.id == id.as_str())),
+            Err(Error::TreeDamaged { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn look_at_unfinished(&self, id: TreeId, patience: Patience) -> Result<Unfinished, Error> {
+        let objects = self.list_all(&id.prefix(), patience).await?;
+        let begun = match self.store().get(&id.key(BEGUN), ByteRange::Whole, patience).await {
+            Ok(fetched) => serde_json::from_slice(&fetched.bytes).ok(),
+            Err(error) if error.kind == ErrorKind::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Unfinished {
+            id,
+            begun,
+            last_stored: objects
+                .iter()
+                .map(|(_, meta)| meta.modified)
+                .max()
+                .unwrap_or(SystemTime::UNIX_EPOCH),
+            stored_bytes: objects.iter().map(|(_, meta)| meta.stored_bytes).sum(),
+        })
+    }
+
+    /// Deletes an unfinished tree. A committed one is refused, whoever asks.
+    ///
+    /// # Errors
+    /// [`Error::TreeExists`] if it is committed, [`Error::Store`].
+    pub async fn drop_unfinished(&self, id: &TreeId, patience: Patience) -> Result<(), Error> {
+        if self.is_committed(id, patience).await? {
+            return Err(self.tree_exists(&id.name()));
+        }
+        let objects = self.list_all(&id.prefix(), patience).await?;
+        // The word of who began it goes last, so that an interrupted deletion is still known for what it is.
+        let (begun, rest): (Vec<Key>, Vec<Key>) = objects
+            .into_iter()
+            .map(|(key, _)| key)
+            .partition(|key| *key == id.key(BEGUN));
+        self.store().delete(&rest, patience).await?;
+        Ok(self.store().delete(&begun, patience).await?)
+    }
+
+    /// Key of a tree's manifest.
+    pub fn manifest_key(&self, id: &TreeId) -> Key {
+        id.key(&format!("manifest.{}", self.marker().codec))
+    }
+
+    /// Key of a tree's chunk hashes.
+    pub fn chunks_key(&self, id: &TreeId) -> Key {
+        id.key(&format!("chunks.{}", self.marker().codec))
+    }
+
+    /// An error that names the backup and what of it.
+    pub fn tree_damaged(&self, name: &TreeName, what: &str, reason: String) -> Error {
+        Error::TreeDamaged {
+            name: name.clone(),
+            place: self.place(),
+            what: what.to_owned(),
+            reason,
+        }
+    }
+}

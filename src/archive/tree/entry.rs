@@ -1,0 +1,379 @@
+//! A tree in memory: entries in one ascending order, and who is in which directory.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use jiff::Timestamp;
+
+use super::TreeId;
+use crate::codec::ContentHash;
+use crate::store::Key;
+
+/// What a file system keeps of a file besides its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits, `0o7777` at most.
+    pub mode: u32,
+    /// Owner's number where the tree was taken.
+    pub uid: u32,
+    /// Group's number where the tree was taken.
+    pub gid: u32,
+    /// Time of the last change of its content.
+    pub modified: Timestamp,
+}
+
+/// Bytes of a file, in a part. The extents of a file follow each other without gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Which part, by its place in [`Tree::parts`].
+    pub part: u32,
+    /// Offset in the part's plain content, in bytes.
+    pub offset: u64,
+    /// Length, in bytes; never 0.
+    pub bytes: u64,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// A directory.
+    Directory,
+    /// A symbolic link, and where it points to, byte for byte.
+    Symlink(Box<[u8]>),
+    /// A regular file.
+    File {
+        /// Its length; the sum of its extents'.
+        bytes: u64,
+        /// Where its bytes are.
+        extents: Box<[Extent]>,
+    },
+}
+
+/// A file, directory or link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Path from the tree's root, components divided by `/`, any bytes but 0; empty for the root itself.
+    pub path: Box<[u8]>,
+    /// Its attributes.
+    pub attributes: Attributes,
+    /// What it is.
+    pub content: Content,
+}
+
+impl Entry {
+    /// Last component of its path; empty for the root.
+    pub fn name(&self) -> &[u8] {
+        split(&self.path).1
+    }
+
+    /// Length of a file, or of a link's target; 0 for a directory.
+    pub fn bytes(&self) -> u64 {
+        match &self.content {
+            Content::Directory => 0,
+            Content::Symlink(target) => target.len() as u64,
+            Content::File { bytes, .. } => *bytes,
+        }
+    }
+}
+
+/// An object that holds content of files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its whole key; may lie in an earlier tree's folder.
+    pub key: Key,
+    /// Length of its plain content, in bytes.
+    pub plain_bytes: u64,
+    /// Length of the object, in bytes.
+    pub stored_bytes: u64,
+    /// Hash of its plain content: proves that the object is the one that was stored.
+    pub hash: ContentHash,
+}
+
+/// A tree: what its manifest says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    /// Its folder in the store.
+    pub id: TreeId,
+    /// The objects that its extents point into.
+    pub parts: Vec<Part>,
+    /// Every directory, link and file, the root first, ascending by [`order`]: a directory before what it holds.
+    entries: Vec<Entry>,
+    /// For each entry, where its children are in `children`; empty but for directories.
+    ranges: Vec<Range<u32>>,
+    /// Numbers of entries, grouped by directory, ascending by name.
+    children: Vec<u32>,
+}
+
+/// Why entries are not a tree.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TreeError {
+    /// The root is not there.
+    #[error("it has no root directory")]
+    NoRoot,
+    /// An entry's directory is not there, or is none.
+    #[error("{path:?} has no directory that holds it")]
+    NoParent {
+        /// The entry's path, readable.
+        path: String,
+    },
+    /// Two entries have one path.
+    #[error("{path:?} is there twice")]
+    Twice {
+        /// The path, readable.
+        path: String,
+    },
+    /// An extent that is not in its part, or extents that are not the file's length.
+    #[error("the extents of {path:?} do not fit: {reason}")]
+    Extents {
+        /// The path, readable.
+        path: String,
+        /// What does not fit.
+        reason: &'static str,
+    },
+}
+
+impl Tree {
+    /// Puts a tree together from entries in any order.
+    ///
+    /// # Errors
+    /// Any [`TreeError`].
+    pub fn new(id: TreeId, parts: Vec<Part>, mut entries: Vec<Entry>) -> Result<Self, TreeError> {
+        entries.sort_by(|left, right| order(&left.path, &right.path));
+        check_extents(&parts, &entries)?;
+        let (ranges, children) = index(&entries)?;
+        Ok(Self {
+            id,
+            parts,
+            entries,
+            ranges,
+            children,
+        })
+    }
+
+    /// All entries, the root first; their places are the numbers by which the other methods name them.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// An entry by its number.
+    pub fn entry(&self, number: u32) -> Option<&Entry> {
+        self.entries.get(number as usize)
+    }
+
+    /// Numbers of what a directory holds, ascending by name.
+    pub fn children(&self, directory: u32) -> &[u32] {
+        let range = self.ranges.get(directory as usize).cloned().unwrap_or(0..0);
+        &self.children[range.start as usize..range.end as usize]
+    }
+
+    /// Number of the entry with that name in a directory.
+    pub fn child(&self, directory: u32, name: &[u8]) -> Option<u32> {
+        let children = self.children(directory);
+        let place = children.binary_search_by(|&number| self.entries[number as usize].name().cmp(name));
+        place.ok().map(|place| children[place])
+    }
+
+    /// Number of the entry with that path.
+    pub fn find(&self, path: &[u8]) -> Option<u32> {
+        let found = self.entries.binary_search_by(|entry| order(&entry.path, path));
+        found.ok().map(|number| number as u32)
+    }
+
+    /// Plain bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        let files = self
+            .entries
+            .iter()
+            .filter(|entry| matches!(entry.content, Content::File { .. }));
+        files.map(Entry::bytes).sum()
+    }
+}
+
+/// The order of entries: by path, a directory's content right behind it (`/` sorts before every other byte).
+pub(super) fn order(left: &[u8], right: &[u8]) -> std::cmp::Ordering {
+    let rank = |byte: &u8| if *byte == b'/' { 0 } else { u16::from(*byte) + 1 };
+    left.iter().map(rank).cmp(right.iter().map(rank))
+}
+
+/// A path's directory and last component.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (&[], path),
+    }
+}
+
+fn readable(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+fn check_extents(parts: &[Part], entries: &[Entry]) -> Result<(), TreeError> {
+    for entry in entries {
+        let Content::File { bytes, extents } = &entry.content else {
+            continue;
+        };
+        let wrong = |reason| TreeError::Extents {
+            path: readable(&entry.path),
+            reason,
+        };
+        let mut sum = 0_u64;
+        for extent in extents {
+            let part = parts
+                .get(extent.part as usize)
+                .ok_or_else(|| wrong("there is no such part"))?;
+            let end = extent.offset.checked_add(extent.bytes);
+            if extent.bytes == 0 || end.is_none_or(|end| end > part.plain_bytes) {
+                return Err(wrong("one is empty or lies outside of its part"));
+            }
+            sum = sum.saturating_add(extent.bytes);
+        }
+        if sum != *bytes {
+            return Err(wrong("their sum is not the file's length"));
+        }
+    }
+    Ok(())
+}
+
+/// Groups the entries, which are in order, by directory.
+fn index(entries: &[Entry]) -> Result<(Vec<Range<u32>>, Vec<u32>), TreeError> {
+    match entries.first() {
+        Some(root) if root.path.is_empty() && root.content == Content::Directory => {}
+        _ => return Err(TreeError::NoRoot),
+    }
+    let mut directories: HashMap<&[u8], u32> = HashMap::from([(&[][..], 0)]);
+    let mut placed: Vec<(u32, u32)> = Vec::with_capacity(entries.len());
+    for (number, pair) in (1..).zip(entries.windows(2)) {
+        let entry = &pair[1];
+        let path = || readable(&entry.path);
+        if pair[0].path == entry.path {
+            return Err(TreeError::Twice { path: path() });
+        }
+        let (directory, _) = split(&entry.path);
+        let parent = *directories
+            .get(directory)
+            .ok_or_else(|| TreeError::NoParent { path: path() })?;
+        placed.push((parent, number));
+        if entry.content == Content::Directory {
+            directories.insert(&entry.path, number);
+        }
+    }
+    placed.sort_by(|left, right| {
+        let name = |pair: &(u32, u32)| entries[pair.1 as usize].name();
+        left.0.cmp(&right.0).then_with(|| name(left).cmp(name(right)))
+    });
+    let mut ranges = vec![0..0; entries.len()];
+    for (place, (parent, _)) in (0_u32..).zip(&placed) {
+        let range: &mut Range<u32> = &mut ranges[*parent as usize];
+        if range.end == 0 {
+            range.start = place;
+        }
+        range.end = place + 1;
+    }
+    Ok((ranges, placed.into_iter().map(|(_, number)| number).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(path: &str, content: Content) -> Entry {
+        Entry {
+            path: path.as_bytes().into(),
+            attributes: Attributes {
+                mode: 0o700,
+                uid: 0,
+                gid: 0,
+                modified: Timestamp::UNIX_EPOCH,
+            },
+            content,
+        }
+    }
+
+    fn id() -> TreeId {
+        TreeId::fresh(&"monday".parse().unwrap())
+    }
+
+    fn empty_file() -> Content {
+        Content::File {
+            bytes: 0,
+            extents: [].into(),
+        }
+    }
+
+    fn tree(paths: &[&str]) -> Result<Tree, TreeError> {
+        let entries = paths.iter().map(|path| {
+            let content = if path.contains('.') {
+                empty_file()
+            } else {
+                Content::Directory
+            };
+            entry(path, content)
+        });
+        Tree::new(id(), Vec::new(), entries.collect())
+    }
+
+    #[test]
+    fn children_are_found_by_name() {
+        let tree = tree(&["", "a-b", "a", "a/x.1", "a/b", "a/b/c.1", "z.1"]).unwrap();
+        let names = |directory: &str| -> Vec<String> {
+            let number = tree.find(directory.as_bytes()).unwrap();
+            let children = tree.children(number).iter();
+            children
+                .map(|&child| readable(tree.entry(child).unwrap().name()))
+                .collect()
+        };
+        assert_eq!(names(""), ["a", "a-b", "z.1"]);
+        assert_eq!(names("a"), ["b", "x.1"]);
+        assert_eq!(names("z.1"), [""; 0]);
+        let a = tree.child(0, b"a").unwrap();
+        let b = tree.child(a, b"b").unwrap();
+        assert_eq!(tree.child(b, b"c.1"), tree.find(b"a/b/c.1"));
+        assert_eq!(tree.child(b, b"d.1"), None);
+    }
+
+    #[test]
+    fn what_is_no_tree_is_refused() {
+        assert_eq!(tree(&["a"]), Err(TreeError::NoRoot));
+        let nowhere = tree(&["", "a/b"]).unwrap_err();
+        assert!(matches!(nowhere, TreeError::NoParent { .. }), "{nowhere}");
+        let in_a_file = tree(&["", "a.1", "a.1/b"]).unwrap_err();
+        assert!(matches!(in_a_file, TreeError::NoParent { .. }), "{in_a_file}");
+        let twice = tree(&["", "a", "a"]).unwrap_err();
+        assert!(matches!(twice, TreeError::Twice { .. }), "{twice}");
+    }
+
+    #[test]
+    fn extents_lie_in_their_parts_and_make_the_file() {
+        let part = Part {
+            key: Key::new("trees/x/1"),
+            plain_bytes: 100,
+            stored_bytes: 50,
+            hash: ContentHash::of(b""),
+        };
+        let file = |bytes, offset, extent_bytes, part| Content::File {
+            bytes,
+            extents: [Extent {
+                part,
+                offset,
+                bytes: extent_bytes,
+            }]
+            .into(),
+        };
+        let tree = |content| {
+            Tree::new(
+                id(),
+                vec![part.clone()],
+                vec![entry("", Content::Directory), entry("f", content)],
+            )
+        };
+        assert!(tree(file(40, 60, 40, 0)).is_ok());
+        for wrong in [
+            file(41, 60, 41, 0),
+            file(40, 60, 39, 0),
+            file(1, 0, 1, 1),
+            file(1, u64::MAX, 1, 0),
+        ] {
+            assert!(matches!(tree(wrong), Err(TreeError::Extents { .. })));
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! The summary of a tree: `basebackups/<name>.json`, plain JSON, written last. The tree exists from then on.
+//!
+//! It has what a list of backups shows, and the hashes from which everything else of the tree is proved.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{TreeId, TreeName};
+use crate::codec::ContentHash;
+use crate::pg::{Lsn, SegmentName, SegmentSize, SystemId, Timeline};
+
+/// The version of the summary that this program writes and reads.
+pub const SUMMARY_VERSION: u32 = 1;
+
+/// What there is to know of a complete tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// [`SUMMARY_VERSION`].
+    pub summary_version: u32,
+    /// Folder of its parts, below `trees/`.
+    pub id: String,
+    /// Its manifest.
+    pub manifest: Object,
+    /// Its chunk hashes.
+    pub chunks: Object,
+    /// Regular files in it.
+    pub files: u64,
+    /// Their plain bytes.
+    pub bytes: u64,
+    /// Bytes of its own parts, manifest and chunk hashes, as stored.
+    pub stored_bytes: u64,
+    /// When the first of it was stored.
+    pub began: Timestamp,
+    /// When it was complete.
+    pub finished: Timestamp,
+    /// What brought it.
+    pub method: Method,
+    /// Do the parts, put together, give exactly these files to stock `tar`? Not if files were renamed or removed after
+    /// their bytes had gone out, nor if parts of earlier trees are pointed to.
+    pub plain_tar: bool,
+    /// What a base backup is besides a tree.
+    pub backup: Backup,
+    /// Version of the program that wrote it.
+    pub written_by: String,
+}
+
+/// An object of a tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// Length of its plain content, in bytes.
+    pub plain_bytes: u64,
+    /// Length of the object, in bytes.
+    pub stored_bytes: u64,
+    /// BLAKE3 of its plain content, 64 hexadecimal digits.
+    pub hash: String,
+}
+
+impl Object {
+    /// Its hash; `None` if it cannot be read.
+    pub fn content_hash(&self) -> Option<ContentHash> {
+        self.hash.parse().ok()
+    }
+}
+
+/// What brought a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// `walfs backup`.
+    Walfs,
+    /// Files written through the mount, finished by the rename of `backup_manifest`.
+    Mount,
+    /// Files written through the mount, finished by hand: `fsync` of the directory or `walfs backup-finish`.
+    ByHand,
+}
+
+/// How the files of a base backup are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// As in a data directory.
+    Plain,
+    /// In `base.tar` and its companions, as `pg_basebackup -Ft` writes them.
+    Tar,
+}
+
+/// What makes a tree a base backup. Positions and identifiers are text, as PostgreSQL shows them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// As in a data directory, or in tar files?
+    pub shape: Shape,
+    /// The cluster; absent where it could not be known (a tar backup with a manifest of version 1).
+    #[serde(with = "text", default, skip_serializing_if = "Option::is_none")]
+    pub system_identifier: Option<SystemId>,
+    /// PostgreSQL's major version; absent as above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgresql_major: Option<u32>,
+    /// Bytes of a WAL segment.
+    pub segment_bytes: u64,
+    /// The WAL that makes it consistent, oldest first and never empty: one range, or one for each timeline that a
+    /// standby followed meanwhile. Every segment of it must be at hand.
+    pub wal: Vec<WalRange>,
+    /// The label it was given.
+    pub label: String,
+    /// Was it taken from a standby?
+    pub from_standby: bool,
+    /// Segments that it brings along in its own `pg_wal`.
+    #[serde(with = "text_list", default, skip_serializing_if = "Vec::is_empty")]
+    pub own_wal: Vec<SegmentName>,
+    /// Its tablespaces, besides the two that every cluster has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tablespaces: Vec<Tablespace>,
+    /// Pages whose checksums were verified while it was taken; absent if nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pages: Option<Pages>,
+}
+
+/// WAL of one timeline, from `start` up to `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalRange {
+    /// Its timeline.
+    #[serde(with = "text")]
+    pub timeline: Timeline,
+    /// Where replay begins: in the first range, where recovery from the backup does.
+    #[serde(with = "text")]
+    pub start: Lsn,
+    /// Where it ends: in the last range, where the backup is consistent.
+    #[serde(with = "text")]
+    pub end: Lsn,
+}
+
+impl WalRange {
+    /// The segments that hold it, ascending. One that ends on a segment's first byte needs nothing of that segment
+    /// (`XLByteToPrevSeg` in xlog_internal.h).
+    pub fn segments(self, size: SegmentSize) -> impl Iterator<Item = SegmentName> {
+        let first = self.start.0 / size.bytes();
+        let last = self.end.0.saturating_sub(1).max(self.start.0) / size.bytes();
+        (first..=last).filter_map(move |number| SegmentName::from_number(self.timeline, number, size))
+    }
+}
+
+impl Backup {
+    /// Where recovery from it begins.
+    pub fn start(&self) -> Option<(Timeline, Lsn)> {
+        self.wal.first().map(|range| (range.timeline, range.start))
+    }
+
+    /// Where it is consistent.
+    pub fn stop(&self) -> Option<(Timeline, Lsn)> {
+        self.wal.last().map(|range| (range.timeline, range.end))
+    }
+
+    /// Every segment that must be at hand.
+    ///
+    /// # Errors
+    /// The text of why its segment size is none.
+    pub fn segments(&self) -> Result<Vec<SegmentName>, String> {
+        let size = SegmentSize::new(self.segment_bytes).map_err(|error| error.to_string())?;
+        Ok(self.wal.iter().flat_map(|range| range.segments(size)).collect())
+    }
+}
+
+/// A tablespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tablespace {
+    /// Its object identifier; its files are in `pg_tblspc/<oid>`.
+    pub oid: u32,
+    /// Where it was. What is not UTF-8 is replaced; the tablespace map has it byte for byte.
+    pub location: String,
+}
+
+/// What verifying data pages found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pages {
+    /// Pages whose checksum was right.
+    pub verified: u64,
+    /// Pages whose checksum was wrong.
+    pub bad: u64,
+    /// The first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first_bad: Vec<BadPage>,
+}
+
+/// A page with a wrong checksum.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadPage {
+    /// The file, from the data directory.
+    pub path: String,
+    /// The block's number in its relation.
+    pub block: u32,
+}
+
+impl Summary {
+    /// Its folder, if it is one of that name's: what another tree's summary points to is not.
+    pub fn tree_id(&self, name: &TreeName) -> Option<TreeId> {
+        TreeId::parse(&self.id).filter(|id| id.name() == *name)
+    }
+}
+
+/// Values as the text that they are shown as.
+mod text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::{Lsn, SegmentName, SystemId, Timeline};
+    use crate::pg::WalName;
+
+    /// A value of this module's parent that is written as text.
+    pub(super) trait Text: Sized {
+        fn show(&self) -> String;
+        fn read(text: &str) -> Option<Self>;
+    }
+
+    impl Text for Lsn {
+        fn show(&self) -> String {
+            self.to_string()
+        }
+        fn read(text: &str) -> Option<Self> {
+            Self::from_str(text).ok()
+        }
+    }
+
+    impl Text for Timeline {
+        fn show(&self) -> String {
+            self.to_string()
+        }
+        fn read(text: &str) -> Option<Self> {
+            text.parse().ok().map(Self)
+        }
+    }
+
+    impl Text for SegmentName {
+        fn show(&self) -> String {
+            WalName::Segment(*self).to_string()
+        }
+        fn read(text: &str) -> Option<Self> {
+            match text.parse() {
+                Ok(WalName::Segment(segment)) => Some(segment),
+                _ => None,
+            }
+        }
+    }
+
+    impl Text for Option<SystemId> {
+        fn show(&self) -> String {
+            self.map(|id| id.to_string()).unwrap_or_default()
+        }
+        fn read(text: &str) -> Option<Self> {
+            text.parse().ok().map(|id| Some(SystemId(id)))
+        }
+    }
+
+    pub(super) fn serialize<S: Serializer>(value: &impl Text, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&Shown(value))
+    }
+
+    pub(super) fn deserialize<'a, T: Text, D: Deserializer<'a>>(from: D) -> Result<T, D::Error> {
+        let text = String::deserialize(from)?;
+        T::read(&text).ok_or_else(|| D::Error::custom(format_args!("{text:?} is not what it should be")))
+    }
+
+    struct Shown<'a, T>(&'a T);
+
+    impl<T: Text> Display for Shown<'_, T> {
+        fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            out.write_str(&self.0.show())
+        }
+    }
+}
+
+/// Lists of such values.
+mod text_list {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::text::Text;
+
+    pub(super) fn serialize<S: Serializer>(values: &[impl Text], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(values.iter().map(Text::show))
+    }
+
+    pub(super) fn deserialize<'a, T: Text, D: Deserializer<'a>>(from: D) -> Result<Vec<T>, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        let read = |text: &String| {
+            T::read(text).ok_or_else(|| D::Error::custom(format_args!("{text:?} is not what it should be")))
+        };
+        texts.iter().map(read).collect()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::archive::tree) fn sample(name: &str) -> Summary {
+        let object = Object {
+            plain_bytes: 10,
+            stored_bytes: 20,
+            hash: ContentHash::of(b"").to_string(),
+        };
+        Summary {
+            summary_version: SUMMARY_VERSION,
+            id: TreeId::fresh(&name.parse().unwrap()).to_string(),
+            manifest: object.clone(),
+            chunks: object,
+            files: 1,
+            bytes: 2,
+            stored_bytes: 3,
+            began: Timestamp::UNIX_EPOCH,
+            finished: Timestamp::UNIX_EPOCH,
+            method: Method::Walfs,
+            plain_tar: true,
+            backup: Backup {
+                shape: Shape::Plain,
+                system_identifier: Some(SystemId(u64::MAX)),
+                postgresql_major: Some(15),
+                segment_bytes: 16 << 20,
+                wal: vec![WalRange {
+                    timeline: Timeline(1),
+                    start: Lsn(0x2000028),
+                    end: Lsn(0x3000100),
+                }],
+                label: "nightly".into(),
+                from_standby: false,
+                own_wal: vec![],
+                tablespaces: vec![],
+                pages: None,
+            },
+            written_by: "walfs".into(),
+        }
+    }
+
+    #[test]
+    fn a_summary_is_read_back() {
+        let mut summary = sample("monday");
+        for round in 0..2 {
+            let text = serde_json::to_string_pretty(&summary).unwrap();
+            assert_eq!(serde_json::from_str::<Summary>(&text).unwrap(), summary, "{text}");
+            assert!(text.contains("\"start\": \"0/2000028\""), "{text}");
+            if round == 0 {
+                summary.backup.system_identifier = None;
+                summary.backup.own_wal = vec![text_name("000000010000000000000002")];
+            }
+        }
+    }
+
+    fn text_name(text: &str) -> SegmentName {
+        match text.parse() {
+            Ok(crate::pg::WalName::Segment(segment)) => segment,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn needed_segments_end_before_a_boundary() {
+        let segments = |start, end| -> Vec<u64> {
+            let size = SegmentSize::new(1 << 20).unwrap();
+            let range = WalRange {
+                timeline: Timeline(3),
+                start: Lsn(start),
+                end: Lsn(end),
+            };
+            range.segments(size).map(|segment| segment.number(size)).collect()
+        };
+        assert_eq!(segments(0x200028, 0x200100), [2]);
+        assert_eq!(segments(0x200028, 0x300000), [2]);
+        assert_eq!(segments(0x200028, 0x300001), [2, 3]);
+        assert_eq!(segments(0x200000, 0x200000), [2]);
+    }
+
+    #[test]
+    fn another_trees_summary_is_not_ones_own() {
+        let summary = sample("monday");
+        assert!(summary.tree_id(&"monday".parse().unwrap()).is_some());
+        assert!(summary.tree_id(&"tuesday".parse().unwrap()).is_none());
+    }
+}
