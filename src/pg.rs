@@ -1,9 +1,9 @@
-//! What PostgreSQL 13 and later says about its WAL files: names, first pages, timeline history, backup
-//! history.
+//! What PostgreSQL 13 and later says about its files. Of the WAL: names, first pages, timeline history, backup
+//! history. Of base backups: manifest, label, tablespace map, control file, what is left out, page checksums.
 //!
 //! Everything that changes with a version of PostgreSQL is here and nowhere else. It works on byte slices and
 //! strings and does no I/O, so that each rule is a table test. Names of PostgreSQL's sources are given where
-//! a rule comes from one (`xlog_internal.h`, `timeline.c`, `xlogbackup.c`).
+//! a rule comes from one (`xlog_internal.h`, `timeline.c`, `basebackup.c`).
 //!
 //! This file holds the words the others share: [`Timeline`], [`Lsn`], [`SystemId`] and [`SegmentSize`].
 
@@ -12,17 +12,22 @@ use std::str::FromStr;
 
 pub mod backup_history;
 pub mod backup_manifest;
+pub mod checksum;
 pub mod control;
+pub mod exclude;
 pub mod history;
 pub mod label;
 mod lines;
 mod name;
 mod page;
+pub mod relation;
+mod segments;
 pub mod tablespace_map;
 mod temporary;
 
 pub use name::{NameError, SegmentName, WalName};
 pub use page::{HeaderError, PageHeader, TimelineMatch};
+pub use segments::segments;
 pub use temporary::staging_target;
 
 const MIB: u64 = 1 << 20;

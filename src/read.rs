@@ -20,6 +20,8 @@ use crate::codec::{Damage, FRAME_BYTES, SeekTable, Tail};
 use crate::pg::WalName;
 use crate::store::{ByteRange, Key, Patience};
 
+pub mod tree;
+
 /// Plain bytes fetched and verified together.
 pub const PIECE_BYTES: u64 = 16 << 20;
 

@@ -1,0 +1,3 @@
+//! What walfs does on its own account, without a mount: each job is a library call, and prints nothing.
+
+pub mod finish;
