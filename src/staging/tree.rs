@@ -132,7 +132,7 @@ pub enum StatKind {
 }
 
 /// Attributes to be changed; those that are `None` stay.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Change {
     /// Permission bits.
     pub mode: Option<u32>,

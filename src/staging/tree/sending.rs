@@ -34,6 +34,8 @@ pub(super) struct Sender {
     pub(super) id: TreeId,
     pub(super) deadline: Duration,
     slots: Semaphore,
+    /// Parts that have not arrived.
+    under_way: Space,
     /// Plain bytes of bundles not stored yet.
     bundled: Space,
     failure: Mutex<Option<Failure>>,
@@ -60,6 +62,23 @@ impl Outgoing {
     }
 }
 
+/// A part that has not arrived, counted until it has, or never will.
+#[derive(Debug)]
+struct UnderWay(Arc<Sender>);
+
+impl UnderWay {
+    fn of(sender: Arc<Sender>) -> Self {
+        sender.under_way.take(1);
+        Self(sender)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.give(1);
+    }
+}
+
 impl Sender {
     pub(super) fn new(archive: Arc<Archive>, id: TreeId, deadline: Duration) -> Self {
         Self {
@@ -67,6 +86,7 @@ impl Sender {
             id,
             deadline,
             slots: Semaphore::new(UPLOADS),
+            under_way: Space::new(1),
             bundled: Space::new(BUNDLED_BYTES),
             failure: Mutex::default(),
             forgotten: Mutex::default(),
@@ -97,7 +117,9 @@ impl Sender {
         part: impl Future<Output = io::Result<FinishedPart>> + Send + 'static,
     ) -> Outgoing {
         let (sender, own_key) = (self.clone(), key.clone());
+        let arriving = UnderWay::of(sender.clone());
         let task = tokio::spawn(async move {
+            let _arriving = arriving;
             let _turn = sender.slots.acquire().await.expect("never closed");
             if let Some(failure) = sender.failure() {
                 return Err(failure);
@@ -185,8 +207,7 @@ impl Sender {
 
     /// Waits for everything that has been sent so far.
     pub(super) async fn settle(&self) {
-        let all = self.slots.acquire_many(UPLOADS as u32).await;
-        drop(all.expect("never closed"));
+        self.under_way.wait().await;
     }
 
     /// Sends nothing more, and waits for what is under way.
