@@ -175,7 +175,7 @@ async fn reads_ask_for_what_they_need() {
                 .expect("read a page");
         }
         // Far from each other: each in a frame of its own.
-        for place in (2..64).step_by(3).map(|mib| mib * MIB + 40_960) {
+        for place in (2..64).step_by(3).map(|mib| mib * MIB + 614_400) {
             let before = store.counts();
             let read = page(place).await.expect("read a page");
             assert!(read == content[place as usize..][..8192], "at {place}");
