@@ -11,9 +11,13 @@ use std::fmt;
 use std::str::FromStr;
 
 pub mod backup_history;
+pub mod backup_manifest;
 pub mod history;
+pub mod label;
+mod lines;
 mod name;
 mod page;
+pub mod tablespace_map;
 mod temporary;
 
 pub use name::{NameError, SegmentName, WalName};
