@@ -8,7 +8,8 @@
 //! Calls go down, results come up. What holds everywhere, and each time something is absent:
 //!
 //! - [`pg`] and [`codec`] do no I/O: each rule is tested with byte arrays.
-//! - Only [`archive`] spells the keys of objects, and nothing in this library deletes an archived one.
+//! - Only [`archive`] spells the keys of objects, and nothing in this library deletes an archived one: what a backup
+//!   that was never finished has left is all that ever goes.
 //! - Only `mount::fuse` knows FUSE, `store::s3` the AWS SDK, `cli` the command line and the environment.
 //! - An archived object is never rewritten, and success is never reported before the store has confirmed.
 //! - [`staging`] and [`read`] do not know each other: no lock is shared between the two directions.
