@@ -11,11 +11,15 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub mod backup;
+pub mod backup_list;
+pub mod connect;
 mod memory;
 pub mod mount;
 pub mod mount_helper;
 pub mod options;
 pub mod postgres_config;
+mod progress;
 pub mod wal;
 
 /// Exit code of a `wal-fetch` that proves nothing: PostgreSQL stops the recovery, and it can be started again.
@@ -62,6 +66,10 @@ enum Command {
     WalFetch(wal::FetchArgs),
     #[command(visible_alias = "wal-show")]
     WalList(wal::ListArgs),
+    #[command(visible_alias = "backup-push")]
+    Backup(backup::BackupArgs),
+    BackupList(backup_list::ListArgs),
+    BackupShow(backup_list::ShowArgs),
     PostgresConfig(postgres_config::PostgresConfigArgs),
     /// What mount(8) calls for a file system of type walfs
     #[command(hide = true, disable_help_flag = true)]
@@ -138,6 +146,9 @@ pub fn main() -> ExitCode {
         Command::WalPush(arguments) => wal::push(&arguments),
         Command::WalFetch(arguments) => wal::fetch(&arguments),
         Command::WalList(arguments) => wal::list(&arguments),
+        Command::Backup(arguments) => backup::backup(&arguments),
+        Command::BackupList(arguments) => backup_list::list(&arguments),
+        Command::BackupShow(arguments) => backup_list::show(&arguments),
         Command::PostgresConfig(arguments) => postgres_config::print(&arguments),
         Command::MountHelper(arguments) => mount_for_mount8(arguments.arguments),
     }
