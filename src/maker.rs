@@ -62,11 +62,15 @@ fn place() -> String {
     format!("{} {}", boot.trim(), namespace.display())
 }
 
-/// When a process began, in clock ticks since boot: the 22nd field of its `stat`. `None` if there is no such process.
+/// When a process began, in clock ticks since boot: the 22nd field of its `stat`. `None` if there is no such process, or
+/// a zombie only, which nobody has waited for yet.
 fn began_ticks(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is a name in parentheses that may hold anything.
     let (_, rest) = stat.rsplit_once(") ")?;
+    if rest.starts_with(['Z', 'X']) {
+        return None;
+    }
     rest.split(' ').nth(19)?.parse().ok()
 }
 
