@@ -22,7 +22,6 @@ pub mod cli;
 pub mod codec;
 pub mod daemon;
 pub mod job;
-pub mod maker;
 pub mod metrics;
 pub mod mount;
 pub mod pg;

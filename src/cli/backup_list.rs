@@ -10,11 +10,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::archive::tree::Tree;
+use crate::archive::tree::begun::Maker;
 use crate::archive::tree::summary::Summary;
 use crate::archive::{self, Archive};
 use crate::job::backup::named;
 use crate::job::listing::{Listed, State, backup, backups};
-use crate::maker::Maker;
 use crate::pg::WalName;
 use crate::store::Patience;
 

@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::archive::tree::catalogue::Begun;
 use crate::archive::tree::summary::{
     Method, Object, Pages, SUMMARY_VERSION, Shape, Summary, Tablespace, WalRange,
 };
@@ -29,8 +30,8 @@ use crate::archive::{self, Archive};
 use crate::codec::ContentHash;
 use crate::job::progress::{Phase, Progress};
 use crate::job::sweep::sweep;
-use crate::maker;
 use crate::pg::backup_manifest::{self, ManifestVersion};
+use crate::pg::checksum::PageChecker;
 use crate::pg::control::{ControlError, ControlFile};
 use crate::pg::history::HistoryError;
 use crate::pg::label::{self, BackupFrom, LabelError};
@@ -270,7 +271,14 @@ impl<'a> Taking<'a> {
         sweep(archive, patience()).await?;
         let began = Timestamp::now();
         let id = archive
-            .begin_tree(&options.name, &maker::begun(began), patience())
+            .begin_tree(
+                &options.name,
+                &Begun {
+                    at: began,
+                    ..Begun::by_this_process()
+                },
+                patience(),
+            )
             .await?;
         Ok(Self {
             archive,
@@ -382,7 +390,7 @@ impl<'a> Taking<'a> {
         Some(pages::Rules {
             page_bytes,
             file_pages: self.control.segment_blocks,
-            start,
+            checker: PageChecker::new(page_bytes, start),
         })
     }
 
@@ -464,7 +472,8 @@ impl<'a> Taking<'a> {
             oid: tablespace.oid,
             location: String::from_utf8_lossy(&tablespace.location).into_owned(),
         });
-        let verified = self.page_rules(Lsn(0)).is_some();
+        let packers = &self.packers.as_ref().expect("the files have been copied").0;
+        let verified = packers.rules.is_some();
         let pages: Pages = self.uploads.collected.take_pages();
         let later = || Object {
             plain_bytes: 0,

@@ -4,11 +4,11 @@ use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
+use crate::archive::tree::begun::Maker;
 use crate::archive::tree::catalogue::{BackupWal, Unfinished};
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{LATEST, TreeName};
 use crate::archive::{Archive, Error};
-use crate::maker::{self, Maker};
 use crate::pg::SegmentName;
 use crate::store::Patience;
 
@@ -58,7 +58,7 @@ pub async fn backups(archive: &Archive, patience: Patience) -> Result<Vec<Listed
     let mut listed: Vec<Listed> = looks.buffered(LOOKS).try_collect().await?;
     let now = SystemTime::now();
     listed.extend(unfinished.into_iter().map(|tree| {
-        let maker = maker::maker_of(&tree, now);
+        let maker = tree.maker(now);
         Listed {
             name: tree.id.name(),
             state: State::Unfinished(tree, maker),

@@ -1,9 +1,9 @@
-//! Taking away what killed backups have left (contract B2). Never what somebody is still at: [`crate::maker`] judges.
+//! Taking away what killed backups have left (contract B2), never what somebody is still at.
 
 use std::time::SystemTime;
 
+use crate::archive::tree::begun::Maker;
 use crate::archive::{Archive, Error};
-use crate::maker::{self, Maker};
 use crate::store::Patience;
 
 /// Drops every unfinished tree whose maker is dead, and says so in the log. Returns how many.
@@ -13,7 +13,7 @@ use crate::store::Patience;
 pub async fn sweep(archive: &Archive, patience: Patience) -> Result<usize, Error> {
     let mut dropped = 0;
     for tree in archive.unfinished_trees(patience).await? {
-        if maker::maker_of(&tree, SystemTime::now()) != Maker::Dead {
+        if tree.maker(SystemTime::now()) != Maker::Dead {
             continue;
         }
         match archive.drop_unfinished(&tree.id, patience).await {

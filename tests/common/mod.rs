@@ -4,14 +4,17 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod archiving;
+pub mod basebackup;
 pub mod below;
 pub mod copiers;
 pub mod garage;
+pub mod packed;
 pub mod postgres;
 pub mod recovery;
 pub mod s3;
 pub mod scripted;
 pub mod user;
+pub mod version;
 pub mod wait;
 pub mod wal;
 pub mod walfs;

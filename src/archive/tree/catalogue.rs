@@ -30,7 +30,7 @@ pub(super) const READS: usize = 8;
 pub struct Begun {
     /// When it was begun.
     pub at: Timestamp,
-    /// Which machine: the kernel's boot id, so that another one, or this one before a restart, is told apart.
+    /// Where its number means something: the kernel's boot id and the namespace of processes.
     pub boot_id: String,
     /// Its name, for people.
     pub host: String,
@@ -98,6 +98,17 @@ impl Archive {
             .store()
             .put(key, object, PutMode::Overwrite, patience)
             .await?)
+    }
+
+    /// Deletes parts of an unfinished tree that nothing in it points to any more. For its maker only, before it commits.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn delete_parts(&self, id: &TreeId, parts: &[Key], patience: Patience) -> Result<(), Error> {
+        let prefix = id.prefix();
+        let own = parts.iter().filter(|key| key.as_str().starts_with(&prefix));
+        let own: Vec<Key> = own.cloned().collect();
+        Ok(self.store().delete(&own, patience).await?)
     }
 
     /// Makes a tree exist: stores its manifest and chunk hashes, then its summary, of which `manifest`, `chunks` and

@@ -40,7 +40,7 @@ impl Archive {
             .filter_map(|(_, summary)| Some(summary.as_ref().ok()?.id.clone()))
             .collect();
         let behind = known.iter().map(|folder| after_folder(folder));
-        let gaps = std::iter::once(format!("{TREES}/")).chain(behind);
+        let gaps: Vec<String> = std::iter::once(format!("{TREES}/")).chain(behind).collect();
         let looks = stream::iter(gaps).map(|after| self.folders_in_gap(after, &known, patience));
         let folders: Vec<Vec<TreeId>> = looks.buffered(READS).try_collect().await?;
         let looks = stream::iter(folders.into_iter().flatten()).map(|id| self.if_unfinished(id, patience));

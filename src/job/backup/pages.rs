@@ -5,8 +5,7 @@ use std::fs::File;
 
 use super::queue::read_at;
 use crate::archive::tree::summary::{BadPage, Pages};
-use crate::pg::Lsn;
-use crate::pg::checksum::{PageVerdict, check_page};
+use crate::pg::checksum::{PageChecker, PageVerdict};
 use crate::pg::relation::{RelationFile, relation_file};
 
 /// Bad pages that are listed one by one; the others are counted.
@@ -21,8 +20,7 @@ pub(super) struct Rules {
     pub(super) page_bytes: u32,
     /// Pages of each file of a relation but the last.
     pub(super) file_pages: u32,
-    /// Pages that changed later are written anew by recovery.
-    pub(super) start: Lsn,
+    pub(super) checker: PageChecker,
 }
 
 /// Verifies the pages of one file.
@@ -58,24 +56,24 @@ impl<'a> Verifier<'a> {
             let place = offset + u64::from(index) * page_bytes;
             match self.verdict(page, block, place, file) {
                 PageVerdict::Good => found.verified += 1,
-                PageVerdict::New | PageVerdict::NewerThanBackup => {}
+                PageVerdict::New | PageVerdict::Partial | PageVerdict::NewerThanBackup => {}
                 PageVerdict::Bad { computed, stated } => self.report(block, computed, stated, found),
             }
         }
     }
 
     fn verdict(&self, page: &mut [u8], block: u32, place: u64, file: &File) -> PageVerdict {
-        let verdict = check_page(page, block, self.rules.start);
+        let verdict = self.rules.checker.check(page, block);
         if !matches!(verdict, PageVerdict::Bad { .. }) {
             return verdict;
         }
         let mut again = vec![0; page.len()];
         if !read_at(file, &mut again, place).is_ok_and(|bytes| bytes == page.len()) {
             // Cut off since: recovery does not need it.
-            return PageVerdict::New;
+            return PageVerdict::Partial;
         }
         page.copy_from_slice(&again);
-        check_page(page, block, self.rules.start)
+        self.rules.checker.check(page, block)
     }
 
     fn report(&self, block: u32, computed: u16, stated: u16, found: &mut Pages) {
@@ -111,19 +109,23 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::pg::checksum::page_checksum;
+    use crate::pg::Lsn;
 
-    const RULES: Rules = Rules {
-        page_bytes: 8192,
-        file_pages: 131_072,
-        start: Lsn(0x0200_0000),
-    };
+    fn rules() -> Rules {
+        Rules {
+            page_bytes: 8192,
+            file_pages: 131_072,
+            checker: PageChecker::new(8192, Lsn(0x0200_0000)),
+        }
+    }
 
     fn page(block: u32) -> Vec<u8> {
         let mut page = vec![7; 8192];
         page[..8].fill(0);
-        let checksum = page_checksum(&page, block);
-        page[8..10].copy_from_slice(&checksum.to_le_bytes());
+        let PageVerdict::Bad { computed, .. } = rules().checker.check(&page, block) else {
+            panic!("it has no checksum yet");
+        };
+        page[8..10].copy_from_slice(&computed.to_le_bytes());
         page
     }
 
@@ -135,7 +137,7 @@ mod tests {
         bad[8192 + 5000] ^= 1;
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bad).unwrap();
-        let verifier = Verifier::of(Some(RULES), b"base/5/16384.1").unwrap();
+        let verifier = Verifier::of(Some(rules()), b"base/5/16384.1").unwrap();
         let mut found = Pages::default();
         verifier.check(&mut bad, 0, &file, &mut found);
         let expected = BadPage {
@@ -146,7 +148,7 @@ mod tests {
             (found.verified, found.bad, found.first_bad),
             (2, 1, vec![expected])
         );
-        assert!(Verifier::of(Some(RULES), b"base/5/pg_filenode.map").is_none());
+        assert!(Verifier::of(Some(rules()), b"base/5/pg_filenode.map").is_none());
     }
 
     #[test]
@@ -157,7 +159,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&whole).unwrap();
         let mut found = Pages::default();
-        Verifier::of(Some(RULES), b"base/5/16384")
+        Verifier::of(Some(rules()), b"base/5/16384")
             .unwrap()
             .check(&mut torn, 0, &file, &mut found);
         assert_eq!((found.verified, found.bad), (1, 0));
