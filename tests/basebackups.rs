@@ -6,3 +6,5 @@ mod catalogue;
 mod browsing;
 // Reading of complete backups, without the kernel: requests and damage.
 mod reading;
+// Taken by `walfs backup`, brought back by stock tools, started.
+mod taking;
