@@ -21,7 +21,6 @@ use std::str::FromStr;
 
 use crate::store::Key;
 
-pub mod begun;
 pub mod catalogue;
 pub mod chunks;
 mod entry;
