@@ -11,13 +11,23 @@ use std::fmt;
 use std::str::FromStr;
 
 pub mod backup_history;
+pub mod backup_manifest;
+pub mod checksum;
+pub mod control;
+pub mod exclude;
 pub mod history;
+pub mod label;
+mod lines;
 mod name;
 mod page;
+pub mod relation;
+mod segments;
+pub mod tablespace_map;
 mod temporary;
 
 pub use name::{NameError, SegmentName, WalName};
 pub use page::{HeaderError, PageHeader, TimelineMatch};
+pub use segments::segments;
 pub use temporary::staging_target;
 
 const MIB: u64 = 1 << 20;

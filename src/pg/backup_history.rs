@@ -15,7 +15,7 @@
 //! Lines that are not needed here are skipped, also ones that later versions add. `STOP TIMELINE` is the last
 //! that all versions since 13 write, so a file that has it and ends in a newline is whole.
 
-use super::{Lsn, SegmentName, SegmentSize, Timeline};
+use super::{Lsn, SegmentName, SegmentSize, Timeline, lines};
 
 /// What a backup history says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,39 +123,26 @@ impl BackupHistory {
     }
 }
 
-/// What follows `key: ` on the first line that begins so.
 fn value<'a>(text: &'a str, key: &'static str) -> Result<&'a str, BackupHistoryError> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
-        .ok_or(BackupHistoryError::Missing { expected: key })
+    lines::value(text, key).ok_or(BackupHistoryError::Missing { expected: key })
 }
 
 fn place(text: &str, key: &'static str) -> Result<(Lsn, SegmentName), BackupHistoryError> {
     let found = value(text, key)?;
-    parse_place(found).ok_or_else(|| BackupHistoryError::Line {
+    lines::parse_place(found).ok_or_else(|| BackupHistoryError::Line {
         key,
         expected: "a position and a segment, such as 0/2000028 (file 000000010000000000000002),",
         found: found.to_owned(),
     })
 }
 
-fn parse_place(text: &str) -> Option<(Lsn, SegmentName)> {
-    let (lsn, file) = text.split_once(" (file ")?;
-    Some((lsn.parse().ok()?, file.strip_suffix(')')?.parse().ok()?))
-}
-
 fn timeline(text: &str, key: &'static str) -> Result<Timeline, BackupHistoryError> {
     let found = value(text, key)?;
-    let number = Some(found).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
-    number
-        .and_then(|digits| digits.parse().ok())
-        .filter(|number| *number > 0)
-        .map(Timeline)
-        .ok_or_else(|| BackupHistoryError::Line {
-            key,
-            expected: "a timeline, 1 or more,",
-            found: found.to_owned(),
-        })
+    lines::parse_timeline(found).ok_or_else(|| BackupHistoryError::Line {
+        key,
+        expected: "a timeline, 1 or more,",
+        found: found.to_owned(),
+    })
 }
 
 #[cfg(test)]
