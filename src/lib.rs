@@ -21,6 +21,7 @@ pub mod cache;
 pub mod cli;
 pub mod codec;
 pub mod daemon;
+pub mod job;
 pub mod metrics;
 pub mod mount;
 pub mod pg;

@@ -20,6 +20,8 @@ use crate::codec::{Damage, FRAME_BYTES, SeekTable, Tail};
 use crate::pg::WalName;
 use crate::store::{ByteRange, Key, Patience};
 
+pub mod part;
+
 /// Plain bytes fetched and verified together.
 pub const PIECE_BYTES: u64 = 16 << 20;
 
@@ -238,20 +240,8 @@ fn frames_of(table: &SeekTable, piece: u64) -> std::ops::Range<u64> {
 /// Decodes and verifies a piece; `stored` begins with its first frame.
 fn decode(table: &SeekTable, piece: u64, stored: &[u8]) -> Result<Bytes, Damage> {
     let frames = frames_of(table, piece);
-    let origin = table.stored_range(frames.clone()).start;
     let start = piece * PIECE_BYTES;
     let mut plain = vec![0; (table.plain_bytes() - start).min(PIECE_BYTES) as usize];
-    for frame in frames {
-        let range = table.stored_range(frame..frame + 1);
-        let bytes = stored
-            .get((range.start - origin) as usize..(range.end - origin) as usize)
-            .ok_or_else(|| too_short(stored, range.end - origin))?;
-        let within = table.plain_range(frame);
-        table.unpack(
-            frame,
-            bytes,
-            &mut plain[(within.start - start) as usize..(within.end - start) as usize],
-        )?;
-    }
+    table.unpack_frames(frames, stored, &mut plain)?;
     Ok(plain.into())
 }

@@ -179,6 +179,31 @@ impl SeekTable {
         }
         .unpack(stored, plain)
     }
+
+    /// Verifies and unpacks neighbouring frames. `stored` begins with the first of them, and so does `plain`.
+    ///
+    /// # Errors
+    ///
+    /// As [`SeekTable::unpack`]; [`Damage::FrameLength`] if `stored` ends early.
+    ///
+    /// # Panics
+    ///
+    /// If there are no such frames, or `plain` has no room for them.
+    pub fn unpack_frames(&self, frames: Range<u64>, stored: &[u8], plain: &mut [u8]) -> Result<(), Damage> {
+        let origin = self.stored_range(frames.clone()).start;
+        let mut rest = plain;
+        for frame in frames {
+            let (from, place) = (self.stored_range(frame..frame + 1), self.plain_range(frame));
+            let from = (from.start - origin) as usize..(from.end - origin) as usize;
+            let bytes = stored
+                .get(from.clone())
+                .unwrap_or(&stored[from.start.min(stored.len())..]);
+            let (piece, behind) = rest.split_at_mut((place.end - place.start) as usize);
+            self.unpack(frame, bytes, piece)?;
+            rest = behind;
+        }
+        Ok(())
+    }
 }
 
 /// The entries of a trailer without its footer, checked as bytes.

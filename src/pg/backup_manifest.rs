@@ -19,9 +19,11 @@
 //!
 //! [`Writer`] writes byte for byte what PostgreSQL would; [`Manifest`] reads what any version from 13 to 18 wrote.
 
+mod change;
 mod read;
 mod write;
 
+pub use change::describe;
 pub use read::{File, Manifest, ManifestError};
 pub use write::{FileLine, Writer};
 
