@@ -3,9 +3,9 @@
 CARGO ?= cargo
 # The tests mount file systems and run servers as user postgres: they run as root, and what cargo builds stays the caller's.
 ROOT_RUNNER := $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg(unix)".runner = "sudo -E"')
-SCRIPTS := .ci/needs .ci/run .ci/demo $(wildcard mount-helpers/*.sh bench/*.sh)
+SCRIPTS := .ci/needs .ci/postgresql.sh .ci/run .ci/demo $(wildcard mount-helpers/*.sh bench/*.sh)
 
-.PHONY: help build demo test check bench clean
+.PHONY: help build demo matrix test check bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ build: ## build target/release/walfs
 
 demo: ## archive a PostgreSQL by cp, destroy it, recover it by cp (a few minutes, cleans up)
 	@.ci/demo
+
+matrix: ## bring PostgreSQL 17 and 18 beside the system's, for the tests (unpacked, not installed)
+	@.ci/needs matrix
 
 test: ## bring what the tests need (once), then run them all, as root or by sudo
 	@.ci/needs test

@@ -3,5 +3,6 @@
 //! A job knows the archive, the server and the directions of bytes; never the mount, the terminal or the command line.
 //! Who wants to see how far it is hands it a [`progress::Progress`].
 
+pub mod finish;
 pub mod progress;
 pub mod restore;

@@ -1,9 +1,9 @@
-//! What PostgreSQL 13 and later says about its WAL files: names, first pages, timeline history, backup
-//! history.
+//! What PostgreSQL 13 and later says about its files. Of the WAL: names, first pages, timeline history, backup
+//! history. Of base backups: manifest, label, tablespace map, control file, what is left out, page checksums.
 //!
 //! Everything that changes with a version of PostgreSQL is here and nowhere else. It works on byte slices and
 //! strings and does no I/O, so that each rule is a table test. Names of PostgreSQL's sources are given where
-//! a rule comes from one (`xlog_internal.h`, `timeline.c`, `xlogbackup.c`).
+//! a rule comes from one (`xlog_internal.h`, `timeline.c`, `basebackup.c`).
 //!
 //! This file holds the words the others share: [`Timeline`], [`Lsn`], [`SystemId`] and [`SegmentSize`].
 

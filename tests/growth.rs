@@ -168,7 +168,7 @@ async fn go_through(
         let Some(last) = page.last() else { return Ok(()) };
         offset = last.next_offset;
         page.iter()
-            .filter(|entry| !entry.attributes.directory)
+            .filter(|entry| !entry.attributes.is_directory())
             .for_each(&mut take);
     }
 }
@@ -182,7 +182,7 @@ async fn listing_costs_a_request_a_page(segments: u64) {
     let take = |entry: &Entry| {
         // Spelling a name costs more than all the rest: one in a hundred will do.
         if seen % 100 == 0 {
-            assert_eq!(entry.name, wal::segment_name(1, seen, wal::SEGMENT_BYTES));
+            assert_eq!(entry.name, *wal::segment_name(1, seen, wal::SEGMENT_BYTES));
         }
         seen += 1;
     };

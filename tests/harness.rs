@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::garage::Garage;
-use crate::common::postgres::{self, Options, Postgres};
+use crate::common::postgres::{self, Options, Postgres, StopMode};
 use crate::common::recovery::Recovery;
 use crate::common::user::{User, said};
 use crate::common::wal;
@@ -53,6 +53,101 @@ fn every_installed_postgresql_is_lost_and_recovered_to_the_last_row() {
             recovered.query("SELECT timeline_id FROM pg_control_checkpoint()"),
             "2"
         );
+    }
+}
+
+/// One from another Debian runs with its own libraries: each of its programs must find them, and its share of files.
+#[test]
+fn every_installed_postgresql_has_working_tools() {
+    for version in postgres::installed_versions() {
+        let world = World::new("tools");
+        let mut server = Postgres::init(&world.path().join("pg"), &Options::of(version));
+        server.start();
+        server.pgbench_init(1);
+        let backup = world.owned_dir("backup");
+        // Before the backup, whose checkpoint may recycle it.
+        let segment = server.data().join("pg_wal").join(server.switch_wal());
+        run(&server, "pg_waldump", &["-n", "3"], &segment);
+        run(
+            &server,
+            "pg_basebackup",
+            &["-c", "fast", "-X", "fetch", "-D"],
+            &backup,
+        );
+        run(&server, "pg_verifybackup", &[], &backup);
+        let database = Path::new("postgres");
+        let checked = run(
+            &server,
+            "pg_amcheck",
+            &["--install-missing", "-v", "-d"],
+            database,
+        );
+        assert!(checked.contains("pgbench_accounts"), "{checked}");
+
+        server.stop(StopMode::Fast);
+        let control = run(&server, "pg_controldata", &["-D"], server.data());
+        assert!(control.contains("Data page checksum version"), "{control}");
+        run(&server, "pg_checksums", &["--check", "-D"], server.data());
+        // It finds postgres beside itself.
+        let sockets = format!("-k {}", world.path().join("pg").display());
+        let start = ["start", "-w", "-l", "/dev/null", "-o", &sockets, "-D"];
+        run(&server, "pg_ctl", &start, server.data());
+        run(&server, "pg_ctl", &["stop", "-w", "-D"], server.data());
+    }
+}
+
+/// What PostgreSQL runs belongs to the system, and must not get the libraries of a server from another Debian.
+#[test]
+fn no_installed_postgresql_gives_its_libraries_to_the_archive_command() {
+    for version in postgres::installed_versions() {
+        let world = World::new("libraries");
+        let mut server = Postgres::init(&world.path().join("pg"), &Options::of(version));
+        let out = world.owned_dir("out");
+        server.archive_with(&format!(
+            "cat /proc/self/maps /proc/self/environ > {}/cat",
+            out.display()
+        ));
+        server.start();
+        let bin = server.version.bin.display().to_string();
+        server.archive_all();
+        let seen = fs::read(out.join("cat")).expect("read what the archive command saw");
+        let seen = String::from_utf8_lossy(&seen);
+        assert!(seen.contains("/libc.so.6"), "{seen}");
+        assert!(!seen.contains("LD_"), "{bin}: {seen}");
+        let maps = seen.lines().filter_map(|line| line.split_whitespace().nth(5));
+        for library in maps.filter(|path| path.contains("/libc.so.6")) {
+            assert!(
+                library.starts_with("/usr/lib/") || library.starts_with("/lib/"),
+                "{library}"
+            );
+        }
+    }
+}
+
+/// Runs a program of the server's version, whose last argument is `path`, and returns both its outputs.
+#[track_caller]
+fn run(server: &Postgres, name: &str, arguments: &[&str], path: &Path) -> String {
+    let mut program = server.program(name);
+    let output = program.args(arguments).arg(path).output().expect("run a program");
+    let major = server.version.major;
+    assert!(output.status.success(), "{name} of {major}: {}", said(&output));
+    said(&output)
+}
+
+/// The default is off until 17 and on since 18: what a test asks for is what it gets.
+#[test]
+fn every_installed_postgresql_has_the_checksums_that_were_asked_for() {
+    for version in postgres::installed_versions() {
+        for (data_checksums, stated) in [(true, "on"), (false, "off")] {
+            let world = World::new("checksums");
+            let options = Options {
+                data_checksums,
+                ..Options::of(version.clone())
+            };
+            let mut server = Postgres::init(&world.path().join("pg"), &options);
+            server.start();
+            assert_eq!(server.query("SHOW data_checksums"), stated, "{}", version.major);
+        }
     }
 }
 

@@ -8,6 +8,8 @@ mod common;
 
 // Archiving through the kernel: what `cp` calls success is in the store, and what fails leaves nothing.
 mod archiving;
+// Base backups: taken, written through the mount, browsed, restored.
+mod basebackups;
 // Death after every single call to the store.
 mod crash;
 // Objects cut, changed, exchanged and gone: an error, never wrong bytes.

@@ -28,7 +28,7 @@ pub mod layout;
 pub mod manifest;
 pub mod summary;
 
-pub use entry::{Attributes, Content, Entry, Extent, Part, Tree};
+pub use entry::{Attributes, Content, Entry, Extent, Part, Tree, TreeError};
 
 /// Folder of the summaries of base backups, and their directory in the mount.
 pub const BASEBACKUPS: &str = "basebackups";

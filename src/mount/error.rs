@@ -23,6 +23,14 @@ pub enum Error {
         /// What was to be changed.
         what: String,
     },
+    /// What is in a complete backup stays as it is (contract B7).
+    #[error("{name} is not changed: backup {backup} is complete, and a complete backup stays as it is")]
+    Committed {
+        /// The file, or the name that was to be made.
+        name: String,
+        /// The backup.
+        backup: String,
+    },
     /// Not a name for this directory.
     #[error("{name} is no name for an archived file: {reason}")]
     BadName {
@@ -76,7 +84,7 @@ impl Error {
             Self::Archive(error) => archive_errno(error),
             Self::NotFound => libc::ENOENT,
             Self::Exists => libc::EEXIST,
-            Self::Immutable { .. } => libc::EPERM,
+            Self::Immutable { .. } | Self::Committed { .. } => libc::EPERM,
             Self::BadName { .. } | Self::Invalid { .. } => libc::EINVAL,
             Self::IsDirectory => libc::EISDIR,
             Self::NotDirectory => libc::ENOTDIR,
@@ -91,7 +99,11 @@ impl Error {
     pub fn is_notable(&self) -> bool {
         matches!(
             self,
-            Self::Archive(_) | Self::BadName { .. } | Self::Invalid { .. } | Self::TooLong { .. }
+            Self::Archive(_)
+                | Self::Committed { .. }
+                | Self::BadName { .. }
+                | Self::Invalid { .. }
+                | Self::TooLong { .. }
         )
     }
 }

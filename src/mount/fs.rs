@@ -29,9 +29,10 @@ use crate::store::Patience;
 
 use super::absence::Absences;
 use super::asker::{Asker, Intent};
+use super::basebackups::Basebackups;
 use super::error::Error;
 use super::handles::{Handle, Handles};
-use super::node::{Attributes, Inodes, Node, OwnFile};
+use super::node::{Attributes, Inodes, Kept, Kind, Node, OwnFile};
 use super::presence::Presence;
 use super::status;
 use super::writing::Writings;
@@ -67,6 +68,7 @@ pub struct Fs {
     pub(super) writings: Writings,
     pub(super) absences: Absences,
     pub(super) presence: Presence,
+    pub(super) basebackups: Basebackups,
     pub(super) mounted_at: Timestamp,
     pub(super) closing: AtomicBool,
 }
@@ -94,6 +96,7 @@ impl Fs {
             writings: Writings::default(),
             absences: Absences::default(),
             presence: Presence::default(),
+            basebackups: Basebackups::default(),
             mounted_at: Timestamp::now(),
             closing: AtomicBool::new(false),
         }
@@ -123,6 +126,8 @@ impl Fs {
             },
             Node::Wal => self.lookup_wal(name, asker).await,
             Node::Absent => self.lookup_absent(name, asker).await,
+            Node::Basebackups => self.lookup_basebackup(name, asker).await,
+            Node::Tree(at) => self.lookup_in_tree(at, name, asker).await,
             _ => Err(Error::NotDirectory),
         }
     }
@@ -130,6 +135,7 @@ impl Fs {
     fn lookup_top(&self, name: &OsStr) -> Result<Attributes> {
         match name.to_str() {
             Some("wal") => self.attributes(Node::Wal),
+            Some("basebackups") => self.attributes(Node::Basebackups),
             Some(".absent") => self.attributes(Node::Absent),
             Some(".walfs") => self.attributes(Node::Own),
             _ => Err(Error::NotFound),
@@ -214,7 +220,7 @@ impl Fs {
     }
 
     /// The same, if it was found a moment ago without asking.
-    async fn known_meta(&self, name: WalName, asker: Option<&Asker>) -> Result<WalMeta> {
+    pub(super) async fn known_meta(&self, name: WalName, asker: Option<&Asker>) -> Result<WalMeta> {
         match self.presence.meta(name).await {
             Some(meta) => Ok(meta),
             None => self.archived_meta(name, asker).await,
@@ -241,6 +247,8 @@ impl Fs {
                 let writing = self.writings.get(ino).ok_or(Error::NotFound)?;
                 Ok(self.writing_attributes(&writing))
             }
+            Node::Latest => self.latest_attributes(asker).await,
+            Node::Tree(at) => self.tree_attributes(at, asker).await,
             node => self.attributes(node),
         }
     }
@@ -273,7 +281,10 @@ impl Fs {
             Node::AbsentFile(_) => Handle::Text(Bytes::new()),
             Node::OwnFile(file) => Handle::Text(self.text(file).into()),
             Node::Writing(ino) => return self.reopen(ino),
-            Node::Root | Node::Wal | Node::Absent | Node::Own => return Err(Error::IsDirectory),
+            Node::Tree(at) => self.open_in_tree(at, asker).await?,
+            Node::Root | Node::Wal | Node::Absent | Node::Own | Node::Basebackups | Node::Latest => {
+                return Err(Error::IsDirectory);
+            }
         };
         Ok(self.handles.insert(handle))
     }
@@ -291,6 +302,17 @@ impl Fs {
                 let read = self
                     .reader
                     .read(*name, *file_bytes, offset, bytes, self.read_patience());
+                let read = self.while_wanted(asker, read).await??;
+                self.metrics
+                    .read_bytes
+                    .fetch_add(read.len() as u64, Ordering::Relaxed);
+                Ok(read)
+            }
+            Handle::InTree { loaded, entry } => {
+                let read =
+                    self.reader
+                        .trees()
+                        .read(&loaded.tree, *entry, offset, bytes, self.read_patience());
                 let read = self.while_wanted(asker, read).await??;
                 self.metrics
                     .read_bytes
@@ -320,41 +342,64 @@ impl Fs {
         }
     }
 
+    /// May the kernel keep what it has read? Only what can never change, and is not compared with what it writes.
+    pub fn may_be_kept(&self, handle: u64) -> bool {
+        let handle = self.handles.get(handle);
+        handle.is_ok_and(|handle| matches!(*handle, Handle::InTree { .. }))
+    }
+
+    /// Changes mode, owner or times.
+    ///
+    /// # Errors
+    /// [`Error::Committed`]. In `wal/` it is a success without effect: they are the archive's own there, and `cp -p`
+    /// and `rsync` set them and must not fail.
+    pub async fn set_attributes(&self, ino: u64) -> Result<()> {
+        match self.node(ino)? {
+            Node::Tree(at) => Err(self.refuse_entry(at).await),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn node(&self, ino: u64) -> Result<Node> {
         self.inodes.node(ino).ok_or(Error::NotFound)
     }
 
     /// Attributes of what is not a file of the archive.
     pub(super) fn attributes(&self, node: Node) -> Result<Attributes> {
-        let directory = matches!(node, Node::Root | Node::Wal | Node::Absent | Node::Own);
+        let directory = matches!(
+            node,
+            Node::Root | Node::Wal | Node::Absent | Node::Own | Node::Basebackups
+        );
         let bytes = match node {
             Node::OwnFile(file) => self.text(file).len() as u64,
             _ => 0,
         };
         let mode = match node {
-            Node::Wal if !self.options.read_only => 0o700,
+            Node::Wal | Node::Basebackups if !self.options.read_only => 0o700,
             _ if directory => 0o500,
             _ => 0o400,
         };
         Ok(Attributes {
             ino: self.inodes.number(node),
-            directory,
+            kind: if directory { Kind::Directory } else { Kind::File },
             bytes,
             modified: self.mounted_at.into(),
             mode,
-            lasting: directory,
+            owner: None,
+            kept: if directory { Kept::AWhile } else { Kept::Never },
         })
     }
 
     pub(super) fn archived_attributes(&self, name: WalName, meta: &WalMeta) -> Attributes {
         Attributes {
             ino: self.inodes.number(Node::Archived(name)),
-            directory: false,
+            kind: Kind::File,
             bytes: meta.bytes,
             modified: meta.modified,
             // Writable in its bits, so that a second `cp` gets as far as the comparison of contents.
             mode: 0o600,
-            lasting: true,
+            owner: None,
+            kept: Kept::AWhile,
         }
     }
 
@@ -362,22 +407,24 @@ impl Fs {
     fn pending_attributes(&self, name: WalName) -> Attributes {
         Attributes {
             ino: self.inodes.number(Node::Archived(name)),
-            directory: false,
+            kind: Kind::File,
             bytes: 0,
             modified: self.mounted_at.into(),
             mode: 0o600,
-            lasting: false,
+            owner: None,
+            kept: Kept::Never,
         }
     }
 
     pub(super) fn writing_attributes(&self, writing: &super::writing::Writing) -> Attributes {
         Attributes {
             ino: writing.ino,
-            directory: false,
+            kind: Kind::File,
             bytes: writing.bytes.load(Ordering::Acquire),
             modified: writing.created,
             mode: 0o600,
-            lasting: false,
+            owner: None,
+            kept: Kept::Never,
         }
     }
 

@@ -10,36 +10,29 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    Session, SessionACL, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use super::asker::Asker;
-use super::error::Error;
 use super::fs::Fs;
 use super::kernel::Owner;
-use super::node::Attributes;
 
-/// How long the kernel may take a name for granted. Names appear through other mounts; absence is never cached.
-const ENTRY_TTL: Duration = Duration::from_secs(1);
+mod reply;
 
-/// How long the kernel may keep the attributes of what never changes.
-const ATTRIBUTE_TTL: Duration = Duration::from_secs(10);
-
-/// What copiers are told to read and write at once; the kernel's own limit for a request.
-const BLOCK_BYTES: u32 = 1 << 20;
+use reply::{
+    BLOCK_BYTES, GENERATION, entry_ttl, errno, file_attr, file_type, reply_attr, reply_empty, reply_entry,
+};
 
 /// Threads that take requests from the kernel. They only hand them on; more than one, so that a copied megabyte does
 /// not delay a lookup.
 const EVENT_LOOPS: usize = 3;
-
-const GENERATION: Generation = Generation(0);
 
 /// A directory, served to the kernel.
 #[derive(Debug)]
@@ -75,65 +68,6 @@ pub fn start(fuse: OwnedFd, served: Served) -> io::Result<JoinHandle<io::Result<
         .spawn(move || session.run())
 }
 
-fn errno(error: &Error) -> Errno {
-    Errno::from_i32(error.errno())
-}
-
-/// `stat` of a node. `blocks` counts plain bytes: fewer would make copiers look for holes.
-fn file_attr(attributes: &Attributes, owner: Owner) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attributes.ino),
-        size: attributes.bytes,
-        blocks: attributes.bytes.div_ceil(512),
-        atime: attributes.modified,
-        mtime: attributes.modified,
-        ctime: attributes.modified,
-        crtime: attributes.modified,
-        kind: if attributes.directory {
-            FileType::Directory
-        } else {
-            FileType::RegularFile
-        },
-        perm: attributes.mode,
-        nlink: if attributes.directory { 2 } else { 1 },
-        uid: owner.uid,
-        gid: owner.gid,
-        rdev: 0,
-        blksize: BLOCK_BYTES,
-        flags: 0,
-    }
-}
-
-fn entry_ttl(attributes: &Attributes) -> Duration {
-    if attributes.lasting {
-        ENTRY_TTL
-    } else {
-        Duration::ZERO
-    }
-}
-
-fn attribute_ttl(attributes: &Attributes) -> Duration {
-    if attributes.lasting {
-        ATTRIBUTE_TTL
-    } else {
-        Duration::ZERO
-    }
-}
-
-fn reply_attr(reply: ReplyAttr, outcome: Result<Attributes, Error>, owner: Owner) {
-    match outcome {
-        Ok(attributes) => reply.attr(&attribute_ttl(&attributes), &file_attr(&attributes, owner)),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn reply_empty(reply: ReplyEmpty, outcome: Result<(), Error>) {
-    match outcome {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
 impl Filesystem for Served {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = [
@@ -157,10 +91,7 @@ impl Filesystem for Served {
         let (fs, owner, asker, name) = (self.fs.clone(), self.owner, Self::asker(request), name.to_owned());
         self.runtime.spawn(async move {
             match fs.lookup(parent.0, &name, asker.as_ref()).await {
-                Ok(found) => {
-                    let attr = file_attr(&found, owner);
-                    reply.entry_with_ttls(&entry_ttl(&found), &attribute_ttl(&found), &attr, GENERATION);
-                }
+                Ok(found) => reply_entry(reply, &found, owner),
                 Err(error) => {
                     let _ = fs.noted::<()>(
                         &format!("look up {}", Path::new(&name).display()),
@@ -202,8 +133,7 @@ impl Filesystem for Served {
             let truncated = match (size, handle) {
                 (Some(bytes), Some(handle)) => fs.truncate(handle.0, bytes, asker.as_ref()).await,
                 (Some(bytes), None) => fs.truncate_inode(ino.0, bytes, asker.as_ref()).await,
-                // Modes, owners and times are the archive's own; `cp -p` and `rsync` set them and must not fail.
-                (None, _) => Ok(()),
+                (None, _) => fs.set_attributes(ino.0).await,
             };
             let outcome = match truncated {
                 Ok(()) => fs.getattr(ino.0, asker.as_ref()).await,
@@ -221,7 +151,13 @@ impl Filesystem for Served {
                 Ok(handle) => handle,
                 Err(error) => return reply.error(errno(&error)),
             };
-            reply.opened(FileHandle(opened), FopenFlags::FOPEN_DIRECT_IO);
+            // The page cache is for what never changes; elsewhere it only costs (and hides a second version).
+            let flags = if fs.may_be_kept(opened) {
+                FopenFlags::FOPEN_KEEP_CACHE
+            } else {
+                FopenFlags::FOPEN_DIRECT_IO
+            };
+            reply.opened(FileHandle(opened), flags);
         });
     }
 
@@ -362,33 +298,58 @@ impl Filesystem for Served {
             .spawn(async move { reply_empty(reply, fs.unlink(parent.0, &name).await) });
     }
 
-    fn rmdir(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EPERM);
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply.error(errno(&self.fs.refuse_change(parent.0, name)));
     }
 
     fn mkdir(
         &self,
         _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
+        parent: INodeNo,
+        name: &OsStr,
         _mode: u32,
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(Errno::EPERM);
+        reply.error(errno(&self.fs.refuse_change(parent.0, name)));
     }
 
     fn mknod(
         &self,
         _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
+        parent: INodeNo,
+        name: &OsStr,
         _mode: u32,
         _umask: u32,
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(Errno::EPERM);
+        reply.error(errno(&self.fs.refuse_change(parent.0, name)));
+    }
+
+    fn symlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, _target: &Path, reply: ReplyEntry) {
+        reply.error(errno(&self.fs.refuse_change(parent.0, name)));
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        reply.error(errno(&self.fs.refuse_change(new_parent.0, new_name)));
+    }
+
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        let (fs, asker) = (self.fs.clone(), Self::asker(request));
+        self.runtime.spawn(async move {
+            match fs.read_link(ino.0, asker.as_ref()).await {
+                Ok(target) => reply.data(&target),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -416,17 +377,8 @@ impl Filesystem for Served {
                 Err(error) => return reply.error(errno(&error)),
             };
             for entry in entries {
-                let kind = if entry.attributes.directory {
-                    FileType::Directory
-                } else {
-                    FileType::RegularFile
-                };
-                if reply.add(
-                    INodeNo(entry.attributes.ino),
-                    entry.next_offset,
-                    kind,
-                    &entry.name,
-                ) {
+                let (ino, kind) = (INodeNo(entry.attributes.ino), file_type(entry.attributes.kind));
+                if reply.add(ino, entry.next_offset, kind, &entry.name) {
                     break;
                 }
             }

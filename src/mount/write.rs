@@ -26,9 +26,7 @@ impl Fs {
     /// [`Error::BadName`], [`Error::ReadOnly`], [`Error::Immutable`] outside of `wal/`.
     pub fn create(&self, parent: u64, name: &OsStr, asker: Option<&Asker>) -> Result<(Attributes, u64)> {
         if self.node(parent)? != Node::Wal {
-            return Err(Error::Immutable {
-                what: name.to_string_lossy().into_owned(),
-            });
+            return Err(self.refuse_change(parent, name));
         }
         self.gates_open()?;
         let name = self.noted("create", acceptable(name))?;
@@ -46,6 +44,7 @@ impl Fs {
                 Ok(self.start_writing(Target::Final(name), asker).1)
             }
             Node::Writing(ino) => self.replace_writing(ino, asker).await,
+            Node::Tree(at) => Err(self.refuse_entry(at).await),
             _ => Err(Error::Immutable {
                 what: "this file".into(),
             }),
@@ -124,6 +123,9 @@ impl Fs {
                     what: name.to_string(),
                 });
             }
+            Handle::InTree { loaded, entry } => {
+                return Err(self.refuse_entry(loaded.backup.node(*entry)).await);
+            }
             _ => return Err(Error::BadHandle),
         };
         check_length(writing, offset.saturating_add(data.len() as u64))?;
@@ -153,12 +155,13 @@ impl Fs {
     /// As [`Fs::write`].
     pub async fn truncate(&self, handle: u64, bytes: u64, asker: Option<&Asker>) -> Result<()> {
         let handle = self.handles.get(handle)?;
-        let Handle::Writing { writing, .. } = &*handle else {
-            return Err(Error::Immutable {
+        match &*handle {
+            Handle::Writing { writing, .. } => self.truncate_writing(writing, bytes, asker).await,
+            Handle::InTree { loaded, entry } => Err(self.refuse_entry(loaded.backup.node(*entry)).await),
+            _ => Err(Error::Immutable {
                 what: "an archived file".into(),
-            });
-        };
-        self.truncate_writing(writing, bytes, asker).await
+            }),
+        }
     }
 
     /// Sets the length of a file being written, by inode.
@@ -171,6 +174,7 @@ impl Fs {
                 let writing = self.writings.get(ino).ok_or(Error::NotFound)?;
                 self.truncate_writing(&writing, bytes, asker).await
             }
+            Node::Tree(at) => Err(self.refuse_entry(at).await),
             _ => Err(Error::Immutable {
                 what: "an archived file".into(),
             }),
@@ -224,11 +228,10 @@ impl Fs {
         new_name: &OsStr,
         replace: bool,
     ) -> Result<()> {
-        let immutable = || Error::Immutable {
-            what: name.to_string_lossy().into_owned(),
-        };
-        if self.node(parent)? != Node::Wal || self.node(new_parent)? != Node::Wal {
-            return Err(immutable());
+        for (parent, name) in [(parent, name), (new_parent, new_name)] {
+            if self.node(parent)? != Node::Wal {
+                return Err(self.refuse_change(parent, name));
+            }
         }
         let Some(writing) = name.to_str().and_then(|name| self.writings.find(name)) else {
             return Err(self.not_being_written(name));

@@ -20,11 +20,13 @@
 //! [`Writer`] writes byte for byte what PostgreSQL would; [`Manifest`] reads what any version from 13 to 18 wrote.
 
 mod change;
+mod error;
 mod read;
 mod write;
 
 pub use change::describe;
-pub use read::{File, Manifest, ManifestError};
+pub use error::ManifestError;
+pub use read::{File, Manifest};
 pub use write::{FileLine, Writer};
 
 use super::{Lsn, SystemId, Timeline};

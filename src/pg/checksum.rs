@@ -34,6 +34,8 @@ pub enum PageVerdict {
     Good,
     /// The page was never filled, and has none yet.
     New,
+    /// The bytes are fewer than a page: the end of a file that is just growing or being cut, which recovery sees to.
+    Partial,
     /// The page changed since the backup began: it may be half old and half new, and recovery writes it anew.
     NewerThanBackup,
     /// The page is damaged; or was being written, so whoever copies a running cluster's reads it once more.
@@ -45,36 +47,66 @@ pub enum PageVerdict {
     },
 }
 
-/// Looks at a page of a cluster with checksums. `block_number` counts the pages of the fork through all its files;
-/// `start_lsn` is where the backup began.
-///
-/// # Panics
-/// If `page` is no page: its length must be a block size, a power of two from 1024.
-pub fn check_page(page: &[u8], block_number: u32, start_lsn: Lsn) -> PageVerdict {
-    let header: &[u8; 16] = page.first_chunk().expect("a page has 1024 bytes or more");
-    let [a, b, c, d, e, f, g, h, low, high, .., upper_low, upper_high] = *header;
-    if [upper_low, upper_high] == [0, 0] {
-        return PageVerdict::New;
+/// Looks at the pages of a cluster with checksums.
+#[derive(Debug, Clone, Copy)]
+pub struct PageChecker {
+    block_bytes: usize,
+    start_lsn: Lsn,
+}
+
+impl PageChecker {
+    /// For pages of this size, which `pg_control` states, and a backup that began at `start_lsn`.
+    ///
+    /// # Panics
+    /// If no cluster can have pages of this size: a power of two from 1024.
+    pub fn new(block_bytes: u32, start_lsn: Lsn) -> Self {
+        assert!(
+            block_bytes.is_power_of_two() && block_bytes >= 1024,
+            "a block size of {block_bytes} bytes"
+        );
+        Self {
+            block_bytes: block_bytes as usize,
+            start_lsn,
+        }
     }
-    let lsn = u64::from(u32::from_le_bytes([a, b, c, d])) << 32 | u64::from(u32::from_le_bytes([e, f, g, h]));
-    if Lsn(lsn) >= start_lsn {
-        return PageVerdict::NewerThanBackup;
-    }
-    let (computed, stated) = (page_checksum(page, block_number), u16::from_le_bytes([low, high]));
-    if computed == stated {
-        PageVerdict::Good
-    } else {
-        PageVerdict::Bad { computed, stated }
+
+    /// Looks at one page. `block_number` counts the pages of the fork through all its files.
+    pub fn check(&self, page: &[u8], block_number: u32) -> PageVerdict {
+        let Some(header) = page.first_chunk().filter(|_| page.len() == self.block_bytes) else {
+            return PageVerdict::Partial;
+        };
+        let (lsn, stated, upper) = fields(header);
+        if upper == 0 {
+            return PageVerdict::New;
+        }
+        if lsn >= self.start_lsn {
+            return PageVerdict::NewerThanBackup;
+        }
+        let computed = page_checksum(page, block_number);
+        if computed == stated {
+            PageVerdict::Good
+        } else {
+            PageVerdict::Bad { computed, stated }
+        }
     }
 }
 
-/// The checksum that a page should state (`pg_checksum_page`).
-///
-/// # Panics
-/// As [`check_page`].
-pub fn page_checksum(page: &[u8], block_number: u32) -> u16 {
+/// Position of the last change, checksum, end of the free space.
+fn fields(header: &[u8; 16]) -> (Lsn, u16, u16) {
+    let [a, b, c, d, e, f, g, h, low, high, .., upper_low, upper_high] = *header;
+    let (upper_half, lower_half) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+    let lsn = Lsn(u64::from(upper_half) << 32 | u64::from(lower_half));
+    (
+        lsn,
+        u16::from_le_bytes([low, high]),
+        u16::from_le_bytes([upper_low, upper_high]),
+    )
+}
+
+/// The checksum that a page should state (`pg_checksum_page`). The page's length is a block size.
+fn page_checksum(page: &[u8], block_number: u32) -> u16 {
     let (rows, rest) = page.as_chunks::<ROW_BYTES>();
-    assert!(rest.is_empty(), "a page is a whole number of rows");
+    debug_assert!(rest.is_empty(), "a page is a whole number of rows");
     let mixed = hash(rows) ^ block_number;
     u16::try_from(mixed % 65535 + 1).expect("a remainder by 65535 is at most 65534")
 }
@@ -108,6 +140,10 @@ mod tests {
 
     const LATER: Lsn = Lsn(u64::MAX);
 
+    fn check(page: &[u8], block_number: u32, start_lsn: Lsn) -> PageVerdict {
+        PageChecker::new(8192, start_lsn).check(page, block_number)
+    }
+
     /// A page that is zeros but for these bytes.
     fn page(runs: &[(usize, &[u8])]) -> Vec<u8> {
         let mut bytes = vec![0; 8192];
@@ -136,13 +172,13 @@ mod tests {
     fn pages_that_postgresql_15_wrote() {
         for (page, stated) in [(index_page(), 0xC4DF), (free_space_page(), 0xD1E7)] {
             assert_eq!(page_checksum(&page, 1), stated);
-            assert_eq!(check_page(&page, 1, LATER), PageVerdict::Good);
+            assert_eq!(check(&page, 1, LATER), PageVerdict::Good);
         }
     }
 
     #[test]
     fn a_page_at_another_place() {
-        let verdict = check_page(&index_page(), 2, LATER);
+        let verdict = check(&index_page(), 2, LATER);
         assert!(
             matches!(verdict, PageVerdict::Bad { stated: 0xC4DF, .. }),
             "{verdict:?}"
@@ -154,7 +190,7 @@ mod tests {
         for at in 0..8192 {
             let mut page = index_page();
             page[at] ^= 0x40;
-            let verdict = check_page(&page, 1, LATER);
+            let verdict = check(&page, 1, LATER);
             assert!(matches!(verdict, PageVerdict::Bad { .. }), "{at}: {verdict:?}");
         }
     }
@@ -163,25 +199,36 @@ mod tests {
     fn a_page_that_changed_since_is_not_judged() {
         let mut page = index_page();
         page[4000] = 1;
-        assert_eq!(
-            check_page(&page, 1, Lsn(0x145_ED70)),
-            PageVerdict::NewerThanBackup
-        );
+        assert_eq!(check(&page, 1, Lsn(0x145_ED70)), PageVerdict::NewerThanBackup);
         assert!(matches!(
-            check_page(&page, 1, Lsn(0x145_ED71)),
+            check(&page, 1, Lsn(0x145_ED71)),
             PageVerdict::Bad { .. }
         ));
         // The upper half counts first.
         page[0] = 1;
-        assert_eq!(
-            check_page(&page, 1, Lsn(0xFFFF_FFFF)),
-            PageVerdict::NewerThanBackup
-        );
+        assert_eq!(check(&page, 1, Lsn(0xFFFF_FFFF)), PageVerdict::NewerThanBackup);
     }
 
     #[test]
     fn a_page_never_filled_has_no_checksum() {
-        assert_eq!(check_page(&[0; 8192], 7, LATER), PageVerdict::New);
+        assert_eq!(check(&[0; 8192], 7, LATER), PageVerdict::New);
+    }
+
+    #[test]
+    fn the_end_of_a_file_may_be_no_page() {
+        for length in [0, 2, 1024, 4096, 8191] {
+            assert_eq!(
+                check(&index_page()[..length], 1, LATER),
+                PageVerdict::Partial,
+                "{length}"
+            );
+        }
+    }
+
+    #[test]
+    #[should_panic = "a block size of 1000 bytes"]
+    fn a_size_no_page_has() {
+        PageChecker::new(1000, LATER);
     }
 
     /// Column after column, as the algorithm is described, not as it is fast.

@@ -5,7 +5,7 @@
 //! | anywhere | `pgsql_tmp*`, `pg_internal.init*` | skipped: temporary files, a cache made anew |
 //! | anywhere | `postmaster.pid`, `postmaster.opts`, `*.tmp` of two known files | skipped: of the running server |
 //! | anywhere | `backup_label`, `tablespace_map`, `backup_manifest` | skipped: of the backup this cluster came from |
-//! | anywhere | `.DS_Store` | skipped, as PostgreSQL 18 does |
+//! | anywhere | `.DS_Store` | skipped, as the later minor versions do |
 //! | anywhere | `pg_replslot`, `pg_notify` and five more | kept as empty directories |
 //! | the data directory | `pg_wal` | kept as a directory with [`wal_directories`], all empty |
 //! | a tablespace | all but the directory of this version | skipped: of another cluster |
@@ -73,10 +73,10 @@ pub fn wal_directories(major_version: u32) -> &'static [&'static str] {
 pub fn verdict(parent: &[u8], name: &[u8], tablespace_directory: &str) -> Verdict {
     let is = |known: &&str| known.as_bytes() == name;
     let begins = |known: &&str| name.starts_with(known.as_bytes());
-    if SKIPPED.iter().any(|known| is(known)) || SKIPPED_PREFIXES.iter().any(|known| begins(known)) {
+    if SKIPPED.iter().any(is) || SKIPPED_PREFIXES.iter().any(begins) {
         return Verdict::Skip;
     }
-    if EMPTIED.iter().any(|known| is(known)) {
+    if EMPTIED.iter().any(is) {
         return Verdict::Empty;
     }
     match (parent, name) {

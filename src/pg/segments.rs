@@ -10,7 +10,7 @@ pub fn segments(
     start: Lsn,
     end: Lsn,
     size: SegmentSize,
-) -> impl Iterator<Item = SegmentName> {
+) -> impl DoubleEndedIterator<Item = SegmentName> {
     let first = start.0 / size.bytes();
     let after_last = end.0.div_ceil(size.bytes());
     (first..after_last).filter_map(move |number| SegmentName::from_number(timeline, number, size))

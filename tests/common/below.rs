@@ -12,7 +12,7 @@ use walfs::metrics::Metrics;
 use walfs::mount::asker::Asker;
 use walfs::mount::error::Error;
 use walfs::mount::fs::{Fs, Options, Result};
-use walfs::mount::node::{Attributes, ROOT};
+use walfs::mount::node::{Attributes, Kept, ROOT};
 use walfs::read::Reader;
 use walfs::staging::{self, Staging};
 use walfs::store::{Patience, Store};
@@ -70,7 +70,7 @@ impl Below {
     /// `stat wal/NAME`: attributes that do not last are asked for again, as the kernel does.
     pub async fn lookup(&self, name: &str) -> Result<Attributes> {
         let found = self.fs.lookup(self.wal, OsStr::new(name), None).await?;
-        if found.lasting {
+        if found.kept != Kept::Never {
             return Ok(found);
         }
         self.fs.getattr(found.ino, None).await
@@ -137,8 +137,13 @@ impl Below {
             let page = self.fs.read_directory(handle, offset).await?;
             let Some(last) = page.last() else { return Ok(all) };
             offset = last.next_offset;
-            let files = page.iter().filter(|entry| !entry.attributes.directory);
-            all.extend(files.map(|entry| (entry.name.clone(), entry.attributes.bytes)));
+            let files = page.iter().filter(|entry| !entry.attributes.is_directory());
+            all.extend(files.map(|entry| {
+                (
+                    entry.name.clone().into_string().expect("UTF-8"),
+                    entry.attributes.bytes,
+                )
+            }));
         }
     }
 }

@@ -98,6 +98,17 @@ pub fn all(world: &World) -> Vec<Copier> {
 
 /// A program that `.ci/needs test` built into the cache; panics with the command that builds it.
 pub fn cached_program(path: &str) -> PathBuf {
+    let program = cache_dir().join(path);
+    assert!(
+        program.exists(),
+        "{} is missing\nHINT: `make test`, or `.ci/needs test` once",
+        program.display()
+    );
+    program
+}
+
+/// Where `.ci/needs` keeps what it has built and brought.
+pub fn cache_dir() -> PathBuf {
     let variable = |name| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
@@ -106,13 +117,7 @@ pub fn cached_program(path: &str) -> PathBuf {
     let home_cache =
         || variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
     let cache = variable("WALFS_TEST_CACHE").or_else(|| home_cache().map(|cache| cache.join("walfs-test")));
-    let program = cache.expect("WALFS_TEST_CACHE or HOME is set").join(path);
-    assert!(
-        program.exists(),
-        "{} is missing\nHINT: `make test`, or `.ci/needs test` once",
-        program.display()
-    );
-    program
+    cache.expect("WALFS_TEST_CACHE or HOME is set")
 }
 
 /// Where the cp of GNU is: some distributions have another one under the name `cp`.

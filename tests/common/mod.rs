@@ -12,6 +12,7 @@ pub mod recovery;
 pub mod s3;
 pub mod scripted;
 pub mod user;
+pub mod version;
 pub mod wait;
 pub mod wal;
 pub mod walfs;

@@ -10,40 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::user::{User, said};
+pub use super::version::{Version, installed_versions, newest};
 use super::wait;
-
-/// A PostgreSQL that is installed here.
-#[derive(Clone, Debug)]
-pub struct Version {
-    pub major: u32,
-    pub bin: PathBuf,
-}
-
-/// Every installed server of Debian's layout, oldest first; never none.
-pub fn installed_versions() -> Vec<Version> {
-    let folders = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut found: Vec<Version> = folders
-        .filter_map(|folder| {
-            let major = folder.file_name().to_str()?.parse().ok()?;
-            let bin = folder.path().join("bin");
-            bin.join("postgres").exists().then_some(Version { major, bin })
-        })
-        .collect();
-    found.sort_by_key(|version| version.major);
-    assert!(
-        !found.is_empty(),
-        "no PostgreSQL in /usr/lib/postgresql\nHINT: .ci/needs test installs it"
-    );
-    found
-}
-
-/// The newest of them.
-pub fn newest() -> Version {
-    installed_versions().pop().expect("never none")
-}
 
 /// What `initdb` is told, and whether the server may lie about fsync.
 #[derive(Clone, Debug)]
@@ -63,6 +31,16 @@ impl Default for Options {
             segment_mib: 16,
             data_checksums: true,
             fsync: false,
+        }
+    }
+}
+
+impl Options {
+    /// The default, of another version than the newest.
+    pub fn of(version: Version) -> Options {
+        Options {
+            version,
+            ..Options::default()
         }
     }
 }
@@ -105,6 +83,9 @@ impl Postgres {
             .arg(format!("--wal-segsize={}", options.segment_mib));
         if options.data_checksums {
             initdb.arg("--data-checksums");
+        } else if options.version.major >= 18 {
+            // Since 18 they are on unless told otherwise (initdb.c); before, the word is not known.
+            initdb.arg("--no-data-checksums");
         }
         let output = initdb.output().expect("run initdb");
         assert!(output.status.success(), "initdb: {}", said(&output));

@@ -1,0 +1,78 @@
+//! `walfs backup-finish`: commits a backup that was copied into the mount by hand.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::job::finish::{self, Options};
+use crate::pg::Lsn;
+
+use super::complain;
+use super::options::duration;
+
+/// Finish a backup that was copied into the mount by hand
+///
+/// Between `pg_backup_start` and `pg_backup_stop`, any tool may copy a data directory to a directory in basebackups/
+/// of the mount. This removes what no backup has (the server's lock file, its WAL), reads where the backup ended, writes
+/// its backup_manifest, and commits it: from then on it is listed, never changes, and LATEST may point to it.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Example, in one session of psql as user postgres:
+  SELECT pg_backup_start('monday', true);
+  \\! cp -a /var/lib/postgresql/15/main /mnt/walfs/basebackups/monday
+  \\pset tuples_only on
+  \\pset format unaligned
+  \\o /mnt/walfs/basebackups/monday/backup_label
+  SELECT labelfile FROM pg_backup_stop();
+  \\o
+  \\! walfs backup-finish /mnt/walfs/basebackups/monday
+
+With tablespaces, spcmapfile of pg_backup_stop goes to tablespace_map, and each directory to pg_tblspc/OID.
+
+Exit codes: 0 it is complete, 1 it is not and stays as it is, 2 wrong usage.")]
+pub struct FinishArgs {
+    /// The backup's directory in the mount
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    /// Where the backup ended, as pg_backup_stop returned it [default: what its .backup file in wal/ says]
+    #[arg(long, value_name = "LSN", value_parser = lsn)]
+    stop_lsn: Option<Lsn>,
+    /// How long to wait for that file
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    wal_timeout: Duration,
+}
+
+fn lsn(text: &str) -> Result<Lsn, String> {
+    text.parse().map_err(|error| format!("{error}"))
+}
+
+/// Runs `walfs backup-finish`.
+pub fn finish(arguments: &FinishArgs) -> ExitCode {
+    let options = Options {
+        stop_lsn: arguments.stop_lsn,
+        wal_timeout: arguments.wal_timeout,
+    };
+    match finish::finish(&arguments.directory, &options) {
+        Ok(done) => {
+            let removed = match done.removed {
+                0 => String::new(),
+                removed => format!("; {removed} files removed that no backup has"),
+            };
+            println!(
+                "{} is complete: {} files, {} bytes, WAL from {} to {}{removed}",
+                arguments.directory.display(),
+                done.files,
+                done.bytes,
+                done.wal.start,
+                done.wal.end,
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Base backups: taken, written through the mount, browsed, restored (contract B1 to B4, B6, B7).
+
+// Which trees there are, whatever happens to those who make them.
+mod catalogue;
