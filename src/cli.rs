@@ -17,6 +17,9 @@ pub mod mount;
 pub mod mount_helper;
 pub mod options;
 pub mod postgres_config;
+mod progress;
+pub mod restore;
+mod restored;
 pub mod wal;
 
 /// Exit code of a `wal-fetch` that proves nothing: PostgreSQL stops the recovery, and it can be started again.
@@ -64,6 +67,8 @@ enum Command {
     #[command(visible_alias = "wal-show")]
     WalList(wal::ListArgs),
     BackupFinish(backup_finish::FinishArgs),
+    #[command(visible_alias = "backup-fetch")]
+    Restore(restore::RestoreArgs),
     PostgresConfig(postgres_config::PostgresConfigArgs),
     /// What mount(8) calls for a file system of type walfs
     #[command(hide = true, disable_help_flag = true)]
@@ -141,6 +146,7 @@ pub fn main() -> ExitCode {
         Command::WalFetch(arguments) => wal::fetch(&arguments),
         Command::WalList(arguments) => wal::list(&arguments),
         Command::BackupFinish(arguments) => backup_finish::finish(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
         Command::PostgresConfig(arguments) => postgres_config::print(&arguments),
         Command::MountHelper(arguments) => mount_for_mount8(arguments.arguments),
     }

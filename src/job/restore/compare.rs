@@ -91,6 +91,12 @@ pub(super) fn missing(work: &FileWork, hashes: &[ChunkHash]) -> Result<Vec<Range
 pub(super) fn strangers(tree: &Tree, data: &Path, places: &[Place]) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     walk(tree, data, b"", &mut found)?;
+    // Links of tablespaces are made anew, whatever they are.
+    let links: Vec<PathBuf> = places
+        .iter()
+        .map(|place| data.join("pg_tblspc").join(place.oid.to_string()))
+        .collect();
+    found.retain(|path| !(links.contains(path) && path.is_symlink()));
     for place in places {
         // Other versions of PostgreSQL may have directories of their own beside.
         let root = format!("pg_tblspc/{}", place.oid).into_bytes();
@@ -120,7 +126,7 @@ fn walk(tree: &Tree, directory: &Path, path: &[u8], found: &mut Vec<PathBuf>) ->
         match expected.map(|entry| &entry.content) {
             Some(Content::Directory) if kind.is_dir() => walk(tree, &local, &below, found)?,
             Some(Content::File { .. }) if kind.is_file() => {}
-            // Links, those of tablespaces too, are made anew.
+            // Links are made anew.
             _ => found.push(local),
         }
     }

@@ -60,14 +60,17 @@ pub(super) fn look(directory: &Path) -> Result<Holds, Error> {
         return Ok(Holds::Nothing);
     }
     let mark = directory.join(MARK);
-    match fs::read(&mark) {
-        Ok(text) if !directory.join(CONTROL).exists() => {
-            let broken = |error: serde_json::Error| Error::at("read", &mark)(io::Error::other(error));
-            Ok(Holds::Unfinished(serde_json::from_slice(&text).map_err(broken)?))
-        }
-        Ok(_) => Ok(Holds::Files),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Holds::Files),
-        Err(error) => Err(Error::at("read", &mark)(error)),
+    let text = match fs::read(&mark) {
+        Ok(text) if !directory.join(CONTROL).exists() => text,
+        Ok(_) => return Ok(Holds::Files),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Holds::Files),
+        Err(error) => return Err(Error::at("read", &mark)(error)),
+    };
+    match serde_json::from_slice(&text) {
+        Ok(mark) => Ok(Holds::Unfinished(mark)),
+        // Interrupted at its very beginning, while the mark was written: there is nothing else yet.
+        Err(_) if entries.next().is_none() => Ok(Holds::Nothing),
+        Err(error) => Err(Error::at("read", &mark)(error.into())),
     }
 }
 
