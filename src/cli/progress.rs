@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::job::backup::named;
 use crate::job::progress::{Phase, Progress, Silent};
 
 const COPYING: &str = "{msg} {bytes} of {total_bytes} ({percent} %), {bytes_per_sec}, {eta} left";
@@ -20,7 +21,7 @@ const TICK: Duration = Duration::from_millis(200);
 struct Line(ProgressBar);
 
 /// What shows progress here.
-pub fn on_terminal() -> Arc<dyn Progress> {
+pub(super) fn on_terminal() -> Arc<dyn Progress> {
     if !std::io::stderr().is_terminal() {
         return Arc::new(Silent);
     }
@@ -36,10 +37,10 @@ impl Line {
         self.0.set_message(message);
     }
 
-    fn count(&self, bytes: u64, message: &str) {
+    fn count(&self, bytes: u64, message: String) {
         self.0.reset();
         self.0.set_length(bytes);
-        self.show(COPYING, message.to_owned());
+        self.show(COPYING, message);
     }
 }
 
@@ -51,22 +52,18 @@ impl Progress for Line {
                 "waiting for the server's checkpoint (--fast does not wait)".into(),
             ),
             Phase::Copying { files, bytes } => {
-                self.count(bytes, &format!("{files} files:"));
+                self.count(bytes, format!("{files} files:"));
             }
+            Phase::Comparing { bytes } => self.count(bytes, "comparing:".into()),
+            Phase::Restoring { bytes } => self.count(bytes, "restoring:".into()),
+            Phase::Syncing => self.show(WAITING, "making everything durable".into()),
             Phase::Finishing => self.show(WAITING, "ending backup mode".into()),
             Phase::WaitingForWal(missing) => {
-                let first = missing.first().map(ToString::to_string).unwrap_or_default();
                 self.show(
                     WAITING,
-                    format!(
-                        "waiting for {} segments in the archive, first {first}",
-                        missing.len()
-                    ),
+                    format!("waiting for WAL in the archive: {}", named(missing)),
                 );
             }
-            Phase::Comparing { bytes } => self.count(bytes, "comparing:"),
-            Phase::Restoring { bytes } => self.count(bytes, "restoring:"),
-            Phase::Syncing => self.show(WAITING, "making everything durable".into()),
         }
     }
 

@@ -20,12 +20,12 @@ pub enum Phase<'a> {
     Finishing,
     /// These segments are not archived yet.
     WaitingForWal(&'a [SegmentName]),
-    /// Files that are there are compared with the backup's.
+    /// Files that are there are compared with a backup's.
     Comparing {
         /// Their bytes.
         bytes: u64,
     },
-    /// The backup's bytes are brought.
+    /// A backup's bytes are brought.
     Restoring {
         /// How many, plain.
         bytes: u64,
