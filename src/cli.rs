@@ -21,6 +21,8 @@ pub mod mount_helper;
 pub mod options;
 pub mod postgres_config;
 mod progress;
+pub mod restore;
+mod restored;
 pub mod wal;
 
 /// Exit code of a `wal-fetch` that proves nothing: PostgreSQL stops the recovery, and it can be started again.
@@ -76,6 +78,8 @@ enum Command {
     BackupList(backup_list::ListArgs),
     BackupShow(backup_list::ShowArgs),
     BackupFinish(backup_finish::FinishArgs),
+    #[command(visible_alias = "backup-fetch")]
+    Restore(restore::RestoreArgs),
     PostgresConfig(postgres_config::PostgresConfigArgs),
     /// What mount(8) calls for a file system of type walfs
     #[command(hide = true, disable_help_flag = true)]
@@ -156,6 +160,7 @@ pub fn main() -> ExitCode {
         Command::BackupList(arguments) => backup_list::list(&arguments),
         Command::BackupShow(arguments) => backup_list::show(&arguments),
         Command::BackupFinish(arguments) => backup_finish::finish(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
         Command::PostgresConfig(arguments) => postgres_config::print(&arguments),
         Command::MountHelper(arguments) => mount_for_mount8(arguments.arguments),
     }

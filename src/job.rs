@@ -8,4 +8,5 @@ pub mod backup;
 pub mod finish;
 pub mod listing;
 pub mod progress;
+pub mod restore;
 pub mod sweep;

@@ -8,3 +8,5 @@ mod browsing;
 mod reading;
 // Taken by `walfs backup`, brought back by stock tools, started.
 mod taking;
+// Brought back by `walfs restore`, recovered, resumed, refused.
+mod restoring;

@@ -36,6 +36,12 @@ impl Line {
         self.0.set_style(style);
         self.0.set_message(message);
     }
+
+    fn count(&self, bytes: u64, message: String) {
+        self.0.reset();
+        self.0.set_length(bytes);
+        self.show(COPYING, message);
+    }
 }
 
 impl Progress for Line {
@@ -46,10 +52,11 @@ impl Progress for Line {
                 "waiting for the server's checkpoint (--fast does not wait)".into(),
             ),
             Phase::Copying { files, bytes } => {
-                self.0.reset();
-                self.0.set_length(bytes);
-                self.show(COPYING, format!("{files} files:"));
+                self.count(bytes, format!("{files} files:"));
             }
+            Phase::Comparing { bytes } => self.count(bytes, "comparing:".into()),
+            Phase::Restoring { bytes } => self.count(bytes, "restoring:".into()),
+            Phase::Syncing => self.show(WAITING, "making everything durable".into()),
             Phase::Finishing => self.show(WAITING, "ending backup mode".into()),
             Phase::WaitingForWal(missing) => {
                 self.show(

@@ -20,6 +20,18 @@ pub enum Phase<'a> {
     Finishing,
     /// These segments are not archived yet.
     WaitingForWal(&'a [SegmentName]),
+    /// Files that are there are compared with a backup's.
+    Comparing {
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// A backup's bytes are brought.
+    Restoring {
+        /// How many, plain.
+        bytes: u64,
+    },
+    /// Everything is made durable.
+    Syncing,
 }
 
 /// Listens to a job; called from many threads, and must not keep them waiting.
