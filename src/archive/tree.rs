@@ -21,6 +21,7 @@ use std::str::FromStr;
 
 use crate::store::Key;
 
+pub mod begun;
 pub mod catalogue;
 pub mod chunks;
 mod entry;

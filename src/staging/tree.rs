@@ -25,6 +25,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::RwLock;
 
+use crate::archive::tree::catalogue::Begun;
 use crate::archive::tree::summary::Method;
 use crate::archive::tree::{Attributes, TreeName};
 use crate::archive::{self, Archive};
@@ -180,7 +181,7 @@ impl TreeDraft {
         root: Attributes,
         options: Options,
     ) -> Result<Self, Error> {
-        let begun = crate::maker::begun(Timestamp::now());
+        let begun = Begun::by_this_process();
         let patience = crate::store::Patience::for_at_most(options.deadline);
         let id = archive.begin_tree(&name, &begun, patience).await?;
         Ok(Self {
