@@ -2,7 +2,7 @@
 //!
 //! 1. Who is the server, whose is the archive, is the data directory that server's? What killed backups left is swept.
 //! 2. The tree is begun, and backup mode: a checkpoint.
-//! 3. The data directory is listed, and copied by threads ([`pack`]); parts are stored side by side, as they come.
+//! 3. The data directory is listed, and copied by threads (`pack`); parts are stored side by side, as they come.
 //! 4. `pg_control` is read, after everything else and before backup mode ends, as PostgreSQL does itself: what it says
 //!    of a standby's recovery must lie inside of the WAL that the backup needs.
 //! 5. Backup mode ends. The last volume has `backup_label`, `tablespace_map`, `pg_control` and `backup_manifest`.

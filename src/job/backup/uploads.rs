@@ -30,6 +30,11 @@ impl Uploads {
         self.tasks.len() < UPLOADS
     }
 
+    /// Is nothing on its way?
+    pub(super) fn is_idle(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
     pub(super) fn begin(&mut self, archive: &Arc<Archive>, id: &TreeId, mut built: Built) {
         let key = id.part_key(built.volume, built.slice, &archive.marker().codec);
         let (archive, part) = (archive.clone(), built.part.described(key));
@@ -62,12 +67,5 @@ impl Uploads {
     pub(super) async fn settle(mut self) {
         let arrived = async { while self.tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(SETTLING, arrived).await;
-    }
-}
-
-impl Uploads {
-    /// Is nothing on its way?
-    pub(super) fn is_idle(&self) -> bool {
-        self.tasks.is_empty()
     }
 }
