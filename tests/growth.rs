@@ -189,7 +189,7 @@ async fn listing_costs_a_request_a_page(segments: u64) {
     let work = async {
         let handle = below.fs.open_directory(below.wal).await.unwrap();
         go_through(&below, handle, 0, take).await.unwrap();
-        below.fs.release(handle);
+        below.fs.release(handle).await;
     };
     let ((), asked) = asked(&store, work).await;
     assert_eq!(seen, segments);
@@ -298,7 +298,7 @@ async fn listing_is_whole_or_an_error() {
         huge.listings.store(u64::MAX, Ordering::Release);
         go_through(&below, handle, offset, |_| seen += 1).await.unwrap();
         assert_eq!(seen, SEGMENTS, "after {answered} pages");
-        below.fs.release(handle);
+        below.fs.release(handle).await;
     }
 }
 

@@ -23,10 +23,13 @@ use super::fs::{Fs, Result};
 use super::node::{Attributes, Kept, Kind, Node, TreeNode};
 
 pub mod browse;
+pub mod drafting;
+pub mod drafts;
 pub mod latest;
 pub mod loaded;
 pub mod slots;
 
+use drafts::Drafts;
 use latest::Latest;
 use loaded::Trees;
 use slots::{Committed, Slots};
@@ -37,6 +40,7 @@ const READS: usize = 8;
 /// What is remembered of base backups.
 #[derive(Debug, Default)]
 pub struct Basebackups {
+    drafts: Drafts,
     slots: Slots,
     trees: Trees,
     latest: Latest,
@@ -48,7 +52,11 @@ impl Fs {
             return self.latest_attributes(asker).await;
         }
         let name = name.to_str().and_then(|name| name.parse().ok());
-        let found = self.committed(&name.ok_or(Error::NotFound)?, asker).await?;
+        let name = name.ok_or(Error::NotFound)?;
+        if let Some(draft) = self.draft_named(&name) {
+            return Ok(draft);
+        }
+        let found = self.committed(&name, asker).await?;
         Ok(self.backup_attributes(&found))
     }
 
@@ -97,7 +105,7 @@ impl Fs {
 
     /// Everything in `basebackups/`, without `.` and `..`.
     pub(super) async fn list_basebackups(&self) -> Result<Vec<(OsString, Attributes)>> {
-        let mut found = Vec::new();
+        let mut found = self.list_drafts();
         for (name, stored, backup) in self.all_committed().await? {
             let attributes = match backup {
                 // Gone since it was listed.
@@ -137,6 +145,7 @@ impl Fs {
         match self.node(ino)? {
             Node::Latest => Ok(self.latest(asker).await?.to_string().into()),
             Node::Tree(at) => self.read_tree_link(at, asker).await,
+            Node::Draft(at) => self.read_draft_link(at),
             _ => Err(not_of_its_kind("a file")),
         }
     }

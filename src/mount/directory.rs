@@ -39,6 +39,7 @@ impl Fs {
                 Listing::Held(basebackups::numbered(entries, LISTING_BASE))
             }
             Node::Tree(at) => Listing::Tree(self.list_in_tree(at).await?),
+            Node::Draft(at) => Listing::Held(basebackups::numbered(self.list_in_draft(at)?, LISTING_BASE)),
             Node::Root | Node::Absent | Node::Own => Listing::Fixed,
             _ => return Err(Error::NotDirectory),
         };
@@ -102,11 +103,17 @@ impl Fs {
             ],
             _ => &[],
         };
-        let dots = [(".", self.node(ino)?), ("..", self.node(ROOT)?)];
+        let node = self.node(ino)?;
+        let above = match node {
+            Node::Draft(at) => self.draft_parent(at)?,
+            _ => self.node(ROOT)?,
+        };
+        let dots = [(".", node), ("..", above)];
         let mut entries = Vec::new();
         for (name, node) in dots.iter().chain(children) {
             let attributes = match node {
                 Node::Tree(at) => self.tree_attributes(*at, None).await?,
+                Node::Draft(at) => self.draft_attributes(*at)?,
                 node => self.attributes(*node)?,
             };
             entries.push((OsString::from(name), attributes));
@@ -119,8 +126,10 @@ impl Fs {
     /// # Errors
     /// [`Error::Immutable`] for what is archived (contract B7), [`Error::NotFound`].
     pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
-        if self.node(parent)? != Node::Wal {
-            return Err(self.refuse_change(parent, name));
+        match self.node(parent)? {
+            Node::Wal => {}
+            Node::Draft(at) => return self.unlink_in_draft(at, name).await,
+            _ => return Err(self.refuse_change(parent, name)),
         }
         if let Some(writing) = name.to_str().and_then(|name| self.writings.find(name)) {
             self.writings.hide(&writing);

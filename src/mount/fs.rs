@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::pg::WalName;
 use crate::read::Reader;
 use crate::staging::Staging;
+use crate::staging::tree::Change;
 use crate::store::Patience;
 
 use super::absence::Absences;
@@ -53,6 +54,17 @@ pub struct Options {
     pub read_only: bool,
     /// Where it is mounted, to recognise who writes into it; empty when it is not known.
     pub mountpoint: std::path::PathBuf,
+}
+
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// To read it.
+    Read,
+    /// To write, and perhaps read, as it is.
+    Write,
+    /// To write it anew.
+    Replace,
 }
 
 /// The mounted directory.
@@ -128,6 +140,7 @@ impl Fs {
             Node::Absent => self.lookup_absent(name, asker).await,
             Node::Basebackups => self.lookup_basebackup(name, asker).await,
             Node::Tree(at) => self.lookup_in_tree(at, name, asker).await,
+            Node::Draft(at) => self.lookup_in_draft(at, name),
             _ => Err(Error::NotDirectory),
         }
     }
@@ -249,22 +262,26 @@ impl Fs {
             }
             Node::Latest => self.latest_attributes(asker).await,
             Node::Tree(at) => self.tree_attributes(at, asker).await,
+            Node::Draft(at) => self.draft_attributes(at),
             node => self.attributes(node),
         }
     }
 
     /// Opens a file: to write it anew, or else to read it.
     ///
-    /// A file opened for writing without being truncated first opens as for reading, and refuses the write: `touch`
-    /// and the `fsync` of a finished file do so, and change nothing.
+    /// What is finished and is opened for writing without being truncated first opens as for reading, and refuses the
+    /// write: `touch` and the `fsync` of a finished file do so, and change nothing.
     ///
     /// # Errors
     /// As [`Fs::open_to_read`] and [`Fs::open_to_replace`].
-    pub async fn open_for(&self, ino: u64, replaces: bool, asker: Option<&Asker>) -> Result<u64> {
-        if replaces {
-            self.open_to_replace(ino, asker).await
-        } else {
-            self.open_to_read(ino, asker).await
+    pub async fn open_for(&self, ino: u64, opening: Opening, asker: Option<&Asker>) -> Result<u64> {
+        match (self.node(ino)?, opening) {
+            (Node::Draft(at), _) => {
+                self.open_in_draft(at, opening != Opening::Read, opening == Opening::Replace)
+                    .await
+            }
+            (_, Opening::Replace) => self.open_to_replace(ino, asker).await,
+            (_, Opening::Read | Opening::Write) => self.open_to_read(ino, asker).await,
         }
     }
 
@@ -282,6 +299,7 @@ impl Fs {
             Node::OwnFile(file) => Handle::Text(self.text(file).into()),
             Node::Writing(ino) => return self.reopen(ino),
             Node::Tree(at) => self.open_in_tree(at, asker).await?,
+            Node::Draft(at) => return self.open_in_draft(at, false, false).await,
             Node::Root | Node::Wal | Node::Absent | Node::Own | Node::Basebackups | Node::Latest => {
                 return Err(Error::IsDirectory);
             }
@@ -324,6 +342,7 @@ impl Fs {
                 Ok(text.slice(start..text.len().min(start.saturating_add(bytes))))
             }
             Handle::Writing { writing, .. } => self.read_back(writing, offset, bytes).await,
+            Handle::Draft(open) => self.while_wanted(asker, open.read(offset, bytes)).await?,
             Handle::Listing { .. } => Err(Error::IsDirectory),
         }
     }
@@ -353,9 +372,10 @@ impl Fs {
     /// # Errors
     /// [`Error::Committed`]. In `wal/` it is a success without effect: they are the archive's own there, and `cp -p`
     /// and `rsync` set them and must not fail.
-    pub async fn set_attributes(&self, ino: u64) -> Result<()> {
+    pub async fn set_attributes(&self, ino: u64, change: Change) -> Result<()> {
         match self.node(ino)? {
             Node::Tree(at) => Err(self.refuse_entry(at).await),
+            Node::Draft(at) => self.change_in_draft(at, change).await,
             _ => Ok(()),
         }
     }

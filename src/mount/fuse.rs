@@ -18,16 +18,21 @@ use fuser::{
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
     Session, SessionACL, TimeOrNow, WriteFlags,
 };
+use jiff::Timestamp;
 use tokio::runtime::Handle;
 
+use crate::staging::tree::Change;
+
 use super::asker::Asker;
-use super::fs::Fs;
+use super::basebackups::drafting::Making;
+use super::fs::{Fs, Opening};
 use super::kernel::Owner;
 
 mod reply;
 
 use reply::{
-    BLOCK_BYTES, GENERATION, entry_ttl, errno, file_attr, file_type, reply_attr, reply_empty, reply_entry,
+    BLOCK_BYTES, GENERATION, entry_ttl, errno, file_attr, file_type, reply_attr, reply_created, reply_empty,
+    reply_entry,
 };
 
 /// Threads that take requests from the kernel. They only hand them on; more than one, so that a copied megabyte does
@@ -66,6 +71,21 @@ pub fn start(fuse: OwnedFd, served: Served) -> io::Result<JoinHandle<io::Result<
     thread::Builder::new()
         .name("fuse".into())
         .spawn(move || session.run())
+}
+
+fn making(request: &Request, mode: u32) -> Making {
+    let owner = Owner {
+        uid: request.uid(),
+        gid: request.gid(),
+    };
+    Making { mode, owner }
+}
+
+fn timestamp(time: TimeOrNow) -> Option<Timestamp> {
+    match time {
+        TimeOrNow::SpecificTime(time) => time.try_into().ok(),
+        TimeOrNow::Now => Some(Timestamp::now()),
+    }
 }
 
 impl Filesystem for Served {
@@ -114,12 +134,12 @@ impl Filesystem for Served {
         &self,
         request: &Request,
         ino: INodeNo,
-        _mode: Option<u32>,
-        _uid: Option<u32>,
-        _gid: Option<u32>,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
         size: Option<u64>,
         _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
         handle: Option<FileHandle>,
         _crtime: Option<SystemTime>,
@@ -129,13 +149,26 @@ impl Filesystem for Served {
         reply: ReplyAttr,
     ) {
         let (fs, owner, asker) = (self.fs.clone(), self.owner, Self::asker(request));
+        let change = Change {
+            mode,
+            uid,
+            gid,
+            modified: mtime.and_then(timestamp),
+        };
         self.runtime.spawn(async move {
             let truncated = match (size, handle) {
                 (Some(bytes), Some(handle)) => fs.truncate(handle.0, bytes, asker.as_ref()).await,
                 (Some(bytes), None) => fs.truncate_inode(ino.0, bytes, asker.as_ref()).await,
-                (None, _) => fs.set_attributes(ino.0).await,
+                (None, _) => Ok(()),
             };
-            let outcome = match truncated {
+            let changed = match truncated {
+                // A new length alone brings the time of now with it.
+                Ok(()) if size.is_none() || change != Change::default() => {
+                    fs.set_attributes(ino.0, change).await
+                }
+                truncated => truncated,
+            };
+            let outcome = match changed {
                 Ok(()) => fs.getattr(ino.0, asker.as_ref()).await,
                 Err(error) => Err(error),
             };
@@ -145,9 +178,13 @@ impl Filesystem for Served {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, asker) = (self.fs.clone(), Self::asker(request));
-        let replaces = flags.acc_mode() != OpenAccMode::O_RDONLY && flags.0 & libc::O_TRUNC != 0;
+        let opening = match flags.acc_mode() {
+            OpenAccMode::O_RDONLY => Opening::Read,
+            _ if flags.0 & libc::O_TRUNC != 0 => Opening::Replace,
+            _ => Opening::Write,
+        };
         self.runtime.spawn(async move {
-            let opened = match fs.open_for(ino.0, replaces, asker.as_ref()).await {
+            let opened = match fs.open_for(ino.0, opening, asker.as_ref()).await {
                 Ok(handle) => handle,
                 Err(error) => return reply.error(errno(&error)),
             };
@@ -166,24 +203,19 @@ impl Filesystem for Served {
         request: &Request,
         parent: INodeNo,
         name: &OsStr,
-        _mode: u32,
+        mode: u32,
         _umask: u32,
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        match self.fs.create(parent.0, name, Self::asker(request).as_ref()) {
-            Ok((created, handle)) => {
-                let (attr, ttl) = (file_attr(&created, self.owner), entry_ttl(&created));
-                reply.created(
-                    &ttl,
-                    &attr,
-                    GENERATION,
-                    FileHandle(handle),
-                    FopenFlags::FOPEN_DIRECT_IO,
-                );
+        let (fs, owner, asker, name) = (self.fs.clone(), self.owner, Self::asker(request), name.to_owned());
+        let making = making(request, mode);
+        self.runtime.spawn(async move {
+            match fs.create(parent.0, &name, making, asker.as_ref()).await {
+                Ok((created, handle)) => reply_created(reply, &created, handle, owner),
+                Err(error) => reply.error(errno(&error)),
             }
-            Err(error) => reply.error(errno(&error)),
-        }
+        });
     }
 
     fn read(
@@ -265,8 +297,11 @@ impl Filesystem for Served {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.fs.release(handle.0);
-        reply.ok();
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            fs.release(handle.0).await;
+            reply.ok();
+        });
     }
 
     fn rename(
@@ -299,19 +334,32 @@ impl Filesystem for Served {
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply.error(errno(&self.fs.refuse_change(parent.0, name)));
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        self.runtime
+            .spawn(async move { reply_empty(reply, fs.remove_directory(parent.0, &name).await) });
     }
 
     fn mkdir(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
-        _mode: u32,
+        mode: u32,
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(errno(&self.fs.refuse_change(parent.0, name)));
+        let (fs, owner, name, making) = (
+            self.fs.clone(),
+            self.owner,
+            name.to_owned(),
+            making(request, mode),
+        );
+        self.runtime.spawn(async move {
+            match fs.make_directory(parent.0, &name, making).await {
+                Ok(made) => reply_entry(reply, &made, owner),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
     }
 
     fn mknod(
@@ -327,8 +375,15 @@ impl Filesystem for Served {
         reply.error(errno(&self.fs.refuse_change(parent.0, name)));
     }
 
-    fn symlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, _target: &Path, reply: ReplyEntry) {
-        reply.error(errno(&self.fs.refuse_change(parent.0, name)));
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (fs, owner, name, target) = (self.fs.clone(), self.owner, name.to_owned(), target.to_owned());
+        let making = making(request, 0o777);
+        self.runtime.spawn(async move {
+            match fs.make_link(parent.0, &name, target.as_os_str(), making).await {
+                Ok(made) => reply_entry(reply, &made, owner),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
     }
 
     fn link(
@@ -418,20 +473,24 @@ impl Filesystem for Served {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.fs.release(handle.0);
-        reply.ok();
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            fs.release(handle.0).await;
+            reply.ok();
+        });
     }
 
     fn fsyncdir(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _handle: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        // Names in `wal/` are durable when they appear.
-        reply.ok();
+        let fs = self.fs.clone();
+        self.runtime
+            .spawn(async move { reply_empty(reply, fs.sync_directory(ino.0).await) });
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::pg::WalName;
 
 use super::basebackups::browse::TreeListing;
+use super::basebackups::drafting::OpenDraft;
 use super::basebackups::loaded::Loaded;
 use super::directory::Entry;
 use super::error::Error;
@@ -41,6 +42,8 @@ pub enum Handle {
         /// Number of its entry.
         entry: u32,
     },
+    /// A file of a backup that is being written.
+    Draft(OpenDraft),
     /// A directory.
     Listing {
         /// Its inode.

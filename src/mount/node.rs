@@ -38,12 +38,15 @@ pub enum Node {
     Latest,
     /// What is in a complete base backup.
     Tree(TreeNode),
+    /// What is in a base backup that is being written.
+    Draft(TreeNode),
 }
 
-/// The place of a file, directory or link in a complete base backup.
+/// The place of a file, directory or link in a base backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TreeNode {
-    /// Which backup: see [`super::basebackups::slots`]. Less than 2<sup>28</sup>.
+    /// Which backup: see [`super::basebackups::slots`], and [`super::basebackups::drafts`] for those that are being
+    /// written. Less than 2<sup>28</sup>.
     pub slot: u32,
     /// Which entry of its tree; 0 is the root. Beyond the tree's entries: its segments in `wal/`.
     pub entry: u32,
@@ -82,9 +85,10 @@ const TIMELINE_MAX: u32 = (1 << 15) - 1;
 /// Segments of 1 MiB: 4096 for each log number.
 const SEGMENT_BITS: u32 = 12;
 
-// Layout of an entry's number: bits 63 and 62 clear, 1 bit set (bit 61), 1 bit of kind (0: of a complete backup; 1 is
-// free for those that are being made), 28 bits of slot, 32 bits of entry.
+// Layout of an entry's number: bits 63 and 62 clear, 1 bit set (bit 61), 1 bit of kind (0: of a complete backup; 1:
+// of one that is being written), 28 bits of slot, 32 bits of entry.
 const IN_TREE: u64 = 1 << 61;
+const IN_DRAFT: u64 = IN_TREE | 1 << 60;
 const SLOT_SHIFT: u32 = 32;
 const SLOT_BITS: u32 = 28;
 
@@ -161,6 +165,9 @@ fn computed(node: Node) -> Option<u64> {
         Node::Tree(TreeNode { slot, entry }) => {
             return Some(IN_TREE | u64::from(slot) << SLOT_SHIFT | u64::from(entry));
         }
+        Node::Draft(TreeNode { slot, entry }) => {
+            return Some(IN_DRAFT | u64::from(slot) << SLOT_SHIFT | u64::from(entry));
+        }
         Node::Archived(name) => (name, 0),
         Node::AbsentFile(name) => (name, 3),
         _ => return None,
@@ -205,11 +212,15 @@ fn decompose(number: u64) -> Option<Node> {
 }
 
 fn in_tree(number: u64) -> Option<Node> {
-    let slot = number >> SLOT_SHIFT ^ IN_TREE >> SLOT_SHIFT;
-    (slot < 1 << SLOT_BITS).then_some(Node::Tree(TreeNode {
+    let at = |slot: u64| TreeNode {
         slot: slot as u32,
         entry: number as u32,
-    }))
+    };
+    match (number >> SLOT_SHIFT & !((1 << SLOT_BITS) - 1)) << SLOT_SHIFT {
+        IN_TREE => Some(Node::Tree(at(number >> SLOT_SHIFT & ((1 << SLOT_BITS) - 1)))),
+        IN_DRAFT => Some(Node::Draft(at(number >> SLOT_SHIFT & ((1 << SLOT_BITS) - 1)))),
+        _ => None,
+    }
 }
 
 /// What `stat` shows of a node.
@@ -278,10 +289,13 @@ mod tests {
         .to_vec()
     }
 
-    fn tree_nodes() -> [Node; 4] {
+    fn tree_nodes() -> impl Iterator<Item = Node> {
         let last = (1 << SLOT_BITS) - 1;
-        [(0, 0), (0, 1), (7, 123_456), (last, u32::MAX)]
-            .map(|(slot, entry)| Node::Tree(TreeNode { slot, entry }))
+        let places = [(0, 0), (0, 1), (7, 123_456), (last, u32::MAX)];
+        let places = places.map(|(slot, entry)| TreeNode { slot, entry });
+        places
+            .into_iter()
+            .flat_map(|at| [Node::Tree(at), Node::Draft(at)])
     }
 
     #[test]
@@ -322,6 +336,6 @@ mod tests {
         assert_eq!(inodes.node(fresh), Some(Node::Writing(fresh)));
         assert_eq!(inodes.node(0), None);
         assert_eq!(inodes.node(99), None);
-        assert_eq!(inodes.node(IN_TREE | 1 << 60), None);
+        assert_eq!(inodes.node(IN_TREE >> 1), None);
     }
 }

@@ -13,6 +13,7 @@ use crate::pg::{self, WalName};
 use crate::staging::wal::{Source, WalDraft};
 
 use super::asker::Asker;
+use super::basebackups::drafting::Making;
 use super::error::Error;
 use super::fs::{Fs, Result};
 use super::handles::Handle;
@@ -23,10 +24,18 @@ impl Fs {
     /// Creates a file that the last lookup did not find, or did not look for.
     ///
     /// # Errors
-    /// [`Error::BadName`], [`Error::ReadOnly`], [`Error::Immutable`] outside of `wal/`.
-    pub fn create(&self, parent: u64, name: &OsStr, asker: Option<&Asker>) -> Result<(Attributes, u64)> {
-        if self.node(parent)? != Node::Wal {
-            return Err(self.refuse_change(parent, name));
+    /// [`Error::BadName`], [`Error::ReadOnly`], [`Error::Draft`]; [`Error::Immutable`] elsewhere.
+    pub async fn create(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        making: Making,
+        asker: Option<&Asker>,
+    ) -> Result<(Attributes, u64)> {
+        match self.node(parent)? {
+            Node::Wal => {}
+            Node::Draft(at) => return self.create_in_draft(at, name, making).await,
+            _ => return Err(self.refuse_change(parent, name)),
         }
         self.gates_open()?;
         let name = self.noted("create", acceptable(name))?;
@@ -65,7 +74,7 @@ impl Fs {
         Ok(self.start_writing(target, asker).1)
     }
 
-    fn gates_open(&self) -> Result<()> {
+    pub(super) fn gates_open(&self) -> Result<()> {
         if self.options.read_only {
             return Err(Error::ReadOnly("is read-only"));
         }
@@ -126,6 +135,10 @@ impl Fs {
             Handle::InTree { loaded, entry } => {
                 return Err(self.refuse_entry(loaded.backup.node(*entry)).await);
             }
+            Handle::Draft(open) => {
+                let written = open.write(offset, data).await;
+                return self.noted("write", written).map(|()| data.len());
+            }
             _ => return Err(Error::BadHandle),
         };
         check_length(writing, offset.saturating_add(data.len() as u64))?;
@@ -158,6 +171,7 @@ impl Fs {
         match &*handle {
             Handle::Writing { writing, .. } => self.truncate_writing(writing, bytes, asker).await,
             Handle::InTree { loaded, entry } => Err(self.refuse_entry(loaded.backup.node(*entry)).await),
+            Handle::Draft(open) => open.truncate(bytes).await,
             _ => Err(Error::Immutable {
                 what: "an archived file".into(),
             }),
@@ -175,6 +189,7 @@ impl Fs {
                 self.truncate_writing(&writing, bytes, asker).await
             }
             Node::Tree(at) => Err(self.refuse_entry(at).await),
+            Node::Draft(at) => self.truncate_in_draft(at, bytes).await,
             _ => Err(Error::Immutable {
                 what: "an archived file".into(),
             }),
@@ -228,6 +243,9 @@ impl Fs {
         new_name: &OsStr,
         replace: bool,
     ) -> Result<()> {
+        if let (Node::Draft(from), Node::Draft(to)) = (self.node(parent)?, self.node(new_parent)?) {
+            return self.rename_in_draft((from, name), (to, new_name), replace).await;
+        }
         for (parent, name) in [(parent, name), (new_parent, new_name)] {
             if self.node(parent)? != Node::Wal {
                 return Err(self.refuse_change(parent, name));

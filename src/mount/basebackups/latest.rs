@@ -33,6 +33,11 @@ impl Latest {
         (when.elapsed() < KEPT).then(|| name.clone())
     }
 
+    /// A backup has become complete.
+    pub(super) fn ask_again(&self) {
+        *self.answered.lock().expect("no panic while held") = None;
+    }
+
     fn note(&self, name: Option<TreeName>) {
         *self.answered.lock().expect("no panic while held") = Some((Instant::now(), name));
     }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use fuser::{Errno, FileAttr, FileType, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry};
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate,
+    ReplyEmpty, ReplyEntry,
+};
 
 use super::super::error::Error;
 use super::super::kernel::Owner;
@@ -85,6 +88,18 @@ fn attribute_ttl(attributes: &Attributes) -> Duration {
 pub(super) fn reply_entry(reply: ReplyEntry, found: &Attributes, owner: Owner) {
     let attr = file_attr(found, owner);
     reply.entry_with_ttls(&entry_ttl(found), &attribute_ttl(found), &attr, GENERATION);
+}
+
+/// Of a file that is being written: nothing of it is for the page cache.
+pub(super) fn reply_created(reply: ReplyCreate, created: &Attributes, handle: u64, owner: Owner) {
+    let (attr, handle) = (file_attr(created, owner), FileHandle(handle));
+    reply.created(
+        &entry_ttl(created),
+        &attr,
+        GENERATION,
+        handle,
+        FopenFlags::FOPEN_DIRECT_IO,
+    );
 }
 
 pub(super) fn reply_attr(reply: ReplyAttr, outcome: Result<Attributes, Error>, owner: Owner) {
