@@ -2,3 +2,6 @@
 
 // Which trees there are, whatever happens to those who make them.
 mod catalogue;
+
+// Written through the mount: by pg_basebackup in all its ways, cp, tar, rsync; killed, and with a store that fails.
+mod writing;
