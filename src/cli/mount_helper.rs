@@ -43,6 +43,7 @@ const VALUES: [(&str, &str); 15] = [
     ("cache_memory", "--cache-memory"),
     ("cache_size", "--cache-size"),
     ("staging_dir", "--staging-dir"),
+    ("staging_space", "--staging-space"),
     ("compression", "--compression"),
     ("log_file", "--log-file"),
 ];

@@ -327,9 +327,10 @@ impl Fs {
                 Ok(read)
             }
             Handle::InTree { loaded, entry } => {
-                let read = self
-                    .reader
-                    .read_tree(&loaded.tree, *entry, offset, bytes, self.read_patience());
+                let read =
+                    self.reader
+                        .trees()
+                        .read(&loaded.tree, *entry, offset, bytes, self.read_patience());
                 let read = self.while_wanted(asker, read).await??;
                 self.metrics
                     .read_bytes

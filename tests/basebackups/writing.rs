@@ -244,7 +244,10 @@ fn ordinary_copiers_do() {
     let source = site.local_backup();
     for (name, line) in [
         ("cp", "cp -a \"$1\" \"$2\""),
-        ("tar", "mkdir \"$2\" && tar -C \"$1\" --format=posix -c . | tar -C \"$2\" -xp"),
+        (
+            "tar",
+            "mkdir \"$2\" && tar -C \"$1\" --format=posix -c . | tar -C \"$2\" -xp",
+        ),
         ("rsync", "rsync -a \"$1\"/ \"$2\"/"),
     ] {
         if name == "rsync" && !Path::new("/usr/bin/rsync").exists() {
