@@ -29,7 +29,7 @@ const FLAGS: [(&str, &str); 3] = [
 ];
 
 /// Options with a value, and the flags of `walfs mount` they become.
-const VALUES: [(&str, &str); 15] = [
+const VALUES: [(&str, &str); 16] = [
     ("user", "--user"),
     ("setuid", "--user"),
     ("deadline", "--deadline"),

@@ -102,16 +102,17 @@ pub struct WriteArgs {
         help_heading = "Writing"
     )]
     pub staging_dir: Option<PathBuf>,
-    /// MiB of that directory above which writers of base backups wait for their uploads; WAL never waits [default:
-    /// 2048]
+    /// Bytes in that directory above which writers of base backups wait for their uploads; WAL never waits
     #[arg(
         long,
-        value_name = "MIB",
+        value_name = "SIZE",
+        default_value = "2GiB",
+        value_parser = bytes,
         env = "WALFS_STAGING_SPACE",
         hide_env_values = true,
         help_heading = "Writing"
     )]
-    pub staging_space: Option<u64>,
+    pub staging_space: u64,
 }
 
 impl WriteArgs {
@@ -120,7 +121,7 @@ impl WriteArgs {
         let usual = staging::Options::default();
         staging::Options {
             directory: self.staging_dir.clone().unwrap_or(usual.directory),
-            space_bytes: self.staging_space.map_or(usual.space_bytes, |mib| mib << 20),
+            space_bytes: self.staging_space,
             ..usual
         }
     }
