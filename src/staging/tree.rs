@@ -132,6 +132,9 @@ pub enum StatKind {
     File,
 }
 
+/// An entry of a directory: its name, and what it is.
+pub type Listed = (Box<[u8]>, Stat);
+
 /// Attributes to be changed; those that are `None` stay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Change {
@@ -231,7 +234,7 @@ impl TreeDraft {
     ///
     /// # Errors
     /// [`Error::Name`].
-    pub fn list(&self, directory: u32) -> Result<Vec<(Box<[u8]>, Stat)>, Error> {
+    pub fn list(&self, directory: u32) -> Result<Vec<Listed>, Error> {
         let names = self.names();
         let children = names.children(directory)?;
         let listed = children

@@ -9,7 +9,7 @@ use crate::archive::tree::Attributes;
 
 use super::bundle::{Closed, Ready};
 use super::file::DraftFile;
-use super::names::Kind;
+use super::names::{Gone, Kind};
 use super::{Error, Stat, TreeDraft, file};
 
 impl TreeDraft {
@@ -51,7 +51,7 @@ impl TreeDraft {
         }
     }
 
-    fn note_close(&self, number: u32, to_write: bool) -> (Ready, Option<(u32, Kind<Arc<DraftFile>>)>) {
+    fn note_close(&self, number: u32, to_write: bool) -> (Ready, Gone<Arc<DraftFile>>) {
         let mut names = self.names();
         let file = file(&names, number);
         let gone = names.close(number);
