@@ -2,8 +2,8 @@
 //!
 //! `pg_basebackup`, `cp -a`, `tar` and `rsync` want an ordinary directory: names that change, files written in any
 //! order, modes and times set afterwards. So names are kept in memory ([`names`]), and of contents as little as can be:
-//! small files go out together once they are closed ([`bundle`]), large ones slice by slice while they are written
-//! ([`large`]). No write waits for the store, but when too much is on its way.
+//! small files go out together once they are closed (`bundle`), large ones slice by slice while they are written
+//! (`large`). No write waits for the store, but when too much is on its way.
 //!
 //! What that means for a writer:
 //!
@@ -14,7 +14,7 @@
 //!   wait for: thousands of files are synced one by one at the end of `pg_basebackup`. Everything is durable when the
 //!   tree is complete.
 //! - **Complete** is a tree by the rename of `backup_manifest.tmp`, as `pg_basebackup` ends, or by `fsync` of its
-//!   directory. Both wait until everything is stored ([`commit`]). Closing files completes nothing: that happens to the
+//!   directory. Both wait until everything is stored (`commit`). Closing files completes nothing: that happens to the
 //!   files of a killed writer as well.
 //! - A complete tree does not change any more. Its draft can still be read by those who have its files open.
 
