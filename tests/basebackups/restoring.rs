@@ -260,6 +260,10 @@ fn b6_delta_fetches_only_what_differs() {
     fs::create_dir(data.join("base/77")).expect("add a directory");
     fs::write(data.join("base/77/1"), "x").expect("add a file");
 
+    // A directory moved away, with a link in its place: the link goes, and nothing is taken for what lay behind it.
+    fs::rename(data.join("pg_xact"), old.join("moved")).expect("move a directory");
+    std::os::unix::fs::symlink(old.join("moved"), data.join("pg_xact")).expect("put a link in its place");
+
     let refused = site.try_restore("monday", &old, &[]);
     assert_refused(&refused, "is not empty");
     let dry = site.restore("monday", &old, &["--delta", "--dry-run"]);
