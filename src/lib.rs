@@ -16,6 +16,7 @@
 //! - Nothing absent is remembered as absent.
 //! - Nothing but `cli` prints.
 
+pub mod ahead;
 pub mod archive;
 pub mod cache;
 pub mod cli;

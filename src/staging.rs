@@ -25,6 +25,7 @@ use crate::archive::wal::Offered;
 use crate::codec::{self, Compression, ContentHash, FRAME_BYTES, FrameSummary, Packed};
 
 pub mod coverage;
+pub mod forerunner;
 pub mod part;
 pub mod wal;
 
@@ -225,7 +226,7 @@ impl Draft {
         Ok(out.freeze())
     }
 
-    /// Packs it otherwise from now on, also what was written before. Holds all of it in memory: for small files.
+    /// Packs it otherwise from now on, also what was written before.
     ///
     /// # Errors
     /// As [`Draft::write`].
@@ -233,12 +234,13 @@ impl Draft {
         if self.compression == compression {
             return Ok(());
         }
+        self.compression = compression;
         for index in 0..self.frames.len() {
             if !matches!(self.frames[index], Slot::Hole) {
                 self.open_frame(index).await?;
+                self.pack(index).await?;
             }
         }
-        self.compression = compression;
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use crate::ahead::Ahead;
 use crate::archive::Archive;
 use crate::archive::wal::WalMeta;
 use crate::metrics::Metrics;
@@ -67,6 +68,7 @@ pub struct Fs {
     pub(super) writings: Writings,
     pub(super) absences: Absences,
     pub(super) presence: Presence,
+    pub(super) ahead: Option<Arc<Ahead>>,
     pub(super) mounted_at: Timestamp,
     pub(super) closing: AtomicBool,
 }
@@ -94,9 +96,16 @@ impl Fs {
             writings: Writings::default(),
             absences: Absences::default(),
             presence: Presence::default(),
+            ahead: None,
             mounted_at: Timestamp::now(),
             closing: AtomicBool::new(false),
         }
+    }
+
+    /// The same, where segments are sent ahead of the archiver (contract W8).
+    pub fn working_ahead(mut self, ahead: Arc<Ahead>) -> Self {
+        self.ahead = Some(ahead);
+        self
     }
 
     /// Refuses new files from now on; those being written may be finished.
@@ -143,7 +152,7 @@ impl Fs {
         let Some(name) = wal_name(name) else {
             return Err(Error::NotFound);
         };
-        if self.is_for_creating(name, asker) {
+        if self.is_for_creating(name, asker) || self.is_yet_to_come(name, asker) {
             return Err(Error::NotFound);
         }
         match tokio::time::timeout(PROMPT, self.archived_meta(name, asker)).await {
@@ -182,6 +191,17 @@ impl Fs {
                 .is_some_and(|process| self.presence.was_created_by(name, process))
         };
         asker.is_some_and(|asker| self.intent(name, asker) == Intent::Writes && !created(asker))
+    }
+
+    /// Is this an archive command asking after the file that it is to bring? That may have been sent ahead, now or before
+    /// a restart, and `test ! -f wal/%f && cp ...` would refuse it for ever. What is brought is compared all the same. A
+    /// server that restores is told the truth.
+    fn is_yet_to_come(&self, name: WalName, asker: Option<&Asker>) -> bool {
+        let (Some(ahead), Some(asker)) = (&self.ahead, asker) else {
+            return false;
+        };
+        let writes = || ahead.is_ahead(name) && self.intent(name, asker) == Intent::SeemsToWrite;
+        !self.presence.was_archived(name) && (writes() || asker.is_archiving(&name.to_string()))
     }
 
     fn intent(&self, name: WalName, asker: &Asker) -> Intent {
@@ -354,7 +374,8 @@ impl Fs {
             modified: meta.modified,
             // Writable in its bits, so that a second `cp` gets as far as the comparison of contents.
             mode: 0o600,
-            lasting: true,
+            // What was sent ahead is not shown to those who bring it, so the kernel must ask for each of them.
+            lasting: self.ahead.as_ref().is_none_or(|ahead| !ahead.is_ahead(name)),
         }
     }
 
