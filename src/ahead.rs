@@ -42,8 +42,8 @@ use crate::pg::{SegmentName, WalName};
 use crate::staging::forerunner::{Forerunner, Promise, promise};
 
 use flight::Runway;
-pub use pg_wal::{Identity, Origin};
 use pg_wal::PgWal;
+pub use pg_wal::{Identity, Origin};
 use table::Table;
 
 /// Memory for segments that are packed and sent ahead, in bytes; part of what uploads may take in all. The rest of
@@ -187,7 +187,9 @@ impl Ahead {
                 if matches!(error, Error::Store(_)) {
                     self.table().learn(None, self.deadline);
                 }
-                self.complain(&format!("{name} could not be sent ahead, its copy will be: {error}"));
+                self.complain(&format!(
+                    "{name} could not be sent ahead, its copy will be: {error}"
+                ));
             }
         }
     }

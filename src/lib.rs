@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  write  kernel > mount > staging > codec > archive > store > S3 or directory
+//!  ahead  pg_wal > ahead > codec > archive > store > S3 or directory
 //!  read   kernel < mount < read < cache, codec < archive < store < S3 or directory
 //! ```
 //!

@@ -90,7 +90,12 @@ impl Runway {
         if u64::from(kib) << 10 > self.room_bytes {
             return None;
         }
-        let room = self.room.clone().acquire_many_owned(kib).await.expect("never closed");
+        let room = self
+            .room
+            .clone()
+            .acquire_many_owned(kib)
+            .await
+            .expect("never closed");
         Some((room, self.archive.try_upload_space(kib)?))
     }
 

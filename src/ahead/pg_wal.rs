@@ -61,13 +61,18 @@ impl PgWal {
     ///
     /// `Err` if a directory was given and the file that is being copied is another one: this is not the `pg_wal` of
     /// the server that archives here.
-    pub(super) fn of(given: Option<&Path>, name: WalName, origin: Option<&Origin>) -> Result<Option<Self>, PathBuf> {
+    pub(super) fn of(
+        given: Option<&Path>,
+        name: WalName,
+        origin: Option<&Origin>,
+    ) -> Result<Option<Self>, PathBuf> {
         let Some(directory) = given.or_else(|| origin?.path.parent()) else {
             return Ok(None);
         };
         let found = Self(directory.to_owned());
         let there = fs::metadata(found.file(name));
-        let is_the_same = |origin: &Origin| there.is_ok_and(|there| Identity::from(&there) == origin.identity);
+        let is_the_same =
+            |origin: &Origin| there.is_ok_and(|there| Identity::from(&there) == origin.identity);
         match (origin, given) {
             (Some(origin), _) if is_the_same(origin) => Ok(Some(found)),
             (Some(_), Some(given)) => Err(given.to_owned()),
@@ -150,8 +155,13 @@ mod tests {
 
     #[test]
     fn the_oldest_segments_that_wait_are_next() {
-        let mut marks: Vec<String> = (1..=200).map(|number| format!("{}.ready", name(number))).collect();
-        marks.extend(["00000002.history.ready".into(), format!("{}.partial.ready", name(6))]);
+        let mut marks: Vec<String> = (1..=200)
+            .map(|number| format!("{}.ready", name(number)))
+            .collect();
+        marks.extend([
+            "00000002.history.ready".into(),
+            format!("{}.partial.ready", name(6)),
+        ]);
         marks[6] = format!("{}.done", name(7));
         let (_directory, pg_wal) = pg_wal(&marks);
         let next: Vec<SegmentName> = pg_wal.ready_after(name(5)).unwrap().into_iter().collect();
@@ -190,7 +200,10 @@ mod tests {
         for given in [None, Some(directory.path())] {
             assert_eq!(found(given, &origin).unwrap().unwrap().0, directory.path());
         }
-        assert_eq!(found(Some(elsewhere.path()), &origin).unwrap_err(), elsewhere.path());
+        assert_eq!(
+            found(Some(elsewhere.path()), &origin).unwrap_err(),
+            elsewhere.path()
+        );
         fs::remove_file(&origin.as_ref().unwrap().path).unwrap();
         assert!(found(None, &origin).unwrap().is_none());
     }

@@ -131,7 +131,10 @@ impl Asker {
     /// has started, and maybe a script beneath, has the file's name on its command line.
     pub fn is_archiving(&self, name: &str) -> bool {
         let parents = std::iter::successors(Some(self.clone()), |asker| asker.parent().and_then(Self::of));
-        let lines: Vec<String> = parents.take(ANCESTORS).map(|asker| asker.command_line()).collect();
+        let lines: Vec<String> = parents
+            .take(ANCESTORS)
+            .map(|asker| asker.command_line())
+            .collect();
         lines
             .windows(2)
             .any(|lines| is_archiver(&lines[1]) && lines[0].contains(name))

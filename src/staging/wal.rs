@@ -423,9 +423,9 @@ impl WalDraft {
     /// Asks the store in the background whether the name is taken: the answer is there when the last byte is.
     fn look_ahead(&self) -> Look {
         let (archive, name, patience) = (self.archive.clone(), self.name, self.patience());
-        Look(tokio::spawn(
-            async move { archive.look_before(name, patience).await.ok() },
-        ))
+        Look(tokio::spawn(async move {
+            archive.look_before(name, patience).await.ok()
+        }))
     }
 
     /// The whole of a small file, which is stored uncompressed even if it came under another name and was not.

@@ -128,8 +128,12 @@ fn w8_what_was_sent_ahead_costs_its_cp_no_request() {
         .rig
         .server()
         .add_rule(Rule::new(delay).operation(Operation::Put));
-    waiting.bring(2);
-    waiting.rig.server().wait_for(2, is_open_put);
+    let second = waiting.source(2);
+    let mut cp = waiting.rig.start_cp(&second);
+    // Its own, and two ahead of it.
+    waiting.rig.server().wait_for(3, is_open_put);
+    assert!(wait::for_exit("cp to end", &mut cp).success());
+    waiting.done(&second);
     waiting.rig.server().remove_rule(rule);
     for number in 3..=12 {
         waiting.bring(number);
@@ -202,11 +206,17 @@ fn w8_only_what_may_be_archived_is_sent() {
     waiting.rig.archive(&waiting.segment(7));
     waiting.wait_stored(8);
     for source in [&foreign, &half, &misnamed, &history] {
-        assert!(waiting.rig.object(&source.name).is_none(), "{} is stored", source.name);
+        assert!(
+            waiting.rig.object(&source.name).is_none(),
+            "{} is stored",
+            source.name
+        );
     }
     waiting.rig.archive(&last);
     assert_eq!(waiting.rig.uploads(&last.name), 1);
-    waiting.rig.assert_logged(&["could not be sent ahead", "system identifier"]);
+    waiting
+        .rig
+        .assert_logged(&["could not be sent ahead", "system identifier"]);
 }
 
 /// W5: a directory that is not the one the copier reads from, though it is of the same cluster: a copy that has gone
@@ -249,9 +259,15 @@ fn w8_a_failure_ahead_is_not_the_copiers() {
     waiting.bring(2);
     waiting.rig.mount.wait_for_log("could not be sent ahead");
     waiting.rig.mount.assert_status("/failed_files", 0);
-    waiting.rig.mount.assert_status("/last_error", serde_json::Value::Null);
+    waiting
+        .rig
+        .mount
+        .assert_status("/last_error", serde_json::Value::Null);
     let message = waiting.rig.refuse(&waiting.source(3));
-    assert!(message.contains("error") || message.contains("denied"), "{message}");
+    assert!(
+        message.contains("error") || message.contains("denied"),
+        "{message}"
+    );
     assert_eq!(waiting.rig.server().remove_rule(rule), 2);
     waiting.bring(3);
 }

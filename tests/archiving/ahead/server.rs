@@ -83,7 +83,10 @@ impl Behind {
             .collect();
         for name in &names {
             let kept = fs::read(self.kept.join(name)).expect("read what is kept");
-            assert!(self.mount.read(name).as_ref() == Ok(&kept), "{name} is not what was archived");
+            assert!(
+                self.mount.read(name).as_ref() == Ok(&kept),
+                "{name} is not what was archived"
+            );
         }
         names
     }
@@ -120,9 +123,9 @@ fn w8_a_backlog_is_sent_side_by_side() {
 #[test]
 fn s2_walfs_is_killed_while_it_works_ahead() {
     let mut behind = Behind::new(30);
-    behind.store.add_rule(
-        Rule::new(Action::Delay(Duration::from_millis(100))).operation(Operation::Put),
-    );
+    behind
+        .store
+        .add_rule(Rule::new(Action::Delay(Duration::from_millis(100))).operation(Operation::Put));
     behind.open_gate();
     for _ in 0..4 {
         behind.store.clear_requests();
