@@ -90,6 +90,14 @@ pub struct WalPage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalCursor(String);
 
+impl WalCursor {
+    /// Just before this segment, whether it is archived or not.
+    pub fn before(segment: SegmentName) -> Self {
+        // Without the extension: the key itself sorts behind.
+        Self(format!("wal/{segment}"))
+    }
+}
+
 impl Archive {
     /// Is the file archived? `None` only when the store itself said that it is not (contract R1).
     ///

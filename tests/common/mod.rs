@@ -4,9 +4,11 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod archiving;
+pub mod basebackup;
 pub mod below;
 pub mod copiers;
 pub mod garage;
+pub mod packed;
 pub mod postgres;
 pub mod recovery;
 pub mod s3;
