@@ -2,7 +2,7 @@
 //! already compressed and sent, side by side, in the order in which they will be asked for.
 //!
 //! **Is it right that an object is in the archive before `cp` has brought it?** It is: a segment with a `.ready` mark is
-//! finished, on disk, and what `cp` will bring; the object has passed the checks of a copied one ([`flight`]). If its
+//! finished, on disk, and what `cp` will bring; the object has passed the checks of a copied one (`ahead/flight.rs`). If its
 //! `cp` never comes, the archive holds one true segment more than was acknowledged, which harms no recovery. What must
 //! not be stored is what the archiver would not bring, so:
 //!
@@ -20,7 +20,7 @@
 //!
 //! **What is in the way of nobody.** Errors ahead are logged and shown to nobody. Memory is bounded ([`ROOM_BYTES`]), and
 //! taken only while there is enough; a copier never waits for it. On a slow line uploads side by side would only delay
-//! the one that is waited for: fewer are sent then, see [`table`].
+//! the one that is waited for: fewer are sent then, see `ahead/table.rs`.
 //!
 //! An archive command may ask whether the file is there (`test ! -f wal/%f && cp ...`, as PostgreSQL's manual has it),
 //! and must not meet what was sent ahead: `mount::fs` hides from the archiver what it has not brought.
