@@ -11,7 +11,7 @@
 //!
 //! This room knows no FUSE, no cache and no clock beyond the patience it is handed. Keys are spelled here only.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use crate::store::{self, ByteRange, ErrorKind, Key, Patience, PutMode, Store};
 mod place;
 mod prove;
 pub mod tree;
+mod turns;
 pub mod wal;
 
 /// The one version of the stored format this program writes and reads.
@@ -306,9 +307,9 @@ pub struct Archive {
     marker: Marker,
     compression: Compression,
     cluster: OnceLock<Cluster>,
-    name_locks: wal::NameLocks,
+    name_turns: turns::NameTurns,
     /// One permit a KiB.
-    upload_memory: Semaphore,
+    upload_memory: Arc<Semaphore>,
 }
 
 impl Archive {
@@ -336,8 +337,8 @@ impl Archive {
             marker,
             compression,
             cluster: OnceLock::new(),
-            name_locks: Default::default(),
-            upload_memory: Semaphore::new((wal::UPLOAD_MEMORY_BYTES >> 10) as usize),
+            name_turns: Default::default(),
+            upload_memory: Arc::new(Semaphore::new((wal::UPLOAD_MEMORY_BYTES >> 10) as usize)),
         };
         archive.cluster(patience).await?;
         Ok(archive)

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  write  kernel > mount > staging > codec > archive > store > S3 or directory
+//!  ahead  pg_wal > ahead > codec > archive > store > S3 or directory
 //!  read   kernel < mount < read < cache, codec < archive < store < S3 or directory
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! - Nothing absent is remembered as absent.
 //! - Nothing but `cli` prints.
 
+pub mod ahead;
 pub mod archive;
 pub mod cache;
 pub mod cli;

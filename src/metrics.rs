@@ -11,6 +11,8 @@ use serde::Serialize;
 pub struct Metrics {
     /// Files archived by an upload.
     pub archived_files: AtomicU64,
+    /// Segments uploaded before their copier came; they become archived files when it does.
+    pub sent_ahead: AtomicU64,
     /// Files brought again with the content already archived.
     pub repeated_files: AtomicU64,
     /// Files refused or failed.

@@ -10,6 +10,7 @@
 pub mod absence;
 pub mod asker;
 pub mod basebackups;
+mod creating;
 pub mod directory;
 pub mod error;
 pub mod fs;

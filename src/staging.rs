@@ -22,6 +22,7 @@ use crate::archive::tree::chunks::ChunkHash;
 use crate::codec::{self, Compression, FRAME_BYTES, Packed};
 
 pub mod coverage;
+pub mod forerunner;
 pub mod part;
 mod sealed;
 mod spill;
@@ -235,7 +236,7 @@ impl Draft {
         Ok(out.freeze())
     }
 
-    /// Packs it otherwise from now on, also what was written before. Holds all of it in memory: for small files.
+    /// Packs it otherwise from now on, also what was written before.
     ///
     /// # Errors
     /// As [`Draft::write`].
@@ -243,12 +244,13 @@ impl Draft {
         if self.compression == compression {
             return Ok(());
         }
+        self.compression = compression;
         for index in 0..self.frames.len() {
             if !matches!(self.frames[index], Slot::Hole) {
                 self.open_frame(index).await?;
+                self.pack(index).await?;
             }
         }
-        self.compression = compression;
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! Small segments (1 MiB) unless the size is the subject, so that the module is quick.
 
 mod access;
+mod ahead;
 mod bounded;
 mod commands;
 mod copying;

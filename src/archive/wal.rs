@@ -6,16 +6,16 @@
 //! the marker), the archive looks first and then writes, one writer at a time for each name in this process, which
 //! leaves a window between two machines that no client can close.
 
-use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
+pub use super::turns::{Looked, UploadSpace};
 use super::{Archive, Cluster, Error, put_mode};
 use crate::codec::{self, ContentHash, Damage, SeekTable, Tail};
 use crate::pg::{PageHeader, SegmentName, SegmentSize, TimelineMatch, WalName, history};
@@ -42,12 +42,16 @@ pub trait Offered: Send + Sync {
     fn stored_bytes(&self) -> u64;
     /// Bytes of the object to be stored.
     async fn read(&self, range: Range<u64>) -> io::Result<Bytes>;
+    /// Memory that its upload takes, in bytes, beside what is held for it already.
+    fn upload_bytes(&self) -> u64 {
+        self.stored_bytes().min(UPLOAD_MEMORY_BYTES)
+    }
 }
 
 /// How an offered file became archived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committed {
-    /// It was uploaded now.
+    /// It was uploaded for this file: now, or ahead of its copier.
     Stored,
     /// The same content was there already; nothing was uploaded.
     AlreadyThere,
@@ -94,23 +98,6 @@ impl WalCursor {
     }
 }
 
-/// One lock a name, for stores that cannot judge races.
-#[derive(Debug, Default)]
-pub(super) struct NameLocks(Mutex<HashMap<WalName, Weak<tokio::sync::Mutex<()>>>>);
-
-impl NameLocks {
-    fn of(&self, name: WalName) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.0.lock().expect("no panic while held");
-        locks.retain(|_, lock| lock.strong_count() > 0);
-        if let Some(lock) = locks.get(&name).and_then(Weak::upgrade) {
-            return lock;
-        }
-        let lock = Arc::new(tokio::sync::Mutex::new(()));
-        locks.insert(name, Arc::downgrade(&lock));
-        lock
-    }
-}
-
 impl Archive {
     /// Is the file archived? `None` only when the store itself said that it is not (contract R1).
     ///
@@ -134,6 +121,15 @@ impl Archive {
             Err(Error::Store(error)) if error.kind == ErrorKind::NotFound => Ok(Found::Absent),
             Err(error) => Err(error),
         }
+    }
+
+    /// [`Archive::look`] for somebody who will write the file: [`Archive::commit_wal`] need not look again.
+    ///
+    /// # Errors
+    /// As [`Archive::look`].
+    pub async fn look_before(&self, name: WalName, patience: Patience) -> Result<Looked, Error> {
+        let looked = Looked::begin(self.name_turns.of(name));
+        Ok(looked.found(self.look(name, patience).await?))
     }
 
     /// Reads the seek table at the end of an object.
@@ -267,8 +263,9 @@ impl Archive {
 
     /// Archives a file. `Ok` means: the store has all of it (contract W1), now or already.
     ///
-    /// `header` is the first page's, for segments. `known`: what the store said of the name a moment ago; saves a look,
-    /// except where the name is free and the store does not judge races.
+    /// `header` is the first page's, for segments. `known`: what the store said of the name while the file came; saves a
+    /// look. Where the store judges races, that a name is free needs no look to begin with; it saves the upload of what
+    /// is archived already (contract W4).
     ///
     /// # Errors
     /// Those of [`Archive::check_header`], and [`Error::Conflict`].
@@ -277,7 +274,7 @@ impl Archive {
         name: WalName,
         offered: Arc<dyn Offered>,
         header: Option<&PageHeader>,
-        known: Option<Found>,
+        known: Option<Looked>,
         patience: Patience,
     ) -> Result<Committed, Error> {
         if let Some(header) = header {
@@ -285,18 +282,29 @@ impl Archive {
             let archived = self.claim(cluster, name, patience).await?;
             self.check_cluster(name, archived, cluster)?;
         }
-        match known {
-            Some(Found::Absent) if self.store_judges(&*offered) => {
-                return self.upload(name, offered, patience).await;
-            }
-            Some(Found::Archived(table)) => {
-                return self.compare(name, &table, offered.hash(), patience).await;
-            }
-            _ => {}
+        if self.store_judges(&*offered)
+            && let Some(known) = known
+        {
+            return self.store_or_compare(name, offered, known.found, patience).await;
         }
-        let lock = self.name_locks.of(name);
-        let _held = lock.lock().await;
-        match self.look(name, patience).await? {
+        let turn = self.name_turns.of(name);
+        let _held = turn.turn.lock().await;
+        let found = match known {
+            Some(known) if known.is_recent() => known.found,
+            _ => self.look(name, patience).await?,
+        };
+        turn.writes();
+        self.store_or_compare(name, offered, found, patience).await
+    }
+
+    async fn store_or_compare(
+        &self,
+        name: WalName,
+        offered: Arc<dyn Offered>,
+        found: Found,
+        patience: Patience,
+    ) -> Result<Committed, Error> {
+        match found {
             Found::Archived(table) => self.compare(name, &table, offered.hash(), patience).await,
             Found::Absent => self.upload(name, offered, patience).await,
         }
@@ -341,8 +349,7 @@ impl Archive {
         patience: Patience,
     ) -> Result<Committed, Error> {
         let key = self.wal_key(name);
-        let held_bytes = offered.stored_bytes().min(UPLOAD_MEMORY_BYTES);
-        let kib = held_bytes.div_ceil(1 << 10) as u32;
+        let kib = offered.upload_bytes().div_ceil(1 << 10) as u32;
         let _memory = self.upload_memory.acquire_many(kib).await.expect("never closed");
         let mode = put_mode(self.store_judges(&*offered));
         let put = if is_single_put(&*offered) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::ahead::Ahead;
 use crate::archive::{self, Archive};
 use crate::cache::Cache;
 use crate::cache::disk::DiskCache;
@@ -64,6 +65,14 @@ pub struct MountArgs {
     store: StoreArgs,
     #[command(flatten)]
     write: WriteArgs,
+    /// The pg_wal directory of the server that archives here; or auto, or off
+    ///
+    /// PostgreSQL archives one file at a time. While it waits for one, walfs sends the next ones that it finds there. By
+    /// default the directory is the one that the archiving process copies from; give it if that cannot be seen, because
+    /// the server has process numbers of its own (a container). walfs must be able to read it.
+    #[arg(long, value_name = "DIR", default_value = "auto", value_parser = pg_wal, env = "WALFS_PG_WAL",
+          hide_env_values = true, help_heading = "Writing")]
+    pg_wal: PgWal,
     /// Memory for restored segments, verified and plain: 16 MiB each
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = bytes, env = "WALFS_CACHE_MEMORY",
           hide_env_values = true, help_heading = "Reading")]
@@ -81,6 +90,26 @@ pub struct MountArgs {
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = bytes, env = "WALFS_CACHE_SIZE",
           hide_env_values = true, help_heading = "Reading")]
     cache_size: u64,
+}
+
+/// Where to look for segments to send ahead.
+#[derive(Debug, Clone)]
+enum PgWal {
+    /// Where the archiver copies from.
+    Auto,
+    /// Nowhere.
+    Off,
+    /// Here.
+    Given(PathBuf),
+}
+
+fn pg_wal(text: &str) -> Result<PgWal, String> {
+    match text {
+        "auto" => Ok(PgWal::Auto),
+        "off" => Ok(PgWal::Off),
+        directory if Path::new(directory).is_absolute() => Ok(PgWal::Given(directory.into())),
+        _ => Err("give an absolute path, auto or off".into()),
+    }
 }
 
 const MOUNT_MANUAL: &str = "\
@@ -269,13 +298,18 @@ async fn open(arguments: &MountArgs, mountpoint: &Path, deadline: Duration) -> R
         read_only: arguments.read_only,
         mountpoint: mountpoint.to_owned(),
     };
-    Ok(Fs::new(
-        archive,
-        reader,
-        staging,
-        Arc::new(Metrics::default()),
-        options,
-    ))
+    let metrics = Arc::new(Metrics::default());
+    let ahead = match &arguments.pg_wal {
+        PgWal::Off => None,
+        PgWal::Auto => Some(None),
+        PgWal::Given(directory) => Some(Some(directory.clone())),
+    };
+    let ahead = ahead.map(|given| Ahead::new(archive.clone(), given, deadline, metrics.clone()));
+    let fs = Fs::new(archive, reader, staging, metrics, options);
+    Ok(match ahead {
+        Some(ahead) => fs.working_ahead(ahead),
+        None => fs,
+    })
 }
 
 /// Takes away what killed backups have left. Nobody waits for it, and the next start tries again.

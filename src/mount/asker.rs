@@ -14,9 +14,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::ahead::{Identity, Origin};
+
 use super::kernel::{field, read_mounts};
 pub use source::CopiedFile;
 use state::{Stat, Status};
+
+/// How far a program that an archive command has started may be from the archiver.
+const ANCESTORS: usize = 8;
 
 /// What a process seems to want of a file in the mount, by its command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +91,22 @@ impl Asker {
     /// The regular file called `name` that the process has open for reading only, if there is exactly one: the file
     /// that a copier is copying. Files on a FUSE file system do not count.
     pub fn source(&self, name: &str) -> Option<CopiedFile> {
+        self.only_source(name, CopiedFile::open)
+    }
+
+    /// Where that file lies, for the process, and which file it is.
+    pub fn origin(&self, name: &str) -> Option<Origin> {
+        self.only_source(name, |link| {
+            let meta = fs::metadata(link).ok().filter(fs::Metadata::is_file)?;
+            Some(Origin {
+                path: fs::read_link(link).ok()?,
+                identity: Identity::from(&meta),
+            })
+        })
+    }
+
+    /// What `look` makes of the link to that file in `/proc`.
+    fn only_source<T>(&self, name: &str, look: impl Fn(&Path) -> Option<T>) -> Option<T> {
         let mounts = read_mounts(&self.place.join("mountinfo")).ok()?;
         let safe = |id: u64| {
             mounts
@@ -99,10 +120,29 @@ impl Asker {
             let info = fs::read_to_string(self.place.join("fdinfo").join(&number)).ok()?;
             let is_source = fs::read_link(&link).ok()?.file_name()? == name;
             (is_source && is_for_reading(&info)? && safe(field(&info, "mnt_id:")?.parse().ok()?))
-                .then(|| CopiedFile::open(&link))?
+                .then(|| look(&link))?
         });
         let source = sources.next()?;
         sources.next().is_none().then_some(source)
+    }
+
+    /// Does it work for the archiver of a PostgreSQL server, on this file? That process is told by the title that the
+    /// server gives it (`init_ps_display` in ps_status.c): `postgres: archiver`, with the cluster's name between; what it
+    /// has started, and maybe a script beneath, has the file's name on its command line.
+    pub fn is_archiving(&self, name: &str) -> bool {
+        let parents = std::iter::successors(Some(self.clone()), |asker| asker.parent().and_then(Self::of));
+        let lines: Vec<String> = parents
+            .take(ANCESTORS)
+            .map(|asker| asker.command_line())
+            .collect();
+        lines
+            .windows(2)
+            .any(|lines| is_archiver(&lines[1]) && lines[0].contains(name))
+    }
+
+    fn command_line(&self) -> String {
+        let line = fs::read(self.place.join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).replace('\0', " ")
     }
 
     fn stat(&self) -> Option<Stat> {
@@ -124,6 +164,10 @@ impl Asker {
         let status = unsafe { libc::kill(pid, 0) };
         status != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
     }
+}
+
+fn is_archiver(command_line: &str) -> bool {
+    command_line.starts_with("postgres: ") && command_line.split(' ').any(|word| word == "archiver")
 }
 
 /// By the octal `flags` of a `fdinfo` file.

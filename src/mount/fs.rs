@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use crate::ahead::Ahead;
 use crate::archive::Archive;
 use crate::archive::wal::WalMeta;
 use crate::metrics::Metrics;
@@ -80,6 +81,7 @@ pub struct Fs {
     pub(super) writings: Writings,
     pub(super) absences: Absences,
     pub(super) presence: Presence,
+    pub(super) ahead: Option<Arc<Ahead>>,
     pub(super) basebackups: Basebackups,
     pub(super) mounted_at: Timestamp,
     pub(super) closing: AtomicBool,
@@ -108,10 +110,17 @@ impl Fs {
             writings: Writings::default(),
             absences: Absences::default(),
             presence: Presence::default(),
+            ahead: None,
             basebackups: Basebackups::default(),
             mounted_at: Timestamp::now(),
             closing: AtomicBool::new(false),
         }
+    }
+
+    /// The same, where segments are sent ahead of the archiver (contract W8).
+    pub fn working_ahead(mut self, ahead: Arc<Ahead>) -> Self {
+        self.ahead = Some(ahead);
+        self
     }
 
     /// Refuses new files from now on; those being written may be finished.
@@ -162,7 +171,7 @@ impl Fs {
         let Some(name) = wal_name(name) else {
             return Err(Error::NotFound);
         };
-        if self.is_for_creating(name, asker) {
+        if self.is_for_creating(name, asker) || self.is_yet_to_come(name, asker) {
             return Err(Error::NotFound);
         }
         match tokio::time::timeout(PROMPT, self.archived_meta(name, asker)).await {
@@ -189,22 +198,6 @@ impl Fs {
             Some(_) => Err(Error::NotFound),
             None => self.attributes(Node::AbsentFile(name)),
         }
-    }
-
-    /// Is this the lookup of a known copier that is about to create the name? Then the store need not be asked: what it
-    /// writes is compared with what is there before anything is stored, whatever the lookup said. The archiver's
-    /// lookups cost nothing that way. What the process has created itself it is told the truth about.
-    fn is_for_creating(&self, name: WalName, asker: Option<&Asker>) -> bool {
-        let created = |asker: &Asker| {
-            asker
-                .tgid()
-                .is_some_and(|process| self.presence.was_created_by(name, process))
-        };
-        asker.is_some_and(|asker| self.intent(name, asker) == Intent::Writes && !created(asker))
-    }
-
-    fn intent(&self, name: WalName, asker: &Asker) -> Intent {
-        asker.intent(&self.options.mountpoint, "wal", &name.to_string())
     }
 
     /// Who seems to write gets an error after the deadline; whoever may be restoring waits for as long as it takes.
@@ -419,7 +412,12 @@ impl Fs {
             // Writable in its bits, so that a second `cp` gets as far as the comparison of contents.
             mode: 0o600,
             owner: None,
-            kept: Kept::AWhile,
+            // What was sent ahead is not shown to those who bring it, so the kernel must ask for each of them.
+            kept: if self.ahead.as_ref().is_some_and(|ahead| ahead.is_ahead(name)) {
+                Kept::Never
+            } else {
+                Kept::AWhile
+            },
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Presence {
     found: Cache<WalName, WalMeta>,
     /// Process and the name it created, the latest last.
     writers: Mutex<VecDeque<(u32, WalName)>>,
+    /// What was brought and archived, the latest last.
+    archived: Mutex<VecDeque<WalName>>,
 }
 
 impl Default for Presence {
@@ -33,6 +35,7 @@ impl Default for Presence {
         Self {
             found,
             writers: Mutex::default(),
+            archived: Mutex::default(),
         }
     }
 }
@@ -63,5 +66,19 @@ impl Presence {
             .lock()
             .expect("no panic while held")
             .contains(&(process, name))
+    }
+
+    /// A file was brought and is archived.
+    pub fn archived(&self, name: WalName) {
+        let mut archived = self.archived.lock().expect("no panic while held");
+        if archived.len() == WRITERS {
+            archived.pop_front();
+        }
+        archived.push_back(name);
+    }
+
+    /// Was it brought lately, and archived?
+    pub fn was_archived(&self, name: WalName) -> bool {
+        self.archived.lock().expect("no panic while held").contains(&name)
     }
 }

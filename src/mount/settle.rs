@@ -124,6 +124,7 @@ impl Fs {
         if let Some(Ok(committed)) = wal.verdict() {
             let uploaded = *committed == Committed::Stored;
             self.metrics.archived(wal.name().to_string(), uploaded);
+            self.presence.archived(wal.name());
             tracing::info!(
                 "{} {}",
                 if uploaded {

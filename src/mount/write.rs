@@ -89,7 +89,7 @@ impl Fs {
             Target::Final(name) => {
                 let visible = is_visible_while_written(name).then(|| name.to_string());
                 let draft = WalDraft::new(self.archive.clone(), &self.staging, name, self.options.deadline);
-                (Content::Wal(Box::new(draft)), visible)
+                (Content::Wal(Box::new(self.brought(draft, asker))), visible)
             }
             Target::Temporary(name) => (Content::Scratch(self.staging.draft()), Some(name)),
         };
@@ -108,6 +108,17 @@ impl Fs {
                 wrote: AtomicBool::new(false),
             }),
         )
+    }
+
+    /// A file that is brought now may have been sent ahead.
+    fn brought(&self, draft: WalDraft, asker: Option<&Asker>) -> WalDraft {
+        let (name, asker) = (draft.name(), asker.cloned());
+        let origin = move || asker?.origin(&name.to_string());
+        let forerunner = self.ahead.as_ref().and_then(|ahead| ahead.brought(name, origin));
+        match forerunner {
+            Some(forerunner) => draft.following(forerunner, &self.staging),
+            None => draft,
+        }
     }
 
     pub(super) fn reopen(&self, ino: u64) -> Result<u64> {
@@ -267,7 +278,8 @@ impl Fs {
     }
 
     async fn rename_to_final(&self, writing: &Arc<Writing>, name: WalName, replace: bool) -> Result<()> {
-        if !replace {
+        let was_sent_ahead = self.ahead.as_ref().is_some_and(|ahead| ahead.is_ahead(name));
+        if !replace && !was_sent_ahead {
             // Half of the deadline for the look, so that the whole stays below twice the deadline.
             let patience = crate::store::Patience::for_at_most(self.options.deadline / 2);
             if self.archive.wal_meta(name, patience).await?.is_some() {
@@ -284,7 +296,7 @@ impl Fs {
             }
         };
         let adopt = |draft, name| WalDraft::adopt(self.archive.clone(), draft, name, self.options.deadline);
-        let mut wal = adopt(draft, name);
+        let mut wal = self.brought(adopt(draft, name), None);
         let outcome = self.finish(writing, &mut wal).await;
         // Nothing is lost: the rename can be tried again. What had a final name stays a file of that name, whose
         // writers must hear whether it is archived.

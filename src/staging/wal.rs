@@ -14,13 +14,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use crate::archive::wal::{Committed, Found};
+use crate::archive::wal::{Committed, Looked, Offered};
 use crate::archive::{Archive, Error};
 use crate::codec::Compression;
 use crate::pg::{HeaderError, PageHeader, WalName, backup_history, history};
 use crate::store::{self, ErrorKind, Patience};
 
-use super::{Draft, Staging};
+use super::forerunner::Forerunner;
+use super::{Draft, Sealed, Staging};
 
 /// Bytes of the first page that are looked at.
 const HEADER_BYTES: usize = 40;
@@ -47,7 +48,7 @@ pub type Source = Box<dyn CopySource>;
 
 /// A question to the store that is under way; withdrawn when nobody wants the answer any more.
 #[derive(Debug)]
-struct Look(JoinHandle<Option<Found>>);
+struct Look(JoinHandle<Option<Looked>>);
 
 impl Drop for Look {
     fn drop(&mut self) {
@@ -67,6 +68,8 @@ pub struct WalDraft {
     header: Option<PageHeader>,
     /// Is there one of that name already? Asked while the bytes arrive.
     look: Option<Look>,
+    /// What was sent of this file ahead of its copier.
+    forerunner: Option<Forerunner>,
     deadline: Duration,
     verdict: Option<Verdict>,
 }
@@ -92,9 +95,20 @@ impl WalDraft {
             head: Vec::new(),
             header: None,
             look: None,
+            forerunner: None,
             deadline,
             verdict: None,
         }
+    }
+
+    /// A file that was sent to the store ahead: what comes is only compared with that, unless that has failed.
+    pub fn following(mut self, forerunner: Forerunner, staging: &Staging) -> Self {
+        if self.draft.bytes() == 0 {
+            // The hash is all that is needed of it, most likely.
+            self.draft = staging.draft_with(Compression::None);
+        }
+        self.forerunner = Some(forerunner);
+        self
     }
 
     /// Its final name.
@@ -244,7 +258,7 @@ impl WalDraft {
     }
 
     async fn take(&mut self, offset: u64, data: &[u8]) -> Result<(), Error> {
-        if self.look.is_none() {
+        if self.look.is_none() && self.forerunner.is_none() {
             self.look = Some(self.look_ahead());
         }
         let end = offset + data.len() as u64;
@@ -409,9 +423,9 @@ impl WalDraft {
     /// Asks the store in the background whether the name is taken: the answer is there when the last byte is.
     fn look_ahead(&self) -> Look {
         let (archive, name, patience) = (self.archive.clone(), self.name, self.patience());
-        Look(tokio::spawn(
-            async move { archive.look(name, patience).await.ok() },
-        ))
+        Look(tokio::spawn(async move {
+            archive.look_before(name, patience).await.ok()
+        }))
     }
 
     /// The whole of a small file, which is stored uncompressed even if it came under another name and was not.
@@ -421,35 +435,48 @@ impl WalDraft {
     }
 
     async fn commit(&mut self) -> Result<Committed, Error> {
-        let patience = self.patience();
-        let look = self.look.take();
-        let sealed = self
-            .draft
-            .seal()
-            .await
-            .map_err(|error| self.staging_error(&error))?;
-        let commit = async {
-            let known = match look {
-                Some(mut look) => (&mut look.0).await.ok().flatten(),
-                None => None,
-            };
-            let header = self.header.as_ref();
-            self.archive
-                .commit_wal(self.name, Arc::new(sealed), header, known, patience)
-                .await
-        };
-        // The store keeps to the deadline by itself; this also bounds waiting for the look, and for another writer of
-        // the same name.
-        tokio::time::timeout(self.deadline + GRACE, commit)
+        // The store keeps to the deadline by itself; this also bounds waiting for the look, for what was sent ahead, and
+        // for another writer of the same name.
+        let (deadline, name) = (self.deadline, self.name);
+        let place = self.archive.place();
+        tokio::time::timeout(deadline + GRACE, self.commit_with(self.patience()))
             .await
             .unwrap_or_else(|_| {
                 Err(Error::Store(store::Error {
                     kind: ErrorKind::Transient,
                     operation: "put",
-                    target: format!("{} in {}", self.name, self.archive.place()),
-                    message: format!("not done within {} s", self.deadline.as_secs()),
+                    target: format!("{name} in {place}"),
+                    message: format!("not done within {} s", deadline.as_secs()),
                 }))
             })
+    }
+
+    async fn commit_with(&mut self, patience: Patience) -> Result<Committed, Error> {
+        let mut sealed = self.seal().await?;
+        if let Some(forerunner) = self.forerunner.take() {
+            if forerunner.stored().await == Some(sealed.hash()) {
+                return Ok(Committed::Stored);
+            }
+            self.repack(self.archive.compression()).await?;
+            sealed = self.seal().await?;
+        }
+        let known = match self.look.take() {
+            Some(mut look) => (&mut look.0).await.ok().flatten(),
+            None => None,
+        };
+        self.archive
+            .commit_wal(self.name, Arc::new(sealed), self.header.as_ref(), known, patience)
+            .await
+    }
+
+    async fn seal(&mut self) -> Result<Sealed, Error> {
+        let sealed = self.draft.seal().await;
+        sealed.map_err(|error| self.staging_error(&error))
+    }
+
+    async fn repack(&mut self, compression: Compression) -> Result<(), Error> {
+        let repacked = self.draft.repack(compression).await;
+        repacked.map_err(|error| self.staging_error(&error))
     }
 
     fn patience(&self) -> Patience {
@@ -465,50 +492,4 @@ impl WalDraft {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::Location;
-
-    const BACKUP: &str = "000000010000000000000002.00000028.backup";
-    const TEXT: &[u8] = b"START WAL LOCATION: 0/2000028 (file 000000010000000000000002)
-STOP WAL LOCATION: 0/2000138 (file 000000010000000000000002)
-CHECKPOINT LOCATION: 0/2000060
-BACKUP METHOD: streamed
-BACKUP FROM: primary
-START TIME: 2024-01-01 00:00:00 UTC
-LABEL: demo
-START TIMELINE: 1
-STOP TIME: 2024-01-01 00:00:01 UTC
-STOP TIMELINE: 1
-";
-
-    async fn archive(directory: &std::path::Path) -> Arc<Archive> {
-        let location = Location::Dir(directory.to_owned());
-        let store = store::open(&location, &store::Options::default()).await.unwrap();
-        let options = crate::archive::Options {
-            create: true,
-            ..Default::default()
-        };
-        let patience = Patience::for_at_most(Duration::from_secs(45));
-        Arc::new(Archive::open(store, &options, patience).await.unwrap())
-    }
-
-    /// Its name begins with a segment's, but it is no segment: `pg_backup_stop` writes one, and archiving stands still
-    /// until it is archived.
-    #[tokio::test]
-    async fn backup_history_is_archived_as_the_text_it_is() {
-        let place = tempfile::tempdir().unwrap();
-        let archive = archive(place.path()).await;
-        let staging = Staging::new(Compression::default(), &Default::default());
-        let name: WalName = BACKUP.parse().unwrap();
-        let deadline = Duration::from_secs(45);
-        let mut draft = WalDraft::new(archive.clone(), &staging, name, deadline);
-        draft.write(0, TEXT, || None).await.unwrap();
-        draft.finish().await.unwrap();
-        let patience = Patience::for_at_most(deadline);
-        let found = archive.read_small(name, patience).await.unwrap();
-        assert_eq!(found.as_deref(), Some(TEXT));
-        let listed = archive.list_wal(None, patience).await.unwrap().entries;
-        assert_eq!((listed[0].0, listed[0].1.bytes), (name, TEXT.len() as u64));
-    }
-}
+mod tests;

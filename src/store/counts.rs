@@ -6,14 +6,14 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Attempts since the store was opened, by operation. One attempt is one request to an S3 server, except that a `head`
-/// of what is not there takes two, a `get` of more last bytes than there are may take three.
+/// of an empty object takes two, a `get` of more last bytes than there are may take three.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
     /// Objects written whole, multipart completions included.
     pub puts: u64,
     /// Objects or ranges read.
     pub gets: u64,
-    /// Questions after size and time.
+    /// Questions after size and time; S3 is asked by a GET of one byte.
     pub heads: u64,
     /// Pages of listings.
     pub lists: u64,

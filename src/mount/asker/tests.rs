@@ -215,3 +215,42 @@ fn two_sources_are_none() {
     let (_place, child) = opens("5<seg 6<other/seg");
     assert_eq!(child.asker().source("seg").map(|source| source.bytes()), None);
 }
+
+#[test]
+fn origin_is_the_file_that_is_open() {
+    let (place, child) = opens("5<seg");
+    let origin = child.asker().origin("seg").unwrap();
+    assert_eq!(origin.path, place.path().canonicalize().unwrap().join("seg"));
+    let here = fs::metadata(&origin.path).unwrap();
+    assert_eq!(origin.identity, Identity::from(&here));
+    let (_place, child) = opens("5>>seg");
+    assert_eq!(child.asker().origin("seg"), None);
+}
+
+/// The titles are PostgreSQL's; the processes here are named so by their first argument.
+#[test]
+fn an_archivers_command_is_told_by_title_and_name() {
+    let under = |title: &str, script: &str| {
+        let line = format!("sh -c '{script}; :'; :");
+        let mut shell = Command::new("sh");
+        shell.arg0(title).args(["-c", &line]);
+        let mut process = Process::start(&mut shell);
+        let mut child = String::new();
+        BufReader::new(process.0.stdout.as_mut().unwrap())
+            .read_line(&mut child)
+            .unwrap();
+        let asker = Asker::of(child.trim().parse().unwrap()).unwrap();
+        let archives = asker.is_archiving("SEG");
+        drop(process);
+        archives
+    };
+    let script = "echo $$; test -e pg_wal/SEG; read line";
+    assert!(under("postgres: archiver archiving SEG", script));
+    assert!(under("postgres: 15/main: archiver ", script));
+    assert!(!under(
+        "postgres: archiver last was SEG",
+        "echo $$; test -e OTHER; read line"
+    ));
+    assert!(!under("postgres: startup recovering SEG", script));
+    assert!(!under("archiver", script));
+}

@@ -142,41 +142,10 @@ impl S3 {
         )
     }
 
-    /// A refused HEAD has no body, so nothing says whether a 404 is S3's, of the object or of the bucket, or a 400 of
-    /// an expired key. What it means is asked by a GET of one byte: absence costs two requests, presence one.
+    /// Asked by a GET of one byte. A refused HEAD has no body, so nothing says whether a 404 is S3's, of the object or of
+    /// the bucket, or a 400 of an expired key: it would have to be asked again. So presence and absence cost one request
+    /// each, and an empty object, which the archive never stores, two.
     pub(super) async fn head_object(&self, key: &Key) -> Result<Meta, Error> {
-        let used = self.connections.current();
-        let request = used
-            .client
-            .head_object()
-            .bucket(&self.bucket)
-            .key(self.full(key.as_str()));
-        let outcome = request.send().await;
-        if status_of(&outcome).is_some_and(|status| (400..500).contains(&status)) {
-            return self.head_by_get(key).await;
-        }
-        let answer = self.answer(&used, "head", key.as_str(), outcome).await?;
-        self.check_stored("head", key, answer.e_tag(), true)?;
-        let length = answer
-            .content_length()
-            .and_then(|length| u64::try_from(length).ok());
-        let no_length = || {
-            self.error(
-                ErrorKind::Transient,
-                "head",
-                key.as_str(),
-                "the answer names no length",
-            )
-        };
-        let stored_bytes = length.ok_or_else(no_length)?;
-        let modified = system_time(answer.last_modified());
-        Ok(Meta {
-            stored_bytes,
-            modified,
-        })
-    }
-
-    async fn head_by_get(&self, key: &Key) -> Result<Meta, Error> {
         let operation = "head";
         let fetched = match self.send_get(key, Some("bytes=0-0".into())).await {
             // The first byte is outside of an empty object.

@@ -1,0 +1,213 @@
+//! Working ahead (contract W8): PostgreSQL archives one file at a time, so while it brings one, the next ones are
+//! already compressed and sent, side by side, in the order in which they will be asked for.
+//!
+//! **Is it right that an object is in the archive before `cp` has brought it?** It is: a segment with a `.ready` mark is
+//! finished, on disk, and what `cp` will bring; the object has passed the checks of a copied one (`ahead/flight.rs`). If its
+//! `cp` never comes, the archive holds one true segment more than was acknowledged, which harms no recovery. What must
+//! not be stored is what the archiver would not bring, so:
+//!
+//! - work begins only while a copier is bringing a file that is marked ready in that directory, and where the copier
+//!   can be seen in `/proc`, only if the file it reads *is* the one there, by device and inode: a given directory that
+//!   belongs to another server is refused, whatever system identifier it has;
+//! - the archive is never tied to a cluster ahead, only segments of the cluster that it is tied to are stored;
+//! - only segments: a `.history` or `.backup` file does not say of which cluster it is. They cost a round trip each.
+//!
+//! **What `cp` is told** rests on what `cp` brought. Its bytes are hashed; if this process has stored the same content
+//! ahead, and the store has confirmed it, that is success without another request. If the upload is on its way, `cp`
+//! waits for it instead of sending the same again. If it failed, or the content differs, the `cp` is archived as if
+//! nothing had been sent, and the store decides. What was sent ahead is forgotten when it is asked for, so a later `cp`
+//! of the same name is compared with what the store has then.
+//!
+//! **What is in the way of nobody.** Errors ahead are logged and shown to nobody. Memory is bounded ([`ROOM_BYTES`]), and
+//! taken only while there is enough; a copier never waits for it. On a slow line uploads side by side would only delay
+//! the one that is waited for: fewer are sent then, see `ahead/table.rs`.
+//!
+//! An archive command may ask whether the file is there (`test ! -f wal/%f && cp ...`, as PostgreSQL's manual has it),
+//! and must not meet what was sent ahead: `mount::fs` hides from the archiver what it has not brought.
+
+mod flight;
+mod pg_wal;
+mod table;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use crate::archive::{Archive, Error};
+use crate::metrics::Metrics;
+use crate::pg::{SegmentName, WalName};
+use crate::staging::forerunner::{Forerunner, Promise, promise};
+
+use flight::Runway;
+use pg_wal::PgWal;
+pub use pg_wal::{Identity, Origin};
+use table::Table;
+
+/// Memory for segments that are packed and sent ahead, in bytes; part of what uploads may take in all. The rest of
+/// that, 16 MiB, is always there for a copier. Of segments above 32 MiB none is sent ahead.
+pub const ROOM_BYTES: u64 = 48 << 20;
+
+/// Sends segments ahead of the archiver.
+#[derive(Debug)]
+pub struct Ahead {
+    archive: Arc<Archive>,
+    /// The directory that was given; otherwise it is found.
+    given: Option<PathBuf>,
+    deadline: Duration,
+    metrics: Arc<Metrics>,
+    runtime: Handle,
+    runway: Runway,
+    table: Mutex<Table>,
+    /// The directory that the archiver was last seen to read from.
+    found: Mutex<Option<PgWal>>,
+    planning: tokio::sync::Mutex<()>,
+    complained: AtomicBool,
+}
+
+impl Ahead {
+    /// For an archive that is being written. `given`: the server's `pg_wal`; without it, it is where the copiers' files
+    /// lie. `deadline` is that of one upload.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn new(
+        archive: Arc<Archive>,
+        given: Option<PathBuf>,
+        deadline: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            runway: Runway::new(archive.clone(), deadline, ROOM_BYTES),
+            archive,
+            given,
+            deadline,
+            metrics,
+            runtime: Handle::current(),
+            table: Mutex::default(),
+            found: Mutex::default(),
+            planning: tokio::sync::Mutex::default(),
+            complained: AtomicBool::new(false),
+        })
+    }
+
+    /// A copier brings a file now: what was sent of it ahead, if anything was. Begins with those that follow.
+    ///
+    /// `origin` finds the file that is being copied; it is called later, on another thread, and only if it is needed.
+    pub fn brought(
+        self: &Arc<Self>,
+        name: WalName,
+        origin: impl FnOnce() -> Option<Origin> + Send + 'static,
+    ) -> Option<Forerunner> {
+        let WalName::Segment(segment) = name else {
+            return None;
+        };
+        let forerunner = self.table().brought(segment);
+        self.runtime.spawn(self.clone().plan(segment, origin));
+        forerunner
+    }
+
+    /// Has this file been sent ahead, or is it being sent, and nobody has brought it yet?
+    pub fn is_ahead(&self, name: WalName) -> bool {
+        matches!(name, WalName::Segment(segment) if self.table().is_ahead(segment))
+    }
+
+    /// Begins as many as may be begun.
+    async fn plan(
+        self: Arc<Self>,
+        current: SegmentName,
+        origin: impl FnOnce() -> Option<Origin> + Send + 'static,
+    ) {
+        // The archiver brings one at a time: another plan under way sees the same directory.
+        let Ok(_alone) = self.planning.try_lock() else {
+            return;
+        };
+        // Only what a copier has brought ties an archive to its cluster.
+        if self.archive.known_cluster().is_none() {
+            return;
+        }
+        let this = self.clone();
+        let looking = tokio::task::spawn_blocking(move || this.look_into(current, origin));
+        let Some(pg_wal) = looking.await.expect("looking does not panic") else {
+            return;
+        };
+        loop {
+            let (promise, forerunner) = promise();
+            let Some(next) = self.table().begin(forerunner) else {
+                return;
+            };
+            tokio::spawn(self.clone().send(pg_wal.clone(), next, promise));
+        }
+    }
+
+    /// The directory the archiver reads from, after noting what waits in it.
+    fn look_into(&self, current: SegmentName, origin: impl FnOnce() -> Option<Origin>) -> Option<PgWal> {
+        let pg_wal = self.pg_wal(WalName::Segment(current), origin)?;
+        let wanted = self.table().wants_names();
+        if let Some(after) = wanted {
+            match pg_wal.ready_after(after) {
+                Ok(names) => self.table().add_names(names),
+                Err(error) => self.complain(&format!("what waits to be archived cannot be listed: {error}")),
+            }
+        }
+        Some(pg_wal)
+    }
+
+    fn pg_wal(&self, current: WalName, origin: impl FnOnce() -> Option<Origin>) -> Option<PgWal> {
+        let known = self.found().clone().filter(|known| known.is_ready(current));
+        if known.is_some() {
+            return known;
+        }
+        let found = PgWal::of(self.given.as_deref(), current, origin().as_ref()).unwrap_or_else(|given| {
+            self.complain(&format!(
+                "{} is not the directory that {current} is archived from, nothing is sent ahead\n\
+                 HINT: --pg-wal must be the pg_wal of the server that archives into this mount",
+                given.display()
+            ));
+            None
+        });
+        let found = found.filter(|found| found.is_ready(current));
+        self.found().clone_from(&found);
+        found
+    }
+
+    async fn send(self: Arc<Self>, pg_wal: PgWal, name: SegmentName, promise: Promise) {
+        match self.runway.send(&pg_wal, name).await {
+            Ok(Some(arrived)) => {
+                self.table().learn(Some(arrived.took), self.deadline);
+                self.metrics.sent_ahead.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!("sent ahead: {name}");
+                promise.keep(arrived.hash);
+                self.complained.store(false, Ordering::Relaxed);
+            }
+            Ok(None) => tracing::debug!("not sent ahead: {name}"),
+            Err(error) => {
+                if matches!(error, Error::Store(_)) {
+                    self.table().learn(None, self.deadline);
+                }
+                self.complain(&format!(
+                    "{name} could not be sent ahead, its copy will be: {error}"
+                ));
+            }
+        }
+    }
+
+    /// Says it once, until something has been sent again: the copiers' own errors say it each time.
+    fn complain(&self, what: &str) {
+        if self.complained.swap(true, Ordering::Relaxed) {
+            tracing::debug!("{what}");
+        } else {
+            tracing::warn!("{what}");
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("no panic while held")
+    }
+
+    fn found(&self) -> MutexGuard<'_, Option<PgWal>> {
+        self.found.lock().expect("no panic while held")
+    }
+}

@@ -1,0 +1,224 @@
+//! One segment on its way to the store before its copier comes.
+//!
+//! It must pass every check that a copied one passes: whole, its first page that of its name, of the archive's cluster
+//! and segment size; and it is stored as a copied one is, if nothing is stored under its name. After it has been read
+//! it is looked at again: still marked, still the same file. What is read without being in the way of PostgreSQL's own
+//! writing is packed in one go, on one thread, into the bytes of the object itself, so that the memory it takes is the
+//! object's size.
+
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::archive::wal::{Offered, UploadSpace};
+use crate::archive::{Archive, Error};
+use crate::codec::{self, Compression, ContentHash, FRAME_BYTES};
+use crate::pg::{PageHeader, SegmentName, WalName};
+use crate::store::Patience;
+
+use super::pg_wal::{Opened, PgWal};
+
+/// What an object may be longer than its content, in KiB: headers of frames and the table of a 32 MiB segment.
+const OVERHEAD_KIB: u32 = 64;
+
+/// What all segments that are sent ahead share.
+#[derive(Debug)]
+pub(super) struct Runway {
+    archive: Arc<Archive>,
+    deadline: Duration,
+    /// One permit a KiB of memory.
+    room: Arc<Semaphore>,
+    room_bytes: u64,
+    packers: Semaphore,
+}
+
+/// What was sent ahead, and how long its upload took.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) hash: ContentHash,
+    pub(super) took: Duration,
+}
+
+impl Runway {
+    /// Objects being made and sent take at most `room_bytes` of memory together.
+    pub(super) fn new(archive: Arc<Archive>, deadline: Duration, room_bytes: u64) -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            archive,
+            deadline,
+            room: Arc::new(Semaphore::new((room_bytes >> 10) as usize)),
+            room_bytes,
+            packers: Semaphore::new(cores),
+        }
+    }
+
+    /// Stores a segment. `None`: it does not wait any more, or there is no room for it.
+    ///
+    /// # Errors
+    /// As [`Archive::commit_wal`].
+    pub(super) async fn send(&self, pg_wal: &PgWal, name: SegmentName) -> Result<Option<Arrived>, Error> {
+        let Some((room, space)) = self.room().await else {
+            return Ok(None);
+        };
+        let packer = self.packers.acquire().await.expect("never closed");
+        let patience = Patience::for_at_most(self.deadline);
+        let wal_name = WalName::Segment(name);
+        let looking = self.archive.look_before(wal_name, patience);
+        let (packed, looked) = tokio::join!(self.read(pg_wal.clone(), name, patience), looking);
+        drop(packer);
+        let Some((header, object)) = packed? else {
+            return Ok(None);
+        };
+        let object = object.within(room, space);
+        let (hash, began) = (object.hash, Instant::now());
+        self.archive
+            .commit_wal(wal_name, Arc::new(object), Some(&header), looked.ok(), patience)
+            .await?;
+        let took = began.elapsed();
+        Ok(Some(Arrived { hash, took }))
+    }
+
+    /// Memory for one more segment, of our own and of what uploads may take. Never waits in front of a copier.
+    async fn room(&self) -> Option<(OwnedSemaphorePermit, UploadSpace)> {
+        let bytes = self.archive.known_cluster()?.segment_size.bytes();
+        let kib = (bytes >> 10) as u32 + OVERHEAD_KIB;
+        if u64::from(kib) << 10 > self.room_bytes {
+            return None;
+        }
+        let room = self
+            .room
+            .clone()
+            .acquire_many_owned(kib)
+            .await
+            .expect("never closed");
+        Some((room, self.archive.try_upload_space(kib)?))
+    }
+
+    /// Reads and packs a segment; `None` if it is not there, or not as it was.
+    async fn read(
+        &self,
+        pg_wal: PgWal,
+        name: SegmentName,
+        patience: Patience,
+    ) -> Result<Option<(PageHeader, Object)>, Error> {
+        let (place, compression) = (pg_wal.clone(), self.archive.compression());
+        let opened = blocking(move || open(&place, name)).await?;
+        let Some((opened, header)) = opened else {
+            return Ok(None);
+        };
+        self.archive
+            .check_header(WalName::Segment(name), &header, patience)
+            .await?;
+        let object = blocking(move || {
+            let object = pack(&opened, compression).map_err(|error| failed(name, &error))?;
+            Ok(pg_wal.still_has(name, &opened).then_some(object))
+        });
+        Ok(object.await?.map(|object| (header, object)))
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .expect("reading and packing do not panic")
+}
+
+fn open(pg_wal: &PgWal, name: SegmentName) -> Result<Option<(Opened, PageHeader)>, Error> {
+    if !pg_wal.is_ready(WalName::Segment(name)) {
+        return Ok(None);
+    }
+    let opened = pg_wal.open(name).map_err(|error| failed(name, &error))?;
+    let mut head = [0; PageHeader::BYTES];
+    opened
+        .file
+        .read_exact_at(&mut head, 0)
+        .map_err(|error| failed(name, &error))?;
+    let name = WalName::Segment(name);
+    let header = PageHeader::parse(&head).map_err(|reason| Error::Header { name, reason })?;
+    let expected_bytes = u64::from(header.segment_bytes);
+    if opened.bytes != expected_bytes {
+        return Err(Error::Incomplete {
+            name,
+            expected_bytes,
+            found_bytes: opened.bytes,
+            detail: ", according to the file in pg_wal",
+        });
+    }
+    Ok(Some((opened, header)))
+}
+
+fn failed(name: SegmentName, error: &std::io::Error) -> Error {
+    Error::Staging {
+        name: name.to_string(),
+        reason: format!("it cannot be read in pg_wal: {error}"),
+    }
+}
+
+/// A finished object, in memory. What it takes is given back as soon as its size is known, the rest when it goes.
+#[derive(Debug)]
+struct Object {
+    bytes: Bytes,
+    hash: ContentHash,
+    held: Option<(OwnedSemaphorePermit, UploadSpace)>,
+}
+
+fn pack(opened: &Opened, compression: Compression) -> std::io::Result<Object> {
+    // Address space only: pages that the object does not come to use are never touched.
+    let mut object = BytesMut::with_capacity(opened.bytes as usize + ((OVERHEAD_KIB as usize) << 10));
+    let mut plain = vec![0; FRAME_BYTES];
+    let mut summaries = Vec::new();
+    for index in 0..opened.bytes.div_ceil(FRAME_BYTES as u64) {
+        let start = index * FRAME_BYTES as u64;
+        plain.truncate((opened.bytes - start).min(FRAME_BYTES as u64) as usize);
+        opened.file.read_exact_at(&mut plain, start)?;
+        let packed = codec::pack(compression, index, &plain);
+        object.extend_from_slice(&packed.stored);
+        summaries.push(packed.summary);
+    }
+    let sealed = codec::seal(compression, summaries);
+    object.extend_from_slice(&sealed.trailer);
+    Ok(Object {
+        bytes: object.freeze(),
+        hash: sealed.hash,
+        held: None,
+    })
+}
+
+impl Object {
+    /// Keeps as much of the memory set aside as it needs.
+    fn within(mut self, mut room: OwnedSemaphorePermit, mut space: UploadSpace) -> Self {
+        let kib = self.bytes.len().div_ceil(1 << 10);
+        let excess = room.num_permits().saturating_sub(kib);
+        drop(room.split(excess));
+        space.shrink_to(kib);
+        self.held = Some((room, space));
+        self
+    }
+}
+
+#[async_trait]
+impl Offered for Object {
+    fn hash(&self) -> ContentHash {
+        self.hash
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// None: [`UploadSpace`] for it is held from the beginning.
+    fn upload_bytes(&self) -> u64 {
+        0
+    }
+
+    async fn read(&self, range: Range<u64>) -> std::io::Result<Bytes> {
+        Ok(self.bytes.slice(range.start as usize..range.end as usize))
+    }
+}

@@ -1,0 +1,163 @@
+//! What has been sent ahead and not yet been asked for, and how much more may be.
+//!
+//! Everything is relative to the file that the archiver brings now: it goes upwards, so what is below is over. That
+//! needs no memory of what was archived, and a server that begins again from below is followed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::pg::SegmentName;
+use crate::staging::forerunner::Forerunner;
+
+/// The most segments ahead of the archiver. They hold memory only until they are stored.
+const MOST: usize = 8;
+
+/// As long as uploads are done in this part of their deadline, one more at a time does no harm.
+const QUICK_PART: u32 = 8;
+
+/// Segments ahead of the archiver.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// What the archiver brings now.
+    current: Option<SegmentName>,
+    /// Known to wait, and not begun.
+    next: BTreeSet<SegmentName>,
+    /// Begun, and not asked for yet. One that failed stays: its copier does it, and nobody tries it again before.
+    begun: BTreeMap<SegmentName, Forerunner>,
+    /// How many may be begun and not asked for.
+    limit: usize,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            current: None,
+            next: BTreeSet::new(),
+            begun: BTreeMap::new(),
+            limit: 2,
+        }
+    }
+}
+
+impl Table {
+    /// The archiver brings this one now: what is below has had its time.
+    pub(super) fn brought(&mut self, name: SegmentName) -> Option<Forerunner> {
+        let forerunner = self.begun.remove(&name);
+        self.current = Some(name);
+        self.begun = self.begun.split_off(&name);
+        self.next = self.next.split_off(&name);
+        self.next.remove(&name);
+        forerunner.filter(|forerunner| !forerunner.is_lost())
+    }
+
+    /// Has it been sent ahead, and nobody has brought it yet?
+    pub(super) fn is_ahead(&self, name: SegmentName) -> bool {
+        self.begun.contains_key(&name)
+    }
+
+    /// After which segment more names are wanted, if they are.
+    pub(super) fn wants_names(&self) -> Option<SegmentName> {
+        self.current.filter(|_| self.next.is_empty())
+    }
+
+    /// More segments that wait.
+    pub(super) fn add_names(&mut self, names: BTreeSet<SegmentName>) {
+        let current = self.current;
+        let begun = &self.begun;
+        let new = |name: &SegmentName| Some(*name) > current && !begun.contains_key(name);
+        self.next.extend(names.into_iter().filter(new));
+    }
+
+    /// The next one to begin, if there may be one more.
+    pub(super) fn begin(&mut self, forerunner: Forerunner) -> Option<SegmentName> {
+        if self.begun.len() >= self.limit {
+            return None;
+        }
+        let name = self.next.pop_first()?;
+        self.begun.insert(name, forerunner);
+        Some(name)
+    }
+
+    /// An upload took so long of its deadline, or failed. On a slow line uploads side by side only delay the one that
+    /// is waited for, until all of them miss the deadline together.
+    pub(super) fn learn(&mut self, stored_in: Option<Duration>, deadline: Duration) {
+        let quick = stored_in.is_some_and(|took| took < deadline / QUICK_PART);
+        self.limit = if quick {
+            (self.limit + 1).min(MOST)
+        } else {
+            (self.limit / 2).max(1)
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::staging::forerunner::{Promise, promise};
+
+    const DEADLINE: Duration = Duration::from_secs(40);
+
+    fn name(number: u32) -> SegmentName {
+        format!("00000001{number:016X}").parse().unwrap()
+    }
+
+    /// Begins what may be begun.
+    fn begin_all(table: &mut Table) -> Vec<(SegmentName, Promise)> {
+        std::iter::from_fn(|| {
+            let (promise, forerunner) = promise();
+            Some((table.begin(forerunner)?, promise))
+        })
+        .collect()
+    }
+
+    fn numbers(begun: &[(SegmentName, Promise)]) -> Vec<u32> {
+        begun.iter().map(|(name, _)| name.seg).collect()
+    }
+
+    #[test]
+    fn the_archiver_is_followed() {
+        let mut table = Table::default();
+        assert_eq!(table.wants_names(), None);
+        assert!(table.brought(name(5)).is_none());
+        assert_eq!(table.wants_names(), Some(name(5)));
+        table.add_names((4..20).map(name).collect());
+        let begun = begin_all(&mut table);
+        assert_eq!(numbers(&begun), [6, 7]);
+        assert_eq!(table.wants_names(), None);
+        assert!(table.brought(name(6)).is_some());
+        assert!(!table.is_ahead(name(6)) && table.is_ahead(name(7)));
+        // 7 and 8 were passed over.
+        assert!(table.brought(name(9)).is_none());
+        assert!(!table.is_ahead(name(7)));
+        assert_eq!(numbers(&begin_all(&mut table)), [10, 11]);
+        // Another server, or one that began again.
+        assert!(table.brought(name(1)).is_none());
+        assert!(table.is_ahead(name(10)));
+    }
+
+    #[test]
+    fn what_failed_is_left_to_its_copier() {
+        let mut table = Table::default();
+        table.brought(name(1));
+        table.add_names((2..9).map(name).collect());
+        drop(begin_all(&mut table));
+        table.add_names((2..9).map(name).collect());
+        assert!(begin_all(&mut table).is_empty(), "they are not tried again");
+        assert!(table.brought(name(2)).is_none());
+    }
+
+    #[test]
+    fn more_at_a_time_while_it_is_quick_and_fewer_when_it_is_not() {
+        let mut table = Table::default();
+        for _ in 0..20 {
+            table.learn(Some(Duration::from_secs(4)), DEADLINE);
+        }
+        assert_eq!(table.limit, MOST);
+        table.learn(Some(Duration::from_secs(6)), DEADLINE);
+        assert_eq!(table.limit, MOST / 2);
+        for _ in 0..9 {
+            table.learn(None, DEADLINE);
+        }
+        assert_eq!(table.limit, 1);
+    }
+}
