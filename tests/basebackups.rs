@@ -10,3 +10,5 @@ mod reading;
 mod taking;
 // Brought back by `walfs restore`, recovered, resumed, refused.
 mod restoring;
+// All ways to take one and all ways back, with every PostgreSQL.
+mod tour;
