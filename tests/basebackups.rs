@@ -10,5 +10,7 @@ mod reading;
 mod taking;
 // Brought back by `walfs restore`, recovered, resumed, refused.
 mod restoring;
+// All ways to take one and all ways back, with every PostgreSQL.
+mod tour;
 // Written through the mount: by pg_basebackup in all its ways, cp, tar, rsync; killed, and with a store that fails.
 mod writing;

@@ -143,7 +143,8 @@ or it is what an interrupted restore has left. --delta removes what is not in th
 points to is left as it is, only the link goes.
 
 Without walfs: with the archive mounted, `cp -a /mnt/walfs/basebackups/LATEST/. DIR` gives the same files; then write \
-restore_command as `walfs postgres-config` prints it, and make recovery.signal.
+restore_command as `walfs postgres-config` prints it, and make recovery.signal. Tablespaces are the directories \
+pg_tblspc/OID: move each to its place, and write a line \"OID DIR\" for each into tablespace_map.
 
 Exit codes: 0 it is restored, 1 it is not, 2 wrong usage.";
 

@@ -26,23 +26,11 @@ impl Postgres {
     /// A base backup into `to/data` (a new directory), while the server goes on: `to` is what [`Self::recover`] takes.
     #[track_caller]
     pub fn copy_data_dir(&self, to: &Path) {
-        let mut session = Session::open(self);
-        let (start, stop) = match self.version.major {
-            ..=14 => (
-                "pg_start_backup('copy', true, false)",
-                "pg_stop_backup(false, false)",
-            ),
-            _ => ("pg_backup_start('copy', true)", "pg_backup_stop(false)"),
-        };
-        session.ask(&format!("SELECT {start}"));
+        let session = Session::start_backup(self);
         copy_files(&self.user, &self.data, &to.join("data"), to);
-        // In hex, because a label has several lines and is to be kept byte for byte.
-        let label = session.ask(&format!(
-            "SELECT encode(convert_to(labelfile, 'UTF8'), 'hex') FROM {stop}"
-        ));
-        session.close();
+        let (label, _) = session.stop_backup();
         let label_file = to.join("data/backup_label");
-        fs::write(&label_file, from_hex(&label)).expect("write backup_label");
+        fs::write(&label_file, label).expect("write backup_label");
         self.user.own(&label_file);
     }
 
@@ -110,13 +98,42 @@ impl Postgres {
 }
 
 /// One psql that stays connected: PostgreSQL ends a backup whose session ends.
-struct Session {
+pub struct Session {
+    major: u32,
     psql: Child,
     input: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
 impl Session {
+    /// Begins a backup with an immediate checkpoint; files may be copied from now on.
+    #[track_caller]
+    pub fn start_backup(postgres: &Postgres) -> Session {
+        let mut session = Session::open(postgres);
+        let start = match session.major {
+            ..=14 => "pg_start_backup('copy', true, false)",
+            _ => "pg_backup_start('copy', true)",
+        };
+        session.ask(&format!("SELECT {start}"));
+        session
+    }
+
+    /// Ends it without waiting for the archiver: the bytes of `backup_label` and of `tablespace_map`.
+    #[track_caller]
+    pub fn stop_backup(mut self) -> (Vec<u8>, Vec<u8>) {
+        let stop = match self.major {
+            ..=14 => "pg_stop_backup(false, false)",
+            _ => "pg_backup_stop(false)",
+        };
+        // In hex, because they have several lines and are to be kept byte for byte.
+        let hex = |column: &str| format!("encode(convert_to(coalesce({column}, ''), 'UTF8'), 'hex')");
+        let (label, map) = (hex("labelfile"), hex("spcmapfile"));
+        let answer = self.ask(&format!("SELECT {label}, {map} FROM {stop}"));
+        self.close();
+        let (label, map) = answer.split_once('|').expect("two columns");
+        (from_hex(label), from_hex(map))
+    }
+
     fn open(postgres: &Postgres) -> Session {
         let mut command = postgres.program("psql");
         command
@@ -126,7 +143,12 @@ impl Session {
         let mut psql = command.spawn().expect("run psql");
         let input = psql.stdin.take().expect("a piped input");
         let answers = BufReader::new(psql.stdout.take().expect("a piped output"));
-        Session { psql, input, answers }
+        Session {
+            major: postgres.version.major,
+            psql,
+            input,
+            answers,
+        }
     }
 
     /// Runs one statement whose answer is one line.

@@ -22,6 +22,9 @@ use crate::pg::{SegmentName, WalName, backup_manifest, control};
 use crate::read::{PIECE_BYTES, Reader};
 use crate::store::Patience;
 
+/// What makes a server recover, or follow: there is at most one of them when all is done.
+const SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
+
 /// Brings the segments that make the backup consistent, so that it needs no archive for that. They are marked as
 /// archived, because they are.
 pub(super) async fn bring_wal(
@@ -108,7 +111,7 @@ pub(super) fn write_settings(data: &Path, recovery: &Recovery) -> Result<(), Err
     };
     fs::write(&path, auto_conf(&before, recovery)).map_err(Error::at("write", &path))?;
     private(&path)?;
-    for signal in ["recovery.signal", "standby.signal"] {
+    for signal in SIGNALS {
         place::remove_file(&data.join(signal))?;
     }
     let signal = data.join(recovery.signal_file());
@@ -133,8 +136,10 @@ pub(super) fn set_attributes(entries: &[(&Entry, PathBuf)], threads: usize) -> R
 fn set(path: &Path, attributes: &Attributes) -> Result<(), Error> {
     let file = match File::open(path) {
         Ok(file) => file,
-        // It comes last.
-        Err(error) if error.kind() == ErrorKind::NotFound && path.ends_with(CONTROL) => return Ok(()),
+        // The control file comes last; which signal there is has been decided here, whatever the backup had.
+        Err(error) if error.kind() == ErrorKind::NotFound && (path.ends_with(CONTROL) || is_signal(path)) => {
+            return Ok(());
+        }
         Err(error) => return Err(Error::at("open", path)(error)),
     };
     let times = FileTimes::new().set_modified(SystemTime::from(attributes.modified));
@@ -143,6 +148,10 @@ fn set(path: &Path, attributes: &Attributes) -> Result<(), Error> {
     let mode = fs::Permissions::from_mode(attributes.mode);
     file.set_permissions(mode)
         .map_err(Error::at("set the mode of", path))
+}
+
+fn is_signal(path: &Path) -> bool {
+    SIGNALS.iter().any(|signal| path.ends_with(signal))
 }
 
 /// Gives everything in a directory to one owner, WAL and settings included.

@@ -44,7 +44,10 @@ pub(super) fn places(summary: &Summary, mappings: &[Mapping], data: &Path) -> Re
         {
             let known: Vec<String> = tablespaces
                 .iter()
-                .map(|known| format!("{} (oid {})", known.location, known.oid))
+                .map(|known| match known.location.as_str() {
+                    "" => format!("oid {}, whose old place is not known", known.oid),
+                    location => format!("{location} (oid {})", known.oid),
+                })
                 .collect();
             return Err(Error::NoTablespace {
                 old: mapping.old.clone(),

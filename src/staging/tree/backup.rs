@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use crate::archive::tree::summary::{Backup, Shape, WalRange};
+use crate::archive::tree::summary::{Backup, Shape, Tablespace, WalRange};
 use crate::pg::backup_manifest::{Manifest, ManifestVersion};
 use crate::pg::control::ControlFile;
 use crate::pg::label::{self, BackupFrom, BackupLabel};
-use crate::pg::{SegmentName, SegmentSize, SystemId, WalName, backup_history};
+use crate::pg::{SegmentName, SegmentSize, SystemId, WalName, backup_history, tablespace_map};
 
 use super::names::{Kind, ROOT};
 use super::tablespaces::{self, Mapped};
@@ -66,9 +66,24 @@ impl TreeDraft {
             from_standby: label.from == BackupFrom::Standby,
             label: label.label,
             own_wal: self.own_segments(control.segment_size),
-            tablespaces: tablespaces::without_location(&tablespaces::all(&self.names())),
+            tablespaces: self.plain_tablespaces().await?,
             pages: None,
         })
+    }
+
+    /// The tablespaces that are there. A copy by hand has `tablespace_map`, which tells their places, and which names none
+    /// that may be missing; `pg_basebackup` in plain format has none.
+    async fn plain_tablespaces(&self) -> Result<Vec<Tablespace>, Error> {
+        let map = self.read_text(b"tablespace_map").await?.unwrap_or_default();
+        let map = tablespace_map::parse(&map).map_err(|error| self.no_backup(error.to_string()))?;
+        let found = tablespaces::all(&self.names());
+        if let Some(missing) = map.iter().find(|known| !found.contains(&known.oid)) {
+            let oid = missing.oid;
+            return Err(self.no_backup(format!(
+                "pg_tblspc/{oid}, which tablespace_map names, is not there"
+            )));
+        }
+        Ok(tablespaces::described(&found, &map))
     }
 
     async fn major_version(&self, control: &ControlFile) -> Result<Option<u32>, Error> {

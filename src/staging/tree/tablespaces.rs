@@ -4,6 +4,7 @@
 //! its manifest names the files so. A link that leads out of the tree leads to files that are not in the backup.
 
 use crate::archive::tree::summary;
+use crate::pg::tablespace_map;
 
 use super::names::{Kind, NameError, Names, ROOT};
 
@@ -76,13 +77,16 @@ pub(super) fn resolve(mapped: &[Mapped], path: &[u8]) -> Vec<u8> {
     moved.unwrap_or_else(|| path.to_vec())
 }
 
-/// What is known of tablespaces whose original places are not: `pg_basebackup` in plain format does not tell them.
-pub(super) fn without_location(oids: &[u32]) -> Vec<summary::Tablespace> {
-    let unknown = |&oid| summary::Tablespace {
+/// What is known of these tablespaces; the place of one that the map does not name is empty.
+pub(super) fn described(oids: &[u32], map: &[tablespace_map::Tablespace]) -> Vec<summary::Tablespace> {
+    let location = |oid| map.iter().find(|known| known.oid == oid);
+    let described = |&oid| summary::Tablespace {
         oid,
-        location: String::new(),
+        location: location(oid).map_or(String::new(), |known| {
+            String::from_utf8_lossy(&known.location).into_owned()
+        }),
     };
-    oids.iter().map(unknown).collect()
+    oids.iter().map(described).collect()
 }
 
 fn entries<F>(names: &Names<F>) -> Option<impl Iterator<Item = (u32, u32)>> {

@@ -14,7 +14,7 @@ use crate::pg::{PageHeader, SegmentName, SegmentSize, SystemId, tablespace_map};
 
 use super::backup::ranges;
 use super::names::ROOT;
-use super::{Error, TreeDraft};
+use super::{Error, TreeDraft, tablespaces};
 
 /// Where label and tablespace map lie in `base.tar`, at the longest.
 const HEAD_BYTES: usize = 1 << 20;
@@ -91,21 +91,14 @@ impl TreeDraft {
                 return Err(self.no_backup(format!("{oid}.tar, the file of a tablespace, is not there")));
             }
         }
-        let location = |oid| map.iter().find(|tablespace| tablespace.oid == oid);
-        let mut found: Vec<Tablespace> = self
-            .names()
+        let names = self.names();
+        let mut oids: Vec<u32> = names
             .children(ROOT)?
             .keys()
             .filter_map(|name| tar_of_tablespace(name))
-            .map(|oid| Tablespace {
-                oid,
-                location: location(oid).map_or(String::new(), |known| {
-                    String::from_utf8_lossy(&known.location).into_owned()
-                }),
-            })
             .collect();
-        found.sort_by_key(|tablespace| tablespace.oid);
-        Ok(found)
+        oids.sort_unstable();
+        Ok(tablespaces::described(&oids, map))
     }
 
     async fn own_wal(&self) -> Result<OwnWal, Error> {
