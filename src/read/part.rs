@@ -223,6 +223,7 @@ fn broken(archive: &Archive, request: &PartRequest, reason: &dyn std::fmt::Displ
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of ranges, some of one")]
 mod tests {
     use super::*;
 
