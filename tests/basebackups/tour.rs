@@ -59,27 +59,15 @@ fn tour(world: &World, place: Place, mount: &Mount, version: Version) {
     tour.take_plain("plain");
     tour.take_tar("tar");
     tour.take_by_hand("hand");
+    let ended = load.try_wait().expect("look at pgbench");
+    assert_eq!(ended, None, "the backups were to be taken under load");
     load.kill().expect("kill pgbench");
     load.wait().expect("wait for pgbench");
     let marks = tour.mark();
     for name in ["direct", "plain", "tar", "hand"] {
         tour.verify(name);
     }
-    let oid = tour.oid.as_str();
-    let space = tour.space.to_str().expect("UTF-8");
-    let in_time = ["--target-action", "promote", "--target-time", &marks.time];
-    tour.comes_back("direct", space, &in_time, Some((marks.transactions, 1)));
-    let mountpoint = mount.path().to_str().expect("UTF-8");
-    let by_mount = ["--mountpoint", mountpoint];
-    tour.comes_back("plain", oid, &by_mount, Some((marks.transactions, 3)));
-    let to_point = ["--target-action", "promote", "--target-name", "here"];
-    tour.comes_back("tar", space, &to_point, Some((marks.transactions, 2)));
-    tour.comes_back(
-        "hand",
-        space,
-        &["--immediate", "--target-action", "promote"],
-        None,
-    );
+    tour.all_come_back(&marks);
     tour.comes_back_by_hand(&marks);
     // One standby is enough: what differs between versions, the others have shown.
     if tour.site.server.version.major == installed_versions()[0].major {
@@ -246,6 +234,25 @@ impl<'a> Tour<'a> {
             "{}: {}",
             directory.display(),
             said(&output)
+        );
+    }
+
+    /// To a time, to the end, to a restore point, and no further than needed.
+    fn all_come_back(&self, marks: &Marks) {
+        let space = self.space.to_str().expect("UTF-8");
+        let all = marks.transactions;
+        let in_time = ["--target-time", &marks.time, "--target-action", "promote"];
+        self.comes_back("direct", space, &in_time, Some((all, 1)));
+        // pg_basebackup in plain format does not tell where the tablespace was.
+        let mountpoint = self.mount.path().to_str().expect("UTF-8");
+        self.comes_back("plain", &self.oid, &["--mountpoint", mountpoint], Some((all, 3)));
+        let to_point = ["--target-name", "here", "--target-action", "promote"];
+        self.comes_back("tar", space, &to_point, Some((all, 2)));
+        self.comes_back(
+            "hand",
+            space,
+            &["--immediate", "--target-action", "promote"],
+            None,
         );
     }
 

@@ -77,13 +77,7 @@ impl TreeDraft {
         let map = self.read_text(b"tablespace_map").await?.unwrap_or_default();
         let map = tablespace_map::parse(&map).map_err(|error| self.no_backup(error.to_string()))?;
         let found = tablespaces::all(&self.names());
-        if let Some(missing) = map.iter().find(|known| !found.contains(&known.oid)) {
-            let oid = missing.oid;
-            return Err(self.no_backup(format!(
-                "pg_tblspc/{oid}, which tablespace_map names, is not there"
-            )));
-        }
-        Ok(tablespaces::described(&found, &map))
+        tablespaces::described(&found, &map).map_err(|error| self.no_backup(error))
     }
 
     async fn major_version(&self, control: &ControlFile) -> Result<Option<u32>, Error> {

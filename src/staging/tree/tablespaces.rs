@@ -77,8 +77,20 @@ pub(super) fn resolve(mapped: &[Mapped], path: &[u8]) -> Vec<u8> {
     moved.unwrap_or_else(|| path.to_vec())
 }
 
-/// What is known of these tablespaces; the place of one that the map does not name is empty.
-pub(super) fn described(oids: &[u32], map: &[tablespace_map::Tablespace]) -> Vec<summary::Tablespace> {
+/// What is known of the tablespaces that are there; the place of one that the map does not name is empty.
+///
+/// # Errors
+/// That one which the map names is not there.
+pub(super) fn described(
+    found: &[u32],
+    map: &[tablespace_map::Tablespace],
+) -> Result<Vec<summary::Tablespace>, String> {
+    if let Some(missing) = map.iter().find(|known| !found.contains(&known.oid)) {
+        let oid = missing.oid;
+        return Err(format!(
+            "tablespace {oid}, which tablespace_map names, is not there"
+        ));
+    }
     let location = |oid| map.iter().find(|known| known.oid == oid);
     let described = |&oid| summary::Tablespace {
         oid,
@@ -86,7 +98,7 @@ pub(super) fn described(oids: &[u32], map: &[tablespace_map::Tablespace]) -> Vec
             String::from_utf8_lossy(&known.location).into_owned()
         }),
     };
-    oids.iter().map(described).collect()
+    Ok(found.iter().map(described).collect())
 }
 
 fn entries<F>(names: &Names<F>) -> Option<impl Iterator<Item = (u32, u32)>> {
@@ -164,5 +176,18 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn the_map_tells_places_and_what_is_missing() {
+        let map = tablespace_map::parse(b"16384 /srv/fast\n").unwrap();
+        let all = described(&[16384, 16385], &map).unwrap();
+        let known: Vec<_> = all
+            .iter()
+            .map(|known| (known.oid, known.location.as_str()))
+            .collect();
+        assert_eq!(known, [(16384, "/srv/fast"), (16385, "")]);
+        let refused = described(&[16385], &map).unwrap_err();
+        assert!(refused.contains("16384"), "{refused}");
     }
 }

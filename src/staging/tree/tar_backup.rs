@@ -85,12 +85,6 @@ impl TreeDraft {
 
     /// Every tablespace of the map must have its file; without a map, those there are.
     fn tar_tablespaces(&self, map: &[tablespace_map::Tablespace]) -> Result<Vec<Tablespace>, Error> {
-        for tablespace in map {
-            let oid = tablespace.oid;
-            if !SUFFIXES.iter().any(|suffix| self.has(&format!("{oid}{suffix}"))) {
-                return Err(self.no_backup(format!("{oid}.tar, the file of a tablespace, is not there")));
-            }
-        }
         let names = self.names();
         let mut oids: Vec<u32> = names
             .children(ROOT)?
@@ -98,7 +92,7 @@ impl TreeDraft {
             .filter_map(|name| tar_of_tablespace(name))
             .collect();
         oids.sort_unstable();
-        Ok(tablespaces::described(&oids, map))
+        tablespaces::described(&oids, map).map_err(|error| self.no_backup(error))
     }
 
     async fn own_wal(&self) -> Result<OwnWal, Error> {
