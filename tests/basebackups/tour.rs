@@ -318,10 +318,11 @@ impl<'a> Tour<'a> {
         // A restart point, so that there is a checkpoint to begin from; and WAL that the backup ends in.
         server.query("CHECKPOINT");
         server.archive_all();
+        // Without --fast it would begin slowly, and what this replays meanwhile may cancel that.
         let mut backup = self.site.walfs("backup");
         backup
             .env("PGHOST", &dir)
-            .args(["--json", "standby"])
+            .args(["--fast", "--json", "standby"])
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         let mut backup = backup.spawn().expect("run walfs");
