@@ -46,7 +46,8 @@ pub struct BackupArgs {
     label: Option<String>,
     /// Begin with an immediate checkpoint: sooner done, at the cost of a burst of writes
     ///
-    /// Otherwise the checkpoint is spread, as checkpoint_completion_target says, which may take minutes.
+    /// Otherwise the checkpoint is spread, as checkpoint_completion_target says, which may take minutes. A standby always
+    /// begins with an immediate one.
     #[arg(long)]
     fast: bool,
     /// Threads that read and compress [default: the processor's cores, at most 8]

@@ -196,10 +196,9 @@ impl<'a> Taking<'a> {
 
     async fn take(&mut self) -> Result<Taken, Error> {
         self.progress.phase(Phase::Checkpoint);
-        let start = self
-            .session
-            .start_backup(&self.options.label, self.options.fast)
-            .await?;
+        // A standby cancels statements that wait as long as a spread checkpoint may take, for replay goes first there.
+        let fast = self.options.fast || self.facts.in_recovery;
+        let start = self.session.start_backup(&self.options.label, fast).await?;
         let plan = self.list().await?;
         let attributes = plan.control;
         self.copy(plan.plan, start).await?;

@@ -93,6 +93,11 @@ pub(super) fn places(summary: &Summary, mappings: &[Mapping], data: &Path) -> Re
 }
 
 fn original(oid: u32, location: &str) -> Result<PathBuf, Error> {
+    if location.is_empty() {
+        // A plain pg_basebackup does not tell.
+        let reason = "the backup does not say where it was".to_owned();
+        return Err(Error::Tablespace { oid, reason });
+    }
     if location.contains(char::REPLACEMENT_CHARACTER) {
         let reason = format!("the name of its directory, {location:?}, is not UTF-8");
         return Err(Error::Tablespace { oid, reason });
