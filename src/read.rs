@@ -31,7 +31,7 @@ pub const PIECE_BYTES: u64 = 16 << 20;
 const FRAMES_PER_PIECE: u64 = PIECE_BYTES / FRAME_BYTES as u64;
 
 /// Pieces being fetched at once: each holds its stored bytes, outside of the cache's bound.
-const FETCHES: usize = 4;
+const FETCHES: usize = 3;
 
 /// How long a fetch waits for its turn.
 const TURN: Duration = Duration::from_secs(2);

@@ -74,7 +74,7 @@ pub struct MountArgs {
           hide_env_values = true, help_heading = "Writing")]
     pg_wal: PgWal,
     /// Memory for restored segments, verified and plain: 16 MiB each
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = bytes, env = "WALFS_CACHE_MEMORY",
+    #[arg(long, value_name = "SIZE", default_value = "40MiB", value_parser = bytes, env = "WALFS_CACHE_MEMORY",
           hide_env_values = true, help_heading = "Reading")]
     cache_memory: u64,
     /// Keep fetched objects in this directory too, compressed as they are; it may be lost at any time [default: none]

@@ -12,9 +12,9 @@ use crate::pg::{SegmentName, WalName};
 use super::super::error::Error;
 use super::slots::Committed;
 
-/// Memory of all loaded trees by our own count: some 150,000 files. One tree is always kept, however large, because
+/// Memory of all loaded trees by our own count: some 55,000 files. One tree is always kept, however large, because
 /// without it every lookup in it would read its manifest; and those in use live on until their users are done.
-const HELD_BYTES: u32 = 32 << 20;
+const HELD_BYTES: u32 = 12 << 20;
 
 /// What the collections and allocations of an entry or part take beside its own bytes.
 const OVERHEAD_BYTES: usize = 64;

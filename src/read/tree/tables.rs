@@ -10,8 +10,8 @@ use crate::archive::tree::Part;
 use crate::codec::{self, SeekTable, Tail};
 use crate::store::{ByteRange, Patience};
 
-/// Memory of all tables: those of some 40 GB of content.
-const HELD_BYTES: u64 = 8 << 20;
+/// Memory of all tables: those of some 20 GB of content.
+const HELD_BYTES: u64 = 4 << 20;
 
 /// What a table takes for each of its frames.
 const FRAME_BYTES_HELD: u64 = 48;

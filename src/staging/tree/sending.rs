@@ -22,7 +22,7 @@ use crate::store::{ByteRange, Key, Patience};
 const UPLOADS: usize = 3;
 
 /// Plain bytes of bundles that wait for their upload; writers of small files wait behind them.
-const BUNDLED_BYTES: u64 = 48 << 20;
+const BUNDLED_BYTES: u64 = 32 << 20;
 
 /// Why an upload failed; it stays.
 pub(super) type Failure = Arc<archive::Error>;
