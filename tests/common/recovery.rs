@@ -26,6 +26,15 @@ impl Postgres {
     /// A base backup into `to/data` (a new directory), while the server goes on: `to` is what [`Self::recover`] takes.
     #[track_caller]
     pub fn copy_data_dir(&self, to: &Path) {
+        let label = self.in_backup_mode(|| copy_files(&self.user, &self.data, &to.join("data"), to));
+        let label_file = to.join("data/backup_label");
+        fs::write(&label_file, label).expect("write backup_label");
+        self.user.own(&label_file);
+    }
+
+    /// Copies while the server is in backup mode, and returns the `backup_label` that belongs to the copy.
+    #[track_caller]
+    pub fn in_backup_mode(&self, copy: impl FnOnce()) -> Vec<u8> {
         let mut session = Session::open(self);
         let (start, stop) = match self.version.major {
             ..=14 => (
@@ -35,15 +44,13 @@ impl Postgres {
             _ => ("pg_backup_start('copy', true)", "pg_backup_stop(false)"),
         };
         session.ask(&format!("SELECT {start}"));
-        copy_files(&self.user, &self.data, &to.join("data"), to);
+        copy();
         // In hex, because a label has several lines and is to be kept byte for byte.
         let label = session.ask(&format!(
             "SELECT encode(convert_to(labelfile, 'UTF8'), 'hex') FROM {stop}"
         ));
         session.close();
-        let label_file = to.join("data/backup_label");
-        fs::write(&label_file, from_hex(&label)).expect("write backup_label");
-        self.user.own(&label_file);
+        from_hex(&label)
     }
 
     /// Prepares the copy in `dir` for recovery with these settings (`restore_command`, targets), not started.
