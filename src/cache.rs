@@ -54,6 +54,22 @@ impl Cache {
         Ok(entry.into_value())
     }
 
+    /// The block, if it is here.
+    pub async fn find(&self, id: &BlockId) -> Option<Bytes> {
+        self.0.get(id).await
+    }
+
+    /// Is the block here? Does not count as a use of it.
+    pub fn holds(&self, id: &BlockId) -> bool {
+        self.0.contains_key(id)
+    }
+
+    /// Takes a block that was fetched together with others.
+    pub async fn put(&self, id: BlockId, block: Bytes) {
+        self.0.insert(id, block).await;
+        self.0.run_pending_tasks().await;
+    }
+
     /// Bytes held now.
     pub fn bytes(&self) -> u64 {
         self.0.weighted_size()

@@ -1,7 +1,7 @@
 //! The mount: a directory that the kernel shows, over an archive.
 //!
 //! ```text
-//! kernel > fuse (protocol) > fs, directory, write (operations) > staging, read > archive > store
+//! kernel > fuse (protocol) > fs, directory, write, basebackups (operations) > staging, read > archive > store
 //! ```
 //!
 //! [`fuse`] is the only file that knows FUSE; [`fs`] and its companions are the directory itself, which runs without
@@ -9,6 +9,7 @@
 
 pub mod absence;
 pub mod asker;
+pub mod basebackups;
 pub mod directory;
 pub mod error;
 pub mod fs;

@@ -20,6 +20,10 @@ use crate::codec::{Damage, FRAME_BYTES, SeekTable, Tail};
 use crate::pg::WalName;
 use crate::store::{ByteRange, Key, Patience};
 
+pub mod tree;
+
+use tree::TreeReader;
+
 /// Plain bytes fetched and verified together.
 pub const PIECE_BYTES: u64 = 16 << 20;
 
@@ -40,20 +44,30 @@ pub struct Reader {
     archive: Arc<Archive>,
     cache: Cache,
     disk: Option<Arc<DiskCache>>,
-    fetches: Semaphore,
+    fetches: Arc<Semaphore>,
     decoders: Arc<Semaphore>,
+    trees: TreeReader,
 }
 
 impl Reader {
     /// A reader that caches plain bytes in `cache` and stored bytes in `disk`.
     pub fn new(archive: Arc<Archive>, cache: Cache, disk: Option<DiskCache>) -> Self {
+        let fetches = Arc::new(Semaphore::new(FETCHES));
+        let decoders = Arc::new(Semaphore::new(DECODERS));
+        let trees = TreeReader::new(archive.clone(), cache.clone(), fetches.clone(), decoders.clone());
         Self {
             archive,
             cache,
             disk: disk.map(Arc::new),
-            fetches: Semaphore::new(FETCHES),
-            decoders: Arc::new(Semaphore::new(DECODERS)),
+            fetches,
+            decoders,
+            trees,
         }
+    }
+
+    /// Reads files of stored trees, in the same memory.
+    pub fn trees(&self) -> &TreeReader {
+        &self.trees
     }
 
     /// Bytes of plain content held in memory.
@@ -219,14 +233,10 @@ impl Reader {
 fn parse_whole(object: &Bytes) -> Result<SeekTable, Damage> {
     match SeekTable::parse(object, object.len() as u64)? {
         Tail::Table(table) => Ok(table),
-        Tail::NeedLast(needed_bytes) => Err(too_short(object, needed_bytes)),
-    }
-}
-
-fn too_short(bytes: &[u8], needed_bytes: u64) -> Damage {
-    Damage::ObjectTooShort {
-        object_bytes: bytes.len() as u64,
-        needed_bytes,
+        Tail::NeedLast(needed_bytes) => Err(Damage::ObjectTooShort {
+            object_bytes: object.len() as u64,
+            needed_bytes,
+        }),
     }
 }
 
@@ -238,18 +248,14 @@ fn frames_of(table: &SeekTable, piece: u64) -> std::ops::Range<u64> {
 /// Decodes and verifies a piece; `stored` begins with its first frame.
 fn decode(table: &SeekTable, piece: u64, stored: &[u8]) -> Result<Bytes, Damage> {
     let frames = frames_of(table, piece);
-    let origin = table.stored_range(frames.clone()).start;
+    let first = frames.start;
     let start = piece * PIECE_BYTES;
     let mut plain = vec![0; (table.plain_bytes() - start).min(PIECE_BYTES) as usize];
     for frame in frames {
-        let range = table.stored_range(frame..frame + 1);
-        let bytes = stored
-            .get((range.start - origin) as usize..(range.end - origin) as usize)
-            .ok_or_else(|| too_short(stored, range.end - origin))?;
         let within = table.plain_range(frame);
         table.unpack(
             frame,
-            bytes,
+            table.cut(frame, stored, first)?,
             &mut plain[(within.start - start) as usize..(within.end - start) as usize],
         )?;
     }

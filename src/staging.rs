@@ -9,26 +9,28 @@
 //!
 //! This room does not know names, verdicts or the store; [`wal`] adds the rules for WAL files.
 
-use std::fs::File;
 use std::io;
-use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::archive::wal::Offered;
-use crate::codec::{self, Compression, ContentHash, FRAME_BYTES, FrameSummary, Packed};
+use crate::archive::tree::chunks::ChunkHash;
+use crate::codec::{self, Compression, FRAME_BYTES, Packed};
 
 pub mod coverage;
 pub mod part;
+mod sealed;
+mod spill;
+pub mod tree;
 pub mod wal;
 
 use coverage::Coverage;
+pub use sealed::Sealed;
+use spill::{Kept, Space, Spill};
 
 const FRAME: u64 = FRAME_BYTES as u64;
 
@@ -42,6 +44,8 @@ pub struct Options {
     pub directory: PathBuf,
     /// Packed bytes kept in memory by all drafts together; beyond it they go to temporary files.
     pub memory_bytes: usize,
+    /// Bytes in temporary files above which writers of trees wait for their uploads. Writers of WAL never wait.
+    pub space_bytes: u64,
 }
 
 impl Default for Options {
@@ -49,6 +53,7 @@ impl Default for Options {
         Self {
             directory: std::env::temp_dir(),
             memory_bytes: 32 << 20,
+            space_bytes: 2 << 30,
         }
     }
 }
@@ -63,6 +68,7 @@ struct Shared {
     directory: PathBuf,
     /// One permit a KiB.
     memory: Arc<Semaphore>,
+    space: Arc<Space>,
     packers: Arc<Semaphore>,
 }
 
@@ -74,6 +80,7 @@ impl Staging {
             compression,
             directory: options.directory.clone(),
             memory: Arc::new(Semaphore::new(options.memory_bytes >> 10)),
+            space: Arc::new(Space::new(options.space_bytes)),
             packers: Arc::new(Semaphore::new(cores + 1)),
         }))
     }
@@ -91,8 +98,19 @@ impl Staging {
             frames: Vec::new(),
             bytes: 0,
             coverage: Coverage::default(),
-            spill: Arc::default(),
+            spill: Arc::new(Mutex::new(Spill::new(self.0.space.clone()))),
+            chunks_from: None,
         }
+    }
+
+    /// Codec and level of its drafts.
+    pub fn compression(&self) -> Compression {
+        self.0.compression
+    }
+
+    /// Waits until there is space in the temporary files. False if there is none within that time.
+    pub async fn wait_for_space(&self, at_most: Duration) -> bool {
+        tokio::time::timeout(at_most, self.0.space.wait()).await.is_ok()
     }
 }
 
@@ -105,6 +123,8 @@ pub struct Draft {
     bytes: u64,
     coverage: Coverage,
     spill: Arc<Mutex<Spill>>,
+    /// Hash each frame as a chunk of a tree's file, the first one from this byte on?
+    chunks_from: Option<usize>,
 }
 
 /// One frame's worth of content, in whatever state it is.
@@ -122,32 +142,22 @@ enum Slot {
     Lost(String),
 }
 
-#[derive(Debug, Clone)]
-struct Kept {
-    summary: FrameSummary,
-    place: Place,
-}
-
-#[derive(Debug, Clone)]
-enum Place {
-    Memory(
-        Bytes,
-        #[expect(dead_code, reason = "held for its Drop")] Arc<OwnedSemaphorePermit>,
-    ),
-    File {
-        offset: u64,
-        bytes: u32,
-    },
-}
-
-/// The temporary file of a draft, made when first needed.
-#[derive(Debug, Default)]
-struct Spill {
-    file: Option<Arc<File>>,
-    end: u64,
-}
-
 impl Draft {
+    /// Hashes each frame as a chunk of a tree's file too, the first one without its first `skipped` bytes.
+    pub fn with_chunks(mut self, skipped: usize) -> Self {
+        self.chunks_from = Some(skipped);
+        self
+    }
+
+    /// Packs everything, and gives the chunk hashes of a draft made [`Draft::with_chunks`].
+    ///
+    /// # Errors
+    /// As [`Draft::write`].
+    pub async fn chunk_hashes(&mut self) -> io::Result<Vec<ChunkHash>> {
+        let kept = self.keep_all().await?;
+        Ok(kept.into_iter().filter_map(|frame| frame.chunk).collect())
+    }
+
     /// Length of the file so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -247,6 +257,13 @@ impl Draft {
     /// # Errors
     /// As [`Draft::write`].
     pub async fn seal(&mut self) -> io::Result<Sealed> {
+        let kept = self.keep_all().await?;
+        let sealed = codec::seal(self.compression, kept.iter().map(|frame| frame.summary));
+        Ok(Sealed::new(kept, sealed, self.spill.clone()))
+    }
+
+    /// Every frame up to the file's end, packed.
+    async fn keep_all(&mut self) -> io::Result<Vec<Kept>> {
         let frames = self.bytes.div_ceil(FRAME) as usize;
         self.frames.resize_with(frames, || Slot::Hole);
         for index in 0..frames {
@@ -259,12 +276,7 @@ impl Draft {
         for index in 0..frames {
             kept.push(self.kept_whole(index).await?);
         }
-        let sealed = codec::seal(self.compression, kept.iter().map(|frame| frame.summary));
-        Ok(Sealed::new(
-            kept,
-            sealed,
-            self.spill.lock().expect("no panic while held").file.clone(),
-        ))
+        Ok(kept)
     }
 
     fn slot(&mut self, index: usize) -> &mut Slot {
@@ -315,10 +327,16 @@ impl Draft {
         };
         plain.truncate(self.frame_bytes(index));
         let (compression, shared, spill) = (self.compression, self.shared.clone(), self.spill.clone());
+        let skipped = if index == 0 {
+            self.chunks_from
+        } else {
+            self.chunks_from.map(|_| 0)
+        };
         self.frames[index] = Slot::Packing(tokio::task::spawn_blocking(move || {
             let packed = codec::pack(compression, index as u64, &plain);
+            let chunk = skipped.and_then(|skipped| chunk_of(&plain, skipped));
             drop(packer);
-            keep(&shared, &spill, packed)
+            spill::keep(&shared.memory, &shared.directory, &spill, packed, chunk)
         }));
         Ok(())
     }
@@ -355,8 +373,7 @@ impl Draft {
     }
 
     fn fetch(&self, kept: &Kept) -> io::Result<Bytes> {
-        let file = self.spill.lock().expect("no panic while held").file.clone();
-        fetch(kept, file.as_deref())
+        spill::fetch(kept, &self.spill)
     }
 
     async fn limit_open_frames(&mut self) -> io::Result<()> {
@@ -370,112 +387,10 @@ impl Draft {
     }
 }
 
-fn keep(shared: &Shared, spill: &Mutex<Spill>, packed: Packed) -> io::Result<Kept> {
-    let kib = packed.stored.len().div_ceil(1 << 10) as u32;
-    let place = match shared.memory.clone().try_acquire_many_owned(kib) {
-        Ok(permit) => Place::Memory(packed.stored, Arc::new(permit)),
-        Err(_) => spill
-            .lock()
-            .expect("no panic while held")
-            .append(&shared.directory, &packed.stored)?,
-    };
-    Ok(Kept {
-        summary: packed.summary,
-        place,
-    })
-}
-
-fn fetch(kept: &Kept, file: Option<&File>) -> io::Result<Bytes> {
-    match &kept.place {
-        Place::Memory(bytes, _) => Ok(bytes.clone()),
-        Place::File { offset, bytes } => {
-            let mut stored = vec![0; *bytes as usize];
-            file.expect("made when the frame was spilt")
-                .read_exact_at(&mut stored, *offset)?;
-            Ok(stored.into())
-        }
-    }
-}
-
-impl Spill {
-    fn append(&mut self, directory: &PathBuf, stored: &[u8]) -> io::Result<Place> {
-        let file = match &self.file {
-            Some(file) => file.clone(),
-            None => self
-                .file
-                .insert(Arc::new(tempfile::tempfile_in(directory)?))
-                .clone(),
-        };
-        let place = Place::File {
-            offset: self.end,
-            bytes: stored.len() as u32,
-        };
-        file.write_all_at(stored, self.end)?;
-        self.end += stored.len() as u64;
-        Ok(place)
-    }
-}
-
-/// A finished object: packed frames, wherever they are kept, and the seek table.
-#[derive(Debug)]
-pub struct Sealed {
-    frames: Vec<Kept>,
-    /// Offset of each frame in the object, and of the trailer.
-    offsets: Vec<u64>,
-    sealed: codec::Sealed,
-    spill: Option<Arc<File>>,
-}
-
-impl Sealed {
-    fn new(frames: Vec<Kept>, sealed: codec::Sealed, spill: Option<Arc<File>>) -> Self {
-        let mut at = 0;
-        let mut offsets = Vec::with_capacity(frames.len() + 1);
-        for frame in &frames {
-            offsets.push(at);
-            at += u64::from(frame.summary.stored_bytes());
-        }
-        offsets.push(at);
-        Self {
-            frames,
-            offsets,
-            sealed,
-            spill,
-        }
-    }
-
-    fn piece(&self, index: usize) -> io::Result<Bytes> {
-        match self.frames.get(index) {
-            Some(kept) => fetch(kept, self.spill.as_deref()),
-            None => Ok(self.sealed.trailer.clone()),
-        }
-    }
-}
-
-#[async_trait]
-impl Offered for Sealed {
-    fn hash(&self) -> ContentHash {
-        self.sealed.hash
-    }
-
-    fn stored_bytes(&self) -> u64 {
-        self.sealed.stored_bytes
-    }
-
-    async fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
-        let mut out = BytesMut::with_capacity((range.end - range.start) as usize);
-        let first = self.offsets.partition_point(|&offset| offset <= range.start) - 1;
-        for index in first..self.offsets.len() {
-            let start = self.offsets[index];
-            if start >= range.end {
-                break;
-            }
-            let piece = self.piece(index)?;
-            let from = range.start.saturating_sub(start) as usize;
-            let to = ((range.end - start) as usize).min(piece.len());
-            out.extend_from_slice(&piece[from..to]);
-        }
-        Ok(out.freeze())
-    }
+/// `None` if nothing is left.
+fn chunk_of(plain: &[u8], skipped: usize) -> Option<ChunkHash> {
+    let content = plain.get(skipped..).unwrap_or_default();
+    (!content.is_empty()).then(|| ChunkHash::of(content))
 }
 
 #[cfg(test)]

@@ -2,3 +2,7 @@
 
 // Which trees there are, whatever happens to those who make them.
 mod catalogue;
+// Complete backups read in the mount, by every tool that reads files.
+mod browsing;
+// Reading of complete backups, without the kernel: requests and damage.
+mod reading;

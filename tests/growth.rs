@@ -168,7 +168,7 @@ async fn go_through(
         let Some(last) = page.last() else { return Ok(()) };
         offset = last.next_offset;
         page.iter()
-            .filter(|entry| !entry.attributes.directory)
+            .filter(|entry| !entry.attributes.is_directory())
             .for_each(&mut take);
     }
 }
@@ -182,14 +182,14 @@ async fn listing_costs_a_request_a_page(segments: u64) {
     let take = |entry: &Entry| {
         // Spelling a name costs more than all the rest: one in a hundred will do.
         if seen % 100 == 0 {
-            assert_eq!(entry.name, wal::segment_name(1, seen, wal::SEGMENT_BYTES));
+            assert_eq!(entry.name, *wal::segment_name(1, seen, wal::SEGMENT_BYTES));
         }
         seen += 1;
     };
     let work = async {
         let handle = below.fs.open_directory(below.wal).await.unwrap();
         go_through(&below, handle, 0, take).await.unwrap();
-        below.fs.release(handle);
+        below.fs.release(handle).await;
     };
     let ((), asked) = asked(&store, work).await;
     assert_eq!(seen, segments);
@@ -298,7 +298,7 @@ async fn listing_is_whole_or_an_error() {
         huge.listings.store(u64::MAX, Ordering::Release);
         go_through(&below, handle, offset, |_| seen += 1).await.unwrap();
         assert_eq!(seen, SEGMENTS, "after {answered} pages");
-        below.fs.release(handle);
+        below.fs.release(handle).await;
     }
 }
 

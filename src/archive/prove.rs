@@ -36,13 +36,12 @@ impl Archive {
 
 /// `stored` begins with the first of the frames.
 fn verify(table: &SeekTable, frames: Range<u64>, stored: &Bytes) -> Result<(), Damage> {
-    let origin = table.stored_range(frames.clone()).start;
+    let first = frames.start;
     let mut plain = Vec::new();
     for frame in frames {
-        let (range, content) = (table.stored_range(frame..frame + 1), table.plain_range(frame));
+        let content = table.plain_range(frame);
         plain.resize((content.end - content.start) as usize, 0);
-        let bytes = &stored[(range.start - origin) as usize..(range.end - origin) as usize];
-        table.unpack(frame, bytes, &mut plain)?;
+        table.unpack(frame, table.cut(frame, stored, first)?, &mut plain)?;
     }
     Ok(())
 }

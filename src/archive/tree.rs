@@ -21,6 +21,7 @@ use std::str::FromStr;
 
 use crate::store::Key;
 
+mod begun;
 pub mod catalogue;
 pub mod chunks;
 mod entry;
@@ -28,7 +29,7 @@ pub mod layout;
 pub mod manifest;
 pub mod summary;
 
-pub use entry::{Attributes, Content, Entry, Extent, Part, Tree};
+pub use entry::{Attributes, Content, Entry, Extent, Part, Tree, TreeError};
 
 /// Folder of the summaries of base backups, and their directory in the mount.
 pub const BASEBACKUPS: &str = "basebackups";
@@ -136,6 +137,11 @@ impl TreeId {
     pub fn part_key(&self, volume: u32, slice: u32, extension: &str) -> Key {
         self.key(&format!("{volume:06}.{slice:05}.tar.{extension}"))
     }
+
+    /// Key of a part that takes the place of one that was stored before: another name, in the same place of that order.
+    pub fn part_key_again(&self, volume: u32, slice: u32, again: u32, extension: &str) -> Key {
+        self.key(&format!("{volume:06}.{slice:05}.{again:04}.tar.{extension}"))
+    }
 }
 
 impl fmt::Display for TreeId {
@@ -177,5 +183,7 @@ mod tests {
         assert_eq!(TreeId::parse("monday"), None);
         let key = id.part_key(3, 12, "lz4");
         assert_eq!(key.as_str(), format!("trees/{id}/000003.00012.tar.lz4"));
+        let again = id.part_key_again(3, 12, 1, "lz4");
+        assert!(id.part_key(3, 11, "lz4") < again && again < id.part_key(3, 13, "lz4"));
     }
 }

@@ -154,6 +154,27 @@ impl SeekTable {
         start..self.plain_bytes.min(start + FRAME_BYTES as u64)
     }
 
+    /// The stored bytes of a frame, out of bytes that begin with frame `first`.
+    ///
+    /// # Errors
+    ///
+    /// [`Damage::ObjectTooShort`] if they end before it does.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such frame, or it lies before `first`.
+    pub fn cut<'a>(&self, frame: u64, stored: &'a [u8], first: u64) -> Result<&'a [u8], Damage> {
+        let origin = self.starts[first as usize];
+        let range = self.stored_range(frame..frame + 1);
+        let (start, end) = (range.start - origin, range.end - origin);
+        stored
+            .get(start as usize..end as usize)
+            .ok_or(Damage::ObjectTooShort {
+                object_bytes: stored.len() as u64,
+                needed_bytes: end,
+            })
+    }
+
     /// Verifies and unpacks a frame from its stored bytes into `plain`: checksum, length, and its value in the tree.
     ///
     /// # Errors
@@ -261,12 +282,14 @@ mod tests {
         let span = table.stored_range(1..3);
         let fetched = &object[span.start as usize..span.end as usize];
         for frame in [2, 1] {
-            let (stored, place) = (table.stored_range(frame..frame + 1), table.plain_range(frame));
-            let cut = (stored.start - span.start) as usize..(stored.end - span.start) as usize;
+            let place = table.plain_range(frame);
             let mut piece = vec![0; (place.end - place.start) as usize];
-            table.unpack(frame, &fetched[cut], &mut piece).unwrap();
+            let stored = table.cut(frame, fetched, 1).unwrap();
+            table.unpack(frame, stored, &mut piece).unwrap();
             assert_eq!(piece, plain[place.start as usize..place.end as usize]);
         }
+        let short = table.cut(2, &fetched[..fetched.len() - 1], 1);
+        assert!(matches!(short, Err(Damage::ObjectTooShort { .. })), "{short:?}");
     }
 
     #[test]

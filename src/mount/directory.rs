@@ -1,10 +1,11 @@
 //! Directories of the mount: opening, listing, and what may not be done to the names in them.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 
+use super::basebackups;
 use super::error::Error;
 use super::fs::{Fs, Result, wal_name};
-use super::handles::Handle;
+use super::handles::{Handle, Listing};
 use super::listing::{Listed, WalListing};
 use super::node::{Attributes, Node, OwnFile, ROOT};
 
@@ -12,7 +13,7 @@ use super::node::{Attributes, Node, OwnFile, ROOT};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Its name.
-    pub name: String,
+    pub name: OsString,
     /// Its attributes.
     pub attributes: Attributes,
     /// The offset to ask with for what follows it.
@@ -28,15 +29,21 @@ impl Fs {
     /// # Errors
     /// [`Error::NotDirectory`]; [`Error::Archive`]: the store did not deliver what is to be listed.
     pub async fn open_directory(&self, ino: u64) -> Result<u64> {
-        let wal = match self.node(ino)? {
+        let listing = match self.node(ino)? {
             Node::Wal => {
                 let listing = WalListing::open(self.archive.clone(), self.options.deadline).await;
-                Some(self.noted("list wal", listing)?)
+                Listing::Wal(self.noted("list wal", listing)?)
             }
-            Node::Root | Node::Absent | Node::Own => None,
+            Node::Basebackups => {
+                let entries = self.noted("list basebackups", self.list_basebackups().await)?;
+                Listing::Held(basebackups::numbered(entries, LISTING_BASE))
+            }
+            Node::Tree(at) => Listing::Tree(self.list_in_tree(at).await?),
+            Node::Draft(at) => Listing::Held(basebackups::numbered(self.list_in_draft(at)?, LISTING_BASE)),
+            Node::Root | Node::Absent | Node::Own => Listing::Fixed,
             _ => return Err(Error::NotDirectory),
         };
-        Ok(self.handles.insert(Handle::Listing { ino, wal }))
+        Ok(self.handles.insert(Handle::Listing { ino, listing }))
     }
 
     /// Entries from `offset` on (0: the start): some of them, none at the end.
@@ -45,20 +52,29 @@ impl Fs {
     /// [`Error::Archive`]: the store did not deliver them; never a list that is silently short.
     pub async fn read_directory(&self, handle: u64, offset: u64) -> Result<Vec<Entry>> {
         let handle = self.handles.get(handle)?;
-        let Handle::Listing { ino, wal } = &*handle else {
+        let Handle::Listing { ino, listing } = &*handle else {
             return Err(Error::NotDirectory);
         };
         // The archive's names come with the first answer: after one of `.` and `..` alone the kernel would ask for
         // names without attributes, and `ls -l` then for those of each of the first thousand files.
         let mut entries: Vec<Entry> = match usize::try_from(offset) {
-            Ok(known) if offset < LISTING_BASE => self.fixed_entries(*ino)?.into_iter().skip(known).collect(),
+            Ok(known) if offset < LISTING_BASE => {
+                self.fixed_entries(*ino).await?.into_iter().skip(known).collect()
+            }
             _ => Vec::new(),
         };
-        if let Some(listing) = wal {
-            entries.extend(
-                self.listed_entries(listing, offset.saturating_sub(LISTING_BASE))
-                    .await?,
-            );
+        let seen = offset.saturating_sub(LISTING_BASE);
+        match listing {
+            Listing::Fixed => {}
+            Listing::Wal(listing) => entries.extend(self.listed_entries(listing, seen).await?),
+            Listing::Held(held) => entries.extend(held.iter().skip(seen as usize).cloned()),
+            Listing::Tree(listing) => {
+                let mut listed = self.listed_in_tree(listing, seen)?;
+                listed
+                    .iter_mut()
+                    .for_each(|entry| entry.next_offset += LISTING_BASE);
+                entries.extend(listed);
+            }
         }
         Ok(entries)
     }
@@ -66,17 +82,18 @@ impl Fs {
     async fn listed_entries(&self, listing: &WalListing, offset: u64) -> Result<Vec<Entry>> {
         let listed = self.noted("list wal", listing.from(offset).await)?;
         let entry = |listed: &Listed| Entry {
-            name: listed.name.to_string(),
+            name: listed.name.to_string().into(),
             attributes: self.archived_attributes(listed.name, &listed.meta),
             next_offset: listed.next_offset + LISTING_BASE,
         };
         Ok(listed.iter().map(entry).collect())
     }
 
-    fn fixed_entries(&self, ino: u64) -> Result<Vec<Entry>> {
+    async fn fixed_entries(&self, ino: u64) -> Result<Vec<Entry>> {
         let children: &[(&str, Node)] = match self.node(ino)? {
             Node::Root => &[
                 ("wal", Node::Wal),
+                ("basebackups", Node::Basebackups),
                 (".absent", Node::Absent),
                 (".walfs", Node::Own),
             ],
@@ -86,18 +103,22 @@ impl Fs {
             ],
             _ => &[],
         };
-        let dots = [(".", self.node(ino)?), ("..", self.node(ROOT)?)];
-        dots.iter()
-            .chain(children)
-            .enumerate()
-            .map(|(index, (name, node))| {
-                Ok(Entry {
-                    name: (*name).to_owned(),
-                    attributes: self.attributes(*node)?,
-                    next_offset: index as u64 + 1,
-                })
-            })
-            .collect()
+        let node = self.node(ino)?;
+        let above = match node {
+            Node::Draft(at) => self.draft_parent(at)?,
+            _ => self.node(ROOT)?,
+        };
+        let dots = [(".", node), ("..", above)];
+        let mut entries = Vec::new();
+        for (name, node) in dots.iter().chain(children) {
+            let attributes = match node {
+                Node::Tree(at) => self.tree_attributes(*at, None).await?,
+                Node::Draft(at) => self.draft_attributes(*at)?,
+                node => self.attributes(*node)?,
+            };
+            entries.push((OsString::from(name), attributes));
+        }
+        Ok(basebackups::numbered(entries, 0))
     }
 
     /// Removes a name: only of a file that is being written under a temporary name.
@@ -105,17 +126,26 @@ impl Fs {
     /// # Errors
     /// [`Error::Immutable`] for what is archived (contract B7), [`Error::NotFound`].
     pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
-        let what = || Error::Immutable {
-            what: name.to_string_lossy().into_owned(),
-        };
-        if self.node(parent)? != Node::Wal {
-            return Err(what());
+        match self.node(parent)? {
+            Node::Wal => {}
+            Node::Draft(at) => return self.unlink_in_draft(at, name).await,
+            _ => return Err(self.refuse_change(parent, name)),
         }
         if let Some(writing) = name.to_str().and_then(|name| self.writings.find(name)) {
             self.writings.hide(&writing);
             return Ok(());
         }
         Err(self.not_being_written(name))
+    }
+
+    /// Why a name is not made, removed or renamed in a directory that is not written to.
+    pub fn refuse_change(&self, parent: u64, name: &OsStr) -> Error {
+        match self.node(parent) {
+            Ok(Node::Tree(at)) => self.refuse_in_backup(at, name),
+            _ => Error::Immutable {
+                what: name.to_string_lossy().into_owned(),
+            },
+        }
     }
 
     /// What may be said of a name without asking the store, which would hold the directory: the kernel has just looked

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::archive;
+use crate::archive::tree::TreeNameError;
+use crate::staging::tree::Error as Draft;
+use crate::staging::tree::names::NameError;
 use crate::store::ErrorKind;
+use crate::{archive, staging};
 
 /// Why an operation was not done.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -22,6 +25,14 @@ pub enum Error {
     Immutable {
         /// What was to be changed.
         what: String,
+    },
+    /// What is in a complete backup stays as it is (contract B7).
+    #[error("{name} is not changed: backup {backup} is complete, and a complete backup stays as it is")]
+    Committed {
+        /// The file, or the name that was to be made.
+        name: String,
+        /// The backup.
+        backup: String,
     },
     /// Not a name for this directory.
     #[error("{name} is no name for an archived file: {reason}")]
@@ -54,6 +65,18 @@ pub enum Error {
         /// The file.
         name: String,
     },
+    /// A backup that is being written.
+    #[error(transparent)]
+    Draft(#[from] staging::tree::Error),
+    /// Not a name for a backup.
+    #[error(transparent)]
+    BadBackupName(#[from] TreeNameError),
+    /// Not from one backup to another, nor out of one.
+    #[error("it would leave its backup")]
+    OtherTree,
+    /// The kernel has a number of something that is found under another one now.
+    #[error("it has to be looked up again")]
+    Stale,
     /// The process that asked has been killed and will never see an answer.
     #[error("the asking process is being killed")]
     Interrupted,
@@ -76,12 +99,16 @@ impl Error {
             Self::Archive(error) => archive_errno(error),
             Self::NotFound => libc::ENOENT,
             Self::Exists => libc::EEXIST,
-            Self::Immutable { .. } => libc::EPERM,
+            Self::Immutable { .. } | Self::Committed { .. } => libc::EPERM,
             Self::BadName { .. } | Self::Invalid { .. } => libc::EINVAL,
             Self::IsDirectory => libc::EISDIR,
             Self::NotDirectory => libc::ENOTDIR,
             Self::BadHandle => libc::EBADF,
             Self::TooLong { .. } => libc::EFBIG,
+            Self::Draft(error) => draft_errno(error),
+            Self::BadBackupName(_) => libc::EINVAL,
+            Self::OtherTree => libc::EXDEV,
+            Self::Stale => libc::ESTALE,
             Self::Interrupted => libc::EINTR,
             Self::ReadOnly(_) => libc::EROFS,
         }
@@ -91,8 +118,30 @@ impl Error {
     pub fn is_notable(&self) -> bool {
         matches!(
             self,
-            Self::Archive(_) | Self::BadName { .. } | Self::Invalid { .. } | Self::TooLong { .. }
+            Self::Archive(_)
+                | Self::Committed { .. }
+                | Self::BadName { .. }
+                | Self::Invalid { .. }
+                | Self::TooLong { .. }
+                | Self::BadBackupName(_)
+                | Self::Draft(Draft::Archive(_) | Draft::NoBackup { .. } | Draft::Full { .. })
         )
+    }
+}
+
+fn draft_errno(error: &Draft) -> i32 {
+    match error {
+        Draft::Name(NameError::NotFound) => libc::ENOENT,
+        Draft::Name(NameError::Exists) => libc::EEXIST,
+        Draft::Name(NameError::NotDirectory) => libc::ENOTDIR,
+        Draft::Name(NameError::IsDirectory) => libc::EISDIR,
+        Draft::Name(NameError::NotEmpty) => libc::ENOTEMPTY,
+        Draft::Name(NameError::TooLong) => libc::ENAMETOOLONG,
+        Draft::Name(NameError::Invalid) | Draft::Invalid(_) | Draft::NoBackup { .. } => libc::EINVAL,
+        Draft::Archive(error) => archive_errno(error),
+        Draft::Complete => libc::EPERM,
+        Draft::Removed => libc::ESTALE,
+        Draft::Full { .. } => libc::EIO,
     }
 }
 

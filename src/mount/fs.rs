@@ -25,13 +25,15 @@ use crate::metrics::Metrics;
 use crate::pg::WalName;
 use crate::read::Reader;
 use crate::staging::Staging;
+use crate::staging::tree::Change;
 use crate::store::Patience;
 
 use super::absence::Absences;
 use super::asker::{Asker, Intent};
+use super::basebackups::Basebackups;
 use super::error::Error;
 use super::handles::{Handle, Handles};
-use super::node::{Attributes, Inodes, Node, OwnFile};
+use super::node::{Attributes, Inodes, Kept, Kind, Node, OwnFile};
 use super::presence::Presence;
 use super::status;
 use super::writing::Writings;
@@ -54,6 +56,17 @@ pub struct Options {
     pub mountpoint: std::path::PathBuf,
 }
 
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// To read it.
+    Read,
+    /// To write, and perhaps read, as it is.
+    Write,
+    /// To write it anew.
+    Replace,
+}
+
 /// The mounted directory.
 #[derive(Debug)]
 pub struct Fs {
@@ -67,6 +80,7 @@ pub struct Fs {
     pub(super) writings: Writings,
     pub(super) absences: Absences,
     pub(super) presence: Presence,
+    pub(super) basebackups: Basebackups,
     pub(super) mounted_at: Timestamp,
     pub(super) closing: AtomicBool,
 }
@@ -94,6 +108,7 @@ impl Fs {
             writings: Writings::default(),
             absences: Absences::default(),
             presence: Presence::default(),
+            basebackups: Basebackups::default(),
             mounted_at: Timestamp::now(),
             closing: AtomicBool::new(false),
         }
@@ -123,6 +138,9 @@ impl Fs {
             },
             Node::Wal => self.lookup_wal(name, asker).await,
             Node::Absent => self.lookup_absent(name, asker).await,
+            Node::Basebackups => self.lookup_basebackup(name, asker).await,
+            Node::Tree(at) => self.lookup_in_tree(at, name, asker).await,
+            Node::Draft(at) => self.lookup_in_draft(at, name),
             _ => Err(Error::NotDirectory),
         }
     }
@@ -130,6 +148,7 @@ impl Fs {
     fn lookup_top(&self, name: &OsStr) -> Result<Attributes> {
         match name.to_str() {
             Some("wal") => self.attributes(Node::Wal),
+            Some("basebackups") => self.attributes(Node::Basebackups),
             Some(".absent") => self.attributes(Node::Absent),
             Some(".walfs") => self.attributes(Node::Own),
             _ => Err(Error::NotFound),
@@ -214,7 +233,7 @@ impl Fs {
     }
 
     /// The same, if it was found a moment ago without asking.
-    async fn known_meta(&self, name: WalName, asker: Option<&Asker>) -> Result<WalMeta> {
+    pub(super) async fn known_meta(&self, name: WalName, asker: Option<&Asker>) -> Result<WalMeta> {
         match self.presence.meta(name).await {
             Some(meta) => Ok(meta),
             None => self.archived_meta(name, asker).await,
@@ -241,22 +260,28 @@ impl Fs {
                 let writing = self.writings.get(ino).ok_or(Error::NotFound)?;
                 Ok(self.writing_attributes(&writing))
             }
+            Node::Latest => self.latest_attributes(asker).await,
+            Node::Tree(at) => self.tree_attributes(at, asker).await,
+            Node::Draft(at) => self.draft_attributes(at),
             node => self.attributes(node),
         }
     }
 
     /// Opens a file: to write it anew, or else to read it.
     ///
-    /// A file opened for writing without being truncated first opens as for reading, and refuses the write: `touch`
-    /// and the `fsync` of a finished file do so, and change nothing.
+    /// What is finished and is opened for writing without being truncated first opens as for reading, and refuses the
+    /// write: `touch` and the `fsync` of a finished file do so, and change nothing.
     ///
     /// # Errors
     /// As [`Fs::open_to_read`] and [`Fs::open_to_replace`].
-    pub async fn open_for(&self, ino: u64, replaces: bool, asker: Option<&Asker>) -> Result<u64> {
-        if replaces {
-            self.open_to_replace(ino, asker).await
-        } else {
-            self.open_to_read(ino, asker).await
+    pub async fn open_for(&self, ino: u64, opening: Opening, asker: Option<&Asker>) -> Result<u64> {
+        match (self.node(ino)?, opening) {
+            (Node::Draft(at), _) => {
+                self.open_in_draft(at, opening != Opening::Read, opening == Opening::Replace)
+                    .await
+            }
+            (_, Opening::Replace) => self.open_to_replace(ino, asker).await,
+            (_, Opening::Read | Opening::Write) => self.open_to_read(ino, asker).await,
         }
     }
 
@@ -273,7 +298,11 @@ impl Fs {
             Node::AbsentFile(_) => Handle::Text(Bytes::new()),
             Node::OwnFile(file) => Handle::Text(self.text(file).into()),
             Node::Writing(ino) => return self.reopen(ino),
-            Node::Root | Node::Wal | Node::Absent | Node::Own => return Err(Error::IsDirectory),
+            Node::Tree(at) => self.open_in_tree(at, asker).await?,
+            Node::Draft(at) => return self.open_in_draft(at, false, false).await,
+            Node::Root | Node::Wal | Node::Absent | Node::Own | Node::Basebackups | Node::Latest => {
+                return Err(Error::IsDirectory);
+            }
         };
         Ok(self.handles.insert(handle))
     }
@@ -297,11 +326,23 @@ impl Fs {
                     .fetch_add(read.len() as u64, Ordering::Relaxed);
                 Ok(read)
             }
+            Handle::InTree { loaded, entry } => {
+                let read =
+                    self.reader
+                        .trees()
+                        .read(&loaded.tree, *entry, offset, bytes, self.read_patience());
+                let read = self.while_wanted(asker, read).await??;
+                self.metrics
+                    .read_bytes
+                    .fetch_add(read.len() as u64, Ordering::Relaxed);
+                Ok(read)
+            }
             Handle::Text(text) => {
                 let start = text.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
                 Ok(text.slice(start..text.len().min(start.saturating_add(bytes))))
             }
             Handle::Writing { writing, .. } => self.read_back(writing, offset, bytes).await,
+            Handle::Draft(open) => self.while_wanted(asker, open.read(offset, bytes)).await?,
             Handle::Listing { .. } => Err(Error::IsDirectory),
         }
     }
@@ -320,41 +361,65 @@ impl Fs {
         }
     }
 
+    /// May the kernel keep what it has read? Only what can never change, and is not compared with what it writes.
+    pub fn may_be_kept(&self, handle: u64) -> bool {
+        let handle = self.handles.get(handle);
+        handle.is_ok_and(|handle| matches!(*handle, Handle::InTree { .. }))
+    }
+
+    /// Changes mode, owner or times.
+    ///
+    /// # Errors
+    /// [`Error::Committed`]. In `wal/` it is a success without effect: they are the archive's own there, and `cp -p`
+    /// and `rsync` set them and must not fail.
+    pub async fn set_attributes(&self, ino: u64, change: Change) -> Result<()> {
+        match self.node(ino)? {
+            Node::Tree(at) => Err(self.refuse_entry(at).await),
+            Node::Draft(at) => self.change_in_draft(at, change).await,
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn node(&self, ino: u64) -> Result<Node> {
         self.inodes.node(ino).ok_or(Error::NotFound)
     }
 
     /// Attributes of what is not a file of the archive.
     pub(super) fn attributes(&self, node: Node) -> Result<Attributes> {
-        let directory = matches!(node, Node::Root | Node::Wal | Node::Absent | Node::Own);
+        let directory = matches!(
+            node,
+            Node::Root | Node::Wal | Node::Absent | Node::Own | Node::Basebackups
+        );
         let bytes = match node {
             Node::OwnFile(file) => self.text(file).len() as u64,
             _ => 0,
         };
         let mode = match node {
-            Node::Wal if !self.options.read_only => 0o700,
+            Node::Wal | Node::Basebackups if !self.options.read_only => 0o700,
             _ if directory => 0o500,
             _ => 0o400,
         };
         Ok(Attributes {
             ino: self.inodes.number(node),
-            directory,
+            kind: if directory { Kind::Directory } else { Kind::File },
             bytes,
             modified: self.mounted_at.into(),
             mode,
-            lasting: directory,
+            owner: None,
+            kept: if directory { Kept::AWhile } else { Kept::Never },
         })
     }
 
     pub(super) fn archived_attributes(&self, name: WalName, meta: &WalMeta) -> Attributes {
         Attributes {
             ino: self.inodes.number(Node::Archived(name)),
-            directory: false,
+            kind: Kind::File,
             bytes: meta.bytes,
             modified: meta.modified,
             // Writable in its bits, so that a second `cp` gets as far as the comparison of contents.
             mode: 0o600,
-            lasting: true,
+            owner: None,
+            kept: Kept::AWhile,
         }
     }
 
@@ -362,22 +427,24 @@ impl Fs {
     fn pending_attributes(&self, name: WalName) -> Attributes {
         Attributes {
             ino: self.inodes.number(Node::Archived(name)),
-            directory: false,
+            kind: Kind::File,
             bytes: 0,
             modified: self.mounted_at.into(),
             mode: 0o600,
-            lasting: false,
+            owner: None,
+            kept: Kept::Never,
         }
     }
 
     pub(super) fn writing_attributes(&self, writing: &super::writing::Writing) -> Attributes {
         Attributes {
             ino: writing.ino,
-            directory: false,
+            kind: Kind::File,
             bytes: writing.bytes.load(Ordering::Acquire),
             modified: writing.created,
             mode: 0o600,
-            lasting: false,
+            owner: None,
+            kept: Kept::Never,
         }
     }
 

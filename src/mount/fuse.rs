@@ -10,36 +10,34 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    Session, SessionACL, TimeOrNow, WriteFlags,
 };
+use jiff::Timestamp;
 use tokio::runtime::Handle;
 
+use crate::staging::tree::Change;
+
 use super::asker::Asker;
-use super::error::Error;
-use super::fs::Fs;
+use super::basebackups::drafting::Making;
+use super::fs::{Fs, Opening};
 use super::kernel::Owner;
-use super::node::Attributes;
 
-/// How long the kernel may take a name for granted. Names appear through other mounts; absence is never cached.
-const ENTRY_TTL: Duration = Duration::from_secs(1);
+mod reply;
 
-/// How long the kernel may keep the attributes of what never changes.
-const ATTRIBUTE_TTL: Duration = Duration::from_secs(10);
-
-/// What copiers are told to read and write at once; the kernel's own limit for a request.
-const BLOCK_BYTES: u32 = 1 << 20;
+use reply::{
+    BLOCK_BYTES, GENERATION, entry_ttl, errno, file_attr, file_type, reply_attr, reply_created, reply_empty,
+    reply_entry,
+};
 
 /// Threads that take requests from the kernel. They only hand them on; more than one, so that a copied megabyte does
 /// not delay a lookup.
 const EVENT_LOOPS: usize = 3;
-
-const GENERATION: Generation = Generation(0);
 
 /// A directory, served to the kernel.
 #[derive(Debug)]
@@ -75,62 +73,18 @@ pub fn start(fuse: OwnedFd, served: Served) -> io::Result<JoinHandle<io::Result<
         .spawn(move || session.run())
 }
 
-fn errno(error: &Error) -> Errno {
-    Errno::from_i32(error.errno())
+fn making(request: &Request, mode: u32) -> Making {
+    let owner = Owner {
+        uid: request.uid(),
+        gid: request.gid(),
+    };
+    Making { mode, owner }
 }
 
-/// `stat` of a node. `blocks` counts plain bytes: fewer would make copiers look for holes.
-fn file_attr(attributes: &Attributes, owner: Owner) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attributes.ino),
-        size: attributes.bytes,
-        blocks: attributes.bytes.div_ceil(512),
-        atime: attributes.modified,
-        mtime: attributes.modified,
-        ctime: attributes.modified,
-        crtime: attributes.modified,
-        kind: if attributes.directory {
-            FileType::Directory
-        } else {
-            FileType::RegularFile
-        },
-        perm: attributes.mode,
-        nlink: if attributes.directory { 2 } else { 1 },
-        uid: owner.uid,
-        gid: owner.gid,
-        rdev: 0,
-        blksize: BLOCK_BYTES,
-        flags: 0,
-    }
-}
-
-fn entry_ttl(attributes: &Attributes) -> Duration {
-    if attributes.lasting {
-        ENTRY_TTL
-    } else {
-        Duration::ZERO
-    }
-}
-
-fn attribute_ttl(attributes: &Attributes) -> Duration {
-    if attributes.lasting {
-        ATTRIBUTE_TTL
-    } else {
-        Duration::ZERO
-    }
-}
-
-fn reply_attr(reply: ReplyAttr, outcome: Result<Attributes, Error>, owner: Owner) {
-    match outcome {
-        Ok(attributes) => reply.attr(&attribute_ttl(&attributes), &file_attr(&attributes, owner)),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn reply_empty(reply: ReplyEmpty, outcome: Result<(), Error>) {
-    match outcome {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(&error)),
+fn timestamp(time: TimeOrNow) -> Option<Timestamp> {
+    match time {
+        TimeOrNow::SpecificTime(time) => time.try_into().ok(),
+        TimeOrNow::Now => Some(Timestamp::now()),
     }
 }
 
@@ -157,10 +111,7 @@ impl Filesystem for Served {
         let (fs, owner, asker, name) = (self.fs.clone(), self.owner, Self::asker(request), name.to_owned());
         self.runtime.spawn(async move {
             match fs.lookup(parent.0, &name, asker.as_ref()).await {
-                Ok(found) => {
-                    let attr = file_attr(&found, owner);
-                    reply.entry_with_ttls(&entry_ttl(&found), &attribute_ttl(&found), &attr, GENERATION);
-                }
+                Ok(found) => reply_entry(reply, &found, owner),
                 Err(error) => {
                     let _ = fs.noted::<()>(
                         &format!("look up {}", Path::new(&name).display()),
@@ -183,12 +134,12 @@ impl Filesystem for Served {
         &self,
         request: &Request,
         ino: INodeNo,
-        _mode: Option<u32>,
-        _uid: Option<u32>,
-        _gid: Option<u32>,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
         size: Option<u64>,
         _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
         handle: Option<FileHandle>,
         _crtime: Option<SystemTime>,
@@ -198,14 +149,26 @@ impl Filesystem for Served {
         reply: ReplyAttr,
     ) {
         let (fs, owner, asker) = (self.fs.clone(), self.owner, Self::asker(request));
+        let change = Change {
+            mode,
+            uid,
+            gid,
+            modified: mtime.and_then(timestamp),
+        };
         self.runtime.spawn(async move {
             let truncated = match (size, handle) {
                 (Some(bytes), Some(handle)) => fs.truncate(handle.0, bytes, asker.as_ref()).await,
                 (Some(bytes), None) => fs.truncate_inode(ino.0, bytes, asker.as_ref()).await,
-                // Modes, owners and times are the archive's own; `cp -p` and `rsync` set them and must not fail.
                 (None, _) => Ok(()),
             };
-            let outcome = match truncated {
+            let changed = match truncated {
+                // A new length alone brings the time of now with it.
+                Ok(()) if size.is_none() || change != Change::default() => {
+                    fs.set_attributes(ino.0, change).await
+                }
+                truncated => truncated,
+            };
+            let outcome = match changed {
                 Ok(()) => fs.getattr(ino.0, asker.as_ref()).await,
                 Err(error) => Err(error),
             };
@@ -215,13 +178,23 @@ impl Filesystem for Served {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, asker) = (self.fs.clone(), Self::asker(request));
-        let replaces = flags.acc_mode() != OpenAccMode::O_RDONLY && flags.0 & libc::O_TRUNC != 0;
+        let opening = match flags.acc_mode() {
+            OpenAccMode::O_RDONLY => Opening::Read,
+            _ if flags.0 & libc::O_TRUNC != 0 => Opening::Replace,
+            _ => Opening::Write,
+        };
         self.runtime.spawn(async move {
-            let opened = match fs.open_for(ino.0, replaces, asker.as_ref()).await {
+            let opened = match fs.open_for(ino.0, opening, asker.as_ref()).await {
                 Ok(handle) => handle,
                 Err(error) => return reply.error(errno(&error)),
             };
-            reply.opened(FileHandle(opened), FopenFlags::FOPEN_DIRECT_IO);
+            // The page cache is for what never changes; elsewhere it only costs (and hides a second version).
+            let flags = if fs.may_be_kept(opened) {
+                FopenFlags::FOPEN_KEEP_CACHE
+            } else {
+                FopenFlags::FOPEN_DIRECT_IO
+            };
+            reply.opened(FileHandle(opened), flags);
         });
     }
 
@@ -230,24 +203,19 @@ impl Filesystem for Served {
         request: &Request,
         parent: INodeNo,
         name: &OsStr,
-        _mode: u32,
+        mode: u32,
         _umask: u32,
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        match self.fs.create(parent.0, name, Self::asker(request).as_ref()) {
-            Ok((created, handle)) => {
-                let (attr, ttl) = (file_attr(&created, self.owner), entry_ttl(&created));
-                reply.created(
-                    &ttl,
-                    &attr,
-                    GENERATION,
-                    FileHandle(handle),
-                    FopenFlags::FOPEN_DIRECT_IO,
-                );
+        let (fs, owner, asker, name) = (self.fs.clone(), self.owner, Self::asker(request), name.to_owned());
+        let making = making(request, mode);
+        self.runtime.spawn(async move {
+            match fs.create(parent.0, &name, making, asker.as_ref()).await {
+                Ok((created, handle)) => reply_created(reply, &created, handle, owner),
+                Err(error) => reply.error(errno(&error)),
             }
-            Err(error) => reply.error(errno(&error)),
-        }
+        });
     }
 
     fn read(
@@ -329,8 +297,11 @@ impl Filesystem for Served {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.fs.release(handle.0);
-        reply.ok();
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            fs.release(handle.0).await;
+            reply.ok();
+        });
     }
 
     fn rename(
@@ -362,33 +333,78 @@ impl Filesystem for Served {
             .spawn(async move { reply_empty(reply, fs.unlink(parent.0, &name).await) });
     }
 
-    fn rmdir(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EPERM);
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        self.runtime
+            .spawn(async move { reply_empty(reply, fs.remove_directory(parent.0, &name).await) });
     }
 
     fn mkdir(
         &self,
-        _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(Errno::EPERM);
+        let (fs, owner, name, making) = (
+            self.fs.clone(),
+            self.owner,
+            name.to_owned(),
+            making(request, mode),
+        );
+        self.runtime.spawn(async move {
+            match fs.make_directory(parent.0, &name, making).await {
+                Ok(made) => reply_entry(reply, &made, owner),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
     }
 
     fn mknod(
         &self,
         _request: &Request,
-        _parent: INodeNo,
-        _name: &OsStr,
+        parent: INodeNo,
+        name: &OsStr,
         _mode: u32,
         _umask: u32,
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(Errno::EPERM);
+        reply.error(errno(&self.fs.refuse_change(parent.0, name)));
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (fs, owner, name, target) = (self.fs.clone(), self.owner, name.to_owned(), target.to_owned());
+        let making = making(request, 0o777);
+        self.runtime.spawn(async move {
+            match fs.make_link(parent.0, &name, target.as_os_str(), making).await {
+                Ok(made) => reply_entry(reply, &made, owner),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        reply.error(errno(&self.fs.refuse_change(new_parent.0, new_name)));
+    }
+
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        let (fs, asker) = (self.fs.clone(), Self::asker(request));
+        self.runtime.spawn(async move {
+            match fs.read_link(ino.0, asker.as_ref()).await {
+                Ok(target) => reply.data(&target),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -416,17 +432,8 @@ impl Filesystem for Served {
                 Err(error) => return reply.error(errno(&error)),
             };
             for entry in entries {
-                let kind = if entry.attributes.directory {
-                    FileType::Directory
-                } else {
-                    FileType::RegularFile
-                };
-                if reply.add(
-                    INodeNo(entry.attributes.ino),
-                    entry.next_offset,
-                    kind,
-                    &entry.name,
-                ) {
+                let (ino, kind) = (INodeNo(entry.attributes.ino), file_type(entry.attributes.kind));
+                if reply.add(ino, entry.next_offset, kind, &entry.name) {
                     break;
                 }
             }
@@ -466,20 +473,24 @@ impl Filesystem for Served {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.fs.release(handle.0);
-        reply.ok();
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            fs.release(handle.0).await;
+            reply.ok();
+        });
     }
 
     fn fsyncdir(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _handle: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        // Names in `wal/` are durable when they appear.
-        reply.ok();
+        let fs = self.fs.clone();
+        self.runtime
+            .spawn(async move { reply_empty(reply, fs.sync_directory(ino.0).await) });
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {

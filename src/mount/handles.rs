@@ -8,6 +8,10 @@ use bytes::Bytes;
 
 use crate::pg::WalName;
 
+use super::basebackups::browse::TreeListing;
+use super::basebackups::drafting::OpenDraft;
+use super::basebackups::loaded::Loaded;
+use super::directory::Entry;
 use super::error::Error;
 use super::listing::WalListing;
 use super::writing::Writing;
@@ -31,13 +35,35 @@ pub enum Handle {
         /// Has this handle written to it?
         wrote: std::sync::atomic::AtomicBool,
     },
+    /// A file of a complete backup, to be read.
+    InTree {
+        /// The backup; kept in memory while the file is open.
+        loaded: Arc<Loaded>,
+        /// Number of its entry.
+        entry: u32,
+    },
+    /// A file of a backup that is being written.
+    Draft(OpenDraft),
     /// A directory.
     Listing {
         /// Its inode.
         ino: u64,
-        /// The archived files, if it is `wal/`.
-        wal: Option<WalListing>,
+        /// What it holds beside the fixed entries.
+        listing: Listing,
     },
+}
+
+/// Where the entries of an open directory come from.
+#[derive(Debug)]
+pub enum Listing {
+    /// There are only fixed ones.
+    Fixed,
+    /// The archived files, page by page.
+    Wal(WalListing),
+    /// These, made when it was opened.
+    Held(Vec<Entry>),
+    /// Those of a complete backup's directory.
+    Tree(TreeListing),
 }
 
 /// All open files.

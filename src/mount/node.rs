@@ -11,6 +11,8 @@ use std::time::SystemTime;
 
 use crate::pg::{SegmentName, Timeline, WalName};
 
+use super::kernel::Owner;
+
 /// What an inode number stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Node {
@@ -30,6 +32,24 @@ pub enum Node {
     AbsentFile(WalName),
     /// A file being written, by its number.
     Writing(u64),
+    /// `/basebackups`
+    Basebackups,
+    /// `/basebackups/LATEST`
+    Latest,
+    /// What is in a complete base backup.
+    Tree(TreeNode),
+    /// What is in a base backup that is being written.
+    Draft(TreeNode),
+}
+
+/// The place of a file, directory or link in a base backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TreeNode {
+    /// Which backup: see [`super::basebackups::slots`], and [`super::basebackups::drafts`] for those that are being
+    /// written. Less than 2<sup>28</sup>.
+    pub slot: u32,
+    /// Which entry of its tree; 0 is the root. Beyond the tree's entries: its segments in `wal/`.
+    pub entry: u32,
 }
 
 /// The files in `/.walfs`.
@@ -45,13 +65,15 @@ pub enum OwnFile {
 pub const ROOT: u64 = 1;
 
 /// The fixed nodes, in the order of their numbers from [`ROOT`] on.
-const FIXED: [Node; 6] = [
+const FIXED: [Node; 8] = [
     Node::Root,
     Node::Wal,
     Node::Absent,
     Node::Own,
     Node::OwnFile(OwnFile::Status),
     Node::OwnFile(OwnFile::Version),
+    Node::Basebackups,
+    Node::Latest,
 ];
 
 // Layout of a computed number: 1 bit set (bit 62), 3 bits of kind, 15 bits of timeline, 44 bits of log and segment.
@@ -62,6 +84,13 @@ const TIMELINE_SHIFT: u32 = 44;
 const TIMELINE_MAX: u32 = (1 << 15) - 1;
 /// Segments of 1 MiB: 4096 for each log number.
 const SEGMENT_BITS: u32 = 12;
+
+// Layout of an entry's number: bits 63 and 62 clear, 1 bit set (bit 61), 1 bit of kind (0: of a complete backup; 1:
+// of one that is being written), 28 bits of slot, 32 bits of entry.
+const IN_TREE: u64 = 1 << 61;
+const IN_DRAFT: u64 = IN_TREE | 1 << 60;
+const SLOT_SHIFT: u32 = 32;
+const SLOT_BITS: u32 = 28;
 
 /// Gives numbers to nodes and nodes to numbers.
 #[derive(Debug)]
@@ -133,6 +162,12 @@ impl Inodes {
 
 fn computed(node: Node) -> Option<u64> {
     let (name, absent) = match node {
+        Node::Tree(TreeNode { slot, entry }) => {
+            return Some(IN_TREE | u64::from(slot) << SLOT_SHIFT | u64::from(entry));
+        }
+        Node::Draft(TreeNode { slot, entry }) => {
+            return Some(IN_DRAFT | u64::from(slot) << SLOT_SHIFT | u64::from(entry));
+        }
         Node::Archived(name) => (name, 0),
         Node::AbsentFile(name) => (name, 3),
         _ => return None,
@@ -154,7 +189,7 @@ fn place(segment: SegmentName) -> Option<u64> {
 
 fn decompose(number: u64) -> Option<Node> {
     if number & COMPUTED == 0 {
-        return None;
+        return in_tree(number);
     }
     let kind = number >> KIND_SHIFT & 0b111;
     let timeline = Timeline((number >> TIMELINE_SHIFT) as u32 & TIMELINE_MAX);
@@ -176,21 +211,64 @@ fn decompose(number: u64) -> Option<Node> {
     })
 }
 
+fn in_tree(number: u64) -> Option<Node> {
+    let at = |slot: u64| TreeNode {
+        slot: slot as u32,
+        entry: number as u32,
+    };
+    match (number >> SLOT_SHIFT & !((1 << SLOT_BITS) - 1)) << SLOT_SHIFT {
+        IN_TREE => Some(Node::Tree(at(number >> SLOT_SHIFT & ((1 << SLOT_BITS) - 1)))),
+        IN_DRAFT => Some(Node::Draft(at(number >> SLOT_SHIFT & ((1 << SLOT_BITS) - 1)))),
+        _ => None,
+    }
+}
+
 /// What `stat` shows of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes {
     /// Inode number.
     pub ino: u64,
-    /// Is it a directory? Everything else is a regular file.
-    pub directory: bool,
-    /// Plain size, in bytes.
+    /// What it is.
+    pub kind: Kind,
+    /// Plain size, of a link the length of its target, in bytes.
     pub bytes: u64,
     /// Time of the last change, which is also all other times.
     pub modified: SystemTime,
     /// Permission bits.
     pub mode: u16,
-    /// May the kernel keep these for a while?
-    pub lasting: bool,
+    /// Whose it was where it was taken; `None`: the mounting user's.
+    pub owner: Option<Owner>,
+    /// How long the kernel may take these, and the name they were found by, for granted.
+    pub kept: Kept,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+}
+
+/// How long something may be taken for granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Not at all: the next moment may bring another answer.
+    Never,
+    /// The name for a second, because names appear through other mounts; the attributes for some more.
+    AWhile,
+    /// For as long as the kernel likes: what is in a complete backup never changes.
+    Always,
+}
+
+impl Attributes {
+    /// Is it a directory?
+    pub fn is_directory(&self) -> bool {
+        self.kind == Kind::Directory
+    }
 }
 
 #[cfg(test)]
@@ -211,13 +289,23 @@ mod tests {
         .to_vec()
     }
 
+    fn tree_nodes() -> impl Iterator<Item = Node> {
+        let last = (1 << SLOT_BITS) - 1;
+        let places = [(0, 0), (0, 1), (7, 123_456), (last, u32::MAX)];
+        let places = places.map(|(slot, entry)| TreeNode { slot, entry });
+        places
+            .into_iter()
+            .flat_map(|at| [Node::Tree(at), Node::Draft(at)])
+    }
+
     #[test]
     fn every_name_has_one_number_and_back() {
         let inodes = Inodes::default();
         let nodes = names()
             .into_iter()
             .flat_map(|name| [Node::Archived(name), Node::AbsentFile(name)])
-            .chain(FIXED);
+            .chain(FIXED)
+            .chain(tree_nodes());
         let mut seen = std::collections::HashSet::new();
         for node in nodes {
             let number = inodes.number(node);
@@ -248,5 +336,6 @@ mod tests {
         assert_eq!(inodes.node(fresh), Some(Node::Writing(fresh)));
         assert_eq!(inodes.node(0), None);
         assert_eq!(inodes.node(99), None);
+        assert_eq!(inodes.node(IN_TREE >> 1), None);
     }
 }

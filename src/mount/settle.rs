@@ -26,7 +26,7 @@ impl Fs {
     pub async fn flush(&self, handle: u64, asker: Option<&Asker>) -> Result<()> {
         let handle = self.handles.get(handle)?;
         let Handle::Writing { writing, wrote } = &*handle else {
-            return Ok(());
+            return check_draft(&handle);
         };
         let mut content = writing.content.lock().await;
         let killed = self.note_killed(writing, asker);
@@ -46,7 +46,7 @@ impl Fs {
     pub async fn fsync(&self, handle: u64, asker: Option<&Asker>) -> Result<()> {
         let handle = self.handles.get(handle)?;
         let Handle::Writing { writing, wrote } = &*handle else {
-            return Ok(());
+            return check_draft(&handle);
         };
         let mut content = writing.content.lock().await;
         let killed = self.note_killed(writing, asker);
@@ -142,13 +142,23 @@ impl Fs {
     }
 
     /// The last reference to an open file is gone. Nothing is ever archived here (contract W3).
-    pub fn release(&self, handle: u64) {
-        if let Some(handle) = self.handles.remove(handle)
-            && let Handle::Writing { writing, .. } = &*handle
-        {
-            warn_of_unfinished(writing);
-            self.writings.close(writing);
+    pub async fn release(&self, handle: u64) {
+        match self.handles.remove(handle).as_deref() {
+            Some(Handle::Writing { writing, .. }) => {
+                warn_of_unfinished(writing);
+                self.writings.close(writing);
+            }
+            Some(Handle::Draft(open)) => open.close().await,
+            _ => {}
         }
+    }
+}
+
+/// A file of a backup that is being written has nothing to settle, but says what has failed the backup.
+fn check_draft(handle: &Handle) -> Result<()> {
+    match handle {
+        Handle::Draft(open) => open.check(),
+        _ => Ok(()),
     }
 }
 

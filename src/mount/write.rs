@@ -13,6 +13,7 @@ use crate::pg::{self, WalName};
 use crate::staging::wal::{Source, WalDraft};
 
 use super::asker::Asker;
+use super::basebackups::drafting::Making;
 use super::error::Error;
 use super::fs::{Fs, Result};
 use super::handles::Handle;
@@ -23,12 +24,18 @@ impl Fs {
     /// Creates a file that the last lookup did not find, or did not look for.
     ///
     /// # Errors
-    /// [`Error::BadName`], [`Error::ReadOnly`], [`Error::Immutable`] outside of `wal/`.
-    pub fn create(&self, parent: u64, name: &OsStr, asker: Option<&Asker>) -> Result<(Attributes, u64)> {
-        if self.node(parent)? != Node::Wal {
-            return Err(Error::Immutable {
-                what: name.to_string_lossy().into_owned(),
-            });
+    /// [`Error::BadName`], [`Error::ReadOnly`], [`Error::Draft`]; [`Error::Immutable`] elsewhere.
+    pub async fn create(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        making: Making,
+        asker: Option<&Asker>,
+    ) -> Result<(Attributes, u64)> {
+        match self.node(parent)? {
+            Node::Wal => {}
+            Node::Draft(at) => return self.create_in_draft(at, name, making).await,
+            _ => return Err(self.refuse_change(parent, name)),
         }
         self.gates_open()?;
         let name = self.noted("create", acceptable(name))?;
@@ -46,6 +53,7 @@ impl Fs {
                 Ok(self.start_writing(Target::Final(name), asker).1)
             }
             Node::Writing(ino) => self.replace_writing(ino, asker).await,
+            Node::Tree(at) => Err(self.refuse_entry(at).await),
             _ => Err(Error::Immutable {
                 what: "this file".into(),
             }),
@@ -66,7 +74,7 @@ impl Fs {
         Ok(self.start_writing(target, asker).1)
     }
 
-    fn gates_open(&self) -> Result<()> {
+    pub(super) fn gates_open(&self) -> Result<()> {
         if self.options.read_only {
             return Err(Error::ReadOnly("is read-only"));
         }
@@ -124,6 +132,13 @@ impl Fs {
                     what: name.to_string(),
                 });
             }
+            Handle::InTree { loaded, entry } => {
+                return Err(self.refuse_entry(loaded.backup.node(*entry)).await);
+            }
+            Handle::Draft(open) => {
+                let written = open.write(offset, data).await;
+                return self.noted("write", written).map(|()| data.len());
+            }
             _ => return Err(Error::BadHandle),
         };
         check_length(writing, offset.saturating_add(data.len() as u64))?;
@@ -153,12 +168,14 @@ impl Fs {
     /// As [`Fs::write`].
     pub async fn truncate(&self, handle: u64, bytes: u64, asker: Option<&Asker>) -> Result<()> {
         let handle = self.handles.get(handle)?;
-        let Handle::Writing { writing, .. } = &*handle else {
-            return Err(Error::Immutable {
+        match &*handle {
+            Handle::Writing { writing, .. } => self.truncate_writing(writing, bytes, asker).await,
+            Handle::InTree { loaded, entry } => Err(self.refuse_entry(loaded.backup.node(*entry)).await),
+            Handle::Draft(open) => open.truncate(bytes).await,
+            _ => Err(Error::Immutable {
                 what: "an archived file".into(),
-            });
-        };
-        self.truncate_writing(writing, bytes, asker).await
+            }),
+        }
     }
 
     /// Sets the length of a file being written, by inode.
@@ -171,6 +188,8 @@ impl Fs {
                 let writing = self.writings.get(ino).ok_or(Error::NotFound)?;
                 self.truncate_writing(&writing, bytes, asker).await
             }
+            Node::Tree(at) => Err(self.refuse_entry(at).await),
+            Node::Draft(at) => self.truncate_in_draft(at, bytes).await,
             _ => Err(Error::Immutable {
                 what: "an archived file".into(),
             }),
@@ -224,11 +243,13 @@ impl Fs {
         new_name: &OsStr,
         replace: bool,
     ) -> Result<()> {
-        let immutable = || Error::Immutable {
-            what: name.to_string_lossy().into_owned(),
-        };
-        if self.node(parent)? != Node::Wal || self.node(new_parent)? != Node::Wal {
-            return Err(immutable());
+        if let (Node::Draft(from), Node::Draft(to)) = (self.node(parent)?, self.node(new_parent)?) {
+            return self.rename_in_draft((from, name), (to, new_name), replace).await;
+        }
+        for (parent, name) in [(parent, name), (new_parent, new_name)] {
+            if self.node(parent)? != Node::Wal {
+                return Err(self.refuse_change(parent, name));
+            }
         }
         let Some(writing) = name.to_str().and_then(|name| self.writings.find(name)) else {
             return Err(self.not_being_written(name));

@@ -1,6 +1,8 @@
 //! Drafts against a plain buffer that was written in the same way.
 
 use super::*;
+use crate::archive::wal::Offered;
+use crate::codec::ContentHash;
 
 /// Lengths and places of writes that matter: whole frames, more than one, parts, across a border.
 const WRITES: [(u64, usize); 10] = [

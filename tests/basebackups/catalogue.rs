@@ -145,7 +145,7 @@ async fn b2_a_tree_is_there_from_its_commit_on() {
     let archive = open(&backend).await;
     let (tree, begun_as) = stored(&archive, "monday", b"content").await;
     assert_eq!(archive.trees(patience()).await.unwrap(), []);
-    assert_eq!(unfinished(&archive).await, [tree.id.clone()]);
+    assert_eq!(unfinished(&archive).await, std::slice::from_ref(&tree.id));
     let committed = commit(&archive, &tree, begun_as, b"content").await.unwrap();
     assert_eq!(unfinished(&archive).await, []);
     let found = archive
@@ -190,7 +190,7 @@ async fn b7_of_two_with_one_name_one_wins() {
             archive.summary(&name("monday"), patience()).await.unwrap(),
             Some(won)
         );
-        assert_eq!(unfinished(&archive).await, [first.id.clone()]);
+        assert_eq!(unfinished(&archive).await, std::slice::from_ref(&first.id));
         archive.drop_unfinished(&first.id, patience()).await.unwrap();
         assert_eq!(unfinished(&archive).await, []);
         let left = backend.objects();
@@ -249,7 +249,7 @@ async fn b2_latest_waits_for_the_wal() {
     let needed = wal::segment_name(1, 2, SEGMENT_BYTES);
     assert_eq!(
         segments.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        [needed.clone()]
+        std::slice::from_ref(&needed)
     );
     assert_eq!(archive.latest(patience()).await.unwrap(), None);
 

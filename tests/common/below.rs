@@ -10,15 +10,23 @@ use walfs::archive::{self, Archive};
 use walfs::cache::Cache;
 use walfs::metrics::Metrics;
 use walfs::mount::asker::Asker;
+use walfs::mount::basebackups::drafting::Making;
 use walfs::mount::error::Error;
-use walfs::mount::fs::{Fs, Options, Result};
-use walfs::mount::node::{Attributes, ROOT};
+use walfs::mount::fs::{Fs, Opening, Options, Result};
+use walfs::mount::kernel::Owner;
+use walfs::mount::node::{Attributes, Kept, ROOT};
 use walfs::read::Reader;
 use walfs::staging::{self, Staging};
 use walfs::store::{Patience, Store};
 
 /// Longer than anything waits whose outcome is asked for.
 pub const LONG: Duration = Duration::from_secs(60);
+
+/// What a copier's files get.
+pub const MAKING: Making = Making {
+    mode: 0o600,
+    owner: Owner { uid: 26, gid: 26 },
+};
 
 /// A directory, and the number of its `wal`.
 #[derive(Debug)]
@@ -70,7 +78,7 @@ impl Below {
     /// `stat wal/NAME`: attributes that do not last are asked for again, as the kernel does.
     pub async fn lookup(&self, name: &str) -> Result<Attributes> {
         let found = self.fs.lookup(self.wal, OsStr::new(name), None).await?;
-        if found.lasting {
+        if found.kept != Kept::Never {
             return Ok(found);
         }
         self.fs.getattr(found.ino, None).await
@@ -79,9 +87,9 @@ impl Below {
     /// `open(wal/NAME, O_WRONLY | O_CREAT | O_TRUNC)`, as the kernel takes it apart.
     pub async fn start(&self, name: &str, asker: Option<&Asker>) -> Result<u64> {
         match self.fs.lookup(self.wal, OsStr::new(name), asker).await {
-            Ok(found) => self.fs.open_for(found.ino, true, asker).await,
+            Ok(found) => self.fs.open_for(found.ino, Opening::Replace, asker).await,
             Err(Error::NotFound) => {
-                let created = self.fs.create(self.wal, OsStr::new(name), asker);
+                let created = self.fs.create(self.wal, OsStr::new(name), MAKING, asker).await;
                 created.map(|(_, handle)| handle)
             }
             Err(error) => Err(error),
@@ -97,7 +105,7 @@ impl Below {
             outcome = outcome.and(self.fs.write(handle, offset, piece, None).await.map(drop));
         }
         outcome = outcome.and(self.fs.flush(handle, None).await);
-        self.fs.release(handle);
+        self.fs.release(handle).await;
         outcome
     }
 
@@ -111,9 +119,9 @@ impl Below {
     /// Bytes from the middle of `wal/NAME`.
     pub async fn read_part(&self, name: &str, offset: u64, bytes: usize) -> Result<Bytes> {
         let found = self.lookup(name).await?;
-        let handle = self.fs.open_for(found.ino, false, None).await?;
+        let handle = self.fs.open_for(found.ino, Opening::Read, None).await?;
         let read = self.fs.read(handle, offset, bytes, None).await;
-        self.fs.release(handle);
+        self.fs.release(handle).await;
         read
     }
 
@@ -127,7 +135,7 @@ impl Below {
     pub async fn list(&self) -> Result<Vec<(String, u64)>> {
         let handle = self.fs.open_directory(self.wal).await?;
         let listed = self.list_open(handle).await;
-        self.fs.release(handle);
+        self.fs.release(handle).await;
         listed
     }
 
@@ -137,8 +145,13 @@ impl Below {
             let page = self.fs.read_directory(handle, offset).await?;
             let Some(last) = page.last() else { return Ok(all) };
             offset = last.next_offset;
-            let files = page.iter().filter(|entry| !entry.attributes.directory);
-            all.extend(files.map(|entry| (entry.name.clone(), entry.attributes.bytes)));
+            let files = page.iter().filter(|entry| !entry.attributes.is_directory());
+            all.extend(files.map(|entry| {
+                (
+                    entry.name.clone().into_string().expect("UTF-8"),
+                    entry.attributes.bytes,
+                )
+            }));
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod archiving;
 pub mod below;
 pub mod copiers;
 pub mod garage;
+pub mod packed;
 pub mod postgres;
 pub mod recovery;
 pub mod s3;

@@ -171,12 +171,14 @@ impl Mount {
         );
     }
 
-    /// Whether `wal/` can be looked at. `timeout` ends a look that hangs.
+    /// Whether the daemon opens a file. A look at `wal/` would not do: for some seconds the kernel answers it out of its
+    /// memory, for a dead mount as well, which the daemon is about to replace. `timeout` ends a look that hangs.
     fn answers(&self) -> bool {
         let mounted = mounts_beneath(&self.options.mountpoint).contains(&self.options.mountpoint);
-        let mut stat = self.options.user.command("timeout");
-        stat.args(["-s", "KILL", "10", "stat"]).arg(self.wal());
-        mounted && stat.output().expect("run stat").status.success()
+        let mut cat = self.options.user.command("timeout");
+        cat.args(["-s", "KILL", "10", "cat"])
+            .arg(self.options.mountpoint.join(".walfs/version"));
+        mounted && cat.output().expect("run cat").status.success()
     }
 
     /// The mount point.

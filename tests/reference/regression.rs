@@ -1,10 +1,11 @@
 //! What the sequences have found, each by name, and the flows of real writers that must not be left to chance.
 
 use walfs::mount::error::Error;
+use walfs::mount::fs::Opening;
 use walfs::store::ErrorKind;
 
 use super::sample::{self, SEGMENT_BYTES, Source};
-use crate::common::below::{Below, LONG};
+use crate::common::below::{Below, LONG, MAKING};
 use crate::common::scripted::{Fault, Scripted};
 use crate::common::wal;
 
@@ -42,12 +43,17 @@ async fn partial_is_archived_after_a_first_try_that_failed() {
     let content = sample::content(&name, Source::Right);
     let refused = [0, 1, 2, 3, 4, 5].map(|call| (call, Fault::Fails(ErrorKind::Denied)));
     backend.arm(&refused);
-    let handle = below.fs.create(below.wal, name.as_ref(), None).unwrap().1;
+    let handle = below
+        .fs
+        .create(below.wal, name.as_ref(), MAKING, None)
+        .await
+        .unwrap()
+        .1;
     below.fs.write(handle, 0, &content, None).await.unwrap_err();
     below.fs.flush(handle, None).await.unwrap_err();
     backend.disarm();
     assert!(matches!(below.lookup(&name).await, Err(Error::NotFound)));
-    below.fs.release(handle);
+    below.fs.release(handle).await;
     below.copy(&name, &content).await.unwrap();
     assert_eq!(below.read(&name).await.unwrap(), **content);
 }
@@ -78,7 +84,7 @@ async fn segment_received_by_pg_receivewal_is_archived_by_its_rename() {
             .unwrap();
     }
     below.fs.flush(handle, None).await.unwrap();
-    below.fs.release(handle);
+    below.fs.release(handle).await;
     sync(&below, &partial).await;
     assert_eq!(
         backend
@@ -108,7 +114,7 @@ async fn partial_whose_rename_failed_is_archived_by_the_next_copy() {
         .write(handle, 0, &[0; SEGMENT_BYTES as usize], None)
         .await
         .unwrap();
-    below.fs.release(handle);
+    below.fs.release(handle).await;
     below.rename(&partial, &name, true).await.unwrap_err();
     let content = sample::content(&partial, Source::Right);
     below.copy(&partial, &content).await.unwrap();
@@ -141,8 +147,8 @@ async fn two_writers_of_one_name_race() {
 /// Opens without truncating, syncs, closes.
 async fn sync(below: &Below, name: &str) {
     let found = below.lookup(name).await.unwrap();
-    let handle = below.fs.open_for(found.ino, false, None).await.unwrap();
+    let handle = below.fs.open_for(found.ino, Opening::Read, None).await.unwrap();
     below.fs.fsync(handle, None).await.unwrap();
     below.fs.flush(handle, None).await.unwrap();
-    below.fs.release(handle);
+    below.fs.release(handle).await;
 }

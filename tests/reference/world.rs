@@ -119,7 +119,7 @@ impl World {
             Operation::Fsync { file, closer } => self.close(file, closer, true).await,
             Operation::Release { file } => {
                 if let Some((handle, file)) = self.pick(file) {
-                    self.below.fs.release(handle);
+                    self.below.fs.release(handle).await;
                     self.open.retain(|(open, _)| *open != handle);
                     self.change(file, |file| file.handles -= 1);
                     self.judge(&Rule::Nothing(Expect::Success), &Ok(()));

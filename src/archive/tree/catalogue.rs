@@ -101,6 +101,17 @@ impl Archive {
             .await?)
     }
 
+    /// Deletes parts of an unfinished tree that nothing in it points to any more. For its maker only, before it commits.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn delete_parts(&self, id: &TreeId, parts: &[Key], patience: Patience) -> Result<(), Error> {
+        let prefix = id.prefix();
+        let own = parts.iter().filter(|key| key.as_str().starts_with(&prefix));
+        let own: Vec<Key> = own.cloned().collect();
+        Ok(self.store().delete(&own, patience).await?)
+    }
+
     /// Makes a tree exist: stores its manifest and chunk hashes, then its summary, of which `manifest`, `chunks` and
     /// `stored_bytes` are filled in here. `hashes` are those of all files in the tree's order.
     ///

@@ -1,0 +1,92 @@
+//! Backups that are being written through this mount, by number.
+//!
+//! One that has become complete is found as a complete one from then on; its draft is kept for those who still have its
+//! files open, and for the kernel, which may come back with a number it has seen. Only the latest few are: with an older
+//! one's number the kernel is told to look up the path again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use crate::archive::tree::TreeName;
+use crate::staging::tree::TreeDraft;
+
+/// Complete ones that are kept.
+const KEPT: usize = 4;
+
+/// All drafts of this process.
+#[derive(Debug, Default)]
+pub struct Drafts {
+    all: Mutex<All>,
+    /// Held by whoever begins one: of two that make one directory, one must see the other's.
+    pub(super) beginning: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct All {
+    /// By number; `None` when it is gone.
+    slots: Vec<Option<Arc<TreeDraft>>>,
+    /// Those that are being written.
+    named: HashMap<TreeName, u32>,
+    /// Those that have become complete, oldest first.
+    complete: Vec<u32>,
+}
+
+impl Drafts {
+    /// Takes in one that was begun, and gives it a number.
+    pub fn insert(&self, draft: TreeDraft) -> u32 {
+        let mut all = self.all();
+        let slot = all.slots.len() as u32;
+        all.named.insert(draft.name().clone(), slot);
+        all.slots.push(Some(Arc::new(draft)));
+        slot
+    }
+
+    /// The one of that number.
+    pub fn of(&self, slot: u32) -> Option<Arc<TreeDraft>> {
+        self.all().slots.get(slot as usize).cloned().flatten()
+    }
+
+    /// Number of the one that is being written under that name.
+    pub fn find(&self, name: &TreeName) -> Option<u32> {
+        self.all().named.get(name).copied()
+    }
+
+    /// Names and numbers of those that are being written, in no order.
+    pub fn list(&self) -> Vec<(TreeName, u32)> {
+        let all = self.all();
+        all.named
+            .iter()
+            .map(|(name, slot)| (name.clone(), *slot))
+            .collect()
+    }
+
+    /// It has become complete.
+    pub fn completed(&self, slot: u32) {
+        let mut all = self.all();
+        all.forget_name(slot);
+        if !all.complete.contains(&slot) {
+            all.complete.push(slot);
+        }
+        if all.complete.len() > KEPT {
+            let oldest = all.complete.remove(0);
+            all.slots[oldest as usize] = None;
+        }
+    }
+
+    /// It was removed.
+    pub fn removed(&self, slot: u32) {
+        let mut all = self.all();
+        all.forget_name(slot);
+        all.slots[slot as usize] = None;
+    }
+
+    fn all(&self) -> std::sync::MutexGuard<'_, All> {
+        self.all.lock().expect("no panic while held")
+    }
+}
+
+impl All {
+    fn forget_name(&mut self, slot: u32) {
+        self.named.retain(|_, named| *named != slot);
+    }
+}

@@ -1,0 +1,116 @@
+//! Complete backups by number: the part of an inode number that says which backup it is in.
+//!
+//! A backup gets its slot when this process first sees it, and keeps it: the kernel may come back with a number after
+//! days. A backup that is removed and made again under its name is another one, with another slot. What is kept of each
+//! is its summary, a few KiB.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use moka::future::Cache;
+
+use crate::archive::tree::summary::Summary;
+use crate::archive::tree::{TreeId, TreeName};
+
+use super::super::node::TreeNode;
+
+/// How long a name stands for the backup that was found under it.
+const KEPT: Duration = Duration::from_secs(60);
+
+/// Names remembered that long; more are asked for again.
+const NAMES: u64 = 4096;
+
+/// A complete backup.
+#[derive(Debug)]
+pub struct Committed {
+    /// Its number here.
+    pub slot: u32,
+    /// Its name.
+    pub name: TreeName,
+    /// Its folder.
+    pub id: TreeId,
+    /// What there is to know of it.
+    pub summary: Summary,
+}
+
+impl Committed {
+    /// The node of one of its entries.
+    pub fn node(&self, entry: u32) -> TreeNode {
+        TreeNode {
+            slot: self.slot,
+            entry,
+        }
+    }
+}
+
+/// All backups seen by this process.
+#[derive(Debug)]
+pub struct Slots {
+    seen: Mutex<Seen>,
+    found: Cache<TreeName, Arc<Committed>>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    backups: Vec<Arc<Committed>>,
+    slots: HashMap<TreeId, u32>,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        let found = Cache::builder().max_capacity(NAMES).time_to_live(KEPT).build();
+        Self {
+            seen: Mutex::default(),
+            found,
+        }
+    }
+}
+
+impl Slots {
+    /// What the store said of a name in the last minute.
+    pub async fn known(&self, name: &TreeName) -> Option<Arc<Committed>> {
+        self.found.get(name).await
+    }
+
+    /// Notes what the store has just said of a name.
+    ///
+    /// # Errors
+    /// Why the summary is not that name's.
+    pub async fn insert(&self, name: &TreeName, summary: Summary) -> Result<Arc<Committed>, String> {
+        let id = summary
+            .tree_id(name)
+            .ok_or_else(|| format!("it is that of {}", summary.id))?;
+        let backup = self
+            .seen
+            .lock()
+            .expect("no panic while held")
+            .slot(name, id, summary);
+        self.found.insert(name.clone(), backup.clone()).await;
+        Ok(backup)
+    }
+
+    /// The backup in a slot.
+    pub fn of(&self, slot: u32) -> Option<Arc<Committed>> {
+        let seen = self.seen.lock().expect("no panic while held");
+        seen.backups.get(slot as usize).cloned()
+    }
+}
+
+impl Seen {
+    fn slot(&mut self, name: &TreeName, id: TreeId, summary: Summary) -> Arc<Committed> {
+        if let Some(slot) = self.slots.get(&id) {
+            return self.backups[*slot as usize].clone();
+        }
+        let slot = self.backups.len() as u32;
+        let backup = Arc::new(Committed {
+            slot,
+            name: name.clone(),
+            id: id.clone(),
+            summary,
+        });
+        self.slots.insert(id, slot);
+        self.backups.push(backup.clone());
+        backup
+    }
+}

@@ -1,0 +1,299 @@
+//! Files of stored trees, read at any place.
+//!
+//! A file is extents of parts, a part is frames of 256 KiB, and the frame is what is fetched, verified and kept, in the
+//! same memory as pieces of WAL. Whoever reads at random costs one request of one frame; whoever reads in order gets
+//! windows that grow, the next one already on its way ([`cursors`]), also from one part of a large file to the next.
+//! Of all who want a frame one fetches it ([`flights`]).
+//!
+//! Nothing is handed out that is not proved: the part's seek table against the hash in the manifest ([`tables`]), each
+//! frame against the table. What is wrong is fetched once more; then the error names backup, file and object.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::Semaphore;
+
+use crate::archive::tree::{Content, Entry, Extent, Part, Tree};
+use crate::archive::{Archive, Error};
+use crate::cache::{BlockId, Cache};
+use crate::codec::{FRAME_BYTES, frames_of};
+use crate::store::{self, ErrorKind, Patience};
+
+mod cursors;
+mod flights;
+mod tables;
+
+use cursors::{Cursors, Plan};
+use flights::{Flights, Way};
+use tables::Tables;
+
+/// How long the store is asked for what nobody waits for yet.
+const AHEAD: Duration = Duration::from_secs(20);
+
+const FRAME: u64 = FRAME_BYTES as u64;
+
+/// Reads files of trees.
+#[derive(Debug, Clone)]
+pub struct TreeReader(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    archive: Arc<Archive>,
+    cache: Cache,
+    fetches: Arc<Semaphore>,
+    decoders: Arc<Semaphore>,
+    tables: Tables,
+    flights: Flights,
+    cursors: Mutex<Cursors>,
+}
+
+/// Why there is no frame.
+#[derive(Debug, Clone)]
+enum Trouble {
+    /// The object is not what was stored.
+    Damaged(String),
+    /// The store did not deliver it.
+    Store(store::Error),
+}
+
+impl From<store::Error> for Trouble {
+    fn from(error: store::Error) -> Self {
+        match error.kind {
+            // The manifest names it, so that it is gone is damage.
+            ErrorKind::NotFound => Self::Damaged("it is not there".into()),
+            ErrorKind::Damaged => Self::Damaged(error.message),
+            _ => Self::Store(error),
+        }
+    }
+}
+
+/// Neighbouring bytes of one part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Slice {
+    /// Which of the file's extents it lies in.
+    extent: usize,
+    /// Where in the part's content it begins.
+    offset: u64,
+    bytes: u64,
+}
+
+impl TreeReader {
+    /// A reader that shares its memory and its turns at the store with that of WAL.
+    pub(super) fn new(
+        archive: Arc<Archive>,
+        cache: Cache,
+        fetches: Arc<Semaphore>,
+        decoders: Arc<Semaphore>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            archive,
+            cache,
+            fetches,
+            decoders,
+            tables: Tables::default(),
+            flights: Flights::default(),
+            cursors: Mutex::default(),
+        }))
+    }
+
+    /// Reads `bytes` at `offset` from the file that is entry `number` of a tree; short only at its end, and empty for
+    /// what is no file.
+    ///
+    /// # Errors
+    /// [`Error::TreeDamaged`], [`Error::Store`].
+    pub async fn read(
+        &self,
+        tree: &Arc<Tree>,
+        number: u32,
+        offset: u64,
+        bytes: usize,
+        patience: Patience,
+    ) -> Result<Bytes, Arc<Error>> {
+        let Some(entry) = tree.entry(number) else {
+            return Ok(Bytes::new());
+        };
+        let Content::File { extents, .. } = &entry.content else {
+            return Ok(Bytes::new());
+        };
+        let mut pieces = Vec::new();
+        for slice in slices(extents, offset, bytes as u64) {
+            let part = &tree.parts[extents[slice.extent].part as usize];
+            let read = self.read_slice(tree, extents, slice, &mut pieces, patience).await;
+            read.map_err(|trouble| Arc::new(self.error(tree, entry, part, trouble)))?;
+        }
+        Ok(joined(pieces))
+    }
+
+    async fn read_slice(
+        &self,
+        tree: &Tree,
+        extents: &[Extent],
+        slice: Slice,
+        pieces: &mut Vec<Bytes>,
+        patience: Patience,
+    ) -> Result<(), Trouble> {
+        let part = &tree.parts[extents[slice.extent].part as usize];
+        let end = slice.offset + slice.bytes;
+        let asked = slice.offset / FRAME..frames_of(end);
+        let plan = self.plan(part, asked.clone());
+        for frame in asked.clone() {
+            let window = plan.window.max(asked.end - frame);
+            let content = self.0.frame(part, frame, window, patience).await?;
+            let start = frame * FRAME;
+            let from = slice.offset.saturating_sub(start) as usize;
+            let to = (end - start).min(content.len() as u64) as usize;
+            pieces.push(content.slice(from..to));
+        }
+        self.read_ahead(part, plan.ahead.clone());
+        if plan.done {
+            self.read_on(tree, extents, slice.extent);
+        }
+        Ok(())
+    }
+
+    fn plan(&self, part: &Part, asked: Range<u64>) -> Plan {
+        let mut cursors = self.0.cursors.lock().expect("no panic while held");
+        cursors.read(&part.key.as_str().into(), asked, frames_of(part.plain_bytes))
+    }
+
+    /// Begins to fetch frames that will be wanted, unless others wait for their turn.
+    fn read_ahead(&self, part: &Part, frames: Range<u64>) {
+        if !frames.is_empty() && self.0.fetches.available_permits() > 0 {
+            let patience = Patience::for_at_most(AHEAD);
+            let window = frames.end - frames.start;
+            // Whoever comes for them finds the flight.
+            drop(self.0.fly(part, frames.start, window, patience));
+        }
+    }
+
+    /// All of a part is on its way: what follows in the file lies in the next one.
+    fn read_on(&self, tree: &Tree, extents: &[Extent], extent: usize) {
+        let here = extents[extent].part;
+        let Some(next) = extents[extent..].iter().find(|next| next.part != here) else {
+            return;
+        };
+        let part = &tree.parts[next.part as usize];
+        let ahead = {
+            let mut cursors = self.0.cursors.lock().expect("no panic while held");
+            let (key, frames) = (part.key.as_str().into(), frames_of(part.plain_bytes));
+            cursors.go_on(&key, next.offset / FRAME, frames)
+        };
+        self.read_ahead(part, ahead.unwrap_or_default());
+    }
+
+    fn error(&self, tree: &Tree, entry: &Entry, part: &Part, trouble: Trouble) -> Error {
+        match trouble {
+            Trouble::Store(error) => error.into(),
+            Trouble::Damaged(reason) => {
+                let path = String::from_utf8_lossy(&entry.path);
+                let what = format!("{path}, of which a part is in {}", part.key.as_str());
+                self.0.archive.tree_damaged(&tree.id.name(), &what, reason)
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// One verified frame; if it has to be fetched, with those behind it, up to `window` in all.
+    async fn frame(
+        self: &Arc<Self>,
+        part: &Part,
+        frame: u64,
+        window: u64,
+        patience: Patience,
+    ) -> Result<Bytes, Trouble> {
+        let id = BlockId {
+            object: part.key.as_str().into(),
+            piece: frame,
+        };
+        loop {
+            if let Some(content) = self.cache.find(&id).await {
+                return Ok(content);
+            }
+            let (flight, own) = match self.fly(part, frame, window, patience) {
+                Way::Cached => continue,
+                Way::Joined(flight) => (flight, false),
+                Way::Begun(flight) => (flight, true),
+            };
+            match flight
+                .await
+                .frame(frame)
+                .expect("a flight brings what it is listed for")
+            {
+                Ok(content) => return Ok(content),
+                Err(Trouble::Damaged(_)) => return self.once_more(part, frame, patience).await,
+                // Another's patience was shorter, or it was nobody's wish in particular.
+                Err(Trouble::Store(_)) if !own => {}
+                Err(trouble) => return Err(trouble),
+            }
+        }
+    }
+
+    /// The damage may have happened on the way, also to the table.
+    async fn once_more(&self, part: &Part, frame: u64, patience: Patience) -> Result<Bytes, Trouble> {
+        self.tables.forget(part).await;
+        let window = self.fetch(part, frame..frame + 1, patience).await;
+        window.frame(frame).expect("it was asked for")
+    }
+}
+
+/// Where the bytes of a file from `offset` on lie.
+fn slices(extents: &[Extent], offset: u64, bytes: u64) -> Vec<Slice> {
+    let wanted = offset..offset.saturating_add(bytes);
+    let mut found = Vec::new();
+    let mut start = 0;
+    for (index, extent) in extents.iter().enumerate() {
+        if start >= wanted.end {
+            break;
+        }
+        let end = start + extent.bytes;
+        let (from, to) = (wanted.start.max(start), wanted.end.min(end));
+        if from < to {
+            found.push(Slice {
+                extent: index,
+                offset: extent.offset + (from - start),
+                bytes: to - from,
+            });
+        }
+        start = end;
+    }
+    found
+}
+
+fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+    if pieces.len() <= 1 {
+        return pieces.pop().unwrap_or_default();
+    }
+    let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+    pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+    whole.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_a_file_lies_in_its_extents() {
+        let extents = [(0, 1000, 10), (1, 50, 5), (0, 0, 100)].map(|(part, offset, bytes)| Extent {
+            part,
+            offset,
+            bytes,
+        });
+        let found = |offset, bytes| -> Vec<(usize, u64, u64)> {
+            let slices = slices(&extents, offset, bytes);
+            slices
+                .iter()
+                .map(|slice| (slice.extent, slice.offset, slice.bytes))
+                .collect()
+        };
+        assert_eq!(found(0, 10), [(0, 1000, 10)]);
+        assert_eq!(found(9, 8), [(0, 1009, 1), (1, 50, 5), (2, 0, 2)]);
+        assert_eq!(found(114, 1000), [(2, 99, 1)]);
+        assert_eq!(found(115, 1), []);
+        assert_eq!(found(12, u64::MAX), [(1, 52, 3), (2, 0, 100)]);
+        assert_eq!(found(3, 0), []);
+    }
+}

@@ -1,0 +1,79 @@
+//! A draft's finished object.
+
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+
+use super::spill::{self, Kept, Spill};
+use crate::archive::wal::Offered;
+use crate::codec::{self, ContentHash};
+
+/// A finished object: packed frames, wherever they are kept, and the seek table.
+#[derive(Debug)]
+pub struct Sealed {
+    frames: Vec<Kept>,
+    /// Offset of each frame in the object, and of the trailer.
+    offsets: Vec<u64>,
+    sealed: codec::Sealed,
+    spill: Arc<Mutex<Spill>>,
+}
+
+impl Sealed {
+    pub(super) fn new(frames: Vec<Kept>, sealed: codec::Sealed, spill: Arc<Mutex<Spill>>) -> Self {
+        let mut at = 0;
+        let mut offsets = Vec::with_capacity(frames.len() + 1);
+        for frame in &frames {
+            offsets.push(at);
+            at += u64::from(frame.summary.stored_bytes());
+        }
+        offsets.push(at);
+        Self {
+            frames,
+            offsets,
+            sealed,
+            spill,
+        }
+    }
+
+    /// Length of its plain content, in bytes.
+    pub fn plain_bytes(&self) -> u64 {
+        self.sealed.plain_bytes
+    }
+
+    fn piece(&self, index: usize) -> io::Result<Bytes> {
+        match self.frames.get(index) {
+            Some(kept) => spill::fetch(kept, &self.spill),
+            None => Ok(self.sealed.trailer.clone()),
+        }
+    }
+}
+
+#[async_trait]
+impl Offered for Sealed {
+    fn hash(&self) -> ContentHash {
+        self.sealed.hash
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.sealed.stored_bytes
+    }
+
+    async fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+        let mut out = BytesMut::with_capacity((range.end - range.start) as usize);
+        let first = self.offsets.partition_point(|&offset| offset <= range.start) - 1;
+        for index in first..self.offsets.len() {
+            let start = self.offsets[index];
+            if start >= range.end {
+                break;
+            }
+            let piece = self.piece(index)?;
+            let from = range.start.saturating_sub(start) as usize;
+            let to = ((range.end - start) as usize).min(piece.len());
+            out.extend_from_slice(&piece[from..to]);
+        }
+        Ok(out.freeze())
+    }
+}

@@ -1,0 +1,155 @@
+//! Where packed frames are kept: in memory up to a common budget, beyond it in a draft's own temporary file.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::archive::tree::chunks::ChunkHash;
+use crate::codec::{FrameSummary, Packed};
+
+/// A packed frame.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub(super) summary: FrameSummary,
+    /// Its hash as a chunk of a tree's file, where that is wanted.
+    pub(super) chunk: Option<ChunkHash>,
+    place: Place,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    Memory(
+        Bytes,
+        #[expect(dead_code, reason = "held for its Drop")] Arc<OwnedSemaphorePermit>,
+    ),
+    File {
+        offset: u64,
+        bytes: u32,
+    },
+}
+
+/// Bytes that take up room, and those who wait for there to be less of them.
+#[derive(Debug)]
+pub(super) struct Space {
+    used: AtomicU64,
+    limit: u64,
+    freed: Notify,
+}
+
+impl Space {
+    pub(super) fn new(limit: u64) -> Self {
+        Self {
+            used: AtomicU64::new(0),
+            limit,
+            freed: Notify::new(),
+        }
+    }
+
+    pub(super) fn take(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    pub(super) fn give(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::AcqRel);
+        self.freed.notify_waiters();
+    }
+
+    /// Returns when less than the limit is used.
+    pub(super) async fn wait(&self) {
+        loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            // Listens before it looks: what is freed in between is not missed.
+            freed.as_mut().enable();
+            if self.used.load(Ordering::Acquire) < self.limit {
+                return;
+            }
+            freed.await;
+        }
+    }
+}
+
+/// The temporary file of a draft, made when first needed.
+#[derive(Debug)]
+pub(super) struct Spill {
+    file: Option<Arc<File>>,
+    end: u64,
+    space: Arc<Space>,
+}
+
+impl Spill {
+    pub(super) fn new(space: Arc<Space>) -> Self {
+        Self {
+            file: None,
+            end: 0,
+            space,
+        }
+    }
+
+    fn append(&mut self, directory: &Path, stored: &[u8]) -> io::Result<Place> {
+        let file = match &self.file {
+            Some(file) => file.clone(),
+            None => self
+                .file
+                .insert(Arc::new(tempfile::tempfile_in(directory)?))
+                .clone(),
+        };
+        let place = Place::File {
+            offset: self.end,
+            bytes: stored.len() as u32,
+        };
+        file.write_all_at(stored, self.end)?;
+        self.end += stored.len() as u64;
+        self.space.take(stored.len() as u64);
+        Ok(place)
+    }
+}
+
+impl Drop for Spill {
+    fn drop(&mut self) {
+        self.space.give(self.end);
+    }
+}
+
+/// Keeps a frame where there is room.
+pub(super) fn keep(
+    memory: &Arc<Semaphore>,
+    directory: &Path,
+    spill: &Mutex<Spill>,
+    packed: Packed,
+    chunk: Option<ChunkHash>,
+) -> io::Result<Kept> {
+    let kib = packed.stored.len().div_ceil(1 << 10) as u32;
+    let place = match memory.clone().try_acquire_many_owned(kib) {
+        Ok(permit) => Place::Memory(packed.stored, Arc::new(permit)),
+        Err(_) => spill
+            .lock()
+            .expect("no panic while held")
+            .append(directory, &packed.stored)?,
+    };
+    Ok(Kept {
+        summary: packed.summary,
+        chunk,
+        place,
+    })
+}
+
+/// A kept frame's bytes.
+pub(super) fn fetch(kept: &Kept, spill: &Mutex<Spill>) -> io::Result<Bytes> {
+    match &kept.place {
+        Place::Memory(bytes, _) => Ok(bytes.clone()),
+        Place::File { offset, bytes } => {
+            let file = spill.lock().expect("no panic while held").file.clone();
+            let mut stored = vec![0; *bytes as usize];
+            file.expect("made when the frame was spilt")
+                .read_exact_at(&mut stored, *offset)?;
+            Ok(stored.into())
+        }
+    }
+}

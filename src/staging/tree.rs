@@ -1,0 +1,639 @@
+//! A tree being written through the mount, file by file, until it is complete.
+//!
+//! `pg_basebackup`, `cp -a`, `tar` and `rsync` want an ordinary directory: names that change, files written in any
+//! order, modes and times set afterwards. So names are kept in memory ([`names`]), and of contents as little as can be:
+//! small files go out together once they are closed ([`bundle`]), large ones slice by slice while they are written
+//! ([`large`]). No write waits for the store, but when too much is on its way.
+//!
+//! What that means for a writer:
+//!
+//! - **An error stays.** An upload that has failed for as long as the deadline fails the tree: every later `fsync`,
+//!   `close`, `rename` and `create` in it says so, and it can never be completed (contract B2). Not every writer looks
+//!   at `close`.
+//! - **`fsync` of a file is no promise yet.** Nothing of an unfinished tree survives its daemon, so there is nothing to
+//!   wait for: thousands of files are synced one by one at the end of `pg_basebackup`. Everything is durable when the
+//!   tree is complete.
+//! - **Complete** is a tree by the rename of `backup_manifest.tmp`, as `pg_basebackup` ends, or by `fsync` of its
+//!   directory. Both wait until everything is stored ([`commit`]). Closing files completes nothing: that happens to the
+//!   files of a killed writer as well.
+//! - A complete tree does not change any more. Its draft can still be read by those who have its files open.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::RwLock;
+
+use crate::archive::tree::catalogue::Begun;
+use crate::archive::tree::summary::Method;
+use crate::archive::tree::{Attributes, TreeName};
+use crate::archive::{self, Archive};
+
+use super::Staging;
+
+mod backup;
+mod bundle;
+mod commit;
+mod file;
+mod large;
+pub mod names;
+mod sending;
+mod tablespaces;
+mod tar_backup;
+#[cfg(test)]
+mod tests;
+
+use bundle::{Closed, Queue};
+use file::DraftFile;
+use large::Way;
+use names::{Kind, NameError, Names, ROOT};
+use sending::{Failure, Sender};
+
+/// PostgreSQL's manifest, while it is being written.
+const MANIFEST_TMP: &[u8] = b"backup_manifest.tmp";
+
+/// PostgreSQL's manifest.
+const MANIFEST: &[u8] = b"backup_manifest";
+
+/// Why something was not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// A matter of names.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The archive, or its store: or what has failed the tree before.
+    #[error(transparent)]
+    Archive(#[from] Failure),
+    /// The tree is complete, and does not change any more (contract B7).
+    #[error("the backup is complete and is not changed any more")]
+    Complete,
+    /// The tree has been removed.
+    #[error("the backup was removed")]
+    Removed,
+    /// Not a thing to do with this.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// Too much is on its way to the store, and nothing has arrived there within the deadline.
+    #[error(
+        "the store has taken nothing for {seconds} s, and there is no more room for what is being written"
+    )]
+    Full {
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// It cannot be completed as a base backup.
+    #[error("{name} is not completed: {reason}")]
+    NoBackup {
+        /// The tree.
+        name: TreeName,
+        /// What is missing, or does not fit.
+        reason: String,
+    },
+}
+
+impl From<archive::Error> for Error {
+    fn from(error: archive::Error) -> Self {
+        Self::Archive(Arc::new(error))
+    }
+}
+
+/// How trees are written.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long an upload, or a writer who waits for room, may wait.
+    pub deadline: Duration,
+    /// Path of the tree's directory, as processes see it: by which a link that leads into the tree is known.
+    pub directory: Vec<u8>,
+}
+
+/// What `stat` tells of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Its number in the tree.
+    pub number: u32,
+    /// What it is.
+    pub kind: StatKind,
+    /// Length of a file or of a link's target, in bytes; 0 for a directory.
+    pub bytes: u64,
+    /// Everything else.
+    pub attributes: Attributes,
+}
+
+/// See [`Stat`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatKind {
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A regular file.
+    File,
+}
+
+/// Attributes to be changed; those that are `None` stay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Time of the last change.
+    pub modified: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Writing,
+    Complete,
+    Removed,
+}
+
+/// A tree being written.
+#[derive(Debug)]
+pub struct TreeDraft {
+    name: TreeName,
+    began: Timestamp,
+    options: Options,
+    names: Mutex<Names<Arc<DraftFile>>>,
+    sender: Arc<Sender>,
+    staging: Staging,
+    queue: Mutex<Queue>,
+    /// Held by whoever puts a bundle together.
+    bundling: tokio::sync::Mutex<()>,
+    /// Every change holds it shared, so that nothing changes while the tree is being completed.
+    state: RwLock<State>,
+    completing: AtomicBool,
+    complete: AtomicBool,
+}
+
+impl TreeDraft {
+    /// Begins a tree.
+    ///
+    /// # Errors
+    /// [`Error::Archive`]: there is a complete one of that name, or the store does not answer.
+    pub async fn begin(
+        archive: Arc<Archive>,
+        staging: Staging,
+        name: TreeName,
+        root: Attributes,
+        options: Options,
+    ) -> Result<Self, Error> {
+        let begun = Begun::by_this_process();
+        let patience = crate::store::Patience::for_at_most(options.deadline);
+        let id = archive.begin_tree(&name, &begun, patience).await?;
+        Ok(Self {
+            name,
+            began: begun.at,
+            names: Mutex::new(Names::new(root)),
+            sender: Arc::new(Sender::new(archive, id, options.deadline)),
+            options,
+            staging,
+            queue: Mutex::default(),
+            bundling: tokio::sync::Mutex::default(),
+            state: RwLock::new(State::Writing),
+            completing: AtomicBool::new(false),
+            complete: AtomicBool::new(false),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &TreeName {
+        &self.name
+    }
+
+    /// Has it been completed?
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// What a node is.
+    ///
+    /// # Errors
+    /// [`Error::Name`].
+    pub fn stat(&self, number: u32) -> Result<Stat, Error> {
+        Ok(stat(&self.names(), number)?)
+    }
+
+    /// The entry of a directory with that name.
+    ///
+    /// # Errors
+    /// [`Error::Name`].
+    pub fn lookup(&self, directory: u32, name: &[u8]) -> Result<Stat, Error> {
+        let names = self.names();
+        Ok(stat(&names, names.child(directory, name)?)?)
+    }
+
+    /// All entries of a directory, by name.
+    ///
+    /// # Errors
+    /// [`Error::Name`].
+    pub fn list(&self, directory: u32) -> Result<Vec<(Box<[u8]>, Stat)>, Error> {
+        let names = self.names();
+        let children = names.children(directory)?;
+        let listed = children
+            .iter()
+            .map(|(name, &number)| Ok((name.clone(), stat(&names, number)?)));
+        listed.collect()
+    }
+
+    /// The directory that holds a node.
+    pub fn parent(&self, number: u32) -> u32 {
+        self.names().parent(number)
+    }
+
+    /// Where a link points to.
+    ///
+    /// # Errors
+    /// [`Error::Name`], [`Error::Invalid`].
+    pub fn read_link(&self, number: u32) -> Result<Box<[u8]>, Error> {
+        match self.names().kind(number)? {
+            Kind::Symlink(target) => Ok(target.clone()),
+            _ => Err(Error::Invalid("it is no symbolic link")),
+        }
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// [`Error::Name`], and why the tree cannot be written to.
+    pub async fn make_directory(
+        &self,
+        directory: u32,
+        name: &[u8],
+        attributes: Attributes,
+    ) -> Result<Stat, Error> {
+        self.add(directory, name, Kind::Directory(Default::default()), attributes)
+            .await
+    }
+
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// As [`TreeDraft::make_directory`].
+    pub async fn make_link(
+        &self,
+        directory: u32,
+        name: &[u8],
+        target: &[u8],
+        attributes: Attributes,
+    ) -> Result<Stat, Error> {
+        self.add(directory, name, Kind::Symlink(target.into()), attributes)
+            .await
+    }
+
+    /// Makes an empty file and opens it to write; to be closed as any other.
+    ///
+    /// # Errors
+    /// As [`TreeDraft::make_directory`].
+    pub async fn create(&self, directory: u32, name: &[u8], attributes: Attributes) -> Result<Stat, Error> {
+        let file = Arc::new(DraftFile::default());
+        file.touched.store(true, Ordering::Release);
+        let made = self.add(directory, name, Kind::File(file), attributes).await?;
+        self.open(made.number, true)?;
+        Ok(made)
+    }
+
+    async fn add(
+        &self,
+        directory: u32,
+        name: &[u8],
+        kind: Kind<Arc<DraftFile>>,
+        attributes: Attributes,
+    ) -> Result<Stat, Error> {
+        let _open = self.writable().await?;
+        self.still_sound()?;
+        let mut names = self.names();
+        let number = names.add(directory, name, kind, attributes)?;
+        Ok(stat(&names, number)?)
+    }
+
+    /// Opens a file, to read or also to write. A complete tree's too: `fsync` opens to write, and writes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Name`].
+    pub fn open(&self, number: u32, to_write: bool) -> Result<(), Error> {
+        let mut names = self.names();
+        let file = file(&names, number)?;
+        names.open(number)?;
+        if to_write {
+            file.writers.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// Closes what [`TreeDraft::open`] or [`TreeDraft::create`] has opened. What was written goes on its way.
+    pub async fn close(&self, number: u32, to_write: bool) {
+        let (ready, gone) = self.note_close(number, to_write);
+        if let Some((_, Kind::File(file))) = gone {
+            file.forget(self.way()).await;
+        }
+        // A failure is the tree's, and shown by what comes next.
+        if let Err(error) = self.send_ready(ready).await {
+            tracing::debug!("{}: {error}", self.name);
+        }
+    }
+
+    fn note_close(
+        &self,
+        number: u32,
+        to_write: bool,
+    ) -> (bundle::Ready, Option<(u32, Kind<Arc<DraftFile>>)>) {
+        let mut names = self.names();
+        let file = file(&names, number);
+        let gone = names.close(number);
+        let Ok(file) = file else {
+            return Default::default();
+        };
+        if to_write {
+            file.writers.fetch_sub(1, Ordering::AcqRel);
+        }
+        let unwritten = file.writers.load(Ordering::Acquire) > 0 || gone.is_some();
+        if unwritten || !file.touched.swap(false, Ordering::AcqRel) {
+            return (bundle::Ready::default(), gone);
+        }
+        let closed = Closed {
+            number,
+            bytes: file.bytes(),
+            large: file.is_large(),
+        };
+        (
+            self.queue.lock().expect("no panic while held").close(closed),
+            gone,
+        )
+    }
+
+    /// Takes bytes of a file at an offset. Waits while too much is on its way to the store.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Archive`], [`Error::Complete`].
+    pub async fn write(&self, number: u32, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let _open = self.writable().await?;
+        self.still_sound()?;
+        self.wait_for_room().await?;
+        let file = file(&self.names(), number)?;
+        file.write(self.way(), offset, data).await?;
+        self.touch(number)
+    }
+
+    /// Sets a file's length.
+    ///
+    /// # Errors
+    /// As [`TreeDraft::write`].
+    pub async fn truncate(&self, number: u32, bytes: u64) -> Result<(), Error> {
+        let _open = self.writable().await?;
+        self.still_sound()?;
+        let file = file(&self.names(), number)?;
+        file.truncate(self.way(), bytes).await?;
+        self.touch(number)
+    }
+
+    fn touch(&self, number: u32) -> Result<(), Error> {
+        self.names().attributes_mut(number)?.modified = Timestamp::now();
+        Ok(())
+    }
+
+    async fn wait_for_room(&self) -> Result<(), Error> {
+        let deadline = self.options.deadline;
+        if self.staging.wait_for_space(deadline).await && self.sender.wait_for_bundles().await {
+            return self.still_sound();
+        }
+        Err(self.full())
+    }
+
+    fn full(&self) -> Error {
+        Error::Full {
+            seconds: self.options.deadline.as_secs(),
+        }
+    }
+
+    /// Reads a file back; short only at its end.
+    ///
+    /// # Errors
+    /// [`Error::Name`], [`Error::Archive`].
+    pub async fn read(&self, number: u32, offset: u64, bytes: usize) -> Result<Vec<u8>, Error> {
+        let file = file(&self.names(), number)?;
+        file.read(self.way(), offset, bytes).await
+    }
+
+    /// Sets mode, owner and time.
+    ///
+    /// # Errors
+    /// [`Error::Name`], [`Error::Complete`].
+    pub async fn set_attributes(&self, number: u32, change: Change) -> Result<(), Error> {
+        let _open = self.writable().await?;
+        let mut names = self.names();
+        let attributes = names.attributes_mut(number)?;
+        attributes.mode = change.mode.unwrap_or(attributes.mode) & 0o7777;
+        attributes.uid = change.uid.unwrap_or(attributes.uid);
+        attributes.gid = change.gid.unwrap_or(attributes.gid);
+        attributes.modified = change.modified.unwrap_or(attributes.modified);
+        Ok(())
+    }
+
+    /// Gives an entry another name, in place of what has it. The rename of PostgreSQL's finished manifest completes the
+    /// tree, or fails.
+    ///
+    /// # Errors
+    /// [`Error::Name`], [`Error::Archive`], [`Error::NoBackup`], [`Error::Complete`].
+    pub async fn rename(&self, from: (u32, &[u8]), to: (u32, &[u8]), replace: bool) -> Result<(), Error> {
+        if from == (ROOT, MANIFEST_TMP) && to == (ROOT, MANIFEST) {
+            return self.finish_by_manifest(replace).await;
+        }
+        let _open = self.writable().await?;
+        self.still_sound()?;
+        self.move_name(from, to, replace).await
+    }
+
+    async fn move_name(&self, from: (u32, &[u8]), to: (u32, &[u8]), replace: bool) -> Result<(), Error> {
+        let replaced = self.names().rename(from, to, replace)?;
+        if let Some((_, Kind::File(file))) = replaced {
+            file.forget(self.way()).await;
+        }
+        Ok(())
+    }
+
+    async fn finish_by_manifest(&self, replace: bool) -> Result<(), Error> {
+        let mut state = self.state.write().await;
+        check(*state)?;
+        self.still_sound()?;
+        self.move_name((ROOT, MANIFEST_TMP), (ROOT, MANIFEST), replace)
+            .await?;
+        let completed = self.complete(&mut state, Method::Mount).await;
+        if completed.is_err() {
+            // It is not done, so it must not look done.
+            self.names()
+                .rename((ROOT, MANIFEST), (ROOT, MANIFEST_TMP), true)?;
+        }
+        completed
+    }
+
+    /// Takes a file's or link's name away.
+    ///
+    /// # Errors
+    /// [`Error::Name`], [`Error::Complete`].
+    pub async fn unlink(&self, directory: u32, name: &[u8]) -> Result<(), Error> {
+        let _open = self.writable().await?;
+        let gone = self.names().unlink(directory, name)?;
+        if let Some((_, Kind::File(file))) = gone {
+            file.forget(self.way()).await;
+        }
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// [`Error::Name`], [`Error::Complete`].
+    pub async fn remove_directory(&self, directory: u32, name: &[u8]) -> Result<(), Error> {
+        let _open = self.writable().await?;
+        Ok(self.names().remove_directory(directory, name)?)
+    }
+
+    /// Says whether something has failed: at every `close`.
+    ///
+    /// # Errors
+    /// [`Error::Archive`].
+    pub fn still_sound(&self) -> Result<(), Error> {
+        self.sender
+            .failure()
+            .map_or(Ok(()), |failure| Err(failure.into()))
+    }
+
+    /// `fsync` of a file or directory. That of the root completes the tree, if it is a base backup and whole.
+    ///
+    /// # Errors
+    /// [`Error::Archive`]: what has failed the tree, also while it was being completed.
+    pub async fn sync(&self, number: u32) -> Result<(), Error> {
+        self.still_sound()?;
+        if number != ROOT || self.is_complete() {
+            return Ok(());
+        }
+        match self.finish_by_hand().await {
+            Err(Error::NoBackup { name, reason }) => {
+                tracing::info!("{name} is not complete as a base backup yet: {reason}");
+                self.sender.settle().await;
+                self.still_sound()
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn finish_by_hand(&self) -> Result<(), Error> {
+        if self.names().child(ROOT, MANIFEST_TMP).is_ok() {
+            return Err(self.no_backup("its backup_manifest has not got its name yet"));
+        }
+        self.wait_for_writers().await?;
+        let mut state = self.state.write().await;
+        check(*state)?;
+        self.complete(&mut state, Method::ByHand).await
+    }
+
+    /// The kernel tells of a file's last close a moment after the process has gone on.
+    async fn wait_for_writers(&self) -> Result<(), Error> {
+        for _ in 0..100 {
+            if self.a_file_being_written().is_none() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        match self.a_file_being_written() {
+            None => Ok(()),
+            Some(path) => Err(self.no_backup(format!(
+                "{} is still being written",
+                String::from_utf8_lossy(&path)
+            ))),
+        }
+    }
+
+    fn a_file_being_written(&self) -> Option<Vec<u8>> {
+        let names = self.names();
+        let mut files = names.all();
+        let (number, _) = files.find(|(_, kind)| match kind {
+            Kind::File(file) => file.writers.load(Ordering::Acquire) > 0,
+            _ => false,
+        })?;
+        names.path(number)
+    }
+
+    /// Removes the tree and what has been stored of it. A complete one stays.
+    ///
+    /// # Errors
+    /// [`Error::Complete`]; [`Error::Name`] if it is not empty; [`Error::Archive`].
+    pub async fn remove(&self) -> Result<(), Error> {
+        let mut state = self.state.write().await;
+        check(*state)?;
+        if !self.names().children(ROOT)?.is_empty() {
+            return Err(NameError::NotEmpty.into());
+        }
+        self.sender.stop().await;
+        let patience = self.sender.patience();
+        self.sender
+            .archive
+            .drop_unfinished(&self.sender.id, patience)
+            .await?;
+        *state = State::Removed;
+        Ok(())
+    }
+
+    /// Shared, while something is changed.
+    async fn writable(&self) -> Result<tokio::sync::RwLockReadGuard<'_, State>, Error> {
+        let state = self.state.read().await;
+        check(*state)?;
+        Ok(state)
+    }
+
+    fn is_completing(&self) -> bool {
+        self.completing.load(Ordering::Acquire)
+    }
+
+    fn no_backup(&self, reason: impl Into<String>) -> Error {
+        Error::NoBackup {
+            name: self.name.clone(),
+            reason: reason.into(),
+        }
+    }
+
+    fn way(&self) -> Way<'_> {
+        Way {
+            staging: &self.staging,
+            sender: &self.sender,
+        }
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names<Arc<DraftFile>>> {
+        self.names.lock().expect("no panic while held")
+    }
+}
+
+fn check(state: State) -> Result<(), Error> {
+    match state {
+        State::Writing => Ok(()),
+        State::Complete => Err(Error::Complete),
+        State::Removed => Err(Error::Removed),
+    }
+}
+
+fn file(names: &Names<Arc<DraftFile>>, number: u32) -> Result<Arc<DraftFile>, NameError> {
+    match names.kind(number)? {
+        Kind::File(file) => Ok(file.clone()),
+        Kind::Directory(_) => Err(NameError::IsDirectory),
+        Kind::Symlink(_) => Err(NameError::NotFound),
+    }
+}
+
+fn stat(names: &Names<Arc<DraftFile>>, number: u32) -> Result<Stat, NameError> {
+    let (kind, bytes) = match names.kind(number)? {
+        Kind::Directory(_) => (StatKind::Directory, 0),
+        Kind::Symlink(target) => (StatKind::Symlink, target.len() as u64),
+        Kind::File(file) => (StatKind::File, file.bytes()),
+    };
+    Ok(Stat {
+        number,
+        kind,
+        bytes,
+        attributes: names.attributes(number)?,
+    })
+}

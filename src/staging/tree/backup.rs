@@ -1,0 +1,209 @@
+//! What a tree must hold to be a base backup, and what is known of it then.
+//!
+//! Read out of what was written: `backup_label`, `backup_manifest`, `global/pg_control`. Without a manifest, the WAL
+//! that the backup needs is told by the backup history file that the server has archived meanwhile.
+
+use std::sync::Arc;
+
+use crate::archive::tree::summary::{Backup, Shape, WalRange};
+use crate::pg::backup_manifest::{Manifest, ManifestVersion};
+use crate::pg::control::ControlFile;
+use crate::pg::label::{self, BackupFrom, BackupLabel};
+use crate::pg::{SegmentName, SegmentSize, SystemId, WalName, backup_history};
+
+use super::names::{Kind, ROOT};
+use super::tablespaces::{self, Mapped};
+use super::{Error, MANIFEST, TreeDraft};
+
+/// Longest of the files that are read whole to learn what a backup is; a manifest has some hundred bytes a file.
+const TEXT_BYTES: u64 = 512 << 20;
+
+impl TreeDraft {
+    /// What the tree is as a base backup.
+    ///
+    /// # Errors
+    /// [`Error::NoBackup`] says what is missing or does not fit.
+    pub(super) async fn recognise(&self, mapped: &[Mapped]) -> Result<Backup, Error> {
+        let manifest = self.manifest().await?;
+        let backup = match self.read_text(b"backup_label").await? {
+            Some(label) => self.plain_backup(&label, manifest.as_ref(), mapped).await?,
+            None => self.tar_backup(manifest.as_ref()).await?,
+        };
+        self.check_cluster(&backup).await?;
+        Ok(backup)
+    }
+
+    async fn manifest(&self) -> Result<Option<Manifest>, Error> {
+        let Some(text) = self.read_text(MANIFEST).await? else {
+            return Ok(None);
+        };
+        let manifest = Manifest::parse(&text);
+        manifest
+            .map(Some)
+            .map_err(|error| self.no_backup(error.to_string()))
+    }
+
+    async fn plain_backup(
+        &self,
+        label: &[u8],
+        manifest: Option<&Manifest>,
+        mapped: &[Mapped],
+    ) -> Result<Backup, Error> {
+        let label = label::parse(label).map_err(|error| self.no_backup(error.to_string()))?;
+        let control = self.read_text(b"global/pg_control").await?;
+        let control = control.ok_or_else(|| self.no_backup("global/pg_control is not there"))?;
+        let control = ControlFile::parse(&control).map_err(|error| self.no_backup(error.to_string()))?;
+        if let Some(manifest) = manifest {
+            self.check_files(manifest, mapped)?;
+            self.check_system(manifest, control.system_id)?;
+        }
+        Ok(Backup {
+            shape: Shape::Plain,
+            system_identifier: Some(control.system_id),
+            postgresql_major: self.major_version(&control).await?,
+            segment_bytes: control.segment_size.bytes(),
+            wal: self.wal_ranges(manifest, &label, control.segment_size).await?,
+            from_standby: label.from == BackupFrom::Standby,
+            label: label.label,
+            own_wal: self.own_segments(control.segment_size),
+            tablespaces: tablespaces::without_location(&tablespaces::all(&self.names())),
+            pages: None,
+        })
+    }
+
+    async fn major_version(&self, control: &ControlFile) -> Result<Option<u32>, Error> {
+        if let Some(major) = control.major_version() {
+            return Ok(Some(major));
+        }
+        let text = self.read_text(b"PG_VERSION").await?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&text).trim().parse().ok())
+    }
+
+    /// The manifest names every file: one that is missing or shorter has not arrived yet.
+    fn check_files(&self, manifest: &Manifest, mapped: &[Mapped]) -> Result<(), Error> {
+        let names = self.names();
+        for listed in &manifest.files {
+            let path = tablespaces::resolve(mapped, &listed.path);
+            let bytes = names.find(&path).and_then(|number| match names.kind(number) {
+                Ok(Kind::File(file)) => Some(file.bytes()),
+                _ => None,
+            });
+            if bytes != Some(listed.bytes) {
+                let path = String::from_utf8_lossy(&listed.path);
+                let found = bytes.map_or("it is not there".into(), |bytes| {
+                    format!("{bytes} bytes are there")
+                });
+                let expected = listed.bytes;
+                return Err(self.no_backup(format!(
+                    "backup_manifest lists {path} with {expected} bytes, and {found}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_system(&self, manifest: &Manifest, own: SystemId) -> Result<(), Error> {
+        match manifest.version {
+            ManifestVersion::V2(listed) if listed != own => Err(self.no_backup(format!(
+                "backup_manifest is of system identifier {listed}, pg_control of {own}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The WAL that makes it consistent, oldest first.
+    pub(super) async fn wal_ranges(
+        &self,
+        manifest: Option<&Manifest>,
+        label: &BackupLabel,
+        size: SegmentSize,
+    ) -> Result<Vec<WalRange>, Error> {
+        if let Some(ranges) = manifest.and_then(ranges) {
+            return Ok(ranges);
+        }
+        let offset = (label.start_lsn.0 % size.bytes()) as u32;
+        let name = WalName::Backup(label.start_file, offset);
+        let archive = &self.sender.archive;
+        let Some(text) = archive.read_small(name, self.sender.patience()).await? else {
+            return Err(self.no_backup(format!(
+                "it has no backup_manifest, and {name}, which tells where it ends, is not archived"
+            )));
+        };
+        let history = backup_history::parse(&text).map_err(|error| self.no_backup(error.to_string()))?;
+        if history.start_timeline != history.stop_timeline {
+            return Err(self.no_backup(format!("{name} begins and ends on different timelines")));
+        }
+        Ok(vec![WalRange {
+            timeline: history.stop_timeline,
+            start: history.start_lsn,
+            end: history.stop_lsn,
+        }])
+    }
+
+    /// Whole segments in its own `pg_wal`.
+    fn own_segments(&self, size: SegmentSize) -> Vec<SegmentName> {
+        let names = self.names();
+        let children = names
+            .find(b"pg_wal")
+            .and_then(|number| names.children(number).ok());
+        let whole = |(name, &number): (&Box<[u8]>, &u32)| {
+            let segment: SegmentName = str::from_utf8(name).ok()?.parse().ok()?;
+            match names.kind(number) {
+                Ok(Kind::File(file)) if file.bytes() == size.bytes() => Some(segment),
+                _ => None,
+            }
+        };
+        children.into_iter().flatten().filter_map(whole).collect()
+    }
+
+    /// A backup of another cluster has no business here (contract W5).
+    async fn check_cluster(&self, backup: &Backup) -> Result<(), Error> {
+        let archive = &self.sender.archive;
+        let Some(cluster) = archive.cluster(self.sender.patience()).await? else {
+            return Ok(());
+        };
+        let own = cluster.system_id;
+        match backup.system_identifier {
+            Some(found) if found != own => Err(self.no_backup(format!(
+                "it is of the cluster with system identifier {found}, and {} holds the WAL of system identifier {own}.\n\
+                 HINT: a database made by initdb or pg_upgrade has a new identifier; give it its own prefix",
+                archive.place()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The whole of a file, if it is there.
+    pub(super) async fn read_text(&self, path: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let Some((number, bytes)) = self.file_at(path) else {
+            return Ok(None);
+        };
+        if bytes > TEXT_BYTES {
+            let path = String::from_utf8_lossy(path);
+            return Err(self.no_backup(format!(
+                "{path} has {bytes} bytes, which is too long to be what its name says"
+            )));
+        }
+        Ok(Some(self.read(number, 0, bytes as usize).await?))
+    }
+
+    /// Number and length of the file with that path.
+    pub(super) fn file_at(&self, path: &[u8]) -> Option<(u32, u64)> {
+        let names = self.names();
+        let number = names.find(path).filter(|&number| number != ROOT)?;
+        match names.kind(number) {
+            Ok(Kind::File(file)) => Some((number, Arc::clone(file).bytes())),
+            _ => None,
+        }
+    }
+}
+
+/// A manifest's ranges, oldest first; `None` if it has none.
+pub(super) fn ranges(manifest: &Manifest) -> Option<Vec<WalRange>> {
+    let oldest_first = manifest.wal_ranges.iter().rev().map(|range| WalRange {
+        timeline: range.timeline,
+        start: range.start,
+        end: range.end,
+    });
+    Some(oldest_first.collect()).filter(|ranges: &Vec<_>| !ranges.is_empty())
+}

@@ -1,0 +1,305 @@
+//! A large file being written: the slices of its own volume.
+//!
+//! A slice that the writer has left behind is packed up and sent while it goes on. The first one waits for the file's
+//! name and length, the last ones for its end. A slice that is written to after it has been sent is fetched back, and
+//! what was sent is forgotten: correct for every writer, quick for those who go forward.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::archive::tree::chunks::ChunkHash;
+use crate::archive::tree::layout::{self, HEADER_BYTES, SLICE_BYTES};
+use crate::archive::wal::Offered;
+use crate::staging::part::FinishedPart;
+use crate::staging::{Draft, Staging};
+
+use super::Error;
+use super::sending::{Outgoing, Sender};
+
+/// How many slices the writer must have gone on before one is sent. `pg_basebackup` comes back to the header of the WAL
+/// segment that it has just written into `pg_wal.tar`.
+const BEHIND: u64 = 2;
+
+/// A large file.
+#[derive(Debug)]
+pub(super) struct Large {
+    volume: u32,
+    bytes: u64,
+    /// By index. One that is not there is zeros.
+    slices: BTreeMap<u64, Slice>,
+    /// How often a slice that had been sent was taken back: makes keys that nobody has had.
+    again: u32,
+    /// Are all slices sent, with header and end?
+    finished: bool,
+}
+
+#[derive(Debug)]
+enum Slice {
+    Open(Box<Draft>),
+    Sent { part: Outgoing, chunks: Vec<ChunkHash> },
+}
+
+/// Bytes of a large file in a part.
+#[derive(Debug)]
+pub(super) struct SliceExtent {
+    pub(super) part: Outgoing,
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+}
+
+/// Where a file's bytes go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way<'a> {
+    pub(super) staging: &'a Staging,
+    pub(super) sender: &'a Arc<Sender>,
+}
+
+impl Large {
+    pub(super) fn new(sender: &Sender) -> Self {
+        Self {
+            volume: sender.next_volume(),
+            bytes: 0,
+            slices: BTreeMap::new(),
+            again: 0,
+            finished: false,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    pub(super) async fn write(&mut self, way: Way<'_>, offset: u64, data: &[u8]) -> Result<(), Error> {
+        self.unfinish(way).await?;
+        let end = offset + data.len() as u64;
+        for (index, file) in pieces(offset..end) {
+            let at = place(index, file.start);
+            let piece = &data[(file.start - offset) as usize..(file.end - offset) as usize];
+            let draft = self.open(way, index).await?;
+            let written = draft.write(at, piece).await;
+            written.map_err(|error| staging(way, &error))?;
+        }
+        self.bytes = self.bytes.max(end);
+        let reached = (end + HEADER_BYTES) / SLICE_BYTES;
+        self.send_behind(way, reached).await
+    }
+
+    pub(super) async fn truncate(&mut self, way: Way<'_>, bytes: u64) -> Result<(), Error> {
+        if bytes == self.bytes {
+            return Ok(());
+        }
+        self.unfinish(way).await?;
+        if bytes < self.bytes {
+            let last = (bytes + HEADER_BYTES) / SLICE_BYTES;
+            self.forget_after(way, last);
+            if self.slices.contains_key(&last) {
+                let draft = self.open(way, last).await?;
+                let at = place(last, bytes);
+                let cut = if draft.bytes() > at {
+                    draft.truncate(at).await
+                } else {
+                    Ok(())
+                };
+                cut.map_err(|error| staging(way, &error))?;
+            }
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Short only at the file's end.
+    pub(super) async fn read(&mut self, way: Way<'_>, offset: u64, bytes: usize) -> Result<Vec<u8>, Error> {
+        let end = self.bytes.min(offset.saturating_add(bytes as u64));
+        let mut out = Vec::new();
+        if offset >= end {
+            return Ok(out);
+        }
+        for (index, file) in pieces(offset..end) {
+            let (at, length) = (place(index, file.start), (file.end - file.start) as usize);
+            let target = out.len() + length;
+            match self.slices.get_mut(&index) {
+                None => {}
+                Some(Slice::Open(draft)) => {
+                    let read = draft.read(at, length).await;
+                    out.extend_from_slice(&read.map_err(|error| staging(way, &error))?);
+                }
+                Some(Slice::Sent { part, .. }) => {
+                    out.extend(way.sender.read(part, at..at + length as u64).await?);
+                }
+            }
+            out.resize(target, 0);
+        }
+        Ok(out)
+    }
+
+    /// Sends every slice that has not been sent: the file has its name and length.
+    pub(super) async fn finish(&mut self, way: Way<'_>, header: Vec<u8>) -> Result<(), Error> {
+        let mut header = Some(header);
+        for index in 0..layout::slices(self.bytes) {
+            if matches!(self.slices.get(&index), Some(Slice::Sent { .. })) {
+                continue;
+            }
+            let header = if index == 0 { header.take() } else { None };
+            self.send(way, index, header).await?;
+        }
+        self.finished = true;
+        Ok(())
+    }
+
+    /// Where its bytes are, and their chunk hashes. Of a finished file.
+    pub(super) fn extents(&self) -> (Vec<SliceExtent>, Vec<ChunkHash>) {
+        let (mut extents, mut hashes) = (Vec::new(), Vec::new());
+        for (index, slice) in &self.slices {
+            let Slice::Sent { part, chunks } = slice else {
+                unreachable!("a finished file has sent all slices");
+            };
+            hashes.extend_from_slice(chunks);
+            let (file, offset) = layout::slice_content(*index, self.bytes);
+            if !file.is_empty() {
+                extents.push(SliceExtent {
+                    part: part.clone(),
+                    offset,
+                    bytes: file.end - file.start,
+                });
+            }
+        }
+        (extents, hashes)
+    }
+
+    /// The parts of its volume.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Outgoing> {
+        self.slices.values().filter_map(|slice| match slice {
+            Slice::Sent { part, .. } => Some(part),
+            Slice::Open(_) => None,
+        })
+    }
+
+    /// Nobody wants it any more.
+    pub(super) fn forget(self, sender: &Sender) {
+        for slice in self.slices.into_values() {
+            if let Slice::Sent { part, .. } = slice {
+                sender.forget(part);
+            }
+        }
+    }
+
+    /// Takes header and end back: they are about to change.
+    async fn unfinish(&mut self, way: Way<'_>) -> Result<(), Error> {
+        if !std::mem::take(&mut self.finished) {
+            return Ok(());
+        }
+        let last = (self.bytes + HEADER_BYTES) / SLICE_BYTES;
+        self.forget_after(way, last);
+        self.open(way, 0).await?;
+        if self.slices.contains_key(&last) {
+            self.open(way, last).await?;
+        }
+        Ok(())
+    }
+
+    fn forget_after(&mut self, way: Way<'_>, last: u64) {
+        for slice in self.slices.split_off(&(last + 1)).into_values() {
+            if let Slice::Sent { part, .. } = slice {
+                way.sender.forget(part);
+                self.again += 1;
+            }
+        }
+    }
+
+    /// The slice's draft; fetched back if it has been sent.
+    async fn open(&mut self, way: Way<'_>, index: u64) -> Result<&mut Draft, Error> {
+        if let Some(Slice::Sent { part, .. }) = self.slices.get(&index) {
+            let part = part.clone();
+            let (file, at) = layout::slice_content(index, self.bytes);
+            let plain = way.sender.read(&part, at..at + (file.end - file.start)).await?;
+            let mut draft = Box::new(draft(way, index));
+            let written = draft.write(at, &plain).await;
+            written.map_err(|error| staging(way, &error))?;
+            self.slices.insert(index, Slice::Open(draft));
+            way.sender.forget(part);
+            self.again += 1;
+        }
+        let slice = self.slices.entry(index);
+        match slice.or_insert_with(|| Slice::Open(Box::new(draft(way, index)))) {
+            Slice::Open(draft) => Ok(draft),
+            Slice::Sent { .. } => unreachable!("opened above"),
+        }
+    }
+
+    /// Sends the slices that a writer who is at slice `reached` has left behind.
+    async fn send_behind(&mut self, way: Way<'_>, reached: u64) -> Result<(), Error> {
+        let behind = self.slices.range(1..reached.saturating_sub(BEHIND - 1).max(1));
+        let open = |(index, slice): (&u64, &Slice)| matches!(slice, Slice::Open(_)).then_some(*index);
+        let behind: Vec<u64> = behind.filter_map(open).collect();
+        for index in behind {
+            self.send(way, index, None).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, way: Way<'_>, index: u64, header: Option<Vec<u8>>) -> Result<(), Error> {
+        self.open(way, index).await?;
+        let (file, at) = layout::slice_content(index, self.bytes);
+        let plain_end = layout::volume_bytes(self.bytes).min((index + 1) * SLICE_BYTES) - index * SLICE_BYTES;
+        let Some(Slice::Open(mut draft)) = self.slices.remove(&index) else {
+            unreachable!("opened above");
+        };
+        let hashed = async {
+            draft.truncate(at + file.end - file.start).await?;
+            let chunks = draft.chunk_hashes().await?;
+            draft.truncate(plain_end).await?;
+            if let Some(header) = header {
+                draft.write(0, &header).await?;
+            }
+            Ok(chunks)
+        };
+        let hashed: std::io::Result<_> = hashed.await;
+        let chunks = hashed.map_err(|error| staging(way, &error))?;
+        let slice = u32::try_from(index).expect("a file has fewer slices");
+        let key = way.sender.key(self.volume, slice, self.again);
+        let part = way.sender.send(key, pack(*draft));
+        self.slices.insert(index, Slice::Sent { part, chunks });
+        Ok(())
+    }
+}
+
+async fn pack(mut draft: Draft) -> std::io::Result<FinishedPart> {
+    let sealed = draft.seal().await?;
+    Ok(FinishedPart {
+        object: sealed.read(0..sealed.stored_bytes()).await?,
+        plain_bytes: sealed.plain_bytes(),
+        hash: sealed.hash(),
+    })
+}
+
+fn draft(way: Way<'_>, index: u64) -> Draft {
+    let skipped = if index == 0 { HEADER_BYTES } else { 0 };
+    way.staging.draft().with_chunks(skipped as usize)
+}
+
+/// Local I/O that failed has lost bytes: the tree cannot be completed.
+fn staging(way: Way<'_>, error: &std::io::Error) -> Error {
+    let error = way.sender.staging_error(&way.sender.id, error.to_string());
+    way.sender.fail(error).into()
+}
+
+/// Offset of a byte of the file in its slice.
+fn place(index: u64, offset: u64) -> u64 {
+    offset + HEADER_BYTES - index * SLICE_BYTES
+}
+
+/// The slices that a range of the file touches, and which bytes of the file in each.
+fn pieces(file: Range<u64>) -> impl Iterator<Item = (u64, Range<u64>)> {
+    let first = (file.start + HEADER_BYTES) / SLICE_BYTES;
+    let last = (file.end.max(file.start + 1) - 1 + HEADER_BYTES) / SLICE_BYTES;
+    (first..=last).map(move |index| {
+        let start = (index * SLICE_BYTES).saturating_sub(HEADER_BYTES);
+        let end = (index + 1) * SLICE_BYTES - HEADER_BYTES;
+        (index, file.start.max(start)..file.end.min(end))
+    })
+}

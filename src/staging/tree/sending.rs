@@ -1,0 +1,289 @@
+//! Parts of a tree on their way to the store: a few at a time, and the first failure stays.
+
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use tokio::sync::Semaphore;
+
+use crate::archive::tree::{Part, TreeId};
+use crate::archive::{self, Archive};
+use crate::codec::Damage;
+use crate::staging::part::FinishedPart;
+use crate::staging::spill::Space;
+use crate::store::{ByteRange, Key, Patience};
+
+/// Parts packed and uploaded at once.
+const UPLOADS: usize = 3;
+
+/// Plain bytes of bundles that wait for their upload; writers of small files wait behind them.
+const BUNDLED_BYTES: u64 = 48 << 20;
+
+/// Why an upload failed; it stays.
+pub(super) type Failure = Arc<archive::Error>;
+
+/// Sends the parts of one tree.
+#[derive(Debug)]
+pub(super) struct Sender {
+    pub(super) archive: Arc<Archive>,
+    pub(super) id: TreeId,
+    pub(super) deadline: Duration,
+    slots: Semaphore,
+    /// Parts that have not arrived.
+    under_way: Space,
+    /// Plain bytes of bundles not stored yet.
+    bundled: Space,
+    failure: Mutex<Option<Failure>>,
+    /// Parts that were sent and are not wanted any more.
+    forgotten: Mutex<Vec<Outgoing>>,
+    volumes: AtomicU32,
+    /// Has anything gone out in a bundle that the tree does not hold any more?
+    strays: AtomicBool,
+    /// The tree is being removed: what has not begun to be sent is not.
+    stopped: AtomicBool,
+}
+
+/// A part that is being sent, or has been.
+#[derive(Debug, Clone)]
+pub(super) struct Outgoing {
+    key: Key,
+    done: Shared<BoxFuture<'static, Result<Arc<Part>, Failure>>>,
+}
+
+impl Outgoing {
+    /// What a manifest says of it, once it is stored.
+    pub(super) async fn stored(&self) -> Result<Arc<Part>, Failure> {
+        self.done.clone().await
+    }
+}
+
+/// A part that has not arrived, counted until it has, or never will.
+#[derive(Debug)]
+struct UnderWay(Arc<Sender>);
+
+impl UnderWay {
+    fn of(sender: Arc<Sender>) -> Self {
+        sender.under_way.take(1);
+        Self(sender)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.give(1);
+    }
+}
+
+impl Sender {
+    pub(super) fn new(archive: Arc<Archive>, id: TreeId, deadline: Duration) -> Self {
+        Self {
+            archive,
+            id,
+            deadline,
+            slots: Semaphore::new(UPLOADS),
+            under_way: Space::new(1),
+            bundled: Space::new(BUNDLED_BYTES),
+            failure: Mutex::default(),
+            forgotten: Mutex::default(),
+            volumes: AtomicU32::new(0),
+            strays: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// The number of a volume that begins now.
+    pub(super) fn next_volume(&self) -> u32 {
+        self.volumes.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The key of a slice sent for the first time, or `again` and again.
+    pub(super) fn key(&self, volume: u32, slice: u32, again: u32) -> Key {
+        let extension = &self.archive.marker().codec;
+        match again {
+            0 => self.id.part_key(volume, slice, extension),
+            _ => self.id.part_key_again(volume, slice, again, extension),
+        }
+    }
+
+    /// Makes a part and stores it, in its turn, with nobody waiting.
+    pub(super) fn send(
+        self: &Arc<Self>,
+        key: Key,
+        part: impl Future<Output = io::Result<FinishedPart>> + Send + 'static,
+    ) -> Outgoing {
+        let (sender, own_key) = (self.clone(), key.clone());
+        let arriving = UnderWay::of(sender.clone());
+        let task = tokio::spawn(async move {
+            let _arriving = arriving;
+            let _turn = sender.slots.acquire().await.expect("never closed");
+            if let Some(failure) = sender.failure() {
+                return Err(failure);
+            }
+            if sender.stopped.load(Ordering::Acquire) {
+                return Err(Arc::new(
+                    sender.staging_error(&own_key, "the backup was removed".into()),
+                ));
+            }
+            let sent = sender.store(own_key, part).await;
+            sent.map_err(|error| sender.fail(error))
+        });
+        let (sender, own_key) = (self.clone(), key.clone());
+        let done = async move {
+            task.await
+                .unwrap_or_else(|error| Err(sender.fail(sender.staging_error(&own_key, error.to_string()))))
+        };
+        Outgoing {
+            key,
+            done: done.boxed().shared(),
+        }
+    }
+
+    /// As [`Sender::send`], for the plain bytes of a bundle, which are counted until they are stored.
+    pub(super) fn send_bundle(
+        self: &Arc<Self>,
+        key: Key,
+        plain_bytes: u64,
+        part: impl Future<Output = io::Result<FinishedPart>> + Send + 'static,
+    ) -> Outgoing {
+        self.bundled.take(plain_bytes);
+        let outgoing = self.send(key, part);
+        let (sender, watched) = (self.clone(), outgoing.clone());
+        tokio::spawn(async move {
+            let _ = watched.stored().await;
+            sender.bundled.give(plain_bytes);
+        });
+        outgoing
+    }
+
+    /// Waits until bundles have gone out. False if they have not within the deadline.
+    pub(super) async fn wait_for_bundles(&self) -> bool {
+        tokio::time::timeout(self.deadline, self.bundled.wait())
+            .await
+            .is_ok()
+    }
+
+    async fn store(
+        &self,
+        key: Key,
+        part: impl Future<Output = io::Result<FinishedPart>>,
+    ) -> Result<Arc<Part>, archive::Error> {
+        let part = part
+            .await
+            .map_err(|error| self.staging_error(&key, error.to_string()))?;
+        let described = part.described(key);
+        self.archive
+            .put_part(&described.key, part.object, self.patience())
+            .await?;
+        Ok(Arc::new(described))
+    }
+
+    /// Notes a failure: the first one stays the tree's.
+    pub(super) fn fail(&self, error: archive::Error) -> Failure {
+        let mut failure = self.failure.lock().expect("no panic while held");
+        if failure.is_none() {
+            tracing::error!("{} cannot be completed any more: {error}", self.id);
+        }
+        failure.get_or_insert_with(|| Arc::new(error)).clone()
+    }
+
+    /// Why this tree cannot be completed any more, if so.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.failure.lock().expect("no panic while held").clone()
+    }
+
+    /// Something went out in a bundle and has changed since, or gone.
+    pub(super) fn note_stray(&self) {
+        self.strays.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_strays(&self) -> bool {
+        self.strays.load(Ordering::Acquire)
+    }
+
+    /// Waits for everything that has been sent so far.
+    pub(super) async fn settle(&self) {
+        self.under_way.wait().await;
+    }
+
+    /// Sends nothing more, and waits for what is under way.
+    pub(super) async fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.settle().await;
+    }
+
+    /// A part is not wanted any more.
+    pub(super) fn forget(&self, part: Outgoing) {
+        self.forgotten.lock().expect("no panic while held").push(part);
+    }
+
+    /// Deletes what is not wanted any more, after its upload has ended.
+    pub(super) async fn delete_forgotten(&self) -> Result<(), Failure> {
+        let forgotten = std::mem::take(&mut *self.forgotten.lock().expect("no panic while held"));
+        let mut keys = Vec::with_capacity(forgotten.len());
+        for part in forgotten {
+            part.stored().await?;
+            keys.push(part.key);
+        }
+        let deleted = self.archive.delete_parts(&self.id, &keys, self.patience()).await;
+        deleted.map_err(|error| self.fail(error))
+    }
+
+    /// Plain bytes of a part, which is awaited if it is on its way.
+    pub(super) async fn read(&self, part: &Outgoing, plain: Range<u64>) -> Result<Vec<u8>, Failure> {
+        let part = part.stored().await?;
+        self.read_stored(&part, plain).await.map_err(Arc::new)
+    }
+
+    async fn read_stored(&self, part: &Part, plain: Range<u64>) -> Result<Vec<u8>, archive::Error> {
+        if plain.is_empty() {
+            return Ok(Vec::new());
+        }
+        let damaged = |damage| self.archive.damaged(&part.key, damage);
+        let table = self.archive.seek_table(&part.key, self.patience()).await?;
+        if table.hash() != part.hash {
+            return Err(self.staging_error(&part.key, "it is not what was stored".into()));
+        }
+        let frames = table.frames_of(plain.clone());
+        let stored = table.stored_range(frames.clone());
+        let fetched = self.fetch(&part.key, stored.clone()).await?;
+        let unpack = move || -> Result<Vec<u8>, Damage> {
+            let mut out = Vec::with_capacity((plain.end - plain.start) as usize);
+            for frame in frames {
+                let (from, place) = (table.stored_range(frame..frame + 1), table.plain_range(frame));
+                let mut bytes = vec![0; (place.end - place.start) as usize];
+                let within = (from.start - stored.start) as usize..(from.end - stored.start) as usize;
+                table.unpack(frame, &fetched[within], &mut bytes)?;
+                let start = plain.start.saturating_sub(place.start) as usize;
+                let end = (plain.end.min(place.end) - place.start) as usize;
+                out.extend_from_slice(&bytes[start..end]);
+            }
+            Ok(out)
+        };
+        tokio::task::spawn_blocking(unpack)
+            .await
+            .expect("unpacking does not panic")
+            .map_err(damaged)
+    }
+
+    async fn fetch(&self, key: &Key, stored: Range<u64>) -> Result<Bytes, archive::Error> {
+        let range = ByteRange::Span(stored);
+        let fetched = self.archive.store().get(key, range, self.patience()).await?;
+        Ok(fetched.bytes)
+    }
+
+    pub(super) fn patience(&self) -> Patience {
+        Patience::for_at_most(self.deadline)
+    }
+
+    pub(super) fn staging_error(&self, what: impl ToString, reason: String) -> archive::Error {
+        archive::Error::Staging {
+            name: what.to_string(),
+            reason,
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! A base backup in tar files, as `pg_basebackup -Ft` writes it.
+//!
+//! What is known of it comes from the manifest, and from the tar files where they are not compressed: the label and the
+//! tablespace map are the first members of `base.tar` (`basebackup.c`), and the segments in `pg_wal.tar` are few and
+//! long, so that reading their headers is cheap. `base.tar` is not read to its end: WAL that `-X fetch` has put there
+//! counts only if it is archived as well.
+
+use std::io::Read;
+
+use crate::archive::tree::summary::{Backup, Shape, Tablespace};
+use crate::pg::backup_manifest::{Manifest, ManifestVersion};
+use crate::pg::label::{self, BackupFrom, BackupLabel};
+use crate::pg::{PageHeader, SegmentName, SegmentSize, SystemId, tablespace_map};
+
+use super::backup::ranges;
+use super::names::ROOT;
+use super::{Error, TreeDraft};
+
+/// Where label and tablespace map lie in `base.tar`, at the longest.
+const HEAD_BYTES: usize = 1 << 20;
+
+/// A tar block.
+const BLOCK: u64 = 512;
+
+/// What the compressed tar files of `pg_basebackup` are called, and the plain ones.
+const SUFFIXES: [&str; 4] = [".tar", ".tar.gz", ".tar.lz4", ".tar.zst"];
+
+/// What `pg_wal.tar` holds.
+#[derive(Debug, Default)]
+struct OwnWal {
+    segments: Vec<(SegmentName, u64)>,
+    header: Option<PageHeader>,
+}
+
+impl TreeDraft {
+    /// See [`TreeDraft::recognise`].
+    pub(super) async fn tar_backup(&self, manifest: Option<&Manifest>) -> Result<Backup, Error> {
+        if !SUFFIXES.iter().any(|suffix| self.has(&format!("base{suffix}"))) {
+            return Err(self.no_backup("it has neither a backup_label nor a base.tar"));
+        }
+        let (label, map) = self.head_of_base().await?;
+        let own = self.own_wal().await?;
+        let size = self.segment_size(own.header.as_ref());
+        let wal = match (manifest.and_then(ranges), &label) {
+            (Some(ranges), _) => ranges,
+            (None, Some(label)) => self.wal_ranges(None, label, size).await?,
+            (None, None) => {
+                return Err(self.no_backup("it has no backup_manifest, and base.tar is compressed"));
+            }
+        };
+        let whole = own.segments.iter().filter(|(_, bytes)| *bytes == size.bytes());
+        Ok(Backup {
+            shape: Shape::Tar,
+            system_identifier: system_id(manifest, own.header.as_ref()),
+            postgresql_major: None,
+            segment_bytes: size.bytes(),
+            wal,
+            from_standby: label
+                .as_ref()
+                .is_some_and(|label| label.from == BackupFrom::Standby),
+            label: label.map(|label| label.label).unwrap_or_default(),
+            own_wal: whole.map(|(name, _)| *name).collect(),
+            tablespaces: self.tar_tablespaces(&map)?,
+            pages: None,
+        })
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.file_at(path.as_bytes()).is_some()
+    }
+
+    /// Label and tablespace map out of the beginning of `base.tar`; nothing where that is compressed.
+    async fn head_of_base(&self) -> Result<(Option<BackupLabel>, Vec<tablespace_map::Tablespace>), Error> {
+        let Some((number, _)) = self.file_at(b"base.tar") else {
+            return Ok((None, Vec::new()));
+        };
+        let head = self.read(number, 0, HEAD_BYTES).await?;
+        let label = member(&head, "backup_label");
+        let label = label.ok_or_else(|| self.no_backup("base.tar does not begin with a backup_label"))?;
+        let label = label::parse(&label).map_err(|error| self.no_backup(error.to_string()))?;
+        let map = member(&head, "tablespace_map").unwrap_or_default();
+        let map = tablespace_map::parse(&map).map_err(|error| self.no_backup(error.to_string()))?;
+        Ok((Some(label), map))
+    }
+
+    /// Every tablespace of the map must have its file; without a map, those there are.
+    fn tar_tablespaces(&self, map: &[tablespace_map::Tablespace]) -> Result<Vec<Tablespace>, Error> {
+        for tablespace in map {
+            let oid = tablespace.oid;
+            if !SUFFIXES.iter().any(|suffix| self.has(&format!("{oid}{suffix}"))) {
+                return Err(self.no_backup(format!("{oid}.tar, the file of a tablespace, is not there")));
+            }
+        }
+        let location = |oid| map.iter().find(|tablespace| tablespace.oid == oid);
+        let mut found: Vec<Tablespace> = self
+            .names()
+            .children(ROOT)?
+            .keys()
+            .filter_map(|name| tar_of_tablespace(name))
+            .map(|oid| Tablespace {
+                oid,
+                location: location(oid).map_or(String::new(), |known| {
+                    String::from_utf8_lossy(&known.location).into_owned()
+                }),
+            })
+            .collect();
+        found.sort_by_key(|tablespace| tablespace.oid);
+        Ok(found)
+    }
+
+    async fn own_wal(&self) -> Result<OwnWal, Error> {
+        let mut own = OwnWal::default();
+        let Some((number, end)) = self.file_at(b"pg_wal.tar") else {
+            return Ok(own);
+        };
+        let mut at = 0;
+        while at + BLOCK <= end {
+            let block = self.read(number, at, BLOCK as usize).await?;
+            let Some((name, bytes)) = header(&block) else {
+                break;
+            };
+            if let Ok(segment) = name.parse() {
+                own.segments.push((segment, bytes));
+                if own.header.is_none() {
+                    let page = self.read(number, at + BLOCK, PageHeader::BYTES).await?;
+                    own.header = PageHeader::parse(&page).ok();
+                }
+            }
+            at += BLOCK + bytes.next_multiple_of(BLOCK);
+        }
+        Ok(own)
+    }
+
+    fn segment_size(&self, header: Option<&PageHeader>) -> SegmentSize {
+        let of_archive = self
+            .sender
+            .archive
+            .known_cluster()
+            .map(|cluster| cluster.segment_size);
+        let own = header.and_then(|header| header.segment_size().ok());
+        own.or(of_archive)
+            .unwrap_or_else(|| SegmentSize::new(16 << 20).expect("PostgreSQL's default"))
+    }
+}
+
+fn system_id(manifest: Option<&Manifest>, header: Option<&PageHeader>) -> Option<SystemId> {
+    match manifest.map(|manifest| manifest.version) {
+        Some(ManifestVersion::V2(system_id)) => Some(system_id),
+        _ => header.map(|header| header.system_id),
+    }
+}
+
+/// Content of a member that lies whole in the beginning of a tar file.
+fn member(head: &[u8], name: &str) -> Option<Vec<u8>> {
+    let mut archive = tar::Archive::new(head);
+    for entry in archive.entries().ok()? {
+        let mut entry = entry.ok()?;
+        if *entry.path_bytes() == *name.as_bytes() {
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).ok()?;
+            return (content.len() as u64 == entry.size()).then_some(content);
+        }
+    }
+    None
+}
+
+/// Name and length that a member's header tells; `None` at the end of the file.
+fn header(block: &[u8]) -> Option<(String, u64)> {
+    if block.iter().all(|&byte| byte == 0) {
+        return None;
+    }
+    let header = tar::Header::from_byte_slice(block);
+    let bytes = header.size().ok()?;
+    Some((String::from_utf8_lossy(&header.path_bytes()).into_owned(), bytes))
+}
+
+fn tar_of_tablespace(name: &[u8]) -> Option<u32> {
+    let (digits, suffix) = str::from_utf8(name).ok()?.split_once('.')?;
+    SUFFIXES
+        .contains(&format!(".{suffix}").as_str())
+        .then(|| digits.parse().ok())?
+}

@@ -1,0 +1,420 @@
+//! Trees written in every way, against plain buffers written in the same way.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use crate::archive::tree::summary::{Shape, Summary};
+use crate::archive::tree::{Content, Tree};
+use crate::archive::tree::{chunks, layout};
+use crate::codec;
+use crate::pg::backup_manifest::{ManifestVersion, WalRange, Writer};
+use crate::pg::{Lsn, SystemId, Timeline};
+use crate::staging;
+use crate::store::{self, ByteRange, Location, Patience};
+
+use super::*;
+
+const LABEL: &str = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)
+CHECKPOINT LOCATION: 0/2000060
+BACKUP METHOD: streamed
+BACKUP FROM: primary
+START TIME: 2024-01-01 00:00:00 UTC
+LABEL: demo
+START TIMELINE: 1
+";
+
+const SLICE: u64 = layout::SLICE_BYTES;
+
+fn patience() -> Patience {
+    Patience::for_at_most(Duration::from_secs(45))
+}
+
+fn attributes() -> Attributes {
+    Attributes {
+        mode: 0o600,
+        uid: 26,
+        gid: 26,
+        modified: Timestamp::from_second(1_700_000_000).unwrap(),
+    }
+}
+
+async fn archive(directory: &Path) -> Arc<Archive> {
+    let location = Location::Dir(directory.to_owned());
+    let store = store::open(&location, &store::Options::default()).await.unwrap();
+    let options = archive::Options {
+        create: true,
+        ..Default::default()
+    };
+    Arc::new(Archive::open(store, &options, patience()).await.unwrap())
+}
+
+async fn draft(archive: &Arc<Archive>, deadline: Duration) -> TreeDraft {
+    let staged = staging::Options {
+        memory_bytes: 1 << 20,
+        ..Default::default()
+    };
+    let staging = Staging::new(archive.compression(), &staged);
+    let options = Options {
+        deadline,
+        directory: b"/mnt/basebackups/monday".to_vec(),
+    };
+    let name = "monday".parse().unwrap();
+    let begun = TreeDraft::begin(archive.clone(), staging, name, attributes(), options).await;
+    begun.unwrap()
+}
+
+/// A `base.tar` as far as anybody looks at it.
+fn base_tar() -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(LABEL.len() as u64);
+    builder
+        .append_data(&mut header, "backup_label", LABEL.as_bytes())
+        .unwrap();
+    builder.into_inner().unwrap()
+}
+
+fn manifest() -> Vec<u8> {
+    let range = WalRange {
+        timeline: Timeline(1),
+        start: Lsn(0x200_0028),
+        end: Lsn(0x200_0100),
+    };
+    Writer::new(ManifestVersion::V2(SystemId(77))).finish(&[range])
+}
+
+/// Files and the draft they are written to, the same way.
+struct Both {
+    draft: TreeDraft,
+    files: BTreeMap<String, Vec<u8>>,
+    numbers: BTreeMap<String, u32>,
+}
+
+impl Both {
+    async fn begin(archive: &Arc<Archive>) -> Self {
+        Self {
+            draft: draft(archive, Duration::from_secs(45)).await,
+            files: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+        }
+    }
+
+    async fn create(&mut self, name: &str) {
+        let made = self
+            .draft
+            .create(ROOT, name.as_bytes(), attributes())
+            .await
+            .unwrap();
+        self.numbers.insert(name.into(), made.number);
+        self.files.insert(name.into(), Vec::new());
+    }
+
+    async fn write(&mut self, name: &str, offset: u64, data: &[u8]) {
+        self.draft.write(self.numbers[name], offset, data).await.unwrap();
+        let file = self.files.get_mut(name).unwrap();
+        let (from, to) = (offset as usize, offset as usize + data.len());
+        file.resize(file.len().max(to), 0);
+        file[from..to].copy_from_slice(data);
+    }
+
+    async fn truncate(&mut self, name: &str, bytes: u64) {
+        self.draft.truncate(self.numbers[name], bytes).await.unwrap();
+        self.files.get_mut(name).unwrap().resize(bytes as usize, 0);
+    }
+
+    async fn close(&self, name: &str) {
+        let number = self.numbers[name];
+        let change = Change {
+            modified: Some(attributes().modified),
+            ..Default::default()
+        };
+        self.draft.set_attributes(number, change).await.unwrap();
+        self.draft.close(number, true).await;
+    }
+
+    async fn whole(&mut self, name: &str, content: &[u8]) {
+        self.create(name).await;
+        for (index, piece) in content.chunks(1 << 20).enumerate() {
+            self.write(name, (index as u64) << 20, piece).await;
+        }
+        self.close(name).await;
+    }
+
+    async fn reopen(&self, name: &str) {
+        self.draft.open(self.numbers[name], true).unwrap();
+    }
+
+    async fn check_reading(&self) {
+        for (name, content) in &self.files {
+            for at in (0..content.len()).step_by(7_654_321) {
+                let end = content.len().min(at + 300_000);
+                let read = self
+                    .draft
+                    .read(self.numbers[name], at as u64, 300_000)
+                    .await
+                    .unwrap();
+                assert!(read == content[at..end], "{name} at {at}");
+            }
+        }
+    }
+
+    /// With all that makes it a base backup, completed as `pg_basebackup` does.
+    async fn finish(&mut self) {
+        self.whole("base.tar", &base_tar()).await;
+        self.whole("backup_manifest.tmp", &manifest()).await;
+        let renamed = self
+            .draft
+            .rename((ROOT, MANIFEST_TMP), (ROOT, MANIFEST), true)
+            .await;
+        renamed.unwrap();
+        let manifest = self.files.remove("backup_manifest.tmp").unwrap();
+        self.files.insert("backup_manifest".into(), manifest);
+        let number = self.numbers.remove("backup_manifest.tmp").unwrap();
+        self.numbers.insert("backup_manifest".into(), number);
+    }
+}
+
+/// What is stored of a complete tree, proved by everything that names it.
+async fn stored(archive: &Archive) -> (Summary, Tree, BTreeMap<String, Vec<u8>>) {
+    let name = "monday".parse().unwrap();
+    let summary = archive.summary(&name, patience()).await.unwrap().unwrap();
+    let tree = archive.tree(&name, &summary, patience()).await.unwrap();
+    let mut hashes = archive
+        .chunk_hashes(&name, &summary, &tree, patience())
+        .await
+        .unwrap()
+        .into_iter();
+    let mut parts = Vec::new();
+    for part in &tree.parts {
+        let object = archive
+            .store()
+            .get(&part.key, ByteRange::Whole, patience())
+            .await
+            .unwrap();
+        let plain = codec::unpack_all(&object.bytes).unwrap();
+        assert_eq!(plain.len() as u64, part.plain_bytes);
+        assert_eq!(codec::ContentHash::of(&plain), part.hash);
+        parts.push(plain);
+    }
+    let mut files = BTreeMap::new();
+    for entry in tree.entries() {
+        let Content::File { extents, .. } = &entry.content else {
+            continue;
+        };
+        let mut content = Vec::new();
+        for extent in extents {
+            let from = extent.offset as usize;
+            content.extend_from_slice(&parts[extent.part as usize][from..from + extent.bytes as usize]);
+        }
+        let expected = chunks::of(&content);
+        let found: Vec<_> = hashes.by_ref().take(expected.len()).collect();
+        assert!(
+            found == expected,
+            "chunks of {:?}",
+            String::from_utf8_lossy(&entry.path)
+        );
+        files.insert(String::from_utf8(entry.path.to_vec()).unwrap(), content);
+    }
+    assert_eq!(hashes.next(), None);
+    (summary, (*tree).clone(), files)
+}
+
+/// The parts as they lie in the store, read by a tar reader in the order of their names.
+async fn as_tar(archive: &Archive, tree: &Tree) -> BTreeMap<String, Vec<u8>> {
+    let listed = archive
+        .store()
+        .list(&tree.id.prefix(), None, 1000, patience())
+        .await
+        .unwrap();
+    let mut stream = Vec::new();
+    for (key, _) in listed.entries {
+        if key.as_str().contains(".tar.") {
+            let object = archive
+                .store()
+                .get(&key, ByteRange::Whole, patience())
+                .await
+                .unwrap();
+            stream.extend(codec::unpack_all(&object.bytes).unwrap());
+        }
+    }
+    let mut archive = tar::Archive::new(&stream[..]);
+    archive.set_ignore_zeros(true);
+    let mut files = BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        if entry.header().entry_type().is_file() {
+            let path = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            files.insert(path.trim_start_matches("./").to_owned(), content);
+        }
+    }
+    files
+}
+
+/// Neither all zeros nor the same anywhere.
+fn content(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut content = vec![0; bytes];
+    for chunk in content.chunks_mut(4096) {
+        let value = random.u64(..).to_le_bytes();
+        chunk
+            .iter_mut()
+            .step_by(16)
+            .zip(value.iter().cycle())
+            .for_each(|(at, byte)| *at = *byte);
+    }
+    content
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_forward_is_one_tar_stream() {
+    let place = tempfile::tempdir().unwrap();
+    let archive = archive(place.path()).await;
+    let mut both = Both::begin(&archive).await;
+    both.whole("large", &content(3 * SLICE as usize + 12_345, 1))
+        .await;
+    for (index, bytes) in [0, 1, 511, 512, 100_000, 4 << 20, (4 << 20) + 1]
+        .into_iter()
+        .enumerate()
+    {
+        both.whole(&format!("file{index}"), &content(bytes, index as u64))
+            .await;
+    }
+    // Its end falls on the end of a slice: the end of the volume is a slice of its own.
+    both.whole("exact", &content(2 * SLICE as usize - 8192, 2)).await;
+    both.check_reading().await;
+    both.finish().await;
+    both.check_reading().await;
+    let (summary, tree, files) = stored(&archive).await;
+    assert!(files == both.files);
+    assert_eq!((summary.backup.shape, summary.plain_tar), (Shape::Tar, true));
+    assert_eq!(summary.backup.label, "demo");
+    assert_eq!(summary.backup.system_identifier, Some(SystemId(77)));
+    assert!(as_tar(&archive, &tree).await == both.files);
+    let after = both.draft.create(ROOT, b"late", attributes()).await;
+    assert!(matches!(after, Err(Error::Complete)), "{after:?}");
+}
+
+/// Backwards, over what has been sent, cut and grown again, closed and opened again.
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_may_come_back() {
+    let place = tempfile::tempdir().unwrap();
+    let archive = archive(place.path()).await;
+    let mut both = Both::begin(&archive).await;
+    both.create("f").await;
+    let forward = content(4 * SLICE as usize + 99, 3);
+    for (index, piece) in forward.chunks(1 << 20).enumerate() {
+        both.write("f", (index as u64) << 20, piece).await;
+    }
+    both.write("f", SLICE + 5, b"slice 1 has been sent").await;
+    both.write("f", 100, b"the first").await;
+    both.truncate("f", 3 * SLICE - 8192).await;
+    both.truncate("f", 3 * SLICE + 1_000_000).await;
+    both.close("f").await;
+    both.whole("small", b"one").await;
+    both.whole("next", b"makes the first ones go out").await;
+    both.reopen("f").await;
+    both.write("f", 3 * SLICE + 1_000_000, &[7; 5000]).await;
+    both.close("f").await;
+    both.check_reading().await;
+    both.whole("hole", b"").await;
+    both.reopen("hole").await;
+    both.write("hole", 2 * SLICE, b"end").await;
+    both.close("hole").await;
+    both.reopen("small").await;
+    both.write("small", 3, b" and more").await;
+    both.close("small").await;
+    both.check_reading().await;
+    both.finish().await;
+    let (_, tree, files) = stored(&archive).await;
+    assert!(files == both.files);
+    assert!(
+        as_tar(&archive, &tree).await == both.files,
+        "forgotten parts are gone"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_bundled_may_change() {
+    let place = tempfile::tempdir().unwrap();
+    let archive = archive(place.path()).await;
+    let mut both = Both::begin(&archive).await;
+    for index in 0..6 {
+        both.whole(&format!("f{index}"), &content(4 << 20, index)).await;
+    }
+    for name in ["f0", "f1"] {
+        both.reopen(name).await;
+    }
+    both.write("f0", 10, b"changed").await;
+    both.truncate("f1", 0).await;
+    both.close("f0").await;
+    both.close("f1").await;
+    both.draft.unlink(ROOT, b"f2").await.unwrap();
+    both.files.remove("f2");
+    both.check_reading().await;
+    both.finish().await;
+    let (summary, _, files) = stored(&archive).await;
+    assert!(files == both.files);
+    assert!(!summary.plain_tar);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_upload_stays() {
+    let place = tempfile::tempdir().unwrap();
+    let archive = archive(place.path()).await;
+    let draft = draft(&archive, Duration::from_secs(2)).await;
+    // The folder of the tree is not there any more, and cannot be: every upload fails.
+    let folder = place.path().join("trees").join(draft.sender.id.as_str());
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::write(&folder, b"in the way").unwrap();
+    let large = content(5 << 20, 1);
+    for name in ["a", "b"] {
+        let made = draft.create(ROOT, name.as_bytes(), attributes()).await.unwrap();
+        draft.write(made.number, 0, &large).await.unwrap();
+        draft.close(made.number, true).await;
+    }
+    draft.sender.settle().await;
+    let failed =
+        |outcome: Result<(), Error>| assert!(matches!(outcome, Err(Error::Archive(_))), "{outcome:?}");
+    let b = draft.lookup(ROOT, b"b").unwrap().number;
+    failed(draft.still_sound());
+    failed(draft.sync(b).await);
+    failed(draft.sync(ROOT).await);
+    failed(draft.rename((ROOT, b"a"), (ROOT, b"c"), true).await);
+    failed(draft.write(b, 0, b"x").await);
+    failed(draft.create(ROOT, b"d", attributes()).await.map(drop));
+    // What a failed pg_basebackup does before it ends.
+    draft.unlink(ROOT, b"a").await.unwrap();
+    draft.unlink(ROOT, b"b").await.unwrap();
+    std::fs::remove_file(&folder).unwrap();
+    draft.remove().await.unwrap();
+    assert_eq!(archive.unfinished_trees(patience()).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_backup_is_not_completed() {
+    let place = tempfile::tempdir().unwrap();
+    let archive = archive(place.path()).await;
+    let draft = draft(&archive, Duration::from_secs(45)).await;
+    let made = draft.create(ROOT, MANIFEST_TMP, attributes()).await.unwrap();
+    draft.write(made.number, 0, &manifest()).await.unwrap();
+    draft.close(made.number, true).await;
+    draft.sync(ROOT).await.unwrap();
+    let refused = draft.rename((ROOT, MANIFEST_TMP), (ROOT, MANIFEST), true).await;
+    assert!(matches!(refused, Err(Error::NoBackup { .. })), "{refused:?}");
+    assert!(draft.lookup(ROOT, MANIFEST_TMP).is_ok() && !draft.is_complete());
+    assert!(matches!(
+        draft.remove().await,
+        Err(Error::Name(NameError::NotEmpty))
+    ));
+    draft.unlink(ROOT, MANIFEST_TMP).await.unwrap();
+    draft.remove().await.unwrap();
+    assert!(
+        store::ErrorKind::NotFound == {
+            let key = draft.sender.id.key("begun.json");
+            archive.store().head(&key, patience()).await.unwrap_err().kind
+        }
+    );
+}

@@ -1,0 +1,254 @@
+//! Makes a base backup out of a directory, by the library alone: every file of it in parts, small ones bundled, large
+//! ones in slices. For tests of who reads backups, whoever will take them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use walfs::archive::Archive;
+use walfs::archive::tree::catalogue::Begun;
+use walfs::archive::tree::chunks::{self, ChunkHash};
+use walfs::archive::tree::layout;
+use walfs::archive::tree::summary::{Backup, Method, Object, SUMMARY_VERSION, Shape, Summary, WalRange};
+use walfs::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeId};
+use walfs::pg::{Lsn, Timeline};
+use walfs::staging::part::PartBuilder;
+
+use super::below::LONG;
+use walfs::store::Patience;
+
+/// Stores `directory` as the complete base backup `name`, of the cluster that `backup` describes.
+pub async fn pack(archive: &Archive, name: &str, directory: &Path, backup: Backup) -> Tree {
+    let patience = Patience::for_at_most(LONG);
+    let name = name.parse().expect("a name for a backup");
+    let began = Timestamp::now();
+    let begun = archive.begin_tree(&name, &begun(began), patience).await;
+    let mut packing = Packing {
+        archive,
+        id: begun.expect("begin a backup"),
+        parts: Vec::new(),
+        entries: Vec::new(),
+        hashes: BTreeMap::new(),
+        bundle: Bundle::of(archive),
+        volumes: 0,
+    };
+    for path in walk(directory) {
+        packing.add(directory, &path).await;
+    }
+    packing.close_bundle().await;
+    let tree = Tree::new(packing.id, packing.parts, packing.entries).expect("a tree");
+    let mut hashes = packing.hashes;
+    let ordered = tree
+        .entries()
+        .iter()
+        .filter_map(|entry| hashes.remove(&entry.path));
+    let ordered: Vec<ChunkHash> = ordered.flatten().collect();
+    let summary = summary(&tree, began, backup);
+    let committed = archive.commit_tree(&tree, ordered, summary, patience).await;
+    committed.expect("commit the backup");
+    tree
+}
+
+/// A backup of timeline 1 that needs the WAL between two positions.
+pub fn backup(segment_bytes: u64, start: Lsn, end: Lsn) -> Backup {
+    Backup {
+        shape: Shape::Plain,
+        system_identifier: None,
+        postgresql_major: None,
+        segment_bytes,
+        wal: vec![WalRange {
+            timeline: Timeline(1),
+            start,
+            end,
+        }],
+        label: "packed by a test".into(),
+        from_standby: false,
+        own_wal: vec![],
+        tablespaces: vec![],
+        pages: None,
+    }
+}
+
+fn begun(at: Timestamp) -> Begun {
+    Begun {
+        at,
+        boot_id: "a test's".into(),
+        host: "a test's".into(),
+        pid: std::process::id(),
+        pid_began_ticks: 0,
+    }
+}
+
+fn summary(tree: &Tree, began: Timestamp, backup: Backup) -> Summary {
+    let later = Object {
+        plain_bytes: 0,
+        stored_bytes: 0,
+        hash: String::new(),
+    };
+    let files = tree.entries().iter();
+    Summary {
+        summary_version: SUMMARY_VERSION,
+        id: tree.id.to_string(),
+        manifest: later.clone(),
+        chunks: later,
+        files: files
+            .filter(|entry| matches!(entry.content, Content::File { .. }))
+            .count() as u64,
+        bytes: tree.bytes(),
+        stored_bytes: 0,
+        began,
+        finished: Timestamp::now(),
+        method: Method::Walfs,
+        plain_tar: true,
+        backup,
+        written_by: "a test".into(),
+    }
+}
+
+/// The directory itself and everything beneath it.
+fn walk(directory: &Path) -> Vec<PathBuf> {
+    let mut found = vec![directory.to_owned()];
+    let mut next = 0;
+    while let Some(path) = found.get(next).cloned() {
+        next += 1;
+        if fs::symlink_metadata(&path).expect("look at a file").is_dir() {
+            let names = fs::read_dir(&path).expect("list a directory");
+            let mut names: Vec<PathBuf> = names.map(|name| name.expect("a name").path()).collect();
+            names.sort();
+            found.extend(names);
+        }
+    }
+    found
+}
+
+struct Packing<'a> {
+    archive: &'a Archive,
+    id: TreeId,
+    parts: Vec<Part>,
+    entries: Vec<Entry>,
+    hashes: BTreeMap<Box<[u8]>, Vec<ChunkHash>>,
+    bundle: Bundle,
+    volumes: u32,
+}
+
+/// Small files on their way into one part.
+struct Bundle {
+    part: PartBuilder,
+    /// Entry, and where its content begins.
+    files: Vec<(usize, u64)>,
+}
+
+impl Bundle {
+    fn of(archive: &Archive) -> Self {
+        Self {
+            part: PartBuilder::new(archive.compression()),
+            files: Vec::new(),
+        }
+    }
+}
+
+impl Packing<'_> {
+    async fn add(&mut self, directory: &Path, path: &Path) {
+        let meta = fs::symlink_metadata(path).expect("look at a file");
+        let inside = path.strip_prefix(directory).expect("beneath it");
+        let content = if meta.is_dir() {
+            Content::Directory
+        } else if meta.is_symlink() {
+            let target = fs::read_link(path).expect("read a link");
+            Content::Symlink(target.as_os_str().as_bytes().into())
+        } else {
+            let extents = [].into();
+            Content::File {
+                bytes: meta.len(),
+                extents,
+            }
+        };
+        let modified = Timestamp::new(meta.mtime(), meta.mtime_nsec() as i32).expect("a time");
+        let entry = Entry {
+            path: inside.as_os_str().as_bytes().into(),
+            attributes: Attributes {
+                mode: meta.mode() & 0o7777,
+                uid: meta.uid(),
+                gid: meta.gid(),
+                modified,
+            },
+            content,
+        };
+        if entry.content == Content::Directory || entry.bytes() <= layout::LARGE_BYTES {
+            self.bundle(entry, path).await;
+        } else {
+            self.store_large(entry, path).await;
+        }
+    }
+
+    async fn bundle(&mut self, entry: Entry, path: &Path) {
+        let part = &mut self.bundle.part;
+        part.push(&layout::member_header(&entry));
+        if let Content::File { bytes, .. } = &entry.content {
+            let content = fs::read(path).expect("read a file");
+            assert_eq!(content.len() as u64, *bytes, "{} changes", path.display());
+            self.bundle.files.push((self.entries.len(), part.plain_bytes()));
+            part.push(&content);
+            part.push(&vec![0; layout::padding(*bytes) as usize]);
+            self.hashes.insert(entry.path.clone(), chunks::of(&content));
+        }
+        self.entries.push(entry);
+        if self.bundle.part.plain_bytes() > layout::BUNDLE_BYTES {
+            self.close_bundle().await;
+        }
+    }
+
+    async fn close_bundle(&mut self) {
+        let Bundle { mut part, files } = std::mem::replace(&mut self.bundle, Bundle::of(self.archive));
+        part.push(&[0; layout::END_BYTES as usize]);
+        let number = self.store(part, 0).await;
+        self.volumes += 1;
+        for (entry, offset) in files {
+            let Content::File { bytes, extents } = &mut self.entries[entry].content else {
+                unreachable!("only files are listed")
+            };
+            let (part, bytes) = (number, *bytes);
+            *extents = (bytes > 0)
+                .then_some(Extent { part, offset, bytes })
+                .into_iter()
+                .collect();
+        }
+    }
+
+    async fn store_large(&mut self, mut entry: Entry, path: &Path) {
+        let content = fs::read(path).expect("read a file");
+        let bytes = content.len() as u64;
+        let mut volume = layout::large_header(&entry).expect("a short path");
+        volume.extend_from_slice(&content);
+        volume.resize(layout::volume_bytes(bytes) as usize, 0);
+        let mut extents = Vec::new();
+        for (slice, stored) in (0..).zip(volume.chunks(layout::SLICE_BYTES as usize)) {
+            let mut part = PartBuilder::new(self.archive.compression());
+            part.push(stored);
+            let part = self.store(part, slice).await;
+            let (range, offset) = layout::slice_content(slice.into(), bytes);
+            let bytes = range.end - range.start;
+            extents.extend((bytes > 0).then_some(Extent { part, offset, bytes }));
+        }
+        self.volumes += 1;
+        self.hashes.insert(entry.path.clone(), chunks::of(&content));
+        let extents = extents.into();
+        entry.content = Content::File { bytes, extents };
+        self.entries.push(entry);
+    }
+
+    async fn store(&mut self, part: PartBuilder, slice: u32) -> u32 {
+        let finished = part.finish();
+        let extension = self.archive.compression().extension();
+        let key = self.id.part_key(self.volumes, slice, extension);
+        let stored = self
+            .archive
+            .put_part(&key, finished.object.clone(), Patience::for_at_most(LONG));
+        stored.await.expect("store a part");
+        self.parts.push(finished.described(key));
+        self.parts.len() as u32 - 1
+    }
+}
