@@ -74,6 +74,16 @@ impl Fs {
         found.map_err(|reason| self.archive.tree_damaged(name, "its summary", reason).into())
     }
 
+    /// Every complete backup by name, when it was stored, and what there is to know of it or why that cannot be read.
+    async fn all_committed(&self) -> Result<Vec<(TreeName, SystemTime, Result<Arc<Committed>>)>> {
+        let trees = self.archive.trees(self.prompt_patience()).await?;
+        let asked = stream::iter(trees).map(|(name, stored)| async move {
+            let backup = self.committed(&name, None).await;
+            (name, stored, backup)
+        });
+        Ok(asked.buffered(READS).collect().await)
+    }
+
     /// For what stands in the way of whoever creates a directory.
     fn prompt_patience(&self) -> Patience {
         Patience::for_at_most(self.options.deadline)
@@ -95,20 +105,15 @@ impl Fs {
 
     /// Everything in `basebackups/`, without `.` and `..`.
     pub(super) async fn list_basebackups(&self) -> Result<Vec<(OsString, Attributes)>> {
-        let trees = self.archive.trees(self.prompt_patience()).await?;
-        let entries = stream::iter(trees).map(|(name, stored)| async move {
-            let attributes = match self.committed(&name, None).await {
-                // Gone since it was listed.
-                Err(Error::NotFound) => return Ok::<_, Error>(None),
-                Err(Error::Archive(error)) if is_damage(&error) => self.damaged_attributes(error, stored),
-                found => self.backup_attributes(&*found?),
-            };
-            Ok(Some((OsString::from(name.as_str()), attributes)))
-        });
-        let mut entries = entries.buffered(READS);
         let mut found = self.list_drafts();
-        while let Some(entry) = entries.next().await {
-            found.extend(entry?);
+        for (name, stored, backup) in self.all_committed().await? {
+            let attributes = match backup {
+                // Gone since it was listed.
+                Err(Error::NotFound) => continue,
+                Err(Error::Archive(error)) if is_damage(&error) => self.damaged_attributes(error, stored),
+                backup => self.backup_attributes(&*backup?),
+            };
+            found.push((OsString::from(name.as_str()), attributes));
         }
         match self.latest_attributes(None).await {
             Ok(latest) => found.push((LATEST.into(), latest)),

@@ -2,10 +2,10 @@
 //!
 //! A file is extents of parts, a part is frames of 256 KiB, and the frame is what is fetched, verified and kept, in the
 //! same memory as pieces of WAL. Whoever reads at random costs one request of one frame; whoever reads in order gets
-//! windows that grow, the next one already on its way ([`cursors`]), also from one part of a large file to the next.
-//! Of all who want a frame one fetches it ([`flights`]).
+//! windows that grow, the next one already on its way (`cursors`), also from one part of a large file to the next.
+//! Of all who want a frame one fetches it (`flights`).
 //!
-//! Nothing is handed out that is not proved: the part's seek table against the hash in the manifest ([`tables`]), each
+//! Nothing is handed out that is not proved: the part's seek table against the hash in the manifest (`tables`), each
 //! frame against the table. What is wrong is fetched once more; then the error names backup, file and object.
 
 use std::ops::Range;

@@ -207,6 +207,7 @@ fn is_what_was_taken(name: &str, place: Place) {
     is_read_at_random(&site);
     cannot_be_changed(&site);
     latest_follows(&site);
+    damage_is_told(&mut site);
     site.server.kill9();
 }
 
@@ -352,4 +353,44 @@ fn latest_follows(site: &Site) {
         succeeds(&site.mount.user().shell(r#"ls "$1""#, &[&site.at("")])),
         "LATEST\nmonday\ntuesday\n"
     );
+}
+
+/// R3: "Damage is EIO and a message naming the object".
+fn damage_is_told(site: &mut Site) {
+    let flip = |bytes: &mut Vec<u8>| bytes[20] ^= 1;
+    match &site.place {
+        Place::Local => {
+            let tree = fs::read_dir(site.world.archive().join("trees")).expect("list the trees");
+            let tree = tree
+                .map(|tree| tree.expect("a tree").path())
+                .find(|tree| tree.to_string_lossy().contains("/monday."));
+            let part = tree.expect("the tree of monday").join("000000.00000.tar.lz4");
+            let mut bytes = fs::read(&part).expect("read a part");
+            flip(&mut bytes);
+            fs::write(&part, bytes).expect("change a part");
+        }
+        Place::S3(server) => {
+            let keys = server.keys("pg/main/trees/monday.");
+            let part = keys.iter().find(|key| key.ends_with("000000.00000.tar.lz4"));
+            server.corrupt(part.expect("the first part"), flip);
+        }
+    }
+    // With nothing in any memory.
+    site.mount.restart();
+    let output = site.shell("monday", r#"cat "$1"/* "$1"/global/*"#);
+    let text = said(&output);
+    assert!(
+        !output.status.success() && text.contains("Input/output error"),
+        "{text}"
+    );
+    let log = site.mount.log();
+    let told = log
+        .lines()
+        .find(|line| line.contains("backup monday") && line.contains("is damaged"));
+    let told = told.unwrap_or_else(|| panic!("damage is not told\n{log}"));
+    assert!(
+        told.contains("000000.00000.tar.lz4") && told.contains(", of which a part is in"),
+        "{told}"
+    );
+    succeeds(&site.shell("tuesday", r#"cmp "$1/PG_VERSION" "$2/PG_VERSION""#));
 }

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
+use crate::archive;
 use crate::archive::tree::{Content, Entry};
 use crate::archive::wal::WalMeta;
 use crate::pg::WalName;
+use crate::store::Patience;
 
 use super::super::asker::Asker;
 use super::super::directory;
@@ -34,14 +36,27 @@ const ASKED: usize = 8;
 impl Fs {
     /// The tree of a slot, from memory or the store.
     pub(super) async fn loaded(&self, slot: u32, asker: Option<&Asker>) -> Result<Arc<Loaded>> {
+        self.loaded_within(slot, asker, self.read_patience()).await
+    }
+
+    async fn loaded_within(
+        &self,
+        slot: u32,
+        asker: Option<&Asker>,
+        patience: Patience,
+    ) -> Result<Arc<Loaded>> {
         let backup = self.basebackups.slots.of(slot).ok_or(Error::NotFound)?;
-        let load = self.basebackups.trees.get(slot, self.load(backup));
+        let load = self.basebackups.trees.get(slot, self.load(backup, patience));
         Ok(self.while_wanted(asker, load).await??)
     }
 
-    async fn load(&self, backup: Arc<Committed>) -> std::result::Result<Loaded, crate::archive::Error> {
+    async fn load(
+        &self,
+        backup: Arc<Committed>,
+        patience: Patience,
+    ) -> std::result::Result<Loaded, archive::Error> {
         let name = backup.name.clone();
-        let tree = self.archive.tree(&name, &backup.summary, self.read_patience());
+        let tree = self.archive.tree(&name, &backup.summary, patience);
         let loaded = Loaded::new(backup.clone(), tree.await?);
         loaded.map_err(|reason| self.archive.tree_damaged(&name, "its summary", reason))
     }
@@ -137,9 +152,10 @@ impl Fs {
         }
     }
 
-    /// Opens a directory of a backup.
+    /// Opens a directory of a backup, within the deadline of listings.
     pub(in super::super) async fn list_in_tree(&self, at: TreeNode) -> Result<TreeListing> {
-        let loaded = self.noted("list a backup", self.loaded(at.slot, None).await)?;
+        let loaded = self.loaded_within(at.slot, None, self.prompt_patience()).await;
+        let loaded = self.noted("list a backup", loaded)?;
         if loaded.entry(at.entry)?.content != Content::Directory {
             return Err(Error::NotDirectory);
         }
@@ -159,14 +175,11 @@ impl Fs {
     async fn archived_segments(&self, loaded: &Loaded) -> Result<Vec<(OsString, Attributes)>> {
         let asked = stream::iter(loaded.segments()).map(|(number, segment)| async move {
             let name = WalName::Segment(segment);
-            match self.known_meta(name, None).await {
-                Ok(meta) => {
-                    let attributes = self.segment_attributes(loaded, number, name, &meta);
-                    Ok(Some((OsString::from(name.to_string()), attributes)))
-                }
-                Err(Error::NotFound) => Ok(None),
-                Err(error) => Err(error),
-            }
+            let meta = self.meta_for_listing(name).await?;
+            Ok::<_, Error>(meta.map(|meta| {
+                let attributes = self.segment_attributes(loaded, number, name, &meta);
+                (OsString::from(name.to_string()), attributes)
+            }))
         });
         let mut asked = asked.buffered(ASKED);
         let mut found = Vec::new();
@@ -174,6 +187,17 @@ impl Fs {
             found.extend(segment?);
         }
         Ok(found)
+    }
+
+    async fn meta_for_listing(&self, name: WalName) -> Result<Option<WalMeta>> {
+        if let Some(meta) = self.presence.meta(name).await {
+            return Ok(Some(meta));
+        }
+        let meta = self.archive.wal_meta(name, self.prompt_patience()).await?;
+        if let Some(meta) = meta {
+            self.presence.found(name, meta).await;
+        }
+        Ok(meta)
     }
 
     /// The next entries of a directory of a backup, of which `offset` have been seen.

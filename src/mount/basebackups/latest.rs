@@ -62,8 +62,8 @@ impl Fs {
     /// over: a link to an older backup serves better than none.
     async fn find_latest(&self) -> Result<Option<TreeName>> {
         let mut backups = Vec::new();
-        for (name, _) in self.archive.trees(self.prompt_patience()).await? {
-            match self.committed(&name, None).await {
+        for (_, _, backup) in self.all_committed().await? {
+            match backup {
                 Ok(backup) => backups.push(backup),
                 Err(Error::NotFound) => {}
                 Err(Error::Archive(error)) if super::is_damage(&error) => {}
