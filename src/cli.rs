@@ -1,6 +1,6 @@
 //! The command line: the only place that prints, reads walfs's environment and decides exit codes.
 //!
-//! Exit codes: 0 done, 1 it failed, 2 wrong usage. `wal-fetch` is a `restore_command`, and PostgreSQL takes any code
+//! Exit codes: 0 done, 1 it failed, 2 wrong usage; `backup` has more. `wal-fetch` is a `restore_command`, and PostgreSQL takes any code
 //! from 1 to 125 for "the archive ends here": it exits 1 only when the store has said that the file does not exist,
 //! and [`FETCH_FAILED`] for everything else, wrong usage included.
 
@@ -11,12 +11,18 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub mod backup;
 pub mod backup_finish;
+pub mod backup_list;
+pub mod connect;
 mod memory;
 pub mod mount;
 pub mod mount_helper;
 pub mod options;
 pub mod postgres_config;
+mod progress;
+pub mod restore;
+mod restored;
 pub mod wal;
 
 /// Exit code of a `wal-fetch` that proves nothing: PostgreSQL stops the recovery, and it can be started again.
@@ -37,6 +43,8 @@ const MANUAL: &str = "\
 Examples:
   walfs mount --daemon --user postgres s3://bucket/prefix /mnt/walfs
   walfs postgres-config --mountpoint /mnt/walfs
+  walfs backup --archive s3://bucket/prefix
+  walfs backup-list --archive s3://bucket/prefix
   walfs wal-list --archive s3://bucket/prefix
   walfs umount /mnt/walfs
 
@@ -44,6 +52,8 @@ Exit codes:
   0    done
   1    it failed; for wal-fetch: the store said that the file does not exist
   2    wrong usage (not of wal-fetch)
+  3    backup: the backup is complete, and pages in it have wrong checksums
+  130  backup: ended by Ctrl-C (143: by SIGTERM); nothing of it is kept
   255  wal-fetch failed in any other way: PostgreSQL stops recovery instead of ending it early
 
 Environment:
@@ -63,7 +73,13 @@ enum Command {
     WalFetch(wal::FetchArgs),
     #[command(visible_alias = "wal-show")]
     WalList(wal::ListArgs),
+    #[command(visible_alias = "backup-push")]
+    Backup(backup::BackupArgs),
+    BackupList(backup_list::ListArgs),
+    BackupShow(backup_list::ShowArgs),
     BackupFinish(backup_finish::FinishArgs),
+    #[command(visible_alias = "backup-fetch")]
+    Restore(restore::RestoreArgs),
     PostgresConfig(postgres_config::PostgresConfigArgs),
     /// What mount(8) calls for a file system of type walfs
     #[command(hide = true, disable_help_flag = true)]
@@ -140,7 +156,11 @@ pub fn main() -> ExitCode {
         Command::WalPush(arguments) => wal::push(&arguments),
         Command::WalFetch(arguments) => wal::fetch(&arguments),
         Command::WalList(arguments) => wal::list(&arguments),
+        Command::Backup(arguments) => backup::backup(&arguments),
+        Command::BackupList(arguments) => backup_list::list(&arguments),
+        Command::BackupShow(arguments) => backup_list::show(&arguments),
         Command::BackupFinish(arguments) => backup_finish::finish(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
         Command::PostgresConfig(arguments) => postgres_config::print(&arguments),
         Command::MountHelper(arguments) => mount_for_mount8(arguments.arguments),
     }

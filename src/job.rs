@@ -1,3 +1,12 @@
-//! What walfs does on its own account, without a mount: each job is a library call, and prints nothing.
+//! What walfs does on its own account, without a mount: taking backups, finishing them, listing them, bringing them
+//! back.
+//!
+//! Each job is a library call, and prints nothing. It knows the archive, the server and the directions of bytes; never
+//! the mount, the terminal or the command line. Who wants to see how far it is hands it a [`progress::Progress`].
 
+pub mod backup;
 pub mod finish;
+pub mod listing;
+pub mod progress;
+pub mod restore;
+pub mod sweep;

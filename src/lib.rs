@@ -26,5 +26,6 @@ pub mod metrics;
 pub mod mount;
 pub mod pg;
 pub mod read;
+pub mod server;
 pub mod staging;
 pub mod store;

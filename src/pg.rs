@@ -22,6 +22,7 @@ mod name;
 mod page;
 pub mod relation;
 mod segments;
+pub mod setting;
 pub mod tablespace_map;
 mod temporary;
 

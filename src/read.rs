@@ -20,6 +20,7 @@ use crate::codec::{Damage, FRAME_BYTES, SeekTable, Tail};
 use crate::pg::WalName;
 use crate::store::{ByteRange, Key, Patience};
 
+pub mod part;
 pub mod tree;
 
 use tree::TreeReader;
@@ -248,16 +249,8 @@ fn frames_of(table: &SeekTable, piece: u64) -> std::ops::Range<u64> {
 /// Decodes and verifies a piece; `stored` begins with its first frame.
 fn decode(table: &SeekTable, piece: u64, stored: &[u8]) -> Result<Bytes, Damage> {
     let frames = frames_of(table, piece);
-    let first = frames.start;
     let start = piece * PIECE_BYTES;
     let mut plain = vec![0; (table.plain_bytes() - start).min(PIECE_BYTES) as usize];
-    for frame in frames {
-        let within = table.plain_range(frame);
-        table.unpack(
-            frame,
-            table.cut(frame, stored, first)?,
-            &mut plain[(within.start - start) as usize..(within.end - start) as usize],
-        )?;
-    }
+    table.unpack_frames(frames, stored, &mut plain)?;
     Ok(plain.into())
 }

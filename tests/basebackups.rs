@@ -6,3 +6,7 @@ mod catalogue;
 mod browsing;
 // Reading of complete backups, without the kernel: requests and damage.
 mod reading;
+// Taken by `walfs backup`, brought back by stock tools, started.
+mod taking;
+// Brought back by `walfs restore`, recovered, resumed, refused.
+mod restoring;

@@ -21,13 +21,14 @@ use std::str::FromStr;
 
 use crate::store::Key;
 
-mod begun;
+pub mod begun;
 pub mod catalogue;
 pub mod chunks;
 mod entry;
 pub mod layout;
 pub mod manifest;
 pub mod summary;
+pub mod unfinished;
 
 pub use entry::{Attributes, Content, Entry, Extent, Part, Tree, TreeError};
 

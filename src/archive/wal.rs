@@ -86,6 +86,14 @@ pub struct WalPage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalCursor(String);
 
+impl WalCursor {
+    /// Just before this segment, whether it is archived or not.
+    pub fn before(segment: SegmentName) -> Self {
+        // Without the extension: the key itself sorts behind.
+        Self(format!("wal/{segment}"))
+    }
+}
+
 /// One lock a name, for stores that cannot judge races.
 #[derive(Debug, Default)]
 pub(super) struct NameLocks(Mutex<HashMap<WalName, Weak<tokio::sync::Mutex<()>>>>);

@@ -11,18 +11,23 @@ use crate::archive::{self, Archive};
 use crate::cache::Cache;
 use crate::cache::disk::DiskCache;
 use crate::daemon::{self, Ready};
+use crate::job::sweep::sweep;
 use crate::metrics::Metrics;
 use crate::mount::fs::{self, Fs};
 use crate::mount::kernel;
 use crate::mount::serve::{self, Request, Signals};
 use crate::read::Reader;
 use crate::staging::Staging;
+use crate::store::Patience;
 
 use super::options::{StoreArgs, WriteArgs, bytes};
 use super::{complain, memory, start_log};
 
 /// Between our own deadline and one of the kernel's, after which the kernel would end the whole mount.
 const MARGIN: Duration = Duration::from_secs(5);
+
+/// How long the store may be away before looking for leftovers is given up.
+const SWEEPING: Duration = Duration::from_secs(600);
 
 /// Show an archive as a directory
 ///
@@ -246,6 +251,9 @@ async fn open(arguments: &MountArgs, mountpoint: &Path, deadline: Duration) -> R
     let opened = arguments.store.open(&arguments.archive, &options, deadline).await;
     let archive = Arc::new(opened.map_err(|error| error.to_string())?);
     announce(&archive);
+    if !arguments.read_only {
+        sweep_in_background(archive.clone());
+    }
     let disk = arguments
         .cache_dir
         .as_deref()
@@ -268,6 +276,15 @@ async fn open(arguments: &MountArgs, mountpoint: &Path, deadline: Duration) -> R
         Arc::new(Metrics::default()),
         options,
     ))
+}
+
+/// Takes away what killed backups have left. Nobody waits for it, and the next start tries again.
+fn sweep_in_background(archive: Arc<Archive>) {
+    tokio::spawn(async move {
+        if let Err(error) = sweep(&archive, Patience::for_at_most(SWEEPING)).await {
+            tracing::warn!("what unfinished backups have left could not be looked at: {error}");
+        }
+    });
 }
 
 /// What the operator should know of the archive that is being mounted.

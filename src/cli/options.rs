@@ -1,5 +1,6 @@
 //! Options that several commands share, and how durations and sizes are written.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -160,6 +161,31 @@ impl StoreArgs {
     pub fn read_patience(&self) -> Patience {
         self.read_deadline
             .map_or(Patience::Forever, Patience::for_at_most)
+    }
+
+    /// The options that were given, as words of another command line: for a `restore_command`. Keys are not among them.
+    ///
+    /// # Errors
+    /// If the current directory, from which a path was given, is gone.
+    pub fn words(&self) -> std::io::Result<Vec<OsString>> {
+        let mut words = Vec::new();
+        let mut push = |name: &str, value: OsString| words.extend([OsString::from(name), value]);
+        for (name, value) in [
+            ("--endpoint", &self.endpoint),
+            ("--region", &self.region),
+            ("--profile", &self.profile),
+        ] {
+            value.iter().for_each(|value| push(name, value.into()));
+        }
+        match self.path_style {
+            PathStyleArg::Auto => {}
+            PathStyleArg::Always => push("--path-style", "always".into()),
+            PathStyleArg::Never => push("--path-style", "never".into()),
+        }
+        if let Some(file) = &self.credentials_file {
+            push("--credentials-file", std::path::absolute(file)?.into());
+        }
+        Ok(words)
     }
 
     /// Opens the archive, waiting for the store at most `wait`.

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::complain;
+use crate::pg::setting::quoted as setting;
 
 /// Print the lines for postgresql.conf, and why they are as they are
 ///
@@ -77,19 +78,17 @@ pub struct DirectCommands<'a> {
 /// The first of each kind is active, the alternatives are comments.
 pub fn postgres_config(mountpoint: &Path, direct: DirectCommands<'_>) -> String {
     let wal = quoted(mountpoint.join("wal").as_os_str());
-    let absent = quoted(mountpoint.join(".absent").as_os_str());
     let archive = [br#"cp "%p" "#, &wal[..], b"/%f"].concat();
-    let restore = [b"cp ", &wal[..], br#"/%f "%p""#].concat();
-    let proof = [b" || { test -e ", &absent[..], b"/%f && exit 1; exit 255; }"].concat();
+    let restore = plain_restore(&wal);
     let push = [&words(direct.push)[..], br#" "%p""#].concat();
-    let fetch = [&words(direct.fetch)[..], br#" %f "%p""#].concat();
+    let fetch = fetch_command(direct.fetch);
     [
         ARCHIVING.to_owned(),
         line("archive_mode", "on"),
         line("archive_command", &setting(&archive)),
         line("archive_timeout", "60s"),
         RESTORING.to_owned(),
-        line("restore_command", &setting(&[restore.clone(), proof].concat())),
+        line("restore_command", &setting(&restore_command(mountpoint))),
         line("recovery_target_timeline", "'latest'"),
         STANDBY_ONLY.to_owned(),
         line("#restore_command", &setting(&restore)),
@@ -98,6 +97,23 @@ pub fn postgres_config(mountpoint: &Path, direct: DirectCommands<'_>) -> String 
         line("#restore_command", &setting(&fetch)),
     ]
     .concat()
+}
+
+/// The safe `restore_command` for the archive at `mountpoint`, unquoted: 1 only with a proof of absence, 255 otherwise.
+pub fn restore_command(mountpoint: &Path) -> Vec<u8> {
+    let wal = quoted(mountpoint.join("wal").as_os_str());
+    let absent = quoted(mountpoint.join(".absent").as_os_str());
+    let proof = [b" || { test -e ", &absent[..], b"/%f && exit 1; exit 255; }"].concat();
+    [plain_restore(&wal), proof].concat()
+}
+
+/// The same without a mount, by `walfs wal-fetch` and its options.
+pub fn fetch_command(fetch: &[&OsStr]) -> Vec<u8> {
+    [&words(fetch)[..], br#" %f "%p""#].concat()
+}
+
+fn plain_restore(wal: &[u8]) -> Vec<u8> {
+    [b"cp ", wal, br#"/%f "%p""#].concat()
 }
 
 const ARCHIVING: &str = "\
@@ -152,30 +168,6 @@ fn quoted(word: &OsStr) -> Vec<u8> {
         other => std::slice::from_ref(other),
     });
     [b"'", &inner.copied().collect::<Vec<_>>()[..], b"'"].concat()
-}
-
-/// A string of `postgresql.conf`: quotes and backslashes doubled, in octal what cannot stand in a line of
-/// text.
-fn setting(command: &[u8]) -> String {
-    let mut value = String::from("'");
-    for chunk in command.utf8_chunks() {
-        value.extend(chunk.valid().chars().map(escaped));
-        value.extend(chunk.invalid().iter().map(|byte| octal(*byte)));
-    }
-    value + "'"
-}
-
-fn escaped(c: char) -> String {
-    match c {
-        '\'' | '\\' => format!("{c}{c}"),
-        '\0'..=' ' if c != ' ' => octal(c as u8),
-        '\x7F' => octal(c as u8),
-        _ => c.to_string(),
-    }
-}
-
-fn octal(byte: u8) -> String {
-    format!(r"\{byte:03o}")
 }
 
 #[cfg(test)]

@@ -88,9 +88,9 @@ pub struct ListArgs {
 }
 
 /// An error that ends a command, for a person.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     start_log("walfs=warn,error");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(work);
@@ -98,7 +98,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     outcome
 }
 
-fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
+pub(super) fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -286,7 +286,8 @@ fn print_one(out: &mut impl Write, name: WalName, meta: &WalMeta, json: bool) ->
     Ok(())
 }
 
-fn is_broken_pipe(error: &Failure) -> bool {
+/// Has the reader of our pipe gone?
+pub(super) fn is_broken_pipe(error: &Failure) -> bool {
     error
         .downcast_ref::<io::Error>()
         .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)

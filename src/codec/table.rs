@@ -200,6 +200,26 @@ impl SeekTable {
         }
         .unpack(stored, plain)
     }
+
+    /// Verifies and unpacks neighbouring frames. `stored` begins with the first of them, and so does `plain`.
+    ///
+    /// # Errors
+    ///
+    /// As [`SeekTable::unpack`] and [`SeekTable::cut`].
+    ///
+    /// # Panics
+    ///
+    /// If there are no such frames, or `plain` has no room for them.
+    pub fn unpack_frames(&self, frames: Range<u64>, stored: &[u8], plain: &mut [u8]) -> Result<(), Damage> {
+        let (first, mut rest) = (frames.start, plain);
+        for frame in frames {
+            let (place, bytes) = (self.plain_range(frame), self.cut(frame, stored, first)?);
+            let (piece, behind) = rest.split_at_mut((place.end - place.start) as usize);
+            self.unpack(frame, bytes, piece)?;
+            rest = behind;
+        }
+        Ok(())
+    }
 }
 
 /// The entries of a trailer without its footer, checked as bytes.

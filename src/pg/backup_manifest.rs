@@ -19,10 +19,12 @@
 //!
 //! [`Writer`] writes byte for byte what PostgreSQL would; [`Manifest`] reads what any version from 13 to 18 wrote.
 
+mod change;
 mod error;
 mod read;
 mod write;
 
+pub use change::describe;
 pub use error::ManifestError;
 pub use read::{File, Manifest};
 pub use write::{FileLine, Writer};

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod archiving;
+pub mod basebackup;
 pub mod below;
 pub mod copiers;
 pub mod garage;

@@ -150,6 +150,11 @@ impl Postgres {
 
     /// Starts the server process without waiting for anything.
     pub(super) fn spawn(&mut self) {
+        self.spawn_with(&[]);
+    }
+
+    /// The same, with more in its environment: what its commands need.
+    pub(super) fn spawn_with(&mut self, env: &[(&str, String)]) {
         assert!(self.server.is_none(), "the server has been started already");
         let log = OpenOptions::new()
             .create(true)
@@ -159,6 +164,7 @@ impl Postgres {
         let mut command = self.program("postgres");
         command.arg("-D").arg(&self.data).arg("-k").arg(&self.sockets);
         command
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("share the log"))
             .stderr(log);

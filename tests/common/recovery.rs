@@ -65,6 +65,13 @@ impl Postgres {
         postgres
     }
 
+    /// Starts the data directory `dir/data` as it is, with these variables in the environment of its commands.
+    pub fn start_as_it_is(dir: &Path, version: Version, env: &[(&str, String)]) -> Postgres {
+        let mut postgres = Postgres::in_dir(dir, version);
+        postgres.spawn_with(env);
+        postgres
+    }
+
     /// Starts what [`Self::recovering`] prepared; it recovers on its own.
     pub fn start_recovery(&mut self) {
         self.spawn();

@@ -1,13 +1,30 @@
 //! Who is at an unfinished tree, and whether they still are.
 //!
-//! Process numbers are used again, and mean nothing on another machine or after a restart of this one: so the kernel's
-//! boot id and the time at which the process began go with them (`proc(5)`, `/proc/PID/stat`, field 22).
+//! A process is known by its number, the moment it began (numbers are used again; `proc(5)`, `/proc/PID/stat`, field
+//! 22), and where numbers mean anything: the machine since its last start, and the namespace of processes, for
+//! containers share a machine's boot id but not its numbers. From anywhere else nobody can tell, and only time shows
+//! that a maker is gone.
 
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
-use super::catalogue::Begun;
+use super::catalogue::{Begun, Unfinished};
+
+/// After how long without a stored object a maker that cannot be seen from here is taken for dead.
+pub const SILENCE: Duration = Duration::from_secs(24 * 3600);
+
+/// What has become of a maker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maker {
+    /// At work.
+    Running,
+    /// Not to be seen from here, but something was stored in the last 24 hours.
+    Elsewhere,
+    /// Gone.
+    Dead,
+}
 
 impl Begun {
     /// This process, now.
@@ -15,18 +32,35 @@ impl Begun {
         let pid = std::process::id();
         Self {
             at: Timestamp::now(),
-            boot_id: read("/proc/sys/kernel/random/boot_id"),
+            boot_id: place(),
             host: read("/proc/sys/kernel/hostname"),
             pid,
             pid_began_ticks: began_ticks(pid).unwrap_or(0),
         }
     }
+}
 
-    /// Is it certain that its maker is not at it any more? Of another machine, nobody here can say.
-    pub fn is_abandoned(&self) -> bool {
-        let here = !self.boot_id.is_empty() && self.boot_id == read("/proc/sys/kernel/random/boot_id");
-        here && began_ticks(self.pid) != Some(self.pid_began_ticks)
+impl Unfinished {
+    /// Is somebody still at it, as far as can be told from here at `now`?
+    pub fn maker(&self, now: SystemTime) -> Maker {
+        match self.begun.as_ref().filter(|begun| begun.boot_id == place()) {
+            Some(begun) if began_ticks(begun.pid) == Some(begun.pid_began_ticks) => Maker::Running,
+            Some(_) => Maker::Dead,
+            // The store's clock may be ahead: that is no silence.
+            None if now.duration_since(self.last_stored).unwrap_or_default() > SILENCE => Maker::Dead,
+            None => Maker::Elsewhere,
+        }
     }
+}
+
+/// Where process numbers mean what they mean to us: boot id and namespace.
+fn place() -> String {
+    let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    format!(
+        "{} {}",
+        read("/proc/sys/kernel/random/boot_id"),
+        namespace.display()
+    )
 }
 
 fn read(path: &str) -> String {
@@ -34,32 +68,72 @@ fn read(path: &str) -> String {
 }
 
 /// When a process began, in clock ticks since boot. Its name, field 2, may hold anything, so counting begins behind it.
+/// `None` if there is no such process, or a zombie only, which nobody has waited for yet.
 fn began_ticks(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, behind_name) = stat.rsplit_once(')')?;
-    behind_name.split_ascii_whitespace().nth(19)?.parse().ok()
+    let mut fields = behind_name.split_ascii_whitespace();
+    let alive = !matches!(fields.next()?, "Z" | "X");
+    alive.then(|| fields.nth(18)?.parse().ok()).flatten()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::tree::TreeId;
+
+    fn tree(begun: Option<Begun>, last_stored: SystemTime) -> Unfinished {
+        Unfinished {
+            id: TreeId::fresh(&"monday".parse().unwrap()),
+            begun,
+            last_stored,
+            stored_bytes: 0,
+        }
+    }
 
     #[test]
-    fn the_dead_have_abandoned_theirs() {
-        let own = Begun::by_this_process();
-        assert!(own.pid_began_ticks > 0 && !own.boot_id.is_empty());
-        assert!(!own.is_abandoned());
-        let mut child = std::process::Command::new("true").spawn().unwrap();
+    fn a_running_maker_is_seen_however_long_he_is_silent() {
+        let now = SystemTime::now();
+        let me = Begun::by_this_process();
+        assert!(me.pid_began_ticks > 0);
+        let maker = |begun: &Begun, stored| tree(Some(begun.clone()), stored).maker(now);
+        assert_eq!(maker(&me, SystemTime::UNIX_EPOCH), Maker::Running);
+        let reused = Begun {
+            pid_began_ticks: me.pid_began_ticks + 1,
+            ..me.clone()
+        };
+        assert_eq!(maker(&reused, now), Maker::Dead);
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
         let of_child = Begun {
             pid: child.id(),
-            ..own.clone()
+            pid_began_ticks: began_ticks(child.id()).unwrap(),
+            ..me
         };
+        assert_eq!(maker(&of_child, now), Maker::Running);
+        child.kill().unwrap();
+        // Dead before somebody has waited for it, and after.
+        while maker(&of_child, now) != Maker::Dead {
+            std::thread::yield_now();
+        }
         child.wait().unwrap();
-        assert!(of_child.is_abandoned());
-        let elsewhere = Begun {
-            boot_id: "another".into(),
-            ..of_child
+        assert_eq!(maker(&of_child, now), Maker::Dead);
+    }
+
+    #[test]
+    fn who_cannot_be_seen_has_a_day() {
+        let now = SystemTime::now();
+        let foreign = Begun {
+            boot_id: "elsewhere".into(),
+            ..Begun::by_this_process()
         };
-        assert!(!elsewhere.is_abandoned());
+        for begun in [Some(foreign), None] {
+            let maker = |stored| tree(begun.clone(), stored).maker(now);
+            assert_eq!(maker(now), Maker::Elsewhere);
+            assert_eq!(maker(now - SILENCE - Duration::from_secs(1)), Maker::Dead);
+            assert_eq!(maker(now + SILENCE), Maker::Elsewhere);
+        }
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! A tree is begun by an object of its own, `begun.json`, which says who is at it; then come its parts, in any order;
 //! [`Archive::commit_tree`] writes manifest and chunk hashes and, last, the summary. Whatever happens before that leaves
-//! an unfinished tree, which nobody sees as a backup and which [`Archive::drop_unfinished`] removes: the only deletion
-//! of content in this program, and it asks for the summary first.
+//! an unfinished tree, which nobody sees as a backup ([`super::unfinished`]).
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,23 +14,23 @@ use serde::{Deserialize, Serialize};
 
 use super::chunks::{self, ChunkHash};
 use super::summary::{Object, SUMMARY_VERSION, Summary};
-use super::{BASEBACKUPS, Content, TREES, Tree, TreeId, TreeName, manifest};
+use super::{BASEBACKUPS, Content, Tree, TreeId, TreeName, manifest};
 use crate::archive::{Archive, Error, put_mode};
 use crate::codec::{self, ContentHash};
 use crate::pg::{SegmentName, WalName};
 use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience, PutMode};
 
-const BEGUN: &str = "begun.json";
+pub(super) const BEGUN: &str = "begun.json";
 
-/// Summaries read at once.
-const READS: usize = 8;
+/// Objects asked for at once.
+pub(super) const READS: usize = 8;
 
 /// `begun.json`: who is at an unfinished tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begun {
     /// When it was begun.
     pub at: Timestamp,
-    /// Which machine: the kernel's boot id, so that another one, or this one before a restart, is told apart.
+    /// Where its number means something: the kernel's boot id and the namespace of processes.
     pub boot_id: String,
     /// Its name, for people.
     pub host: String,
@@ -182,7 +181,7 @@ impl Archive {
         }
     }
 
-    fn tree_exists(&self, name: &TreeName) -> Error {
+    pub(super) fn tree_exists(&self, name: &TreeName) -> Error {
         Error::TreeExists {
             name: name.clone(),
             place: self.place(),
@@ -209,7 +208,7 @@ impl Archive {
         Ok(found)
     }
 
-    async fn list_all(&self, prefix: &str, patience: Patience) -> Result<Vec<(Key, Meta)>, Error> {
+    pub(super) async fn list_all(&self, prefix: &str, patience: Patience) -> Result<Vec<(Key, Meta)>, Error> {
         let mut found: Vec<(Key, Meta)> = Vec::new();
         loop {
             let after = found.last().map(|(key, _)| key.as_str().to_owned());
@@ -387,98 +386,22 @@ impl Archive {
             place: self.place(),
             reason,
         })?;
-        let mut missing = Vec::new();
-        for segment in segments {
-            let own = summary.backup.own_wal.contains(&segment);
-            if !own
-                && self
-                    .wal_meta(WalName::Segment(segment), patience)
-                    .await?
-                    .is_none()
-            {
-                missing.push(segment);
-            }
-        }
+        let own = &summary.backup.own_wal;
+        let asked = segments.into_iter().filter(|segment| !own.contains(segment));
+        let look = |segment: SegmentName| async move {
+            let found = self.wal_meta(WalName::Segment(segment), patience).await?;
+            Ok::<_, Error>(found.is_none().then_some(segment))
+        };
+        let looks = stream::iter(asked).map(look).buffered(READS);
+        let missing: Vec<SegmentName> = looks
+            .try_filter_map(|missing| async move { Ok(missing) })
+            .try_collect()
+            .await?;
         Ok(if missing.is_empty() {
             BackupWal::Complete
         } else {
             BackupWal::Missing(missing)
         })
-    }
-
-    /// Trees that were begun and are not complete, by name.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub async fn unfinished_trees(&self, patience: Patience) -> Result<Vec<Unfinished>, Error> {
-        let mut found = Vec::new();
-        let mut after: Option<String> = None;
-        loop {
-            let prefix = format!("{TREES}/");
-            let page = self.store().list(&prefix, after.as_deref(), 1, patience).await?;
-            let Some((key, _)) = page.entries.first() else {
-                return Ok(found);
-            };
-            let folder = key.as_str()[prefix.len()..]
-                .split('/')
-                .next()
-                .unwrap_or_default()
-                .to_owned();
-            // '0' is the byte after '/': the next listing begins behind this folder.
-            after = Some(format!("{prefix}{folder}0"));
-            let Some(id) = TreeId::parse(&folder) else {
-                continue;
-            };
-            if !self.is_committed(&id, patience).await? {
-                found.push(self.look_at_unfinished(id, patience).await?);
-            }
-        }
-    }
-
-    async fn is_committed(&self, id: &TreeId, patience: Patience) -> Result<bool, Error> {
-        // A summary that cannot be read may be this tree's: then it is not for us to judge.
-        match self.summary(&id.name(), patience).await {
-            Ok(summary) => Ok(summary.is_some_and(|summary| summary.id == id.as_str())),
-            Err(Error::TreeDamaged { .. }) => Ok(true),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn look_at_unfinished(&self, id: TreeId, patience: Patience) -> Result<Unfinished, Error> {
-        let objects = self.list_all(&id.prefix(), patience).await?;
-        let begun = match self.store().get(&id.key(BEGUN), ByteRange::Whole, patience).await {
-            Ok(fetched) => serde_json::from_slice(&fetched.bytes).ok(),
-            Err(error) if error.kind == ErrorKind::NotFound => None,
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Unfinished {
-            id,
-            begun,
-            last_stored: objects
-                .iter()
-                .map(|(_, meta)| meta.modified)
-                .max()
-                .unwrap_or(SystemTime::UNIX_EPOCH),
-            stored_bytes: objects.iter().map(|(_, meta)| meta.stored_bytes).sum(),
-        })
-    }
-
-    /// Deletes an unfinished tree. A committed one is refused, whoever asks.
-    ///
-    /// # Errors
-    /// [`Error::TreeExists`] if it is committed, [`Error::Store`].
-    pub async fn drop_unfinished(&self, id: &TreeId, patience: Patience) -> Result<(), Error> {
-        if self.is_committed(id, patience).await? {
-            return Err(self.tree_exists(&id.name()));
-        }
-        let objects = self.list_all(&id.prefix(), patience).await?;
-        // The word of who began it goes last, so that an interrupted deletion is still known for what it is.
-        let (begun, rest): (Vec<Key>, Vec<Key>) = objects
-            .into_iter()
-            .map(|(key, _)| key)
-            .partition(|key| *key == id.key(BEGUN));
-        self.store().delete(&rest, patience).await?;
-        Ok(self.store().delete(&begun, patience).await?)
     }
 
     /// Key of a tree's manifest.

@@ -1,0 +1,134 @@
+//! What is left of trees that were begun and never committed: found, and removed.
+//!
+//! [`Archive::drop_unfinished`] is the only deletion of content in this program, and it asks for the summary first.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::catalogue::{BEGUN, READS, Unfinished};
+use super::summary::Summary;
+use super::{TREES, TreeId, TreeName};
+use crate::archive::{Archive, Error};
+use crate::store::{ByteRange, ErrorKind, Key, Patience};
+
+impl Archive {
+    /// Trees that were begun and are not complete, by name.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn unfinished_trees(&self, patience: Patience) -> Result<Vec<Unfinished>, Error> {
+        let complete = self.summaries(patience).await?;
+        self.unfinished_beside(&complete, patience).await
+    }
+
+    /// As [`Archive::unfinished_trees`], by somebody who has the complete ones at hand.
+    ///
+    /// Folders of complete trees are known and may have many thousand parts; so each gap between two of them is looked
+    /// into, several at once, which takes one request where there is nothing.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn unfinished_beside(
+        &self,
+        complete: &[(TreeName, Result<Summary, Error>)],
+        patience: Patience,
+    ) -> Result<Vec<Unfinished>, Error> {
+        let known: BTreeSet<String> = complete
+            .iter()
+            .filter_map(|(_, summary)| Some(summary.as_ref().ok()?.id.clone()))
+            .collect();
+        let behind = known.iter().map(|folder| after_folder(folder));
+        let gaps: Vec<String> = std::iter::once(format!("{TREES}/")).chain(behind).collect();
+        let looks = stream::iter(gaps).map(|after| self.folders_in_gap(after, &known, patience));
+        let folders: Vec<Vec<TreeId>> = looks.buffered(READS).try_collect().await?;
+        let looks = stream::iter(folders.into_iter().flatten()).map(|id| self.if_unfinished(id, patience));
+        let found: Vec<Option<Unfinished>> = looks.buffered(READS).try_collect().await?;
+        let mut found: Vec<Unfinished> = found.into_iter().flatten().collect();
+        found.sort_by(|left, right| left.id.cmp(&right.id));
+        Ok(found)
+    }
+
+    /// Folders behind `after`, up to the next one that is known.
+    async fn folders_in_gap(
+        &self,
+        mut after: String,
+        known: &BTreeSet<String>,
+        patience: Patience,
+    ) -> Result<Vec<TreeId>, Error> {
+        let mut found = Vec::new();
+        let prefix = format!("{TREES}/");
+        loop {
+            let page = self.store().list(&prefix, Some(&after), 1, patience).await?;
+            let Some((key, _)) = page.entries.first() else {
+                return Ok(found);
+            };
+            let folder = key.as_str()[prefix.len()..].split('/').next().unwrap_or_default();
+            if known.contains(folder) {
+                return Ok(found);
+            }
+            found.extend(TreeId::parse(folder));
+            after = after_folder(folder);
+        }
+    }
+
+    async fn if_unfinished(&self, id: TreeId, patience: Patience) -> Result<Option<Unfinished>, Error> {
+        // It may have been committed since the summaries were read.
+        if self.is_committed(&id, patience).await? {
+            return Ok(None);
+        }
+        Ok(Some(self.look_at_unfinished(id, patience).await?))
+    }
+
+    async fn is_committed(&self, id: &TreeId, patience: Patience) -> Result<bool, Error> {
+        // A summary that cannot be read may be this tree's: then it is not for us to judge.
+        match self.summary(&id.name(), patience).await {
+            Ok(summary) => Ok(summary.is_some_and(|summary| summary.id == id.as_str())),
+            Err(Error::TreeDamaged { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn look_at_unfinished(&self, id: TreeId, patience: Patience) -> Result<Unfinished, Error> {
+        let objects = self.list_all(&id.prefix(), patience).await?;
+        let begun = match self.store().get(&id.key(BEGUN), ByteRange::Whole, patience).await {
+            Ok(fetched) => serde_json::from_slice(&fetched.bytes).ok(),
+            Err(error) if error.kind == ErrorKind::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Unfinished {
+            id,
+            begun,
+            last_stored: objects
+                .iter()
+                .map(|(_, meta)| meta.modified)
+                .max()
+                .unwrap_or(SystemTime::UNIX_EPOCH),
+            stored_bytes: objects.iter().map(|(_, meta)| meta.stored_bytes).sum(),
+        })
+    }
+
+    /// Deletes an unfinished tree. A committed one is refused, whoever asks.
+    ///
+    /// # Errors
+    /// [`Error::TreeExists`] if it is committed, [`Error::Store`].
+    pub async fn drop_unfinished(&self, id: &TreeId, patience: Patience) -> Result<(), Error> {
+        if self.is_committed(id, patience).await? {
+            return Err(self.tree_exists(&id.name()));
+        }
+        let objects = self.list_all(&id.prefix(), patience).await?;
+        // The word of who began it goes last, so that an interrupted deletion is still known for what it is.
+        let (begun, rest): (Vec<Key>, Vec<Key>) = objects
+            .into_iter()
+            .map(|(key, _)| key)
+            .partition(|key| *key == id.key(BEGUN));
+        self.store().delete(&rest, patience).await?;
+        Ok(self.store().delete(&begun, patience).await?)
+    }
+}
+
+/// Where a listing goes on behind a folder: '0' is the byte after '/'.
+fn after_folder(folder: &str) -> String {
+    format!("{TREES}/{folder}0")
+}

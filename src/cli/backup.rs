@@ -1,0 +1,297 @@
+//! `walfs backup`: takes a base backup of a running server.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{ArgAction, Args};
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::archive;
+use crate::archive::tree::TreeName;
+use crate::archive::tree::summary::{Pages, Summary};
+use crate::job::backup::{Error, MissingWal, Options, Taken, named, take};
+use crate::pg::WalName;
+
+use super::connect::ConnectArgs;
+use super::options::{StoreArgs, bytes, duration};
+use super::{complain, memory, progress, start_log};
+use crate::codec::Compression;
+
+/// The backup is kept, and pages in it have wrong checksums.
+const EXIT_BAD_PAGES: u8 = 3;
+
+/// The most threads that are used unless told otherwise.
+const USUAL_JOBS: usize = 8;
+
+/// Take a base backup of a running server into the archive
+///
+/// Reads the data directory itself, so it runs on the server's machine, as the user that PostgreSQL runs as (or as
+/// root), and speaks to the server only to begin and to end the backup. No mount is needed. It waits until the WAL
+/// that makes the backup consistent is in the archive, too; only then is the backup complete, and LATEST.
+#[derive(Debug, Args)]
+#[command(after_long_help = MANUAL, disable_help_flag = true)]
+pub struct BackupArgs {
+    /// Name of the backup [default: the time, like 2026-11-21T030000Z]
+    #[arg(value_name = "NAME")]
+    name: Option<TreeName>,
+    /// s3://bucket/prefix, file:///directory or a path; made if there is none
+    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
+    archive: String,
+    /// What PostgreSQL notes in backup_label [default: walfs NAME]
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
+    /// Begin with an immediate checkpoint: sooner done, at the cost of a burst of writes
+    ///
+    /// Otherwise the checkpoint is spread, as checkpoint_completion_target says, which may take minutes.
+    #[arg(long)]
+    fast: bool,
+    /// Threads that read and compress [default: the processor's cores, at most 8]
+    #[arg(short, long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Read at most so much in a second, like 50MiB
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    rate_limit: Option<u64>,
+    /// Do not verify the checksums of data pages
+    #[arg(long)]
+    no_verify_checksums: bool,
+    /// How long to wait for the backup's WAL in the archive
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    wal_timeout: Duration,
+    /// lz4, lz4:ACCELERATION, zstd, zstd:LEVEL or none [default: lz4 for a new archive, then the archive's own]
+    #[arg(long, value_name = "CODEC", env = "WALFS_COMPRESSION", hide_env_values = true)]
+    compression: Option<Compression>,
+    /// Print what was taken as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Print help: -? in short
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Print help in short
+    #[arg(short = '?', action = ArgAction::HelpShort, hide = true)]
+    short_help: Option<bool>,
+}
+
+const MANUAL: &str = "\
+Examples:
+  sudo -u postgres walfs backup --archive s3://bucket/prefix
+  walfs backup --archive /srv/archive --fast --rate-limit 50MiB before-upgrade
+  PGPASSFILE=/etc/walfs/pgpass walfs backup --archive s3://bucket/prefix -h 127.0.0.1 -U backup
+
+In crontab(5), as postgres; it prints nothing unless something is wrong:
+  0 3 * * *  walfs backup --archive s3://bucket/prefix --wal-timeout 2h
+
+The role needs to be a superuser, or to be a member of pg_read_all_settings with EXECUTE on pg_backup_start(text, \
+boolean) and pg_backup_stop(boolean); before PostgreSQL 15 on pg_start_backup(text, boolean, boolean) and \
+pg_stop_backup(boolean, boolean). A password comes from PGPASSWORD, PGPASSFILE or ~/.pgpass.
+
+A standby can be backed up, too. It does not end a segment for the backup: the last segment comes when the primary has \
+filled it, or after `SELECT pg_switch_wal()` there.
+
+Ctrl-C and SIGTERM end it at once: the server leaves backup mode, and what was stored is deleted. After a kill -9 the \
+next backup deletes it. If the WAL does not come in time, the backup is kept: backup-list shows what it lacks, and it is \
+complete as soon as that is archived.
+
+Exit codes:
+  0    the backup is complete
+  1    it failed, or its WAL did not come within --wal-timeout
+  2    wrong usage
+  3    the backup is complete, but pages in it have wrong checksums: they are named
+  130  ended by Ctrl-C, 143 by SIGTERM; nothing is kept";
+
+/// Runs `walfs backup`.
+pub fn backup(arguments: &BackupArgs) -> ExitCode {
+    start_log("walfs=warn,error");
+    memory::give_back_freed();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(run(arguments));
+    runtime.shutdown_background();
+    match outcome {
+        Ok(taken) => report(&taken, arguments.json),
+        Err(Failure::Backup(error)) => {
+            complain(&error);
+            exit_code(&error)
+        }
+        Err(Failure::Other(error)) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+enum Failure {
+    Backup(Error),
+    Other(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+fn exit_code(error: &Error) -> ExitCode {
+    match error {
+        Error::Interrupted("SIGINT") => ExitCode::from(130),
+        Error::Interrupted(_) => ExitCode::from(143),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+async fn run(arguments: &BackupArgs) -> Result<Taken, Failure> {
+    let mut signals = Signals::new()?;
+    let server = arguments.connect.resolve()?;
+    let options = options(arguments)?;
+    let opening = archive::Options {
+        compression: arguments.compression,
+        create: true,
+    };
+    let store = &arguments.store;
+    let archive = tokio::select! {
+        opened = store.open(&arguments.archive, &opening, store.deadline) => Arc::new(opened?),
+        signal = signals.next() => return Err(Failure::Backup(Error::Interrupted(signal))),
+    };
+    let interrupted = async {
+        let signal = signals.next().await;
+        // The next one does not wait for the cleaning up.
+        tokio::spawn(async move {
+            std::process::exit(if signals.next().await == "SIGINT" {
+                130
+            } else {
+                143
+            })
+        });
+        signal
+    };
+    let taken = take(&archive, &server, &options, progress::on_terminal(), interrupted).await;
+    taken.map_err(Failure::Backup)
+}
+
+fn options(arguments: &BackupArgs) -> Result<Options, Failure> {
+    let name = match &arguments.name {
+        Some(name) => name.clone(),
+        None => Timestamp::now()
+            .strftime("%Y-%m-%dT%H%M%SZ")
+            .to_string()
+            .parse()?,
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(Options {
+        label: arguments.label.clone().unwrap_or_else(|| format!("walfs {name}")),
+        name,
+        fast: arguments.fast,
+        jobs: arguments.jobs.unwrap_or(cores.min(USUAL_JOBS)),
+        verify_checksums: !arguments.no_verify_checksums,
+        rate_limit: arguments.rate_limit,
+        wal_timeout: arguments.wal_timeout,
+    })
+}
+
+/// The two signals that end a command.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    name: &'a str,
+    /// Is all its WAL archived?
+    complete: bool,
+    missing_wal: Vec<String>,
+    #[serde(flatten)]
+    summary: &'a Summary,
+}
+
+fn report(taken: &Taken, json: bool) -> ExitCode {
+    if json && let Err(error) = print_json(taken) {
+        complain(&error);
+        return ExitCode::FAILURE;
+    }
+    if let Some(missing) = &taken.missing_wal {
+        complain(&lacking(taken, missing));
+        return ExitCode::FAILURE;
+    }
+    match &taken.summary.backup.pages {
+        Some(pages) if pages.bad > 0 => {
+            complain(&bad_pages(taken, pages));
+            ExitCode::from(EXIT_BAD_PAGES)
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn print_json(taken: &Taken) -> std::io::Result<()> {
+    let missing = taken.missing_wal.iter().flat_map(|missing| &missing.segments);
+    let report = Report {
+        name: taken.name.as_str(),
+        complete: taken.missing_wal.is_none(),
+        missing_wal: missing
+            .map(|segment| WalName::Segment(*segment).to_string())
+            .collect(),
+        summary: &taken.summary,
+    };
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, &report)?;
+    writeln!(out)
+}
+
+fn lacking(taken: &Taken, missing: &MissingWal) -> String {
+    let why = missing.complaint.as_deref().unwrap_or(
+        "the server has no complaint.\nHINT: does it archive into this archive? `walfs wal-list` shows what came.",
+    );
+    format!(
+        "the files of backup {} are stored, but it is not complete: the archive lacks {}; {why}",
+        taken.name,
+        named(&missing.segments)
+    )
+}
+
+fn bad_pages(taken: &Taken, pages: &Pages) -> String {
+    const NAMED: usize = 10;
+    let first = pages.first_bad.iter().take(NAMED);
+    let lines: Vec<String> = first
+        .map(|page| format!("\n  block {} of {}", page.block, page.path))
+        .collect();
+    let more = match pages.bad.saturating_sub(lines.len() as u64) {
+        0 => String::new(),
+        more => format!("\n  and {more} more"),
+    };
+    format!(
+        "backup {} is complete, and {} of its pages have wrong checksums:{}{more}\n\
+         HINT: the disk or its memory has changed them; an earlier backup may have them whole.",
+        taken.name,
+        pages.bad,
+        lines.concat()
+    )
+}

@@ -1,0 +1,425 @@
+//! `walfs backup-list` and `backup-show`: which backups there are, and what is known of one.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Args;
+use indicatif::BinaryBytes;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::archive::tree::Tree;
+use crate::archive::tree::begun::Maker;
+use crate::archive::tree::summary::Summary;
+use crate::archive::{self, Archive};
+use crate::job::backup::named;
+use crate::job::listing::{Listed, State, backup, backups};
+use crate::pg::WalName;
+use crate::store::Patience;
+
+use super::options::StoreArgs;
+use super::wal::{Failure, block_on, exit_code, is_broken_pipe};
+
+/// List the backups of an archive, from the oldest to the newest, then unfinished ones
+///
+/// A backup is complete when all of it is stored, and every WAL segment that makes it consistent. Of one that lacks WAL
+/// the segments are named.
+#[derive(Debug, Args)]
+#[command(after_long_help = LIST_MANUAL)]
+pub struct ListArgs {
+    /// s3://bucket/prefix, file:///directory or a path
+    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
+    archive: String,
+    /// A JSON array of everything that is known of each
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+const LIST_MANUAL: &str = "\
+Examples:
+  walfs backup-list --archive s3://bucket/prefix
+  walfs backup-list --archive /srv/archive --json | jq -r '.[] | select(.state == \"complete\").name'
+
+States:
+  complete     it can be restored
+  WAL missing  its files are stored; it is complete as soon as the named segments are archived
+  incomplete   it is being taken (running), or was: the next `walfs backup` removes it when its maker is dead, which
+               is known at once on the same machine, and elsewhere after 24 hours without a stored byte
+  damaged      its summary cannot be read
+
+Columns: when it began and when it was complete, the WAL from START to STOP on its timeline (TLI), bytes of files, \
+bytes stored for it, version of PostgreSQL (PG), pages with wrong checksums (BAD; - if nobody looked).";
+
+/// Show what is known of one backup
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  walfs backup-show --archive s3://bucket/prefix LATEST
+  walfs backup-show --archive /srv/archive --json monday | jq .backup.tablespaces")]
+pub struct ShowArgs {
+    /// Its name, or LATEST for the newest complete one
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// s3://bucket/prefix, file:///directory or a path
+    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
+    archive: String,
+    /// As one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// What `--json` has of a backup; what is not known is left out.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    name: &'a str,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing_wal: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damage: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    maker: Option<ShownMaker<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parts: Option<usize>,
+    #[serde(flatten)]
+    summary: Option<&'a Summary>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShownMaker<'a> {
+    state: &'static str,
+    host: Option<&'a str>,
+    pid: Option<u32>,
+    began: Option<Timestamp>,
+    last_stored: Option<Timestamp>,
+    stored_bytes: u64,
+}
+
+impl<'a> Shown<'a> {
+    fn of(listed: &'a Listed, parts: Option<usize>) -> Self {
+        let mut shown = Self {
+            name: listed.name.as_str(),
+            state: word(&listed.state),
+            missing_wal: Vec::new(),
+            damage: None,
+            maker: None,
+            parts,
+            summary: listed.summary(),
+        };
+        match &listed.state {
+            State::Complete(_) => {}
+            State::WalMissing(_, segments) => {
+                let names = segments
+                    .iter()
+                    .map(|segment| WalName::Segment(*segment).to_string());
+                shown.missing_wal = names.collect();
+            }
+            State::Damaged(reason) => shown.damage = Some(reason),
+            State::Unfinished(tree, maker) => {
+                let begun = tree.begun.as_ref();
+                shown.maker = Some(ShownMaker {
+                    state: maker_word(*maker),
+                    host: begun.map(|begun| begun.host.as_str()),
+                    pid: begun.map(|begun| begun.pid),
+                    began: begun.map(|begun| begun.at),
+                    last_stored: Timestamp::try_from(tree.last_stored).ok(),
+                    stored_bytes: tree.stored_bytes,
+                });
+            }
+        }
+        shown
+    }
+}
+
+fn word(state: &State) -> &'static str {
+    match state {
+        State::Complete(_) => "complete",
+        State::WalMissing(..) => "WAL missing",
+        State::Damaged(_) => "damaged",
+        State::Unfinished(..) => "incomplete",
+    }
+}
+
+fn maker_word(maker: Maker) -> &'static str {
+    match maker {
+        Maker::Running => "running",
+        Maker::Elsewhere => "elsewhere",
+        Maker::Dead => "abandoned",
+    }
+}
+
+/// The state with its reasons, for people.
+fn state(listed: &Listed) -> String {
+    match &listed.state {
+        State::Complete(_) => "complete".to_owned(),
+        State::WalMissing(_, segments) => format!("WAL missing: {}", named(segments)),
+        State::Damaged(reason) => format!("damaged: {}", reason.lines().next().unwrap_or_default()),
+        State::Unfinished(tree, maker) => match (&tree.begun, maker) {
+            (Some(begun), Maker::Running) => {
+                format!("incomplete (running, {} pid {})", begun.host, begun.pid)
+            }
+            (Some(begun), Maker::Elsewhere) => {
+                format!("incomplete (begun on {} by pid {})", begun.host, begun.pid)
+            }
+            (None, Maker::Elsewhere) => "incomplete (who is at it is not known)".to_owned(),
+            _ => "incomplete (abandoned)".to_owned(),
+        },
+    }
+}
+
+/// Runs `walfs backup-list`.
+pub fn list(arguments: &ListArgs) -> ExitCode {
+    exit_code(block_on(async {
+        let archive = open(&arguments.store, &arguments.archive).await?;
+        let listed = backups(&archive, Patience::for_at_most(arguments.store.deadline)).await?;
+        let text = if arguments.json {
+            let shown: Vec<Shown<'_>> = listed.iter().map(|listed| Shown::of(listed, None)).collect();
+            serde_json::to_string_pretty(&shown)? + "\n"
+        } else {
+            table(&listed)
+        };
+        write_out(&text)
+    }))
+}
+
+/// Runs `walfs backup-show`.
+pub fn show(arguments: &ShowArgs) -> ExitCode {
+    exit_code(block_on(async {
+        let archive = open(&arguments.store, &arguments.archive).await?;
+        let patience = Patience::for_at_most(arguments.store.deadline);
+        let Some(listed) = backup(&archive, &arguments.name, patience).await? else {
+            return Err(format!(
+                "{} has no backup {}.\nHINT: `walfs backup-list --archive {}` shows those that there are.",
+                archive.place(),
+                arguments.name,
+                arguments.archive
+            )
+            .into());
+        };
+        let tree = match listed.summary() {
+            Some(summary) => Some(archive.tree(&listed.name, summary, patience).await?),
+            None => None,
+        };
+        let text = if arguments.json {
+            let parts = tree.as_ref().map(|tree| tree.parts.len());
+            serde_json::to_string_pretty(&Shown::of(&listed, parts))? + "\n"
+        } else {
+            page(&listed, tree.as_deref(), &arguments.archive)
+        };
+        write_out(&text)
+    }))
+}
+
+async fn open(store: &StoreArgs, place: &str) -> Result<Archive, Failure> {
+    Ok(store
+        .open(place, &archive::Options::default(), store.deadline)
+        .await?)
+}
+
+fn write_out(text: &str) -> Result<(), Failure> {
+    match io::stdout()
+        .lock()
+        .write_all(text.as_bytes())
+        .map_err(Failure::from)
+    {
+        // The reader of our pipe has seen enough.
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        done => done,
+    }
+}
+
+const HEAD: [&str; 11] = [
+    "NAME", "BEGAN", "FINISHED", "START", "STOP", "TLI", "SIZE", "STORED", "PG", "BAD", "STATE",
+];
+
+/// Columns as wide as their widest cell; numbers to the right.
+fn table(listed: &[Listed]) -> String {
+    let rows: Vec<[String; 11]> = std::iter::once(HEAD.map(String::from))
+        .chain(listed.iter().map(row))
+        .collect();
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(column, (cell, width))| match column {
+                5..=9 => format!("{cell:>width$}"),
+                _ => format!("{cell:<width$}"),
+            });
+        let line = cells.collect::<Vec<_>>().join("  ");
+        writeln!(text, "{}", line.trim_end()).expect("a string takes everything");
+    }
+    text
+}
+
+fn row(listed: &Listed) -> [String; 11] {
+    let dash = || "-".to_owned();
+    let name = listed.name.to_string();
+    if let State::Unfinished(tree, _) = &listed.state {
+        let began = tree.begun.as_ref().map_or_else(dash, |begun| when(begun.at));
+        let stored = BinaryBytes(tree.stored_bytes).to_string();
+        return [
+            name,
+            began,
+            dash(),
+            dash(),
+            dash(),
+            dash(),
+            dash(),
+            stored,
+            dash(),
+            dash(),
+            state(listed),
+        ];
+    }
+    let Some(summary) = listed.summary() else {
+        return [
+            name,
+            dash(),
+            dash(),
+            dash(),
+            dash(),
+            dash(),
+            dash(),
+            dash(),
+            dash(),
+            dash(),
+            state(listed),
+        ];
+    };
+    let backup = &summary.backup;
+    [
+        name,
+        when(summary.began),
+        when(summary.finished),
+        backup.start().map_or_else(dash, |(_, lsn)| lsn.to_string()),
+        backup.stop().map_or_else(dash, |(_, lsn)| lsn.to_string()),
+        backup
+            .stop()
+            .map_or_else(dash, |(timeline, _)| timeline.to_string()),
+        BinaryBytes(summary.bytes).to_string(),
+        BinaryBytes(summary.stored_bytes).to_string(),
+        backup
+            .postgresql_major
+            .map_or_else(dash, |major| major.to_string()),
+        backup
+            .pages
+            .as_ref()
+            .map_or_else(dash, |pages| pages.bad.to_string()),
+        state(listed),
+    ]
+}
+
+/// To the second.
+fn when(time: Timestamp) -> String {
+    format!("{time:.0}")
+}
+
+/// All of one backup, a line each.
+fn page(listed: &Listed, tree: Option<&Tree>, archive: &str) -> String {
+    let mut lines = vec![("backup", listed.name.to_string()), ("state", state(listed))];
+    if let Some(summary) = listed.summary() {
+        lines.extend(of_summary(summary));
+    }
+    if let Some(tree) = tree {
+        lines.push(("parts", tree.parts.len().to_string()));
+    }
+    if let State::Complete(summary) = &listed.state {
+        lines.extend(how_to_restore(&listed.name.to_string(), summary, archive));
+    }
+    let mut text = String::new();
+    for (key, value) in lines {
+        writeln!(text, "{key:<18} {value}").expect("a string takes everything");
+    }
+    text
+}
+
+fn of_summary(summary: &Summary) -> Vec<(&'static str, String)> {
+    let backup = &summary.backup;
+    let unknown = || "not known".to_owned();
+    let mut lines = vec![
+        ("began", when(summary.began)),
+        ("finished", when(summary.finished)),
+        ("label", backup.label.clone()),
+        (
+            "taken from",
+            if backup.from_standby {
+                "a standby"
+            } else {
+                "a primary"
+            }
+            .to_owned(),
+        ),
+        (
+            "PostgreSQL",
+            backup
+                .postgresql_major
+                .map_or_else(unknown, |major| major.to_string()),
+        ),
+        (
+            "system identifier",
+            backup.system_identifier.map_or_else(unknown, |id| id.to_string()),
+        ),
+        ("files", summary.files.to_string()),
+        ("size", sized(summary.bytes)),
+        ("stored", sized(summary.stored_bytes)),
+    ];
+    for range in &backup.wal {
+        lines.push((
+            "WAL",
+            format!("timeline {}, {} to {}", range.timeline, range.start, range.end),
+        ));
+    }
+    for tablespace in &backup.tablespaces {
+        lines.push((
+            "tablespace",
+            format!("{} was {}", tablespace.oid, tablespace.location),
+        ));
+    }
+    match &backup.pages {
+        None => lines.push(("page checksums", "not verified".to_owned())),
+        Some(pages) => {
+            lines.push((
+                "page checksums",
+                format!("{} right, {} wrong", pages.verified, pages.bad),
+            ));
+            for page in &pages.first_bad {
+                lines.push(("bad page", format!("block {} of {}", page.block, page.path)));
+            }
+        }
+    }
+    lines.push(("written by", summary.written_by.clone()));
+    lines
+}
+
+fn sized(bytes: u64) -> String {
+    format!("{} ({bytes} bytes)", BinaryBytes(bytes))
+}
+
+fn how_to_restore(name: &str, summary: &Summary, archive: &str) -> Vec<(&'static str, String)> {
+    let mut lines = vec![(
+        "restore",
+        format!("walfs restore --archive {archive} {name} DIRECTORY"),
+    )];
+    if summary.plain_tar {
+        let parts = format!("trees/{}/*.tar.*", summary.id);
+        lines.push((
+            "without walfs",
+            format!("cat {parts} | lz4 -dc (or zstd -dc) | tar -xpif - -C DIRECTORY"),
+        ));
+    }
+    lines
+}

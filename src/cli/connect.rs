@@ -1,0 +1,41 @@
+//! Options that say which PostgreSQL server, as the tools of PostgreSQL spell them.
+
+use clap::Args;
+
+use crate::server::{self, Resolved, Target};
+
+/// Which server, and as whom.
+#[derive(Debug, Clone, Args)]
+pub struct ConnectArgs {
+    /// Database to connect to, or a connection string or URI; what it says wins over other options [default: postgres]
+    ///
+    /// Any database of the cluster will do: a backup is of all of them. A password in it is refused, because everybody
+    /// on the machine can read command lines.
+    #[arg(short, long, value_name = "DBNAME", help_heading = "Server")]
+    dbname: Option<String>,
+    /// Host of the server, or directory of its Unix socket [default: PGHOST, /var/run/postgresql, /tmp]
+    #[arg(short = 'h', long, value_name = "HOST", help_heading = "Server")]
+    host: Option<String>,
+    /// Port of the server [default: PGPORT, 5432]
+    #[arg(short, long, value_name = "PORT", help_heading = "Server")]
+    port: Option<u16>,
+    /// Role to connect as [default: PGUSER, the user's name]
+    #[arg(short = 'U', long, value_name = "NAME", help_heading = "Server")]
+    username: Option<String>,
+}
+
+impl ConnectArgs {
+    /// Fills in what was not said, from the environment and the password file.
+    ///
+    /// # Errors
+    /// [`server::Error::Settings`].
+    pub fn resolve(&self) -> Result<Resolved, server::Error> {
+        let target = Target {
+            database: self.dbname.clone(),
+            host: self.host.clone(),
+            port: self.port,
+            user: self.username.clone(),
+        };
+        target.resolve(|name| std::env::var_os(name))
+    }
+}

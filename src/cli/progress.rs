@@ -1,0 +1,79 @@
+//! Progress for a person who watches; nothing where standard error is no terminal.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::job::backup::named;
+use crate::job::progress::{Phase, Progress, Silent};
+
+const COPYING: &str = "{msg} {bytes} of {total_bytes} ({percent} %), {bytes_per_sec}, {eta} left";
+
+const WAITING: &str = "{spinner} {msg}";
+
+/// Between two turns of the spinner.
+const TICK: Duration = Duration::from_millis(200);
+
+/// A line on the terminal that goes with the work.
+#[derive(Debug)]
+struct Line(ProgressBar);
+
+/// What shows progress here.
+pub(super) fn on_terminal() -> Arc<dyn Progress> {
+    if !std::io::stderr().is_terminal() {
+        return Arc::new(Silent);
+    }
+    let bar = ProgressBar::new_spinner();
+    bar.enable_steady_tick(TICK);
+    Arc::new(Line(bar))
+}
+
+impl Line {
+    fn show(&self, template: &str, message: String) {
+        let style = ProgressStyle::with_template(template).expect("the templates above are right");
+        self.0.set_style(style);
+        self.0.set_message(message);
+    }
+
+    fn count(&self, bytes: u64, message: String) {
+        self.0.reset();
+        self.0.set_length(bytes);
+        self.show(COPYING, message);
+    }
+}
+
+impl Progress for Line {
+    fn phase(&self, phase: Phase<'_>) {
+        match phase {
+            Phase::Checkpoint => self.show(
+                WAITING,
+                "waiting for the server's checkpoint (--fast does not wait)".into(),
+            ),
+            Phase::Copying { files, bytes } => {
+                self.count(bytes, format!("{files} files:"));
+            }
+            Phase::Comparing { bytes } => self.count(bytes, "comparing:".into()),
+            Phase::Restoring { bytes } => self.count(bytes, "restoring:".into()),
+            Phase::Syncing => self.show(WAITING, "making everything durable".into()),
+            Phase::Finishing => self.show(WAITING, "ending backup mode".into()),
+            Phase::WaitingForWal(missing) => {
+                self.show(
+                    WAITING,
+                    format!("waiting for WAL in the archive: {}", named(missing)),
+                );
+            }
+        }
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -1,0 +1,343 @@
+//! `walfs restore`: a backup becomes a data directory.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt;
+use std::path::{self, Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+
+use crate::archive;
+use crate::archive::tree::LATEST;
+use crate::job::restore::{
+    Choice, Mapping, Options, Owner, Ownership, Recovery, Target, TargetAction, TargetTimeline, restore,
+};
+use crate::mount::kernel::lookup_user;
+use crate::pg::{Lsn, Timeline};
+
+use super::options::StoreArgs;
+use super::postgres_config::{fetch_command, restore_command};
+use super::{complain, memory, progress, restored, start_log};
+
+/// Restore a backup to a data directory, ready to recover
+///
+/// Looks first, and touches nothing before it knows that it can be done: that the backup is whole and the WAL it needs is
+/// archived, that the WAL leads to the target, that the directory is empty and large enough. Every byte is verified. If it
+/// is interrupted, run the same command again: it goes on. No server starts from a directory that is not complete.
+#[derive(Debug, Args)]
+#[command(after_long_help = MANUAL)]
+pub struct RestoreArgs {
+    /// The backup, or LATEST: the newest complete one (that ends before --target-time or --target-lsn)
+    #[arg(value_name = "NAME", value_parser = choice)]
+    backup: Choice,
+    /// The data directory: empty, or made
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    /// s3://bucket/prefix, file:///directory or a path
+    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
+    archive: String,
+    /// DIR holds an older state of the same cluster: keep what is right in it, fetch the rest, remove what is too much
+    ///
+    /// Files are compared by content, chunk by chunk, never by time or size. With --dry-run everything that would be
+    /// removed is listed.
+    #[arg(long)]
+    delta: bool,
+    /// Put a tablespace elsewhere; OLDDIR is where it was, or its oid [default: where it was]
+    ///
+    /// May be given several times. NEWDIR is absolute, and empty or made.
+    #[arg(long, value_name = "OLDDIR=NEWDIR", value_parser = mapping)]
+    tablespace_mapping: Vec<Mapping>,
+    /// As root: whom all files shall belong to [default: the numbers that they had in the backup]
+    #[arg(long, value_name = "USER")]
+    owner: Option<String>,
+    /// Parts of 32 MiB that are fetched and decoded at once; each needs up to 36 MiB of memory
+    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    jobs: u8,
+    /// Do not wait until everything is on disk
+    #[arg(long)]
+    no_sync: bool,
+    /// Look at everything, say what would be done, touch nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Print what was done as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    recovery: RecoveryArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Where recovery ends, and what the server is then.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Recovery")]
+struct RecoveryArgs {
+    /// Recover up to this time, with its offset: "2026-11-21 14:00:00+01"
+    #[arg(long, value_name = "TIME", group = "target", value_parser = time)]
+    target_time: Option<Timestamp>,
+    /// Recover up to this position
+    #[arg(long, value_name = "LSN", group = "target")]
+    target_lsn: Option<Lsn>,
+    /// Recover up to a point that pg_create_restore_point has made
+    #[arg(long, value_name = "NAME", group = "target")]
+    target_name: Option<String>,
+    /// Recover up to the end of this transaction
+    #[arg(long, value_name = "XID", group = "target")]
+    target_xid: Option<u64>,
+    /// End as soon as the backup is consistent
+    #[arg(long, group = "target")]
+    immediate: bool,
+    /// End just before the target, not just behind it
+    #[arg(long, requires = "target", conflicts_with_all = ["target_name", "immediate"])]
+    target_exclusive: bool,
+    /// latest, current (that of the backup), or a number
+    #[arg(long, value_name = "TIMELINE", default_value = "latest", value_parser = timeline)]
+    target_timeline: TargetTimeline,
+    /// What the server does at the target [default: pause; at the end of the WAL it promotes itself]
+    #[arg(long, value_name = "ACTION", requires = "target")]
+    target_action: Option<ActionArg>,
+    /// Make a standby: standby.signal instead of recovery.signal
+    #[arg(long)]
+    standby: bool,
+    /// The server that the standby follows
+    #[arg(long, value_name = "CONNINFO", requires = "standby")]
+    primary_conninfo: Option<String>,
+    /// Let the restored server archive nothing: for a copy beside a server that goes on
+    #[arg(long)]
+    no_archiving: bool,
+    /// Where the archive will be mounted: restore_command is then a safe cp [default: walfs wal-fetch, without a mount]
+    #[arg(long, value_name = "DIR", env = "WALFS_MOUNTPOINT", hide_env_values = true)]
+    mountpoint: Option<PathBuf>,
+}
+
+/// See [`TargetAction`].
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ActionArg {
+    /// The server can be read; pg_wal_replay_resume() opens it
+    Pause,
+    /// The server opens
+    Promote,
+    /// The server stops
+    Shutdown,
+}
+
+const MANUAL: &str = "\
+Examples:
+  walfs restore --archive s3://bucket/prefix LATEST /var/lib/postgresql/15/main
+  walfs restore --archive s3://bucket/prefix --delta LATEST /var/lib/postgresql/15/main
+  walfs restore --archive /srv/archive --target-time '2026-11-21 13:59:00+01' --target-action promote LATEST /srv/pg
+  walfs restore --archive /srv/archive --tablespace-mapping /srv/fast=/srv/fast2 --no-archiving monday /srv/copy
+
+What it writes beside the files of the backup: the WAL from the backup's start to its end, in pg_wal; lines in \
+postgresql.auto.conf, between two marks; recovery.signal or standby.signal; where tablespaces are, in pg_tblspc and \
+tablespace_map. Settings files that are not in the data directory are not in the backup: bring them back yourself. \
+global/pg_control comes last. It is changed so that the server starts only with backup_label; backup_manifest describes \
+it as it is, so that pg_verifybackup passes.
+
+A target in postgresql.conf itself is left there: PostgreSQL refuses two different targets.
+
+DIR is refused if a server runs in it, or if it is not empty: unless --delta is given and it belongs to the same cluster, \
+or it is what an interrupted restore has left. --delta removes what is not in the backup; a directory that a link in it \
+points to is left as it is, only the link goes.
+
+Without walfs: with the archive mounted, `cp -a /mnt/walfs/basebackups/LATEST/. DIR` gives the same files; then write \
+restore_command as `walfs postgres-config` prints it, and make recovery.signal.
+
+Exit codes: 0 it is restored, 1 it is not, 2 wrong usage.";
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Runs `walfs restore`.
+pub fn run(arguments: &RestoreArgs) -> ExitCode {
+    start_log("walfs=warn,error");
+    memory::give_back_freed();
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::from)
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(restore_backup(arguments));
+            runtime.shutdown_background();
+            outcome
+        });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn restore_backup(arguments: &RestoreArgs) -> Result<(), Failure> {
+    let options = options(arguments)?;
+    let store = &arguments.store;
+    let archive = store
+        .open(
+            &arguments.archive,
+            &archive::Options::default(),
+            store.read_wait(),
+        )
+        .await?;
+    let progress = progress::on_terminal();
+    let report = restore(&Arc::new(archive), &options, &progress, store.read_patience()).await?;
+    drop(progress);
+    report
+        .warnings
+        .iter()
+        .for_each(|warning| complain(&format_args!("warning: {warning}")));
+    restored::print(&report, &options, owner_name(&options.directory), arguments.json)?;
+    Ok(())
+}
+
+fn options(arguments: &RestoreArgs) -> Result<Options, Failure> {
+    let recovery = &arguments.recovery;
+    Ok(Options {
+        backup: arguments.backup.clone(),
+        directory: path::absolute(&arguments.directory)?,
+        delta: arguments.delta,
+        tablespaces: arguments.tablespace_mapping.clone(),
+        owner: ownership(arguments.owner.as_deref())?,
+        jobs: usize::from(arguments.jobs),
+        sync: !arguments.no_sync,
+        dry_run: arguments.dry_run,
+        recovery: Recovery {
+            target: target(recovery),
+            timeline: recovery.target_timeline,
+            action: recovery.target_action.map(TargetAction::from),
+            inclusive: !recovery.target_exclusive,
+            standby: recovery.standby,
+            primary_conninfo: recovery.primary_conninfo.clone(),
+            archiving: !recovery.no_archiving,
+            restore_command: command(arguments)?,
+        },
+    })
+}
+
+fn target(arguments: &RecoveryArgs) -> Target {
+    let time = arguments.target_time.map(Target::Time);
+    let lsn = arguments.target_lsn.map(Target::Lsn);
+    let name = arguments.target_name.clone().map(Target::Name);
+    let xid = arguments.target_xid.map(Target::Xid);
+    let immediate = arguments.immediate.then_some(Target::Immediate);
+    let target = time.or(lsn).or(name).or(xid).or(immediate);
+    target.unwrap_or(Target::Latest)
+}
+
+/// The safe `restore_command`: by the mount if it is named, by this program and these options otherwise.
+fn command(arguments: &RestoreArgs) -> Result<Vec<u8>, Failure> {
+    if let Some(mountpoint) = &arguments.recovery.mountpoint {
+        return Ok(restore_command(&path::absolute(mountpoint)?));
+    }
+    let archive = match arguments.archive.contains("://") {
+        true => OsString::from(&arguments.archive),
+        // The server runs in its data directory.
+        false => path::absolute(&arguments.archive)?.into(),
+    };
+    let mut words = vec![
+        std::env::current_exe()?.into(),
+        OsString::from("wal-fetch"),
+        "--archive".into(),
+        archive,
+    ];
+    words.extend(arguments.store.words()?);
+    let words: Vec<&OsStr> = words.iter().map(OsString::as_os_str).collect();
+    Ok(fetch_command(&words))
+}
+
+fn ownership(user: Option<&str>) -> Result<Ownership, Failure> {
+    // SAFETY: geteuid only reads this process's credentials and cannot fail.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    match user {
+        None if is_root => Ok(Ownership::AsBackedUp),
+        None => Ok(Ownership::Own),
+        Some(_) if !is_root => {
+            Err("only root can give files away: --owner\nHINT: run it as that user".into())
+        }
+        Some(user) => {
+            let owner = lookup_user(user)?.owner;
+            let (uid, gid) = (owner.uid, owner.gid);
+            Ok(Ownership::Of(Owner { uid, gid }))
+        }
+    }
+}
+
+/// The user whom the server must run as.
+fn owner_name(directory: &Path) -> Option<String> {
+    let uid = std::fs::metadata(directory).ok()?.uid();
+    // SAFETY: geteuid only reads this process's credentials and cannot fail.
+    if uid == unsafe { libc::geteuid() } && uid != 0 {
+        return None;
+    }
+    lookup_user(&uid.to_string()).ok().map(|user| user.name)
+}
+
+fn choice(text: &str) -> Result<Choice, String> {
+    if text == LATEST {
+        return Ok(Choice::Latest);
+    }
+    let name = text.parse().map_err(|error| format!("{error}"))?;
+    Ok(Choice::Named(name))
+}
+
+fn mapping(text: &str) -> Result<Mapping, String> {
+    match text.split_once('=') {
+        Some((old, new)) if !old.is_empty() && Path::new(new).is_absolute() => Ok(Mapping {
+            old: old.to_owned(),
+            new: PathBuf::from(new),
+        }),
+        _ => Err(format!("{text:?} is not OLDDIR=NEWDIR with an absolute NEWDIR")),
+    }
+}
+
+fn timeline(text: &str) -> Result<TargetTimeline, String> {
+    match text {
+        "latest" => Ok(TargetTimeline::Latest),
+        "current" => Ok(TargetTimeline::Current),
+        number => match number.parse() {
+            Ok(number) if number > 0 => Ok(TargetTimeline::Number(Timeline(number))),
+            _ => Err(format!(
+                "{text:?} is not latest, current or the number of a timeline"
+            )),
+        },
+    }
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    let wrong = |_| format!("{text:?} is no time with an offset, like \"2026-11-21 14:00:00+01\"");
+    text.trim().parse().map_err(wrong)
+}
+
+impl From<ActionArg> for TargetAction {
+    fn from(argument: ActionArg) -> Self {
+        match argument {
+            ActionArg::Pause => Self::Pause,
+            ActionArg::Promote => Self::Promote,
+            ActionArg::Shutdown => Self::Shutdown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_read_as_postgresql_writes_them() {
+        let expected: Timestamp = "2026-11-21T13:00:00Z".parse().unwrap();
+        for text in [
+            "2026-11-21 14:00:00+01",
+            "2026-11-21T13:00:00Z",
+            "2026-11-21 13:00:00.000+00",
+        ] {
+            assert_eq!(time(text), Ok(expected), "{text}");
+        }
+        assert!(time("2026-11-21 14:00:00").is_err());
+        assert!(mapping("/a=b").is_err() && mapping("/a").is_err());
+        assert_eq!(mapping("16400=/b").unwrap().new, Path::new("/b"));
+        assert_eq!(timeline("3"), Ok(TargetTimeline::Number(Timeline(3))));
+        assert!(timeline("0").is_err());
+    }
+}

@@ -1,0 +1,624 @@
+//! Takes a base backup: backup mode around a parallel copy of the data directory into the archive (contract B2 to B4).
+//!
+//! 1. Who is the server, whose is the archive, is the data directory that server's? What killed backups left is swept.
+//! 2. The tree is begun, and backup mode: a checkpoint.
+//! 3. The data directory is listed, and copied by threads ([`pack`]); parts are stored side by side, as they come.
+//! 4. `pg_control` is read, after everything else and before backup mode ends, as PostgreSQL does itself: what it says
+//!    of a standby's recovery must lie inside of the WAL that the backup needs.
+//! 5. Backup mode ends. The last volume has `backup_label`, `tablespace_map`, `pg_control` and `backup_manifest`.
+//! 6. The WAL is waited for, and the tree committed. If the WAL does not come in time, the tree is committed all the
+//!    same: nothing of it is wrong, it is shown as lacking WAL, and becomes complete when that arrives.
+//!
+//! However this ends before the commit, the session ends, the server leaves backup mode, and the parts are deleted; if
+//! walfs is killed, the next sweep does that.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::archive::tree::catalogue::Begun;
+use crate::archive::tree::summary::{
+    Method, Object, Pages, SUMMARY_VERSION, Shape, Summary, Tablespace, WalRange,
+};
+use crate::archive::tree::{Attributes, Part, TreeError, TreeId, TreeName, layout, summary};
+use crate::archive::{self, Archive};
+use crate::codec::ContentHash;
+use crate::job::progress::{Phase, Progress};
+use crate::job::sweep::sweep;
+use crate::pg::backup_manifest::{self, ManifestVersion};
+use crate::pg::checksum::PageChecker;
+use crate::pg::control::{ControlError, ControlFile};
+use crate::pg::history::HistoryError;
+use crate::pg::label::{self, BackupFrom, LabelError};
+use crate::pg::tablespace_map::{self, TablespaceMapError};
+use crate::pg::{Lsn, SystemId};
+use crate::server::{self, Facts, Resolved, Session, Stopped};
+use crate::store::Patience;
+
+mod assemble;
+mod local;
+mod pack;
+mod pages;
+mod queue;
+mod rate;
+mod wal;
+mod walk;
+
+use assemble::Collected;
+use pack::{Built, Packers, Whole};
+use queue::Plan;
+use rate::Rate;
+pub use wal::{MissingWal, named};
+
+/// How long the store may be away before a backup gives up.
+const STORE_PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// Parts on their way to the store at once.
+const UPLOADS: usize = 16;
+
+/// How long cleaning up after a failure may take. What is left then is swept by the next backup.
+const CLEANING: Duration = Duration::from_secs(20);
+
+/// What can go wrong with a backup.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server, or the way to it.
+    #[error(transparent)]
+    Server(#[from] server::Error),
+    /// The archive.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    /// The archive is another cluster's (contract W5).
+    #[error(
+        "the server has system identifier {offered}, but the archive {place} is that of {archived}.\n\
+         HINT: a database made by initdb or pg_upgrade has a new identifier; give it a new prefix."
+    )]
+    WrongCluster {
+        /// The archive.
+        place: String,
+        /// Its cluster.
+        archived: SystemId,
+        /// The server's.
+        offered: SystemId,
+    },
+    /// The files to be read are not the server's.
+    #[error(
+        "the server says that its data directory is {data_directory}, and that is not to be read here: {reason}.\n\
+         HINT: run walfs on the server's own machine; pg_basebackup -D MOUNT/basebackups/NAME works from elsewhere."
+    )]
+    NotHere {
+        /// Where the server says that it is.
+        data_directory: PathBuf,
+        /// Why it is not.
+        reason: String,
+    },
+    /// A file that cannot be read.
+    #[error("cannot read {}: {source}{}", path.display(), denied_hint(source))]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A control file that stays unreadable.
+    #[error("{}: {source}", path.display())]
+    Control {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong.
+        source: ControlError,
+    },
+    /// A timeline history that cannot be read.
+    #[error("{}: {source}", path.display())]
+    History {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong.
+        source: HistoryError,
+    },
+    /// A backup label that cannot be read.
+    #[error("PostgreSQL gave a backup label that is none: {0}")]
+    Label(#[from] LabelError),
+    /// A tablespace map that cannot be read.
+    #[error("PostgreSQL gave a tablespace map that is none: {0}")]
+    TablespaceMap(#[from] TablespaceMapError),
+    /// A label that PostgreSQL would not take.
+    #[error("the label has {found}; expected one line of at most 1024 bytes")]
+    BadLabel {
+        /// What is wrong with it.
+        found: &'static str,
+    },
+    /// What was copied is no tree: a bug, but better said than stored.
+    #[error("what was copied does not fit together: {0}")]
+    Tree(#[from] TreeError),
+    /// Somebody wants it to end.
+    #[error("stopped by {0}; nothing of this backup is kept")]
+    Interrupted(&'static str),
+    /// Another thread has failed, and says why.
+    #[error("the copy was stopped")]
+    Stopped,
+}
+
+fn denied_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "\nHINT: run walfs as the user that PostgreSQL runs as, usually postgres: sudo -u postgres walfs backup ..."
+        }
+        _ => "",
+    }
+}
+
+/// How a backup is to be taken.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its name.
+    pub name: TreeName,
+    /// The label that PostgreSQL keeps in `backup_label`.
+    pub label: String,
+    /// An immediate checkpoint?
+    pub fast: bool,
+    /// Threads that read and pack.
+    pub jobs: usize,
+    /// Verify page checksums, if the cluster has them?
+    pub verify_checksums: bool,
+    /// Source bytes a second; unlimited when absent.
+    pub rate_limit: Option<u64>,
+    /// How long to wait for the backup's WAL.
+    pub wal_timeout: Duration,
+}
+
+/// A backup that was taken.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// Its name.
+    pub name: TreeName,
+    /// What there is to know of it.
+    pub summary: Summary,
+    /// The WAL that has not come in time, if any: then it is not complete yet.
+    pub missing_wal: Option<MissingWal>,
+}
+
+/// Takes a backup, unless `interrupted` ends first with the name of a signal.
+///
+/// # Errors
+/// Any [`Error`]; nothing of the backup is kept then.
+pub async fn take(
+    archive: &Arc<Archive>,
+    server: &Resolved,
+    options: &Options,
+    progress: Arc<dyn Progress>,
+    interrupted: impl Future<Output = &'static str>,
+) -> Result<Taken, Error> {
+    let mut interrupted = std::pin::pin!(interrupted);
+    check_label(&options.label)?;
+    let mut taking = tokio::select! {
+        begun = Taking::begin(archive, server, options, progress) => begun?,
+        signal = &mut interrupted => return Err(Error::Interrupted(signal)),
+    };
+    let outcome = tokio::select! {
+        taken = taking.take() => taken,
+        signal = &mut interrupted => Err(Error::Interrupted(signal)),
+    };
+    if outcome.is_err() {
+        // A second signal is for those who cannot wait even for this.
+        let _ = tokio::time::timeout(CLEANING, taking.clean_up()).await;
+    }
+    outcome
+}
+
+fn check_label(label: &str) -> Result<(), Error> {
+    if label.len() > 1024 {
+        return Err(Error::BadLabel { found: "more bytes" });
+    }
+    if label.contains(['\n', '\r']) {
+        return Err(Error::BadLabel {
+            found: "several lines",
+        });
+    }
+    Ok(())
+}
+
+fn patience() -> Patience {
+    Patience::for_at_most(STORE_PATIENCE)
+}
+
+/// A backup on its way.
+struct Taking<'a> {
+    archive: &'a Arc<Archive>,
+    options: &'a Options,
+    progress: Arc<dyn Progress>,
+    session: Session,
+    facts: Facts,
+    control: ControlFile,
+    began: Timestamp,
+    id: TreeId,
+    packers: Option<AtWork>,
+    uploads: Uploads,
+}
+
+/// The threads that copy; they end when nobody waits for them any more.
+struct AtWork(Arc<Packers>);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// Parts on their way to the store; what arrives is noted.
+#[derive(Debug, Default)]
+struct Uploads {
+    tasks: JoinSet<Result<(Built, Part), archive::Error>>,
+    collected: Collected,
+}
+
+impl<'a> Taking<'a> {
+    async fn begin(
+        archive: &'a Arc<Archive>,
+        server: &Resolved,
+        options: &'a Options,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Self, Error> {
+        let session = Session::open(server).await?;
+        let facts = session.facts().await?;
+        check_cluster(archive, &facts).await?;
+        let control = local::check(&facts)?;
+        sweep(archive, patience()).await?;
+        let began = Timestamp::now();
+        let id = archive
+            .begin_tree(
+                &options.name,
+                &Begun {
+                    at: began,
+                    ..Begun::by_this_process()
+                },
+                patience(),
+            )
+            .await?;
+        Ok(Self {
+            archive,
+            options,
+            progress,
+            session,
+            facts,
+            control,
+            began,
+            id,
+            packers: None,
+            uploads: Uploads::default(),
+        })
+    }
+
+    async fn take(&mut self) -> Result<Taken, Error> {
+        self.progress.phase(Phase::Checkpoint);
+        let start = self
+            .session
+            .start_backup(&self.options.label, self.options.fast)
+            .await?;
+        let plan = self.list().await?;
+        let attributes = plan.control;
+        self.copy(plan.plan, start).await?;
+        self.progress.phase(Phase::Finishing);
+        let root = self.facts.data_directory.clone();
+        let (control_bytes, _) = blocking(move || local::control_file(&root)).await?;
+        let stopped = self.session.stop_backup().await?;
+        let control = Whole {
+            path: "global/pg_control",
+            attributes,
+            content: control_bytes,
+        };
+        let summary = self.finish(stopped, control).await?;
+        let (archive, wait) = (self.archive, self.options.wal_timeout);
+        let missing_wal = wal::wait(archive, &summary.backup, &self.session, wait, &*self.progress).await?;
+        // The archive may have had no WAL, and so no owner, when the backup began.
+        check_cluster(archive, &self.facts).await?;
+        let summary = self.commit(summary).await?;
+        Ok(Taken {
+            name: self.options.name.clone(),
+            summary,
+            missing_wal,
+        })
+    }
+
+    /// Lists the data directory.
+    async fn list(&self) -> Result<Listed, Error> {
+        let major = self.facts.major;
+        let tablespace_directory = self.control.tablespace_directory(major);
+        let root = self.facts.data_directory.clone();
+        let walked = blocking({
+            let root = root.clone();
+            move || walk::walk(&root, major, &tablespace_directory)
+        });
+        let walked = walked.await?;
+        Ok(Listed {
+            control: walked.control.attributes,
+            plan: Plan::new(&root, walked.sources),
+        })
+    }
+
+    /// Copies everything that was listed.
+    async fn copy(&mut self, plan: Plan, start: Lsn) -> Result<(), Error> {
+        self.progress.phase(Phase::Copying {
+            files: plan.files,
+            bytes: plan.bytes,
+        });
+        let packers = Packers::new(
+            plan,
+            self.archive.compression(),
+            self.page_rules(start),
+            self.options.rate_limit.map(Rate::new),
+            self.progress.clone(),
+        );
+        let packers = Arc::new(packers);
+        self.packers = Some(AtWork(packers.clone()));
+        let (send, mut built) = mpsc::unbounded_channel();
+        for _ in 0..self.options.jobs.max(1) {
+            let (packers, send) = (packers.clone(), send.clone());
+            let runtime = tokio::runtime::Handle::current();
+            tokio::task::spawn_blocking(move || packers.run(&runtime, &send));
+        }
+        drop(send);
+        loop {
+            tokio::select! {
+                built = built.recv(), if self.uploads.has_room() => match built {
+                    Some(built) => self.uploads.begin(self.archive, &self.id, built?),
+                    None => break,
+                },
+                stored = self.uploads.next(), if !self.uploads.tasks.is_empty() => stored?,
+                lost = self.session.lost() => return Err(lost.into()),
+            }
+        }
+        self.uploads.wait().await
+    }
+
+    fn page_rules(&self, start: Lsn) -> Option<pages::Rules> {
+        if !self.facts.data_checksums || !self.options.verify_checksums {
+            return None;
+        }
+        let page_bytes = self.control.block_bytes;
+        if page_bytes > pages::LARGEST_PAGE_BYTES {
+            tracing::warn!(
+                "page checksums are not verified: this server was built with pages of {page_bytes} bytes"
+            );
+            return None;
+        }
+        Some(pages::Rules {
+            page_bytes,
+            file_pages: self.control.segment_blocks,
+            checker: PageChecker::new(page_bytes, start),
+        })
+    }
+
+    /// Stores what makes the files a backup, and describes it.
+    async fn finish(&mut self, stopped: Stopped, control: Whole) -> Result<Summary, Error> {
+        let label = label::parse(&stopped.label)?;
+        let map = tablespace_map::parse(&stopped.tablespace_map)?;
+        let wal = self.wal(&label, stopped.lsn)?;
+        let mut files = vec![Whole {
+            path: "backup_label",
+            attributes: made_now(control.attributes),
+            content: stopped.label,
+        }];
+        if !stopped.tablespace_map.is_empty() {
+            files.push(Whole {
+                path: "tablespace_map",
+                attributes: made_now(control.attributes),
+                content: stopped.tablespace_map,
+            });
+        }
+        files.push(control);
+        self.store_last(files, &wal).await?;
+        Ok(self.describe(label, map, wal))
+    }
+
+    /// The WAL that the backup needs.
+    fn wal(&self, label: &label::BackupLabel, end: Lsn) -> Result<Vec<WalRange>, Error> {
+        let root = &self.facts.data_directory;
+        let first = label.start_timeline();
+        let newest = match label.from {
+            BackupFrom::Primary => first,
+            // Read again: the standby may have followed its primary until the very end.
+            BackupFrom::Standby => local::control_file(root)?.1.minimum_recovery_timeline.max(first),
+        };
+        wal::ranges(root, (first, label.start_lsn), (newest, end))
+    }
+
+    /// The last volume, or the last two if the manifest is a large file.
+    async fn store_last(&mut self, mut files: Vec<Whole>, wal: &[WalRange]) -> Result<(), Error> {
+        self.uploads.collected.sort();
+        let version = ManifestVersion::of_postgres(self.facts.major, self.facts.system_id);
+        let newest_first: Vec<_> = wal.iter().rev().map(manifest_range).collect();
+        let content = self.uploads.collected.manifest(version, &files, &newest_first);
+        let manifest = Whole {
+            path: "backup_manifest",
+            attributes: made_now(files[0].attributes),
+            content,
+        };
+        let queue = &self.packers.as_ref().expect("the files have been copied").0.queue;
+        let compression = self.archive.compression();
+        let mut last = Vec::new();
+        let bytes = manifest.content.len() as u64;
+        if bytes > layout::LARGE_BYTES {
+            last.push(pack::bundle_of(compression, queue.last_volume(), &files));
+            let volume = queue.last_volume();
+            last.extend(
+                (0..layout::slices(bytes)).map(|index| pack::slice_of(compression, volume, index, &manifest)),
+            );
+        } else {
+            files.push(manifest);
+            last.push(pack::bundle_of(compression, queue.last_volume(), &files));
+        }
+        for built in last {
+            self.uploads.begin(self.archive, &self.id, built);
+        }
+        self.uploads.wait().await?;
+        self.uploads.collected.sort();
+        Ok(())
+    }
+
+    /// What is known of the backup; sizes and hashes come with the commit.
+    fn describe(
+        &mut self,
+        label: label::BackupLabel,
+        map: Vec<tablespace_map::Tablespace>,
+        wal: Vec<WalRange>,
+    ) -> Summary {
+        let tablespaces = map.into_iter().map(|tablespace| Tablespace {
+            oid: tablespace.oid,
+            location: String::from_utf8_lossy(&tablespace.location).into_owned(),
+        });
+        let packers = &self.packers.as_ref().expect("the files have been copied").0;
+        let verified = packers.rules.is_some();
+        let pages: Pages = self.uploads.collected.take_pages();
+        let later = || Object {
+            plain_bytes: 0,
+            stored_bytes: 0,
+            hash: ContentHash::of(&[]).to_string(),
+        };
+        Summary {
+            summary_version: SUMMARY_VERSION,
+            id: self.id.to_string(),
+            manifest: later(),
+            chunks: later(),
+            files: 0,
+            bytes: 0,
+            stored_bytes: 0,
+            began: self.began,
+            finished: self.began,
+            method: Method::Walfs,
+            plain_tar: true,
+            backup: summary::Backup {
+                shape: Shape::Plain,
+                system_identifier: Some(self.facts.system_id),
+                postgresql_major: Some(self.facts.major),
+                segment_bytes: self.facts.segment_size.bytes(),
+                wal,
+                label: label.label,
+                from_standby: label.from == BackupFrom::Standby,
+                own_wal: Vec::new(),
+                tablespaces: tablespaces.collect(),
+                pages: verified.then_some(pages),
+            },
+            written_by: concat!("walfs ", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+
+    async fn commit(&mut self, mut summary: Summary) -> Result<Summary, Error> {
+        let collected = std::mem::take(&mut self.uploads.collected);
+        let plan = &self.packers.as_ref().expect("the files have been copied").0.plan;
+        let (tree, hashes) = collected.into_tree(self.id.clone(), &plan.sources)?;
+        let files = tree
+            .entries()
+            .iter()
+            .filter(|entry| matches!(entry.content, archive::tree::Content::File { .. }));
+        summary.files = files.count() as u64;
+        summary.bytes = tree.bytes();
+        summary.finished = Timestamp::now();
+        Ok(self
+            .archive
+            .commit_tree(&tree, hashes, summary, patience())
+            .await?)
+    }
+
+    /// Ends the session and the threads, and deletes what is stored.
+    async fn clean_up(self) {
+        drop(self.packers);
+        self.session.abandon().await;
+        // An upload that is broken off may still arrive; one that has ended is deleted with the rest.
+        self.uploads.settle().await;
+        if let Err(error) = self
+            .archive
+            .drop_unfinished(&self.id, Patience::for_at_most(CLEANING))
+            .await
+        {
+            tracing::warn!("what this backup has stored is not deleted, the next one will: {error}");
+        }
+    }
+}
+
+/// A listed data directory.
+struct Listed {
+    plan: Plan,
+    control: Attributes,
+}
+
+impl Uploads {
+    fn has_room(&self) -> bool {
+        self.tasks.len() < UPLOADS
+    }
+
+    fn begin(&mut self, archive: &Arc<Archive>, id: &TreeId, mut built: Built) {
+        let key = id.part_key(built.volume, built.slice, &archive.marker().codec);
+        let (archive, part) = (archive.clone(), built.part.described(key));
+        self.tasks.spawn(async move {
+            let object = std::mem::take(&mut built.part.object);
+            archive.put_part(&part.key, object, patience()).await?;
+            // Its memory is free again.
+            built.memory = None;
+            Ok((built, part))
+        });
+    }
+
+    /// Notes one part that has arrived.
+    async fn next(&mut self) -> Result<(), Error> {
+        if let Some(stored) = self.tasks.join_next().await {
+            let (built, part) = stored.expect("uploads do not panic")?;
+            self.collected.add(built, part);
+        }
+        Ok(())
+    }
+
+    async fn wait(&mut self) -> Result<(), Error> {
+        while !self.tasks.is_empty() {
+            self.next().await?;
+        }
+        Ok(())
+    }
+
+    /// Lets what is on its way arrive, for a moment.
+    async fn settle(mut self) {
+        let arrived = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(CLEANING / 4, arrived).await;
+    }
+}
+
+async fn check_cluster(archive: &Archive, facts: &Facts) -> Result<(), Error> {
+    match archive.cluster(patience()).await? {
+        Some(cluster) if cluster.system_id != facts.system_id => Err(Error::WrongCluster {
+            place: archive.place(),
+            archived: cluster.system_id,
+            offered: facts.system_id,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn manifest_range(range: &WalRange) -> backup_manifest::WalRange {
+    backup_manifest::WalRange {
+        timeline: range.timeline,
+        start: range.start,
+        end: range.end,
+    }
+}
+
+/// Owner and mode of the cluster's other files.
+fn made_now(like: Attributes) -> Attributes {
+    Attributes {
+        modified: Timestamp::now(),
+        ..like
+    }
+}
+
+/// Work that waits for the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .expect("reading does not panic")
+}

@@ -1,0 +1,151 @@
+//! Puts together what the threads have made, in whatever order it came: the tree, its chunk hashes, and the
+//! `backup_manifest`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::SystemTime;
+
+use super::pack::{Built, Piece, Whole};
+use super::pages;
+use super::walk::Source;
+use crate::archive::tree::chunks::ChunkHash;
+use crate::archive::tree::summary::Pages;
+use crate::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeError, TreeId};
+use crate::pg::backup_manifest::{Checksum, FileLine, ManifestVersion, WalRange, Writer};
+
+/// Volume and slice: the order of the parts.
+type Place = (u32, u32);
+
+/// What is stored so far.
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    parts: BTreeMap<Place, Part>,
+    /// Each file's pieces.
+    files: HashMap<Box<[u8]>, Vec<(Place, Piece)>>,
+    pages: Pages,
+}
+
+impl Collected {
+    /// Notes a part that is stored under `part.key`.
+    pub(super) fn add(&mut self, built: Built, part: Part) {
+        let place = (built.volume, built.slice);
+        self.parts.insert(place, part);
+        for piece in built.pieces {
+            self.files
+                .entry(piece.path.clone())
+                .or_default()
+                .push((place, piece));
+        }
+        pages::add(&mut self.pages, built.pages);
+    }
+
+    /// Takes what the pages' checksums said.
+    pub(super) fn take_pages(&mut self) -> Pages {
+        pages::settle(std::mem::take(&mut self.pages))
+    }
+
+    /// Puts the pieces of every file in order.
+    pub(super) fn sort(&mut self) {
+        for pieces in self.files.values_mut() {
+            pieces.sort_by_key(|(_, piece)| piece.file_offset);
+        }
+    }
+
+    /// The `backup_manifest` of all files so far and of those at hand; `ranges` newest first.
+    pub(super) fn manifest(&self, version: ManifestVersion, more: &[Whole], ranges: &[WalRange]) -> Vec<u8> {
+        let mut writer = Writer::new(version);
+        let mut text = Vec::new();
+        let mut paths: Vec<_> = self.files.keys().collect();
+        paths.sort();
+        for path in paths {
+            let pieces = &self.files[path];
+            let first = &pieces[0].1;
+            file_line(
+                &mut writer,
+                path,
+                first.file_bytes,
+                first.attributes,
+                crc32c(pieces),
+            );
+            text.append(&mut writer.take());
+        }
+        for whole in more {
+            let bytes = whole.content.len() as u64;
+            file_line(
+                &mut writer,
+                whole.path.as_bytes(),
+                bytes,
+                whole.attributes,
+                whole.crc32c(),
+            );
+        }
+        text.append(&mut writer.finish(ranges));
+        text
+    }
+
+    /// The tree, and the hashes of all chunks in its order.
+    pub(super) fn into_tree(
+        self,
+        id: TreeId,
+        sources: &[Source],
+    ) -> Result<(Tree, Vec<ChunkHash>), TreeError> {
+        let numbers: HashMap<Place, u32> = self.parts.keys().copied().zip(0..).collect();
+        let directories = sources.iter().filter(|source| source.bytes.is_none());
+        let mut entries: Vec<Entry> = directories.map(directory).collect();
+        let mut hashes: HashMap<Box<[u8]>, Vec<ChunkHash>> = HashMap::with_capacity(self.files.len());
+        for (path, pieces) in self.files {
+            entries.push(file(path.clone(), &pieces, &numbers));
+            hashes.insert(
+                path,
+                pieces.into_iter().flat_map(|(_, piece)| piece.hashes).collect(),
+            );
+        }
+        let tree = Tree::new(id, self.parts.into_values().collect(), entries)?;
+        let in_order = tree
+            .entries()
+            .iter()
+            .filter_map(|entry| hashes.remove(&entry.path));
+        let in_order = in_order.flatten().collect();
+        Ok((tree, in_order))
+    }
+}
+
+fn crc32c(pieces: &[(Place, Piece)]) -> u32 {
+    pieces.iter().fold(0, |crc, (_, piece)| {
+        crc32c::crc32c_combine(crc, piece.crc32c, piece.bytes as usize)
+    })
+}
+
+fn file_line(writer: &mut Writer, path: &[u8], bytes: u64, attributes: Attributes, crc32c: u32) {
+    writer.file(&FileLine {
+        path,
+        bytes,
+        modified: SystemTime::from(attributes.modified),
+        checksum: Some(&Checksum::crc32c(crc32c)),
+    });
+}
+
+fn directory(source: &Source) -> Entry {
+    Entry {
+        path: source.path.clone(),
+        attributes: source.attributes,
+        content: Content::Directory,
+    }
+}
+
+fn file(path: Box<[u8]>, pieces: &[(Place, Piece)], numbers: &HashMap<Place, u32>) -> Entry {
+    let first = &pieces[0].1;
+    let extents = pieces.iter().filter(|(_, piece)| piece.bytes > 0);
+    let extents = extents.map(|(place, piece)| Extent {
+        part: numbers[place],
+        offset: piece.part_offset,
+        bytes: piece.bytes,
+    });
+    Entry {
+        path,
+        attributes: first.attributes,
+        content: Content::File {
+            bytes: first.file_bytes,
+            extents: extents.collect(),
+        },
+    }
+}

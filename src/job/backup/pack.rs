@@ -1,0 +1,397 @@
+//! Makes parts of files: the threads between the data directory and the store.
+//!
+//! Memory is bounded by a budget of plain bytes: a thread takes what its piece of work may need before it begins, and
+//! gives back what the packed part does not; the rest goes with the part until it is stored. A part is put together
+//! from its frames by one thread at a time, because for that moment it exists twice.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::Error;
+use super::pages::{Rules, Verifier};
+use super::queue::{Opened, Plan, Queue, Work, read_at};
+use super::rate::Rate;
+use super::walk::{Source, real};
+use crate::archive::tree::chunks::{self, ChunkHash};
+use crate::archive::tree::summary::Pages;
+use crate::archive::tree::{Attributes, Content, Entry, layout};
+use crate::codec::{Compression, FRAME_BYTES};
+use crate::job::progress::Progress;
+use crate::staging::part::{FinishedPart, PartBuilder};
+
+/// Plain bytes being packed and packed bytes being stored, together. With one part that exists twice for a moment
+/// and everything else a backup holds, this stays under 256 MiB.
+const BUDGET_BYTES: u64 = 160 << 20;
+
+/// How often a thread that waits for the rate looks whether it should stop.
+const NAP: Duration = Duration::from_millis(100);
+
+/// Bytes of a file, in a part.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) path: Box<[u8]>,
+    pub(super) attributes: Attributes,
+    /// Length of the whole file.
+    pub(super) file_bytes: u64,
+    /// Where this piece begins in the file.
+    pub(super) file_offset: u64,
+    /// Where it begins in the part's plain content.
+    pub(super) part_offset: u64,
+    /// Its length.
+    pub(super) bytes: u64,
+    /// CRC-32C of its bytes.
+    pub(super) crc32c: u32,
+    /// Hashes of its chunks.
+    pub(super) hashes: Vec<ChunkHash>,
+}
+
+/// A part, to be stored under volume and slice.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub(super) volume: u32,
+    pub(super) slice: u32,
+    pub(super) part: FinishedPart,
+    pub(super) pieces: Vec<Piece>,
+    pub(super) pages: Pages,
+    /// Its share of the budget, to be held until it is stored.
+    pub(super) memory: Option<OwnedSemaphorePermit>,
+}
+
+/// What all threads of a backup share.
+#[derive(Debug)]
+pub(super) struct Packers {
+    pub(super) plan: Arc<Plan>,
+    pub(super) queue: Queue,
+    pub(super) compression: Compression,
+    pub(super) rules: Option<Rules>,
+    pub(super) rate: Option<Rate>,
+    pub(super) progress: Arc<dyn Progress>,
+    stop: AtomicBool,
+    /// One permit a KiB.
+    budget: Arc<Semaphore>,
+    finishing: Mutex<()>,
+}
+
+impl Packers {
+    pub(super) fn new(
+        plan: Plan,
+        compression: Compression,
+        rules: Option<Rules>,
+        rate: Option<Rate>,
+        progress: Arc<dyn Progress>,
+    ) -> Self {
+        let plan = Arc::new(plan);
+        Self {
+            queue: Queue::new(plan.clone()),
+            plan,
+            compression,
+            rules,
+            rate,
+            progress,
+            stop: AtomicBool::new(false),
+            budget: Arc::new(Semaphore::new((BUDGET_BYTES >> 10) as usize)),
+            finishing: Mutex::new(()),
+        }
+    }
+
+    /// Makes every thread end soon.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.budget.close();
+    }
+
+    /// One thread's work: until nothing is left, somebody stops it, or it fails, which is the last that it sends.
+    pub(super) fn run(&self, runtime: &Handle, results: &mpsc::UnboundedSender<Result<Built, Error>>) {
+        loop {
+            let built = match self.queue.next() {
+                Ok(Some(work)) => self.build(work, runtime),
+                Ok(None) => return,
+                Err(error) => Err(error),
+            };
+            let failed = built.is_err();
+            // Nobody receives any more: the backup has ended without us.
+            if results.send(built).is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    fn build(&self, work: Work, runtime: &Handle) -> Result<Built, Error> {
+        let mut memory = self.reserve(self.cost(&work), runtime)?;
+        let mut packer = Packer {
+            shared: self,
+            builder: PartBuilder::new(self.compression),
+            buffer: Vec::with_capacity(FRAME_BYTES),
+            pages: Pages::default(),
+        };
+        let (volume, slice, pieces) = match work {
+            Work::Bundle { volume, sources } => (volume, 0, packer.bundle(&sources)?),
+            Work::Slice { volume, index, large } => {
+                (volume, index as u32, vec![packer.slice(index, &large)?])
+            }
+        };
+        let Packer { builder, pages, .. } = packer;
+        let part = {
+            let _alone = self.finishing.lock().expect("no panic while held");
+            builder.finish()
+        };
+        let spare = memory
+            .num_permits()
+            .saturating_sub(part.object.len().div_ceil(1 << 10));
+        drop(memory.split(spare));
+        Ok(Built {
+            volume,
+            slice,
+            part,
+            pieces,
+            pages,
+            memory: Some(memory),
+        })
+    }
+
+    /// Plain bytes that a piece of work will probably have.
+    fn cost(&self, work: &Work) -> u64 {
+        let bytes = match work {
+            Work::Bundle { sources, .. } => {
+                let lengths = sources
+                    .iter()
+                    .map(|source| self.plan.sources[*source as usize].bytes);
+                lengths.map(Option::unwrap_or_default).sum::<u64>()
+                    + layout::BLOCK_BYTES * 2 * sources.len() as u64
+            }
+            Work::Slice { large, .. } => layout::volume_bytes(large.bytes),
+        };
+        bytes.clamp(1 << 20, layout::SLICE_BYTES)
+    }
+
+    fn reserve(&self, bytes: u64, runtime: &Handle) -> Result<OwnedSemaphorePermit, Error> {
+        let reserved = self.budget.clone().acquire_many_owned((bytes >> 10) as u32);
+        runtime.block_on(reserved).map_err(|_| Error::Stopped)
+    }
+
+    /// Waits for its turn to read so many bytes.
+    fn pace(&self, bytes: u64) -> Result<(), Error> {
+        let mut wait = self
+            .rate
+            .as_ref()
+            .map_or(Duration::ZERO, |rate| rate.wait_for(bytes, Instant::now()));
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Stopped);
+            }
+            if wait.is_zero() {
+                return Ok(());
+            }
+            let nap = wait.min(NAP);
+            thread::sleep(nap);
+            wait -= nap;
+        }
+    }
+}
+
+/// One part in the making.
+struct Packer<'a> {
+    shared: &'a Packers,
+    builder: PartBuilder,
+    buffer: Vec<u8>,
+    pages: Pages,
+}
+
+impl Packer<'_> {
+    fn bundle(&mut self, sources: &[u32]) -> Result<Vec<Piece>, Error> {
+        let mut pieces = Vec::with_capacity(sources.len());
+        for number in sources {
+            let source = &self.shared.plan.sources[*number as usize];
+            if source.bytes.is_none() {
+                self.builder.push(&layout::member_header(&directory(source)));
+            } else if let Some(mut opened) = self.shared.plan.open(*number)? {
+                // One that has grown this much is a relation, whose rest the WAL has.
+                opened.bytes = opened.bytes.min(layout::LARGE_BYTES);
+                pieces.push(self.member(&opened)?);
+            }
+        }
+        self.zeros(layout::END_BYTES);
+        Ok(pieces)
+    }
+
+    fn member(&mut self, opened: &Opened) -> Result<Piece, Error> {
+        let header = layout::member_header(&file(&opened.path, opened.attributes, opened.bytes));
+        self.builder.push(&header);
+        let piece = self.copy(opened, 0, opened.bytes)?;
+        self.zeros(layout::padding(opened.bytes));
+        Ok(piece)
+    }
+
+    fn slice(&mut self, index: u64, large: &Opened) -> Result<Piece, Error> {
+        let (content, _) = layout::slice_content(index, large.bytes);
+        if index == 0 {
+            self.builder
+                .push(&large_header(&large.path, large.attributes, large.bytes));
+        }
+        let piece = self.copy(large, content.start, content.end)?;
+        let slice_bytes =
+            layout::SLICE_BYTES.min(layout::volume_bytes(large.bytes) - index * layout::SLICE_BYTES);
+        self.zeros(slice_bytes - self.builder.plain_bytes());
+        Ok(piece)
+    }
+
+    /// Copies a file from `start`, a chunk's, up to `end`. What is no longer there is zeros: the WAL knows better.
+    fn copy(&mut self, opened: &Opened, start: u64, end: u64) -> Result<Piece, Error> {
+        let verifier = Verifier::of(self.shared.rules, &opened.path);
+        let mut piece = Piece {
+            path: opened.path.clone(),
+            attributes: opened.attributes,
+            file_bytes: opened.bytes,
+            file_offset: start,
+            part_offset: self.builder.plain_bytes(),
+            bytes: end - start,
+            crc32c: 0,
+            hashes: Vec::new(),
+        };
+        let mut at = start;
+        while at < end {
+            let until = chunks::range(chunks::index_of(at), end).end;
+            self.shared.pace(until - at)?;
+            self.buffer.resize((until - at) as usize, 0);
+            let read = read_at(&opened.file, &mut self.buffer, at).map_err(|source| Error::Read {
+                path: real(&self.shared.plan.root, &opened.path),
+                source,
+            })?;
+            self.buffer[read..].fill(0);
+            if let Some(verifier) = &verifier {
+                verifier.check(&mut self.buffer[..read], at, &opened.file, &mut self.pages);
+            }
+            piece.crc32c = crc32c::crc32c_append(piece.crc32c, &self.buffer);
+            piece.hashes.push(ChunkHash::of(&self.buffer));
+            self.builder.push(&self.buffer);
+            self.shared.progress.advance(until - at);
+            at = until;
+        }
+        Ok(piece)
+    }
+
+    fn zeros(&mut self, bytes: u64) {
+        push_zeros(&mut self.builder, bytes);
+    }
+}
+
+fn push_zeros(builder: &mut PartBuilder, bytes: u64) {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut left = bytes as usize;
+    while left > 0 {
+        let take = left.min(ZEROS.len());
+        builder.push(&ZEROS[..take]);
+        left -= take;
+    }
+}
+
+fn directory(source: &Source) -> Entry {
+    Entry {
+        path: source.path.clone(),
+        attributes: source.attributes,
+        content: Content::Directory,
+    }
+}
+
+fn file(path: &[u8], attributes: Attributes, bytes: u64) -> Entry {
+    Entry {
+        path: path.into(),
+        attributes,
+        content: Content::File {
+            bytes,
+            extents: [].into(),
+        },
+    }
+}
+
+fn large_header(path: &[u8], attributes: Attributes, bytes: u64) -> Vec<u8> {
+    layout::large_header(&file(path, attributes, bytes))
+        .expect("a path in a file system has at most 4095 bytes")
+}
+
+/// A file whose content is at hand.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub(super) path: &'static str,
+    pub(super) attributes: Attributes,
+    pub(super) content: Vec<u8>,
+}
+
+impl Whole {
+    pub(super) fn crc32c(&self) -> u32 {
+        crc32c::crc32c(&self.content)
+    }
+}
+
+/// One bundle of files at hand.
+pub(super) fn bundle_of(compression: Compression, volume: u32, files: &[Whole]) -> Built {
+    let mut builder = PartBuilder::new(compression);
+    let pieces = files.iter().map(|whole| {
+        let bytes = whole.content.len() as u64;
+        builder.push(&layout::member_header(&file(
+            whole.path.as_bytes(),
+            whole.attributes,
+            bytes,
+        )));
+        let piece = piece_of(whole, 0..bytes, builder.plain_bytes());
+        builder.push(&whole.content);
+        push_zeros(&mut builder, layout::padding(bytes));
+        piece
+    });
+    let pieces = pieces.collect();
+    push_zeros(&mut builder, layout::END_BYTES);
+    built(volume, 0, builder.finish(), pieces)
+}
+
+/// A slice of the volume of a large file at hand.
+pub(super) fn slice_of(compression: Compression, volume: u32, index: u64, whole: &Whole) -> Built {
+    let bytes = whole.content.len() as u64;
+    let (range, _) = layout::slice_content(index, bytes);
+    let mut builder = PartBuilder::new(compression);
+    if index == 0 {
+        builder.push(&large_header(whole.path.as_bytes(), whole.attributes, bytes));
+    }
+    let piece = piece_of(whole, range.clone(), builder.plain_bytes());
+    builder.push(&whole.content[range.start as usize..range.end as usize]);
+    let slice_bytes = layout::SLICE_BYTES.min(layout::volume_bytes(bytes) - index * layout::SLICE_BYTES);
+    let rest = slice_bytes - builder.plain_bytes();
+    push_zeros(&mut builder, rest);
+    built(volume, index as u32, builder.finish(), vec![piece])
+}
+
+fn piece_of(whole: &Whole, range: std::ops::Range<u64>, part_offset: u64) -> Piece {
+    let bytes = &whole.content[range.start as usize..range.end as usize];
+    let mut hashes = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        let until = chunks::range(chunks::index_of(at), range.end).end;
+        hashes.push(ChunkHash::of(&whole.content[at as usize..until as usize]));
+        at = until;
+    }
+    Piece {
+        path: whole.path.as_bytes().into(),
+        attributes: whole.attributes,
+        file_bytes: whole.content.len() as u64,
+        file_offset: range.start,
+        part_offset,
+        bytes: range.end - range.start,
+        crc32c: crc32c::crc32c(bytes),
+        hashes,
+    }
+}
+
+fn built(volume: u32, slice: u32, part: FinishedPart, pieces: Vec<Piece>) -> Built {
+    Built {
+        volume,
+        slice,
+        part,
+        pieces,
+        pages: Pages::default(),
+        memory: None,
+    }
+}

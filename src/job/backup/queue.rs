@@ -1,0 +1,204 @@
+//! The work of a backup, cut in pieces that any thread takes: bundles of small files, slices of large ones.
+//!
+//! Directories come in the first bundle, so that `tar -x` makes them with their modes before anything is in them. A
+//! large file is opened when its first slice is handed out; from then on its length is settled, and all its slices
+//! are read from that one open file.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::Error;
+use super::walk::{Source, attributes, is_gone, real};
+use crate::archive::tree::{Attributes, layout};
+
+/// Headers of a small file, roughly: what it costs in a bundle beside its content.
+const MEMBER_BYTES: u64 = 2 * layout::BLOCK_BYTES;
+
+/// Everything that is to be copied.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) root: PathBuf,
+    pub(super) sources: Vec<Source>,
+    /// Regular files among them.
+    pub(super) files: u64,
+    /// Their plain bytes, when they were listed.
+    pub(super) bytes: u64,
+}
+
+/// A file that is open, with the length that it has from here on.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) path: Box<[u8]>,
+    pub(super) file: File,
+    pub(super) bytes: u64,
+    pub(super) attributes: Attributes,
+}
+
+/// A piece of work.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// These sources, in one part.
+    Bundle { volume: u32, sources: Vec<u32> },
+    /// One slice of a large file.
+    Slice {
+        volume: u32,
+        index: u64,
+        large: Arc<Opened>,
+    },
+}
+
+/// Hands out the work.
+#[derive(Debug)]
+pub(super) struct Queue {
+    plan: Arc<Plan>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    bundles: VecDeque<Vec<u32>>,
+    large: VecDeque<u32>,
+    next_volume: u32,
+    /// The large file that is being handed out, and which of its slices are left.
+    open: Option<(u32, Arc<Opened>, Range<u64>)>,
+}
+
+impl Plan {
+    pub(super) fn new(root: &Path, sources: Vec<Source>) -> Self {
+        let lengths = || sources.iter().filter_map(|source| source.bytes);
+        Self {
+            root: root.to_owned(),
+            files: lengths().count() as u64,
+            bytes: lengths().sum(),
+            sources,
+        }
+    }
+
+    /// Opens a file; `None` if it has been removed since.
+    pub(super) fn open(&self, source: u32) -> Result<Option<Opened>, Error> {
+        let path = &self.sources[source as usize].path;
+        open(&self.root, path)
+    }
+}
+
+/// Opens a file of the data directory; `None` if it has been removed since it was listed.
+pub(super) fn open(root: &Path, path: &[u8]) -> Result<Option<Opened>, Error> {
+    let real = real(root, path);
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&real)
+        .and_then(|file| Ok((file.metadata()?, file)));
+    match opened {
+        Ok((metadata, file)) => Ok(Some(Opened {
+            path: path.into(),
+            file,
+            bytes: metadata.len(),
+            attributes: attributes(&metadata),
+        })),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(source) => Err(Error::Read { path: real, source }),
+    }
+}
+
+impl Queue {
+    pub(super) fn new(plan: Arc<Plan>) -> Self {
+        let (bundles, large) = cut(&plan.sources);
+        Self {
+            plan,
+            state: Mutex::new(State {
+                bundles,
+                large,
+                next_volume: 0,
+                open: None,
+            }),
+        }
+    }
+
+    /// The next piece of work; `None` when all is handed out.
+    pub(super) fn next(&self) -> Result<Option<Work>, Error> {
+        let mut state = self.state.lock().expect("no panic while held");
+        if let Some(sources) = state.bundles.pop_front() {
+            let volume = state.take_volume();
+            return Ok(Some(Work::Bundle { volume, sources }));
+        }
+        loop {
+            if let Some((volume, large, left)) = &mut state.open
+                && let Some(index) = left.next()
+            {
+                return Ok(Some(Work::Slice {
+                    volume: *volume,
+                    index,
+                    large: large.clone(),
+                }));
+            }
+            state.open = None;
+            let Some(source) = state.large.pop_front() else {
+                return Ok(None);
+            };
+            if let Some(opened) = self.plan.open(source)? {
+                let slices = 0..layout::slices(opened.bytes);
+                state.open = Some((state.take_volume(), Arc::new(opened), slices));
+            }
+        }
+    }
+
+    /// A volume after all others.
+    pub(super) fn last_volume(&self) -> u32 {
+        self.state.lock().expect("no panic while held").take_volume()
+    }
+}
+
+impl State {
+    fn take_volume(&mut self) -> u32 {
+        let volume = self.next_volume;
+        self.next_volume += 1;
+        volume
+    }
+}
+
+/// Bundles of about [`layout::BUNDLE_BYTES`], never above a slice unless files grow; and the large files.
+fn cut(sources: &[Source]) -> (VecDeque<Vec<u32>>, VecDeque<u32>) {
+    let (mut bundles, mut large) = (VecDeque::new(), VecDeque::new());
+    let (mut open, mut open_bytes) = (Vec::new(), 0);
+    for (number, source) in (0..).zip(sources) {
+        let bytes = source.bytes.unwrap_or(0);
+        if bytes > layout::LARGE_BYTES {
+            large.push_back(number);
+            continue;
+        }
+        if open_bytes >= layout::BUNDLE_BYTES || open_bytes + bytes > layout::LARGE_BYTES {
+            bundles.push_back(std::mem::take(&mut open));
+            open_bytes = 0;
+        }
+        open.push(number);
+        open_bytes += bytes + MEMBER_BYTES;
+    }
+    if !open.is_empty() {
+        bundles.push_back(open);
+    }
+    (bundles, large)
+}
+
+/// Reads as many bytes as there are, at most the buffer's length.
+pub(super) fn read_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<usize> {
+    use std::os::unix::fs::FileExt;
+    let wanted = buffer.len();
+    while !buffer.is_empty() {
+        match file.read_at(buffer, offset) {
+            Ok(0) => break,
+            Ok(bytes) => {
+                buffer = &mut buffer[bytes..];
+                offset += bytes as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(wanted - buffer.len())
+}

@@ -1,0 +1,206 @@
+//! The WAL of a backup: which it is, and waiting for it.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::Error;
+use crate::archive::tree::summary::{Backup, WalRange};
+use crate::archive::{self, Archive};
+use crate::job::progress::{Phase, Progress};
+use crate::pg::{Lsn, SegmentName, Timeline, WalName, history};
+use crate::server::Session;
+use crate::store::Patience;
+
+/// Between two looks into the archive.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Segments asked for at once.
+const LOOKS: usize = 16;
+
+/// After how long it is said why a segment may not come.
+const EXPLAIN_AFTER: Duration = Duration::from_secs(20);
+
+/// How long one look may take.
+const LOOK_PATIENCE: Duration = Duration::from_secs(120);
+
+/// The WAL from `start` on timeline `first` up to `end`, oldest first. A standby may have followed its primary to
+/// `newest` meanwhile; where, its history in `pg_wal` says.
+pub(super) fn ranges(
+    root: &Path,
+    (first, start): (Timeline, Lsn),
+    (newest, end): (Timeline, Lsn),
+) -> Result<Vec<WalRange>, Error> {
+    if newest <= first {
+        return Ok(vec![WalRange {
+            timeline: first,
+            start,
+            end,
+        }]);
+    }
+    let path = root.join("pg_wal").join(WalName::History(newest).to_string());
+    let bytes = fs::read(&path).map_err(|source| Error::Read {
+        path: path.clone(),
+        source,
+    })?;
+    let ancestors = history::parse(&bytes, newest).map_err(|source| Error::History { path, source })?;
+    Ok(follow(&ancestors, first, newest, start, end))
+}
+
+fn follow(
+    ancestors: &[history::HistoryEntry],
+    first: Timeline,
+    newest: Timeline,
+    start: Lsn,
+    end: Lsn,
+) -> Vec<WalRange> {
+    let steps = ancestors.iter().map(|entry| (entry.timeline, entry.end));
+    let steps = steps
+        .chain([(newest, end)])
+        .filter(|(timeline, _)| *timeline >= first);
+    let mut ranges: Vec<WalRange> = Vec::new();
+    for (timeline, left) in steps {
+        let start = ranges.last().map_or(start, |range| range.end);
+        let range = WalRange {
+            timeline,
+            start,
+            end: left.min(end),
+        };
+        // A timeline that began behind the backup's end has nothing of it.
+        if range.start < range.end {
+            ranges.push(range);
+        }
+    }
+    ranges
+}
+
+/// What was still missing when the wait was over, and why, if the server knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingWal {
+    /// The segments, ascending.
+    pub segments: Vec<SegmentName>,
+    /// What the server says of its archiver, with a hint.
+    pub complaint: Option<String>,
+}
+
+/// Waits until every segment of a backup is archived. `None` when they are.
+pub(super) async fn wait(
+    archive: &Archive,
+    backup: &Backup,
+    session: &Session,
+    within: Duration,
+    progress: &dyn Progress,
+) -> Result<Option<MissingWal>, Error> {
+    let began = Instant::now();
+    let mut explained = false;
+    let mut missing: Vec<SegmentName> = backup.segments().expect("the segment size was checked");
+    loop {
+        missing = still_missing(archive, missing).await?;
+        if missing.is_empty() {
+            return Ok(None);
+        }
+        progress.phase(Phase::WaitingForWal(&missing));
+        let over = began.elapsed() >= within;
+        if over || (!explained && began.elapsed() >= EXPLAIN_AFTER) {
+            // A session that is gone cannot say; the WAL may come all the same.
+            let complaint = session
+                .archiver()
+                .await
+                .ok()
+                .and_then(|archiver| archiver.complaint());
+            if over {
+                return Ok(Some(MissingWal {
+                    segments: missing,
+                    complaint,
+                }));
+            }
+            explain(archive, &missing, complaint);
+            explained = true;
+        }
+        let left = within.saturating_sub(began.elapsed());
+        tokio::time::sleep(LOOK_EVERY.min(left)).await;
+    }
+}
+
+async fn still_missing(
+    archive: &Archive,
+    segments: Vec<SegmentName>,
+) -> Result<Vec<SegmentName>, archive::Error> {
+    let patience = Patience::for_at_most(LOOK_PATIENCE);
+    let look = |segment: SegmentName| async move {
+        let found = archive.wal_meta(WalName::Segment(segment), patience).await?;
+        Ok::<_, archive::Error>(found.is_none().then_some(segment))
+    };
+    let looks = stream::iter(segments).map(look).buffered(LOOKS);
+    looks
+        .try_filter_map(|missing| async move { Ok(missing) })
+        .try_collect()
+        .await
+}
+
+fn explain(archive: &Archive, missing: &[SegmentName], complaint: Option<String>) {
+    tracing::warn!(
+        "the files are stored; waiting for {} in {}. {}",
+        named(missing),
+        archive.place(),
+        complaint
+            .unwrap_or_else(|| "The server has no complaint: does it archive into this archive?".to_owned())
+    );
+}
+
+/// The first few segments by name, the others by their number.
+pub fn named(segments: &[SegmentName]) -> String {
+    const NAMED: usize = 5;
+    let names: Vec<String> = segments
+        .iter()
+        .take(NAMED)
+        .map(|it| WalName::Segment(*it).to_string())
+        .collect();
+    match segments.len().saturating_sub(NAMED) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::history::HistoryEntry;
+
+    fn entry(timeline: u32, end: u64) -> HistoryEntry {
+        HistoryEntry {
+            timeline: Timeline(timeline),
+            end: Lsn(end),
+            reason: String::new(),
+        }
+    }
+
+    fn range(timeline: u32, start: u64, end: u64) -> WalRange {
+        WalRange {
+            timeline: Timeline(timeline),
+            start: Lsn(start),
+            end: Lsn(end),
+        }
+    }
+
+    #[test]
+    fn a_backup_over_timelines_needs_a_part_of_each() {
+        let ancestors = [entry(1, 50), entry(2, 200), entry(3, 300)];
+        let ranges = |first, end| follow(&ancestors, Timeline(first), Timeline(4), Lsn(100), Lsn(end));
+        assert_eq!(
+            ranges(2, 400),
+            [range(2, 100, 200), range(3, 200, 300), range(4, 300, 400)]
+        );
+        assert_eq!(ranges(3, 400), [range(3, 100, 300), range(4, 300, 400)]);
+        assert_eq!(ranges(2, 150), [range(2, 100, 150)]);
+    }
+
+    #[test]
+    fn an_unbroken_timeline_needs_no_history() {
+        let place = |lsn| (Timeline(2), Lsn(lsn));
+        let found = ranges(Path::new("/nonexistent"), place(100), place(200)).unwrap();
+        assert_eq!(found, [range(2, 100, 200)]);
+    }
+}

@@ -1,0 +1,108 @@
+//! Every backup of an archive and the state it is in: complete, lacking WAL, damaged, unfinished.
+
+use std::time::SystemTime;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::archive::tree::begun::Maker;
+use crate::archive::tree::catalogue::{BackupWal, Unfinished};
+use crate::archive::tree::summary::Summary;
+use crate::archive::tree::{LATEST, TreeName};
+use crate::archive::{Archive, Error};
+use crate::pg::SegmentName;
+use crate::store::Patience;
+
+/// Backups whose WAL is asked for at once.
+const LOOKS: usize = 8;
+
+/// A backup, finished or not.
+#[derive(Debug)]
+pub struct Listed {
+    /// Its name; of unfinished ones there may be several.
+    pub name: TreeName,
+    /// The state it is in.
+    pub state: State,
+}
+
+/// The state of a backup.
+#[derive(Debug)]
+pub enum State {
+    /// It can be restored: all of it is there, and its WAL.
+    Complete(Box<Summary>),
+    /// All of it is there, but of its WAL these segments are missing.
+    WalMissing(Box<Summary>, Vec<SegmentName>),
+    /// Its summary cannot be read, and this is why.
+    Damaged(String),
+    /// It is being taken, or was.
+    Unfinished(Unfinished, Maker),
+}
+
+impl Listed {
+    /// Its summary, if it has one that can be read.
+    pub fn summary(&self) -> Option<&Summary> {
+        match &self.state {
+            State::Complete(summary) | State::WalMissing(summary, _) => Some(summary),
+            State::Damaged(_) | State::Unfinished(..) => None,
+        }
+    }
+}
+
+/// All backups: those with a summary from the oldest to the newest, then the unfinished ones by name.
+///
+/// # Errors
+/// [`Error::Store`].
+pub async fn backups(archive: &Archive, patience: Patience) -> Result<Vec<Listed>, Error> {
+    let complete = archive.summaries(patience).await?;
+    let unfinished = archive.unfinished_beside(&complete, patience).await?;
+    let looks = stream::iter(complete).map(|(name, summary)| judge(archive, name, summary, patience));
+    let mut listed: Vec<Listed> = looks.buffered(LOOKS).try_collect().await?;
+    let now = SystemTime::now();
+    listed.extend(unfinished.into_iter().map(|tree| {
+        let maker = tree.maker(now);
+        Listed {
+            name: tree.id.name(),
+            state: State::Unfinished(tree, maker),
+        }
+    }));
+    Ok(listed)
+}
+
+/// The backup of that name, or the newest complete one for `LATEST`; `None` if the store said that there is none.
+///
+/// # Errors
+/// [`Error::Store`].
+pub async fn backup(archive: &Archive, name: &str, patience: Patience) -> Result<Option<Listed>, Error> {
+    if name == LATEST {
+        let latest = archive.latest(patience).await?;
+        return Ok(latest.map(|(name, summary)| Listed {
+            name,
+            state: State::Complete(Box::new(summary)),
+        }));
+    }
+    let Ok(name) = name.parse::<TreeName>() else {
+        return Ok(None);
+    };
+    let summary = match archive.summary(&name, patience).await {
+        Ok(None) => return Ok(None),
+        Ok(Some(summary)) => Ok(summary),
+        Err(error @ Error::TreeDamaged { .. }) => Err(error),
+        Err(error) => return Err(error),
+    };
+    Ok(Some(judge(archive, name, summary, patience).await?))
+}
+
+async fn judge(
+    archive: &Archive,
+    name: TreeName,
+    summary: Result<Summary, Error>,
+    patience: Patience,
+) -> Result<Listed, Error> {
+    let state = match summary {
+        Ok(summary) => match archive.backup_wal(&summary, patience).await? {
+            BackupWal::Complete => State::Complete(Box::new(summary)),
+            BackupWal::Missing(segments) => State::WalMissing(Box::new(summary), segments),
+        },
+        Err(error) => State::Damaged(error.to_string()),
+    };
+    Ok(Listed { name, state })
+}

@@ -1,0 +1,52 @@
+//! How far a job is: events out, nothing back. Who prints them, if anybody, is not the job's business.
+
+use std::fmt::Debug;
+
+use crate::pg::SegmentName;
+
+/// What a job is doing now.
+#[derive(Debug, Clone, Copy)]
+pub enum Phase<'a> {
+    /// The server makes its checkpoint.
+    Checkpoint,
+    /// Files are copied.
+    Copying {
+        /// How many.
+        files: u64,
+        /// Their plain bytes, when they were listed.
+        bytes: u64,
+    },
+    /// What makes the files a backup is stored.
+    Finishing,
+    /// These segments are not archived yet.
+    WaitingForWal(&'a [SegmentName]),
+    /// Files that are there are compared with a backup's.
+    Comparing {
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// A backup's bytes are brought.
+    Restoring {
+        /// How many, plain.
+        bytes: u64,
+    },
+    /// Everything is made durable.
+    Syncing,
+}
+
+/// Listens to a job; called from many threads, and must not keep them waiting.
+pub trait Progress: Send + Sync + Debug {
+    /// Something else begins.
+    fn phase(&self, phase: Phase<'_>);
+    /// So many more plain bytes are done.
+    fn advance(&self, bytes: u64);
+}
+
+/// Nobody listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn phase(&self, _: Phase<'_>) {}
+    fn advance(&self, _: u64) {}
+}

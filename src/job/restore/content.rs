@@ -1,0 +1,151 @@
+//! Bytes of single files of a backup: small ones whole, large ones in order.
+
+use std::io::{self, Read};
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+
+use super::error::Error;
+use crate::archive::Archive;
+use crate::archive::tree::{Content, Entry, Extent, Tree, TreeName};
+use crate::read::part::{PartRequest, Take, Wanted, read_part};
+use crate::store::Patience;
+
+/// Pieces that wait to be read.
+const AHEAD: usize = 2;
+
+/// A backup that is read from.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    pub archive: Arc<Archive>,
+    pub backup: TreeName,
+    pub tree: Arc<Tree>,
+    pub patience: Patience,
+}
+
+impl Source {
+    /// All of a small file; `None` if the backup does not have it.
+    pub(super) async fn small(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
+        let number = self.tree.find(path.as_bytes());
+        let Some(entry) = number.and_then(|number| self.tree.entry(number)) else {
+            return Ok(None);
+        };
+        let whole = Arc::new(Mutex::new(Vec::with_capacity(entry.bytes() as usize)));
+        let sink = whole.clone();
+        self.in_order(entry, move |bytes| {
+            sink.lock().expect("no panic while held").extend_from_slice(bytes);
+            Ok(())
+        })
+        .await?;
+        Ok(Some(std::mem::take(
+            &mut whole.lock().expect("no panic while held"),
+        )))
+    }
+
+    /// A file as a stream. To be read on a thread for blocking work; the bytes are fetched meanwhile.
+    pub(super) fn stream(&self, entry: &Entry) -> Stream {
+        let (sender, pieces) = sync_channel(AHEAD);
+        let (source, entry, entry_bytes) = (self.clone(), entry.clone(), entry.bytes());
+        tokio::spawn(async move {
+            let sink = sender.clone();
+            let sent = source
+                .in_order(&entry, move |bytes| send(&sink, Ok(bytes.to_vec())))
+                .await;
+            if let Err(error) = sent {
+                // Sending waits for the reader.
+                let _ = tokio::task::spawn_blocking(move || send(&sender, Err(error))).await;
+            }
+        });
+        Stream {
+            pieces,
+            piece: io::Cursor::new(Vec::new()),
+            missing_bytes: entry_bytes,
+        }
+    }
+
+    /// What a request for a part names.
+    pub(super) fn request(&self, part: u32, wanted: Wanted, holds: String) -> PartRequest {
+        PartRequest {
+            backup: self.backup.clone(),
+            part: self.tree.parts[part as usize].clone(),
+            wanted,
+            holds,
+        }
+    }
+
+    /// Hands on a file's bytes in order, each once.
+    async fn in_order(
+        &self,
+        entry: &Entry,
+        sink: impl Fn(&[u8]) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Result<(), Error> {
+        let Content::File { extents, .. } = &entry.content else {
+            return Ok(());
+        };
+        let sink = Arc::new(sink);
+        for extent in extents {
+            let piece = extent.offset..extent.offset + extent.bytes;
+            let wanted = Wanted::of(self.tree.parts[extent.part as usize].plain_bytes, [piece]);
+            let holds = String::from_utf8_lossy(&entry.path).into_owned();
+            let request = self.request(extent.part, wanted, holds);
+            let take = in_turn(*extent, sink.clone());
+            read_part(&self.archive, &request, self.patience, take).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Hands on the extent's bytes, and nothing a second time if the part is read once more.
+fn in_turn(extent: Extent, sink: Arc<impl Fn(&[u8]) -> io::Result<()> + Send + Sync + 'static>) -> Arc<Take> {
+    let done = Mutex::new(extent.offset);
+    Arc::new(move |offset, bytes: &[u8]| {
+        let mut done = done.lock().expect("no panic while held");
+        let here: Range<u64> = offset..offset + bytes.len() as u64;
+        let (from, to) = (
+            (*done).max(here.start),
+            here.end.min(extent.offset + extent.bytes),
+        );
+        if from < to {
+            sink(&bytes[(from - offset) as usize..(to - offset) as usize])?;
+            *done = to;
+        }
+        Ok(())
+    })
+}
+
+type Piece = Result<Vec<u8>, Error>;
+
+/// Fails if nobody reads any more.
+fn send(sender: &SyncSender<Piece>, piece: Piece) -> io::Result<()> {
+    sender
+        .send(piece)
+        .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+}
+
+/// Bytes of a file, in order.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pieces: Receiver<Piece>,
+    piece: io::Cursor<Vec<u8>>,
+    missing_bytes: u64,
+}
+
+impl Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let bytes = self.piece.read(into)?;
+            if bytes > 0 || into.is_empty() {
+                return Ok(bytes);
+            }
+            match self.pieces.recv() {
+                Ok(piece) => {
+                    let piece = piece?;
+                    self.missing_bytes -= piece.len() as u64;
+                    self.piece = io::Cursor::new(piece);
+                }
+                Err(_) if self.missing_bytes > 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(_) => return Ok(0),
+            }
+        }
+    }
+}

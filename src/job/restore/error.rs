@@ -1,0 +1,251 @@
+//! Why a backup is not restored.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::archive::{self, tree::TreeName};
+use crate::pg::{Lsn, SystemId, Timeline};
+use crate::read::part::PartError;
+
+/// What keeps a backup from being restored.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The archive: not to be reached, or damaged.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    /// There is no such backup.
+    #[error(
+        "{place} has no complete backup named {name}.\nHINT: `walfs backup-list` shows those that there are, and \
+         unfinished ones."
+    )]
+    NoBackup {
+        /// What was asked for.
+        name: String,
+        /// The archive.
+        place: String,
+    },
+    /// None of them is complete and ends before the target.
+    #[error(
+        "{place} has no complete backup that ends before {target}.\nHINT: `walfs backup-list` shows when each ended; \
+         the oldest is the earliest point that can be restored."
+    )]
+    NoneBefore {
+        /// The archive.
+        place: String,
+        /// The target, in words.
+        target: String,
+    },
+    /// WAL without which the backup is not consistent.
+    #[error(
+        "backup {backup} cannot be restored: {missing} of the WAL that makes it consistent is not in {place}.\n\
+         HINT: if the server still has it in pg_wal, archive it (its archiver may be behind); otherwise take another \
+         backup."
+    )]
+    MissingWal {
+        /// The backup.
+        backup: TreeName,
+        /// The segments, by name.
+        missing: String,
+        /// The archive.
+        place: String,
+    },
+    /// A target that lies before the end of the backup.
+    #[error(
+        "backup {backup} cannot be recovered to {target}: it is consistent only from {stop} on.\n\
+         HINT: choose an older backup, or LATEST, which then means the newest that ends before the target."
+    )]
+    TargetTooEarly {
+        /// The backup.
+        backup: TreeName,
+        /// The target, in words.
+        target: String,
+        /// Where or when the backup ends.
+        stop: String,
+    },
+    /// The WAL does not reach the target.
+    #[error(
+        "the WAL in {place} does not reach {target}: from the backup on it is whole up to {reached}, and {reason}.\n\
+         HINT: archive what is missing, or choose a target before {reached}."
+    )]
+    WalEndsEarly {
+        /// The archive.
+        place: String,
+        /// The target, in words.
+        target: String,
+        /// The end of the unbroken WAL.
+        reached: Lsn,
+        /// What is missing.
+        reason: String,
+    },
+    /// No history of the timeline that was asked for.
+    #[error(
+        "{place} does not know timeline {timeline}: {number:08X}.history is not archived.\n\
+         HINT: `walfs wal-list | grep history` shows those that it knows.",
+        number = .timeline.0
+    )]
+    NoTimeline {
+        /// The archive.
+        place: String,
+        /// The timeline.
+        timeline: Timeline,
+    },
+    /// The timeline does not go through the backup.
+    #[error(
+        "backup {backup} ends at {stop} on timeline {own}, and timeline {timeline} does not go through there: \
+         {reason}.\nHINT: choose another backup, or another --target-timeline."
+    )]
+    OtherBranch {
+        /// The backup.
+        backup: TreeName,
+        /// Where it ends.
+        stop: Lsn,
+        /// On which timeline.
+        own: Timeline,
+        /// The timeline that recovery should follow.
+        timeline: Timeline,
+        /// What the history says.
+        reason: String,
+    },
+    /// There is something in the directory.
+    #[error(
+        "{directory:?} is not empty.\nHINT: restore to an empty directory; or, if this is what is left of the same \
+         cluster, add --delta, which keeps what is right in it and replaces the rest."
+    )]
+    NotEmpty {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// It is not known whose files these are.
+    #[error(
+        "{directory:?} is not a data directory that --delta could take for one of this cluster: {reason}.\n\
+         HINT: restore to an empty directory."
+    )]
+    NotACluster {
+        /// The directory.
+        directory: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// Another cluster's files.
+    #[error(
+        "{directory:?} belongs to the cluster with system identifier {found}, but the backup is of {expected}.\n\
+         HINT: restore to an empty directory."
+    )]
+    Foreign {
+        /// The directory.
+        directory: PathBuf,
+        /// Whose it is.
+        found: SystemId,
+        /// The backup's.
+        expected: SystemId,
+    },
+    /// A server runs on it.
+    #[error(
+        "a PostgreSQL server runs in {directory:?}: its postmaster.pid names process {pid}, which is alive.\n\
+         HINT: stop it with `pg_ctl stop`; if that process is no server, remove postmaster.pid."
+    )]
+    ServerRuns {
+        /// The directory.
+        directory: PathBuf,
+        /// The postmaster.
+        pid: i32,
+    },
+    /// The disk is too small.
+    #[error(
+        "there is not enough room in {directory:?}: {needed_bytes} bytes are needed, {free_bytes} are free.\n\
+         HINT: make room, or put tablespaces elsewhere with --tablespace-mapping."
+    )]
+    NoRoom {
+        /// A directory in that file system.
+        directory: PathBuf,
+        /// Bytes that will be written and are not there yet.
+        needed_bytes: u64,
+        /// Bytes that this user may still write.
+        free_bytes: u64,
+    },
+    /// Something about a tablespace.
+    #[error("tablespace {oid}: {reason}.\nHINT: --tablespace-mapping {oid}=NEWDIR puts it elsewhere.")]
+    Tablespace {
+        /// Its object identifier.
+        oid: u32,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A mapping that fits no tablespace.
+    #[error("the backup has no tablespace {old:?}, which --tablespace-mapping names.\nHINT: it has {known}.")]
+    NoTablespace {
+        /// What was given.
+        old: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// A file of the backup is not what it must be.
+    #[error("backup {backup} cannot be restored: {file}: {reason}.\nHINT: choose another backup.")]
+    Content {
+        /// The backup.
+        backup: TreeName,
+        /// The file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// What the system said.
+    #[error("cannot {operation} {path:?}: {source}{}", hint(.source))]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// For `map_err`: an error that names the file.
+    pub(super) fn at<'a>(
+        operation: &'static str,
+        path: &'a Path,
+    ) -> impl FnOnce(io::Error) -> Self + use<'a> {
+        move |source| Self::System {
+            operation,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+impl From<PartError> for Error {
+    fn from(error: PartError) -> Self {
+        match error {
+            PartError::Archive(error) => Self::Archive(error),
+            PartError::Taker(source) => match source.downcast::<Self>() {
+                Ok(error) => error,
+                Err(source) => Self::System {
+                    operation: "write to",
+                    path: PathBuf::new(),
+                    source,
+                },
+            },
+        }
+    }
+}
+
+/// A file's error on its way through a place that knows only [`io::Error`].
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::other(error)
+    }
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ".\nHINT: make room and run the same command again: it goes on where it was"
+        }
+        io::ErrorKind::PermissionDenied => {
+            ".\nHINT: run it as the user who shall own the data directory, usually postgres"
+        }
+        _ => "",
+    }
+}

@@ -1,0 +1,204 @@
+//! Brings what is missing: several parts at once, each written where its bytes belong while it is decoded.
+//!
+//! At worst each part in flight holds its stored bytes, some 32 MiB, and a piece of 4 MiB decoded: with the usual four,
+//! below 150 MiB.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::compare::FileWork;
+use super::content::Source;
+use super::error::Error;
+use super::{Owner, place};
+use crate::archive::tree::{Content, Tree};
+use crate::job::progress::Progress;
+use crate::read::part::{Take, Wanted, read_part};
+
+/// Bytes of a part, and where they go.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    /// Offset in the part.
+    offset: u64,
+    bytes: u64,
+    /// The file, by its place in the list.
+    file: usize,
+    /// Offset in the file.
+    at: u64,
+}
+
+/// Makes a file as long as it shall be, with what is right already in it.
+pub(super) fn make_file(work: &FileWork) -> Result<(), Error> {
+    let is_link = std::fs::symlink_metadata(&work.path).is_ok_and(|found| !found.is_file());
+    if is_link {
+        place::remove_file(&work.path)?;
+    }
+    // Nobody else reads it until its permissions are set at the end; these let a restore go on that was interrupted.
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&work.path);
+    file.and_then(|file| file.set_len(work.bytes))
+        .map_err(Error::at("write", &work.path))
+}
+
+/// Brings all missing bytes. Returns how many stored bytes were fetched for it.
+pub(super) async fn fill(
+    source: &Source,
+    files: &Arc<Vec<FileWork>>,
+    jobs: usize,
+    progress: &Arc<dyn Progress>,
+) -> Result<u64, Error> {
+    let parts = by_part(&source.tree, files);
+    let fetch = |(part, pieces): (u32, Vec<Piece>)| async move {
+        let ranges = pieces
+            .iter()
+            .map(|piece| piece.offset..piece.offset + piece.bytes);
+        let wanted = Wanted::of(source.tree.parts[part as usize].plain_bytes, ranges);
+        let request = source.request(part, wanted, holds(&source.tree, files, &pieces));
+        let writer = PartWriter {
+            files: files.clone(),
+            pieces,
+            open: Mutex::new(None),
+            progress: progress.clone(),
+            reached: Mutex::new(0),
+        };
+        let take: Arc<Take> = Arc::new(move |offset, bytes: &[u8]| writer.take(offset, bytes));
+        Ok::<u64, Error>(read_part(&source.archive, &request, source.patience, take).await?)
+    };
+    let fetched = stream::iter(parts).map(fetch).buffer_unordered(jobs.max(1));
+    fetched
+        .try_fold(0, |sum, bytes| async move { Ok(sum + bytes) })
+        .await
+}
+
+/// The missing bytes, by the parts that they are in, each part's ascending.
+fn by_part(tree: &Tree, files: &[FileWork]) -> BTreeMap<u32, Vec<Piece>> {
+    let mut parts: BTreeMap<u32, Vec<Piece>> = BTreeMap::new();
+    for (file, work) in files.iter().enumerate() {
+        let Some(Content::File { extents, .. }) = tree.entry(work.entry).map(|entry| &entry.content) else {
+            continue;
+        };
+        let mut start = 0;
+        for extent in extents {
+            let end = start + extent.bytes;
+            let overlapping = work
+                .missing
+                .iter()
+                .filter(|range| range.start < end && range.end > start);
+            for range in overlapping {
+                let (from, to) = (range.start.max(start), range.end.min(end));
+                parts.entry(extent.part).or_default().push(Piece {
+                    offset: extent.offset + (from - start),
+                    bytes: to - from,
+                    file,
+                    at: from,
+                });
+            }
+            start = end;
+        }
+    }
+    for pieces in parts.values_mut() {
+        pieces.sort_by_key(|piece| piece.offset);
+    }
+    parts
+}
+
+/// Names a part's files for an error.
+fn holds(tree: &Tree, files: &[FileWork], pieces: &[Piece]) -> String {
+    let name = |piece: &Piece| {
+        let entry = tree.entry(files[piece.file].entry);
+        entry.map_or_else(String::new, |entry| {
+            String::from_utf8_lossy(&entry.path).into_owned()
+        })
+    };
+    let others = pieces.len().saturating_sub(1);
+    match pieces.first().map(name) {
+        Some(first) if others > 0 => format!("{first} and {others} more"),
+        first => first.unwrap_or_default(),
+    }
+}
+
+/// Writes a part's bytes where they belong.
+#[derive(Debug)]
+struct PartWriter {
+    files: Arc<Vec<FileWork>>,
+    pieces: Vec<Piece>,
+    /// The file that was written last: the next bytes are often its, too.
+    open: Mutex<Option<(usize, File)>>,
+    progress: Arc<dyn Progress>,
+    /// How far this part has come, so that what is read once more is not counted twice.
+    reached: Mutex<u64>,
+}
+
+impl PartWriter {
+    fn take(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let end = offset + bytes.len() as u64;
+        let first = self
+            .pieces
+            .partition_point(|piece| piece.offset + piece.bytes <= offset);
+        let mut open = self.open.lock().expect("no panic while held");
+        let mut written_bytes = 0;
+        for piece in self.pieces[first..].iter().take_while(|piece| piece.offset < end) {
+            let (from, to) = (piece.offset.max(offset), (piece.offset + piece.bytes).min(end));
+            let content = &bytes[(from - offset) as usize..(to - offset) as usize];
+            self.write(&mut open, piece.file, piece.at + (from - piece.offset), content)?;
+            written_bytes += to - from;
+        }
+        let mut reached = self.reached.lock().expect("no panic while held");
+        if end > *reached {
+            *reached = end;
+            self.progress.advance(written_bytes);
+        }
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        open: &mut Option<(usize, File)>,
+        file: usize,
+        at: u64,
+        content: &[u8],
+    ) -> io::Result<()> {
+        let path = &self.files[file].path;
+        if open.as_ref().is_none_or(|(number, _)| *number != file) {
+            let opened = OpenOptions::new().write(true).open(path);
+            *open = Some((file, opened.map_err(Error::at("write", path))?));
+        }
+        let (_, target) = open.as_ref().expect("opened just now");
+        Ok(target
+            .write_all_at(content, at)
+            .map_err(Error::at("write", path))?)
+    }
+}
+
+/// Writes a file whole, with these permissions, under a temporary name until it is durable.
+pub(super) fn write_durably(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    owner: Option<Owner>,
+) -> Result<(), Error> {
+    let directory = path.parent().expect("a file has a directory");
+    let file = tempfile::Builder::new()
+        .prefix(".walfs-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
+        .tempfile_in(directory);
+    let mut file = file.map_err(Error::at("write", path))?;
+    let written = io::Write::write_all(&mut file, content).and_then(|()| file.as_file().sync_all());
+    written.map_err(Error::at("write", path))?;
+    if let Some(Owner { uid, gid }) = owner {
+        std::os::unix::fs::fchown(&file, Some(uid), Some(gid))
+            .map_err(Error::at("change the owner of", path))?;
+    }
+    file.persist(path)
+        .map_err(|error| Error::at("write", path)(error.error))?;
+    place::sync_directory(directory)
+}

@@ -1,0 +1,238 @@
+//! The directory that is restored to: what is in it, and the mark of an unfinished restore.
+//!
+//! The mark is a file, written before anything else and removed when all but `global/pg_control` is in place and durable.
+//! A data directory without that file is one that no server starts, so an interrupted restore is known by the mark, and by
+//! nothing that could be taken for a cluster. With `pg_control` in place the mark means nothing: the restore was complete.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::Error;
+use super::tablespaces::Place;
+use crate::pg::SystemId;
+use crate::pg::control::ControlFile;
+
+/// Name of the mark.
+pub(super) const MARK: &str = "walfs-restore.json";
+
+/// The control file, which is put in place last.
+pub(super) const CONTROL: &str = "global/pg_control";
+
+/// What an unfinished restore says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    /// The archive that it restores from.
+    pub archive_id: String,
+    /// The backup.
+    pub backup: String,
+    /// The cluster, where the backup says it: as text, because JSON readers lose digits.
+    pub system_identifier: Option<String>,
+    /// Directories of tablespaces that it writes to.
+    pub tablespaces: Vec<PathBuf>,
+}
+
+/// What a directory holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// There is none.
+    Absent,
+    /// Nothing.
+    Nothing,
+    /// A restore that was not finished.
+    Unfinished(Mark),
+    /// Something else.
+    Files,
+}
+
+/// Looks what is there.
+pub(super) fn look(directory: &Path) -> Result<Holds, Error> {
+    let mut entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Holds::Absent),
+        Err(error) => return Err(Error::at("read", directory)(error)),
+    };
+    if entries.next().is_none() {
+        return Ok(Holds::Nothing);
+    }
+    let mark = directory.join(MARK);
+    let text = match fs::read(&mark) {
+        Ok(text) if !directory.join(CONTROL).exists() => text,
+        Ok(_) => return Ok(Holds::Files),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Holds::Files),
+        Err(error) => return Err(Error::at("read", &mark)(error)),
+    };
+    match serde_json::from_slice(&text) {
+        Ok(mark) => Ok(Holds::Unfinished(mark)),
+        // Interrupted at its very beginning, while the mark was written: there is nothing else yet.
+        Err(_) if entries.next().is_none() => Ok(Holds::Nothing),
+        Err(error) => Err(Error::at("read", &mark)(error.into())),
+    }
+}
+
+/// Refuses a directory whose server runs.
+pub(super) fn check_no_server(directory: &Path) -> Result<(), Error> {
+    let path = directory.join("postmaster.pid");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::at("read", &path)(error)),
+    };
+    // Lines: process, data directory, start time, port, socket directory (miscadmin.h).
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let pid = lines
+        .first()
+        .and_then(|line| line.parse::<i32>().ok())
+        .map_or(0, i32::abs);
+    let socket = match (lines.get(3), lines.get(4)) {
+        (Some(port), Some(directory)) => Some(Path::new(directory).join(format!(".s.PGSQL.{port}"))),
+        _ => None,
+    };
+    // In another container its number means nothing here, but its socket may be seen.
+    if is_alive(pid) || socket.is_some_and(|socket| answers(&socket)) {
+        let directory = directory.to_owned();
+        return Err(Error::ServerRuns { directory, pid });
+    }
+    Ok(())
+}
+
+fn is_alive(pid: i32) -> bool {
+    if pid <= 0 {
+        return false;
+    }
+    // SAFETY: signal 0 is sent to nobody: only the permission is checked.
+    let found = unsafe { libc::kill(pid, 0) };
+    found == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+}
+
+fn answers(socket: &Path) -> bool {
+    fs::symlink_metadata(socket).is_ok_and(|found| found.file_type().is_socket())
+        && UnixStream::connect(socket).is_ok()
+}
+
+/// Refuses files that are not those of this cluster.
+pub(super) fn check_same_cluster(directory: &Path, expected: SystemId) -> Result<(), Error> {
+    let not = |reason: String| Error::NotACluster {
+        directory: directory.to_owned(),
+        reason,
+    };
+    let bytes = fs::read(directory.join(CONTROL)).map_err(|error| not(format!("{CONTROL}: {error}")))?;
+    let found = ControlFile::parse(&bytes)
+        .map_err(|error| not(error.to_string()))?
+        .system_id;
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Foreign {
+        directory: directory.to_owned(),
+        found,
+        expected,
+    })
+}
+
+/// A tablespace's directory is empty or absent, or one that is this cluster's own.
+pub(super) fn check_tablespace(place: &Place, own: bool) -> Result<(), Error> {
+    let wrong = |reason: String| Error::Tablespace {
+        oid: place.oid,
+        reason,
+    };
+    match look(&place.directory)? {
+        Holds::Absent | Holds::Nothing => Ok(()),
+        Holds::Files if own => Ok(()),
+        Holds::Unfinished(_) | Holds::Files => Err(wrong(format!("{:?} is not empty", place.directory))),
+    }
+}
+
+/// Makes a directory that only its owner may enter, and what is above it.
+pub(super) fn make_directory(directory: &Path) -> Result<(), Error> {
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory);
+    made.map_err(Error::at("create", directory))
+}
+
+impl Mark {
+    /// Writes it, durably.
+    pub(super) fn write(&self, directory: &Path) -> Result<(), Error> {
+        let path = directory.join(MARK);
+        let text = serde_json::to_vec_pretty(self).expect("plain data becomes JSON");
+        let written = fs::write(&path, text).and_then(|()| fs::File::open(&path)?.sync_all());
+        written.map_err(Error::at("write", &path))?;
+        sync_directory(directory)
+    }
+}
+
+/// Makes what was created and removed in a directory durable.
+pub(super) fn sync_directory(directory: &Path) -> Result<(), Error> {
+    let synced = fs::File::open(directory).and_then(|file| file.sync_all());
+    synced.map_err(Error::at("sync", directory))
+}
+
+/// Removes a file if it is there.
+pub(super) fn remove_file(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::at("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses if the bytes that go to each place do not fit. Places in one file system are added up.
+pub(super) fn check_room(needed: &[(&Path, u64)]) -> Result<(), Error> {
+    let mut devices: Vec<(u64, &Path, u64)> = Vec::new();
+    for (directory, bytes) in needed {
+        let above = existing(directory);
+        let device = fs::metadata(above).map_err(Error::at("look at", above))?.dev();
+        match devices.iter_mut().find(|(known, ..)| *known == device) {
+            Some((_, _, sum)) => *sum += bytes,
+            None => devices.push((device, above, *bytes)),
+        }
+    }
+    for (_, directory, needed_bytes) in devices {
+        let free_bytes = free_bytes(directory)?;
+        if free_bytes < needed_bytes {
+            let directory = directory.to_owned();
+            return Err(Error::NoRoom {
+                directory,
+                needed_bytes,
+                free_bytes,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The directory, or the nearest one above it that exists.
+fn existing(directory: &Path) -> &Path {
+    let exists = directory.ancestors().find(|above| above.exists());
+    exists.unwrap_or(Path::new("."))
+}
+
+fn free_bytes(directory: &Path) -> Result<u64, Error> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(directory.as_os_str().as_bytes())
+        .map_err(|error| Error::at("look at", directory)(error.into()))?;
+    // SAFETY: all-zero bytes are a valid `statvfs`: numbers only.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is terminated and `found` has room; both outlive the call.
+    if unsafe { libc::statvfs(path.as_ptr(), &raw mut found) } != 0 {
+        return Err(Error::at("look at", directory)(io::Error::last_os_error()));
+    }
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Has all that was written to the file system of a directory made durable: one wait instead of one for each file.
+/// Since Linux 5.8 it tells of what could not be written (syncfs(2)).
+pub(super) fn sync_file_system(directory: &Path) -> Result<(), Error> {
+    use std::os::fd::AsRawFd;
+    let file = fs::File::open(directory).map_err(Error::at("open", directory))?;
+    // SAFETY: the descriptor is open during the call.
+    if unsafe { libc::syncfs(file.as_raw_fd()) } != 0 {
+        return Err(Error::at("sync", directory)(io::Error::last_os_error()));
+    }
+    Ok(())
+}

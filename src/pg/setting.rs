@@ -1,0 +1,56 @@
+//! Values in PostgreSQL's configuration files (`GUC_scanstr` of guc-file.l): between quotes, with quotes and backslashes
+//! doubled, and in octal what cannot stand in a line of text.
+
+/// The value as a quoted string: one line of text, which PostgreSQL reads back byte for byte.
+pub fn quoted(value: &[u8]) -> String {
+    let mut text = String::from("'");
+    for chunk in value.utf8_chunks() {
+        text.extend(chunk.valid().chars().map(escaped));
+        text.extend(chunk.invalid().iter().map(|byte| octal(*byte)));
+    }
+    text + "'"
+}
+
+fn escaped(c: char) -> String {
+    match c {
+        '\'' | '\\' => format!("{c}{c}"),
+        '\0'..=' ' if c != ' ' => octal(c as u8),
+        '\x7F' => octal(c as u8),
+        _ => c.to_string(),
+    }
+}
+
+fn octal(byte: u8) -> String {
+    format!(r"\{byte:03o}")
+}
+
+/// Name of the setting in a line of a configuration file, in lower case; `None` for comments and empty lines.
+pub fn name(line: &str) -> Option<String> {
+    let line = line.trim_start();
+    let letters = |c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.');
+    let end = line.find(letters).unwrap_or(line.len());
+    (end > 0).then(|| line[..end].to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_one_line() {
+        assert_eq!(quoted(b"plain"), "'plain'");
+        assert_eq!(quoted(b"it's a \\"), r"'it''s a \\'");
+        assert_eq!(quoted(b"two\nlines\xFF"), r"'two\012lines\377'");
+    }
+
+    #[test]
+    fn names_are_found() {
+        assert_eq!(name("  Restore_Command='x'"), Some("restore_command".into()));
+        assert_eq!(
+            name("recovery_target_time = ''"),
+            Some("recovery_target_time".into())
+        );
+        assert_eq!(name("# restore_command"), None);
+        assert_eq!(name(""), None);
+    }
+}
