@@ -11,13 +11,21 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub fn watch() {
     for signal in [libc::SIGINT, libc::SIGTERM] {
         // SAFETY: the handler touches atomics and calls kill, both of which a signal handler may.
-        unsafe { libc::signal(signal, on_signal as extern "C" fn(libc::c_int) as libc::sighandler_t) };
+        unsafe {
+            libc::signal(
+                signal,
+                on_signal as extern "C" fn(libc::c_int) as libc::sighandler_t,
+            )
+        };
     }
 }
 
 /// Names the process group that a signal is to kill; 0 for none.
 pub fn running(group: u32) {
-    RUNNING.store(libc::pid_t::try_from(group).expect("a process id"), Ordering::SeqCst);
+    RUNNING.store(
+        libc::pid_t::try_from(group).expect("a process id"),
+        Ordering::SeqCst,
+    );
     if INTERRUPTED.load(Ordering::SeqCst) {
         kill();
     }

@@ -178,7 +178,7 @@ impl Bench<'_> {
         );
 
         let mut restore = self.walfs_command("restore", &store);
-        restore.arg("by-walfs").arg(&data);
+        restore.arg("by-walfs").arg(&data).arg("--no-archiving");
         let restore_command = store.mount.restore_command();
         self.restore(&name("walfs restore"), restore, &itself, &restore_command);
         let copy = shell(COPY, &[&mounted, &data]);

@@ -71,7 +71,10 @@ impl Browser {
 
     async fn open(&self, path: &str) -> Result<u64, Error> {
         let found = self.find(path).await?;
-        self.below.fs.open_for(found.ino, walfs::mount::fs::Opening::Read, None).await
+        self.below
+            .fs
+            .open_for(found.ino, walfs::mount::fs::Opening::Read, None)
+            .await
     }
 
     /// The whole of a file, as the kernel asks for it.
