@@ -29,7 +29,7 @@ const FLAGS: [(&str, &str); 3] = [
 ];
 
 /// Options with a value, and the flags of `walfs mount` they become.
-const VALUES: [(&str, &str); 15] = [
+const VALUES: [(&str, &str); 16] = [
     ("user", "--user"),
     ("setuid", "--user"),
     ("deadline", "--deadline"),
@@ -43,6 +43,7 @@ const VALUES: [(&str, &str); 15] = [
     ("cache_memory", "--cache-memory"),
     ("cache_size", "--cache-size"),
     ("staging_dir", "--staging-dir"),
+    ("staging_space", "--staging-space"),
     ("compression", "--compression"),
     ("log_file", "--log-file"),
 ];

@@ -103,6 +103,17 @@ pub struct WriteArgs {
         help_heading = "Writing"
     )]
     pub staging_dir: Option<PathBuf>,
+    /// Bytes in that directory above which writers of base backups wait for their uploads; WAL never waits
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "2GiB",
+        value_parser = bytes,
+        env = "WALFS_STAGING_SPACE",
+        hide_env_values = true,
+        help_heading = "Writing"
+    )]
+    pub staging_space: u64,
 }
 
 impl WriteArgs {
@@ -111,6 +122,7 @@ impl WriteArgs {
         let usual = staging::Options::default();
         staging::Options {
             directory: self.staging_dir.clone().unwrap_or(usual.directory),
+            space_bytes: self.staging_space,
             ..usual
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! 1. Who is the server, whose is the archive, is the data directory that server's? What killed backups left is swept.
 //! 2. The tree is begun, and backup mode: a checkpoint.
-//! 3. The data directory is listed, and copied by threads ([`pack`]); parts are stored side by side, as they come.
+//! 3. The data directory is listed, and copied by threads (`pack`); parts are stored side by side, as they come.
 //! 4. `pg_control` is read, after everything else and before backup mode ends, as PostgreSQL does itself: what it says
 //!    of a standby's recovery must lie inside of the WAL that the backup needs.
 //! 5. Backup mode ends. The last volume has `backup_label`, `tablespace_map`, `pg_control` and `backup_manifest`.
@@ -12,146 +12,53 @@
 //! However this ends before the commit, the session ends, the server leaves backup mode, and the parts are deleted; if
 //! walfs is killed, the next sweep does that.
 
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use crate::archive::tree::catalogue::Begun;
 use crate::archive::tree::summary::{
     Method, Object, Pages, SUMMARY_VERSION, Shape, Summary, Tablespace, WalRange,
 };
-use crate::archive::tree::{Attributes, Part, TreeError, TreeId, TreeName, layout, summary};
+use crate::archive::tree::{Attributes, TreeId, TreeName, layout, summary};
 use crate::archive::{self, Archive};
 use crate::codec::ContentHash;
 use crate::job::progress::{Phase, Progress};
 use crate::job::sweep::sweep;
+use crate::pg::Lsn;
 use crate::pg::backup_manifest::{self, ManifestVersion};
 use crate::pg::checksum::PageChecker;
-use crate::pg::control::{ControlError, ControlFile};
-use crate::pg::history::HistoryError;
-use crate::pg::label::{self, BackupFrom, LabelError};
-use crate::pg::tablespace_map::{self, TablespaceMapError};
-use crate::pg::{Lsn, SystemId};
-use crate::server::{self, Facts, Resolved, Session, Stopped};
+use crate::pg::control::ControlFile;
+use crate::pg::label::{self, BackupFrom};
+use crate::pg::tablespace_map;
+use crate::server::{Facts, Resolved, Session, Stopped};
 use crate::store::Patience;
 
 mod assemble;
+mod error;
 mod local;
 mod pack;
 mod pages;
 mod queue;
 mod rate;
+mod uploads;
 mod wal;
 mod walk;
 
-use assemble::Collected;
-use pack::{Built, Packers, Whole};
+pub use error::Error;
+use pack::{Packers, Whole};
 use queue::Plan;
 use rate::Rate;
+use uploads::Uploads;
 pub use wal::{MissingWal, named};
 
 /// How long the store may be away before a backup gives up.
 const STORE_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
-/// Parts on their way to the store at once.
-const UPLOADS: usize = 16;
-
 /// How long cleaning up after a failure may take. What is left then is swept by the next backup.
 const CLEANING: Duration = Duration::from_secs(20);
-
-/// What can go wrong with a backup.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The server, or the way to it.
-    #[error(transparent)]
-    Server(#[from] server::Error),
-    /// The archive.
-    #[error(transparent)]
-    Archive(#[from] archive::Error),
-    /// The archive is another cluster's (contract W5).
-    #[error(
-        "the server has system identifier {offered}, but the archive {place} is that of {archived}.\n\
-         HINT: a database made by initdb or pg_upgrade has a new identifier; give it a new prefix."
-    )]
-    WrongCluster {
-        /// The archive.
-        place: String,
-        /// Its cluster.
-        archived: SystemId,
-        /// The server's.
-        offered: SystemId,
-    },
-    /// The files to be read are not the server's.
-    #[error(
-        "the server says that its data directory is {data_directory}, and that is not to be read here: {reason}.\n\
-         HINT: run walfs on the server's own machine; pg_basebackup -D MOUNT/basebackups/NAME works from elsewhere."
-    )]
-    NotHere {
-        /// Where the server says that it is.
-        data_directory: PathBuf,
-        /// Why it is not.
-        reason: String,
-    },
-    /// A file that cannot be read.
-    #[error("cannot read {}: {source}{}", path.display(), denied_hint(source))]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A control file that stays unreadable.
-    #[error("{}: {source}", path.display())]
-    Control {
-        /// Where it is.
-        path: PathBuf,
-        /// What is wrong.
-        source: ControlError,
-    },
-    /// A timeline history that cannot be read.
-    #[error("{}: {source}", path.display())]
-    History {
-        /// Where it is.
-        path: PathBuf,
-        /// What is wrong.
-        source: HistoryError,
-    },
-    /// A backup label that cannot be read.
-    #[error("PostgreSQL gave a backup label that is none: {0}")]
-    Label(#[from] LabelError),
-    /// A tablespace map that cannot be read.
-    #[error("PostgreSQL gave a tablespace map that is none: {0}")]
-    TablespaceMap(#[from] TablespaceMapError),
-    /// A label that PostgreSQL would not take.
-    #[error("the label has {found}; expected one line of at most 1024 bytes")]
-    BadLabel {
-        /// What is wrong with it.
-        found: &'static str,
-    },
-    /// What was copied is no tree: a bug, but better said than stored.
-    #[error("what was copied does not fit together: {0}")]
-    Tree(#[from] TreeError),
-    /// Somebody wants it to end.
-    #[error("stopped by {0}; nothing of this backup is kept")]
-    Interrupted(&'static str),
-    /// Another thread has failed, and says why.
-    #[error("the copy was stopped")]
-    Stopped,
-}
-
-fn denied_hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "\nHINT: run walfs as the user that PostgreSQL runs as, usually postgres: sudo -u postgres walfs backup ..."
-        }
-        _ => "",
-    }
-}
 
 /// How a backup is to be taken.
 #[derive(Debug, Clone)]
@@ -248,13 +155,6 @@ impl Drop for AtWork {
     fn drop(&mut self) {
         self.0.stop();
     }
-}
-
-/// Parts on their way to the store; what arrives is noted.
-#[derive(Debug, Default)]
-struct Uploads {
-    tasks: JoinSet<Result<(Built, Part), archive::Error>>,
-    collected: Collected,
 }
 
 impl<'a> Taking<'a> {
@@ -369,7 +269,7 @@ impl<'a> Taking<'a> {
                     Some(built) => self.uploads.begin(self.archive, &self.id, built?),
                     None => break,
                 },
-                stored = self.uploads.next(), if !self.uploads.tasks.is_empty() => stored?,
+                stored = self.uploads.next(), if !self.uploads.is_idle() => stored?,
                 lost = self.session.lost() => return Err(lost.into()),
             }
         }
@@ -545,46 +445,6 @@ impl<'a> Taking<'a> {
 struct Listed {
     plan: Plan,
     control: Attributes,
-}
-
-impl Uploads {
-    fn has_room(&self) -> bool {
-        self.tasks.len() < UPLOADS
-    }
-
-    fn begin(&mut self, archive: &Arc<Archive>, id: &TreeId, mut built: Built) {
-        let key = id.part_key(built.volume, built.slice, &archive.marker().codec);
-        let (archive, part) = (archive.clone(), built.part.described(key));
-        self.tasks.spawn(async move {
-            let object = std::mem::take(&mut built.part.object);
-            archive.put_part(&part.key, object, patience()).await?;
-            // Its memory is free again.
-            built.memory = None;
-            Ok((built, part))
-        });
-    }
-
-    /// Notes one part that has arrived.
-    async fn next(&mut self) -> Result<(), Error> {
-        if let Some(stored) = self.tasks.join_next().await {
-            let (built, part) = stored.expect("uploads do not panic")?;
-            self.collected.add(built, part);
-        }
-        Ok(())
-    }
-
-    async fn wait(&mut self) -> Result<(), Error> {
-        while !self.tasks.is_empty() {
-            self.next().await?;
-        }
-        Ok(())
-    }
-
-    /// Lets what is on its way arrive, for a moment.
-    async fn settle(mut self) {
-        let arrived = async { while self.tasks.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(CLEANING / 4, arrived).await;
-    }
 }
 
 async fn check_cluster(archive: &Archive, facts: &Facts) -> Result<(), Error> {

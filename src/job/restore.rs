@@ -19,6 +19,7 @@ use super::progress::{Phase, Progress};
 use crate::archive::Archive;
 use crate::archive::tree::summary::Shape;
 use crate::archive::tree::{Content, Entry};
+use crate::pg::control::CONTROL_FILE_BYTES;
 use crate::store::Patience;
 
 mod check;
@@ -157,9 +158,13 @@ fn report(checked: &Checked) -> Report {
         postgresql_major: checked.summary.backup.postgresql_major,
         files: checked.summary.files,
         bytes: checked.summary.bytes,
-        kept_bytes: match checked.summary.backup.shape {
-            Shape::Plain => checked.summary.bytes.saturating_sub(missing_bytes),
-            Shape::Tar => 0,
+        kept_bytes: match (checked.start, checked.summary.backup.shape) {
+            (Start::Empty, _) | (_, Shape::Tar) => 0,
+            // The control file, not among those compared, is always brought.
+            _ => checked
+                .summary
+                .bytes
+                .saturating_sub(missing_bytes + CONTROL_FILE_BYTES as u64),
         },
         fetched_bytes: 0,
         removed: checked.strangers.clone(),

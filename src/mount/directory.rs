@@ -23,6 +23,9 @@ pub struct Entry {
 /// Offsets of the entries made here (`.`, `..`, fixed files) lie below those of the archive's listing.
 const LISTING_BASE: u64 = 1 << 8;
 
+/// Entries of a listing that is held whole in one answer: the kernel asks with room for some tens to hundreds.
+const HELD_ENTRIES: usize = 256;
+
 impl Fs {
     /// Opens a directory.
     ///
@@ -67,7 +70,9 @@ impl Fs {
         match listing {
             Listing::Fixed => {}
             Listing::Wal(listing) => entries.extend(self.listed_entries(listing, seen).await?),
-            Listing::Held(held) => entries.extend(held.iter().skip(seen as usize).cloned()),
+            Listing::Held(held) => {
+                entries.extend(held.iter().skip(seen as usize).take(HELD_ENTRIES).cloned())
+            }
             Listing::Tree(listing) => {
                 let mut listed = self.listed_in_tree(listing, seen)?;
                 listed

@@ -18,18 +18,18 @@ use fuser::{
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
     Session, SessionACL, TimeOrNow, WriteFlags,
 };
-use jiff::Timestamp;
 use tokio::runtime::Handle;
 
 use crate::staging::tree::Change;
 
 use super::asker::Asker;
-use super::basebackups::drafting::Making;
 use super::fs::{Fs, Opening};
 use super::kernel::Owner;
 
+mod asked;
 mod reply;
 
+use asked::{making, timestamp};
 use reply::{
     BLOCK_BYTES, GENERATION, entry_ttl, errno, file_attr, file_type, reply_attr, reply_created, reply_empty,
     reply_entry,
@@ -71,21 +71,6 @@ pub fn start(fuse: OwnedFd, served: Served) -> io::Result<JoinHandle<io::Result<
     thread::Builder::new()
         .name("fuse".into())
         .spawn(move || session.run())
-}
-
-fn making(request: &Request, mode: u32) -> Making {
-    let owner = Owner {
-        uid: request.uid(),
-        gid: request.gid(),
-    };
-    Making { mode, owner }
-}
-
-fn timestamp(time: TimeOrNow) -> Option<Timestamp> {
-    match time {
-        TimeOrNow::SpecificTime(time) => time.try_into().ok(),
-        TimeOrNow::Now => Some(Timestamp::now()),
-    }
 }
 
 impl Filesystem for Served {

@@ -2,8 +2,8 @@
 //!
 //! `pg_basebackup`, `cp -a`, `tar` and `rsync` want an ordinary directory: names that change, files written in any
 //! order, modes and times set afterwards. So names are kept in memory ([`names`]), and of contents as little as can be:
-//! small files go out together once they are closed ([`bundle`]), large ones slice by slice while they are written
-//! ([`large`]). No write waits for the store, but when too much is on its way.
+//! small files go out together once they are closed (`bundle`), large ones slice by slice while they are written
+//! (`large`). No write waits for the store, but when too much is on its way.
 //!
 //! What that means for a writer:
 //!
@@ -14,7 +14,7 @@
 //!   wait for: thousands of files are synced one by one at the end of `pg_basebackup`. Everything is durable when the
 //!   tree is complete.
 //! - **Complete** is a tree by the rename of `backup_manifest.tmp`, as `pg_basebackup` ends, or by `fsync` of its
-//!   directory. Both wait until everything is stored ([`commit`]). Closing files completes nothing: that happens to the
+//!   directory. Both wait until everything is stored (`commit`). Closing files completes nothing: that happens to the
 //!   files of a killed writer as well.
 //! - A complete tree does not change any more. Its draft can still be read by those who have its files open.
 
@@ -26,7 +26,6 @@ use jiff::Timestamp;
 use tokio::sync::RwLock;
 
 use crate::archive::tree::catalogue::Begun;
-use crate::archive::tree::summary::Method;
 use crate::archive::tree::{Attributes, TreeName};
 use crate::archive::{self, Archive};
 
@@ -36,6 +35,7 @@ mod backup;
 mod bundle;
 mod commit;
 mod file;
+mod finishing;
 mod large;
 pub mod names;
 mod sending;
@@ -43,8 +43,9 @@ mod tablespaces;
 mod tar_backup;
 #[cfg(test)]
 mod tests;
+mod writing;
 
-use bundle::{Closed, Queue};
+use bundle::Queue;
 use file::DraftFile;
 use large::Way;
 use names::{Kind, NameError, Names, ROOT};
@@ -130,6 +131,9 @@ pub enum StatKind {
     /// A regular file.
     File,
 }
+
+/// An entry of a directory: its name, and what it is.
+pub type Listed = (Box<[u8]>, Stat);
 
 /// Attributes to be changed; those that are `None` stay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -230,7 +234,7 @@ impl TreeDraft {
     ///
     /// # Errors
     /// [`Error::Name`].
-    pub fn list(&self, directory: u32) -> Result<Vec<(Box<[u8]>, Stat)>, Error> {
+    pub fn list(&self, directory: u32) -> Result<Vec<Listed>, Error> {
         let names = self.names();
         let children = names.children(directory)?;
         let listed = children
@@ -284,18 +288,6 @@ impl TreeDraft {
             .await
     }
 
-    /// Makes an empty file and opens it to write; to be closed as any other.
-    ///
-    /// # Errors
-    /// As [`TreeDraft::make_directory`].
-    pub async fn create(&self, directory: u32, name: &[u8], attributes: Attributes) -> Result<Stat, Error> {
-        let file = Arc::new(DraftFile::default());
-        file.touched.store(true, Ordering::Release);
-        let made = self.add(directory, name, Kind::File(file), attributes).await?;
-        self.open(made.number, true)?;
-        Ok(made)
-    }
-
     async fn add(
         &self,
         directory: u32,
@@ -308,114 +300,6 @@ impl TreeDraft {
         let mut names = self.names();
         let number = names.add(directory, name, kind, attributes)?;
         Ok(stat(&names, number)?)
-    }
-
-    /// Opens a file, to read or also to write. A complete tree's too: `fsync` opens to write, and writes nothing.
-    ///
-    /// # Errors
-    /// [`Error::Name`].
-    pub fn open(&self, number: u32, to_write: bool) -> Result<(), Error> {
-        let mut names = self.names();
-        let file = file(&names, number)?;
-        names.open(number)?;
-        if to_write {
-            file.writers.fetch_add(1, Ordering::AcqRel);
-        }
-        Ok(())
-    }
-
-    /// Closes what [`TreeDraft::open`] or [`TreeDraft::create`] has opened. What was written goes on its way.
-    pub async fn close(&self, number: u32, to_write: bool) {
-        let (ready, gone) = self.note_close(number, to_write);
-        if let Some((_, Kind::File(file))) = gone {
-            file.forget(self.way()).await;
-        }
-        // A failure is the tree's, and shown by what comes next.
-        if let Err(error) = self.send_ready(ready).await {
-            tracing::debug!("{}: {error}", self.name);
-        }
-    }
-
-    fn note_close(
-        &self,
-        number: u32,
-        to_write: bool,
-    ) -> (bundle::Ready, Option<(u32, Kind<Arc<DraftFile>>)>) {
-        let mut names = self.names();
-        let file = file(&names, number);
-        let gone = names.close(number);
-        let Ok(file) = file else {
-            return Default::default();
-        };
-        if to_write {
-            file.writers.fetch_sub(1, Ordering::AcqRel);
-        }
-        let unwritten = file.writers.load(Ordering::Acquire) > 0 || gone.is_some();
-        if unwritten || !file.touched.swap(false, Ordering::AcqRel) {
-            return (bundle::Ready::default(), gone);
-        }
-        let closed = Closed {
-            number,
-            bytes: file.bytes(),
-            large: file.is_large(),
-        };
-        (
-            self.queue.lock().expect("no panic while held").close(closed),
-            gone,
-        )
-    }
-
-    /// Takes bytes of a file at an offset. Waits while too much is on its way to the store.
-    ///
-    /// # Errors
-    /// [`Error::Full`], [`Error::Archive`], [`Error::Complete`].
-    pub async fn write(&self, number: u32, offset: u64, data: &[u8]) -> Result<(), Error> {
-        let _open = self.writable().await?;
-        self.still_sound()?;
-        self.wait_for_room().await?;
-        let file = file(&self.names(), number)?;
-        file.write(self.way(), offset, data).await?;
-        self.touch(number)
-    }
-
-    /// Sets a file's length.
-    ///
-    /// # Errors
-    /// As [`TreeDraft::write`].
-    pub async fn truncate(&self, number: u32, bytes: u64) -> Result<(), Error> {
-        let _open = self.writable().await?;
-        self.still_sound()?;
-        let file = file(&self.names(), number)?;
-        file.truncate(self.way(), bytes).await?;
-        self.touch(number)
-    }
-
-    fn touch(&self, number: u32) -> Result<(), Error> {
-        self.names().attributes_mut(number)?.modified = Timestamp::now();
-        Ok(())
-    }
-
-    async fn wait_for_room(&self) -> Result<(), Error> {
-        let deadline = self.options.deadline;
-        if self.staging.wait_for_space(deadline).await && self.sender.wait_for_bundles().await {
-            return self.still_sound();
-        }
-        Err(self.full())
-    }
-
-    fn full(&self) -> Error {
-        Error::Full {
-            seconds: self.options.deadline.as_secs(),
-        }
-    }
-
-    /// Reads a file back; short only at its end.
-    ///
-    /// # Errors
-    /// [`Error::Name`], [`Error::Archive`].
-    pub async fn read(&self, number: u32, offset: u64, bytes: usize) -> Result<Vec<u8>, Error> {
-        let file = file(&self.names(), number)?;
-        file.read(self.way(), offset, bytes).await
     }
 
     /// Sets mode, owner and time.
@@ -455,21 +339,6 @@ impl TreeDraft {
         Ok(())
     }
 
-    async fn finish_by_manifest(&self, replace: bool) -> Result<(), Error> {
-        let mut state = self.state.write().await;
-        check(*state)?;
-        self.still_sound()?;
-        self.move_name((ROOT, MANIFEST_TMP), (ROOT, MANIFEST), replace)
-            .await?;
-        let completed = self.complete(&mut state, Method::Mount).await;
-        if completed.is_err() {
-            // It is not done, so it must not look done.
-            self.names()
-                .rename((ROOT, MANIFEST), (ROOT, MANIFEST_TMP), true)?;
-        }
-        completed
-    }
-
     /// Takes a file's or link's name away.
     ///
     /// # Errors
@@ -500,62 +369,6 @@ impl TreeDraft {
         self.sender
             .failure()
             .map_or(Ok(()), |failure| Err(failure.into()))
-    }
-
-    /// `fsync` of a file or directory. That of the root completes the tree, if it is a base backup and whole.
-    ///
-    /// # Errors
-    /// [`Error::Archive`]: what has failed the tree, also while it was being completed.
-    pub async fn sync(&self, number: u32) -> Result<(), Error> {
-        self.still_sound()?;
-        if number != ROOT || self.is_complete() {
-            return Ok(());
-        }
-        match self.finish_by_hand().await {
-            Err(Error::NoBackup { name, reason }) => {
-                tracing::info!("{name} is not complete as a base backup yet: {reason}");
-                self.sender.settle().await;
-                self.still_sound()
-            }
-            outcome => outcome,
-        }
-    }
-
-    async fn finish_by_hand(&self) -> Result<(), Error> {
-        if self.names().child(ROOT, MANIFEST_TMP).is_ok() {
-            return Err(self.no_backup("its backup_manifest has not got its name yet"));
-        }
-        self.wait_for_writers().await?;
-        let mut state = self.state.write().await;
-        check(*state)?;
-        self.complete(&mut state, Method::ByHand).await
-    }
-
-    /// The kernel tells of a file's last close a moment after the process has gone on.
-    async fn wait_for_writers(&self) -> Result<(), Error> {
-        for _ in 0..100 {
-            if self.a_file_being_written().is_none() {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        match self.a_file_being_written() {
-            None => Ok(()),
-            Some(path) => Err(self.no_backup(format!(
-                "{} is still being written",
-                String::from_utf8_lossy(&path)
-            ))),
-        }
-    }
-
-    fn a_file_being_written(&self) -> Option<Vec<u8>> {
-        let names = self.names();
-        let mut files = names.all();
-        let (number, _) = files.find(|(_, kind)| match kind {
-            Kind::File(file) => file.writers.load(Ordering::Acquire) > 0,
-            _ => false,
-        })?;
-        names.path(number)
     }
 
     /// Removes the tree and what has been stored of it. A complete one stays.

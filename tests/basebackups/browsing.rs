@@ -2,7 +2,8 @@
 //! nothing of it can be changed. The directory is one that `pg_basebackup` made.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use tokio::runtime::Runtime;
@@ -206,6 +207,7 @@ fn is_what_was_taken(name: &str, place: Place) {
     pleases_postgresql(&site);
     is_read_at_random(&site);
     cannot_be_changed(&site);
+    owners_are_shown_to_root(&site);
     latest_follows(&site);
     damage_is_told(&mut site);
     site.server.kill9();
@@ -337,6 +339,28 @@ fn cannot_be_changed(site: &Site) {
             "{said}\n{log}"
         );
     }
+}
+
+/// Everything belongs to the mounting user, unless that is root, who sees whose it was.
+fn owners_are_shown_to_root(site: &Site) {
+    let owner = |at: &Path| {
+        format!(
+            "{}\n",
+            fs::metadata(at.join("PG_VERSION")).expect("look at it").uid()
+        )
+    };
+    let stat = |user: &User, at: &Path| succeeds(&user.shell(r#"stat -c %u "$1/PG_VERSION""#, &[at]));
+    assert_eq!(
+        stat(site.mount.user(), &site.at("monday")),
+        format!("{}\n", site.mount.user().uid)
+    );
+    let mountpoint = site.world.path().join("roots");
+    fs::create_dir(&mountpoint).expect("make a mount point");
+    let mut options = site.place.options(&site.world).at(&mountpoint);
+    options.user = User::caller();
+    let mount = options.mount();
+    let seen = stat(mount.user(), &mount.path().join("basebackups/monday"));
+    assert_eq!(seen, owner(&site.taken));
 }
 
 fn latest_follows(site: &Site) {

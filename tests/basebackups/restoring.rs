@@ -120,7 +120,7 @@ fn comes_back(world: &World, place: Place) {
     let before = balanced(server);
 
     let dir = world.path().join("back");
-    let elsewhere = world.path().join("space's \\ copy");
+    let elsewhere = world.owned_dir("space's \\ copy");
     let mapping = format!("{}={}", space.display(), elsewhere.display());
     let report = site.restore("LATEST", &dir, &["--tablespace-mapping", &mapping]);
     assert_eq!(report["backup"], "monday");
@@ -259,6 +259,11 @@ fn b6_delta_fetches_only_what_differs() {
     std::os::unix::fs::symlink("/etc/passwd", data.join("PG_VERSION")).expect("put a link in its place");
     fs::create_dir(data.join("base/77")).expect("add a directory");
     fs::write(data.join("base/77/1"), "x").expect("add a file");
+    User::postgres().own(&data.join("base/77"));
+
+    // A directory moved away, with a link in its place: the link goes, and nothing is taken for what lay behind it.
+    fs::rename(data.join("pg_xact"), old.join("moved")).expect("move a directory");
+    std::os::unix::fs::symlink(old.join("moved"), data.join("pg_xact")).expect("put a link in its place");
 
     let refused = site.try_restore("monday", &old, &[]);
     assert_refused(&refused, "is not empty");

@@ -26,7 +26,7 @@ use crate::staging::part::{FinishedPart, PartBuilder};
 
 /// Plain bytes being packed and packed bytes being stored, together. With one part that exists twice for a moment
 /// and everything else a backup holds, this stays under 256 MiB.
-const BUDGET_BYTES: u64 = 160 << 20;
+const BUDGET_BYTES: u64 = 128 << 20;
 
 /// How often a thread that waits for the rate looks whether it should stop.
 const NAP: Duration = Duration::from_millis(100);

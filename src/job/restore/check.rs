@@ -1,5 +1,6 @@
 //! Everything that can be known before anything is touched.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -247,15 +248,20 @@ async fn compare_files(
             .archive
             .chunk_hashes(&source.backup, summary, &source.tree, source.patience)
             .await?;
+        checked.strangers = compare::strangers(&source.tree, data, places)?;
+        let going: HashSet<&Path> = checked.strangers.iter().map(PathBuf::as_path).collect();
         let missing = work::for_each(&files, options.jobs, |file| {
-            let missing = compare::missing(file, &hashes)?;
+            // Behind a link in a directory's place: it goes, and what was seen through it.
+            let missing = match file.path.ancestors().any(|above| going.contains(above)) {
+                true => file.missing.clone(),
+                false => compare::missing(file, &hashes)?,
+            };
             progress.advance(file.bytes);
             Ok(missing)
         })?;
         for (file, missing) in files.iter_mut().zip(missing) {
             file.missing = missing;
         }
-        checked.strangers = compare::strangers(&source.tree, data, places)?;
     }
     checked.files = Arc::new(files);
     Ok(())

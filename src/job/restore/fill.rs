@@ -4,9 +4,9 @@
 //! below 150 MiB.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -34,14 +34,21 @@ struct Piece {
 
 /// Makes a file as long as it shall be, with what is right already in it.
 pub(super) fn make_file(work: &FileWork) -> Result<(), Error> {
-    let is_link = std::fs::symlink_metadata(&work.path).is_ok_and(|found| !found.is_file());
-    if is_link {
-        place::remove_file(&work.path)?;
+    let found = fs::symlink_metadata(&work.path).ok();
+    match &found {
+        Some(found) if !found.is_file() => place::remove_file(&work.path)?,
+        Some(found) if work.missing.is_empty() && found.len() == work.bytes => return Ok(()),
+        // One that its owner may not write.
+        Some(_) => fs::set_permissions(&work.path, PermissionsExt::from_mode(0o600))
+            .map_err(Error::at("set the mode of", &work.path))?,
+        None => {}
     }
-    // Nobody else reads it until its permissions are set at the end; these let a restore go on that was interrupted.
+    // What was found right must still be there: only a file of which nothing is kept is made.
+    let whole = 0..work.bytes;
+    let nothing_kept = work.bytes == 0 || work.missing == [whole];
     let file = OpenOptions::new()
         .write(true)
-        .create(true)
+        .create(nothing_kept)
         .truncate(false)
         .mode(0o600)
         .open(&work.path);
@@ -189,7 +196,7 @@ pub(super) fn write_durably(
     let directory = path.parent().expect("a file has a directory");
     let file = tempfile::Builder::new()
         .prefix(".walfs-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
+        .permissions(PermissionsExt::from_mode(mode))
         .tempfile_in(directory);
     let mut file = file.map_err(Error::at("write", path))?;
     let written = io::Write::write_all(&mut file, content).and_then(|()| file.as_file().sync_all());

@@ -20,6 +20,9 @@ use crate::pg::control::ControlFile;
 /// Name of the mark.
 pub(super) const MARK: &str = "walfs-restore.json";
 
+/// Where the mark is written, before it takes its name: at every moment there is a whole one, or none.
+const NEW_MARK: &str = "walfs-restore.json.new";
+
 /// The control file, which is put in place last.
 pub(super) const CONTROL: &str = "global/pg_control";
 
@@ -51,12 +54,13 @@ pub(super) enum Holds {
 
 /// Looks what is there.
 pub(super) fn look(directory: &Path) -> Result<Holds, Error> {
-    let mut entries = match fs::read_dir(directory) {
+    let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Holds::Absent),
         Err(error) => return Err(Error::at("read", directory)(error)),
     };
-    if entries.next().is_none() {
+    // A mark that was never finished is nothing yet.
+    if entries.flatten().all(|entry| entry.file_name() == NEW_MARK) {
         return Ok(Holds::Nothing);
     }
     let mark = directory.join(MARK);
@@ -68,8 +72,6 @@ pub(super) fn look(directory: &Path) -> Result<Holds, Error> {
     };
     match serde_json::from_slice(&text) {
         Ok(mark) => Ok(Holds::Unfinished(mark)),
-        // Interrupted at its very beginning, while the mark was written: there is nothing else yet.
-        Err(_) if entries.next().is_none() => Ok(Holds::Nothing),
         Err(error) => Err(Error::at("read", &mark)(error.into())),
     }
 }
@@ -159,10 +161,11 @@ pub(super) fn make_directory(directory: &Path) -> Result<(), Error> {
 impl Mark {
     /// Writes it, durably.
     pub(super) fn write(&self, directory: &Path) -> Result<(), Error> {
-        let path = directory.join(MARK);
+        let (path, mark) = (directory.join(NEW_MARK), directory.join(MARK));
         let text = serde_json::to_vec_pretty(self).expect("plain data becomes JSON");
         let written = fs::write(&path, text).and_then(|()| fs::File::open(&path)?.sync_all());
         written.map_err(Error::at("write", &path))?;
+        fs::rename(&path, &mark).map_err(Error::at("write", &mark))?;
         sync_directory(directory)
     }
 }

@@ -146,14 +146,16 @@ impl TreeDraft {
         let children = names
             .find(b"pg_wal")
             .and_then(|number| names.children(number).ok());
-        let whole = |(name, &number): (&Box<[u8]>, &u32)| {
+        let whole = |(name, number): (&[u8], u32)| {
             let segment: SegmentName = str::from_utf8(name).ok()?.parse().ok()?;
             match names.kind(number) {
                 Ok(Kind::File(file)) if file.bytes() == size.bytes() => Some(segment),
                 _ => None,
             }
         };
-        children.into_iter().flatten().filter_map(whole).collect()
+        let children = children.into_iter().flatten();
+        let children = children.map(|(name, number)| (&**name, *number));
+        children.filter_map(whole).collect()
     }
 
     /// A backup of another cluster has no business here (contract W5).

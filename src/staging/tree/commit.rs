@@ -11,6 +11,7 @@ use crate::archive::tree::summary::{Backup, Method, Object, SUMMARY_VERSION, Sum
 use crate::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, chunks::ChunkHash, layout};
 use crate::store::Key;
 
+use super::bundle::Closed;
 use super::file::{self, SentAs};
 use super::names::{Kind, NameError};
 use super::sending::Outgoing;
@@ -109,7 +110,7 @@ impl TreeDraft {
         let (files, members) = self.files_and_members()?;
         let mut batch = Vec::new();
         let mut batch_bytes = 0;
-        for (number, large, bytes) in files {
+        for Closed { number, bytes, large } in files {
             if large {
                 self.finish_large(number).await?;
                 continue;
@@ -129,7 +130,7 @@ impl TreeDraft {
     }
 
     /// Every file, by path, with its length and whether it is large; and the headers of all else.
-    fn files_and_members(&self) -> Result<(Vec<(u32, bool, u64)>, Vec<u8>), NameError> {
+    fn files_and_members(&self) -> Result<(Vec<Closed>, Vec<u8>), NameError> {
         let names = self.names();
         let mut paths: Vec<(Vec<u8>, u32)> = names
             .all()
@@ -140,7 +141,11 @@ impl TreeDraft {
         for (path, number) in paths {
             let content = match names.kind(number)? {
                 Kind::File(file) => {
-                    files.push((number, file.is_large(), file.bytes()));
+                    files.push(Closed {
+                        number,
+                        bytes: file.bytes(),
+                        large: file.is_large(),
+                    });
                     continue;
                 }
                 Kind::Directory(_) => Content::Directory,

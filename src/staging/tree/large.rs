@@ -32,6 +32,8 @@ pub(super) struct Large {
     again: u32,
     /// Are all slices sent, with header and end?
     finished: bool,
+    /// The slice that was written to last.
+    reached: u64,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,7 @@ impl Large {
             slices: BTreeMap::new(),
             again: 0,
             finished: false,
+            reached: 0,
         }
     }
 
@@ -86,6 +89,9 @@ impl Large {
         }
         self.bytes = self.bytes.max(end);
         let reached = (end + HEADER_BYTES) / SLICE_BYTES;
+        if std::mem::replace(&mut self.reached, reached) == reached {
+            return Ok(());
+        }
         self.send_behind(way, reached).await
     }
 

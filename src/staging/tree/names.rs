@@ -50,6 +50,9 @@ pub enum Kind<F> {
     File(F),
 }
 
+/// A node that is gone, with its number, if one is.
+pub type Gone<F> = Option<(u32, Kind<F>)>;
+
 #[derive(Debug)]
 struct Node<F> {
     kind: Kind<F>,
@@ -181,7 +184,7 @@ impl<F> Names<F> {
     ///
     /// # Errors
     /// [`NameError::IsDirectory`], and those of [`Names::child`].
-    pub fn unlink(&mut self, directory: u32, name: &[u8]) -> Result<Option<(u32, Kind<F>)>, NameError> {
+    pub fn unlink(&mut self, directory: u32, name: &[u8]) -> Result<Gone<F>, NameError> {
         let number = self.child(directory, name)?;
         if matches!(self.kind(number)?, Kind::Directory(_)) {
             return Err(NameError::IsDirectory);
@@ -215,7 +218,7 @@ impl<F> Names<F> {
         from: (u32, &[u8]),
         to: (u32, &[u8]),
         replace: bool,
-    ) -> Result<Option<(u32, Kind<F>)>, NameError> {
+    ) -> Result<Gone<F>, NameError> {
         let number = self.child(from.0, from.1)?;
         if to.1.len() > NAME_BYTES {
             return Err(NameError::TooLong);
@@ -247,7 +250,7 @@ impl<F> Names<F> {
     }
 
     /// One fewer. Gives it back if it is gone with that.
-    pub fn close(&mut self, number: u32) -> Option<(u32, Kind<F>)> {
+    pub fn close(&mut self, number: u32) -> Gone<F> {
         let node = self.node_mut(number).ok()?;
         node.opens = node.opens.saturating_sub(1);
         self.drop_if_unused(number)
@@ -300,7 +303,7 @@ impl<F> Names<F> {
         Ok(())
     }
 
-    fn drop_if_unused(&mut self, number: u32) -> Option<(u32, Kind<F>)> {
+    fn drop_if_unused(&mut self, number: u32) -> Gone<F> {
         let unused = |node: &mut Node<F>| node.place.is_none() && node.opens == 0;
         let slot = self.nodes.get_mut(number as usize)?;
         if number == ROOT {

@@ -132,10 +132,13 @@ impl Sender {
             let sent = sender.store(own_key, part).await;
             sent.map_err(|error| sender.fail(error))
         });
-        let (sender, own_key) = (self.clone(), key.clone());
+        let name = key.to_string();
         let done = async move {
-            task.await
-                .unwrap_or_else(|error| Err(sender.fail(sender.staging_error(&own_key, error.to_string()))))
+            let panicked = |error: tokio::task::JoinError| archive::Error::Staging {
+                name,
+                reason: error.to_string(),
+            };
+            task.await.unwrap_or_else(|error| Err(Arc::new(panicked(error))))
         };
         Outgoing {
             key,

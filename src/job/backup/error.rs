@@ -1,0 +1,101 @@
+//! What can go wrong with a backup, in words for the one who took it.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::archive::tree::TreeError;
+use crate::pg::SystemId;
+use crate::pg::control::ControlError;
+use crate::pg::history::HistoryError;
+use crate::pg::label::LabelError;
+use crate::pg::tablespace_map::TablespaceMapError;
+use crate::{archive, server};
+
+/// What can go wrong with a backup.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server, or the way to it.
+    #[error(transparent)]
+    Server(#[from] server::Error),
+    /// The archive.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+    /// The archive is another cluster's (contract W5).
+    #[error(
+        "the server has system identifier {offered}, but the archive {place} is that of {archived}.\n\
+         HINT: a database made by initdb or pg_upgrade has a new identifier; give it a new prefix."
+    )]
+    WrongCluster {
+        /// The archive.
+        place: String,
+        /// Its cluster.
+        archived: SystemId,
+        /// The server's.
+        offered: SystemId,
+    },
+    /// The files to be read are not the server's.
+    #[error(
+        "the server says that its data directory is {data_directory}, and that is not to be read here: {reason}.\n\
+         HINT: run walfs on the server's own machine; pg_basebackup -D MOUNT/basebackups/NAME works from elsewhere."
+    )]
+    NotHere {
+        /// Where the server says that it is.
+        data_directory: PathBuf,
+        /// Why it is not.
+        reason: String,
+    },
+    /// A file that cannot be read.
+    #[error("cannot read {}: {source}{}", path.display(), denied_hint(source))]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A control file that stays unreadable.
+    #[error("{}: {source}", path.display())]
+    Control {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong.
+        source: ControlError,
+    },
+    /// A timeline history that cannot be read.
+    #[error("{}: {source}", path.display())]
+    History {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong.
+        source: HistoryError,
+    },
+    /// A backup label that cannot be read.
+    #[error("PostgreSQL gave a backup label that is none: {0}")]
+    Label(#[from] LabelError),
+    /// A tablespace map that cannot be read.
+    #[error("PostgreSQL gave a tablespace map that is none: {0}")]
+    TablespaceMap(#[from] TablespaceMapError),
+    /// A label that PostgreSQL would not take.
+    #[error("the label has {found}; expected one line of at most 1024 bytes")]
+    BadLabel {
+        /// What is wrong with it.
+        found: &'static str,
+    },
+    /// What was copied is no tree: a bug, but better said than stored.
+    #[error("what was copied does not fit together: {0}")]
+    Tree(#[from] TreeError),
+    /// Somebody wants it to end.
+    #[error("stopped by {0}; nothing of this backup is kept")]
+    Interrupted(&'static str),
+    /// Another thread has failed, and says why.
+    #[error("the copy was stopped")]
+    Stopped,
+}
+
+fn denied_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "\nHINT: run walfs as the user that PostgreSQL runs as, usually postgres: sudo -u postgres walfs backup ..."
+        }
+        _ => "",
+    }
+}

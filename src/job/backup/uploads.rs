@@ -1,0 +1,71 @@
+//! Parts on their way to the store, several at once, and what has arrived.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::assemble::Collected;
+use super::pack::Built;
+use super::{Error, patience};
+use crate::archive::tree::{Part, TreeId};
+use crate::archive::{self, Archive};
+
+/// Parts on their way to the store at once.
+const UPLOADS: usize = 16;
+
+/// How long what is on its way may take to arrive when the backup is given up.
+const SETTLING: Duration = Duration::from_secs(5);
+
+/// Parts on their way to the store; what arrives is noted.
+#[derive(Debug, Default)]
+pub(super) struct Uploads {
+    tasks: JoinSet<Result<(Built, Part), archive::Error>>,
+    /// What is stored.
+    pub(super) collected: Collected,
+}
+
+impl Uploads {
+    pub(super) fn has_room(&self) -> bool {
+        self.tasks.len() < UPLOADS
+    }
+
+    /// Is nothing on its way?
+    pub(super) fn is_idle(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    pub(super) fn begin(&mut self, archive: &Arc<Archive>, id: &TreeId, mut built: Built) {
+        let key = id.part_key(built.volume, built.slice, &archive.marker().codec);
+        let (archive, part) = (archive.clone(), built.part.described(key));
+        self.tasks.spawn(async move {
+            let object = std::mem::take(&mut built.part.object);
+            archive.put_part(&part.key, object, patience()).await?;
+            // Its memory is free again.
+            built.memory = None;
+            Ok((built, part))
+        });
+    }
+
+    /// Notes one part that has arrived.
+    pub(super) async fn next(&mut self) -> Result<(), Error> {
+        if let Some(stored) = self.tasks.join_next().await {
+            let (built, part) = stored.expect("uploads do not panic")?;
+            self.collected.add(built, part);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn wait(&mut self) -> Result<(), Error> {
+        while !self.tasks.is_empty() {
+            self.next().await?;
+        }
+        Ok(())
+    }
+
+    /// Lets what is on its way arrive, for a moment.
+    pub(super) async fn settle(mut self) {
+        let arrived = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(SETTLING, arrived).await;
+    }
+}

@@ -1,0 +1,83 @@
+//! When a tree is complete, and who says so.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::archive::tree::summary::Method;
+
+use super::names::{Kind, ROOT};
+use super::{Error, MANIFEST, MANIFEST_TMP, TreeDraft, check};
+
+impl TreeDraft {
+    /// The rename that ends `pg_basebackup`.
+    pub(super) async fn finish_by_manifest(&self, replace: bool) -> Result<(), Error> {
+        let mut state = self.state.write().await;
+        check(*state)?;
+        self.still_sound()?;
+        self.move_name((ROOT, MANIFEST_TMP), (ROOT, MANIFEST), replace)
+            .await?;
+        let completed = self.complete(&mut state, Method::Mount).await;
+        if completed.is_err() {
+            // It is not done, so it must not look done.
+            self.names()
+                .rename((ROOT, MANIFEST), (ROOT, MANIFEST_TMP), true)?;
+        }
+        completed
+    }
+
+    /// `fsync` of a file or directory. That of the root completes the tree, if it is a base backup and whole.
+    ///
+    /// # Errors
+    /// [`Error::Archive`]: what has failed the tree, also while it was being completed.
+    pub async fn sync(&self, number: u32) -> Result<(), Error> {
+        self.still_sound()?;
+        if number != ROOT || self.is_complete() {
+            return Ok(());
+        }
+        match self.finish_by_hand().await {
+            Err(Error::NoBackup { name, reason }) => {
+                tracing::info!("{name} is not complete as a base backup yet: {reason}");
+                self.sender.settle().await;
+                self.still_sound()
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn finish_by_hand(&self) -> Result<(), Error> {
+        if self.names().child(ROOT, MANIFEST_TMP).is_ok() {
+            return Err(self.no_backup("its backup_manifest has not got its name yet"));
+        }
+        self.wait_for_writers().await?;
+        let mut state = self.state.write().await;
+        check(*state)?;
+        self.complete(&mut state, Method::ByHand).await
+    }
+
+    /// The kernel tells of a file's last close a moment after the process has gone on.
+    async fn wait_for_writers(&self) -> Result<(), Error> {
+        for _ in 0..100 {
+            if self.a_file_being_written().is_none() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        match self.a_file_being_written() {
+            None => Ok(()),
+            Some(path) => Err(self.no_backup(format!(
+                "{} is still being written",
+                String::from_utf8_lossy(&path)
+            ))),
+        }
+    }
+
+    fn a_file_being_written(&self) -> Option<Vec<u8>> {
+        let names = self.names();
+        let mut files = names.all();
+        let (number, _) = files.find(|(_, kind)| match kind {
+            Kind::File(file) => file.writers.load(Ordering::Acquire) > 0,
+            _ => false,
+        })?;
+        names.path(number)
+    }
+}

@@ -1,0 +1,402 @@
+//! Base backups written through the mount by PostgreSQL's own tools and by ordinary copiers (contract B1, B2, B7).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Output, Stdio};
+
+use crate::common::postgres::{Options as ServerOptions, Postgres};
+use crate::common::s3::{Action, Operation, Rule, S3Server};
+use crate::common::user::said;
+use crate::common::version::{Version, installed_versions, newest};
+use crate::common::wait;
+use crate::common::walfs::{Mount, Options};
+use crate::common::world::World;
+
+/// A server that archives into a mount, with a table longer than a slice and a few hundred small files.
+struct Site {
+    server: Postgres,
+    mount: Mount,
+    world: World,
+}
+
+impl Site {
+    fn new(name: &str, options: impl FnOnce(&World) -> Options) -> Self {
+        Self::of(name, newest(), options)
+    }
+
+    fn of(name: &str, version: Version, options: impl FnOnce(&World) -> Options) -> Self {
+        let world = World::new(name);
+        let mount = options(&world).mount();
+        let mut server = Postgres::init(&world.path().join("pg"), &ServerOptions::of(version));
+        server.configure(&[
+            ("archive_mode", "on"),
+            ("archive_command", &mount.archive_command()),
+            ("wal_level", "replica"),
+        ]);
+        server.start();
+        server.pgbench_init(4);
+        Self { server, mount, world }
+    }
+
+    fn backups(&self) -> PathBuf {
+        self.mount.path().join("basebackups")
+    }
+
+    fn backup(&self, name: &str) -> PathBuf {
+        self.backups().join(name)
+    }
+
+    fn start_backup(&self, directory: &Path, arguments: &[&str]) -> Child {
+        let mut command = self.server.program("pg_basebackup");
+        command
+            .arg("-D")
+            .arg(directory)
+            .args(["-c", "fast"])
+            .args(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("run pg_basebackup")
+    }
+
+    fn run_backup(&self, directory: &Path, arguments: &[&str]) -> Output {
+        let child = self.start_backup(directory, arguments);
+        child.wait_with_output().expect("wait for pg_basebackup")
+    }
+
+    /// `pg_basebackup` into the mount, which must do.
+    #[track_caller]
+    fn take(&self, name: &str, arguments: &[&str]) -> PathBuf {
+        let directory = self.backup(name);
+        let output = self.run_backup(&directory, arguments);
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}\n{}",
+            said(&output),
+            self.mount.log()
+        );
+        directory
+    }
+
+    #[track_caller]
+    fn shell(&self, line: &str, arguments: &[&Path]) -> Output {
+        let output = self.mount.user().shell(line, arguments);
+        assert!(
+            output.status.success(),
+            "{line}: {}\n{}",
+            said(&output),
+            self.mount.log()
+        );
+        output
+    }
+
+    #[track_caller]
+    fn verify(&self, directory: &Path) {
+        let verified = self.server.program("pg_verifybackup").arg(directory).output();
+        let verified = verified.expect("run pg_verifybackup");
+        assert!(
+            verified.status.success(),
+            "{}\n{}",
+            said(&verified),
+            self.mount.log()
+        );
+    }
+
+    fn latest(&self) -> Option<String> {
+        let target = self
+            .mount
+            .user()
+            .shell("readlink \"$1\"", &[&self.backup("LATEST")]);
+        let target = String::from_utf8(target.stdout).expect("UTF-8").trim().to_owned();
+        Some(target).filter(|target| !target.is_empty())
+    }
+
+    /// The summary, as it is stored.
+    fn summary(&self, name: &str) -> Option<serde_json::Value> {
+        let path = self.world.archive().join(format!("basebackups/{name}.json"));
+        let text = fs::read(path).ok()?;
+        Some(serde_json::from_slice(&text).expect("JSON"))
+    }
+
+    /// It is complete and says so; no byte of it can be changed.
+    #[track_caller]
+    fn assert_complete(&self, name: &str) {
+        let summary = self
+            .summary(name)
+            .unwrap_or_else(|| panic!("no summary\n{}", self.mount.log()));
+        let own = self.server.system_identifier().to_string();
+        if let Some(found) = summary["backup"].get("system_identifier") {
+            assert_eq!(found, own.as_str());
+        }
+        wait::until("LATEST to move", || (self.latest()? == name).then_some(()));
+        let changed = self
+            .mount
+            .user()
+            .shell("touch \"$1/x\" || rm -r \"$1\"", &[&self.backup(name)]);
+        assert!(!changed.status.success(), "a complete backup was changed");
+    }
+
+    fn local_backup(&self) -> PathBuf {
+        let directory = self.world.owned_dir("local");
+        let output = self.run_backup(&directory, &["-Xfetch"]);
+        assert!(output.status.success(), "{}", said(&output));
+        directory
+    }
+}
+
+fn local(name: &str) -> Site {
+    Site::new(name, Options::local)
+}
+
+#[test]
+fn pg_basebackup_plain() {
+    let site = local("plain");
+    for (name, arguments) in [
+        ("none", &["-Xnone"][..]),
+        ("fetch", &["-Xfetch"]),
+        ("stream", &["-Xstream"]),
+        ("unsynced", &["-Xstream", "--no-sync"]),
+        (
+            "sums",
+            &["-Xfetch", "--manifest-checksums=SHA256", "-l", "a label"],
+        ),
+    ] {
+        let directory = site.take(name, arguments);
+        site.verify(&directory);
+        site.assert_complete(name);
+        let summary = site.summary(name).expect("complete");
+        let own = summary["backup"]
+            .get("own_wal")
+            .map_or(0, |own| own.as_array().expect("a list").len());
+        assert_eq!(own > 0, name != "none", "{summary}");
+        assert_eq!(summary["method"], "mount");
+        assert_eq!(summary["plain_tar"], true, "{name}");
+    }
+}
+
+#[test]
+fn without_a_manifest_the_backup_history_tells_the_end() {
+    let site = local("manifestless");
+    let directory = site.take("m", &["-Xfetch", "--no-manifest"]);
+    wait::until("the backup to be complete", || {
+        site.shell("sync \"$1\"", &[&directory]);
+        site.summary("m")
+    });
+    site.assert_complete("m");
+}
+
+#[test]
+fn pg_basebackup_tar() {
+    let site = local("tar");
+    for (name, arguments) in [
+        ("none", &["-Ft", "-Xnone"][..]),
+        ("fetch", &["-Ft", "-Xfetch"]),
+        ("stream", &["-Ft", "-Xstream"]),
+        ("packed", &["-Ft", "-Xstream", "-z"]),
+    ] {
+        let directory = site.take(name, arguments);
+        site.assert_complete(name);
+        let out = site.world.owned_dir(&format!("out-{name}"));
+        let line = "cd \"$2\" && for t in base pg_wal; do \
+                    d=.; [ $t = pg_wal ] && d=pg_wal; \
+                    for f in \"$1\"/$t.tar*; do [ ! -e \"$f\" ] || tar -xf \"$f\" -C $d || exit 1; done; done && \
+                    cp \"$1\"/backup_manifest .";
+        site.shell(line, &[&directory, &out]);
+        if name == "none" {
+            site.shell("cp \"$1\"/0* \"$2\"/pg_wal/", &[&site.mount.wal(), &out]);
+        }
+        site.verify(&out);
+        let summary = site.summary(name).expect("complete");
+        assert_eq!(summary["backup"]["shape"], "tar");
+        let own = summary["backup"].get("own_wal").is_some();
+        assert_eq!(own, name == "stream", "{summary}");
+    }
+}
+
+#[test]
+fn tablespaces_come_along() {
+    let site = local("spaces");
+    let space = site.world.owned_dir("space");
+    site.server
+        .query(&format!("CREATE TABLESPACE s LOCATION '{}'", space.display()));
+    site.server
+        .query("CREATE TABLE t TABLESPACE s AS SELECT generate_series(1, 10000)");
+    let outside = site.world.owned_dir("outside");
+    let mapping = |to: &Path| format!("--tablespace-mapping={}={}", space.display(), to.display());
+    let refused = site.run_backup(&site.backup("out"), &[&mapping(&outside.join("s"))]);
+    assert!(!refused.status.success());
+    assert!(site.summary("out").is_none());
+    assert!(
+        site.mount.log().contains("--tablespace-mapping"),
+        "{}",
+        site.mount.log()
+    );
+    let mapping = mapping(&site.backup("in").join("spaces/s"));
+    let directory = site.take("in", &[&mapping]);
+    site.verify(&directory);
+    site.assert_complete("in");
+    let tablespaces = &site.summary("in").expect("complete")["backup"]["tablespaces"];
+    assert_eq!(tablespaces.as_array().map(Vec::len), Some(1), "{tablespaces}");
+    site.shell("test -d \"$1\"/pg_tblspc/*/PG_*", &[&directory]);
+}
+
+#[test]
+fn ordinary_copiers_do() {
+    let site = local("copiers");
+    let source = site.local_backup();
+    for (name, line) in [
+        ("cp", "cp -a \"$1\" \"$2\""),
+        (
+            "tar",
+            "mkdir \"$2\" && tar -C \"$1\" --format=posix -c . | tar -C \"$2\" -xp",
+        ),
+        ("rsync", "rsync -a \"$1\"/ \"$2\"/"),
+    ] {
+        if name == "rsync" && !Path::new("/usr/bin/rsync").exists() {
+            continue;
+        }
+        let directory = site.backup(name);
+        site.shell(line, &[&source, &directory]);
+        assert!(
+            site.summary(name).is_none(),
+            "{name}: nobody has said that it is whole"
+        );
+        site.shell("sync \"$1\"", &[&directory]);
+        site.assert_complete(name);
+        site.verify(&directory);
+        let same = "diff -r \"$1\" \"$2\" && cd \"$1\" && find . -mindepth 1 -printf '%p %m %T@ %l\\n' | sort >/tmp/a.$$ && \
+                    cd \"$2\" && find . -mindepth 1 -printf '%p %m %T@ %l\\n' | sort >/tmp/b.$$; diff /tmp/a.$$ /tmp/b.$$; \
+                    e=$?; rm -f /tmp/a.$$ /tmp/b.$$; exit $e";
+        site.shell(same, &[&source, &directory]);
+        assert_eq!(site.summary(name).expect("complete")["method"], "by-hand");
+    }
+}
+
+#[test]
+fn half_a_copy_is_not_completed() {
+    let site = local("half");
+    let source = site.local_backup();
+    let directory = site.backup("half");
+    site.shell(
+        "cp -a \"$1\" \"$2\" && rm \"$2\"/base/1/1259 && sync \"$2\"",
+        &[&source, &directory],
+    );
+    assert!(site.summary("half").is_none());
+    assert!(site.mount.log().contains("base/1/1259"), "{}", site.mount.log());
+    site.shell("rm -r \"$1\" && test ! -e \"$1\"", &[&directory]);
+    let left = site.shell("find \"$1\" -type f", &[&site.world.archive().join("trees")]);
+    assert!(left.stdout.is_empty(), "still stored: {}", said(&left));
+}
+
+#[test]
+fn a_store_that_fails_fails_the_backup() {
+    // Up to 17, pg_basebackup does not look at what close says.
+    for version in installed_versions() {
+        fail_a_backup(version);
+    }
+}
+
+fn fail_a_backup(version: Version) {
+    let store = S3Server::start();
+    let options = |world: &World| on_s3(&store, world).args(&["--deadline", "2s"]);
+    let site = Site::of("failing", version, options);
+    let directory = site.backup("x");
+    let child = site.start_backup(&directory, &["-Xfetch", "--max-rate=16M"]);
+    wait::until("the copy to have begun", || {
+        directory_has(&site, &directory, "base")
+    });
+    let rule = Rule::new(Action::slow_down())
+        .operation(Operation::Put)
+        .key("trees/");
+    let rule = store.add_rule(rule);
+    let failed = child.wait_with_output().expect("wait for pg_basebackup");
+    assert!(!failed.status.success(), "{}", said(&failed));
+    assert!(store.hits(rule) > 0);
+    store.remove_rule(rule);
+    let listed = site.mount.user().shell("ls \"$1\"", &[&site.backups()]);
+    assert!(!said(&listed).contains("LATEST"), "{}", said(&listed));
+    site.shell("rm -rf \"$1\"", &[&site.backup("x")]);
+    let directory = site.take("x", &["-Xfetch"]);
+    site.verify(&directory);
+}
+
+#[test]
+fn a_killed_pg_basebackup_leaves_nothing_complete() {
+    let site = local("killed");
+    let directory = site.backup("x");
+    let mut child = site.start_backup(&directory, &["-Xfetch", "--max-rate=8M"]);
+    wait::until("the copy to have begun", || {
+        directory_has(&site, &directory, "base")
+    });
+    child.kill().expect("kill pg_basebackup");
+    wait::for_exit("pg_basebackup", &mut child);
+    site.shell("sync \"$1\"", &[&directory]);
+    assert!(site.summary("x").is_none());
+    assert_eq!(site.latest(), None);
+    site.shell("rm -r \"$1\"", &[&directory]);
+    let directory = site.take("x", &["-Xfetch"]);
+    site.verify(&directory);
+    site.assert_complete("x");
+}
+
+#[test]
+fn a_killed_daemon_leaves_nothing_complete() {
+    let mut site = local("dead");
+    let directory = site.backup("x");
+    let mut child = site.start_backup(&directory, &["-Xfetch", "--max-rate=8M"]);
+    wait::until("the copy to have begun", || {
+        directory_has(&site, &directory, "base")
+    });
+    site.mount.kill9();
+    let ended = wait::for_exit("pg_basebackup", &mut child);
+    assert!(!ended.success());
+    site.mount.restart();
+    assert!(site.summary("x").is_none());
+    let directory = site.take("x", &["-Xfetch"]);
+    site.verify(&directory);
+    site.assert_complete("x");
+}
+
+#[test]
+fn small_files_go_out_together() {
+    let store = S3Server::start();
+    let world = World::new("small");
+    let mount = on_s3(&store, &world).mount();
+    let source = world.path().join("source");
+    fs::create_dir(&source).expect("make a directory");
+    for index in 0..2000 {
+        let content = format!("{index}\n").repeat(1000);
+        fs::write(source.join(format!("f{index}")), content).expect("write a file");
+    }
+    let before = puts(&store);
+    let target = mount.path().join("basebackups/x");
+    let copied = mount
+        .user()
+        .shell("cp -r \"$1\" \"$2\" && sync \"$2\"", &[&source, &target]);
+    assert!(copied.status.success(), "{}", said(&copied));
+    let puts = puts(&store) - before;
+    assert!((1..=5).contains(&puts), "{puts} requests for 2000 files");
+    let same = mount.user().shell("diff -r \"$1\" \"$2\"", &[&source, &target]);
+    assert!(same.status.success(), "{}", said(&same));
+}
+
+fn puts(store: &S3Server) -> usize {
+    store.count(|request| request.operation == Operation::Put)
+}
+
+fn on_s3(store: &S3Server, world: &World) -> Options {
+    let environment: Vec<(String, String)> = store
+        .env()
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    let archive = format!("s3://{}/pg", store.bucket());
+    Options::s3(world, &archive, &store.endpoint(), &environment)
+}
+
+/// As the owner of the mount sees it: nobody else gets in.
+fn directory_has(site: &Site, directory: &Path, name: &str) -> Option<()> {
+    let found = site
+        .mount
+        .user()
+        .shell("test -e \"$1\"", &[&directory.join(name)]);
+    found.status.success().then_some(())
+}
