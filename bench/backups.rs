@@ -47,7 +47,6 @@ use common::postgres::Postgres;
 use common::world::World;
 use pgbackrest::{Stanza, Tls};
 use rounds::{Bench, S3};
-use sheet::Sheet;
 
 fn main() {
     interrupt::watch();
@@ -70,6 +69,12 @@ fn main() {
         )
         .unwrap_or_default()
     );
+    if !has_garage() {
+        println!("no Garage: S3 is left out");
+    }
+    if !has_tls() {
+        println!("no socat or no openssl: pgBackRest in S3 is left out");
+    }
     println!(
         "page cache: {}",
         if meter::empty_page_cache() {
@@ -79,103 +84,72 @@ fn main() {
         }
     );
     let world = World::new("backups");
-    let s3 = garage(&world);
     let runs = measure::setting("WALFS_BENCH_RUNS", 3);
-    large(&world, s3.as_ref(), runs);
+    large(&world, runs);
     let tables = measure::setting("WALFS_BENCH_TABLES", 5000);
     if tables > 0 {
-        small(&world, s3.as_ref(), tables, runs);
+        small(&world, tables, runs);
     }
 }
 
-fn large(world: &World, s3: Option<&S3>, runs: usize) {
+fn large(world: &World, runs: usize) {
     let scale = measure::setting("WALFS_BENCH_SCALE", 100);
-    let (server, question) = cluster::large(world, scale);
-    let title = format!("pgbench -s {scale}: {}", size(&server));
-    let mut bench = Bench {
-        world,
-        server,
-        question,
-        s3,
-        backups: Sheet::default(),
-        restores: Sheet::default(),
-    };
-    let repository = world.path().join("pgbackrest/repository");
-    let stanzas = first_line("pgbackrest", "version").map(|_| stanzas(world, &bench.server, s3));
-    for round in 0..runs {
-        bench.round(round);
-        let Some((disk, garage)) = &stanzas else { continue };
-        bench.pgbackrest("directory", disk, &repository, &[]);
-        if let (
-            Some(stanza),
-            Some(S3 {
-                garage,
-                dir,
-                tls: Some(tls),
-            }),
-        ) = (garage, s3)
-        {
-            bench.pgbackrest("S3 over TLS", stanza, dir, &[garage.process(), tls.process()]);
-        }
-    }
-    bench.backups.print_backups(&format!("Backup of {title}"));
-    bench.restores.print_restores(&format!("Restore of {title}"));
-    bench.server.destroy();
-}
-
-fn small(world: &World, s3: Option<&S3>, tables: usize, runs: usize) {
-    let (server, question) = cluster::of_small_files(world, tables);
-    let title = format!("{tables} tables: {}", size(&server));
-    let mut bench = Bench {
-        world,
-        server,
-        question,
-        s3,
-        backups: Sheet::default(),
-        restores: Sheet::default(),
-    };
-    for round in 0..runs {
-        bench.round(round);
-    }
-    bench.backups.print_backups(&format!("Backup of {title}"));
-    bench.restores.print_restores(&format!("Restore of {title}"));
-    bench.server.destroy();
-}
-
-/// pgBackRest's repositories: in a directory, and in Garage.
-fn stanzas(world: &World, server: &Postgres, s3: Option<&S3>) -> (Stanza, Option<Stanza>) {
+    let mut bench = Bench::new(world, cluster::large(world, scale));
+    let title = format!("pgbench -s {scale}: {}", size(&bench.server));
     let repository = world.owned_dir("pgbackrest").join("repository");
-    let disk = Stanza::in_directory(world, server, &repository);
-    let garage = s3.and_then(|s3| {
-        Some(Stanza::in_garage(
-            world,
-            server,
-            &s3.garage,
-            s3.tls.as_ref()?,
-            "pgbackrest",
-        ))
-    });
-    (disk, garage)
+    let disk =
+        first_line("pgbackrest", "version").map(|_| Stanza::in_directory(world, &bench.server, &repository));
+    for round in 0..runs {
+        new_garage(&mut bench);
+        bench.round(round);
+        let Some(disk) = &disk else { continue };
+        bench.pgbackrest("directory", disk, &repository, &[]);
+        pgbackrest_in_garage(&mut bench);
+    }
+    bench.end(&title);
 }
 
-fn garage(world: &World) -> Option<S3> {
-    if !common::copiers::cache_dir()
+fn small(world: &World, tables: usize, runs: usize) {
+    let mut bench = Bench::new(world, cluster::of_small_files(world, tables));
+    let title = format!("{tables} tables: {}", size(&bench.server));
+    for round in 0..runs {
+        new_garage(&mut bench);
+        bench.round(round);
+    }
+    bench.end(&title);
+}
+
+fn pgbackrest_in_garage(bench: &mut Bench<'_>) {
+    let Some((s3, tls)) = bench.s3.as_ref().and_then(|s3| Some((s3, s3.tls.as_ref()?))) else {
+        return;
+    };
+    let stanza = Stanza::in_garage(bench.world, &bench.server, &s3.garage, tls, "pgbackrest");
+    let (dir, helpers) = (s3.dir.clone(), [s3.garage.process(), tls.process()]);
+    bench.pgbackrest("S3 over TLS", &stanza, &dir, &helpers);
+}
+
+/// A new S3 server for each round: Garage keeps equal blocks once, and a second backup of the same files would be cheap.
+fn new_garage(bench: &mut Bench<'_>) {
+    bench.s3 = None;
+    if !has_garage() {
+        return;
+    }
+    let dir = bench.world.path().join("garage");
+    cluster::remove(&dir);
+    let garage = Garage::start(&dir, true);
+    let tls = has_tls().then(|| Tls::before(bench.world, &garage));
+    bench.s3 = Some(S3 { garage, dir, tls });
+}
+
+fn has_garage() -> bool {
+    common::copiers::cache_dir()
         .join("garage-2.5.0/bin/garage")
         .exists()
-    {
-        println!("no Garage: S3 is left out");
-        return None;
-    }
-    let dir = world.path().join("garage");
-    let garage = Garage::start(&dir, true);
-    let tls = match (first_line("socat", "-V"), first_line("openssl", "version")) {
-        (Some(_), Some(_)) => Some(Tls::before(world, &garage)),
-        _ => None,
-    };
-    if tls.is_none() {
-        println!("no socat or no openssl: pgBackRest in S3 is left out");
-    }
-    Some(S3 { garage, dir, tls })
+}
+
+/// What stands between pgBackRest and Garage.
+fn has_tls() -> bool {
+    first_line("socat", "-V").is_some() && first_line("openssl", "version").is_some()
 }
 
 /// Files and bytes of a data directory without its WAL.

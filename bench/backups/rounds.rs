@@ -41,13 +41,31 @@ struct Store<'a> {
 pub struct Bench<'a> {
     pub world: &'a World,
     pub server: Postgres,
-    pub question: Question,
-    pub s3: Option<&'a S3>,
-    pub backups: Sheet,
-    pub restores: Sheet,
+    question: Question,
+    pub s3: Option<S3>,
+    backups: Sheet,
+    restores: Sheet,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    pub fn new(world: &'a World, (server, question): (Postgres, Question)) -> Bench<'a> {
+        Bench {
+            world,
+            server,
+            question,
+            s3: None,
+            backups: Sheet::default(),
+            restores: Sheet::default(),
+        }
+    }
+
+    /// Prints both tables; the cluster is removed.
+    pub fn end(self, title: &str) {
+        self.backups.print_backups(&format!("Backup of {title}"));
+        self.restores.print_restores(&format!("Restore of {title}"));
+        self.server.destroy();
+    }
+
     /// walfs in both stores, and the tools that need no archive of their own.
     pub fn round(&mut self, round: usize) {
         let archive = self.world.owned_dir("archive");
@@ -65,14 +83,14 @@ impl Bench<'_> {
         // The next round's archive is a new one: nothing in it is known already.
         cluster::remove(&archive);
         self.world.owned_dir("archive");
-        if let Some(s3) = self.s3 {
+        if let Some(s3) = &self.s3 {
             let store = self.in_garage(s3, round);
             cluster::archive_by(&self.server, &store.mount.archive_command());
             self.walfs(store);
         }
     }
 
-    fn in_garage<'s>(&self, s3: &'s S3, round: usize) -> Store<'s> {
+    fn in_garage(&self, s3: &S3, round: usize) -> Store<'static> {
         let secret = |wanted: &str| {
             s3.garage
                 .env()
