@@ -70,6 +70,11 @@ impl Cache {
         self.0.run_pending_tasks().await;
     }
 
+    /// Forgets a block.
+    pub async fn forget(&self, id: &BlockId) {
+        self.0.invalidate(id).await;
+    }
+
     /// Bytes held now.
     pub fn bytes(&self) -> u64 {
         self.0.weighted_size()

@@ -42,7 +42,7 @@ pub fn run(command: &mut Command, daemon: Option<u32>) -> Cost {
 }
 
 /// Waits for a child as `wait4` does: whether it exited with 0, and its CPU time.
-fn wait_for(process: u32) -> (bool, Duration) {
+pub fn wait_for(process: u32) -> (bool, Duration) {
     let id = libc::pid_t::try_from(process).expect("a process id");
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();

@@ -233,7 +233,7 @@ impl Inner {
 
     /// The damage may have happened on the way, also to the table.
     async fn once_more(&self, part: &Part, frame: u64, patience: Patience) -> Result<Bytes, Trouble> {
-        self.tables.forget(part).await;
+        self.forget(part).await;
         let window = self.fetch(part, frame..frame + 1, patience).await;
         window.frame(frame).expect("it was asked for")
     }

@@ -235,6 +235,39 @@ async fn looking_at_files_asks_nothing() {
     }
 }
 
+/// `cp -a` reads files in an order of its own, and more of them than the cache holds plain: a part is fetched a few times
+/// at most, not once for each file.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_in_any_order_cost_few_requests() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let mut names: Vec<String> = (0..6_000).map(|number| format!("f{number}")).collect();
+    for name in &names {
+        let content = name.repeat((16 << 10) / name.len());
+        fs::write(directory.path().join(name), content).expect("write a file");
+    }
+    fastrand::Rng::with_seed(9).shuffle(&mut names);
+    let kinds = Kinds::new();
+    for store in kinds.stores().await {
+        let browser = browse(store.clone(), directory.path()).await;
+        let parts = store
+            .list("trees/", None, 1000, Patience::for_at_most(LONG))
+            .await
+            .expect("a listing")
+            .entries
+            .iter()
+            .filter(|(key, _)| key.as_str().contains(".tar."))
+            .count();
+        let before = store.counts();
+        for name in &names {
+            let content = browser.read(&format!("basebackups/monday/{name}")).await;
+            let expected = name.repeat((16 << 10) / name.len());
+            assert!(content.expect("read it") == expected.as_bytes(), "{name}");
+        }
+        let (gets, _) = browser.since(&before);
+        assert!(gets <= 4 * parts as u64 + 2, "{gets} requests for {parts} parts");
+    }
+}
+
 /// Readers of one place fetch it once, and get the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_readers_fetch_once() {

@@ -76,6 +76,11 @@ impl Garage {
         send(self.server.as_ref().expect("Garage runs").id(), libc::SIGCONT);
     }
 
+    /// The server's process id.
+    pub fn process(&self) -> u32 {
+        self.server.as_ref().expect("Garage runs").id()
+    }
+
     /// `http://127.0.0.1:PORT`.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)

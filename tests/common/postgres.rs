@@ -171,6 +171,11 @@ impl Postgres {
         self.server = Some(command.spawn().expect("run postgres"));
     }
 
+    /// The process id of the postmaster.
+    pub fn process(&self) -> u32 {
+        self.server.as_ref().expect("the server runs").id()
+    }
+
     /// Whether the server process lives.
     pub fn is_running(&mut self) -> bool {
         self.server

@@ -26,12 +26,18 @@ impl Postgres {
     /// A base backup into `to/data` (a new directory), while the server goes on: `to` is what [`Self::recover`] takes.
     #[track_caller]
     pub fn copy_data_dir(&self, to: &Path) {
-        let session = Session::start_backup(self);
-        copy_files(&self.user, &self.data, &to.join("data"), to);
-        let (label, _) = session.stop_backup();
+        let label = self.in_backup_mode(|| copy_files(&self.user, &self.data, &to.join("data"), to));
         let label_file = to.join("data/backup_label");
         fs::write(&label_file, label).expect("write backup_label");
         self.user.own(&label_file);
+    }
+
+    /// Copies while the server is in backup mode, and returns the `backup_label` that belongs to the copy.
+    #[track_caller]
+    pub fn in_backup_mode(&self, copy: impl FnOnce()) -> Vec<u8> {
+        let session = Session::start_backup(self);
+        copy();
+        session.stop_backup().0
     }
 
     /// Prepares the copy in `dir` for recovery with these settings (`restore_command`, targets), not started.

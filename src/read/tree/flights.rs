@@ -15,7 +15,7 @@ use super::{Inner, Trouble};
 use crate::archive::tree::Part;
 use crate::cache::BlockId;
 use crate::codec::{self, SeekTable};
-use crate::store::{ByteRange, Patience};
+use crate::store::Patience;
 
 /// Frames unpacked by one job: a millisecond's work.
 const JOB_FRAMES: usize = 4;
@@ -130,9 +130,9 @@ impl Inner {
         frames: Range<u64>,
         patience: Patience,
     ) -> Result<Vec<Result<Bytes, Trouble>>, Trouble> {
-        let table = self.tables.get(&self.archive, part, patience).await?;
-        let range = ByteRange::Span(table.stored_range(frames.clone()));
-        let stored = self.archive.store().get(&part.key, range, patience).await?.bytes;
+        let table = self.tables.get(self, part, patience).await?;
+        let range = table.stored_range(frames.clone());
+        let stored = self.stored(part, range, patience).await?;
         let first = frames.start;
         let jobs = frames.clone().step_by(JOB_FRAMES).map(|start| {
             let job = start..frames.end.min(start + JOB_FRAMES as u64);
