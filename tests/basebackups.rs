@@ -2,6 +2,8 @@
 
 // Complete backups read in the mount, by every tool that reads files.
 mod browsing;
+// Damaged in every way, and restored all the same, or not at all.
+mod damaging;
 // Which trees there are, whatever happens to those who make them.
 mod catalogue;
 // Reading of complete backups, without the kernel: requests and damage.
