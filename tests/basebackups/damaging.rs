@@ -61,7 +61,7 @@ fn replace(path: &Path, content: Option<&[u8]>) {
 #[test]
 fn r3_whatever_is_done_to_a_backup_nothing_wrong_is_restored() {
     let world = World::new("hurt");
-    let mut site = Site::local(&world);
+    let site = Site::local(&world);
     site.server
         .query("CREATE TABLE t AS SELECT generate_series(1, 1000) AS id");
     let other = site.backup("sunday");
@@ -70,7 +70,7 @@ fn r3_whatever_is_done_to_a_backup_nothing_wrong_is_restored() {
     let taken = site.backup("monday");
     let id = |taken: &serde_json::Value| taken["id"].as_str().expect("an id").to_owned();
     let others = objects(&site, &world, &id(&other), "sunday");
-    let (mut failed, mut right) = (0, 0);
+    let mut failed = 0;
     for (path, other) in objects(&site, &world, &id(&taken), "monday").iter().zip(&others) {
         let whole = fs::read(path).expect("read an object");
         let other = fs::read(other).expect("read the other's");
@@ -87,8 +87,8 @@ fn r3_whatever_is_done_to_a_backup_nothing_wrong_is_restored() {
             let case = format!("{} {what}: {}", path.display(), said(&output));
             if output.status.success() {
                 // Nothing is read of the chunk hashes when there is nothing to compare with.
+                assert!(path.to_string_lossy().contains("/chunks."), "{case}");
                 assert!(is_right(&site, &dir.join("data")), "{case}");
-                right += 1;
             } else {
                 assert_eq!(output.status.code(), Some(1), "{case}");
                 let message = said(&output);
@@ -100,10 +100,7 @@ fn r3_whatever_is_done_to_a_backup_nothing_wrong_is_restored() {
         }
         replace(path, Some(&whole));
     }
-    assert!(
-        failed > right && right <= HURTS.len(),
-        "{failed} failed, {right} were right"
-    );
+    assert!(failed >= 3 * HURTS.len(), "{failed} failed");
     let dir = world.path().join("whole");
     User::postgres().make_dir(&dir);
     let output = restore(&site, &dir.join("data"));

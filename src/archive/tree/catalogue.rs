@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::chunks::{self, ChunkHash};
-use super::summary::{Object, SUMMARY_VERSION, Summary};
+use super::summary::{Object, Summary};
 use super::{BASEBACKUPS, Content, Tree, TreeId, TreeName, manifest};
 use crate::archive::{Archive, Error, put_mode};
 use crate::codec::{self, ContentHash};
@@ -162,8 +162,7 @@ impl Archive {
         if !judges && self.summary(name, patience).await?.is_some() {
             return Err(self.tree_exists(name));
         }
-        let mut text = serde_json::to_vec_pretty(summary).expect("plain data becomes JSON");
-        text.push(b'\n');
+        let text = summary.to_text();
         let key = name.summary_key();
         match self
             .store()
@@ -239,14 +238,7 @@ impl Archive {
             Err(error) => return Err(error.into()),
         };
         let broken = |reason: String| self.tree_damaged(name, "its summary", reason);
-        let summary: Summary =
-            serde_json::from_slice(&fetched.bytes).map_err(|error| broken(error.to_string()))?;
-        if summary.summary_version != SUMMARY_VERSION {
-            let found = summary.summary_version;
-            return Err(broken(format!(
-                "it has version {found}, this walfs reads {SUMMARY_VERSION}"
-            )));
-        }
+        let summary = Summary::parse(&fetched.bytes).map_err(broken)?;
         if summary.tree_id(name).is_none() {
             return Err(broken(format!("it is that of {}", summary.id)));
         }

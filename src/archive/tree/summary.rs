@@ -1,6 +1,7 @@
 //! The summary of a tree: `basebackups/<name>.json`, plain JSON, written last. The tree exists from then on.
 //!
-//! It has what a list of backups shows, and the hashes from which everything else of the tree is proved.
+//! It has what a list of backups shows, and the hashes from which everything else of the tree is proved. Its own last
+//! line proves itself: `"checksum"`, the BLAKE3 of all bytes before that line.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -190,7 +191,47 @@ pub struct BadPage {
     pub block: u32,
 }
 
+/// What stands before the checksum's 64 digits, and what behind.
+const CHECKSUM: (&str, &str) = (",\n  \"checksum\": \"", "\"\n}\n");
+
 impl Summary {
+    /// Its text, as stored.
+    pub fn to_text(&self) -> Vec<u8> {
+        let mut text = serde_json::to_string_pretty(self).expect("plain data becomes JSON");
+        let open = text.trim_end_matches("\n}").len();
+        text.truncate(open);
+        let checksum = ContentHash::of(text.as_bytes());
+        text.push_str(CHECKSUM.0);
+        text.push_str(&checksum.to_string());
+        text.push_str(CHECKSUM.1);
+        text.into_bytes()
+    }
+
+    /// Reads and proves [`Summary::to_text`].
+    ///
+    /// # Errors
+    /// Why not, as text.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let text = str::from_utf8(text).map_err(|error| error.to_string())?;
+        let proved = text
+            .strip_suffix(CHECKSUM.1)
+            .and_then(|text| text.rsplit_once(CHECKSUM.0));
+        let Some((content, checksum)) = proved else {
+            return Err("it does not end in its checksum".into());
+        };
+        let found = ContentHash::of(content.as_bytes()).to_string();
+        if found != checksum {
+            return Err(format!("its checksum is {found}, it states {checksum}"));
+        }
+        let summary: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        match summary.summary_version {
+            SUMMARY_VERSION => Ok(summary),
+            other => Err(format!(
+                "it has version {other}, this walfs reads {SUMMARY_VERSION}"
+            )),
+        }
+    }
+
     /// Its folder, if it is one of that name's: what another tree's summary points to is not.
     pub fn tree_id(&self, name: &TreeName) -> Option<TreeId> {
         TreeId::parse(&self.id).filter(|id| id.name() == *name)
@@ -337,9 +378,16 @@ pub(super) mod tests {
     fn a_summary_is_read_back() {
         let mut summary = sample("monday");
         for round in 0..2 {
-            let text = serde_json::to_string_pretty(&summary).unwrap();
-            assert_eq!(serde_json::from_str::<Summary>(&text).unwrap(), summary, "{text}");
-            assert!(text.contains("\"start\": \"0/2000028\""), "{text}");
+            let text = summary.to_text();
+            assert_eq!(Summary::parse(&text).unwrap(), summary);
+            let readable = String::from_utf8(text.clone()).unwrap();
+            assert!(readable.contains("\"start\": \"0/2000028\""), "{readable}");
+            for at in 0..text.len() {
+                let mut flipped = text.clone();
+                flipped[at] ^= 1;
+                assert!(Summary::parse(&flipped).is_err(), "flipped at {at}");
+                assert!(Summary::parse(&text[..at]).is_err(), "cut at {at}");
+            }
             if round == 0 {
                 summary.backup.system_identifier = None;
                 summary.backup.own_wal = vec![text_name("000000010000000000000002")];
