@@ -4,6 +4,7 @@
 //!  write  kernel > mount > staging > codec > archive > store > S3 or directory
 //!  ahead  pg_wal > ahead > codec > archive > store > S3 or directory
 //!  read   kernel < mount < read < cache, codec < archive < store < S3 or directory
+//!  jobs   cli > job > server, staging (in) or read (out) > codec, archive > store
 //! ```
 //!
 //! Calls go down, results come up. What holds everywhere, and each time something is absent:
@@ -11,7 +12,9 @@
 //! - [`pg`] and [`codec`] do no I/O: each rule is tested with byte arrays.
 //! - Only [`archive`] spells the keys of objects, and nothing in this library deletes an archived one: what a backup
 //!   that was never finished has left is all that ever goes.
-//! - Only `mount::fuse` knows FUSE, `store::s3` the AWS SDK, `cli` the command line and the environment.
+//! - Only `mount::fuse` knows FUSE, `store::s3` the AWS SDK, [`server`] the protocol of PostgreSQL, `cli` the command line
+//!   and the environment.
+//! - [`mount`] and [`job`] do not know each other; they meet in the archive.
 //! - An archived object is never rewritten, and success is never reported before the store has confirmed.
 //! - [`staging`] and [`read`] do not know each other: no lock is shared between the two directions.
 //! - Nothing absent is remembered as absent.
