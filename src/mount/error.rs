@@ -124,7 +124,9 @@ impl Error {
                 | Self::Invalid { .. }
                 | Self::TooLong { .. }
                 | Self::BadBackupName(_)
-                | Self::Draft(Draft::Archive(_) | Draft::NoBackup { .. } | Draft::Full { .. })
+                | Self::Draft(
+                    Draft::Archive(_) | Draft::NoBackup { .. } | Draft::TooLong | Draft::Full { .. }
+                )
         )
     }
 }
@@ -141,6 +143,7 @@ fn draft_errno(error: &Draft) -> i32 {
         Draft::Archive(error) => archive_errno(error),
         Draft::Complete => libc::EPERM,
         Draft::Removed => libc::ESTALE,
+        Draft::TooLong => libc::EFBIG,
         Draft::Full { .. } => libc::EIO,
     }
 }

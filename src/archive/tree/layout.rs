@@ -28,6 +28,9 @@ pub const BUNDLE_BYTES: u64 = 16 << 20;
 /// Files longer than this have a volume of their own, where the length is known in time.
 pub const LARGE_BYTES: u64 = SLICE_BYTES - HEADER_BYTES;
 
+/// Longest file: a slice's number has five digits in its key.
+pub const MAX_FILE_BYTES: u64 = 100_000 * SLICE_BYTES - HEADER_BYTES - END_BYTES - BLOCK_BYTES;
+
 /// A tar block.
 pub const BLOCK_BYTES: u64 = 512;
 

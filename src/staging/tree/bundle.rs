@@ -3,6 +3,7 @@
 //! A file that was closed waits until another one has been closed after it: writers give a file its name and its time
 //! last. Then it goes out with others, one object for many of them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -91,7 +92,9 @@ impl TreeDraft {
         let _alone = self.bundling.lock().await;
         let mut plain = members;
         let mut placed = Vec::new();
-        for &number in files {
+        // A file that was closed, opened again and closed again is in the list twice, and can be locked once.
+        let files: BTreeSet<u32> = files.iter().copied().collect();
+        for number in files {
             let Some((file, entry)) = self.closed_file(number) else {
                 continue;
             };

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use tokio::sync::Mutex;
 
-use crate::archive::tree::Attributes;
 use crate::archive::tree::chunks::ChunkHash;
+use crate::archive::tree::{Attributes, layout};
 
 use super::Error;
 use super::large::{Large, Way};
@@ -14,6 +14,9 @@ use super::sending::Outgoing;
 
 /// Up to this length a file is kept plain in memory, and goes into a bundle with others: 4 MiB.
 const SMALL_BYTES: u64 = 4 << 20;
+
+/// Longest hole that a writer may leave before what it writes: 64 GiB.
+pub(super) const MOST_HOLE_BYTES: u64 = 64 << 30;
 
 /// A regular file.
 #[derive(Debug, Default)]
@@ -121,9 +124,7 @@ impl Content {
     }
 
     async fn write(&mut self, way: Way<'_>, offset: u64, data: &[u8]) -> Result<(), Error> {
-        let end = offset
-            .checked_add(data.len() as u64)
-            .ok_or(Error::Invalid("there is no such offset"))?;
+        let end = self.reachable(offset.checked_add(data.len() as u64), offset)?;
         self.fetch_back(way).await?;
         match self.grown(way, end).await? {
             Self::Small(plain) => {
@@ -142,6 +143,7 @@ impl Content {
         if bytes == self.bytes() {
             return Ok(());
         }
+        self.reachable(Some(bytes), bytes)?;
         if bytes == 0 && matches!(self, Self::Bundled(_)) {
             way.sender.note_stray();
             *self = Self::default();
@@ -155,6 +157,13 @@ impl Content {
             Self::Large(large, _) => large.truncate(way, bytes).await,
             Self::Bundled(_) => unreachable!("fetched back above"),
         }
+    }
+
+    /// May it end there, with a hole up to `offset`? Holes are stored as zeros, which somebody has to make.
+    fn reachable(&self, end: Option<u64>, offset: u64) -> Result<u64, Error> {
+        let near = offset <= self.bytes().saturating_add(MOST_HOLE_BYTES);
+        end.filter(|end| near && *end <= layout::MAX_FILE_BYTES)
+            .ok_or(Error::TooLong)
     }
 
     async fn read(&mut self, way: Way<'_>, offset: u64, bytes: usize) -> Result<Vec<u8>, Error> {

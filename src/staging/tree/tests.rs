@@ -360,6 +360,49 @@ async fn what_was_bundled_may_change() {
     assert!(!summary.plain_tar);
 }
 
+/// `walfs restore` into a mount did it: every file is made and closed, then opened again and filled. The second closing
+/// put it into the same bundle twice, which waited for itself for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_closed_twice_is_bundled_once() {
+    let place = tempfile::tempdir().unwrap();
+    let archive = archive(place.path()).await;
+    let mut both = Both::begin(&archive).await;
+    let names: Vec<String> = (0..8).map(|index| format!("f{index}")).collect();
+    for name in &names {
+        both.whole(name, b"made").await;
+    }
+    for (index, name) in names.iter().enumerate() {
+        both.reopen(name).await;
+        both.write(name, 0, &content(4 << 20, index as u64)).await;
+        both.close(name).await;
+    }
+    both.finish().await;
+    let (_, _, files) = stored(&archive).await;
+    assert!(files == both.files);
+}
+
+/// A file has as many slices as its keys have room for, and nobody makes a hole of years of zeros.
+#[tokio::test(flavor = "multi_thread")]
+async fn absurd_lengths_are_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let archive = archive(place.path()).await;
+    let draft = draft(&archive, Duration::from_secs(45)).await;
+    let made = draft.create(ROOT, b"f", attributes()).await.unwrap();
+    for offset in [
+        file::MOST_HOLE_BYTES + 1,
+        layout::MAX_FILE_BYTES,
+        200_000_000_000_000_000,
+        u64::MAX - 4,
+    ] {
+        let written = draft.write(made.number, offset, b"x").await;
+        assert!(matches!(written, Err(Error::TooLong)), "{offset}: {written:?}");
+        let cut = draft.truncate(made.number, offset + 1).await;
+        assert!(matches!(cut, Err(Error::TooLong)), "{offset}: {cut:?}");
+    }
+    assert_eq!(draft.stat(made.number).unwrap().bytes, 0);
+    draft.close(made.number, true).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_upload_stays() {
     let place = tempfile::tempdir().unwrap();
