@@ -195,6 +195,15 @@ async fn restore_backup(arguments: &RestoreArgs) -> Result<(), Failure> {
 
 fn options(arguments: &RestoreArgs) -> Result<Options, Failure> {
     let recovery = &arguments.recovery;
+    if let Some(conninfo) = &recovery.primary_conninfo
+        && has_password(conninfo)
+    {
+        return Err(
+            "--primary-conninfo has a password, which everybody can read in the list of processes.\n\
+                    HINT: leave it away, and put it into the .pgpass of the server's user."
+                .into(),
+        );
+    }
     Ok(Options {
         backup: arguments.backup.clone(),
         directory: path::absolute(&arguments.directory)?,
@@ -215,6 +224,16 @@ fn options(arguments: &RestoreArgs) -> Result<Options, Failure> {
             restore_command: command(arguments)?,
         },
     })
+}
+
+/// Does a connection string or URI carry a password?
+fn has_password(conninfo: &str) -> bool {
+    let keyword = conninfo.replace(' ', "").to_ascii_lowercase();
+    let in_uri = keyword
+        .split_once("://")
+        .and_then(|(_, rest)| rest.split_once('@'))
+        .is_some_and(|(user, _)| user.contains(':'));
+    keyword.contains("password=") || in_uri
 }
 
 fn target(arguments: &RecoveryArgs) -> Target {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::pg::backup_manifest::{Checksum, FileLine, ManifestVersion, WalRange, Writer};
+use crate::pg::backup_manifest::{Checksum, FileLine, Manifest, ManifestVersion, WalRange, Writer};
 use crate::pg::control::{ControlError, ControlFile};
 use crate::pg::label::{BackupFrom, BackupLabel, LabelError};
 use crate::pg::{Lsn, WalName, backup_history, label};
@@ -26,7 +26,17 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const READERS: usize = 4;
 
 /// What is not of a backup, though a copy of a data directory brings it.
-const LEFT_OUT: [&str; 3] = ["postmaster.pid", "postmaster.opts", "backup_manifest.tmp"];
+const LEFT_OUT: [&str; 2] = ["postmaster.pid", "postmaster.opts"];
+
+/// What every data directory has: a copy without one of them is not whole.
+const REQUIRED: [&str; 6] = [
+    "PG_VERSION",
+    "base",
+    "global/pg_filenode.map",
+    "global/pg_control",
+    "pg_wal",
+    "pg_xact",
+];
 
 /// How a backup is finished.
 #[derive(Debug, Clone)]
@@ -67,6 +77,27 @@ pub enum Error {
     Complete {
         /// The backup.
         path: PathBuf,
+    },
+    /// It has a manifest that was not accepted.
+    #[error(
+        "{} is whole: what wrote it knows which files the backup has, and its rename was refused.\n\
+         HINT: the log of walfs mount has the reason. If this command wrote it, remove it and try again; if \
+         pg_basebackup did, take a new backup.", .path.display()
+    )]
+    OtherManifest {
+        /// The manifest.
+        path: PathBuf,
+    },
+    /// A part of every data directory is not there.
+    #[error(
+        "{} is not a whole data directory: it has no {missing}.\n\
+         HINT: copy all of it, between pg_backup_start and pg_backup_stop.", .path.display()
+    )]
+    NotWhole {
+        /// The backup.
+        path: PathBuf,
+        /// What it lacks.
+        missing: &'static str,
     },
     /// Reading or writing failed.
     #[error("cannot {what} {}: {source}{hint}", .path.display())]
@@ -152,6 +183,7 @@ pub fn finish(directory: &Path, options: &Options) -> Result<Finished, Error> {
             path: directory.to_owned(),
         });
     }
+    check_whole(directory)?;
     let label = read_label(directory)?;
     let control = read_control(directory)?;
     let removed = leave_out(directory)?;
@@ -183,6 +215,21 @@ fn mounted_wal(directory: &Path) -> Result<PathBuf, Error> {
     let mount = backups.and_then(Path::parent).ok_or_else(not_in_mount)?;
     let served = mount.join(".walfs/version").is_file() && directory.is_dir();
     served.then(|| mount.join("wal")).ok_or_else(not_in_mount)
+}
+
+/// A manifest that somebody finished writing knows the files better than we do, and was refused for a reason.
+fn check_whole(directory: &Path) -> Result<(), Error> {
+    let path = directory.join("backup_manifest.tmp");
+    if fs::read(&path).is_ok_and(|text| Manifest::parse(&text).is_ok()) {
+        return Err(Error::OtherManifest { path });
+    }
+    match REQUIRED.iter().find(|name| !directory.join(name).exists()) {
+        Some(missing) => Err(Error::NotWhole {
+            path: directory.to_owned(),
+            missing,
+        }),
+        None => Ok(()),
+    }
 }
 
 fn read_label(directory: &Path) -> Result<BackupLabel, Error> {

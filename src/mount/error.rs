@@ -139,12 +139,13 @@ fn draft_errno(error: &Draft) -> i32 {
         Draft::Name(NameError::IsDirectory) => libc::EISDIR,
         Draft::Name(NameError::NotEmpty) => libc::ENOTEMPTY,
         Draft::Name(NameError::TooLong) => libc::ENAMETOOLONG,
-        Draft::Name(NameError::Invalid) | Draft::Invalid(_) | Draft::NoBackup { .. } => libc::EINVAL,
+        Draft::Name(NameError::Invalid) | Draft::Invalid(_) => libc::EINVAL,
         Draft::Archive(error) => archive_errno(error),
         Draft::Complete => libc::EPERM,
         Draft::Removed => libc::ESTALE,
         Draft::TooLong => libc::EFBIG,
-        Draft::Full { .. } => libc::EIO,
+        // Not EINVAL: mv would speak of a directory moved into itself.
+        Draft::NoBackup { .. } | Draft::Full { .. } => libc::EIO,
     }
 }
 

@@ -46,6 +46,8 @@ struct Root {
     path: PathBuf,
     /// Device and inode that `path` led to when it was opened.
     identity: (u64, u64),
+    /// To whom all that root makes here is given: the archive is another's, who must be able to read it.
+    owner: Option<(u32, u32)>,
     /// Directories whose own entries are known to be on stable storage.
     durable: Mutex<HashSet<PathBuf>>,
     /// Folders that belong to the archive: without them nothing in them is "not found".
@@ -85,9 +87,13 @@ impl Root {
         let meta = fs::metadata(&path).map_err(failed)?;
         fs::read_dir(&path).map_err(failed)?;
         let identity = (meta.dev(), meta.ino());
+        // SAFETY: geteuid cannot fail.
+        let is_root = unsafe { libc::geteuid() } == 0;
+        let owner = (is_root && meta.uid() != 0).then(|| (meta.uid(), meta.gid()));
         let root = Self {
             path,
             identity,
+            owner,
             durable: Mutex::default(),
             folders: Mutex::default(),
             listings: Mutex::default(),

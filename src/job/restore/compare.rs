@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
@@ -61,7 +61,7 @@ pub(super) fn files(tree: &Tree, destination: impl Fn(&[u8]) -> PathBuf) -> Vec<
 
 /// Which bytes of a file are not there as they should be.
 pub(super) fn missing(work: &FileWork, hashes: &[ChunkHash]) -> Result<Vec<Range<u64>>, Error> {
-    let is_file = fs::symlink_metadata(&work.path).is_ok_and(|found| found.is_file());
+    let is_file = fs::symlink_metadata(&work.path).is_ok_and(|found| found.is_file() && !is_shared(&found));
     if !is_file {
         return Ok(work.missing.clone());
     }
@@ -125,12 +125,21 @@ fn walk(tree: &Tree, directory: &Path, path: &[u8], found: &mut Vec<PathBuf>) ->
         let expected = tree.find(&below).and_then(|number| tree.entry(number));
         match expected.map(|entry| &entry.content) {
             Some(Content::Directory) if kind.is_dir() => walk(tree, &local, &below, found)?,
-            Some(Content::File { .. }) if kind.is_file() => {}
+            Some(Content::File { .. }) if kind.is_file() => {
+                if entry.metadata().is_ok_and(|found| is_shared(&found)) {
+                    found.push(local);
+                }
+            }
             // Links are made anew.
             _ => found.push(local),
         }
     }
     Ok(())
+}
+
+/// Has the file another name, too? Whoever has that name must keep what is in it: it is not written to but made anew.
+fn is_shared(found: &fs::Metadata) -> bool {
+    found.nlink() > 1
 }
 
 #[cfg(test)]
@@ -177,5 +186,18 @@ mod tests {
             missing(&work, &hashes).unwrap(),
             std::slice::from_ref(&(0..1_000_000))
         );
+    }
+
+    /// `cp -al` keeps a copy of a data directory by hard links: it must stay what it was.
+    #[test]
+    fn a_file_with_another_name_is_made_anew() {
+        let place = tempfile::tempdir().unwrap();
+        let (path, other) = (place.path().join("file"), place.path().join("kept"));
+        fs::write(&path, [7; 1000]).unwrap();
+        let hashes = chunks::of(&[7; 1000]);
+        let work = work(path.clone(), 1000);
+        assert_eq!(missing(&work, &hashes).unwrap(), []);
+        fs::hard_link(&path, &other).unwrap();
+        assert_eq!(missing(&work, &hashes).unwrap(), work.missing);
     }
 }

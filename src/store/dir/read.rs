@@ -51,7 +51,23 @@ impl Root {
         let path = self.file(key);
         match fs::remove_file(&path).map_err(|error| self.read_error("delete", &path, &error)) {
             Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
+            Ok(()) => {
+                self.remove_if_empty(path.parent());
+                Ok(())
+            }
             outcome => outcome,
+        }
+    }
+
+    /// A folder that is no part of every archive goes with the last object in it. In use again it is made again.
+    fn remove_if_empty(&self, folder: Option<&Path>) {
+        let Some(folder) = folder.filter(|folder| *folder != self.path) else {
+            return;
+        };
+        let stays = self.folders.lock().expect("no panic inside").contains(folder)
+            || folder.parent() == Some(&self.path);
+        if !stays && fs::remove_dir(folder).is_ok() {
+            self.forget_durable();
         }
     }
 

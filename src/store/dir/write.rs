@@ -9,7 +9,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -108,6 +108,9 @@ impl Root {
             }
             opened => opened?,
         };
+        if let Some((user, group)) = self.owner {
+            fchown(&file, Some(user), Some(group))?;
+        }
         Ok(Temp { file, path })
     }
 
@@ -155,6 +158,11 @@ impl Root {
         let parent = dir.parent().expect("below the root");
         self.make_durable(parent)?;
         make_dir(dir)?;
+        if let Some((user, group)) = self.owner
+            && fs::metadata(dir)?.uid() == 0
+        {
+            chown(dir, Some(user), Some(group))?;
+        }
         sync_dir(parent)?;
         self.durable
             .lock()
@@ -164,7 +172,7 @@ impl Root {
     }
 
     /// A directory that was durable is not there: then nothing is known of any.
-    fn forget_durable(&self) {
+    pub(super) fn forget_durable(&self) {
         self.durable.lock().expect("no panic inside").clear();
     }
 
