@@ -93,7 +93,7 @@ fn bytes(report: &Report, options: &Options) -> String {
 /// The commands that an operator needs now.
 fn next(out: &mut impl Write, report: &Report, options: &Options, user: Option<String>) -> io::Result<()> {
     let as_user = user.map_or_else(String::new, |user| format!("sudo -u {user} "));
-    let directory = options.directory.display();
+    let directory = options.directory.to_string_lossy().replace('\'', r"'\''");
     let program = report
         .postgresql_major
         .map(|major| format!("/usr/lib/postgresql/{major}/bin/pg_ctl"))

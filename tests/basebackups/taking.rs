@@ -261,20 +261,8 @@ fn w5_another_clusters_archive_is_refused() {
 fn b3_a_standby_is_backed_up() {
     let world = World::new("from-standby");
     let site = Site::local(&world);
-    site.server.pgbench_init(1);
-    let taken = site.backup("first");
-    site.server.archive_all();
-    let dir = world.path().join("standby");
-    site.unpack(&taken, &dir);
-    let restore = site.restore_command();
-    let mut standby = Postgres::recovering(
-        &dir,
-        newest(),
-        &[("restore_command", &restore), ("hot_standby", "on")],
-    );
-    let data = standby.data().to_owned();
-    fs::rename(data.join("recovery.signal"), data.join("standby.signal")).expect("make it a standby");
-    standby.start();
+    let mut standby = standby(&site, &world);
+    let (dir, restore) = (world.path().join("standby"), site.restore_command());
     // A restart point, so that there is a checkpoint to begin from; and WAL that the backup ends in.
     site.server.query("CHECKPOINT");
     site.server.archive_all();
@@ -301,6 +289,56 @@ fn b3_a_standby_is_backed_up() {
     fs::remove_file(data.join("standby.signal")).expect("a copy of a standby has its signal");
     let back = Postgres::recover(&again, newest(), &restore);
     balanced(&back);
+}
+
+/// A standby of the site's server, in `standby`, that follows it by the archive.
+fn standby(site: &Site<'_>, world: &World) -> Postgres {
+    site.server.pgbench_init(1);
+    let taken = site.backup("first");
+    site.server.archive_all();
+    let dir = world.path().join("standby");
+    site.unpack(&taken, &dir);
+    let restore = site.restore_command();
+    let mut standby = Postgres::recovering(
+        &dir,
+        newest(),
+        &[("restore_command", &restore), ("hot_standby", "on")],
+    );
+    let data = standby.data();
+    fs::rename(data.join("recovery.signal"), data.join("standby.signal")).expect("make it a standby");
+    standby.start();
+    standby
+}
+
+/// B3: "a standby's promotion during the backup makes it fail".
+#[test]
+fn b3_a_promotion_fails_the_backup() {
+    let world = World::new("promoted");
+    let site = Site::local(&world);
+    let standby = standby(&site, &world);
+    site.server.query("CHECKPOINT");
+    site.server.archive_all();
+    let mut backup = site.walfs("backup");
+    backup
+        .env("PGHOST", world.path().join("standby"))
+        .args(["--rate-limit", "1MiB", "half-way"])
+        .stderr(Stdio::piped());
+    let backup = backup.spawn().expect("run walfs");
+    wait::until("the backup to be at work", || {
+        let at_work =
+            "SELECT count(*) FROM pg_stat_activity WHERE query ~ 'pg_backup_start' AND state = 'idle'";
+        (standby.query(at_work) != "0").then_some(())
+    });
+    standby.promote();
+    let output = backup.wait_with_output().expect("read what it said");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("promoted"), "{}", said(&output));
+    let left: Vec<_> = site
+        .list()
+        .into_iter()
+        .filter(|listed| listed["name"] == "half-way")
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[track_caller]

@@ -102,35 +102,22 @@ impl<'a> Site<'a> {
 
     /// `env NAME=VALUE ... walfs wal-push`, which keeps what the server's environment lacks.
     pub fn archive_command(&self) -> String {
-        let env: Vec<String> = self
-            .place
-            .env()
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        let program = self.world.public_program(Path::new(super::walfs::BINARY));
-        format!(
-            "env {} {} wal-push --archive {} \"%p\"",
-            env.join(" "),
-            program.display(),
-            self.place.archive()
-        )
+        self.command("wal-push", "\"%p\"")
     }
 
     pub fn restore_command(&self) -> String {
-        let env: Vec<String> = self
-            .place
-            .env()
+        self.command("wal-fetch", "%f \"%p\"")
+    }
+
+    fn command(&self, verb: &str, files: &str) -> String {
+        let env = self.place.env();
+        let env: Vec<String> = env
             .iter()
             .map(|(name, value)| format!("{name}={value}"))
             .collect();
         let program = self.world.public_program(Path::new(super::walfs::BINARY));
-        format!(
-            "env {} {} wal-fetch --archive {} %f \"%p\"",
-            env.join(" "),
-            program.display(),
-            self.place.archive()
-        )
+        let (env, program, archive) = (env.join(" "), program.display(), self.place.archive());
+        format!("env {env} {program} {verb} --archive {archive} {files}")
     }
 
     /// `walfs COMMAND` on this archive, as postgres, with the way to the server in its environment.
