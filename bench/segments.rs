@@ -18,13 +18,13 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 mod measure;
+#[path = "scene/segments.rs"]
+mod scene;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::garage::Garage;
-use common::postgres::{self, Postgres};
-use common::wal;
 use common::walfs::{BINARY, Mount, Options};
 use common::world::World;
 use measure::{Cost, median, ms};
@@ -45,7 +45,9 @@ const REQUESTS: [&str; 5] = ["heads", "gets", "puts", "parts", "lists"];
 fn main() {
     measure::print_machine();
     let world = World::new("bench");
-    let segments = segments(&world, measure::setting("WALFS_BENCH_SEGMENTS", 20));
+    let source = scene::Source::new(&world, measure::setting("WALFS_BENCH_SEGMENTS", 20));
+    println!("\n{}", source.about);
+    let segments = source.segments;
     let local = Options::local(&world);
     let direct = vec![world.owned_dir("direct").display().to_string()];
     Bench::new(&world, local.mount(), direct, Vec::new()).report("a local directory on ext4", &segments);
@@ -61,49 +63,6 @@ fn main() {
     let direct = vec![archive("direct"), "--endpoint".into(), garage.endpoint()];
     Bench::new(&world, options.mount(), direct, garage.env())
         .report("Garage, an S3 server on loopback, with fsync", &segments);
-}
-
-/// The last `count` segments that a busy server has filled, in a directory of their own.
-fn segments(world: &World, count: usize) -> Vec<PathBuf> {
-    let dir = world.owned_dir("segments");
-    if Path::new("/usr/lib/postgresql").exists() {
-        fill(world, &dir, count);
-        println!(
-            "\n{count} segments of PostgreSQL {} under pgbench",
-            postgres::newest().major
-        );
-    } else {
-        for name in wal::segment_names(1, 1, count as u64) {
-            let content = wal::segment(&name, 7, wal::SEGMENT_BYTES, 1);
-            world.owned_file(&format!("segments/{name}"), &content);
-        }
-        println!("\n{count} made-up segments: there is no PostgreSQL");
-    }
-    let mut found = listed(&dir);
-    found.split_off(found.len() - count)
-}
-
-fn fill(world: &World, dir: &Path, count: usize) {
-    let mut server = Postgres::init(&world.path().join("pg"), &postgres::Options::default());
-    server.archive_with(&format!("cp %p {}/%f", dir.display()));
-    server.start();
-    server.pgbench_init(10);
-    let first = listed(dir).len();
-    while listed(dir).len() < first + count {
-        let mut load = server.pgbench(5, 4);
-        common::wait::for_exit("pgbench", &mut load);
-        server.archive_all();
-    }
-    server.destroy();
-}
-
-/// Whole segments in a directory, in order.
-fn listed(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).expect("read the directory of segments");
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("read it").path()).collect();
-    paths.retain(|path| path.file_name().is_some_and(|name| name.len() == 24));
-    paths.sort();
-    paths
 }
 
 /// One operation, and for each segment what it cost and how many requests of each kind it made.

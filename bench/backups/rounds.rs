@@ -1,25 +1,16 @@
 //! One round: every tool backs up the same cluster once and restores it once, each from a page cache that is empty.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use crate::cluster::{self, Question};
-use crate::common::garage::Garage;
 use crate::common::postgres::Postgres;
 use crate::common::user::User;
 use crate::common::walfs::{Mount, Options, walfs};
 use crate::common::world::World;
-use crate::meter::{self, Cost, Others};
-use crate::pgbackrest::{Stanza, Tls};
+use crate::measure::meter::{self, Cost, Others};
+use crate::scene::cluster::{self, Question};
+use crate::scene::site::{Place, Site};
 use crate::sheet::Sheet;
-
-/// S3 as it is here, and what pgBackRest needs in front of it.
-#[derive(Debug)]
-pub struct S3 {
-    pub garage: Garage,
-    pub dir: PathBuf,
-    pub tls: Option<Tls>,
-}
 
 /// A copy of a data directory. PostgreSQL's own tools and walfs write with fsync; so does whatever they are compared with.
 const COPY: &str = r#"cp -a "$1" "$2" && find "$2" -exec sync {} +"#;
@@ -32,9 +23,9 @@ struct Store<'a> {
     mount: Mount,
     /// `--archive` and what else says where it is.
     arguments: Vec<String>,
-    /// Where its bytes are.
-    dir: PathBuf,
     helpers: Vec<u32>,
+    /// Where its bytes are; ends after the mount.
+    site: Site,
 }
 
 /// One cluster, and what its backups and restores have cost so far.
@@ -42,7 +33,6 @@ pub struct Bench<'a> {
     pub world: &'a World,
     pub server: Postgres,
     question: Question,
-    pub s3: Option<S3>,
     backups: Sheet,
     restores: Sheet,
 }
@@ -53,7 +43,6 @@ impl<'a> Bench<'a> {
             world,
             server,
             question,
-            s3: None,
             backups: Sheet::default(),
             restores: Sheet::default(),
         }
@@ -66,69 +55,36 @@ impl<'a> Bench<'a> {
         self.server.destroy();
     }
 
-    /// walfs in both stores, and the tools that need no archive of their own.
-    pub fn round(&mut self, round: usize) {
-        let archive = self.world.owned_dir("archive");
-        let directory = Store {
-            name: "directory",
-            mount: Options::local(self.world).mount(),
-            arguments: vec!["--archive".into(), archive.display().to_string()],
-            dir: archive.clone(),
-            helpers: Vec::new(),
-        };
+    /// walfs in both places, and the tools that need no archive of their own. Archives are new in each round: nothing in
+    /// them is known already.
+    pub fn round(&mut self, with_s3: bool) {
+        let directory = self.store("directory", Place::Directory);
         cluster::archive_by(&self.server, &directory.mount.archive_command());
         self.plain(&directory.mount);
         self.tar(&directory.mount);
         self.walfs(directory);
-        // The next round's archive is a new one: nothing in it is known already.
-        cluster::remove(&archive);
-        self.world.owned_dir("archive");
-        if let Some(s3) = &self.s3 {
-            let store = self.in_garage(s3, round);
+        if with_s3 {
+            let store = self.store("S3", Place::S3 { round_trip_ms: 0 });
             cluster::archive_by(&self.server, &store.mount.archive_command());
             self.walfs(store);
         }
     }
 
-    fn in_garage(&self, s3: &S3, round: usize) -> Store<'static> {
-        let secret = |wanted: &str| {
-            s3.garage
-                .env()
-                .into_iter()
-                .find(|(name, _)| name == wanted)
-                .expect("a key")
-                .1
-        };
-        let (id, key) = (secret("AWS_ACCESS_KEY_ID"), secret("AWS_SECRET_ACCESS_KEY"));
-        let keys = format!("[default]\naws_access_key_id = {id}\naws_secret_access_key = {key}\n");
-        let keys = self
-            .world
-            .owned_file("s3-keys", keys.as_bytes())
-            .display()
-            .to_string();
-        let archive = format!("s3://{}/{}-{round}", s3.garage.bucket(), self.server.process());
-        let endpoint = s3.garage.endpoint();
-        let region = [
-            "--region".to_owned(),
-            "garage".into(),
-            "--credentials-file".into(),
-            keys,
-        ];
-        let words: Vec<&str> = region.iter().map(String::as_str).collect();
-        let mount = Options::s3(self.world, &archive, &endpoint, &[])
+    fn store(&self, name: &'static str, place: Place) -> Store<'static> {
+        let site = Site::new(self.world, "site", place);
+        let (archive, options) = site.walfs_archive();
+        let words: Vec<&str> = options.iter().map(String::as_str).collect();
+        let mountpoint = site.mountpoint();
+        let mount = Options::of(self.world, &archive)
+            .at(&mountpoint)
             .args(&words)
             .mount();
-        let arguments = [
-            vec!["--archive".into(), archive, "--endpoint".into(), endpoint],
-            region.to_vec(),
-        ]
-        .concat();
         Store {
-            name: "S3",
+            name,
             mount,
-            arguments,
-            dir: s3.dir.clone(),
-            helpers: vec![s3.garage.process()],
+            arguments: [vec!["--archive".into(), archive], options].concat(),
+            helpers: site.s3.iter().map(|s3| s3.process()).collect(),
+            site,
         }
     }
 
@@ -185,14 +141,14 @@ impl<'a> Bench<'a> {
             &name("walfs backup"),
             self.walfs_backup(&store),
             &itself,
-            &store.dir,
+            &store.site.bytes_in(),
         );
         let pg_basebackup = self.pg_basebackup(&mounted);
         self.backup(
             &name("pg_basebackup into the mount"),
             pg_basebackup,
             &through,
-            &store.dir,
+            &store.site.bytes_in(),
         );
 
         let mut restore = self.walfs_command("restore", &store);
@@ -208,23 +164,6 @@ impl<'a> Bench<'a> {
         );
         cluster::archive_by(&self.server, "/bin/true");
         store.mount.terminate();
-    }
-
-    /// One backup and one restore by pgBackRest in this stanza, whose bytes are in `dir`.
-    pub fn pgbackrest(&mut self, name: &str, stanza: &Stanza, dir: &Path, helpers: &[u32]) {
-        cluster::archive_by(&self.server, &stanza.archive_command());
-        let others = Others {
-            server: Some(self.server.process()),
-            helpers: helpers.to_vec(),
-            ..Others::default()
-        };
-        let name = format!("pgBackRest, {name}");
-        self.backup(&name, stanza.command("backup", &["--type=full"]), &others, dir);
-        let data = self.world.owned_dir("restored/data");
-        let restore = stanza.command("restore", &[&format!("--pg1-path={}", data.display())]);
-        // It writes a restore_command of its own.
-        self.restore(&name, restore, &others, "/bin/false");
-        cluster::archive_by(&self.server, "/bin/true");
     }
 
     fn backup(&mut self, name: &str, command: Command, others: &Others, dir: &Path) {

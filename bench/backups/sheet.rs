@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::measure;
-use crate::meter::Cost;
+use crate::measure::meter::Cost;
 
 /// The rows of one table, in the order in which they came first.
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ impl Sheet {
                 name.clone(),
                 format!("{wall:.1}"),
                 format!("{:.2}", wall / reference),
-                format!("{:.1}", median(costs, |cost| cost.tool)),
+                format!("{:.1}", median(costs, Cost::tool)),
                 format!("{:.1}", median(costs, |cost| cost.server)),
                 format!("{:.1}", median(costs, |cost| cost.helpers)),
                 last(costs),

@@ -7,6 +7,10 @@
 // A benchmark need not use every instrument, and `pub` here means: for every benchmark.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod interrupt;
+pub mod lag;
+pub mod meter;
+
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
@@ -117,6 +121,16 @@ pub fn setting(name: &str, usual: usize) -> usize {
     })
 }
 
+/// Whether `what` is among the words of a variable; all is, if there is no such variable.
+pub fn chosen(name: &str, what: &str) -> bool {
+    std::env::var(name).is_err() || named(name, what)
+}
+
+/// Whether `what` is among the words of a variable.
+pub fn named(name: &str, what: &str) -> bool {
+    std::env::var(name).is_ok_and(|text| text.split(',').any(|word| word.trim() == what))
+}
+
 /// Prints a table in Markdown.
 pub fn print_table(title: &str, columns: &[&str], rows: &[Vec<String>]) {
     println!("\n### {title}\n\n| {} |", columns.join(" | "));
@@ -126,8 +140,13 @@ pub fn print_table(title: &str, columns: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-/// Machine and kernel, for the head of a report.
+/// Prints [`machine`].
 pub fn print_machine() {
+    println!("{}", machine());
+}
+
+/// Machine and kernel, for the head of a report.
+pub fn machine() -> String {
     let first = |path: &str, key: &str| {
         let text = fs::read_to_string(path).unwrap_or_default();
         let line = text.lines().find(|line| line.starts_with(key));
@@ -141,12 +160,20 @@ pub fn print_machine() {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    println!(
+    format!(
         "{} cores of {}, {} of memory, Linux {}, load average {}",
         cores,
         first("/proc/cpuinfo", "model name"),
         first("/proc/meminfo", "MemTotal"),
         kernel.trim(),
         load.split(' ').next().unwrap_or_default()
-    );
+    )
+}
+
+/// The first line that a program says of itself; `None` if there is no such program.
+pub fn first_line(program: &str, argument: &str) -> Option<String> {
+    let output = Command::new(program).arg(argument).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut lines = text.lines().map(str::trim);
+    lines.find(|line| !line.is_empty()).map(str::to_owned)
 }

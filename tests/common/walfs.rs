@@ -48,7 +48,8 @@ impl Options {
             .fold(options, |options, (name, value)| options.env(name, value))
     }
 
-    fn of(world: &World, archive: &str) -> Options {
+    /// The archive of this name: `s3://bucket/prefix` or a directory.
+    pub fn of(world: &World, archive: &str) -> Options {
         let (mountpoint, log) = (world.mountpoint(), world.path().join("walfs.log"));
         let user = User::postgres();
         Options {

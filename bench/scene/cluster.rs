@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::common::postgres::{self, Postgres, Version};
 use crate::common::wait;
 use crate::common::world::World;
-use crate::interrupt;
+use crate::measure::interrupt;
 
 /// What a restored server is asked, and what it must say.
 #[derive(Clone, Debug)]
