@@ -3,12 +3,12 @@
 CARGO ?= cargo
 # The tests mount file systems and run servers as user postgres: they run as root, and what cargo builds stays the caller's.
 ROOT_RUNNER := $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg(unix)".runner = "sudo -E"')
-SCRIPTS := .ci/needs .ci/postgresql.sh .ci/run .ci/demo $(wildcard mount-helpers/*.sh bench/*.sh)
+SCRIPTS := .ci/needs .ci/postgresql.sh .ci/run .ci/demo $(wildcard mount-helpers/*.sh)
 
-.PHONY: help build demo matrix test check bench clean
+.PHONY: help build demo matrix test check bench bench-all clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build target/release/walfs
 	$(CARGO) build --release
@@ -29,10 +29,12 @@ check: ## formatting, clippy, documentation, shell syntax: everything must be cl
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --document-private-items
 	@for script in $(SCRIPTS); do echo "bash -n $$script"; bash -n $$script || exit 1; done
 
-bench: build ## measure: every cargo benchmark, then every bench/*.sh
+bench: build ## measure walfs beside other tools: one table, docs/bench.svg (bench/peers.rs; half an hour)
 	@.ci/needs bench
-	$(CARGO) bench --bench '*'
-	@for script in $(wildcard bench/*.sh); do echo "== $$script"; bash $$script || exit 1; done
+	$(CARGO) bench --bench peers
+
+bench-all: bench ## the same, then every other benchmark of bench/
+	$(CARGO) bench --bench codec --bench segments --bench listing --bench memory --bench backups
 
 clean: ## remove target/ (what .ci/needs built stays in its cache)
 	$(CARGO) clean

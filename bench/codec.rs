@@ -1,52 +1,120 @@
-//! What a core packs and unpacks: `cargo bench --bench codec`.
+//! What the format's choices cost, on one core: `cargo bench --bench codec`.
 //!
-//! Content is generated to look like the WAL of a busy small-row table: pages with headers, records with increasing
-//! addresses and transaction ids, random checksums and keys, repeating text. Packing includes compression, CRC32C and
-//! the tree value; unpacking includes checking both. Each figure is the best of a few rounds on one thread.
+//! On what is stored: WAL of a PostgreSQL under pgbench, and relation files of it (pgbench's largest table with its
+//! index and the history), or other files that `WALFS_BENCH_FILES` names, separated by colons. Four tables: codecs and
+//! levels by walfs's own functions (compression, CRC32C and the tree value; unpacking checks both), frame sizes by the
+//! libraries alone, checksums alone, the seek table. Speeds are of plain bytes, each the best of a few rounds.
+//! `WALFS_BENCH_ROUNDS` is how many (3).
 #![allow(clippy::print_stdout, reason = "a benchmark's result is its output")]
 
+#[allow(
+    unused_imports,
+    clippy::print_stderr,
+    reason = "the tests' worlds, of which a benchmark needs a few"
+)]
+#[path = "../tests/common/mod.rs"]
+mod common;
+mod measure;
+mod scene;
+
+use std::fs;
+use std::hint::black_box;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use walfs::codec::{Compression, FRAME_BYTES, Packed, pack};
+use common::world::World;
+use sha2::Digest;
+use walfs::codec::{Compression, FRAME_BYTES, Packed, SeekTable, Tail, pack, seal, trailer_bytes};
 
-const CONTENT_BYTES: usize = 16 << 20;
-const ROUNDS: usize = 5;
+/// Most of each kind of content that is packed.
+const CONTENT_BYTES: usize = 64 << 20;
 
-fn main() {
-    println!(
-        "{:<8} {:>9} {:>10} {:>12} {:>7}",
-        "codec", "piece KiB", "pack MB/s", "unpack MB/s", "ratio"
-    );
-    let content = wal();
-    for text in ["none", "lz4", "lz4:4", "zstd:1", "zstd:3"] {
-        let compression = text.parse().expect("a compression");
-        for piece_bytes in [FRAME_BYTES / 4, FRAME_BYTES / 2, FRAME_BYTES] {
-            report(compression, piece_bytes, &content);
-        }
-    }
+/// The seek tables' contents, in bytes: a segment, the largest segment, a relation file of eight gigabytes.
+const TABLES: [u64; 3] = [16 << 20, 1 << 30, 8 << 30];
+
+/// Pieces of content of one kind.
+struct Content {
+    name: String,
+    bytes: Vec<u8>,
 }
 
-fn report(compression: Compression, piece_bytes: usize, content: &[u8]) {
+fn main() {
+    measure::print_machine();
+    let contents = contents();
+    for content in &contents {
+        println!("\n{}: {} MiB", content.name, content.bytes.len() >> 20);
+    }
+    codecs(&contents);
+    frame_sizes(&contents);
+    checksums(&contents[0]);
+    seek_tables();
+}
+
+fn contents() -> Vec<Content> {
+    if let Some(paths) = std::env::var_os("WALFS_BENCH_FILES") {
+        let content = |path: PathBuf| Content {
+            name: path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            bytes: read(&[path]),
+        };
+        return std::env::split_paths(&paths).map(content).collect();
+    }
+    let world = World::new("codec");
+    let source = scene::segments::Source::new(&world, CONTENT_BYTES >> 24);
+    let relations = scene::cluster::relation_files(&world);
+    let content = |name: &str, paths: &[PathBuf]| Content {
+        name: name.into(),
+        bytes: read(paths),
+    };
+    vec![content("WAL", &source.segments), content("relations", &relations)]
+}
+
+/// An equal part of each file, together no more than [`CONTENT_BYTES`].
+fn read(paths: &[PathBuf]) -> Vec<u8> {
+    let part = CONTENT_BYTES / paths.len();
+    let read = |path: &PathBuf| {
+        let mut bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        bytes.truncate(part);
+        bytes
+    };
+    paths.iter().flat_map(read).collect()
+}
+
+fn codecs(contents: &[Content]) {
+    let lz4 = [1, 2, 4, 8, 16].map(|acceleration| Compression::Lz4 { acceleration });
+    let zstd = (1..=9).map(|level| Compression::Zstd { level });
+    let all = [Compression::None].into_iter().chain(lz4).chain(zstd);
+    let row = |compression: Compression| {
+        let figures = contents.iter().flat_map(|content| codec(compression, content));
+        std::iter::once(compression.to_string()).chain(figures).collect()
+    };
+    let rows: Vec<Vec<String>> = all.map(row).collect();
+    let columns = columns(contents, "codec", &["pack MB/s", "unpack MB/s", "ratio"]);
+    print("Codecs and levels, frames of 256 KiB", &columns, &rows);
+}
+
+fn codec(compression: Compression, content: &Content) -> [String; 3] {
     // Always as frame 0: a shorter piece is only valid as the last one, and the offset costs nothing.
     let pack_them = || {
         content
-            .chunks(piece_bytes)
+            .bytes
+            .chunks(FRAME_BYTES)
             .map(|piece| pack(compression, 0, piece))
-            .collect::<Vec<_>>()
+            .collect()
     };
-    let packed = pack_them();
+    let packed: Vec<Packed> = pack_them();
     let stored_bytes: usize = packed.iter().map(|frame| frame.stored.len()).sum();
-    let mut room = vec![0; piece_bytes];
-    let pack_time = best(|| drop(pack_them()));
+    let mut room = vec![0; FRAME_BYTES];
+    let pack_time = best(|| keep(pack_them()));
     let unpack_time = best(|| packed.iter().for_each(|frame| unpack(frame, &mut room)));
-    println!(
-        "{:<8} {:>9} {:>10.0} {:>12.0} {:>7.2}",
-        compression.to_string(),
-        piece_bytes >> 10,
-        megabytes_per_second(pack_time),
-        megabytes_per_second(unpack_time),
-        CONTENT_BYTES as f64 / stored_bytes as f64
-    );
+    [
+        speed(&content.bytes, pack_time),
+        speed(&content.bytes, unpack_time),
+        ratio(&content.bytes, stored_bytes),
+    ]
 }
 
 fn unpack(frame: &Packed, room: &mut [u8]) {
@@ -57,40 +125,141 @@ fn unpack(frame: &Packed, room: &mut [u8]) {
         .expect("frames just packed");
 }
 
+/// The libraries alone: walfs has one frame size.
+fn frame_sizes(contents: &[Content]) {
+    let mut rows = Vec::new();
+    for kib in [16, 64, 256, 1024, 4096] {
+        let mut row = vec![kib.to_string()];
+        for content in contents {
+            row.extend(frame_size(content, kib << 10, |piece, room| {
+                lzzzz::lz4::compress(piece, room, 1).expect("room for the worst case")
+            }));
+            let mut zstd = zstd::bulk::Compressor::new(1).expect("memory for a context");
+            row.extend(frame_size(content, kib << 10, |piece, room| {
+                zstd.compress_to_buffer(piece, room)
+                    .expect("room for the worst case")
+            }));
+        }
+        rows.push(row);
+    }
+    let columns = columns(
+        contents,
+        "frame KiB",
+        &["lz4 MB/s", "ratio", "zstd:1 MB/s", "ratio"],
+    );
+    print("Frame sizes", &columns, &rows);
+}
+
+fn frame_size(
+    content: &Content,
+    bytes: usize,
+    mut compress: impl FnMut(&[u8], &mut [u8]) -> usize,
+) -> [String; 2] {
+    let worst = lzzzz::lz4::max_compressed_size(bytes).max(zstd::zstd_safe::compress_bound(bytes));
+    let mut room = vec![0; worst];
+    let mut stored_bytes = 0;
+    let time = best(|| {
+        stored_bytes = content
+            .bytes
+            .chunks(bytes)
+            .map(|piece| compress(piece, &mut room))
+            .sum();
+    });
+    [speed(&content.bytes, time), ratio(&content.bytes, stored_bytes)]
+}
+
+fn checksums(content: &Content) {
+    let frames = || content.bytes.chunks(FRAME_BYTES);
+    let rows = [
+        (
+            "CRC32C, of each frame",
+            best(|| frames().for_each(|frame| keep(crc32c::crc32c(frame)))),
+        ),
+        (
+            "BLAKE3, of each frame",
+            best(|| frames().for_each(|frame| keep(blake3::hash(frame)))),
+        ),
+        ("BLAKE3, of all", best(|| keep(blake3::hash(&content.bytes)))),
+        (
+            "SHA-256, of all",
+            best(|| keep(sha2::Sha256::digest(&content.bytes))),
+        ),
+    ];
+    let rows = rows.map(|(name, time)| vec![name.to_owned(), speed(&content.bytes, time)]);
+    let columns = ["checksum", "MB/s"].map(str::to_owned);
+    print("Checksums", &columns, &rows);
+}
+
+fn seek_tables() {
+    let rows: Vec<Vec<String>> = TABLES.iter().map(|bytes| seek_table(*bytes)).collect();
+    let columns = ["content MiB", "table bytes", "parse µs", "find a frame ns"].map(str::to_owned);
+    print("The seek table of an object", &columns, &rows);
+}
+
+fn seek_table(plain_bytes: u64) -> Vec<String> {
+    let compression = Compression::default();
+    let piece = vec![7; FRAME_BYTES];
+    let frames = plain_bytes / FRAME_BYTES as u64;
+    let sealed = seal(
+        compression,
+        (0..frames).map(|index| pack(compression, index, &piece).summary),
+    );
+    let parse = || match SeekTable::parse(&sealed.trailer, sealed.stored_bytes) {
+        Ok(Tail::Table(table)) => table,
+        other => panic!("a trailer just sealed: {other:?}"),
+    };
+    let table = parse();
+    let time = best(|| keep(parse()));
+    let mut random = fastrand::Rng::with_seed(1);
+    let offsets: Vec<u64> = (0..100_000).map(|_| random.u64(..plain_bytes)).collect();
+    let find = best(|| {
+        for offset in &offsets {
+            let frame = table.frame_of(*offset).expect("an offset in the content");
+            black_box(table.stored_range(frame..frame + 1));
+        }
+    });
+    vec![
+        (plain_bytes >> 20).to_string(),
+        trailer_bytes(plain_bytes).to_string(),
+        format!("{:.1}", time.as_secs_f64() * 1e6),
+        format!("{:.1}", find.as_secs_f64() * 1e9 / offsets.len() as f64),
+    ]
+}
+
+fn columns(contents: &[Content], first: &str, figures: &[&str]) -> Vec<String> {
+    let named = contents.iter().flat_map(|content| {
+        figures
+            .iter()
+            .map(|figure| format!("{}: {figure}", content.name))
+            .collect::<Vec<_>>()
+    });
+    std::iter::once(first.to_owned()).chain(named).collect()
+}
+
+fn print(title: &str, columns: &[String], rows: &[Vec<String>]) {
+    let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+    measure::print_table(title, &columns, rows);
+}
+
+/// What nobody looks at would not be computed.
+fn keep<T>(value: T) {
+    black_box(value);
+}
+
 fn best(mut work: impl FnMut()) -> Duration {
     let time = |_| {
         let begin = Instant::now();
         work();
         begin.elapsed()
     };
-    (0..ROUNDS).map(time).min().expect("at least one round")
+    let rounds = measure::setting("WALFS_BENCH_ROUNDS", 3);
+    (0..rounds).map(time).min().expect("at least one round")
 }
 
-fn megabytes_per_second(time: Duration) -> f64 {
-    CONTENT_BYTES as f64 / 1e6 / time.as_secs_f64()
+fn speed(content: &[u8], time: Duration) -> String {
+    format!("{:.0}", content.len() as f64 / 1e6 / time.as_secs_f64())
 }
 
-/// A segment of records of about 90 bytes in pages of 8 KiB.
-fn wal() -> Vec<u8> {
-    let mut rng = fastrand::Rng::with_seed(42);
-    let mut wal: Vec<u8> = Vec::with_capacity(CONTENT_BYTES + 256);
-    let mut previous = 0_u64;
-    while wal.len() < CONTENT_BYTES {
-        if wal.len() % 8192 < 90 {
-            wal.extend_from_slice(&[0x10, 0xD1, 5, 0, 1, 0, 0, 0]);
-        }
-        let record = wal.len() as u64;
-        wal.extend_from_slice(&[79, 0, 0, 0]);
-        wal.extend_from_slice(&(record as u32 / 400).to_le_bytes());
-        wal.extend_from_slice(&previous.to_le_bytes());
-        wal.extend_from_slice(&[0x40, 10, 0, 0]);
-        wal.extend_from_slice(&rng.u32(..).to_le_bytes());
-        wal.extend_from_slice(&[0, 0x60, 18, 0, 0x7F, 6, 0, 0, 5, 0, 0, 0, 0x0D, 0x40, 0, 0]);
-        wal.extend_from_slice(&rng.u32(..100_000).to_le_bytes());
-        wal.extend_from_slice(&rng.i16(-5000..5000).to_le_bytes());
-        wal.extend_from_slice(b"                                  ");
-        previous = record;
-    }
-    wal.truncate(CONTENT_BYTES);
-    wal
+fn ratio(content: &[u8], stored_bytes: usize) -> String {
+    format!("{:.2}", content.len() as f64 / stored_bytes as f64)
 }

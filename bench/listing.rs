@@ -1,10 +1,11 @@
-//! What a directory of many segments costs: `cargo bench --bench listing`.
+//! What an archive of many segments and files costs: `cargo bench --bench listing`.
 //!
 //! A thousand, ten thousand and a hundred thousand objects are real files in a local archive, served by the `walfs`
 //! binary; so many and a million more are made up by a store that invents the pages of its listing (see
 //! `simulated.rs`), served by this program started a second time: at once, and with 20 ms for every request as from a
 //! distant S3. All of it goes through the kernel. While `ls -l` runs over and over, a `stat` and a `cp` show whether
-//! they wait for it. `WALFS_BENCH_LARGEST` leaves out what is larger (1000000).
+//! they wait for it. Then a real archive grows in a directory, in the files of its backups and in its segments (see
+//! `growth.rs`). `WALFS_BENCH_LARGEST` leaves out what is larger (1000000).
 #![allow(clippy::print_stdout, reason = "a benchmark's result is its output")]
 
 #[allow(
@@ -14,7 +15,10 @@
 )]
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "listing/growth.rs"]
+mod growth;
 mod measure;
+mod scene;
 #[path = "listing/simulated.rs"]
 mod simulated;
 
@@ -66,6 +70,7 @@ fn main() {
         );
     }
     measure::print_machine();
+    measure::meter::adopt_orphans();
     let largest = measure::setting("WALFS_BENCH_LARGEST", 1_000_000) as u64;
     let fits = |count: &u64| *count <= largest;
     let mut rows: Vec<Vec<String>> = [1_000, 10_000, 100_000]
@@ -79,6 +84,7 @@ fn main() {
         }
     }
     measure::print_table("Listing `wal/`", &COLUMNS, &rows);
+    growth::report(largest);
 }
 
 /// Objects of one byte in a local archive: a listing looks at names and sizes only.

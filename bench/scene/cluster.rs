@@ -1,7 +1,7 @@
 //! The clusters that are backed up, and the servers that are started on what was restored.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::common::postgres::{self, Postgres, Version};
@@ -30,6 +30,22 @@ pub fn large(world: &World, scale: usize) -> (Postgres, Question) {
         answer: scale.to_string(),
     };
     (settled(server), question)
+}
+
+/// Relation files of a server that has worked for a while: pgbench's largest table, its index, its history.
+pub fn relation_files(world: &World) -> Vec<PathBuf> {
+    let (server, _) = large(world, 4);
+    wait::for_exit("pgbench", &mut server.pgbench(5, 4));
+    server.query("CHECKPOINT");
+    let dir = world.owned_dir("relations");
+    let copies = ["pgbench_accounts", "pgbench_accounts_pkey", "pgbench_history"].map(|relation| {
+        let file = server.query(&format!("SELECT pg_relation_filepath('{relation}')"));
+        let copy = dir.join(relation);
+        fs::copy(server.data().join(file), &copy).expect("copy a relation");
+        copy
+    });
+    server.destroy();
+    copies.to_vec()
 }
 
 /// `tables` tables of one row with their indexes: twice as many files of one or two pages.
