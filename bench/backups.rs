@@ -35,7 +35,7 @@ mod sheet;
 
 use common::postgres::Postgres;
 use common::world::World;
-use measure::{first_line, interrupt, meter};
+use measure::{files, first_line, interrupt, meter};
 use rounds::Bench;
 use scene::cluster;
 
@@ -62,7 +62,7 @@ fn main() {
     }
     println!(
         "page cache: {}",
-        if meter::empty_page_cache() {
+        if files::empty_page_cache() {
             "emptied before each"
         } else {
             "warm"
@@ -114,7 +114,7 @@ fn has_garage() -> bool {
 /// Files and bytes of a data directory without its WAL.
 fn size(server: &Postgres) -> String {
     let wal = server.data().join("pg_wal");
-    let files = meter::files_beneath(server.data()).len() - meter::files_beneath(&wal).len();
-    let bytes = meter::bytes_beneath(server.data()) - meter::bytes_beneath(&wal);
-    format!("{} MiB in {files} files", bytes >> 20)
+    let count = files::beneath(server.data()).len() - files::beneath(&wal).len();
+    let bytes = files::bytes_beneath(server.data()) - files::bytes_beneath(&wal);
+    format!("{} MiB in {count} files", bytes >> 20)
 }

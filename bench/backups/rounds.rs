@@ -7,6 +7,7 @@ use crate::common::postgres::Postgres;
 use crate::common::user::User;
 use crate::common::walfs::{Mount, Options, walfs};
 use crate::common::world::World;
+use crate::measure::files;
 use crate::measure::meter::{self, Cost, Others};
 use crate::scene::cluster::{self, Question};
 use crate::scene::site::{Place, Site};
@@ -174,10 +175,10 @@ impl<'a> Bench<'a> {
     /// A backup from an empty page cache, whose bytes go into `dir`.
     fn measured(&self, mut command: Command, others: &Others, dir: &Path) -> Cost {
         self.server.query("CHECKPOINT");
-        meter::empty_page_cache();
-        let before = meter::bytes_beneath(dir);
+        files::empty_page_cache();
+        let before = files::bytes_beneath(dir);
         let mut cost = meter::run(&mut command, others);
-        cost.stored_bytes = meter::bytes_beneath(dir).saturating_sub(before);
+        cost.stored_bytes = files::bytes_beneath(dir).saturating_sub(before);
         cost
     }
 
@@ -187,7 +188,7 @@ impl<'a> Bench<'a> {
         if !restored.exists() {
             self.world.owned_dir("restored");
         }
-        meter::empty_page_cache();
+        files::empty_page_cache();
         let mut cost = meter::run(&mut command, others);
         cost.until_answer = cost.wall + cluster::time_to_answer(&restored, &self.question, restore_command);
         self.restores.add(name, cost);

@@ -8,7 +8,6 @@
 use std::fs;
 use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -292,35 +291,4 @@ fn memory_of(process: u32) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.unwrap_or_default() << 10
-}
-
-/// Writes out what waits and empties the page cache, so that the next one reads from the disk. Only root can: `false`.
-pub fn empty_page_cache() -> bool {
-    // SAFETY: sync has no arguments and cannot fail.
-    unsafe { libc::sync() };
-    fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
-}
-
-/// Bytes of all files beneath `dir`.
-pub fn bytes_beneath(dir: &Path) -> u64 {
-    files_beneath(dir)
-        .iter()
-        .filter_map(|file| fs::symlink_metadata(file).ok())
-        .map(|data| data.len())
-        .sum()
-}
-
-/// Every file beneath `dir`; what vanishes meanwhile is left out.
-pub fn files_beneath(dir: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut dirs = vec![dir.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => dirs.push(entry.path()),
-                _ => files.push(entry.path()),
-            }
-        }
-    }
-    files
 }

@@ -7,6 +7,7 @@
 // A benchmark need not use every instrument, and `pub` here means: for every benchmark.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod files;
 pub mod interrupt;
 pub mod lag;
 pub mod meter;

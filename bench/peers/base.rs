@@ -7,6 +7,7 @@ use crate::PLACES;
 use crate::common::postgres::Postgres;
 use crate::common::world::World;
 use crate::contender::{BaseTool, Failure, Row, Section, Setup};
+use crate::measure::files;
 use crate::measure::meter::{self, Cost, Others};
 use crate::results::Log;
 use crate::rows::ROWS;
@@ -83,7 +84,7 @@ fn turn(
 
 fn back_up(server: &Postgres, site: &Site, tool: &dyn BaseTool) -> Result<Cost, Failure> {
     server.query("CHECKPOINT");
-    meter::empty_page_cache();
+    files::empty_page_cache();
     let before = site.stored_bytes();
     let others = Others {
         server: Some(server.process()),
@@ -96,7 +97,7 @@ fn back_up(server: &Postgres, site: &Site, tool: &dyn BaseTool) -> Result<Cost, 
 }
 
 fn restore(restored: &Path, question: &Question, tool: &dyn BaseTool) -> Result<Cost, Failure> {
-    meter::empty_page_cache();
+    files::empty_page_cache();
     crate::common::user::User::postgres().make_dir(&restored.join("data"));
     let others = Others {
         workers: tool.workers(),

@@ -12,8 +12,8 @@ use std::time::Duration;
 use crate::common::garage::Garage;
 use crate::common::user::User;
 use crate::common::world::World;
+use crate::measure::files;
 use crate::measure::lag::Line;
-use crate::measure::meter;
 use crate::scene::cluster;
 
 /// Where archives are.
@@ -107,7 +107,7 @@ impl Site {
 
     /// Bytes in there.
     pub fn stored_bytes(&self) -> u64 {
-        meter::bytes_beneath(&self.bytes_in())
+        files::bytes_beneath(&self.bytes_in())
     }
 }
 
