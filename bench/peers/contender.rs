@@ -61,7 +61,7 @@ impl Section {
             Section::Fetch => "fetch a segment, in a row",
             Section::Missing => "ask for a segment that is not there",
             Section::Backup => "base backup",
-            Section::Restore => "restore of it",
+            Section::Restore => "restore of a base backup",
             Section::Answer => "restore and first query",
         }
     }

@@ -36,6 +36,8 @@ impl Source {
         let first = listed(&dir).len();
         // The last one may be on its way, or be cut short when the server ends: neither is wanted.
         while listed(&dir).len() < first + count + 2 {
+            // Whole pages are logged once after each, as on a server with more data than this.
+            server.query("CHECKPOINT");
             let mut load = server.pgbench(5, 4);
             wait::for_exit("pgbench", &mut load);
         }
