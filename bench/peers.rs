@@ -64,7 +64,7 @@ use std::path::{Path, PathBuf};
 
 use common::world::World;
 use contender::Section;
-use measure::{interrupt, lag, meter};
+use measure::{interrupt, line, meter};
 use results::{About, Log, Results};
 use scene::segments::Source;
 use scene::site::Place;
@@ -85,7 +85,7 @@ const ONLY: &str = "WALFS_BENCH_ONLY";
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
-        Some(lag::ARGUMENT) => return lag::serve(&arguments),
+        Some(line::ARGUMENT) => return line::serve(&arguments),
         Some(client::ARGUMENT) => return client::serve(&arguments),
         _ => {}
     }

@@ -10,6 +10,7 @@
 pub mod files;
 pub mod interrupt;
 pub mod lag;
+pub mod line;
 pub mod meter;
 
 use std::fs;

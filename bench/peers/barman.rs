@@ -17,30 +17,23 @@ pub struct Barman {
     environment: Vec<(&'static str, String)>,
     /// What every one of its commands is told.
     store: Vec<String>,
-    /// What those that store are told.
-    compression: &'static [&'static str],
 }
 
 /// The name of the server in the archive, and of the only backup.
 const SERVER: &str = "bench";
 
 impl Barman {
-    /// Nothing to set up. The lightest compression that works everywhere: its snappy does not with Debian 12's Python.
-    pub fn gzip(ground: &WalGround<'_>) -> Result<Box<dyn WalTool>, Failure> {
-        Ok(Box::new(Barman::new(ground.site, &["--gzip"])))
+    /// Nothing to set up.
+    pub fn for_wal(ground: &WalGround<'_>) -> Result<Box<dyn WalTool>, Failure> {
+        Ok(Box::new(Barman::new(ground.site)))
     }
 
-    /// Without compression.
-    pub fn plain(ground: &WalGround<'_>) -> Result<Box<dyn WalTool>, Failure> {
-        Ok(Box::new(Barman::new(ground.site, &[])))
-    }
-
-    /// Base backups, not compressed: its gzip takes several times as long.
+    /// The same.
     pub fn for_base(ground: &BaseGround<'_>) -> Result<Box<dyn BaseTool>, Failure> {
-        Ok(Box::new(Barman::new(ground.site, &[])))
+        Ok(Box::new(Barman::new(ground.site)))
     }
 
-    fn new(site: &Site, compression: &'static [&'static str]) -> Barman {
+    fn new(site: &Site) -> Barman {
         let s3 = site.s3.as_ref().expect("barman-cloud is for S3");
         let url = format!("s3://{}/barman", s3.bucket());
         let store = [
@@ -54,7 +47,6 @@ impl Barman {
         Barman {
             environment: s3.environment(),
             store: store.map(str::to_owned).to_vec(),
-            compression,
         }
     }
 
@@ -66,20 +58,20 @@ impl Barman {
     }
 
     /// For postgresql.conf: the same with its environment in front.
-    fn line(&self, verb: &str, options: &str, arguments: &str) -> String {
+    fn line(&self, verb: &str, arguments: &str) -> String {
         let variables: Vec<String> = self
             .environment
             .iter()
             .map(|(name, value)| format!("{name}={value}"))
             .collect();
         let (variables, store) = (variables.join(" "), self.store.join(" "));
-        format!("{variables} barman-cloud-{verb} {options} {store} {arguments}")
+        format!("{variables} barman-cloud-{verb} {store} {arguments}")
     }
 }
 
 impl WalTool for Barman {
     fn push(&mut self, wal: &Path) -> Result<(), Failure> {
-        meter::succeed(self.command("wal-archive", self.compression).arg(wal))
+        meter::succeed(self.command("wal-archive", &[]).arg(wal))
     }
 
     fn fetch(&mut self, name: &str, to: &Path) -> Result<(), Failure> {
@@ -93,7 +85,7 @@ impl WalTool for Barman {
 
 impl BaseTool for Barman {
     fn archive_command(&self) -> String {
-        self.line("wal-archive", "--gzip", "%p")
+        self.line("wal-archive", "%p")
     }
 
     fn backup(&self, server: &Postgres) -> Command {
@@ -112,7 +104,7 @@ impl BaseTool for Barman {
             "-J",
             &jobs,
         ];
-        self.command("backup", &[self.compression, &options].concat())
+        self.command("backup", &options)
     }
 
     fn restore(&self, data: &Path) -> Command {
@@ -122,6 +114,6 @@ impl BaseTool for Barman {
     }
 
     fn restore_command(&self) -> String {
-        self.line("wal-restore", "", "%f %p")
+        self.line("wal-restore", "%f %p")
     }
 }

@@ -10,7 +10,7 @@ use crate::common::user::User;
 use crate::common::world::World;
 use crate::contender::{BaseTool, Failure, WalTool};
 use crate::local::refused;
-use crate::measure::lag::Line;
+use crate::measure::line::Line;
 use crate::measure::meter;
 use crate::scene::site::{S3, Site, owned};
 use crate::scene::tls::Tls;

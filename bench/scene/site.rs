@@ -13,7 +13,7 @@ use crate::common::garage::Garage;
 use crate::common::user::User;
 use crate::common::world::World;
 use crate::measure::files;
-use crate::measure::lag::Line;
+use crate::measure::line::Line;
 use crate::scene::cluster;
 
 /// Where archives are.
