@@ -6,9 +6,10 @@
 //! daemons is read from their process clocks before and after. Memory is looked at every few milliseconds.
 
 use std::fs;
+use std::io::{Read, Seek};
 use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -79,7 +80,7 @@ pub fn run(command: &mut Command, others: &Others) -> Cost {
     cost
 }
 
-/// Does `work`, which runs commands by [`succeed`] and [`output`] only, and says what it cost.
+/// Does `work`, which runs commands by [`succeed`] and [`exit_of`] only, and says what it cost.
 pub fn measure<T>(others: &Others, work: impl FnOnce() -> T) -> (Cost, T) {
     interrupt::check();
     // From here on VmHWM is of this work. Only root may say so of another user's process.
@@ -111,22 +112,21 @@ pub fn measure<T>(others: &Others, work: impl FnOnce() -> T) -> (Cost, T) {
 
 /// Runs a command, without a terminal, in a process group of its own that Ctrl-C kills. The error is what it said.
 pub fn succeed(command: &mut Command) -> Result<(), String> {
-    let output = output(command);
-    if output.status.success() {
+    let (status, said) = end_of(command);
+    if status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let program = command.get_program().to_string_lossy().into_owned();
-    Err(format!("{program} failed, {}: {said}", output.status))
+    let program = command.get_program().to_string_lossy();
+    Err(format!("{program} failed, {status}: {}", said.trim()))
 }
 
 /// The same for a command that fails if there is nothing to get; its exit code.
 pub fn exit_of(command: &mut Command) -> ExitStatus {
-    output(command).status
+    end_of(command).0
 }
 
 /// Its standard error goes to a file: a process that is left behind would keep a pipe open.
-fn output(command: &mut Command) -> Output {
+fn end_of(command: &mut Command) -> (ExitStatus, String) {
     let mut said = tempfile::tempfile().expect("make a temporary file");
     let child = command
         .process_group(0)
@@ -139,20 +139,15 @@ fn output(command: &mut Command) -> Output {
     let status = child.wait().expect("wait for a command");
     interrupt::running(0);
     interrupt::check();
-    Output {
-        status,
-        stdout: Vec::new(),
-        stderr: written(&mut said),
-    }
+    (status, written(&mut said))
 }
 
-fn written(file: &mut fs::File) -> Vec<u8> {
-    use std::io::{Read, Seek};
+fn written(file: &mut fs::File) -> String {
     let mut bytes = Vec::new();
     file.rewind()
         .and_then(|()| file.read_to_end(&mut bytes))
         .expect("read what a command said");
-    bytes
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Waits for children that were not there before; what does not end is killed.

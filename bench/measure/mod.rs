@@ -160,13 +160,15 @@ pub fn machine() -> String {
         .unwrap_or_default()
     };
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory = first("/proc/meminfo", "MemTotal");
+    let kib = memory.trim_end_matches(" kB");
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     format!(
-        "{} cores of {}, {} of memory, Linux {}, load average {}",
+        "{} cores of {}, {} GiB, Linux {}, load average {}",
         cores,
         first("/proc/cpuinfo", "model name"),
-        first("/proc/meminfo", "MemTotal"),
+        kib.parse::<u64>().unwrap_or_default() >> 20,
         kernel.trim(),
         load.split(' ').next().unwrap_or_default()
     )

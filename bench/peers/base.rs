@@ -88,7 +88,6 @@ fn back_up(server: &Postgres, site: &Site, tool: &dyn BaseTool) -> Result<Cost, 
     let before = site.stored_bytes();
     let others = Others {
         server: Some(server.process()),
-        workers: tool.workers(),
         ..Others::default()
     };
     let (mut cost, outcome) = meter::measure(&others, || meter::succeed(&mut tool.backup(server)));
@@ -99,10 +98,7 @@ fn back_up(server: &Postgres, site: &Site, tool: &dyn BaseTool) -> Result<Cost, 
 fn restore(restored: &Path, question: &Question, tool: &dyn BaseTool) -> Result<Cost, Failure> {
     files::empty_page_cache();
     crate::common::user::User::postgres().make_dir(&restored.join("data"));
-    let others = Others {
-        workers: tool.workers(),
-        ..Others::default()
-    };
+    let others = Others::default();
     let (mut cost, outcome) = meter::measure(&others, || {
         meter::succeed(&mut tool.restore(&restored.join("data")))
     });

@@ -89,11 +89,6 @@ pub trait WalTool {
 
 /// A tool that takes base backups and restores them, in a place of its own.
 pub trait BaseTool {
-    /// Daemons that work for it.
-    fn workers(&self) -> Vec<u32> {
-        Vec::new()
-    }
-
     /// For postgresql.conf, while a backup is taken.
     fn archive_command(&self) -> String;
 

@@ -15,6 +15,9 @@ const BAR: f64 = 9.0;
 const ROW: f64 = 26.0;
 const TITLE: f64 = 30.0;
 
+/// Bars of more than this are cut off, so that the others can be compared.
+const LONGEST: f64 = 8.0;
+
 /// The two distances that are drawn.
 const NEAR: Place = Place::S3 { round_trip_ms: 0 };
 const FAR: Place = Place::S3 { round_trip_ms: 30 };
@@ -40,28 +43,24 @@ pub fn draw(results: &Results) -> String {
     let mut body = String::new();
     let mut y = 62.0;
     for section in Section::ALL {
-        let rows: Vec<&Row> = results
-            .rows(section)
-            .into_iter()
-            .filter(|row| ratios(results, section, row).next().is_some())
-            .collect();
+        let rows = results.rows(section).into_iter();
+        let rows: Vec<_> = rows.map(|row| (row, bars(results, section, row))).collect();
+        let rows: Vec<_> = rows.into_iter().filter(|(_, bars)| !bars.is_empty()).collect();
         if !rows.is_empty() {
-            y = draw_section(&mut body, y, results, section, &rows);
+            body.push_str(&text(16.0, y + 16.0, "section", section.title()));
+            y = draw_rows(&mut body, y + TITLE, &rows);
         }
     }
     let height = y + 26.0;
     let about = &results.about;
+    let explained = "less is better; upper bar: no added latency, lower bar: 30 ms of round trip; seconds behind the bar; \
+                     ▸ longer than drawn";
     let head = text(
         16.0,
         26.0,
         "title",
         "walfs beside other tools, S3: time, as a multiple of walfs's",
-    ) + &text(
-        16.0,
-        44.0,
-        "small",
-        "less is better; upper bar: no added latency, lower bar: 30 ms of round trip; seconds behind the bar",
-    );
+    ) + &text(16.0, 44.0, "small", explained);
     let foot = text(
         16.0,
         y + 10.0,
@@ -74,66 +73,66 @@ pub fn draw(results: &Results) -> String {
     )
 }
 
-/// One group of bars on a scale of its own; returns where the next one begins.
-fn draw_section(body: &mut String, top: f64, results: &Results, section: Section, rows: &[&Row]) -> f64 {
-    let longest = rows
-        .iter()
-        .flat_map(|row| ratios(results, section, row))
-        .fold(1.0, f64::max);
-    let scale = (WIDTH - LEFT - RIGHT) / longest;
-    body.push_str(&text(16.0, top + 16.0, "section", section.title()));
-    let mut y = top + TITLE;
-    for row in rows {
-        body.push_str(&text(28.0, y + 13.0, "", row.name));
-        for (place, class, below) in [(NEAR, "near", 0.0), (FAR, "far", BAR + 1.0)] {
-            if let Some(bar) = bar(results, section, row, place) {
-                draw_bar(body, row, class, y + below, scale, &bar);
-            }
-        }
-        y += ROW;
-    }
-    let one = LEFT + scale;
-    writeln!(
-        body,
-        "<line class=\"one\" x1=\"{one:.1}\" x2=\"{one:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/>",
-        top + TITLE - 4.0,
-        y - 4.0
-    )
-    .expect("a string takes everything");
-    y
-}
-
-/// Its multiple and its seconds.
+/// One distance of a row.
 struct Bar {
+    class: &'static str,
+    /// Pixels beneath the top of the row.
+    below: f64,
     ratio: f64,
     wall: f64,
 }
 
-fn bar(results: &Results, section: Section, row: &Row, place: Place) -> Option<Bar> {
-    let wall = results.summary(section, row.name, place)?.wall;
-    let ratio = results.ratio(section, row.name, place)?;
-    Some(Bar { ratio, wall })
+fn bars(results: &Results, section: Section, row: &Row) -> Vec<Bar> {
+    let bar = |(place, class, below)| {
+        let wall = results.summary(section, row.name, place)?.wall;
+        let ratio = results.ratio(section, row.name, place)?;
+        Some(Bar {
+            class,
+            below,
+            ratio,
+            wall,
+        })
+    };
+    let distances = [(NEAR, "near", 0.0), (FAR, "far", BAR + 1.0)];
+    distances.into_iter().filter_map(bar).collect()
 }
 
-fn ratios(results: &Results, section: Section, row: &Row) -> impl Iterator<Item = f64> {
-    [NEAR, FAR]
-        .into_iter()
-        .filter_map(move |place| results.ratio(section, row.name, place))
-        .collect::<Vec<_>>()
-        .into_iter()
+/// One group of bars on a scale of its own; returns where the next one begins.
+fn draw_rows(body: &mut String, top: f64, rows: &[(&Row, Vec<Bar>)]) -> f64 {
+    let ratios = rows.iter().flat_map(|(_, bars)| bars).map(|bar| bar.ratio);
+    let scale = (WIDTH - LEFT - RIGHT) / ratios.fold(1.0, f64::max).min(LONGEST);
+    let bottom = top + ROW * rows.len() as f64;
+    body.push_str(&line(LEFT + scale, top - 4.0, bottom - 4.0));
+    for (number, (row, bars)) in rows.iter().enumerate() {
+        let y = top + ROW * number as f64;
+        body.push_str(&text(28.0, y + 13.0, "", row.name));
+        for bar in bars {
+            draw_bar(body, row, y + bar.below, scale, bar);
+        }
+    }
+    bottom
 }
 
-fn draw_bar(body: &mut String, row: &Row, class: &str, y: f64, scale: f64, bar: &Bar) {
+fn draw_bar(body: &mut String, row: &Row, y: f64, scale: f64, bar: &Bar) {
     let own = if row.name.starts_with("walfs") {
         "walfs "
     } else {
         ""
     };
-    let width = bar.ratio * scale;
-    writeln!(body, "<rect class=\"{own}{class}\" x=\"{LEFT}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"1.5\"/>")
-        .expect("a string takes everything");
-    let label = format!("× {:.2} · {} s", bar.ratio, figures(bar.wall));
+    let (class, width) = (bar.class, bar.ratio.min(LONGEST) * scale);
+    writeln!(
+        body,
+        "<rect class=\"{own}{class}\" x=\"{LEFT}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"1.5\"/>"
+    )
+    .expect("a string takes everything");
+    let cut = if bar.ratio > LONGEST { "▸ " } else { "" };
+    let label = format!("{cut}× {:.2} · {} s", bar.ratio, figures(bar.wall));
     body.push_str(&text(LEFT + width + 6.0, y + 8.5, "small", &label));
+}
+
+/// Where walfs's own bars end.
+fn line(x: f64, top: f64, bottom: f64) -> String {
+    format!("<line class=\"one\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top:.1}\" y2=\"{bottom:.1}\"/>\n")
 }
 
 fn figures(seconds: f64) -> String {
