@@ -3,8 +3,8 @@
 //! On what is stored: WAL of a PostgreSQL under pgbench, and relation files of it (pgbench's largest table with its
 //! index and the history), or other files that `WALFS_BENCH_FILES` names, separated by colons. Four tables: codecs and
 //! levels by walfs's own functions (compression, CRC32C and the tree value; unpacking checks both), frame sizes by the
-//! libraries alone, checksums alone, the seek table. Speeds are of plain bytes, each the best of a few rounds.
-//! `WALFS_BENCH_ROUNDS` is how many (3).
+//! libraries alone, checksums alone, the seek table. Speeds are plain bytes for a second of CPU, which others on the
+//! machine do not use up, each the best of a few rounds. `WALFS_BENCH_ROUNDS` is how many (3).
 #![allow(clippy::print_stdout, reason = "a benchmark's result is its output")]
 
 #[allow(
@@ -20,7 +20,7 @@ mod scene;
 use std::fs;
 use std::hint::black_box;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::world::World;
 use sha2::Digest;
@@ -248,9 +248,9 @@ fn keep<T>(value: T) {
 
 fn best(mut work: impl FnMut()) -> Duration {
     let time = |_| {
-        let begin = Instant::now();
+        let begin = measure::cpu_of_thread();
         work();
-        begin.elapsed()
+        measure::cpu_of_thread() - begin
     };
     let rounds = measure::setting("WALFS_BENCH_ROUNDS", 3);
     (0..rounds).map(time).min().expect("at least one round")

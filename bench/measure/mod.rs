@@ -78,17 +78,27 @@ fn time(time: libc::timeval) -> Duration {
 pub fn cpu_of(process: u32) -> Duration {
     let id = libc::pid_t::try_from(process).expect("a process id");
     let mut clock = 0;
+    // SAFETY: the pointer is to a live variable of the right type.
+    let failed = unsafe { libc::clock_getcpuclockid(id, &raw mut clock) } != 0;
+    assert!(!failed, "there is no process {process}");
+    read_clock(clock)
+}
+
+/// CPU time of the calling thread.
+pub fn cpu_of_thread() -> Duration {
+    read_clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn read_clock(clock: libc::clockid_t) -> Duration {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: both pointers are to live variables of the right type.
-    let failed = unsafe {
-        libc::clock_getcpuclockid(id, &raw mut clock) != 0 || libc::clock_gettime(clock, &raw mut now) != 0
-    };
+    // SAFETY: the pointer is to a live variable of the right type.
+    let failed = unsafe { libc::clock_gettime(clock, &raw mut now) } != 0;
     assert!(
         !failed,
-        "CPU time of process {process}: {}",
+        "read a clock of CPU time: {}",
         io::Error::last_os_error()
     );
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
