@@ -83,6 +83,30 @@ pub(super) fn report(largest: u64) {
 impl Growing<'_> {
     /// A backup of so many files more than a new cluster has.
     fn files(&mut self, count: u64) -> Vec<String> {
+        self.add_files(count);
+        let backup = format!("files-{count}");
+        let taken = run(self.walfs("backup").args([&backup, "--fast", "--json"]));
+        self.mount.restart();
+        let mounted = self.mount.path().join("basebackups").join(&backup);
+        // Before the kernel has heard of any.
+        let file = |look: u64| mounted.join("extra").join((look * count / LOOKS).to_string());
+        let looked = median((0..LOOKS).map(|look| look_at(&file(look))).collect());
+        let mut find = User::postgres().command("find");
+        let found = run(find.arg(&mounted).args(["-type", "f", "-printf", "%s"]));
+        vec![
+            count.to_string(),
+            seconds(taken.wall),
+            mib(&taken),
+            format!("{:.0}", ms(run(&mut self.walfs("backup-list")).wall)),
+            format!("{:.0}", ms(run(self.walfs("backup-show").arg(&backup)).wall)),
+            seconds(found.wall),
+            format!("{looked:.2}"),
+            format!("{:.0}", measure::memory_mib(self.mount.process(), "VmHWM")),
+        ]
+    }
+
+    /// Into the data directory, until there are so many.
+    fn add_files(&self, count: u64) {
         let extra = self.server.data().join("extra");
         User::postgres().make_dir(&extra);
         let there = fs::read_dir(&extra).expect("read a directory").count() as u64;
@@ -91,26 +115,6 @@ impl Growing<'_> {
             fs::write(&file, number.to_string()).expect("write a file");
             User::postgres().own(&file);
         }
-        let backup = format!("files-{count}");
-        let taken = run(self.walfs("backup").args([&backup, "--fast", "--json"]));
-        self.mount.restart();
-        let mounted = self.mount.path().join("basebackups").join(&backup);
-        let found = run(User::postgres()
-            .command("find")
-            .arg(&mounted)
-            .args(["-type", "f", "-printf", "%s"]));
-        let looks =
-            (0..LOOKS).map(|look| look_at(&mounted.join("extra").join((look * count / LOOKS).to_string())));
-        vec![
-            count.to_string(),
-            seconds(taken.wall),
-            mib(&taken),
-            format!("{:.0}", ms(run(&mut self.walfs("backup-list")).wall)),
-            format!("{:.0}", ms(run(self.walfs("backup-show").arg(&backup)).wall)),
-            seconds(found.wall),
-            format!("{:.2}", median(looks.collect())),
-            format!("{:.0}", measure::memory_mib(self.mount.process(), "VmHWM")),
-        ]
     }
 
     /// `count` segments, of which `made` are there.
@@ -175,6 +179,10 @@ fn seconds(time: Duration) -> String {
     format!("{:.2}", time.as_secs_f64())
 }
 
+/// Nothing if it ended before anybody could look.
 fn mib(cost: &Cost) -> String {
-    format!("{:.0}", cost.peak_bytes as f64 / f64::from(1 << 20))
+    match cost.peak_bytes {
+        0 => String::new(),
+        bytes => format!("{:.0}", bytes as f64 / f64::from(1 << 20)),
+    }
 }
