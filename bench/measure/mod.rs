@@ -114,10 +114,14 @@ pub fn memory_mib(process: u32, field: &str) -> f64 {
     kib.unwrap_or_else(|| panic!("no {field} of process {process}")) / 1024.0
 }
 
-/// The middle one of some values.
+/// The middle one of some values, or the mean of the two in the middle.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    match values.len() {
+        0 => f64::NAN,
+        odd if odd % 2 == 1 => values[odd / 2],
+        even => f64::midpoint(values[even / 2 - 1], values[even / 2]),
+    }
 }
 
 /// Milliseconds.
