@@ -107,6 +107,8 @@ pub enum ByteRange {
     Whole,
     /// From `start` up to, not including, `end`; the range must lie inside the object.
     Span(Range<u64>),
+    /// The first `n` bytes, or all if the object is smaller.
+    First(u64),
     /// The last `n` bytes, or all if the object is smaller.
     Last(u64),
 }

@@ -290,7 +290,7 @@ async fn open(arguments: &MountArgs, mountpoint: &Path, deadline: Duration) -> R
     let disk = disk
         .transpose()
         .map_err(|error| format!("cache directory: {error}"))?;
-    let reader = Reader::new(archive.clone(), Cache::new(arguments.cache_memory), disk);
+    let reader = Reader::new(archive.clone(), Cache::new(arguments.cache_memory), disk).fetching_ahead();
     let staging = Staging::new(archive.compression(), &arguments.write.staging());
     let options = fs::Options {
         deadline,

@@ -1,8 +1,9 @@
 //! FUSE's protocol: the only file that knows `fuser`.
 //!
-//! An event loop does nothing but take a request apart and hand it to the runtime; the reply goes out from there. So
-//! no request ever waits for another (contract S4). A handler must not panic in an event loop (fuser would lose the
-//! thread, and with the last one the mount): the process ends on any panic instead, and callers get ENOTCONN.
+//! An event loop does nothing but take a request apart and hand it to the runtime; the reply goes out from there, or at
+//! once if it is a part of a segment in memory. So no request ever waits for another (contract S4). A handler must not
+//! panic in an event loop (fuser would lose the thread, and with the last one the mount): the process ends on any panic
+//! instead, and callers get ENOTCONN.
 
 use std::ffi::OsStr;
 use std::io;
@@ -32,7 +33,7 @@ mod reply;
 use asked::{making, timestamp};
 use reply::{
     BLOCK_BYTES, GENERATION, entry_ttl, errno, file_attr, file_type, reply_attr, reply_created, reply_empty,
-    reply_entry,
+    reply_entry, reply_statfs,
 };
 
 /// Threads that take requests from the kernel. They only hand them on; more than one, so that a copied megabyte does
@@ -214,6 +215,10 @@ impl Filesystem for Served {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        // What is in memory goes out from here: handing it to the runtime costs as much as copying it.
+        if let Some(bytes) = self.fs.read_now(handle.0, offset, size as usize) {
+            return reply.data(&bytes);
+        }
         let (fs, asker) = (self.fs.clone(), Self::asker(request));
         self.runtime.spawn(async move {
             let outcome = fs.read(handle.0, offset, size as usize, asker.as_ref()).await;
@@ -479,18 +484,7 @@ impl Filesystem for Served {
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        // A store has no end that could be told; enough that no tool worries.
-        let blocks = 1 << 30;
-        reply.statfs(
-            blocks,
-            blocks,
-            blocks,
-            1 << 30,
-            1 << 30,
-            BLOCK_BYTES,
-            255,
-            BLOCK_BYTES,
-        );
+        reply_statfs(reply);
     }
 
     fn getxattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
