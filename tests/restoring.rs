@@ -3,6 +3,8 @@
 //!
 //! The segments are made, not written by a server; the recovery of one is in `postgres/proof.rs`.
 
+mod ahead;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -166,18 +168,32 @@ fn r3_damage_on_the_way_is_read_again() {
         .iter()
         .for_each(|name| put(&world, &mount, name, &made(name)));
     drop(mount);
-    let mount = options.mount();
-    for (name, fault) in names.iter().zip(faults) {
-        let rule = server.add_rule(
-            Rule::new(fault.clone())
+    let by_cp = |mount: &Mount, name: &str| fetch(&world, mount, name);
+    // Nothing is known of this reader: its lookup is a GET of its own.
+    let by_tail = |mount: &Mount, name: &str| {
+        let output = mount
+            .user()
+            .shell(r#"tail -c +1 "$1""#, &[&mount.wal().join(name)]);
+        output
+            .status
+            .success()
+            .then_some(output.stdout.clone())
+            .ok_or(said(&output))
+    };
+    let readers: [(u64, &dyn Fn(&Mount, &str) -> Result<Vec<u8>, String>); 2] = [(1, &by_cp), (2, &by_tail)];
+    for (nth, read) in readers {
+        let mount = options.clone().mount();
+        // Backwards, so that none is fetched before it is asked for.
+        for (name, fault) in names.iter().zip(&faults).rev() {
+            let rule = Rule::new(fault.clone())
                 .operation(Operation::Get)
                 .key(name)
-                // The lookup is a GET as well.
-                .nth(2),
-        );
-        let read = fetch(&world, &mount, name).unwrap_or_else(|error| panic!("{fault:?}: {error}"));
-        assert!(read == made(name), "{fault:?}: wrong bytes");
-        assert_eq!(server.remove_rule(rule), 1, "{fault:?} hit nothing");
+                .nth(nth);
+            let rule = server.add_rule(rule);
+            let read = read(&mount, name).unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+            assert!(read == made(name), "{fault:?}: wrong bytes");
+            assert_eq!(server.remove_rule(rule), 1, "{fault:?} hit nothing");
+        }
     }
 }
 
