@@ -10,6 +10,7 @@
 //! PostgreSQL for the end of the WAL (contract R1).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::FutureExt;
@@ -230,7 +231,14 @@ impl Reader {
             ahead.give_way();
         }
         let _held = self.space.take(PIECE_BYTES).await;
-        self.fetcher.piece(name, file_bytes, index, patience).await
+        let began = Instant::now();
+        let piece = self.fetcher.piece(name, file_bytes, index, patience).await;
+        if let Some(ahead) = &self.ahead
+            && piece.is_ok()
+        {
+            ahead.fetched_by_itself(began.elapsed());
+        }
+        piece
     }
 }
 

@@ -143,11 +143,18 @@ impl Ahead {
         match tokio::time::timeout(joined, opening).await {
             Ok(piece) => piece,
             Err(_) => {
-                let mut state = self.0.state();
-                state.flights.remove(&name);
-                state.took(joined, None);
+                self.0.state().flights.remove(&name);
+                self.0.failed(name);
                 None
             }
+        }
+    }
+
+    /// Somebody who waited for a segment had to fetch it himself: on a slow line flights take as long.
+    pub(super) fn fetched_by_itself(&self, took: Duration) {
+        let mut state = self.0.state();
+        if let Some((usual, _)) = &mut state.usual {
+            *usual = (*usual).max(took.min(JOINED_AT_MOST));
         }
     }
 
@@ -216,24 +223,33 @@ impl Inner {
     }
 
     fn landed(self: &Arc<Self>, name: WalName, number: u64, outcome: &Outcome, took: Duration) {
-        let mut state = self.state();
         match outcome {
             Outcome::Brought(brought) => {
-                state.took(took, name.has_pages().then_some(brought.meta.stored_bytes));
+                if name.has_pages() {
+                    self.state().took(took, brought.meta.stored_bytes);
+                }
                 let inner = self.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep(KEPT).await;
                     inner.state().forget(name, number);
                 });
-                return;
             }
-            Outcome::Absent | Outcome::Failed => state.forget(name, number),
+            Outcome::Absent => {
+                self.state().forget(name, number);
+                if let (WalName::Segment(segment), Some(size)) = (name, self.segment_size()) {
+                    self.state().sequences.was_absent(segment, size);
+                }
+            }
+            Outcome::Failed => {
+                self.state().forget(name, number);
+                self.failed(name);
+            }
         }
+    }
+
+    fn failed(&self, name: WalName) {
         if let (WalName::Segment(segment), Some(size)) = (name, self.segment_size()) {
-            match outcome {
-                Outcome::Absent => state.sequences.was_absent(segment, size),
-                _ => state.sequences.failed(segment, size),
-            }
+            self.state().sequences.failed(segment, size);
         }
     }
 
@@ -296,13 +312,9 @@ impl State {
         })
     }
 
-    fn took(&mut self, time: Duration, stored_bytes: Option<u64>) {
-        self.usual = match (self.usual, stored_bytes) {
-            (Some((before, _)), Some(bytes)) => Some(((3 * before + time) / 4, bytes)),
-            (None, Some(bytes)) => Some((time, bytes)),
-            (Some((before, bytes)), None) => Some((before.max(time), bytes)),
-            (None, None) => None,
-        };
+    fn took(&mut self, time: Duration, stored_bytes: u64) {
+        let time = self.usual.map_or(time, |(usual, _)| (3 * usual + time) / 4);
+        self.usual = Some((time, stored_bytes));
     }
 
     fn forget(&mut self, name: WalName, number: u64) {

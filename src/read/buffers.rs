@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+/// Smaller blocks come and go without a trace.
+const LEAST_BYTES: usize = 1 << 20;
+
 /// Blocks of one size that come back.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Buffers(Arc<Mutex<Pool>>);
@@ -36,8 +39,13 @@ impl Buffers {
     pub(super) fn take(&self, bytes: usize) -> Filling {
         let mut pool = self.0.lock().expect("no panic while held");
         pool.being_filled += 1;
-        let kept = pool.kept.take_if(|kept| kept.len() == bytes);
+        let kept = if bytes < LEAST_BYTES {
+            None
+        } else {
+            pool.kept.take()
+        };
         drop(pool);
+        let kept = kept.filter(|kept| kept.len() == bytes);
         Filling {
             block: kept.unwrap_or_else(|| vec![0; bytes]),
             from: self.clone(),
@@ -46,7 +54,7 @@ impl Buffers {
 
     fn give_back(&self, block: Vec<u8>) {
         let mut pool = self.0.lock().expect("no panic while held");
-        if pool.being_filled == 0 {
+        if pool.being_filled == 0 && block.len() >= LEAST_BYTES {
             pool.kept = Some(block);
         }
     }
@@ -90,7 +98,7 @@ mod tests {
     use super::*;
 
     fn filled(buffers: &Buffers, byte: u8) -> Bytes {
-        let mut filling = buffers.take(1000);
+        let mut filling = buffers.take(LEAST_BYTES);
         filling.room().fill(byte);
         filling.filled()
     }
@@ -109,10 +117,20 @@ mod tests {
     }
 
     #[test]
+    fn a_small_file_takes_no_block_away() {
+        let buffers = Buffers::default();
+        let first = filled(&buffers, 1);
+        let place = first.as_ptr();
+        drop(first);
+        drop(buffers.take(100).filled());
+        assert_eq!(filled(&buffers, 2).as_ptr(), place);
+    }
+
+    #[test]
     fn none_is_kept_while_one_is_being_filled() {
         let buffers = Buffers::default();
         let first = filled(&buffers, 1);
-        let filling = buffers.take(1000);
+        let filling = buffers.take(LEAST_BYTES);
         drop(first);
         assert!(buffers.0.lock().unwrap().kept.is_none());
         drop(filling);
