@@ -236,7 +236,7 @@ impl Reader {
         if let Some(ahead) = &self.ahead
             && piece.is_ok()
         {
-            ahead.fetched_by_itself(began.elapsed());
+            ahead.fetched_by_itself(name, began.elapsed());
         }
         piece
     }

@@ -8,7 +8,6 @@
 //! is answered by the store as if nothing had been tried. A flight that is still under way when its file is wanted is
 //! joined, but not for much longer than a request of one's own would take.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -20,24 +19,14 @@ use super::space::Space;
 use super::{PIECE_BYTES, block_id};
 use crate::archive::wal::WalMeta;
 use crate::cache::Cache;
-use crate::codec;
 use crate::pg::{SegmentSize, WalName, history};
 
 mod flight;
 mod sequence;
+mod state;
 
 use flight::{Flight, KEPT, Landing, Opening, Outcome};
-use sequence::Sequences;
-
-/// A flight that somebody waits for is given up after twice the usual time, and these are the least and the most.
-const JOINED_AT_LEAST: Duration = Duration::from_secs(1);
-const JOINED_AT_MOST: Duration = Duration::from_secs(10);
-
-/// What a flight is thought to take as long as none has landed.
-const FIRST_GUESS: Duration = Duration::from_secs(1);
-
-/// Room for a small file, of which the longest histories have some KiB.
-const SMALL_BYTES: u64 = 64 << 10;
+use state::State;
 
 /// Segments fetched ahead.
 #[derive(Debug, Clone)]
@@ -49,15 +38,6 @@ struct Inner {
     cache: Cache,
     space: Space,
     state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    sequences: Sequences,
-    flights: HashMap<WalName, Flight>,
-    begun: u64,
-    /// How long flights lately took, and how many stored bytes segments lately had.
-    usual: Option<(Duration, u64)>,
 }
 
 /// What a flight tells of a file.
@@ -87,7 +67,7 @@ impl Ahead {
         };
         let wanted = {
             let mut state = self.0.state();
-            let usual = state.usual.map_or(FIRST_GUESS, |(time, _)| time);
+            let usual = state.usual_time();
             state.sequences.reads(segment, size, usual, Instant::now())
         };
         // It is in use: what is unpacked now must not push it out.
@@ -127,8 +107,10 @@ impl Ahead {
                 None => return Told::Nothing,
             },
         };
-        let joined = self.0.state().joined_at_most();
-        match tokio::time::timeout(joined, landing).await {
+        let (joined, began) = (self.0.state().joined_at_most(), Instant::now());
+        let landed = tokio::time::timeout(joined, landing).await;
+        self.0.waited(name, began.elapsed());
+        match landed {
             Ok(Outcome::Brought(brought)) => Told::Archived(brought.meta),
             // Of a flight that began before the question it would be an old answer.
             Ok(Outcome::Absent) if own => Told::Absent,
@@ -139,8 +121,10 @@ impl Ahead {
     /// The only piece of a file, verified, if it is here or comes soon.
     pub(super) async fn piece(&self, name: WalName) -> Option<Bytes> {
         let opening = self.0.open(name)?;
-        let joined = self.0.state().joined_at_most();
-        match tokio::time::timeout(joined, opening).await {
+        let (joined, began) = (self.0.state().joined_at_most(), Instant::now());
+        let opened = tokio::time::timeout(joined, opening).await;
+        self.0.waited(name, began.elapsed());
+        match opened {
             Ok(piece) => piece,
             Err(_) => {
                 self.0.state().flights.remove(&name);
@@ -151,11 +135,9 @@ impl Ahead {
     }
 
     /// Somebody who waited for a segment had to fetch it himself: on a slow line flights take as long.
-    pub(super) fn fetched_by_itself(&self, took: Duration) {
-        let mut state = self.0.state();
-        if let Some((usual, _)) = &mut state.usual {
-            *usual = (*usual).max(took.min(JOINED_AT_MOST));
-        }
+    pub(super) fn fetched_by_itself(&self, name: WalName, took: Duration) {
+        self.0.waited(name, took);
+        self.0.state().takes_at_least(took);
     }
 
     /// Drops what nobody has asked for, because somebody needs the memory.
@@ -247,6 +229,12 @@ impl Inner {
         }
     }
 
+    fn waited(&self, name: WalName, time: Duration) {
+        if let (WalName::Segment(segment), Some(size)) = (name, self.segment_size()) {
+            self.state().sequences.waited(segment, size, time);
+        }
+    }
+
     fn failed(&self, name: WalName) {
         if let (WalName::Segment(segment), Some(size)) = (name, self.segment_size()) {
             self.state().sequences.failed(segment, size);
@@ -290,51 +278,6 @@ impl Inner {
                 self.state().forget(name, number);
                 None
             }
-        }
-    }
-}
-
-impl State {
-    /// How long somebody waits for a flight before he asks himself.
-    fn joined_at_most(&self) -> Duration {
-        let usual = self.usual.map_or(FIRST_GUESS, |(time, _)| time);
-        (2 * usual).clamp(JOINED_AT_LEAST, JOINED_AT_MOST)
-    }
-
-    /// How many bytes to ask for, so that mostly one request is enough and little memory is set aside in vain.
-    fn guess(&self, name: WalName, size: Option<SegmentSize>) -> u64 {
-        let Some(size) = size.filter(|_| name.has_pages()) else {
-            return SMALL_BYTES;
-        };
-        let at_most = codec::stored_bytes_uncompressed(size.bytes());
-        self.usual.map_or(at_most, |(_, bytes)| {
-            (bytes + bytes / 8 + SMALL_BYTES).min(at_most)
-        })
-    }
-
-    fn took(&mut self, time: Duration, stored_bytes: u64) {
-        let time = self.usual.map_or(time, |(usual, _)| (3 * usual + time) / 4);
-        self.usual = Some((time, stored_bytes));
-    }
-
-    fn forget(&mut self, name: WalName, number: u64) {
-        if self
-            .flights
-            .get(&name)
-            .is_some_and(|flight| flight.number == number)
-        {
-            self.flights.remove(&name);
-        }
-    }
-
-    /// Unpacked: its bytes are the cache's from now on.
-    fn is_open(&mut self, name: WalName, number: u64) {
-        if let Some(flight) = self
-            .flights
-            .get_mut(&name)
-            .filter(|flight| flight.number == number)
-        {
-            flight.opening = None;
         }
     }
 }

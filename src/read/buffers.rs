@@ -1,12 +1,14 @@
 //! Room for unpacked pieces, used again: a fresh block of 16 MiB costs the kernel more time to clear, page by page, than
 //! unpacking WAL into it takes.
 //!
-//! One block that nobody uses is kept, and only while none is being filled, so that blocks being filled and the one kept
-//! are never more than the decoders.
+//! One block that nobody uses is kept, and only while a decoder is idle, so that blocks being filled and the one kept are
+//! never more than the decoders.
 
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+
+use super::DECODERS;
 
 /// Smaller blocks come and go without a trace.
 const LEAST_BYTES: usize = 1 << 20;
@@ -54,7 +56,7 @@ impl Buffers {
 
     fn give_back(&self, block: Vec<u8>) {
         let mut pool = self.0.lock().expect("no panic while held");
-        if pool.being_filled == 0 && block.len() >= LEAST_BYTES {
+        if pool.being_filled < DECODERS && block.len() >= LEAST_BYTES {
             pool.kept = Some(block);
         }
     }
@@ -127,10 +129,10 @@ mod tests {
     }
 
     #[test]
-    fn none_is_kept_while_one_is_being_filled() {
+    fn none_is_kept_while_every_decoder_fills_one() {
         let buffers = Buffers::default();
         let first = filled(&buffers, 1);
-        let filling = buffers.take(LEAST_BYTES);
+        let filling = [(); DECODERS].map(|()| buffers.take(LEAST_BYTES));
         drop(first);
         assert!(buffers.0.lock().unwrap().kept.is_none());
         drop(filling);

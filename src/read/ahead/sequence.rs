@@ -1,8 +1,8 @@
 //! Who reads segments in order, and which he will want next: pure.
 //!
 //! PostgreSQL asks for one segment after the other, and changes the timeline where the history of the newest one that
-//! it has read says so. One segment ahead costs little if it is not wanted; each one that was wanted allows twice as
-//! many, up to what it takes to hide the time of a fetch behind the time between two openings.
+//! it has read says so. One segment ahead costs little if it is not wanted; each one that was wanted allows four times as
+//! many, up to what it takes to hide the time of a fetch behind what the reader himself needs for a segment.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ pub(super) struct Sequences {
 struct Sequence {
     last: SegmentName,
     opened: Instant,
+    /// How long the reader has waited for bytes since then.
+    waited: Duration,
     ahead: u64,
     /// Nothing is fetched from here on until the reader comes near: it was not there. Whoever asks for it himself is
     /// answered by the store.
@@ -60,6 +62,7 @@ impl Sequences {
             .unwrap_or(Sequence {
                 last: segment,
                 opened: now,
+                waited: Duration::ZERO,
                 ahead: 1,
                 ends: None,
             })
@@ -102,6 +105,13 @@ impl Sequences {
         self.timelines = first.into_iter().chain(children.zip(begins)).collect();
     }
 
+    /// A reader had to wait for a segment.
+    pub(super) fn waited(&mut self, segment: SegmentName, size: SegmentSize, time: Duration) {
+        if let Some(sequence) = self.near(segment, size).next() {
+            sequence.waited += time;
+        }
+    }
+
     /// A segment was not there.
     pub(super) fn was_absent(&mut self, segment: SegmentName, size: SegmentSize) {
         for sequence in self.near(segment, size) {
@@ -138,9 +148,10 @@ impl Sequence {
         }
         let steps = segment.number(size) - self.last.number(size);
         if steps == 1 {
-            let between = now.duration_since(self.opened).max(Duration::from_millis(1));
-            let hides = 1 + fetch.as_micros().div_ceil(between.as_micros()) as u64;
-            self.ahead = (2 * self.ahead).min(hides).min(MOST_AHEAD);
+            let between = now.duration_since(self.opened);
+            let own = between.saturating_sub(self.waited).max(Duration::from_millis(1));
+            let hides = 1 + fetch.as_micros().div_ceil(own.as_micros()) as u64;
+            self.ahead = (4 * self.ahead).min(hides).min(MOST_AHEAD);
         } else if steps > 1 {
             self.ahead = 1;
         }
@@ -150,7 +161,7 @@ impl Sequence {
         {
             self.ends = None;
         }
-        (self.last, self.opened) = (segment, now);
+        (self.last, self.opened, self.waited) = (segment, now, Duration::ZERO);
     }
 }
 
