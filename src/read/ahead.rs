@@ -60,7 +60,7 @@ impl Ahead {
         }))
     }
 
-    /// A file is read from its start: what will be wanted next is fetched.
+    /// A file is read from its start, or about to be: what will be wanted next is fetched.
     pub(super) fn reads(&self, name: WalName) {
         let (WalName::Segment(segment), Some(size)) = (name, self.0.segment_size()) else {
             return;
@@ -101,7 +101,11 @@ impl Ahead {
     /// Fetches a file that will be read whole, and says what there is.
     pub(super) async fn look(&self, name: WalName) -> Told {
         let (landing, own) = match self.0.landing(name) {
-            Some(landing) => (landing, false),
+            Some(landing) => {
+                // It was foreseen: the ones behind it need not wait until it is here.
+                self.reads(name);
+                (landing, false)
+            }
             None => match self.0.fly(name) {
                 Some(landing) => (landing, true),
                 None => return Told::Nothing,
