@@ -125,7 +125,11 @@ impl Error {
                 | Self::TooLong { .. }
                 | Self::BadBackupName(_)
                 | Self::Draft(
-                    Draft::Archive(_) | Draft::NoBackup { .. } | Draft::TooLong | Draft::Full { .. }
+                    Draft::Archive(_)
+                        | Draft::NoBackup { .. }
+                        | Draft::WrongContent { .. }
+                        | Draft::TooLong
+                        | Draft::Full { .. }
                 )
         )
     }
@@ -145,7 +149,7 @@ fn draft_errno(error: &Draft) -> i32 {
         Draft::Removed => libc::ESTALE,
         Draft::TooLong => libc::EFBIG,
         // Not EINVAL: mv would speak of a directory moved into itself.
-        Draft::NoBackup { .. } | Draft::Full { .. } => libc::EIO,
+        Draft::NoBackup { .. } | Draft::WrongContent { .. } | Draft::Full { .. } => libc::EIO,
     }
 }
 

@@ -38,11 +38,13 @@ mod file;
 mod finishing;
 mod large;
 pub mod names;
+mod reading_back;
 mod sending;
 mod tablespaces;
 mod tar_backup;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writing;
 
 use bundle::Queue;
@@ -94,6 +96,34 @@ pub enum Error {
         /// What is missing, or does not fit.
         reason: String,
     },
+    /// A file has arrived otherwise than its backup's manifest says.
+    #[error(
+        "{name} is not completed: its backup_manifest has {algorithm} {expected} for {path}, and what is stored has \
+         {found}{}.\nHINT: bring the file again from where the backup was taken and fsync the backup's directory; if \
+         it is the same there, take a new backup", and_others(*.others)
+    )]
+    WrongContent {
+        /// The tree.
+        name: TreeName,
+        /// The file, as the manifest names it.
+        path: String,
+        /// How its checksum is made.
+        algorithm: &'static str,
+        /// The manifest's checksum.
+        expected: String,
+        /// The checksum of what is stored.
+        found: String,
+        /// How many other files are wrong.
+        others: usize,
+    },
+}
+
+fn and_others(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        1 => "; so it is with another file".into(),
+        _ => format!("; so it is with {others} other files"),
+    }
 }
 
 impl From<archive::Error> for Error {
@@ -324,7 +354,7 @@ impl TreeDraft {
     /// tree, or fails.
     ///
     /// # Errors
-    /// [`Error::Name`], [`Error::Archive`], [`Error::NoBackup`], [`Error::Complete`].
+    /// [`Error::Name`], [`Error::Archive`], [`Error::NoBackup`], [`Error::WrongContent`], [`Error::Complete`].
     pub async fn rename(&self, from: (u32, &[u8]), to: (u32, &[u8]), replace: bool) -> Result<(), Error> {
         if from == (ROOT, MANIFEST_TMP) && to == (ROOT, MANIFEST) {
             return self.finish_by_manifest(replace).await;

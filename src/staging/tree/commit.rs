@@ -236,7 +236,7 @@ impl TreeDraft {
                         .filter(|extent| extent.bytes > 0)
                         .into_iter()
                         .collect(),
-                    chunks: member.chunks.clone(),
+                    chunks: member.chunks.hashes.clone(),
                     sent_as: Some(member.sent_as.clone()),
                 })
             }
