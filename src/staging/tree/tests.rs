@@ -15,6 +15,8 @@ use crate::store::{self, ByteRange, Location, Patience};
 
 use super::*;
 
+mod verifying;
+
 const LABEL: &str = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)
 CHECKPOINT LOCATION: 0/2000060
 BACKUP METHOD: streamed
