@@ -14,5 +14,9 @@ mod taking;
 mod restoring;
 // All ways to take one and all ways back, with every PostgreSQL.
 mod tour;
+// What the tests of writing stand on.
+mod mounted;
+// Written through the mount, and not as the backup's own manifest says.
+mod verifying;
 // Written through the mount: by pg_basebackup in all its ways, cp, tar, rsync; killed, and with a store that fails.
 mod writing;

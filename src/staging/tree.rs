@@ -39,6 +39,7 @@ mod finishing;
 mod large;
 pub mod names;
 mod reading_back;
+mod refusal;
 mod sending;
 mod tablespaces;
 mod tar_backup;
@@ -204,6 +205,8 @@ pub struct TreeDraft {
     state: RwLock<State>,
     completing: AtomicBool,
     complete: AtomicBool,
+    /// How often it was not completed though it was to be; locked while word of that is left.
+    refusals: tokio::sync::Mutex<u32>,
 }
 
 impl TreeDraft {
@@ -233,6 +236,7 @@ impl TreeDraft {
             state: RwLock::new(State::Writing),
             completing: AtomicBool::new(false),
             complete: AtomicBool::new(false),
+            refusals: tokio::sync::Mutex::default(),
         })
     }
 

@@ -48,6 +48,14 @@ struct Placed {
 impl TreeDraft {
     /// Makes the tree a complete backup, or says why it is none. The caller holds the state, so nothing changes.
     pub(super) async fn complete(&self, state: &mut State, method: Method) -> Result<(), Error> {
+        let completed = self.try_to_complete(state, method).await;
+        if let Err(error) = &completed {
+            self.note_refusal(error, method).await;
+        }
+        completed
+    }
+
+    async fn try_to_complete(&self, state: &mut State, method: Method) -> Result<(), Error> {
         let mapped = tablespaces::mapped(&self.names(), &self.options.directory)
             .map_err(|reason| self.no_backup(reason))?;
         let backup = self.recognise(&mapped).await?;
@@ -78,6 +86,7 @@ impl TreeDraft {
         self.sender.settle().await;
         self.still_sound()?;
         self.sender.delete_forgotten().await?;
+        self.forget_refusal().await?;
         let files = tree.entries().iter();
         let files = files.filter(|entry| matches!(entry.content, Content::File { .. }));
         let summary = Summary {
