@@ -69,6 +69,8 @@ impl Chunk {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Chunks {
     pub(super) hashes: Vec<ChunkHash>,
+    /// Of each chunk, where they came one by one.
+    crcs: Vec<u32>,
     pub(super) crc: Crc,
 }
 
@@ -77,8 +79,14 @@ impl Chunks {
     pub(super) fn of(plain: &[u8]) -> Self {
         Self {
             hashes: chunks::of(plain),
+            crcs: Vec::new(),
             crc: Crc::of(plain),
         }
+    }
+
+    /// That of the chunk with this number, which has so many bytes.
+    pub(super) fn crc_of(&self, number: usize, bytes: u64) -> Option<Crc> {
+        self.crcs.get(number).map(|&value| Crc { value, bytes })
     }
 }
 
@@ -87,6 +95,7 @@ impl FromIterator<Chunk> for Chunks {
         let mut all = Self::default();
         for Chunk { hash, crc } in chunks {
             all.hashes.push(hash);
+            all.crcs.push(crc.value);
             all.crc = all.crc.then(crc);
         }
         all

@@ -43,6 +43,7 @@ mod refusal;
 mod sending;
 mod tablespaces;
 mod tar_backup;
+mod tar_verify;
 #[cfg(test)]
 mod tests;
 mod verify;

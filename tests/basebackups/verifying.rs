@@ -69,6 +69,28 @@ fn refuse_other_bytes(site: &Site, name: &str, algorithm: &str, path: &str) {
     site.shell("diff -r \"$1\" \"$2\"", &[&source, &directory]);
 }
 
+/// What the manifest lists is inside of the tar files then.
+#[test]
+fn b4_tar_files_are_looked_into() {
+    let site = Site::local("tarred");
+    let source = site.world.owned_dir("local");
+    let taken = site.run_backup(&source, &["-Ft", "-Xfetch"]);
+    assert!(taken.status.success(), "{}", said(&taken));
+    let directory = site.backup("x");
+    let line = "mkdir \"$2\" && cp \"$1\"/* \"$2\" && n=$(stat -c %s \"$2\"/base.tar) && \
+                printf walf | dd of=\"$2\"/base.tar bs=1 seek=$((n / 2)) conv=notrunc";
+    site.shell(line, &[&source, &directory]);
+    let synced = site.mount.user().shell("sync \"$1\"", &[&directory]);
+    assert!(said(&synced).contains("Input/output error"), "{}", said(&synced));
+    assert_eq!(site.listed("x")["state"], "incomplete");
+    assert!(site.mount.log().contains("for base/"), "{}", site.mount.log());
+    site.shell(
+        "cat \"$1\"/base.tar > \"$2\"/base.tar && sync \"$2\"",
+        &[&source, &directory],
+    );
+    site.assert_listed_complete("x");
+}
+
 /// Its rename of the manifest says that all is there: so it fails, and the manifest keeps its temporary name.
 #[test]
 fn b4_pg_basebackup_fails_where_other_bytes_have_come() {

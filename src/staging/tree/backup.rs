@@ -30,8 +30,10 @@ impl TreeDraft {
             None => self.tar_backup(manifest.as_ref()).await?,
         };
         self.check_cluster(&backup).await?;
-        if let (Shape::Plain, Some(manifest)) = (backup.shape, &manifest) {
-            self.verify(manifest, mapped).await?;
+        match (&manifest, backup.shape) {
+            (Some(manifest), Shape::Plain) => self.verify(manifest, mapped).await?,
+            (Some(manifest), Shape::Tar) => self.verify_tars(manifest).await?,
+            (None, _) => {}
         }
         Ok(backup)
     }

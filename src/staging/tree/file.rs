@@ -113,6 +113,14 @@ impl DraftFile {
         }
     }
 
+    /// CRC-32C of one of its chunks, if that is known.
+    pub(super) async fn chunk_crc(&self, index: u64) -> Option<Crc> {
+        match &*self.content.lock().await {
+            Content::Large(large, _) => large.chunk_crc(index),
+            _ => None,
+        }
+    }
+
     /// Nobody can reach it any more.
     pub(super) async fn forget(&self, way: Way<'_>) {
         match std::mem::take(&mut *self.content.lock().await) {

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::archive::tree::chunks::ChunkHash;
+use crate::archive::tree::chunks::{self, ChunkHash};
 use crate::archive::tree::layout::{self, HEADER_BYTES, SLICE_BYTES};
 use crate::archive::wal::Offered;
+use crate::codec::FRAME_BYTES;
 use crate::staging::chunk::{Chunks, Crc};
 use crate::staging::part::FinishedPart;
 use crate::staging::{Draft, Staging};
@@ -21,6 +22,9 @@ use super::sending::{Outgoing, Sender};
 /// How many slices the writer must have gone on before one is sent. `pg_basebackup` comes back to the header of the WAL
 /// segment that it has just written into `pg_wal.tar`.
 const BEHIND: u64 = 2;
+
+/// Chunks that begin in a slice.
+const SLICE_CHUNKS: u64 = SLICE_BYTES / FRAME_BYTES as u64;
 
 /// A large file.
 #[derive(Debug)]
@@ -160,6 +164,15 @@ impl Large {
             });
         }
         Ok(whole)
+    }
+
+    /// CRC-32C of a chunk that has been sent.
+    pub(super) fn chunk_crc(&self, index: u64) -> Option<Crc> {
+        let Slice::Sent { chunks, .. } = self.slices.get(&(index / SLICE_CHUNKS))? else {
+            return None;
+        };
+        let file = chunks::range(index, self.bytes);
+        chunks.crc_of((index % SLICE_CHUNKS) as usize, file.end - file.start)
     }
 
     /// Sends every slice that has not been sent: the file has its name and length.

@@ -7,6 +7,8 @@
 //! - **Any other checksum** is not known of before the manifest comes, which is last. So the files are read back
 //!   ([`super::reading_back`]), and whoever completes the backup waits as long as `pg_verifybackup` would take.
 //! - **Without checksums** (`--manifest-checksums=NONE`) there is nothing but the lengths.
+//!
+//! Of a backup in tar files the members are compared ([`super::tar_verify`]).
 
 use std::sync::Arc;
 
@@ -23,6 +25,27 @@ const IGNORED: [&[u8]; 3] = [b"postgresql.auto.conf", b"recovery.signal", b"stan
 /// A file with what the manifest says of it.
 type Listed<'a> = (&'a File, &'a Checksum, Arc<DraftFile>);
 
+/// A file that has another checksum.
+pub(super) struct Wrong<'a> {
+    file: &'a File,
+    expected: &'a Checksum,
+    found: Checksum,
+}
+
+impl<'a> Wrong<'a> {
+    pub(super) fn unless_same(file: &'a File, expected: &'a Checksum, found: Checksum) -> Option<Self> {
+        (found != *expected).then_some(Self {
+            file,
+            expected,
+            found,
+        })
+    }
+}
+
+pub(super) fn is_ignored(file: &File) -> bool {
+    IGNORED.contains(&&file.path[..])
+}
+
 impl TreeDraft {
     /// Compares the files with the manifest. The caller holds the state, so nothing changes.
     ///
@@ -37,20 +60,26 @@ impl TreeDraft {
         let mut wrong = Vec::new();
         for (file, expected, content) in summed {
             let found = Checksum::crc32c(content.crc(self.way()).await?.value());
-            if found != *expected {
-                wrong.push((file, expected, found));
-            }
+            wrong.extend(Wrong::unless_same(file, expected, found));
         }
         let wanted = others
             .iter()
             .map(|(_, expected, content)| (content.clone(), expected.algorithm()));
         let found = self.read_back(wanted.collect()).await?;
         for ((file, expected, _), found) in others.into_iter().zip(found) {
-            if found != *expected {
-                wrong.push((file, expected, found));
-            }
+            wrong.extend(Wrong::unless_same(file, expected, found));
         }
-        let Some((file, expected, found)) = wrong.first() else {
+        self.refuse(wrong)
+    }
+
+    /// What is wrong, if anything.
+    pub(super) fn refuse(&self, wrong: Vec<Wrong<'_>>) -> Result<(), Error> {
+        let Some(Wrong {
+            file,
+            expected,
+            found,
+        }) = wrong.first()
+        else {
             return Ok(());
         };
         Err(Error::WrongContent {
@@ -67,10 +96,7 @@ impl TreeDraft {
     fn listed_files<'a>(&self, manifest: &'a Manifest, mapped: &[Mapped]) -> Result<Vec<Listed<'a>>, Error> {
         let names = self.names();
         let mut found = Vec::with_capacity(manifest.files.len());
-        for listed in &manifest.files {
-            if IGNORED.contains(&&listed.path[..]) {
-                continue;
-            }
+        for listed in manifest.files.iter().filter(|file| !is_ignored(file)) {
             let path = tablespaces::resolve(mapped, &listed.path);
             let content = names.find(&path).and_then(|number| match names.kind(number) {
                 Ok(Kind::File(file)) => Some(file.clone()),
@@ -86,7 +112,7 @@ impl TreeDraft {
         Ok(found)
     }
 
-    fn not_there(&self, listed: &File, bytes: Option<u64>) -> Error {
+    pub(super) fn not_there(&self, listed: &File, bytes: Option<u64>) -> Error {
         let path = String::from_utf8_lossy(&listed.path);
         let found = bytes.map_or("it is not there".into(), |bytes| {
             format!("{bytes} bytes are there")

@@ -25,21 +25,24 @@ impl Both {
         }
         assert_eq!(self.draft.read_back(wanted).await.unwrap(), expected);
     }
+}
 
-    /// The manifest of what the files should be.
-    fn manifest(&self, algorithm: Option<ChecksumAlgorithm>) -> Manifest {
-        let mut writer = Writer::new(ManifestVersion::V1);
-        for (name, content) in &self.files {
-            writer.file(&FileLine {
-                path: name.as_bytes(),
-                bytes: content.len() as u64,
-                modified: SystemTime::UNIX_EPOCH,
-                checksum: algorithm.map(|algorithm| Summer::of(algorithm, content)).as_ref(),
-            });
-        }
-        let before = writer.take();
-        Manifest::parse(&[before, writer.finish(&[])].concat()).unwrap()
+/// The manifest of what files should be.
+fn manifest_of<'a>(
+    algorithm: Option<ChecksumAlgorithm>,
+    files: impl IntoIterator<Item = (&'a str, &'a Vec<u8>)>,
+) -> Manifest {
+    let mut writer = Writer::new(ManifestVersion::V1);
+    for (name, content) in files {
+        writer.file(&FileLine {
+            path: name.as_bytes(),
+            bytes: content.len() as u64,
+            modified: SystemTime::UNIX_EPOCH,
+            checksum: algorithm.map(|algorithm| Summer::of(algorithm, content)).as_ref(),
+        });
     }
+    let before = writer.take();
+    Manifest::parse(&[before, writer.finish(&[])].concat()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,7 +167,10 @@ async fn a_tree_is_what_its_manifest_says_or_not() {
         Some(Sha384),
         Some(Sha512),
     ];
-    let manifests = all.map(|algorithm| both.manifest(algorithm));
+    let manifests = all.map(|algorithm| {
+        let files = both.files.iter();
+        manifest_of(algorithm, files.map(|(name, content)| (&name[..], content)))
+    });
     for manifest in &manifests {
         both.draft.verify(manifest, &[]).await.unwrap();
     }
@@ -211,4 +217,83 @@ async fn a_tree_is_what_its_manifest_says_or_not() {
         matches!(error, Error::NoBackup { .. }) && error.to_string().contains("small"),
         "{error}"
     );
+}
+
+/// A tar file with these members, as the server writes them.
+fn tar_of(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, content) in members {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, name, &content[..]).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// Members of all lengths, one of them over the end of a slice, and a tablespace; then single bytes of them changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_tar_files_are_what_the_manifest_says_or_not() {
+    let place = tempfile::tempdir().unwrap();
+    let archive = archive(place.path()).await;
+    let mut both = Both::begin(&archive).await;
+    let mut members: Vec<(&str, Vec<u8>)> = vec![
+        ("backup_label", LABEL.into()),
+        ("base/5/empty", Vec::new()),
+        ("base/5/small", content(5000, 1)),
+        ("postgresql.auto.conf", b"changed by -R".into()),
+        ("base/5/medium", content(1_000_000, 2)),
+        ("base/5/large", content(SLICE as usize + 5_000_001, 3)),
+        ("global/pg_control", content(8192, 4)),
+    ];
+    let space = vec![("PG_15_202209061/5/1", content(70_000, 5))];
+    let tar = tar_of(&members);
+    both.whole("base.tar", &tar).await;
+    both.whole("16384.tar", &tar_of(&space)).await;
+    both.whole("next", b"makes them go out").await;
+    members[3].1.clear();
+    let mut listed = members.clone();
+    listed.push(("pg_tblspc/16384/PG_15_202209061/5/1", space[0].1.clone()));
+    use ChecksumAlgorithm::{Crc32c, Sha256};
+    let manifests = [Crc32c, Sha256].map(|algorithm| {
+        let files = listed.iter();
+        manifest_of(Some(algorithm), files.map(|(name, content)| (*name, content)))
+    });
+    for manifest in &manifests {
+        both.draft.verify_tars(manifest).await.unwrap();
+    }
+    let begin = |name: &str| {
+        let wanted = &members.iter().find(|member| member.0 == name).unwrap().1;
+        let found = tar.windows(wanted.len()).position(|window| window == wanted);
+        found.unwrap() as u64
+    };
+    let large = begin("base/5/large");
+    for (name, at) in [
+        ("base/5/small", begin("base/5/small") + 2500),
+        ("base/5/large", large),
+        ("base/5/large", large + 20_000_000),
+        ("base/5/large", large + SLICE + 5_000_000),
+        ("global/pg_control", begin("global/pg_control") + 8191),
+    ] {
+        for flip in [0xFF, 0] {
+            both.reopen("base.tar").await;
+            both.write("base.tar", at, &[tar[at as usize] ^ flip]).await;
+            both.close("base.tar").await;
+            both.whole(&format!("next{at}-{flip}"), b"").await;
+            for manifest in &manifests {
+                match (flip, both.draft.verify_tars(manifest).await) {
+                    (0, verified) => verified.unwrap(),
+                    (_, Err(Error::WrongContent { path, others: 0, .. })) => assert_eq!(path, name),
+                    (_, verified) => panic!("{name} at {at}: {verified:?}"),
+                }
+            }
+        }
+    }
+    // It has not arrived whole.
+    both.reopen("base.tar").await;
+    for bytes in [tar.len() as u64 - 8192, large + 77, 100] {
+        both.truncate("base.tar", bytes).await;
+        let error = both.draft.verify_tars(&manifests[0]).await.unwrap_err();
+        assert!(matches!(error, Error::NoBackup { .. }), "{error}");
+    }
+    both.close("base.tar").await;
 }
