@@ -1,7 +1,7 @@
 //! Backups written through the mount that are not what their own manifest says (contract B2, B4).
 
 use super::mounted::{Site, directory_has, on_s3};
-use crate::common::s3::S3Server;
+use crate::common::s3::{Operation, S3Server};
 use crate::common::user::said;
 use crate::common::wait;
 
@@ -67,6 +67,21 @@ fn refuse_other_bytes(site: &Site, name: &str, algorithm: &str, path: &str) {
     site.assert_listed_complete(name);
     site.verify(&directory);
     site.shell("diff -r \"$1\" \"$2\"", &[&source, &directory]);
+}
+
+/// Whoever completes a backup waits for the comparison. A CRC-32C needs no byte of the files again: only the label and
+/// `pg_control` are read, out of what has been sent.
+#[test]
+fn b4_a_crc_is_compared_without_reading() {
+    let store = S3Server::start();
+    let site = Site::new("unread", |world| on_s3(&store, world));
+    let parts_read =
+        || store.count(|request| request.operation == Operation::Get && request.key.contains(".tar."));
+    site.take("crc", &["-Xnone"]);
+    let few = parts_read();
+    site.take("sha", &["-Xnone", "--manifest-checksums=SHA256"]);
+    let many = parts_read() - few;
+    assert!(few <= 8 && many > 2 * few, "{few} and {many} requests");
 }
 
 /// What the manifest lists is inside of the tar files then.
