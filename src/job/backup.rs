@@ -43,6 +43,7 @@ mod pack;
 mod pages;
 mod queue;
 mod rate;
+mod reading;
 mod uploads;
 mod wal;
 mod walk;
