@@ -44,26 +44,10 @@ impl TreeDraft {
         if !files.is_empty() {
             tracing::info!("{}: {} files are read to be compared", self.name, files.len());
         }
-        let (mut pieces, mut alone) = (Vec::new(), Vec::new());
-        for (index, (file, algorithm)) in files.into_iter().enumerate() {
-            let piece = match &*file.content.lock().await {
-                Content::Bundled(member) => Some(Piece {
-                    index,
-                    algorithm,
-                    part: member.part.clone(),
-                    offset: member.offset,
-                    bytes: member.bytes,
-                }),
-                _ => None,
-            };
-            match piece {
-                Some(piece) => pieces.push(piece),
-                None => alone.push((index, file, algorithm)),
-            }
-        }
+        let (pieces, alone) = apart(files).await;
         let runs = stream::iter(runs(pieces)).map(|run| self.sum_run(run));
         let runs: Vec<Vec<Summed>> = runs.buffer_unordered(READERS).try_collect().await?;
-        let alone = stream::iter(alone).map(|(index, file, algorithm)| self.sum_file(index, file, algorithm));
+        let alone = stream::iter(alone).map(|(index, wanted)| self.sum_file(index, wanted));
         let alone: Vec<Summed> = alone.buffer_unordered(READERS).try_collect().await?;
         let mut summed: Vec<Summed> = runs.into_iter().flatten().chain(alone).collect();
         summed.sort_unstable_by_key(|(index, _)| *index);
@@ -91,12 +75,7 @@ impl TreeDraft {
         Ok(aside(sum).await)
     }
 
-    async fn sum_file(
-        &self,
-        index: usize,
-        file: Arc<DraftFile>,
-        algorithm: ChecksumAlgorithm,
-    ) -> Result<Summed, Error> {
+    async fn sum_file(&self, index: usize, (file, algorithm): Wanted) -> Result<Summed, Error> {
         let (mut summer, mut at) = (Summer::new(algorithm), 0);
         while at < file.bytes() {
             let window = file.read(self.way(), at, WINDOW_BYTES as usize).await?;
@@ -109,6 +88,28 @@ impl TreeDraft {
         }
         Ok((index, summer.finish()))
     }
+}
+
+/// Those in bundles, and the others.
+async fn apart(files: Vec<Wanted>) -> (Vec<Piece>, Vec<(usize, Wanted)>) {
+    let (mut pieces, mut alone) = (Vec::new(), Vec::new());
+    for (index, (file, algorithm)) in files.into_iter().enumerate() {
+        let piece = match &*file.content.lock().await {
+            Content::Bundled(member) => Some(Piece {
+                index,
+                algorithm,
+                part: member.part.clone(),
+                offset: member.offset,
+                bytes: member.bytes,
+            }),
+            _ => None,
+        };
+        match piece {
+            Some(piece) => pieces.push(piece),
+            None => alone.push((index, (file, algorithm))),
+        }
+    }
+    (pieces, alone)
 }
 
 /// Computing, on a thread that may be kept.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
+use crate::archive;
 use crate::archive::tree::summary::{Shape, Summary};
 use crate::archive::tree::{Content, Tree};
 use crate::archive::tree::{chunks, layout};
