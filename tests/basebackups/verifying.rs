@@ -84,6 +84,29 @@ fn b4_a_crc_is_compared_without_reading() {
     assert!(few <= 8 && many > 2 * few, "{few} and {many} requests");
 }
 
+/// A file that PostgreSQL did not put there would make `pg_verifybackup` complain for ever; with it gone, it is a backup.
+#[test]
+fn b4_a_file_that_the_manifest_does_not_list_is_refused() {
+    let site = Site::local("unlisted");
+    let source = site.world.owned_dir("local");
+    let taken = site.run_backup(&source, &["-Xfetch"]);
+    assert!(taken.status.success(), "{}", said(&taken));
+    let directory = site.backup("x");
+    let note = directory.join("base/notes.txt");
+    let line = "rsync -a \"$1\"/ \"$2\"/ && echo mine > \"$3\" && sync \"$2\"";
+    site.shell(line, &[&source, &directory, &note]);
+    let listed = site.listed("x");
+    assert_eq!(listed["state"], "incomplete", "{listed}");
+    let reason = listed["maker"]["refused"]["reason"].as_str().unwrap_or_default();
+    assert!(
+        reason.contains("base/notes.txt") && reason.contains("HINT"),
+        "{listed}"
+    );
+    site.shell("rm \"$1\" && sync \"$2\"", &[&note, &directory]);
+    site.assert_listed_complete("x");
+    site.verify(&directory);
+}
+
 /// What the manifest lists is inside of the tar files then.
 #[test]
 fn b4_tar_files_are_looked_into() {

@@ -3,6 +3,8 @@
 //! What lies in a manifest is compared as `pg_verifybackup` would do it later, with what is stored:
 //!
 //! - **Lengths** first: a file that is missing or shorter has not arrived yet, and nobody is to blame.
+//! - **Names**: a file that the manifest does not list is in no backup of PostgreSQL's, and `pg_verifybackup` would complain
+//!   of it for ever.
 //! - **A CRC-32C**, PostgreSQL's default, was made of each file while its bytes passed: no byte is looked at again.
 //! - **Any other checksum** is not known of before the manifest comes, which is last. So the files are read back
 //!   ([`super::reading_back`]), and whoever completes the backup waits as long as `pg_verifybackup` would take.
@@ -10,6 +12,7 @@
 //!
 //! Of a backup in tar files the members are compared ([`super::tar_verify`]).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::pg::backup_manifest::{Checksum, ChecksumAlgorithm, File, Manifest};
@@ -21,6 +24,10 @@ use super::{Error, TreeDraft};
 
 /// Files that are not compared, because `pg_basebackup -R` and whoever restores write to them (`pg_verifybackup.c`).
 const IGNORED: [&[u8]; 3] = [b"postgresql.auto.conf", b"recovery.signal", b"standby.signal"];
+
+/// What else is there and in no manifest: the manifest, and segments, which are proved by themselves.
+const UNLISTED: [&[u8]; 2] = [super::MANIFEST, super::MANIFEST_TMP];
+const WAL_DIRECTORY: &[u8] = b"pg_wal/";
 
 /// A file with what the manifest says of it.
 type Listed<'a> = (&'a File, &'a Checksum, Arc<DraftFile>);
@@ -54,6 +61,7 @@ impl TreeDraft {
     /// sent cannot be read back.
     pub(super) async fn verify(&self, manifest: &Manifest, mapped: &[Mapped]) -> Result<(), Error> {
         let listed = self.listed_files(manifest, mapped)?;
+        self.check_unlisted(manifest, mapped)?;
         let (summed, others): (Vec<_>, Vec<_>) = listed
             .into_iter()
             .partition(|(_, expected, _)| expected.algorithm() == ChecksumAlgorithm::Crc32c);
@@ -110,6 +118,36 @@ impl TreeDraft {
             }
         }
         Ok(found)
+    }
+
+    fn check_unlisted(&self, manifest: &Manifest, mapped: &[Mapped]) -> Result<(), Error> {
+        let listed = manifest.files.iter();
+        let listed: HashSet<Vec<u8>> = listed
+            .map(|file| tablespaces::resolve(mapped, &file.path))
+            .collect();
+        let may_be_there = |path: &[u8]| {
+            IGNORED.contains(&path)
+                || UNLISTED.contains(&path)
+                || path.starts_with(WAL_DIRECTORY)
+                || listed.contains(path)
+        };
+        let names = self.names();
+        let files = names.all().filter(|(_, kind)| matches!(kind, Kind::File(_)));
+        let mut others = files
+            .filter_map(|(number, _)| names.path(number))
+            .filter(|path| !may_be_there(path));
+        let Some(path) = others.next() else {
+            return Ok(());
+        };
+        let path = String::from_utf8_lossy(&path).into_owned();
+        let more = match others.count() {
+            0 => String::new(),
+            count => format!(", as are {count} more"),
+        };
+        Err(self.no_backup(format!(
+            "{path} is there{more}, and backup_manifest does not list it\n\
+             HINT: remove what PostgreSQL did not put there, and fsync the backup's directory"
+        )))
     }
 
     pub(super) fn not_there(&self, listed: &File, bytes: Option<u64>) -> Error {
