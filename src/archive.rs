@@ -246,7 +246,7 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
-    /// Local staging failed: disk full, for example.
+    /// Local staging failed.
     #[error("staging of {name} failed: {reason}")]
     Staging {
         /// The file's name.
@@ -254,6 +254,29 @@ pub enum Error {
         /// What the system said.
         reason: String,
     },
+    /// There is no room for what is being written.
+    #[error(
+        "staging of {name} failed: {reason}\n\
+         HINT: make room in the staging directory, or name another one by --staging-dir"
+    )]
+    StagingFull {
+        /// The file's name.
+        name: String,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// Local I/O of staging failed.
+    pub fn staging(name: impl ToString, error: &std::io::Error) -> Self {
+        let (name, reason) = (name.to_string(), error.to_string());
+        use std::io::ErrorKind as Kind;
+        match error.kind() {
+            Kind::StorageFull | Kind::QuotaExceeded => Self::StagingFull { name, reason },
+            _ => Self::Staging { name, reason },
+        }
+    }
 }
 
 /// `walfs.json`: what this archive is. Never rewritten.

@@ -167,6 +167,9 @@ impl Patience {
     }
 }
 
+/// By how much longer than a request's deadline its caller waits: the store's own error says more.
+pub const GRACE: Duration = Duration::from_secs(2);
+
 /// What a caller can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -218,6 +221,12 @@ impl Error {
             target: target.into(),
             message: message.into(),
         }
+    }
+
+    /// What takes several requests, or waits for others too, has not ended in time.
+    pub fn late(operation: &'static str, target: impl Into<String>, deadline: Duration, why: &str) -> Self {
+        let message = format!("not done within {} s: {why}", deadline.as_secs());
+        Self::new(ErrorKind::Transient, operation, target, message)
     }
 }
 

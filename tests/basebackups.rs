@@ -10,9 +10,13 @@ mod catalogue;
 mod reading;
 // Taken by `walfs backup`, brought back by stock tools, started.
 mod taking;
+// A server and a mount that it archives into.
+mod site;
 // Brought back by `walfs restore`, recovered, resumed, refused.
 mod restoring;
 // All ways to take one and all ways back, with every PostgreSQL.
 mod tour;
+// Writing through the mount into a store that hangs, refuses or is slow, and out of local space.
+mod stalling;
 // Written through the mount: by pg_basebackup in all its ways, cp, tar, rsync; killed, and with a store that fails.
 mod writing;

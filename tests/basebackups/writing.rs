@@ -1,146 +1,15 @@
 //! Base backups written through the mount by PostgreSQL's own tools and by ordinary copiers (contract B1, B2, B7).
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::path::Path;
 
-use crate::common::postgres::{Options as ServerOptions, Postgres};
+use super::site::{Site, on_s3};
 use crate::common::s3::{Action, Operation, Rule, S3Server};
 use crate::common::user::said;
-use crate::common::version::{Version, installed_versions, newest};
+use crate::common::version::{Version, installed_versions};
 use crate::common::wait;
-use crate::common::walfs::{Mount, Options};
+use crate::common::walfs::Options;
 use crate::common::world::World;
-
-/// A server that archives into a mount, with a table longer than a slice and a few hundred small files.
-struct Site {
-    server: Postgres,
-    mount: Mount,
-    world: World,
-}
-
-impl Site {
-    fn new(name: &str, options: impl FnOnce(&World) -> Options) -> Self {
-        Self::of(name, newest(), options)
-    }
-
-    fn of(name: &str, version: Version, options: impl FnOnce(&World) -> Options) -> Self {
-        let world = World::new(name);
-        let mount = options(&world).mount();
-        let mut server = Postgres::init(&world.path().join("pg"), &ServerOptions::of(version));
-        server.configure(&[
-            ("archive_mode", "on"),
-            ("archive_command", &mount.archive_command()),
-            ("wal_level", "replica"),
-        ]);
-        server.start();
-        server.pgbench_init(4);
-        Self { server, mount, world }
-    }
-
-    fn backups(&self) -> PathBuf {
-        self.mount.path().join("basebackups")
-    }
-
-    fn backup(&self, name: &str) -> PathBuf {
-        self.backups().join(name)
-    }
-
-    fn start_backup(&self, directory: &Path, arguments: &[&str]) -> Child {
-        let mut command = self.server.program("pg_basebackup");
-        command
-            .arg("-D")
-            .arg(directory)
-            .args(["-c", "fast"])
-            .args(arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().expect("run pg_basebackup")
-    }
-
-    fn run_backup(&self, directory: &Path, arguments: &[&str]) -> Output {
-        let child = self.start_backup(directory, arguments);
-        child.wait_with_output().expect("wait for pg_basebackup")
-    }
-
-    /// `pg_basebackup` into the mount, which must do.
-    #[track_caller]
-    fn take(&self, name: &str, arguments: &[&str]) -> PathBuf {
-        let directory = self.backup(name);
-        let output = self.run_backup(&directory, arguments);
-        assert!(
-            output.status.success(),
-            "{arguments:?}: {}\n{}",
-            said(&output),
-            self.mount.log()
-        );
-        directory
-    }
-
-    #[track_caller]
-    fn shell(&self, line: &str, arguments: &[&Path]) -> Output {
-        let output = self.mount.user().shell(line, arguments);
-        assert!(
-            output.status.success(),
-            "{line}: {}\n{}",
-            said(&output),
-            self.mount.log()
-        );
-        output
-    }
-
-    #[track_caller]
-    fn verify(&self, directory: &Path) {
-        let verified = self.server.program("pg_verifybackup").arg(directory).output();
-        let verified = verified.expect("run pg_verifybackup");
-        assert!(
-            verified.status.success(),
-            "{}\n{}",
-            said(&verified),
-            self.mount.log()
-        );
-    }
-
-    fn latest(&self) -> Option<String> {
-        let target = self
-            .mount
-            .user()
-            .shell("readlink \"$1\"", &[&self.backup("LATEST")]);
-        let target = String::from_utf8(target.stdout).expect("UTF-8").trim().to_owned();
-        Some(target).filter(|target| !target.is_empty())
-    }
-
-    /// The summary, as it is stored.
-    fn summary(&self, name: &str) -> Option<serde_json::Value> {
-        let path = self.world.archive().join(format!("basebackups/{name}.json"));
-        let text = fs::read(path).ok()?;
-        Some(serde_json::from_slice(&text).expect("JSON"))
-    }
-
-    /// It is complete and says so; no byte of it can be changed.
-    #[track_caller]
-    fn assert_complete(&self, name: &str) {
-        let summary = self
-            .summary(name)
-            .unwrap_or_else(|| panic!("no summary\n{}", self.mount.log()));
-        let own = self.server.system_identifier().to_string();
-        if let Some(found) = summary["backup"].get("system_identifier") {
-            assert_eq!(found, own.as_str());
-        }
-        wait::until("LATEST to move", || (self.latest()? == name).then_some(()));
-        let changed = self
-            .mount
-            .user()
-            .shell("touch \"$1/x\" || rm -r \"$1\"", &[&self.backup(name)]);
-        assert!(!changed.status.success(), "a complete backup was changed");
-    }
-
-    fn local_backup(&self) -> PathBuf {
-        let directory = self.world.owned_dir("local");
-        let output = self.run_backup(&directory, &["-Xfetch"]);
-        assert!(output.status.success(), "{}", said(&output));
-        directory
-    }
-}
 
 fn local(name: &str) -> Site {
     Site::new(name, Options::local)
@@ -301,7 +170,7 @@ fn fail_a_backup(version: Version) {
     let directory = site.backup("x");
     let child = site.start_backup(&directory, &["-Xfetch", "--max-rate=16M"]);
     wait::until("the copy to have begun", || {
-        directory_has(&site, &directory, "base")
+        site.has(&directory.join("base")).then_some(())
     });
     let rule = Rule::new(Action::slow_down())
         .operation(Operation::Put)
@@ -324,7 +193,7 @@ fn a_killed_pg_basebackup_leaves_nothing_complete() {
     let directory = site.backup("x");
     let mut child = site.start_backup(&directory, &["-Xfetch", "--max-rate=8M"]);
     wait::until("the copy to have begun", || {
-        directory_has(&site, &directory, "base")
+        site.has(&directory.join("base")).then_some(())
     });
     child.kill().expect("kill pg_basebackup");
     wait::for_exit("pg_basebackup", &mut child);
@@ -343,7 +212,7 @@ fn a_killed_daemon_leaves_nothing_complete() {
     let directory = site.backup("x");
     let mut child = site.start_backup(&directory, &["-Xfetch", "--max-rate=8M"]);
     wait::until("the copy to have begun", || {
-        directory_has(&site, &directory, "base")
+        site.has(&directory.join("base")).then_some(())
     });
     site.mount.kill9();
     let ended = wait::for_exit("pg_basebackup", &mut child);
@@ -380,23 +249,4 @@ fn small_files_go_out_together() {
 
 fn puts(store: &S3Server) -> usize {
     store.count(|request| request.operation == Operation::Put)
-}
-
-fn on_s3(store: &S3Server, world: &World) -> Options {
-    let environment: Vec<(String, String)> = store
-        .env()
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
-    let archive = format!("s3://{}/pg", store.bucket());
-    Options::s3(world, &archive, &store.endpoint(), &environment)
-}
-
-/// As the owner of the mount sees it: nobody else gets in.
-fn directory_has(site: &Site, directory: &Path, name: &str) -> Option<()> {
-    let found = site
-        .mount
-        .user()
-        .shell("test -e \"$1\"", &[&directory.join(name)]);
-    found.status.success().then_some(())
 }
