@@ -29,6 +29,7 @@ mod s3;
 
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
@@ -158,6 +159,9 @@ pub enum Patience {
     Until(Instant),
     /// Wait for as long as it takes; only an answer of the store ends it.
     Forever,
+    /// As `Forever`, but what somebody has to mend is an error at once (`Denied`, `Permanent`): for a person who waits,
+    /// and can start again.
+    WhileAway,
 }
 
 impl Patience {
@@ -279,6 +283,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
     async fn settle(&self, key: &Key) -> Result<(), Error> {
         let _ = key;
         Ok(())
+    }
+
+    /// The directory in which everything lies, if it is one of this machine.
+    fn directory(&self) -> Option<&Path> {
+        None
     }
 
     /// What is known, without trying, of [`PutMode::IfAbsent`] here. `None`: [`probe()`] must find out.

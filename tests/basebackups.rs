@@ -2,6 +2,8 @@
 
 // Complete backups read in the mount, by every tool that reads files.
 mod browsing;
+// Read by `walfs backup` while its files shrink, vanish and grow.
+mod changing;
 // Damaged in every way, and restored all the same, or not at all.
 mod damaging;
 // Which trees there are, whatever happens to those who make them.
@@ -10,6 +12,8 @@ mod catalogue;
 mod reading;
 // Taken by `walfs backup`, brought back by stock tools, started.
 mod taking;
+// Brought back where the way is not straight: gaps, standbys, owners, two at once, closed archives.
+mod recovering;
 // A server and a mount that it archives into.
 mod site;
 // Brought back by `walfs restore`, recovered, resumed, refused.
