@@ -17,9 +17,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::archive::tree::chunks::ChunkHash;
 use crate::codec::{self, Compression, FRAME_BYTES, Packed};
 
+mod chunk;
 pub mod coverage;
 pub mod forerunner;
 pub mod part;
@@ -28,6 +28,7 @@ mod spill;
 pub mod tree;
 pub mod wal;
 
+use chunk::{Chunk, Chunks};
 use coverage::Coverage;
 pub use sealed::Sealed;
 use spill::{Kept, Space, Spill};
@@ -123,7 +124,7 @@ pub struct Draft {
     bytes: u64,
     coverage: Coverage,
     spill: Arc<Mutex<Spill>>,
-    /// Hash each frame as a chunk of a tree's file, the first one from this byte on?
+    /// Sum up each frame as a chunk of a tree's file, the first one from this byte on?
     chunks_from: Option<usize>,
 }
 
@@ -143,17 +144,17 @@ enum Slot {
 }
 
 impl Draft {
-    /// Hashes each frame as a chunk of a tree's file too, the first one without its first `skipped` bytes.
+    /// Sums up each frame as a chunk of a tree's file too, the first one without its first `skipped` bytes.
     pub fn with_chunks(mut self, skipped: usize) -> Self {
         self.chunks_from = Some(skipped);
         self
     }
 
-    /// Packs everything, and gives the chunk hashes of a draft made [`Draft::with_chunks`].
+    /// Packs everything, and gives the chunks of a draft made [`Draft::with_chunks`]: of all bytes, each once.
     ///
     /// # Errors
     /// As [`Draft::write`].
-    pub async fn chunk_hashes(&mut self) -> io::Result<Vec<ChunkHash>> {
+    async fn chunks(&mut self) -> io::Result<Chunks> {
         let kept = self.keep_all().await?;
         Ok(kept.into_iter().filter_map(|frame| frame.chunk).collect())
     }
@@ -335,7 +336,7 @@ impl Draft {
         };
         self.frames[index] = Slot::Packing(tokio::task::spawn_blocking(move || {
             let packed = codec::pack(compression, index as u64, &plain);
-            let chunk = skipped.and_then(|skipped| chunk_of(&plain, skipped));
+            let chunk = skipped.and_then(|skipped| Chunk::of(&plain, skipped));
             drop(packer);
             spill::keep(&shared.memory, &shared.directory, &spill, packed, chunk)
         }));
@@ -386,12 +387,6 @@ impl Draft {
         }
         Ok(())
     }
-}
-
-/// `None` if nothing is left.
-fn chunk_of(plain: &[u8], skipped: usize) -> Option<ChunkHash> {
-    let content = plain.get(skipped..).unwrap_or_default();
-    (!content.is_empty()).then(|| ChunkHash::of(content))
 }
 
 #[cfg(test)]

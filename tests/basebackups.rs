@@ -14,13 +14,15 @@ mod reading;
 mod taking;
 // Brought back where the way is not straight: gaps, standbys, owners, two at once, closed archives.
 mod recovering;
-// A server and a mount that it archives into.
-mod site;
 // Brought back by `walfs restore`, recovered, resumed, refused.
 mod restoring;
 // All ways to take one and all ways back, with every PostgreSQL.
 mod tour;
 // Writing through the mount into a store that hangs, refuses or is slow, and out of local space.
 mod stalling;
+// What the tests of writing stand on.
+mod mounted;
+// Written through the mount, and not as the backup's own manifest says.
+mod verifying;
 // Written through the mount: by pg_basebackup in all its ways, cp, tar, rsync; killed, and with a store that fails.
 mod writing;

@@ -124,7 +124,9 @@ impl Error {
                 | Self::Invalid { .. }
                 | Self::TooLong { .. }
                 | Self::BadBackupName(_)
-                | Self::Draft(Draft::Archive(_) | Draft::NoBackup { .. } | Draft::TooLong)
+                | Self::Draft(
+                    Draft::Archive(_) | Draft::NoBackup { .. } | Draft::WrongContent { .. } | Draft::TooLong
+                )
         )
     }
 }
@@ -143,7 +145,7 @@ fn draft_errno(error: &Draft) -> i32 {
         Draft::Removed => libc::ESTALE,
         Draft::TooLong => libc::EFBIG,
         // Not EINVAL: mv would speak of a directory moved into itself.
-        Draft::NoBackup { .. } => libc::EIO,
+        Draft::NoBackup { .. } | Draft::WrongContent { .. } => libc::EIO,
     }
 }
 

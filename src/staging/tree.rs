@@ -26,75 +26,44 @@ use jiff::Timestamp;
 use tokio::sync::RwLock;
 use tokio::time::Instant;
 
+use crate::archive::Archive;
 use crate::archive::tree::catalogue::Begun;
 use crate::archive::tree::{Attributes, TreeName};
-use crate::archive::{self, Archive};
 
 use super::Staging;
 
 mod backup;
 mod bundle;
 mod commit;
+mod error;
 mod file;
 mod finishing;
 mod large;
 mod limits;
 pub mod names;
+mod reading_back;
+mod refusal;
 mod sending;
 mod tablespaces;
 mod tar_backup;
+mod tar_verify;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writing;
 
 use bundle::Queue;
+pub use error::Error;
 use file::DraftFile;
 use large::Way;
 use names::{Kind, NameError, Names, ROOT};
-use sending::{Failure, Sender};
+use sending::Sender;
 
 /// PostgreSQL's manifest, while it is being written.
 const MANIFEST_TMP: &[u8] = b"backup_manifest.tmp";
 
 /// PostgreSQL's manifest.
 const MANIFEST: &[u8] = b"backup_manifest";
-
-/// Why something was not done.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Error {
-    /// A matter of names.
-    #[error(transparent)]
-    Name(#[from] NameError),
-    /// The archive, or its store: or what has failed the tree before.
-    #[error(transparent)]
-    Archive(#[from] Failure),
-    /// The tree is complete, and does not change any more (contract B7).
-    #[error("the backup is complete and is not changed any more")]
-    Complete,
-    /// The tree has been removed.
-    #[error("the backup was removed")]
-    Removed,
-    /// Not a thing to do with this.
-    #[error("{0}")]
-    Invalid(&'static str),
-    /// Longer than a file of a backup can be, or with too long a hole.
-    #[error("a file of a backup has at most 3 TiB, and no hole of more than 64 GiB")]
-    TooLong,
-    /// It cannot be completed as a base backup.
-    #[error("{name} is not completed: {reason}")]
-    NoBackup {
-        /// The tree.
-        name: TreeName,
-        /// What is missing, or does not fit.
-        reason: String,
-    },
-}
-
-impl From<archive::Error> for Error {
-    fn from(error: archive::Error) -> Self {
-        Self::Archive(Arc::new(error))
-    }
-}
 
 /// How trees are written.
 #[derive(Debug, Clone)]
@@ -170,6 +139,8 @@ pub struct TreeDraft {
     state: RwLock<State>,
     completing: AtomicBool,
     complete: AtomicBool,
+    /// How often it was not completed though it was to be; locked while word of that is left.
+    refusals: tokio::sync::Mutex<u32>,
 }
 
 impl TreeDraft {
@@ -199,6 +170,7 @@ impl TreeDraft {
             state: RwLock::new(State::Writing),
             completing: AtomicBool::new(false),
             complete: AtomicBool::new(false),
+            refusals: tokio::sync::Mutex::default(),
         })
     }
 
@@ -320,7 +292,7 @@ impl TreeDraft {
     /// tree, or fails.
     ///
     /// # Errors
-    /// [`Error::Name`], [`Error::Archive`], [`Error::NoBackup`], [`Error::Complete`].
+    /// [`Error::Name`], [`Error::Archive`], [`Error::NoBackup`], [`Error::WrongContent`], [`Error::Complete`].
     pub async fn rename(&self, from: (u32, &[u8]), to: (u32, &[u8]), replace: bool) -> Result<(), Error> {
         if from == (ROOT, MANIFEST_TMP) && to == (ROOT, MANIFEST) {
             return self.finish_by_manifest(replace).await;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use super::site::Site as Mounted;
+use super::mounted::Site as Mounted;
 use crate::common::basebackup::{Place, Site};
 use crate::common::postgres::Postgres;
 use crate::common::recovery::Recovery;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::site::{Site, on_s3};
+use super::mounted::{Site, directory_has, on_s3};
 use crate::common::s3::{Action, Operation, Rule, S3Server};
 use crate::common::user::said;
 use crate::common::wait;
@@ -255,7 +255,7 @@ fn s1_a_full_staging_disk_fails_the_backup_and_nothing_else() {
     assert!(site.summary("x").is_none());
     let segment = site.server.query("SELECT pg_walfile_name(pg_switch_wal())");
     wait::until("the segment to be archived", || {
-        site.has(&site.mount.wal().join(&segment)).then_some(())
+        directory_has(&site, &site.mount.wal(), &segment)
     });
     site.shell("rm -rf \"$1\"", &[&site.backup("x")]);
     staging.grow("512M");

@@ -3,21 +3,16 @@
 use std::fs;
 use std::path::Path;
 
-use super::site::{Site, on_s3};
+use super::mounted::{Site, directory_has, on_s3};
 use crate::common::s3::{Action, Operation, Rule, S3Server};
 use crate::common::user::said;
 use crate::common::version::{Version, installed_versions};
 use crate::common::wait;
-use crate::common::walfs::Options;
 use crate::common::world::World;
-
-fn local(name: &str) -> Site {
-    Site::new(name, Options::local)
-}
 
 #[test]
 fn pg_basebackup_plain() {
-    let site = local("plain");
+    let site = Site::local("plain");
     for (name, arguments) in [
         ("none", &["-Xnone"][..]),
         ("fetch", &["-Xfetch"]),
@@ -27,6 +22,9 @@ fn pg_basebackup_plain() {
             "sums",
             &["-Xfetch", "--manifest-checksums=SHA256", "-l", "a label"],
         ),
+        ("unsummed", &["-Xfetch", "--manifest-checksums=NONE"]),
+        // It writes to postgresql.auto.conf, of which the manifest says what the server has.
+        ("standby", &["-Xstream", "-R"]),
     ] {
         let directory = site.take(name, arguments);
         site.verify(&directory);
@@ -43,7 +41,7 @@ fn pg_basebackup_plain() {
 
 #[test]
 fn without_a_manifest_the_backup_history_tells_the_end() {
-    let site = local("manifestless");
+    let site = Site::local("manifestless");
     let directory = site.take("m", &["-Xfetch", "--no-manifest"]);
     wait::until("the backup to be complete", || {
         site.shell("sync \"$1\"", &[&directory]);
@@ -54,7 +52,7 @@ fn without_a_manifest_the_backup_history_tells_the_end() {
 
 #[test]
 fn pg_basebackup_tar() {
-    let site = local("tar");
+    let site = Site::local("tar");
     for (name, arguments) in [
         ("none", &["-Ft", "-Xnone"][..]),
         ("fetch", &["-Ft", "-Xfetch"]),
@@ -82,7 +80,7 @@ fn pg_basebackup_tar() {
 
 #[test]
 fn tablespaces_come_along() {
-    let site = local("spaces");
+    let site = Site::local("spaces");
     let space = site.world.owned_dir("space");
     site.server
         .query(&format!("CREATE TABLESPACE s LOCATION '{}'", space.display()));
@@ -109,7 +107,7 @@ fn tablespaces_come_along() {
 
 #[test]
 fn ordinary_copiers_do() {
-    let site = local("copiers");
+    let site = Site::local("copiers");
     let source = site.local_backup();
     for (name, line) in [
         ("cp", "cp -a \"$1\" \"$2\""),
@@ -141,7 +139,7 @@ fn ordinary_copiers_do() {
 
 #[test]
 fn half_a_copy_is_not_completed() {
-    let site = local("half");
+    let site = Site::local("half");
     let source = site.local_backup();
     let directory = site.backup("half");
     site.shell(
@@ -170,7 +168,7 @@ fn fail_a_backup(version: Version) {
     let directory = site.backup("x");
     let child = site.start_backup(&directory, &["-Xfetch", "--max-rate=16M"]);
     wait::until("the copy to have begun", || {
-        site.has(&directory.join("base")).then_some(())
+        directory_has(&site, &directory, "base")
     });
     let rule = Rule::new(Action::slow_down())
         .operation(Operation::Put)
@@ -189,11 +187,11 @@ fn fail_a_backup(version: Version) {
 
 #[test]
 fn a_killed_pg_basebackup_leaves_nothing_complete() {
-    let site = local("killed");
+    let site = Site::local("killed");
     let directory = site.backup("x");
     let mut child = site.start_backup(&directory, &["-Xfetch", "--max-rate=8M"]);
     wait::until("the copy to have begun", || {
-        site.has(&directory.join("base")).then_some(())
+        directory_has(&site, &directory, "base")
     });
     child.kill().expect("kill pg_basebackup");
     wait::for_exit("pg_basebackup", &mut child);
@@ -208,11 +206,11 @@ fn a_killed_pg_basebackup_leaves_nothing_complete() {
 
 #[test]
 fn a_killed_daemon_leaves_nothing_complete() {
-    let mut site = local("dead");
+    let mut site = Site::local("dead");
     let directory = site.backup("x");
     let mut child = site.start_backup(&directory, &["-Xfetch", "--max-rate=8M"]);
     wait::until("the copy to have begun", || {
-        site.has(&directory.join("base")).then_some(())
+        directory_has(&site, &directory, "base")
     });
     site.mount.kill9();
     let ended = wait::for_exit("pg_basebackup", &mut child);

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::chunks::{self, ChunkHash};
+use super::refused::Refused;
 use super::summary::{Object, Summary};
 use super::{BASEBACKUPS, Content, Tree, TreeId, TreeName, manifest};
 use crate::archive::{Archive, Error, put_mode};
@@ -47,6 +48,8 @@ pub struct Unfinished {
     pub id: TreeId,
     /// Who began it; `None` if that cannot be read.
     pub begun: Option<Begun>,
+    /// Why it was not completed when its maker wanted that; `None` if nobody has wanted it yet.
+    pub refused: Option<Refused>,
     /// When the last object of it was stored.
     pub last_stored: SystemTime,
     /// Bytes stored of it.

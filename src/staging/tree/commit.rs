@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::archive;
 use crate::archive::tree::summary::{Backup, Method, Object, SUMMARY_VERSION, Summary};
@@ -55,6 +55,17 @@ impl TreeDraft {
         method: Method,
         began: Instant,
     ) -> Result<(), Error> {
+        let completed = self.try_to_complete(state, method, began).await;
+        if let Err(error) = &completed {
+            let noted = self.note_refusal(error, method);
+            if timeout_at(self.end_of_patience(began), noted).await.is_err() {
+                tracing::warn!("{}: the store does not take why it is not complete", self.name);
+            }
+        }
+        completed
+    }
+
+    async fn try_to_complete(&self, state: &mut State, method: Method, began: Instant) -> Result<(), Error> {
         let mapped = tablespaces::mapped(&self.names(), &self.options.directory)
             .map_err(|reason| self.no_backup(reason))?;
         let backup = self.while_it_gets_on(began, self.recognise(&mapped)).await?;
@@ -85,6 +96,7 @@ impl TreeDraft {
         self.sender.settle().await;
         self.still_sound()?;
         self.sender.delete_forgotten().await?;
+        self.forget_refusal().await?;
         let files = tree.entries().iter();
         let files = files.filter(|entry| matches!(entry.content, Content::File { .. }));
         let summary = Summary {
@@ -243,7 +255,7 @@ impl TreeDraft {
                         .filter(|extent| extent.bytes > 0)
                         .into_iter()
                         .collect(),
-                    chunks: member.chunks.clone(),
+                    chunks: member.chunks.hashes.clone(),
                     sent_as: Some(member.sent_as.clone()),
                 })
             }

@@ -30,7 +30,9 @@ impl TreeDraft {
     /// `fsync` of a file or directory. That of the root completes the tree, if it is a base backup and whole.
     ///
     /// # Errors
-    /// [`Error::Archive`]: what has failed the tree, also while it was being completed.
+    /// [`Error::Archive`]: what has failed the tree, also while it was being completed. [`Error::WrongContent`]: it is all
+    /// there, and not what its manifest says. A tree that is not all there yet is no error: directories are synced at any
+    /// time.
     pub async fn sync(&self, number: u32) -> Result<(), Error> {
         self.still_sound()?;
         if number != ROOT || self.is_complete() {

@@ -82,7 +82,7 @@ impl TreeDraft {
         }
     }
 
-    fn end_of_patience(&self, began: Instant) -> Instant {
+    pub(super) fn end_of_patience(&self, began: Instant) -> Instant {
         let end = self.sender.last_progress().max(began) + self.options.deadline + GRACE;
         match self.options.longest {
             Some(longest) => end.min(began + longest),

@@ -59,6 +59,10 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
     /// What a manifest says of it, once it is stored.
     pub(super) async fn stored(&self) -> Result<Arc<Part>, Failure> {
         self.done.clone().await

@@ -1,4 +1,4 @@
-//! A server that archives into a mount, and base backups that PostgreSQL's own tools write there.
+//! A server with data worth keeping beside a mount, into which its base backups are written.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,11 @@ pub(super) struct Site {
 }
 
 impl Site {
+    /// On an archive in a directory.
+    pub(super) fn local(name: &str) -> Self {
+        Self::new(name, Options::local)
+    }
+
     pub(super) fn new(name: &str, options: impl FnOnce(&World) -> Options) -> Self {
         Self::of(name, newest(), options)
     }
@@ -142,24 +147,32 @@ impl Site {
         assert!(!changed.status.success(), "a complete backup was changed");
     }
 
+    /// What `walfs backup-list --json` says of it.
+    #[track_caller]
+    pub(super) fn listed(&self, name: &str) -> serde_json::Value {
+        let mut list = self.mount.command(&self.world, "backup-list");
+        let output = list.arg("--json").output().expect("run walfs");
+        assert!(output.status.success(), "{}", said(&output));
+        let all: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+        let mut found = all.into_iter().filter(|listed| listed["name"] == name);
+        found.next().unwrap_or_else(|| panic!("{name} is not listed"))
+    }
+
+    #[track_caller]
+    pub(super) fn assert_listed_complete(&self, name: &str) {
+        let listed = self.listed(name);
+        assert_eq!(listed["state"], "complete", "{listed}\n{}", self.mount.log());
+        wait::until("LATEST to move", || (self.latest()? == name).then_some(()));
+    }
+
     pub(super) fn local_backup(&self) -> PathBuf {
         let directory = self.world.owned_dir("local");
         let output = self.run_backup(&directory, &["-Xfetch"]);
         assert!(output.status.success(), "{}", said(&output));
         directory
     }
-
-    /// Whether a name is there, as the owner of the mount sees it: nobody else gets in.
-    pub(super) fn has(&self, path: &Path) -> bool {
-        self.mount
-            .user()
-            .shell("test -e \"$1\"", &[path])
-            .status
-            .success()
-    }
 }
 
-/// A mount of an archive in the S3 server of the tests.
 pub(super) fn on_s3(store: &S3Server, world: &World) -> Options {
     let environment: Vec<(String, String)> = store
         .env()
@@ -168,4 +181,13 @@ pub(super) fn on_s3(store: &S3Server, world: &World) -> Options {
         .collect();
     let archive = format!("s3://{}/pg", store.bucket());
     Options::s3(world, &archive, &store.endpoint(), &environment)
+}
+
+/// As the owner of the mount sees it: nobody else gets in.
+pub(super) fn directory_has(site: &Site, directory: &Path, name: &str) -> Option<()> {
+    let found = site
+        .mount
+        .user()
+        .shell("test -e \"$1\"", &[&directory.join(name)]);
+    found.status.success().then_some(())
 }
