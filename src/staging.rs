@@ -12,7 +12,6 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
@@ -110,9 +109,9 @@ impl Staging {
         self.0.compression
     }
 
-    /// Waits until there is space in the temporary files. False if there is none within that time.
-    pub async fn wait_for_space(&self, at_most: Duration) -> bool {
-        tokio::time::timeout(at_most, self.0.space.wait()).await.is_ok()
+    /// Waits until there is space in the temporary files.
+    pub async fn wait_for_space(&self) {
+        self.0.space.wait().await;
     }
 }
 
@@ -141,7 +140,7 @@ enum Slot {
     /// Packed.
     Kept(Kept),
     /// Lost: it could not be packed or kept. Said again to whoever asks for it, until the file is begun anew.
-    Lost(String),
+    Lost(io::ErrorKind, String),
 }
 
 impl Draft {
@@ -294,7 +293,7 @@ impl Draft {
         match self.slot(index) {
             Slot::Open(_) => {}
             Slot::Hole => self.frames[index] = Slot::Open(vec![0; FRAME_BYTES]),
-            Slot::Packing(_) | Slot::Kept(_) | Slot::Lost(_) => {
+            Slot::Packing(_) | Slot::Kept(_) | Slot::Lost(..) => {
                 let kept = self.kept(index).await?;
                 let stored = self.fetch(&kept)?;
                 let mut plain = Packed {
@@ -365,12 +364,12 @@ impl Draft {
             // A task that has ended must not be waited for again: it would panic.
             self.frames[index] = match packing.await.map_err(io::Error::other).flatten() {
                 Ok(kept) => Slot::Kept(kept),
-                Err(error) => Slot::Lost(error.to_string()),
+                Err(error) => Slot::Lost(error.kind(), error.to_string()),
             };
         }
         match &self.frames[index] {
             Slot::Kept(kept) => Ok(kept.clone()),
-            Slot::Lost(reason) => Err(io::Error::other(reason.clone())),
+            Slot::Lost(kind, reason) => Err(io::Error::new(*kind, reason.clone())),
             _ => unreachable!("packed before"),
         }
     }

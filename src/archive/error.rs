@@ -1,5 +1,7 @@
 //! What an archive refuses or cannot do.
 
+use std::io::{self, ErrorKind};
+
 use super::tree::TreeName;
 use super::{FORMAT_VERSION, MARKER};
 use crate::codec::{ContentHash, Damage};
@@ -214,7 +216,7 @@ pub enum Error {
         /// What does not fit.
         reason: String,
     },
-    /// Local staging failed: disk full, for example.
+    /// Local staging failed.
     #[error("staging of {name} failed: {reason}")]
     Staging {
         /// The file's name.
@@ -222,4 +224,26 @@ pub enum Error {
         /// What the system said.
         reason: String,
     },
+    /// There is no room for what is being written.
+    #[error(
+        "staging of {name} failed: {reason}\n\
+         HINT: make room in the staging directory, or name another one by --staging-dir"
+    )]
+    StagingFull {
+        /// The file's name.
+        name: String,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// Local I/O of staging failed.
+    pub fn staging(name: impl ToString, error: &io::Error) -> Self {
+        let (name, reason) = (name.to_string(), error.to_string());
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::StagingFull { name, reason },
+            _ => Self::Staging { name, reason },
+        }
+    }
 }

@@ -420,10 +420,7 @@ impl<'a> Taking<'a> {
         summary.files = files.count() as u64;
         summary.bytes = tree.bytes();
         summary.finished = Timestamp::now();
-        Ok(self
-            .archive
-            .commit_tree(&tree, hashes, summary, patience())
-            .await?)
+        Ok(self.archive.commit_tree(&tree, hashes, summary, patience).await?)
     }
 
     /// Ends the session and the threads, and deletes what is stored.

@@ -49,6 +49,8 @@ const PROMPT: Duration = Duration::from_secs(1);
 pub struct Options {
     /// Total time of any wait for the store on behalf of a writer (contract W7).
     pub deadline: Duration,
+    /// How long completing a backup may take, even while it gets on; `None`: for as long as it takes.
+    pub longest: Option<Duration>,
     /// Total time of a wait on behalf of a reader; `None`: for as long as it takes (contract R1).
     pub read_deadline: Option<Duration>,
     /// Refuse all writing.

@@ -3,7 +3,7 @@
 //! `pg_basebackup`, `cp -a`, `tar` and `rsync` want an ordinary directory: names that change, files written in any
 //! order, modes and times set afterwards. So names are kept in memory ([`names`]), and of contents as little as can be:
 //! small files go out together once they are closed (`bundle`), large ones slice by slice while they are written
-//! (`large`). No write waits for the store, but when too much is on its way.
+//! (`large`). No write waits for the store, but when too much is on its way; and nothing waits for ever (`limits`).
 //!
 //! What that means for a writer:
 //!
@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::RwLock;
+use tokio::time::Instant;
 
 use crate::archive::Archive;
 use crate::archive::tree::catalogue::Begun;
@@ -38,6 +39,7 @@ mod error;
 mod file;
 mod finishing;
 mod large;
+mod limits;
 pub mod names;
 mod reading_back;
 mod refusal;
@@ -66,8 +68,10 @@ const MANIFEST: &[u8] = b"backup_manifest";
 /// How trees are written.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How long an upload, or a writer who waits for room, may wait.
+    /// How long an upload may take, and any operation; and how long the completing of a tree may get nowhere.
     pub deadline: Duration,
+    /// How long completing a tree may take, even while it gets on; `None`: for as long as it takes.
+    pub longest: Option<Duration>,
     /// Path of the tree's directory, as processes see it: by which a link that leads into the tree is known.
     pub directory: Vec<u8>,
 }
@@ -262,7 +266,7 @@ impl TreeDraft {
         kind: Kind<Arc<DraftFile>>,
         attributes: Attributes,
     ) -> Result<Stat, Error> {
-        let _open = self.writable().await?;
+        let _turn = self.turn().await?;
         self.still_sound()?;
         let mut names = self.names();
         let number = names.add(directory, name, kind, attributes)?;
@@ -274,7 +278,7 @@ impl TreeDraft {
     /// # Errors
     /// [`Error::Name`], [`Error::Complete`].
     pub async fn set_attributes(&self, number: u32, change: Change) -> Result<(), Error> {
-        let _open = self.writable().await?;
+        let _turn = self.turn().await?;
         let mut names = self.names();
         let attributes = names.attributes_mut(number)?;
         attributes.mode = change.mode.unwrap_or(attributes.mode) & 0o7777;
@@ -293,9 +297,9 @@ impl TreeDraft {
         if from == (ROOT, MANIFEST_TMP) && to == (ROOT, MANIFEST) {
             return self.finish_by_manifest(replace).await;
         }
-        let _open = self.writable().await?;
+        let turn = self.turn().await?;
         self.still_sound()?;
-        self.move_name(from, to, replace).await
+        self.within(&turn, self.move_name(from, to, replace)).await
     }
 
     async fn move_name(&self, from: (u32, &[u8]), to: (u32, &[u8]), replace: bool) -> Result<(), Error> {
@@ -311,10 +315,14 @@ impl TreeDraft {
     /// # Errors
     /// [`Error::Name`], [`Error::Complete`].
     pub async fn unlink(&self, directory: u32, name: &[u8]) -> Result<(), Error> {
-        let _open = self.writable().await?;
+        let turn = self.turn().await?;
         let gone = self.names().unlink(directory, name)?;
         if let Some((_, Kind::File(file))) = gone {
-            file.forget(self.way()).await;
+            let forgotten = async {
+                file.forget(self.way()).await;
+                Ok(())
+            };
+            self.within(&turn, forgotten).await?;
         }
         Ok(())
     }
@@ -324,7 +332,7 @@ impl TreeDraft {
     /// # Errors
     /// [`Error::Name`], [`Error::Complete`].
     pub async fn remove_directory(&self, directory: u32, name: &[u8]) -> Result<(), Error> {
-        let _open = self.writable().await?;
+        let _turn = self.turn().await?;
         Ok(self.names().remove_directory(directory, name)?)
     }
 
@@ -343,26 +351,20 @@ impl TreeDraft {
     /// # Errors
     /// [`Error::Complete`]; [`Error::Name`] if it is not empty; [`Error::Archive`].
     pub async fn remove(&self) -> Result<(), Error> {
-        let mut state = self.state.write().await;
-        check(*state)?;
+        let began = Instant::now();
+        let mut state = self.alone(began).await?;
         if !self.names().children(ROOT)?.is_empty() {
             return Err(NameError::NotEmpty.into());
         }
-        self.sender.stop().await;
-        let patience = self.sender.patience();
-        self.sender
-            .archive
-            .drop_unfinished(&self.sender.id, patience)
-            .await?;
+        let removed = async {
+            self.sender.stop().await;
+            let patience = self.sender.patience();
+            let id = &self.sender.id;
+            Ok(self.sender.archive.drop_unfinished(id, patience).await?)
+        };
+        self.while_it_gets_on(began, removed).await?;
         *state = State::Removed;
         Ok(())
-    }
-
-    /// Shared, while something is changed.
-    async fn writable(&self) -> Result<tokio::sync::RwLockReadGuard<'_, State>, Error> {
-        let state = self.state.read().await;
-        check(*state)?;
-        Ok(state)
     }
 
     fn is_completing(&self) -> bool {

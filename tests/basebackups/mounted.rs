@@ -30,7 +30,15 @@ impl Site {
     }
 
     pub(super) fn of(name: &str, version: Version, options: impl FnOnce(&World) -> Options) -> Self {
-        let world = World::new(name);
+        Self::with(World::new(name), version, options)
+    }
+
+    /// In a world that the test has prepared.
+    pub(super) fn in_world(world: World, options: impl FnOnce(&World) -> Options) -> Self {
+        Self::with(world, newest(), options)
+    }
+
+    fn with(world: World, version: Version, options: impl FnOnce(&World) -> Options) -> Self {
         let mount = options(&world).mount();
         let mut server = Postgres::init(&world.path().join("pg"), &ServerOptions::of(version));
         server.configure(&[

@@ -115,7 +115,8 @@ impl Archive {
     }
 
     /// Makes a tree exist: stores its manifest and chunk hashes, then its summary, of which `manifest`, `chunks` and
-    /// `stored_bytes` are filled in here. `hashes` are those of all files in the tree's order.
+    /// `stored_bytes` are filled in here. `hashes` are those of all files in the tree's order. `patience` is asked for
+    /// each of the three.
     ///
     /// # Errors
     /// [`Error::TreeExists`] if another tree of that name was quicker; [`Error::Store`].
@@ -124,16 +125,16 @@ impl Archive {
         tree: &Tree,
         hashes: Vec<ChunkHash>,
         mut summary: Summary,
-        patience: Patience,
+        patience: impl Fn() -> Patience,
     ) -> Result<Summary, Error> {
         let name = tree.id.name();
         let text = manifest::to_text(tree);
         summary.manifest = self
-            .put_object(&self.manifest_key(&tree.id), text, patience)
+            .put_object(&self.manifest_key(&tree.id), text, patience())
             .await?;
         let hashes = chunks::to_bytes(hashes);
         summary.chunks = self
-            .put_object(&self.chunks_key(&tree.id), hashes, patience)
+            .put_object(&self.chunks_key(&tree.id), hashes, patience())
             .await?;
         let own = tree.id.prefix();
         let own_parts = tree
@@ -143,7 +144,7 @@ impl Archive {
         summary.stored_bytes = own_parts.map(|part| part.stored_bytes).sum::<u64>()
             + summary.manifest.stored_bytes
             + summary.chunks.stored_bytes;
-        self.put_summary(&name, &summary, patience).await?;
+        self.put_summary(&name, &summary, patience()).await?;
         Ok(summary)
     }
 

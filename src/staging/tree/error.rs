@@ -29,14 +29,6 @@ pub enum Error {
     /// Longer than a file of a backup can be, or with too long a hole.
     #[error("a file of a backup has at most 3 TiB, and no hole of more than 64 GiB")]
     TooLong,
-    /// Too much is on its way to the store, and nothing has arrived there within the deadline.
-    #[error(
-        "the store has taken nothing for {seconds} s, and there is no more room for what is being written"
-    )]
-    Full {
-        /// How long was waited.
-        seconds: u64,
-    },
     /// It cannot be completed as a base backup.
     #[error("{name} is not completed: {reason}")]
     NoBackup {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::archive;
 use crate::archive::tree::chunks::{self, ChunkHash};
 use crate::archive::tree::layout::{self, HEADER_BYTES, SLICE_BYTES};
 use crate::archive::wal::Offered;
@@ -327,8 +328,9 @@ fn draft(way: Way<'_>, index: u64) -> Draft {
 
 /// Local I/O that failed has lost bytes: the tree cannot be completed.
 fn staging(way: Way<'_>, error: &std::io::Error) -> Error {
-    let error = way.sender.staging_error(&way.sender.id, error.to_string());
-    way.sender.fail(error).into()
+    way.sender
+        .fail(archive::Error::staging(&way.sender.id, error))
+        .into()
 }
 
 /// Offset of a byte of the file in its slice.

@@ -60,6 +60,7 @@ async fn draft(archive: &Arc<Archive>, deadline: Duration) -> TreeDraft {
     let staging = Staging::new(archive.compression(), &staged);
     let options = Options {
         deadline,
+        longest: None,
         directory: b"/mnt/basebackups/monday".to_vec(),
     };
     let name = "monday".parse().unwrap();
