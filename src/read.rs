@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use futures::future::FutureExt;
 use tokio::sync::Semaphore;
 
 use crate::archive::wal::WalMeta;
@@ -152,21 +151,6 @@ impl Reader {
             whole.extend_from_slice(&self.slice(name, file_bytes, rest, patience).await?);
         }
         Ok(whole.freeze())
-    }
-
-    /// The same, if it is in memory, in one piece, and not at the start of the file, where more is to be done. Waits for
-    /// nothing.
-    pub fn read_now(&self, name: WalName, file_bytes: u64, offset: u64, bytes: usize) -> Option<Bytes> {
-        let end = file_bytes.min(offset.saturating_add(bytes as u64));
-        let index = offset / PIECE_BYTES;
-        if offset == 0 || offset >= end || (end - 1) / PIECE_BYTES != index {
-            return None;
-        }
-        let id = block_id(&self.fetcher.archive, name, index);
-        let piece = self.cache.find(&id).now_or_never()??;
-        let start = index * PIECE_BYTES;
-        let range = (offset - start) as usize..(end - start) as usize;
-        (range.end <= piece.len()).then(|| piece.slice(range))
     }
 
     /// The part of the range that lies in the piece it begins in.

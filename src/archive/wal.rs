@@ -465,8 +465,5 @@ fn part_ranges(bytes: u64) -> impl Iterator<Item = Range<u64>> {
 }
 
 fn staging(name: WalName, error: &io::Error) -> Error {
-    Error::Staging {
-        name: name.to_string(),
-        reason: error.to_string(),
-    }
+    Error::staging(name, error)
 }

@@ -49,6 +49,8 @@ const PROMPT: Duration = Duration::from_secs(1);
 pub struct Options {
     /// Total time of any wait for the store on behalf of a writer (contract W7).
     pub deadline: Duration,
+    /// How long completing a backup may take, even while it gets on; `None`: for as long as it takes.
+    pub longest: Option<Duration>,
     /// Total time of a wait on behalf of a reader; `None`: for as long as it takes (contract R1).
     pub read_deadline: Option<Duration>,
     /// Refuse all writing.
@@ -259,23 +261,6 @@ impl Fs {
             }
         };
         Ok(self.handles.insert(handle))
-    }
-
-    /// What [`Fs::read`] would give, if it is in memory already. Waits for nothing.
-    pub fn read_now(&self, handle: u64, offset: u64, bytes: usize) -> Option<Bytes> {
-        let handle = self.handles.get(handle).ok()?;
-        let Handle::Archived {
-            name,
-            bytes: file_bytes,
-        } = &*handle
-        else {
-            return None;
-        };
-        let read = self.reader.read_now(*name, *file_bytes, offset, bytes)?;
-        self.metrics
-            .read_bytes
-            .fetch_add(read.len() as u64, Ordering::Relaxed);
-        Some(read)
     }
 
     /// Reads from an open file; short only at its end.

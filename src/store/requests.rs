@@ -1,5 +1,6 @@
 //! The store as the rest of walfs sees it: every request with its patience, every attempt counted.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,11 @@ impl Store {
     /// The archive's place for people: `s3://bucket/prefix` or `/var/lib/walfs`. Never contains a secret.
     pub fn place(&self) -> String {
         self.backend.place()
+    }
+
+    /// The directory in which everything lies, if it is one of this machine.
+    pub fn directory(&self) -> Option<&Path> {
+        self.backend.directory()
     }
 
     /// How many attempts of requests were made so far.

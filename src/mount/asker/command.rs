@@ -55,6 +55,12 @@ fn copies_to(arguments: &[&[u8]], directory: &Path, target: &Path) -> bool {
         // Of several `of=` dd takes the last.
         return named(b"of=").next_back().is_some_and(is_target) && !named(b"if=").any(is_target);
     }
+    if program == b"walfs" {
+        // `walfs wal-push --mount /mnt/walfs pg_wal/SEGMENT`: names what it brings, and never reads it back.
+        let name = target.file_name().map(OsStr::as_bytes);
+        return arguments.first() == Some(&&b"wal-push"[..])
+            && arguments.iter().any(|path| Some(base(path)) == name);
+    }
     let Some((last, earlier)) = arguments.split_last() else {
         return false;
     };
@@ -319,6 +325,7 @@ mod tests {
         assert!(copies("/bin/coreutils cp pg_wal/SEG /mnt/walfs/wal/SEG"));
         assert!(copies("busybox cp pg_wal/SEG /mnt/walfs/wal/SEG"));
         assert!(copies("dd if=pg_wal/SEG of=/mnt/walfs/wal/SEG bs=1M"));
+        assert!(copies("/usr/bin/walfs wal-push --mount /mnt/walfs pg_wal/SEG"));
     }
 
     #[test]
@@ -341,6 +348,10 @@ mod tests {
         assert!(!copies("cp -pt pg_wal /mnt/walfs/wal/SEG"));
         assert!(!copies("install --target-directory=pg_wal /mnt/walfs/wal/SEG"));
         assert!(copies("rsync -rt pg_wal/SEG /mnt/walfs/wal/SEG"));
+        assert!(!copies(
+            "walfs wal-fetch --mount /mnt/walfs SEG pg_wal/RECOVERYXLOG"
+        ));
+        assert!(!copies("walfs wal-push --mount /mnt/walfs pg_wal/OTHER"));
         assert!(!copies("cp"));
         assert!(!copies(""));
     }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate,
-    ReplyEmpty, ReplyEntry, ReplyStatfs,
+    ReplyData, ReplyEmpty, ReplyEntry,
 };
 
 use super::super::error::Error;
@@ -116,17 +117,9 @@ pub(super) fn reply_empty(reply: ReplyEmpty, outcome: Result<(), Error>) {
     }
 }
 
-/// A store has no end that could be told; enough that no tool worries.
-pub(super) fn reply_statfs(reply: ReplyStatfs) {
-    let (blocks, files, longest_name) = (1 << 30, 1 << 30, 255);
-    reply.statfs(
-        blocks,
-        blocks,
-        blocks,
-        files,
-        files,
-        BLOCK_BYTES,
-        longest_name,
-        BLOCK_BYTES,
-    );
+pub(super) fn reply_data(reply: ReplyData, outcome: Result<Bytes, Error>) {
+    match outcome {
+        Ok(bytes) => reply.data(&bytes),
+        Err(error) => reply.error(errno(&error)),
+    }
 }
