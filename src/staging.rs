@@ -53,7 +53,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             directory: std::env::temp_dir(),
-            memory_bytes: 24 << 20,
+            memory_bytes: 16 << 20,
             space_bytes: 2 << 30,
         }
     }

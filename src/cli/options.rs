@@ -93,7 +93,7 @@ pub struct WriteArgs {
         help_heading = "Writing"
     )]
     pub compression: Option<Compression>,
-    /// Directory for what is being written and does not fit in 24 MiB of memory; not in the mount [default: TMPDIR,
+    /// Directory for what is being written and does not fit in 16 MiB of memory; not in the mount [default: TMPDIR,
     /// /tmp]
     #[arg(
         long,

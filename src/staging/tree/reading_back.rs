@@ -14,7 +14,7 @@ use super::sending::Outgoing;
 use super::{Error, TreeDraft};
 
 /// Plain bytes read at once, by one reader.
-const WINDOW_BYTES: u64 = 4 << 20;
+const WINDOW_BYTES: u64 = 1 << 20;
 
 /// Readers side by side.
 const READERS: usize = 4;
