@@ -75,6 +75,11 @@ impl Cache {
         self.0.invalidate(id).await;
     }
 
+    /// Most bytes held.
+    pub fn capacity(&self) -> u64 {
+        self.0.policy().max_capacity().unwrap_or(u64::MAX)
+    }
+
     /// Bytes held now.
     pub fn bytes(&self) -> u64 {
         self.0.weighted_size()

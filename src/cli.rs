@@ -18,6 +18,7 @@ pub mod connect;
 mod memory;
 pub mod mount;
 pub mod mount_helper;
+mod mounted;
 pub mod options;
 pub mod postgres_config;
 mod progress;

@@ -20,6 +20,7 @@ pub mod kernel;
 pub mod listing;
 pub mod node;
 pub mod presence;
+mod restoring;
 pub mod serve;
 pub mod settle;
 pub mod status;

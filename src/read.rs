@@ -4,25 +4,35 @@
 //! checksum and its place in the content's hash tree are verified before a byte of its piece is handed out, so that
 //! nothing unverified ever leaves (contract R3), and a file larger than the cache can be read at random.
 //!
+//! Where it is wished, the segments that will be wanted next are fetched meanwhile (`ahead`).
+//!
 //! With [`Patience::Forever`] a read waits for as long as the store is away: an error here would be taken by
 //! PostgreSQL for the end of the WAL (contract R1).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
 
+use crate::archive::wal::WalMeta;
 use crate::archive::{Archive, Error};
 use crate::cache::disk::DiskCache;
 use crate::cache::{BlockId, Cache};
-use crate::codec::{Damage, FRAME_BYTES, SeekTable, Tail};
+use crate::codec::FRAME_BYTES;
 use crate::pg::WalName;
-use crate::store::{ByteRange, Key, Patience};
+use crate::store::Patience;
 
+mod ahead;
+mod buffers;
+mod fetcher;
 pub mod part;
+mod space;
 pub mod tree;
 
+use ahead::{Ahead, Told};
+use fetcher::Fetcher;
+use space::Space;
 use tree::TreeReader;
 
 /// Plain bytes fetched and verified together.
@@ -30,40 +40,41 @@ pub const PIECE_BYTES: u64 = 16 << 20;
 
 const FRAMES_PER_PIECE: u64 = PIECE_BYTES / FRAME_BYTES as u64;
 
-/// Pieces being fetched at once: each holds its stored bytes, outside of the cache's bound.
-const FETCHES: usize = 3;
-
-/// How long a fetch waits for its turn.
-const TURN: Duration = Duration::from_secs(2);
-
 /// Pieces being decoded at once: each holds its plain bytes, outside of the cache's bound.
 const DECODERS: usize = 2;
 
 /// Reads archived files.
 #[derive(Debug)]
 pub struct Reader {
-    archive: Arc<Archive>,
+    fetcher: Arc<Fetcher>,
     cache: Cache,
-    disk: Option<Arc<DiskCache>>,
-    fetches: Arc<Semaphore>,
-    decoders: Arc<Semaphore>,
+    space: Space,
+    ahead: Option<Ahead>,
     trees: TreeReader,
 }
 
 impl Reader {
     /// A reader that caches plain bytes in `cache` and stored bytes in `disk`.
     pub fn new(archive: Arc<Archive>, cache: Cache, disk: Option<DiskCache>) -> Self {
-        let fetches = Arc::new(Semaphore::new(FETCHES));
-        let decoders = Arc::new(Semaphore::new(DECODERS));
-        let trees = TreeReader::new(archive.clone(), cache.clone(), fetches.clone(), decoders.clone());
+        let (decoders, space) = (Arc::new(Semaphore::new(DECODERS)), Space::default());
+        let trees = TreeReader::new(archive.clone(), cache.clone(), space.clone(), decoders.clone());
         Self {
-            archive,
+            fetcher: Arc::new(Fetcher::new(archive, disk, decoders)),
             cache,
-            disk: disk.map(Arc::new),
-            fetches,
-            decoders,
+            space,
+            ahead: None,
             trees,
         }
+    }
+
+    /// The same, where the segments that will be wanted next are fetched before they are (contract R4).
+    pub fn fetching_ahead(mut self) -> Self {
+        self.ahead = Some(Ahead::new(
+            self.fetcher.clone(),
+            self.cache.clone(),
+            self.space.clone(),
+        ));
+        self
     }
 
     /// Reads files of stored trees, in the same memory.
@@ -74,6 +85,39 @@ impl Reader {
     /// Bytes of plain content held in memory.
     pub fn cached_bytes(&self) -> u64 {
         self.cache.bytes()
+    }
+
+    /// Stored bytes held in memory of what was fetched ahead.
+    pub fn ahead_bytes(&self) -> u64 {
+        self.ahead.as_ref().map_or(0, Ahead::bytes)
+    }
+
+    /// Is the file archived? `None` only when the store itself said now that it is not (contract R1). What was fetched
+    /// ahead is known to be.
+    ///
+    /// `wants_all`: the asker will read all of it at once, so that it may be fetched with the answer.
+    ///
+    /// # Errors
+    /// As [`Archive::wal_meta`].
+    pub async fn meta(
+        &self,
+        name: WalName,
+        wants_all: bool,
+        patience: Patience,
+    ) -> Result<Option<WalMeta>, Error> {
+        if let Some(ahead) = &self.ahead {
+            if let Some(meta) = ahead.meta(name) {
+                return Ok(Some(meta));
+            }
+            if wants_all {
+                match ahead.look(name).await {
+                    Told::Archived(meta) => return Ok(Some(meta)),
+                    Told::Absent => return Ok(None),
+                    Told::Nothing => {}
+                }
+            }
+        }
+        self.fetcher.archive.wal_meta(name, patience).await
     }
 
     /// Reads from a file of `file_bytes` plain bytes; short only at its end.
@@ -91,6 +135,11 @@ impl Reader {
         let end = file_bytes.min(offset.saturating_add(bytes as u64));
         if offset >= end {
             return Ok(Bytes::new());
+        }
+        if offset == 0
+            && let Some(ahead) = &self.ahead
+        {
+            ahead.reads(name);
         }
         let first = self.slice(name, file_bytes, offset..end, patience).await?;
         if first.len() as u64 == end - offset {
@@ -122,7 +171,7 @@ impl Reader {
         Ok(piece.slice(from..to))
     }
 
-    /// One verified piece, from the cache or the store.
+    /// One verified piece: from the cache, fetched ahead, or from the store.
     async fn piece(
         &self,
         name: WalName,
@@ -130,14 +179,27 @@ impl Reader {
         index: u64,
         patience: Patience,
     ) -> Result<Bytes, Arc<Error>> {
-        let key = self.archive.wal_key(name);
-        let id = BlockId {
-            object: key.as_str().into(),
-            piece: index,
-        };
-        self.cache
+        let id = block_id(&self.fetcher.archive, name, index);
+        if let Some(ahead) = &self.ahead
+            && index == 0
+        {
+            // The cache first: once unpacked it is there, and no longer ahead.
+            if let Some(piece) = self.cache.find(&id).await {
+                return Ok(piece);
+            }
+            if let Some(piece) = ahead.piece(name).await {
+                ahead.learn(name, &piece);
+                return Ok(piece);
+            }
+        }
+        let piece = self
+            .cache
             .get(id, self.fetch(name, file_bytes, index, patience))
-            .await
+            .await?;
+        if let Some(ahead) = &self.ahead {
+            ahead.learn(name, &piece);
+        }
+        Ok(piece)
     }
 
     async fn fetch(
@@ -147,110 +209,26 @@ impl Reader {
         index: u64,
         patience: Patience,
     ) -> Result<Bytes, Error> {
-        // Who waits long is behind requests that hang, and hold no bytes: it goes ahead (contract S4).
-        let _fetching = tokio::time::timeout(TURN, self.fetches.acquire()).await;
-        match self.fetch_once(name, file_bytes, index, patience, true).await {
-            // Once more, past the disk cache: the damage may be there, or have happened on the way.
-            Err(Error::Damaged { .. } | Error::Misplaced { .. }) => {
-                if let Some(disk) = &self.disk {
-                    let key = self.archive.wal_key(name);
-                    disk.forget(&self.archive.marker().archive_id, key.as_str());
-                }
-                self.fetch_once(name, file_bytes, index, patience, false).await
-            }
-            done => done,
+        if let Some(ahead) = &self.ahead
+            && !self.space.has(PIECE_BYTES)
+        {
+            ahead.give_way();
         }
-    }
-
-    async fn fetch_once(
-        &self,
-        name: WalName,
-        file_bytes: u64,
-        index: u64,
-        patience: Patience,
-        from_disk: bool,
-    ) -> Result<Bytes, Error> {
-        let key = &self.archive.wal_key(name);
-        let (table, stored) = if file_bytes <= PIECE_BYTES {
-            let object = self.whole(key, patience, from_disk).await?;
-            let table = parse_whole(&object).map_err(|damage| self.archive.damaged(key, damage))?;
-            (table, object)
-        } else {
-            let table = self.archive.seek_table(key, patience).await?;
-            let range = ByteRange::Span(table.stored_range(frames_of(&table, index)));
-            (table, self.archive.store().get(key, range, patience).await?.bytes)
-        };
-        if table.plain_bytes() != file_bytes {
-            let damage = Damage::PlainBytes {
-                expected_bytes: file_bytes,
-                found_bytes: table.plain_bytes(),
-            };
-            return Err(self.archive.damaged(key, damage));
+        let _held = self.space.take(PIECE_BYTES).await;
+        let began = Instant::now();
+        let piece = self.fetcher.piece(name, file_bytes, index, patience).await;
+        if let Some(ahead) = &self.ahead
+            && piece.is_ok()
+        {
+            ahead.fetched_by_itself(name, began.elapsed());
         }
-        let decoder = self.decoders.clone().acquire_owned().await.expect("never closed");
-        let decoded = tokio::task::spawn_blocking(move || {
-            let piece = decode(&table, index, &stored);
-            drop(decoder);
-            piece
-        });
-        let piece = decoded.await.expect("decoding does not panic");
-        let piece = piece.map_err(|damage| self.archive.damaged(key, damage))?;
-        if index == 0 {
-            self.archive.check_place(name, &piece)?;
-        }
-        Ok(piece)
-    }
-
-    /// A whole object, from the disk cache or the store.
-    async fn whole(&self, key: &Key, patience: Patience, from_disk: bool) -> Result<Bytes, Error> {
-        let Some(disk) = self.disk.clone() else {
-            return Ok(self
-                .archive
-                .store()
-                .get(key, ByteRange::Whole, patience)
-                .await?
-                .bytes);
-        };
-        let (archive_id, object) = (self.archive.marker().archive_id.clone(), key.as_str().to_owned());
-        if from_disk {
-            let (disk, archive_id, object) = (disk.clone(), archive_id.clone(), object.clone());
-            let cached = tokio::task::spawn_blocking(move || disk.get(&archive_id, &object));
-            if let Some(bytes) = cached.await.expect("reading does not panic") {
-                return Ok(bytes);
-            }
-        }
-        let bytes = self
-            .archive
-            .store()
-            .get(key, ByteRange::Whole, patience)
-            .await?
-            .bytes;
-        let copy = bytes.clone();
-        tokio::task::spawn_blocking(move || disk.put(&archive_id, &object, &copy));
-        Ok(bytes)
+        piece
     }
 }
 
-fn parse_whole(object: &Bytes) -> Result<SeekTable, Damage> {
-    match SeekTable::parse(object, object.len() as u64)? {
-        Tail::Table(table) => Ok(table),
-        Tail::NeedLast(needed_bytes) => Err(Damage::ObjectTooShort {
-            object_bytes: object.len() as u64,
-            needed_bytes,
-        }),
+fn block_id(archive: &Archive, name: WalName, index: u64) -> BlockId {
+    BlockId {
+        object: archive.wal_key(name).as_str().into(),
+        piece: index,
     }
-}
-
-fn frames_of(table: &SeekTable, piece: u64) -> std::ops::Range<u64> {
-    let first = piece * FRAMES_PER_PIECE;
-    first..(first + FRAMES_PER_PIECE).min(table.frames())
-}
-
-/// Decodes and verifies a piece; `stored` begins with its first frame.
-fn decode(table: &SeekTable, piece: u64, stored: &[u8]) -> Result<Bytes, Damage> {
-    let frames = frames_of(table, piece);
-    let start = piece * PIECE_BYTES;
-    let mut plain = vec![0; (table.plain_bytes() - start).min(PIECE_BYTES) as usize];
-    table.unpack_frames(frames, stored, &mut plain)?;
-    Ok(plain.into())
 }

@@ -12,15 +12,14 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::archive::tree::chunks::ChunkHash;
 use crate::codec::{self, Compression, FRAME_BYTES, Packed};
 
+mod chunk;
 pub mod coverage;
 pub mod forerunner;
 pub mod part;
@@ -29,6 +28,7 @@ mod spill;
 pub mod tree;
 pub mod wal;
 
+use chunk::{Chunk, Chunks};
 use coverage::Coverage;
 pub use sealed::Sealed;
 use spill::{Kept, Space, Spill};
@@ -53,7 +53,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             directory: std::env::temp_dir(),
-            memory_bytes: 24 << 20,
+            memory_bytes: 16 << 20,
             space_bytes: 2 << 30,
         }
     }
@@ -109,9 +109,9 @@ impl Staging {
         self.0.compression
     }
 
-    /// Waits until there is space in the temporary files. False if there is none within that time.
-    pub async fn wait_for_space(&self, at_most: Duration) -> bool {
-        tokio::time::timeout(at_most, self.0.space.wait()).await.is_ok()
+    /// Waits until there is space in the temporary files.
+    pub async fn wait_for_space(&self) {
+        self.0.space.wait().await;
     }
 }
 
@@ -124,7 +124,7 @@ pub struct Draft {
     bytes: u64,
     coverage: Coverage,
     spill: Arc<Mutex<Spill>>,
-    /// Hash each frame as a chunk of a tree's file, the first one from this byte on?
+    /// Sum up each frame as a chunk of a tree's file, the first one from this byte on?
     chunks_from: Option<usize>,
 }
 
@@ -140,21 +140,21 @@ enum Slot {
     /// Packed.
     Kept(Kept),
     /// Lost: it could not be packed or kept. Said again to whoever asks for it, until the file is begun anew.
-    Lost(String),
+    Lost(io::ErrorKind, String),
 }
 
 impl Draft {
-    /// Hashes each frame as a chunk of a tree's file too, the first one without its first `skipped` bytes.
+    /// Sums up each frame as a chunk of a tree's file too, the first one without its first `skipped` bytes.
     pub fn with_chunks(mut self, skipped: usize) -> Self {
         self.chunks_from = Some(skipped);
         self
     }
 
-    /// Packs everything, and gives the chunk hashes of a draft made [`Draft::with_chunks`].
+    /// Packs everything, and gives the chunks of a draft made [`Draft::with_chunks`]: of all bytes, each once.
     ///
     /// # Errors
     /// As [`Draft::write`].
-    pub async fn chunk_hashes(&mut self) -> io::Result<Vec<ChunkHash>> {
+    async fn chunks(&mut self) -> io::Result<Chunks> {
         let kept = self.keep_all().await?;
         Ok(kept.into_iter().filter_map(|frame| frame.chunk).collect())
     }
@@ -293,7 +293,7 @@ impl Draft {
         match self.slot(index) {
             Slot::Open(_) => {}
             Slot::Hole => self.frames[index] = Slot::Open(vec![0; FRAME_BYTES]),
-            Slot::Packing(_) | Slot::Kept(_) | Slot::Lost(_) => {
+            Slot::Packing(_) | Slot::Kept(_) | Slot::Lost(..) => {
                 let kept = self.kept(index).await?;
                 let stored = self.fetch(&kept)?;
                 let mut plain = Packed {
@@ -336,7 +336,7 @@ impl Draft {
         };
         self.frames[index] = Slot::Packing(tokio::task::spawn_blocking(move || {
             let packed = codec::pack(compression, index as u64, &plain);
-            let chunk = skipped.and_then(|skipped| chunk_of(&plain, skipped));
+            let chunk = skipped.and_then(|skipped| Chunk::of(&plain, skipped));
             drop(packer);
             spill::keep(&shared.memory, &shared.directory, &spill, packed, chunk)
         }));
@@ -364,12 +364,12 @@ impl Draft {
             // A task that has ended must not be waited for again: it would panic.
             self.frames[index] = match packing.await.map_err(io::Error::other).flatten() {
                 Ok(kept) => Slot::Kept(kept),
-                Err(error) => Slot::Lost(error.to_string()),
+                Err(error) => Slot::Lost(error.kind(), error.to_string()),
             };
         }
         match &self.frames[index] {
             Slot::Kept(kept) => Ok(kept.clone()),
-            Slot::Lost(reason) => Err(io::Error::other(reason.clone())),
+            Slot::Lost(kind, reason) => Err(io::Error::new(*kind, reason.clone())),
             _ => unreachable!("packed before"),
         }
     }
@@ -387,12 +387,6 @@ impl Draft {
         }
         Ok(())
     }
-}
-
-/// `None` if nothing is left.
-fn chunk_of(plain: &[u8], skipped: usize) -> Option<ChunkHash> {
-    let content = plain.get(skipped..).unwrap_or_default();
-    (!content.is_empty()).then(|| ChunkHash::of(content))
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ mod s3;
 
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
@@ -107,6 +108,8 @@ pub enum ByteRange {
     Whole,
     /// From `start` up to, not including, `end`; the range must lie inside the object.
     Span(Range<u64>),
+    /// The first `n` bytes, or all if the object is smaller.
+    First(u64),
     /// The last `n` bytes, or all if the object is smaller.
     Last(u64),
 }
@@ -158,6 +161,9 @@ pub enum Patience {
     Until(Instant),
     /// Wait for as long as it takes; only an answer of the store ends it.
     Forever,
+    /// As `Forever`, but what somebody has to mend is an error at once (`Denied`, `Permanent`): for a person who waits,
+    /// and can start again.
+    WhileAway,
 }
 
 impl Patience {
@@ -166,6 +172,9 @@ impl Patience {
         Self::Until(Instant::now() + duration)
     }
 }
+
+/// By how much longer than a request's deadline its caller waits: the store's own error says more.
+pub const GRACE: Duration = Duration::from_secs(2);
 
 /// What a caller can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,6 +228,12 @@ impl Error {
             message: message.into(),
         }
     }
+
+    /// What takes several requests, or waits for others too, has not ended in time.
+    pub fn late(operation: &'static str, target: impl Into<String>, deadline: Duration, why: &str) -> Self {
+        let message = format!("not done within {} s: {why}", deadline.as_secs());
+        Self::new(ErrorKind::Transient, operation, target, message)
+    }
 }
 
 /// One attempt of one request against one kind of storage. Implementations do not retry; [`Store`] does.
@@ -270,6 +285,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
     async fn settle(&self, key: &Key) -> Result<(), Error> {
         let _ = key;
         Ok(())
+    }
+
+    /// The directory in which everything lies, if it is one of this machine.
+    fn directory(&self) -> Option<&Path> {
+        None
     }
 
     /// What is known, without trying, of [`PutMode::IfAbsent`] here. `None`: [`probe()`] must find out.

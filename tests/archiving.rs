@@ -18,3 +18,4 @@ mod racing;
 mod refusing;
 mod rig;
 mod sparse;
+mod through;

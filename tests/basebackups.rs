@@ -2,6 +2,8 @@
 
 // Complete backups read in the mount, by every tool that reads files.
 mod browsing;
+// Read by `walfs backup` while its files shrink, vanish and grow.
+mod changing;
 // Damaged in every way, and restored all the same, or not at all.
 mod damaging;
 // Which trees there are, whatever happens to those who make them.
@@ -10,9 +12,17 @@ mod catalogue;
 mod reading;
 // Taken by `walfs backup`, brought back by stock tools, started.
 mod taking;
+// Brought back where the way is not straight: gaps, standbys, owners, two at once, closed archives.
+mod recovering;
 // Brought back by `walfs restore`, recovered, resumed, refused.
 mod restoring;
 // All ways to take one and all ways back, with every PostgreSQL.
 mod tour;
+// Writing through the mount into a store that hangs, refuses or is slow, and out of local space.
+mod stalling;
+// What the tests of writing stand on.
+mod mounted;
+// Written through the mount, and not as the backup's own manifest says.
+mod verifying;
 // Written through the mount: by pg_basebackup in all its ways, cp, tar, rsync; killed, and with a store that fails.
 mod writing;

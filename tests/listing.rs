@@ -38,6 +38,7 @@ async fn directory_of(count: u64, place: &TempDir) -> (Fs, Arc<Archive>) {
     let archive = Arc::new(open().await.unwrap());
     let options = mounted::Options {
         deadline: DEADLINE,
+        longest: None,
         read_deadline: None,
         read_only: false,
         mountpoint: Default::default(),

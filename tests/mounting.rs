@@ -13,9 +13,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::common::walfs::Mount;
+use crate::common::world::World;
 use serving::{PATIENCE, Place, ROOT, Server, hold, options, serve, serve_here};
 use walfs::mount::kernel::{
-    Error, Holder, MountOptions, Unmounted, lookup_user, mount, mounts, prepare, set_read_ahead_kb,
+    Device, Error, Holder, MountOptions, ReadAhead, Unmounted, lookup_user, mount, mounts, prepare,
     unmount_path,
 };
 
@@ -323,9 +325,24 @@ fn somebody_elses_device_is_served_and_not_unmounted() {
 fn read_ahead_is_set_for_this_mount() {
     let place = Place::new();
     let mounted = serve_here(&place, "x");
-    set_read_ahead_kb(&mounted, 1024).unwrap();
     let device = mounted.device().unwrap();
-    let file = format!("/sys/class/bdi/{}:{}/read_ahead_kb", device.major, device.minor);
-    assert_eq!(fs::read_to_string(file).unwrap().trim(), "1024");
+    assert_eq!(read_ahead_kb(device), "128");
+    ReadAhead::of(&mounted).unwrap().raise().unwrap();
+    assert_eq!(read_ahead_kb(device), "4096");
     mounted.unmount(PATIENCE).unwrap();
+}
+
+/// Also where the daemon runs as somebody who may not.
+#[test]
+fn read_ahead_is_raised_by_a_mount_that_root_made() {
+    let world = World::new("read-ahead");
+    let mount = Mount::local(&world);
+    let all = mounts().unwrap();
+    let ours = all.iter().find(|one| one.mountpoint == mount.path());
+    assert_eq!(read_ahead_kb(ours.expect("it is mounted").device), "4096");
+}
+
+fn read_ahead_kb(device: Device) -> String {
+    let file = format!("/sys/class/bdi/{}:{}/read_ahead_kb", device.major, device.minor);
+    fs::read_to_string(file).unwrap().trim().to_owned()
 }

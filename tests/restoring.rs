@@ -3,6 +3,8 @@
 //!
 //! The segments are made, not written by a server; the recovery of one is in `postgres/proof.rs`.
 
+mod ahead;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -166,18 +168,22 @@ fn r3_damage_on_the_way_is_read_again() {
         .iter()
         .for_each(|name| put(&world, &mount, name, &made(name)));
     drop(mount);
-    let mount = options.mount();
-    for (name, fault) in names.iter().zip(faults) {
-        let rule = server.add_rule(
-            Rule::new(fault.clone())
+    // Whose lookup brings the bytes, and whose is a GET of its own, because nothing is known of him.
+    for (reader, nth) in [("cat", 1), ("tail -c +1", 2)] {
+        let mount = options.clone().mount();
+        // Backwards, so that none is fetched before it is asked for.
+        for (name, fault) in names.iter().zip(&faults).rev() {
+            let rule = Rule::new(fault.clone())
                 .operation(Operation::Get)
                 .key(name)
-                // The lookup is a GET as well.
-                .nth(2),
-        );
-        let read = fetch(&world, &mount, name).unwrap_or_else(|error| panic!("{fault:?}: {error}"));
-        assert!(read == made(name), "{fault:?}: wrong bytes");
-        assert_eq!(server.remove_rule(rule), 1, "{fault:?} hit nothing");
+                .nth(nth);
+            let rule = server.add_rule(rule);
+            let script = format!(r#"{reader} "$1""#);
+            let output = mount.user().shell(&script, &[&mount.wal().join(name)]);
+            assert!(output.status.success(), "{reader}, {fault:?}: {}", said(&output));
+            assert!(output.stdout == made(name), "{reader}, {fault:?}: wrong bytes");
+            assert_eq!(server.remove_rule(rule), 1, "{reader}, {fault:?} hit nothing");
+        }
     }
 }
 

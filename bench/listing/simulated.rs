@@ -52,6 +52,7 @@ async fn open(mountpoint: &Path, backend: Simulated) -> Fs {
     let staging = Staging::new(archive.compression(), &Default::default());
     let options = fs::Options {
         deadline: Duration::from_secs(45),
+        longest: None,
         read_deadline: None,
         read_only: false,
         mountpoint: mountpoint.to_owned(),

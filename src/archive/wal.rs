@@ -111,6 +111,19 @@ impl Archive {
         }
     }
 
+    /// What an object's own size and time tell of the file in it.
+    ///
+    /// # Errors
+    /// [`Error::Store`], if it was not known yet whose archive it is; [`Error::Damaged`], [`Error::Marker`].
+    pub async fn wal_meta_of(
+        &self,
+        name: WalName,
+        object: &Meta,
+        patience: Patience,
+    ) -> Result<WalMeta, Error> {
+        self.plain_meta(name, object, patience).await
+    }
+
     /// Is there an object of that name, and what is in it? From its last bytes.
     ///
     /// # Errors
@@ -452,8 +465,5 @@ fn part_ranges(bytes: u64) -> impl Iterator<Item = Range<u64>> {
 }
 
 fn staging(name: WalName, error: &io::Error) -> Error {
-    Error::Staging {
-        name: name.to_string(),
-        reason: error.to_string(),
-    }
+    Error::staging(name, error)
 }

@@ -11,6 +11,8 @@ use serde::Serialize;
 
 use crate::archive::tree::Tree;
 use crate::archive::tree::begun::Maker;
+use crate::archive::tree::catalogue::Unfinished;
+use crate::archive::tree::refused::Refused;
 use crate::archive::tree::summary::Summary;
 use crate::archive::{self, Archive};
 use crate::job::backup::named;
@@ -47,7 +49,8 @@ States:
   complete     it can be restored
   WAL missing  its files are stored; it is complete as soon as the named segments are archived
   incomplete   it is being taken (running), or was: the next `walfs backup` removes it when its maker is dead, which
-               is known at once on the same machine, and elsewhere after 24 hours without a stored byte
+               is known at once on the same machine, and elsewhere after 24 hours without a stored byte. With what
+               is wrong, if it was to be completed in the mount and that was refused
   damaged      its summary cannot be read
 
 Columns: when it began and when it was complete, the WAL from START to STOP on its timeline (TLI), bytes of files, \
@@ -98,6 +101,8 @@ struct ShownMaker<'a> {
     began: Option<Timestamp>,
     last_stored: Option<Timestamp>,
     stored_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<&'a Refused>,
 }
 
 impl<'a> Shown<'a> {
@@ -129,6 +134,7 @@ impl<'a> Shown<'a> {
                     began: begun.map(|begun| begun.at),
                     last_stored: Timestamp::try_from(tree.last_stored).ok(),
                     stored_bytes: tree.stored_bytes,
+                    refused: tree.refused.as_ref(),
                 });
             }
         }
@@ -159,16 +165,23 @@ fn state(listed: &Listed) -> String {
         State::Complete(_) => "complete".to_owned(),
         State::WalMissing(_, segments) => format!("WAL missing: {}", named(segments)),
         State::Damaged(reason) => format!("damaged: {}", reason.lines().next().unwrap_or_default()),
-        State::Unfinished(tree, maker) => match (&tree.begun, maker) {
-            (Some(begun), Maker::Running) => {
-                format!("incomplete (running, {} pid {})", begun.host, begun.pid)
-            }
-            (Some(begun), Maker::Elsewhere) => {
-                format!("incomplete (begun on {} by pid {})", begun.host, begun.pid)
-            }
-            (None, Maker::Elsewhere) => "incomplete (who is at it is not known)".to_owned(),
-            _ => "incomplete (abandoned)".to_owned(),
-        },
+        State::Unfinished(tree, maker) => {
+            let refused = tree
+                .refused
+                .iter()
+                .filter_map(|refused| refused.reason.lines().next());
+            let reason: String = refused.map(|reason| format!(": {reason}")).collect();
+            format!("incomplete ({}){reason}", who(tree, *maker))
+        }
+    }
+}
+
+fn who(tree: &Unfinished, maker: Maker) -> String {
+    match (&tree.begun, maker) {
+        (Some(begun), Maker::Running) => format!("running, {} pid {}", begun.host, begun.pid),
+        (Some(begun), Maker::Elsewhere) => format!("begun on {} by pid {}", begun.host, begun.pid),
+        (None, Maker::Elsewhere) => "who is at it is not known".to_owned(),
+        _ => "abandoned".to_owned(),
     }
 }
 

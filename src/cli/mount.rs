@@ -255,18 +255,21 @@ async fn serve(arguments: &MountArgs, waiting: serve::Waiting, ready: Option<Rea
     })
 }
 
-/// The kernel may have a deadline of its own for requests, and ends the mount when it passes.
+/// The kernel may have a deadline of its own for requests, and ends the mount when it passes: how long one may take.
+fn longest_request() -> Option<Duration> {
+    let limit = kernel::request_timeout()?;
+    Some(limit.saturating_sub(MARGIN).max(Duration::from_secs(1)))
+}
+
 fn deadline(wanted: Duration) -> Duration {
-    match kernel::request_timeout() {
-        Some(limit) if wanted + MARGIN > limit => {
-            let deadline = limit.saturating_sub(MARGIN).max(Duration::from_secs(1));
+    match longest_request() {
+        Some(longest) if wanted > longest => {
             tracing::warn!(
-                "the kernel's fs.fuse request timeout is {} s: the deadline is {} s instead of {} s",
-                limit.as_secs(),
-                deadline.as_secs(),
+                "the kernel breaks off what takes longer (sysctl fs.fuse): the deadline is {} s instead of {} s",
+                longest.as_secs(),
                 wanted.as_secs()
             );
-            deadline
+            longest
         }
         _ => wanted,
     }
@@ -290,10 +293,11 @@ async fn open(arguments: &MountArgs, mountpoint: &Path, deadline: Duration) -> R
     let disk = disk
         .transpose()
         .map_err(|error| format!("cache directory: {error}"))?;
-    let reader = Reader::new(archive.clone(), Cache::new(arguments.cache_memory), disk);
+    let reader = Reader::new(archive.clone(), Cache::new(arguments.cache_memory), disk).fetching_ahead();
     let staging = Staging::new(archive.compression(), &arguments.write.staging());
     let options = fs::Options {
         deadline,
+        longest: longest_request(),
         read_deadline: arguments.store.read_deadline,
         read_only: arguments.read_only,
         mountpoint: mountpoint.to_owned(),

@@ -93,7 +93,7 @@ pub struct WriteArgs {
         help_heading = "Writing"
     )]
     pub compression: Option<Compression>,
-    /// Directory for what is being written and does not fit in 24 MiB of memory; not in the mount [default: TMPDIR,
+    /// Directory for what is being written and does not fit in 16 MiB of memory; not in the mount [default: TMPDIR,
     /// /tmp]
     #[arg(
         long,
@@ -169,7 +169,13 @@ impl StoreArgs {
         self.read_deadline.unwrap_or(FOR_EVER)
     }
 
-    /// See [`Patience`], for a reader.
+    /// See [`Patience`], for a person who reads.
+    pub fn person_patience(&self) -> Patience {
+        self.read_deadline
+            .map_or(Patience::WhileAway, Patience::for_at_most)
+    }
+
+    /// See [`Patience`], for a server that reads.
     pub fn read_patience(&self) -> Patience {
         self.read_deadline
             .map_or(Patience::Forever, Patience::for_at_most)

@@ -98,6 +98,9 @@ struct RecoveryArgs {
     /// What the server does at the target [default: pause; at the end of the WAL it promotes itself]
     #[arg(long, value_name = "ACTION", requires = "target")]
     target_action: Option<ActionArg>,
+    /// Recover up to the first segment that is missing, although there are segments behind it
+    #[arg(long)]
+    up_to_gap: bool,
     /// Make a standby: standby.signal instead of recovery.signal
     #[arg(long)]
     standby: bool,
@@ -136,9 +139,13 @@ tablespace_map. Settings files that are not in the data directory are not in the
 global/pg_control comes last. It is changed so that the server starts only with backup_label; backup_manifest describes \
 it as it is, so that pg_verifybackup passes.
 
+If a segment is missing on the way to the target, it is named and nothing is done: at a gap PostgreSQL would open the \
+database without what is behind it, and say nothing. --up-to-gap accepts that.
+
 A target in postgresql.conf itself is left there: PostgreSQL refuses two different targets.
 
-DIR is refused if a server runs in it, or if it is not empty: unless --delta is given and it belongs to the same cluster, \
+DIR is refused if a server or another walfs restore runs in it, if it lies in a local archive or around it, or if it is \
+not empty: unless --delta is given and it belongs to the same cluster, \
 or it is what an interrupted restore has left. --delta removes what is not in the backup; a directory that a link in it \
 points to is left as it is, only the link goes.
 
@@ -183,7 +190,7 @@ async fn restore_backup(arguments: &RestoreArgs) -> Result<(), Failure> {
         )
         .await?;
     let progress = progress::on_terminal();
-    let report = restore(&Arc::new(archive), &options, &progress, store.read_patience()).await?;
+    let report = restore(&Arc::new(archive), &options, &progress, store.person_patience()).await?;
     drop(progress);
     report
         .warnings
@@ -218,6 +225,7 @@ fn options(arguments: &RestoreArgs) -> Result<Options, Failure> {
             timeline: recovery.target_timeline,
             action: recovery.target_action.map(TargetAction::from),
             inclusive: !recovery.target_exclusive,
+            up_to_gap: recovery.up_to_gap,
             standby: recovery.standby,
             primary_conninfo: recovery.primary_conninfo.clone(),
             archiving: !recovery.no_archiving,

@@ -1,14 +1,17 @@
-//! `walfs wal-push`, `wal-fetch` and `wal-list`: WAL without a mount, by the same code and with the same promises.
+//! `walfs wal-push`, `wal-fetch` and `wal-list`: WAL without a mount, by the same code and with the same promises; or,
+//! with `--mount`, through one.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
+use tempfile::NamedTempFile;
 
 use crate::archive::wal::WalMeta;
 use crate::archive::{self, Archive};
@@ -19,38 +22,89 @@ use crate::staging::Staging;
 use crate::staging::wal::WalDraft;
 use crate::store::Patience;
 
+use super::mounted::Mounted;
 use super::options::{StoreArgs, WriteArgs};
 use super::{FETCH_FAILED, complain, start_log};
 
-/// Archive one WAL file without a mount
+/// Archive one WAL file, without a mount or through one
 ///
 /// Succeeds when the file is in the store, whole and verified, or was there already with the same content.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Example, for postgresql.conf:
+Examples, for postgresql.conf:
   archive_command = 'walfs wal-push --archive s3://bucket/prefix \"%p\"'
+  archive_command = 'walfs wal-push --mount /mnt/walfs --archive s3://bucket/prefix \"%p\"'
+
+With --mount the running daemon archives the file, which is quicker: it has connections open and works ahead. If it \
+does not, and --archive is given too, the file is archived directly.
 
 Exit codes: 0 it is in the store, 1 it is not (PostgreSQL tries again), 2 wrong usage.")]
 pub struct PushArgs {
     /// The file (%p); archived under its name
     #[arg(value_name = "PATH")]
     path: PathBuf,
-    /// s3://bucket/prefix, file:///directory or a path; made if there is none
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    way: WayArgs,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
     write: WriteArgs,
 }
 
-/// Restore one WAL file without a mount
+/// Which way to the archive.
+#[derive(Debug, Args)]
+pub struct WayArgs {
+    /// s3://bucket/prefix, file:///directory or a path; wal-push makes it if there is none
+    #[arg(
+        long,
+        value_name = "ARCHIVE",
+        env = "WALFS_ARCHIVE",
+        hide_env_values = true,
+        required_unless_present = "mount"
+    )]
+    archive: Option<String>,
+    /// Where walfs is mounted: go through the running mount, whose archive must be the same
+    #[arg(long, value_name = "DIR", env = "WALFS_MOUNT", hide_env_values = true)]
+    mount: Option<PathBuf>,
+}
+
+impl WayArgs {
+    /// Goes through the mount if there is one to go through; then directly, if it did not work out.
+    async fn go<T>(
+        &self,
+        through: impl FnOnce(&Mounted) -> Result<T, String>,
+        directly: impl AsyncFnOnce(&str) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mounted = self
+            .mount
+            .as_deref()
+            .map(|at| Mounted::at(at).and_then(|mount| through(&mount)));
+        match (mounted, &self.archive) {
+            (Some(Ok(done)), _) => Ok(done),
+            (Some(Err(reason)), None) => Err(reason.into()),
+            (Some(Err(reason)), Some(archive)) => {
+                tracing::warn!("{reason}; going to {archive} directly");
+                directly(archive).await
+            }
+            (None, Some(archive)) => directly(archive).await,
+            (None, None) => {
+                Err("no archive is named\nHINT: --archive s3://bucket/prefix, or --mount DIR".into())
+            }
+        }
+    }
+}
+
+/// Restore one WAL file, without a mount or through one
 ///
 /// Waits for as long as the store is away, unless --read-deadline is given.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Example, for postgresql.conf:
+Examples, for postgresql.conf:
   restore_command = 'walfs wal-fetch --archive s3://bucket/prefix %f \"%p\"'
+  restore_command = 'walfs wal-fetch --mount /mnt/walfs --archive s3://bucket/prefix %f \"%p\"'
+
+With --mount the running daemon is asked, which has fetched the next segments already. If it does not give the file or \
+prove that there is none, and --archive is given too, the archive is asked directly.
 
 Exit codes: 0 it is restored, 1 the store said that it does not exist, 255 anything else, wrong usage too. PostgreSQL \
 takes 1 for the end of the archive and opens the database; at 255 it stops, and can be started again.")]
@@ -61,9 +115,8 @@ pub struct FetchArgs {
     /// Where to put it (%p); it appears there whole or not at all
     #[arg(value_name = "PATH")]
     path: PathBuf,
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    way: WayArgs,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -86,6 +139,9 @@ pub struct ListArgs {
     #[command(flatten)]
     store: StoreArgs,
 }
+
+/// What a direct try may take after a mount has used up the deadline.
+const LAST_TRY: Duration = Duration::from_secs(1);
 
 /// An error that ends a command, for a person.
 pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -120,19 +176,33 @@ async fn push_file(arguments: &PushArgs) -> Result<(), Failure> {
         .and_then(|name| name.to_str())
         .unwrap_or_default();
     let name: WalName = name.parse()?;
+    let began = Instant::now();
+    let through = |mount: &Mounted| mount.push(&arguments.path, name);
+    // One deadline for both ways together (contract W7).
+    let left = || {
+        arguments
+            .store
+            .deadline
+            .saturating_sub(began.elapsed())
+            .max(LAST_TRY)
+    };
+    let directly = async |archive: &str| push_directly(arguments, archive, name, left()).await;
+    arguments.way.go(through, directly).await
+}
+
+async fn push_directly(
+    arguments: &PushArgs,
+    archive: &str,
+    name: WalName,
+    deadline: Duration,
+) -> Result<(), Failure> {
     let mut file = File::open(&arguments.path)
         .map_err(|error| format!("cannot read {}: {error}", arguments.path.display()))?;
     let options = archive::Options {
         compression: arguments.write.compression,
         create: true,
     };
-    let deadline = arguments.store.deadline;
-    let archive = Arc::new(
-        arguments
-            .store
-            .open(&arguments.archive, &options, deadline)
-            .await?,
-    );
+    let archive = Arc::new(arguments.store.open(archive, &options, deadline).await?);
     let staging = Staging::new(archive.compression(), &arguments.write.staging());
     let mut draft = WalDraft::new(archive, &staging, name, deadline);
     let mut buffer = vec![0; 1 << 20];
@@ -155,10 +225,7 @@ pub fn fetch(arguments: &FetchArgs) -> ExitCode {
     match block_on(fetch_file(arguments)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            complain(&format_args!(
-                "{} is not in {}",
-                arguments.name, arguments.archive
-            ));
+            complain(&format_args!("{} is not archived", arguments.name));
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -171,46 +238,58 @@ pub fn fetch(arguments: &FetchArgs) -> ExitCode {
 /// False: the store said that the file does not exist.
 async fn fetch_file(arguments: &FetchArgs) -> Result<bool, Failure> {
     let name: WalName = arguments.name.parse()?;
-    let store = &arguments.store;
+    let path = &arguments.path;
+    let through = |mount: &Mounted| {
+        let mut target = beside(path)?;
+        let found = mount.fetch(name, &mut target)?;
+        if found {
+            put_in_place(target, path)?;
+        }
+        Ok(found)
+    };
+    let directly = async |archive: &str| fetch_directly(arguments, archive, name).await;
+    arguments.way.go(through, directly).await
+}
+
+async fn fetch_directly(arguments: &FetchArgs, archive: &str, name: WalName) -> Result<bool, Failure> {
+    let (store, path) = (&arguments.store, &arguments.path);
     let options = archive::Options::default();
-    let archive = Arc::new(
-        store
-            .open(&arguments.archive, &options, store.read_wait())
-            .await?,
-    );
+    let archive = Arc::new(store.open(archive, &options, store.read_wait()).await?);
     let patience = store.read_patience();
     let Some(meta) = archive.wal_meta(name, patience).await? else {
         return Ok(false);
     };
     let reader = Reader::new(archive, Cache::new(PIECE_BYTES), None);
-    write_whole(&reader, name, &meta, &arguments.path, patience).await?;
-    Ok(true)
-}
-
-/// Writes beside the target and renames, so that nobody ever finds half a file.
-async fn write_whole(
-    reader: &Reader,
-    name: WalName,
-    meta: &WalMeta,
-    path: &Path,
-    patience: Patience,
-) -> Result<(), Failure> {
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let cannot = |error: &dyn std::fmt::Display| format!("cannot write {}: {error}", path.display());
-    let mut target = tempfile::NamedTempFile::new_in(directory).map_err(|error| cannot(&error))?;
+    let mut target = beside(path)?;
     let mut at = 0;
     while at < meta.bytes {
         let piece = reader
             .read(name, meta.bytes, at, PIECE_BYTES as usize, patience)
             .await?;
-        target.write_all(&piece).map_err(|error| cannot(&error))?;
+        target
+            .write_all(&piece)
+            .map_err(|error| cannot_write(path, &error))?;
         at += piece.len() as u64;
     }
-    target.persist(path).map_err(|error| cannot(&error.error))?;
-    Ok(())
+    put_in_place(target, path)?;
+    Ok(true)
+}
+
+/// A file beside the target, to be renamed when it is whole: so nobody ever finds half of it.
+fn beside(path: &Path) -> Result<NamedTempFile, String> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    NamedTempFile::new_in(parent.unwrap_or(Path::new("."))).map_err(|error| cannot_write(path, &error))
+}
+
+fn put_in_place(whole: NamedTempFile, path: &Path) -> Result<(), String> {
+    let placed = whole
+        .persist(path)
+        .map_err(|error| cannot_write(path, &error.error));
+    placed.map(drop)
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> String {
+    format!("cannot write {}: {error}", path.display())
 }
 
 /// One line of `wal-list --json`.

@@ -37,12 +37,14 @@ use crate::server::{Facts, Resolved, Session, Stopped};
 use crate::store::Patience;
 
 mod assemble;
+mod behind;
 mod error;
 mod local;
 mod pack;
 mod pages;
 mod queue;
 mod rate;
+mod reading;
 mod uploads;
 mod wal;
 mod walk;
@@ -259,7 +261,7 @@ impl<'a> Taking<'a> {
         for _ in 0..self.options.jobs.max(1) {
             let (packers, send) = (packers.clone(), send.clone());
             let runtime = tokio::runtime::Handle::current();
-            tokio::task::spawn_blocking(move || packers.run(&runtime, &send));
+            behind::spawn(move || packers.run(&runtime, &send)).map_err(Error::Thread)?;
         }
         drop(send);
         loop {
@@ -418,10 +420,7 @@ impl<'a> Taking<'a> {
         summary.files = files.count() as u64;
         summary.bytes = tree.bytes();
         summary.finished = Timestamp::now();
-        Ok(self
-            .archive
-            .commit_tree(&tree, hashes, summary, patience())
-            .await?)
+        Ok(self.archive.commit_tree(&tree, hashes, summary, patience).await?)
     }
 
     /// Ends the session and the threads, and deletes what is stored.

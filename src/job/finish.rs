@@ -2,7 +2,8 @@
 //!
 //! Everything is done through the directory, as its user could: what a base backup leaves out is removed, the end of the
 //! backup is read from its `.backup` file in `wal/`, every file is read and summed up, and `backup_manifest` is written
-//! and renamed, which is what commits a backup. So nothing is promised here that the mount does not keep.
+//! and renamed, which is what commits a backup. So nothing is promised here that the mount does not keep; and as the mount
+//! compares the manifest with the bytes that it has stored, what is summed up here is proved to be these.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use self::check::{Checked, Start};
 use self::content::Source;
+use self::lock::Lock;
 use self::place::{CONTROL, MARK, Mark};
 use super::progress::{Phase, Progress};
 use crate::archive::Archive;
@@ -29,6 +30,7 @@ mod content;
 mod error;
 mod fill;
 mod finish;
+mod lock;
 mod place;
 mod settings;
 mod tablespaces;
@@ -123,13 +125,14 @@ pub async fn restore(
     progress: &Arc<dyn Progress>,
     patience: Patience,
 ) -> Result<Report, Error> {
+    let lock = lock::take(options)?;
     let checked = check::check(archive, options, progress, patience).await?;
     let mut report = report(&checked);
     if options.dry_run {
         return Ok(report);
     }
     let data = &options.directory;
-    begin(&checked, data)?;
+    let _lock = begin(&checked, data, lock)?;
     progress.phase(Phase::Restoring {
         bytes: report.bytes - report.kept_bytes,
     });
@@ -175,9 +178,12 @@ fn report(checked: &Checked) -> Report {
 }
 
 /// From here on the directory is changed: it is marked, and no server starts from it.
-fn begin(checked: &Checked, data: &Path) -> Result<(), Error> {
+fn begin(checked: &Checked, data: &Path, lock: Option<Lock>) -> Result<Lock, Error> {
     place::check_no_server(data)?;
-    place::make_directory(data)?;
+    let lock = match lock {
+        Some(lock) => lock,
+        None => lock::make(data)?,
+    };
     let mark = Mark {
         archive_id: checked.source.archive.marker().archive_id.clone(),
         backup: checked.source.backup.to_string(),
@@ -205,7 +211,11 @@ fn begin(checked: &Checked, data: &Path) -> Result<(), Error> {
             .iter()
             .try_for_each(|place| empty(&place.directory))?;
     }
-    checked.strangers.iter().try_for_each(|stranger| remove(stranger))
+    checked
+        .strangers
+        .iter()
+        .try_for_each(|stranger| remove(stranger))?;
+    Ok(lock)
 }
 
 /// Removes everything in a directory but the mark.

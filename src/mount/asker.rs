@@ -30,6 +30,8 @@ pub enum Intent {
     Writes,
     /// Signs of writing to it, and none of reading.
     SeemsToWrite,
+    /// A known copier that reads it, all of it and at once.
+    Reads,
     /// Nothing can be said.
     Unknown,
 }

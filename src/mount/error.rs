@@ -125,7 +125,7 @@ impl Error {
                 | Self::TooLong { .. }
                 | Self::BadBackupName(_)
                 | Self::Draft(
-                    Draft::Archive(_) | Draft::NoBackup { .. } | Draft::TooLong | Draft::Full { .. }
+                    Draft::Archive(_) | Draft::NoBackup { .. } | Draft::WrongContent { .. } | Draft::TooLong
                 )
         )
     }
@@ -145,7 +145,7 @@ fn draft_errno(error: &Draft) -> i32 {
         Draft::Removed => libc::ESTALE,
         Draft::TooLong => libc::EFBIG,
         // Not EINVAL: mv would speak of a directory moved into itself.
-        Draft::NoBackup { .. } | Draft::Full { .. } => libc::EIO,
+        Draft::NoBackup { .. } | Draft::WrongContent { .. } => libc::EIO,
     }
 }
 
@@ -156,6 +156,7 @@ fn archive_errno(error: &archive::Error) -> i32 {
         E::Conflict { .. } | E::TreeExists { .. } => libc::EEXIST,
         E::Immutable { .. } => libc::EPERM,
         E::TooLong { .. } => libc::EFBIG,
+        E::StagingFull { .. } => libc::ENOSPC,
         E::WrongCluster { .. }
         | E::WrongSegmentSize { .. }
         | E::Header { .. }

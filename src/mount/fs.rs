@@ -30,7 +30,7 @@ use crate::staging::tree::Change;
 use crate::store::Patience;
 
 use super::absence::Absences;
-use super::asker::{Asker, Intent};
+use super::asker::Asker;
 use super::basebackups::Basebackups;
 use super::error::Error;
 use super::handles::{Handle, Handles};
@@ -49,6 +49,8 @@ const PROMPT: Duration = Duration::from_secs(1);
 pub struct Options {
     /// Total time of any wait for the store on behalf of a writer (contract W7).
     pub deadline: Duration,
+    /// How long completing a backup may take, even while it gets on; `None`: for as long as it takes.
+    pub longest: Option<Duration>,
     /// Total time of a wait on behalf of a reader; `None`: for as long as it takes (contract R1).
     pub read_deadline: Option<Duration>,
     /// Refuse all writing.
@@ -200,45 +202,6 @@ impl Fs {
         }
     }
 
-    /// Who seems to write gets an error after the deadline; whoever may be restoring waits for as long as it takes.
-    fn patience(&self, name: WalName, asker: Option<&Asker>) -> Patience {
-        match asker.map_or(Intent::Unknown, |asker| self.intent(name, asker)) {
-            Intent::Writes | Intent::SeemsToWrite => Patience::for_at_most(self.options.deadline),
-            Intent::Unknown => self.read_patience(),
-        }
-    }
-
-    /// What the store says of a file. "No such file" is its own word of now.
-    async fn archived_meta(&self, name: WalName, asker: Option<&Asker>) -> Result<WalMeta> {
-        let wait = self.archive.wal_meta(name, self.patience(name, asker));
-        match self.while_wanted(asker, wait).await?? {
-            Some(meta) => {
-                self.presence.found(name, meta).await;
-                Ok(meta)
-            }
-            None => {
-                if let Some(family) = asker.and_then(Asker::parent) {
-                    self.absences.told(name, family);
-                }
-                Err(Error::NotFound)
-            }
-        }
-    }
-
-    /// The same, if it was found a moment ago without asking.
-    pub(super) async fn known_meta(&self, name: WalName, asker: Option<&Asker>) -> Result<WalMeta> {
-        match self.presence.meta(name).await {
-            Some(meta) => Ok(meta),
-            None => self.archived_meta(name, asker).await,
-        }
-    }
-
-    pub(super) fn read_patience(&self) -> Patience {
-        self.options
-            .read_deadline
-            .map_or(Patience::Forever, Patience::for_at_most)
-    }
-
     /// Attributes of an inode.
     ///
     /// # Errors
@@ -348,6 +311,7 @@ impl Fs {
                     mounted_at: self.mounted_at,
                     open_writes: self.open_writes(),
                     cached_bytes: self.reader.cached_bytes(),
+                    ahead_bytes: self.reader.ahead_bytes(),
                 };
                 status::status(&self.archive, &self.metrics, gauges)
             }

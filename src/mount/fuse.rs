@@ -1,7 +1,9 @@
 //! FUSE's protocol: the only file that knows `fuser`.
 //!
-//! An event loop does nothing but take a request apart and hand it to the runtime; the reply goes out from there. So
-//! no request ever waits for another (contract S4). A handler must not panic in an event loop (fuser would lose the
+//! An event loop takes a request apart and begins with it. What needs no wait (a write into memory, a read of what is
+//! cached) is answered there and then, because handing it to another thread would cost more than doing it; at its first
+//! wait the rest goes to the runtime, and the reply goes out from there. So no request ever waits for another (contract
+//! S4). A handler must not panic in an event loop (fuser would lose the
 //! thread, and with the last one the mount): the process ends on any panic instead, and callers get ENOTCONN.
 
 use std::ffi::OsStr;
@@ -9,6 +11,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
@@ -31,12 +34,11 @@ mod reply;
 
 use asked::{making, timestamp};
 use reply::{
-    BLOCK_BYTES, GENERATION, entry_ttl, errno, file_attr, file_type, reply_attr, reply_created, reply_empty,
-    reply_entry,
+    BLOCK_BYTES, GENERATION, entry_ttl, errno, file_attr, file_type, reply_attr, reply_created, reply_data,
+    reply_empty, reply_entry,
 };
 
-/// Threads that take requests from the kernel. They only hand them on; more than one, so that a copied megabyte does
-/// not delay a lookup.
+/// Threads that take requests from the kernel. More than one, so that a copied megabyte does not delay a lookup.
 const EVENT_LOOPS: usize = 3;
 
 /// A directory, served to the kernel.
@@ -55,6 +57,17 @@ impl Served {
 
     fn asker(request: &Request) -> Option<Asker> {
         Asker::of(request.pid())
+    }
+
+    /// Runs a handler on this thread as far as it goes without a wait, and the rest in the runtime.
+    fn answer(&self, handler: impl Future<Output = ()> + Send + 'static) {
+        let _timers_and_tasks = self.runtime.enter();
+        let mut handler = Box::pin(handler);
+        // Nobody to wake: the runtime asks again at once, and is then the one who is woken.
+        let mut begun = Context::from_waker(Waker::noop());
+        if handler.as_mut().poll(&mut begun).is_pending() {
+            self.runtime.spawn(handler);
+        }
     }
 }
 
@@ -94,7 +107,7 @@ impl Filesystem for Served {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, owner, asker, name) = (self.fs.clone(), self.owner, Self::asker(request), name.to_owned());
-        self.runtime.spawn(async move {
+        self.answer(async move {
             match fs.lookup(parent.0, &name, asker.as_ref()).await {
                 Ok(found) => reply_entry(reply, &found, owner),
                 Err(error) => {
@@ -111,8 +124,7 @@ impl Filesystem for Served {
     fn getattr(&self, request: &Request, ino: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
         let (fs, owner, asker) = (self.fs.clone(), self.owner, Self::asker(request));
         let _ = handle;
-        self.runtime
-            .spawn(async move { reply_attr(reply, fs.getattr(ino.0, asker.as_ref()).await, owner) });
+        self.answer(async move { reply_attr(reply, fs.getattr(ino.0, asker.as_ref()).await, owner) });
     }
 
     fn setattr(
@@ -140,7 +152,7 @@ impl Filesystem for Served {
             gid,
             modified: mtime.and_then(timestamp),
         };
-        self.runtime.spawn(async move {
+        self.answer(async move {
             let truncated = match (size, handle) {
                 (Some(bytes), Some(handle)) => fs.truncate(handle.0, bytes, asker.as_ref()).await,
                 (Some(bytes), None) => fs.truncate_inode(ino.0, bytes, asker.as_ref()).await,
@@ -168,7 +180,7 @@ impl Filesystem for Served {
             _ if flags.0 & libc::O_TRUNC != 0 => Opening::Replace,
             _ => Opening::Write,
         };
-        self.runtime.spawn(async move {
+        self.answer(async move {
             let opened = match fs.open_for(ino.0, opening, asker.as_ref()).await {
                 Ok(handle) => handle,
                 Err(error) => return reply.error(errno(&error)),
@@ -195,7 +207,7 @@ impl Filesystem for Served {
     ) {
         let (fs, owner, asker, name) = (self.fs.clone(), self.owner, Self::asker(request), name.to_owned());
         let making = making(request, mode);
-        self.runtime.spawn(async move {
+        self.answer(async move {
             match fs.create(parent.0, &name, making, asker.as_ref()).await {
                 Ok((created, handle)) => reply_created(reply, &created, handle, owner),
                 Err(error) => reply.error(errno(&error)),
@@ -215,12 +227,9 @@ impl Filesystem for Served {
         reply: ReplyData,
     ) {
         let (fs, asker) = (self.fs.clone(), Self::asker(request));
-        self.runtime.spawn(async move {
+        self.answer(async move {
             let outcome = fs.read(handle.0, offset, size as usize, asker.as_ref()).await;
-            match fs.noted("read", outcome) {
-                Ok(bytes) => reply.data(&bytes),
-                Err(error) => reply.error(errno(&error)),
-            }
+            reply_data(reply, fs.noted("read", outcome));
         });
     }
 
@@ -238,7 +247,7 @@ impl Filesystem for Served {
     ) {
         // The one copy of the data before it is compressed: the event loop needs its buffer back.
         let (fs, asker, data) = (self.fs.clone(), Self::asker(request), data.to_vec());
-        self.runtime.spawn(async move {
+        self.answer(async move {
             match fs.write(handle.0, offset, &data, asker.as_ref()).await {
                 Ok(bytes) => reply.written(bytes as u32),
                 Err(error) => reply.error(errno(&error)),
@@ -255,8 +264,7 @@ impl Filesystem for Served {
         reply: ReplyEmpty,
     ) {
         let (fs, asker) = (self.fs.clone(), Self::asker(request));
-        self.runtime
-            .spawn(async move { reply_empty(reply, fs.flush(handle.0, asker.as_ref()).await) });
+        self.answer(async move { reply_empty(reply, fs.flush(handle.0, asker.as_ref()).await) });
     }
 
     fn fsync(
@@ -268,8 +276,7 @@ impl Filesystem for Served {
         reply: ReplyEmpty,
     ) {
         let (fs, asker) = (self.fs.clone(), Self::asker(request));
-        self.runtime
-            .spawn(async move { reply_empty(reply, fs.fsync(handle.0, asker.as_ref()).await) });
+        self.answer(async move { reply_empty(reply, fs.fsync(handle.0, asker.as_ref()).await) });
     }
 
     fn release(
@@ -283,7 +290,7 @@ impl Filesystem for Served {
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
-        self.runtime.spawn(async move {
+        self.answer(async move {
             fs.release(handle.0).await;
             reply.ok();
         });
@@ -304,7 +311,7 @@ impl Filesystem for Served {
         }
         let (fs, name, new_name) = (self.fs.clone(), name.to_owned(), new_name.to_owned());
         let replace = !flags.contains(RenameFlags::RENAME_NOREPLACE);
-        self.runtime.spawn(async move {
+        self.answer(async move {
             reply_empty(
                 reply,
                 fs.rename(parent.0, &name, new_parent.0, &new_name, replace).await,
@@ -314,14 +321,12 @@ impl Filesystem for Served {
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (self.fs.clone(), name.to_owned());
-        self.runtime
-            .spawn(async move { reply_empty(reply, fs.unlink(parent.0, &name).await) });
+        self.answer(async move { reply_empty(reply, fs.unlink(parent.0, &name).await) });
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (self.fs.clone(), name.to_owned());
-        self.runtime
-            .spawn(async move { reply_empty(reply, fs.remove_directory(parent.0, &name).await) });
+        self.answer(async move { reply_empty(reply, fs.remove_directory(parent.0, &name).await) });
     }
 
     fn mkdir(
@@ -339,7 +344,7 @@ impl Filesystem for Served {
             name.to_owned(),
             making(request, mode),
         );
-        self.runtime.spawn(async move {
+        self.answer(async move {
             match fs.make_directory(parent.0, &name, making).await {
                 Ok(made) => reply_entry(reply, &made, owner),
                 Err(error) => reply.error(errno(&error)),
@@ -363,7 +368,7 @@ impl Filesystem for Served {
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (fs, owner, name, target) = (self.fs.clone(), self.owner, name.to_owned(), target.to_owned());
         let making = making(request, 0o777);
-        self.runtime.spawn(async move {
+        self.answer(async move {
             match fs.make_link(parent.0, &name, target.as_os_str(), making).await {
                 Ok(made) => reply_entry(reply, &made, owner),
                 Err(error) => reply.error(errno(&error)),
@@ -384,17 +389,12 @@ impl Filesystem for Served {
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
         let (fs, asker) = (self.fs.clone(), Self::asker(request));
-        self.runtime.spawn(async move {
-            match fs.read_link(ino.0, asker.as_ref()).await {
-                Ok(target) => reply.data(&target),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+        self.answer(async move { reply_data(reply, fs.read_link(ino.0, asker.as_ref()).await) });
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let fs = self.fs.clone();
-        self.runtime.spawn(async move {
+        self.answer(async move {
             match fs.open_directory(ino.0).await {
                 Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
                 Err(error) => reply.error(errno(&error)),
@@ -411,7 +411,7 @@ impl Filesystem for Served {
         mut reply: ReplyDirectory,
     ) {
         let fs = self.fs.clone();
-        self.runtime.spawn(async move {
+        self.answer(async move {
             let entries = match fs.read_directory(handle.0, offset).await {
                 Ok(entries) => entries,
                 Err(error) => return reply.error(errno(&error)),
@@ -435,7 +435,7 @@ impl Filesystem for Served {
         mut reply: ReplyDirectoryPlus,
     ) {
         let (fs, owner) = (self.fs.clone(), self.owner);
-        self.runtime.spawn(async move {
+        self.answer(async move {
             let entries = match fs.read_directory(handle.0, offset).await {
                 Ok(entries) => entries,
                 Err(error) => return reply.error(errno(&error)),
@@ -459,7 +459,7 @@ impl Filesystem for Served {
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
-        self.runtime.spawn(async move {
+        self.answer(async move {
             fs.release(handle.0).await;
             reply.ok();
         });
@@ -474,8 +474,7 @@ impl Filesystem for Served {
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
-        self.runtime
-            .spawn(async move { reply_empty(reply, fs.sync_directory(ino.0).await) });
+        self.answer(async move { reply_empty(reply, fs.sync_directory(ino.0).await) });
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -24,8 +24,8 @@ use std::path::{Path, PathBuf};
 
 pub use holders::Holder;
 pub use prepare::{Prepared, prepare};
-pub use table::{Device, FS_TYPE, Mount, mounts};
-pub use tuning::{request_timeout, set_read_ahead_kb};
+pub use table::{Device, FS_TYPE, Mount, mount_at, mounts};
+pub use tuning::{ReadAhead, request_timeout};
 pub use unmount::{Mounted, Unmounted, unmount_path};
 pub use user::{Owner, User, drop_privileges, lookup_user};
 

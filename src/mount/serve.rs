@@ -20,7 +20,7 @@ use crate::daemon;
 
 use super::fs::Fs;
 use super::fuse::{self, Served};
-use super::kernel::{self, MountOptions, Mounted, Owner, User};
+use super::kernel::{self, MountOptions, Mounted, Owner, ReadAhead, User};
 
 /// How long users of the mount that do not write (a shell standing in it) are waited for at the end.
 const BUSY_PATIENCE: Duration = Duration::from_secs(5);
@@ -34,6 +34,8 @@ pub struct Waiting {
     fuse: OwnedFd,
     mounted: Mounted,
     owner: Owner,
+    /// Where this process may raise it.
+    read_ahead: Option<ReadAhead>,
 }
 
 /// Where and for whom to mount.
@@ -71,6 +73,7 @@ pub fn mount(request: &Request) -> Result<Waiting, kernel::Error> {
         read_only: request.read_only,
     };
     let (fuse, mounted) = kernel::mount(&prepared.mountpoint, &options)?;
+    let read_ahead = ReadAhead::of(&mounted).ok();
     if let Some(user) = request
         .user
         .as_ref()
@@ -85,7 +88,12 @@ pub fn mount(request: &Request) -> Result<Waiting, kernel::Error> {
         // SAFETY: there are no other threads yet that could read the environment, as this function demands.
         unsafe { std::env::set_var("HOME", &user.home) };
     }
-    Ok(Waiting { fuse, mounted, owner })
+    Ok(Waiting {
+        fuse,
+        mounted,
+        owner,
+        read_ahead,
+    })
 }
 
 impl Waiting {
@@ -111,7 +119,12 @@ impl Waiting {
         mut signals: Signals,
         ready: impl FnOnce(),
     ) -> io::Result<()> {
-        let Self { fuse, mounted, owner } = self;
+        let Self {
+            fuse,
+            mounted,
+            owner,
+            read_ahead,
+        } = self;
         let served = Served::new(fs.clone(), tokio::runtime::Handle::current(), owner);
         let session = match fuse::start(fuse, served) {
             Ok(session) => session,
@@ -120,6 +133,9 @@ impl Waiting {
                 return Err(error);
             }
         };
+        if let Some(Err(error)) = read_ahead.map(ReadAhead::raise) {
+            tracing::debug!("the kernel keeps its own read-ahead: {error}");
+        }
         let (ended, session_end) = oneshot::channel();
         std::thread::spawn(move || {
             let _ = ended.send(session.join().expect("a panic ends the process"));

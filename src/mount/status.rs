@@ -27,6 +27,7 @@ struct Status<'a> {
     open_writes: usize,
     read_bytes: u64,
     cached_bytes: u64,
+    ahead_bytes: u64,
     last_archived: Option<LastFile>,
     last_error: Option<LastError>,
     store_requests: Counts,
@@ -41,6 +42,8 @@ pub struct Gauges {
     pub open_writes: usize,
     /// Bytes in the memory cache now.
     pub cached_bytes: u64,
+    /// Stored bytes held of what was fetched ahead.
+    pub ahead_bytes: u64,
 }
 
 /// The text of `status.json`.
@@ -62,6 +65,7 @@ pub fn status(archive: &Archive, metrics: &Metrics, gauges: Gauges) -> String {
         open_writes: gauges.open_writes,
         read_bytes: metrics.read_bytes.load(Ordering::Relaxed),
         cached_bytes: gauges.cached_bytes,
+        ahead_bytes: gauges.ahead_bytes,
         last_archived: metrics.last_archived(),
         last_error: metrics.last_error(),
         store_requests: archive.store().counts(),

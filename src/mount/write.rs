@@ -346,9 +346,5 @@ fn check_length(writing: &Writing, bytes: u64) -> Result<()> {
 
 fn staging(writing: &Writing, error: &std::io::Error) -> Error {
     let name = writing.name().unwrap_or_else(|| "a file being written".into());
-    crate::archive::Error::Staging {
-        name,
-        reason: error.to_string(),
-    }
-    .into()
+    crate::archive::Error::staging(name, error).into()
 }

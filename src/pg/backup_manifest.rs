@@ -22,11 +22,13 @@
 mod change;
 mod error;
 mod read;
+mod sum;
 mod write;
 
 pub use change::describe;
 pub use error::ManifestError;
 pub use read::{File, Manifest};
+pub use sum::Summer;
 pub use write::{FileLine, Writer};
 
 use super::{Lsn, SystemId, Timeline};
@@ -138,6 +140,13 @@ impl Checksum {
     /// Its bytes, in the order of the manifest.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// As the manifest spells it, in hexadecimal digits.
+    pub fn digits(&self) -> String {
+        let mut digits = Vec::with_capacity(2 * self.bytes.len());
+        push_hex(&mut digits, &self.bytes);
+        String::from_utf8(digits).expect("digits are ASCII")
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::parse_whole;
+use super::fetcher::parse_whole;
 use crate::archive::tree::{Part, TreeName};
 use crate::archive::{Archive, Error};
 use crate::codec::{Damage, FRAME_BYTES, SeekTable, frames_of};

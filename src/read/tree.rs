@@ -29,6 +29,14 @@ use cursors::{Cursors, Plan};
 use flights::{Flights, Way};
 use tables::Tables;
 
+use super::space::Space;
+
+/// Windows being fetched at once.
+const FETCHES: usize = 3;
+
+/// Stored bytes of a window, or of a small part, at most.
+const WINDOW_BYTES: u64 = 5 << 20;
+
 /// How long the store is asked for what nobody waits for yet.
 const AHEAD: Duration = Duration::from_secs(20);
 
@@ -43,6 +51,7 @@ struct Inner {
     archive: Arc<Archive>,
     cache: Cache,
     fetches: Arc<Semaphore>,
+    space: Space,
     decoders: Arc<Semaphore>,
     tables: Tables,
     flights: Flights,
@@ -80,17 +89,13 @@ struct Slice {
 }
 
 impl TreeReader {
-    /// A reader that shares its memory and its turns at the store with that of WAL.
-    pub(super) fn new(
-        archive: Arc<Archive>,
-        cache: Cache,
-        fetches: Arc<Semaphore>,
-        decoders: Arc<Semaphore>,
-    ) -> Self {
+    /// A reader that shares its memory with that of WAL.
+    pub(super) fn new(archive: Arc<Archive>, cache: Cache, space: Space, decoders: Arc<Semaphore>) -> Self {
         Self(Arc::new(Inner {
             archive,
             cache,
-            fetches,
+            fetches: Arc::new(Semaphore::new(FETCHES)),
+            space,
             decoders,
             tables: Tables::default(),
             flights: Flights::default(),

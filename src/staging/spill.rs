@@ -10,15 +10,16 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::archive::tree::chunks::ChunkHash;
 use crate::codec::{FrameSummary, Packed};
+
+use super::chunk::Chunk;
 
 /// A packed frame.
 #[derive(Debug, Clone)]
 pub(super) struct Kept {
     pub(super) summary: FrameSummary,
-    /// Its hash as a chunk of a tree's file, where that is wanted.
-    pub(super) chunk: Option<ChunkHash>,
+    /// It as a chunk of a tree's file, where that is wanted.
+    pub(super) chunk: Option<Chunk>,
     place: Place,
 }
 
@@ -123,7 +124,7 @@ pub(super) fn keep(
     directory: &Path,
     spill: &Mutex<Spill>,
     packed: Packed,
-    chunk: Option<ChunkHash>,
+    chunk: Option<Chunk>,
 ) -> io::Result<Kept> {
     let kib = packed.stored.len().div_ceil(1 << 10) as u32;
     let place = match memory.clone().try_acquire_many_owned(kib) {

@@ -3,7 +3,7 @@
 //! `pg_basebackup`, `cp -a`, `tar` and `rsync` want an ordinary directory: names that change, files written in any
 //! order, modes and times set afterwards. So names are kept in memory ([`names`]), and of contents as little as can be:
 //! small files go out together once they are closed (`bundle`), large ones slice by slice while they are written
-//! (`large`). No write waits for the store, but when too much is on its way.
+//! (`large`). No write waits for the store, but when too much is on its way; and nothing waits for ever (`limits`).
 //!
 //! What that means for a writer:
 //!
@@ -24,32 +24,40 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::RwLock;
+use tokio::time::Instant;
 
+use crate::archive::Archive;
 use crate::archive::tree::catalogue::Begun;
 use crate::archive::tree::{Attributes, TreeName};
-use crate::archive::{self, Archive};
 
 use super::Staging;
 
 mod backup;
 mod bundle;
 mod commit;
+mod error;
 mod file;
 mod finishing;
 mod large;
+mod limits;
 pub mod names;
+mod reading_back;
+mod refusal;
 mod sending;
 mod tablespaces;
 mod tar_backup;
+mod tar_verify;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writing;
 
 use bundle::Queue;
+pub use error::Error;
 use file::DraftFile;
 use large::Way;
 use names::{Kind, NameError, Names, ROOT};
-use sending::{Failure, Sender};
+use sending::Sender;
 
 /// PostgreSQL's manifest, while it is being written.
 const MANIFEST_TMP: &[u8] = b"backup_manifest.tmp";
@@ -57,56 +65,13 @@ const MANIFEST_TMP: &[u8] = b"backup_manifest.tmp";
 /// PostgreSQL's manifest.
 const MANIFEST: &[u8] = b"backup_manifest";
 
-/// Why something was not done.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Error {
-    /// A matter of names.
-    #[error(transparent)]
-    Name(#[from] NameError),
-    /// The archive, or its store: or what has failed the tree before.
-    #[error(transparent)]
-    Archive(#[from] Failure),
-    /// The tree is complete, and does not change any more (contract B7).
-    #[error("the backup is complete and is not changed any more")]
-    Complete,
-    /// The tree has been removed.
-    #[error("the backup was removed")]
-    Removed,
-    /// Not a thing to do with this.
-    #[error("{0}")]
-    Invalid(&'static str),
-    /// Longer than a file of a backup can be, or with too long a hole.
-    #[error("a file of a backup has at most 3 TiB, and no hole of more than 64 GiB")]
-    TooLong,
-    /// Too much is on its way to the store, and nothing has arrived there within the deadline.
-    #[error(
-        "the store has taken nothing for {seconds} s, and there is no more room for what is being written"
-    )]
-    Full {
-        /// How long was waited.
-        seconds: u64,
-    },
-    /// It cannot be completed as a base backup.
-    #[error("{name} is not completed: {reason}")]
-    NoBackup {
-        /// The tree.
-        name: TreeName,
-        /// What is missing, or does not fit.
-        reason: String,
-    },
-}
-
-impl From<archive::Error> for Error {
-    fn from(error: archive::Error) -> Self {
-        Self::Archive(Arc::new(error))
-    }
-}
-
 /// How trees are written.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How long an upload, or a writer who waits for room, may wait.
+    /// How long an upload may take, and any operation; and how long the completing of a tree may get nowhere.
     pub deadline: Duration,
+    /// How long completing a tree may take, even while it gets on; `None`: for as long as it takes.
+    pub longest: Option<Duration>,
     /// Path of the tree's directory, as processes see it: by which a link that leads into the tree is known.
     pub directory: Vec<u8>,
 }
@@ -174,6 +139,8 @@ pub struct TreeDraft {
     state: RwLock<State>,
     completing: AtomicBool,
     complete: AtomicBool,
+    /// How often it was not completed though it was to be; locked while word of that is left.
+    refusals: tokio::sync::Mutex<u32>,
 }
 
 impl TreeDraft {
@@ -203,6 +170,7 @@ impl TreeDraft {
             state: RwLock::new(State::Writing),
             completing: AtomicBool::new(false),
             complete: AtomicBool::new(false),
+            refusals: tokio::sync::Mutex::default(),
         })
     }
 
@@ -298,7 +266,7 @@ impl TreeDraft {
         kind: Kind<Arc<DraftFile>>,
         attributes: Attributes,
     ) -> Result<Stat, Error> {
-        let _open = self.writable().await?;
+        let _turn = self.turn().await?;
         self.still_sound()?;
         let mut names = self.names();
         let number = names.add(directory, name, kind, attributes)?;
@@ -310,7 +278,7 @@ impl TreeDraft {
     /// # Errors
     /// [`Error::Name`], [`Error::Complete`].
     pub async fn set_attributes(&self, number: u32, change: Change) -> Result<(), Error> {
-        let _open = self.writable().await?;
+        let _turn = self.turn().await?;
         let mut names = self.names();
         let attributes = names.attributes_mut(number)?;
         attributes.mode = change.mode.unwrap_or(attributes.mode) & 0o7777;
@@ -324,14 +292,14 @@ impl TreeDraft {
     /// tree, or fails.
     ///
     /// # Errors
-    /// [`Error::Name`], [`Error::Archive`], [`Error::NoBackup`], [`Error::Complete`].
+    /// [`Error::Name`], [`Error::Archive`], [`Error::NoBackup`], [`Error::WrongContent`], [`Error::Complete`].
     pub async fn rename(&self, from: (u32, &[u8]), to: (u32, &[u8]), replace: bool) -> Result<(), Error> {
         if from == (ROOT, MANIFEST_TMP) && to == (ROOT, MANIFEST) {
             return self.finish_by_manifest(replace).await;
         }
-        let _open = self.writable().await?;
+        let turn = self.turn().await?;
         self.still_sound()?;
-        self.move_name(from, to, replace).await
+        self.within(&turn, self.move_name(from, to, replace)).await
     }
 
     async fn move_name(&self, from: (u32, &[u8]), to: (u32, &[u8]), replace: bool) -> Result<(), Error> {
@@ -347,10 +315,14 @@ impl TreeDraft {
     /// # Errors
     /// [`Error::Name`], [`Error::Complete`].
     pub async fn unlink(&self, directory: u32, name: &[u8]) -> Result<(), Error> {
-        let _open = self.writable().await?;
+        let turn = self.turn().await?;
         let gone = self.names().unlink(directory, name)?;
         if let Some((_, Kind::File(file))) = gone {
-            file.forget(self.way()).await;
+            let forgotten = async {
+                file.forget(self.way()).await;
+                Ok(())
+            };
+            self.within(&turn, forgotten).await?;
         }
         Ok(())
     }
@@ -360,7 +332,7 @@ impl TreeDraft {
     /// # Errors
     /// [`Error::Name`], [`Error::Complete`].
     pub async fn remove_directory(&self, directory: u32, name: &[u8]) -> Result<(), Error> {
-        let _open = self.writable().await?;
+        let _turn = self.turn().await?;
         Ok(self.names().remove_directory(directory, name)?)
     }
 
@@ -379,26 +351,20 @@ impl TreeDraft {
     /// # Errors
     /// [`Error::Complete`]; [`Error::Name`] if it is not empty; [`Error::Archive`].
     pub async fn remove(&self) -> Result<(), Error> {
-        let mut state = self.state.write().await;
-        check(*state)?;
+        let began = Instant::now();
+        let mut state = self.alone(began).await?;
         if !self.names().children(ROOT)?.is_empty() {
             return Err(NameError::NotEmpty.into());
         }
-        self.sender.stop().await;
-        let patience = self.sender.patience();
-        self.sender
-            .archive
-            .drop_unfinished(&self.sender.id, patience)
-            .await?;
+        let removed = async {
+            self.sender.stop().await;
+            let patience = self.sender.patience();
+            let id = &self.sender.id;
+            Ok(self.sender.archive.drop_unfinished(id, patience).await?)
+        };
+        self.while_it_gets_on(began, removed).await?;
         *state = State::Removed;
         Ok(())
-    }
-
-    /// Shared, while something is changed.
-    async fn writable(&self) -> Result<tokio::sync::RwLockReadGuard<'_, State>, Error> {
-        let state = self.state.read().await;
-        check(*state)?;
-        Ok(state)
     }
 
     fn is_completing(&self) -> bool {

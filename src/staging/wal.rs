@@ -18,7 +18,7 @@ use crate::archive::wal::{Committed, Looked, Offered};
 use crate::archive::{Archive, Error};
 use crate::codec::Compression;
 use crate::pg::{HeaderError, PageHeader, WalName, backup_history, history};
-use crate::store::{self, ErrorKind, Patience};
+use crate::store::{self, GRACE, Patience};
 
 use super::forerunner::Forerunner;
 use super::{Draft, Sealed, Staging};
@@ -28,9 +28,6 @@ const HEADER_BYTES: usize = 40;
 
 /// `.history` and `.backup` files are a few hundred bytes; this is a bound against mistakes.
 const SMALL_FILE_BYTES: u64 = 1 << 20;
-
-/// By how much the store's own bookkeeping of the deadline may be late.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// What became of a file; it stays.
 pub type Verdict = Result<Committed, Arc<Error>>;
@@ -442,12 +439,14 @@ impl WalDraft {
         tokio::time::timeout(deadline + GRACE, self.commit_with(self.patience()))
             .await
             .unwrap_or_else(|_| {
-                Err(Error::Store(store::Error {
-                    kind: ErrorKind::Transient,
-                    operation: "put",
-                    target: format!("{name} in {place}"),
-                    message: format!("not done within {} s", deadline.as_secs()),
-                }))
+                let target = format!("{name} in {place}");
+                Err(store::Error::late(
+                    "put",
+                    target,
+                    deadline,
+                    "the store is slow, or others are in the way",
+                )
+                .into())
             })
     }
 
@@ -484,10 +483,7 @@ impl WalDraft {
     }
 
     fn staging_error(&self, error: &io::Error) -> Error {
-        Error::Staging {
-            name: self.name.to_string(),
-            reason: error.to_string(),
-        }
+        Error::staging(self.name, error)
     }
 }
 

@@ -140,6 +140,10 @@ impl Backend for Dir {
         self.root.path.display().to_string()
     }
 
+    fn directory(&self) -> Option<&Path> {
+        Some(&self.root.path)
+    }
+
     async fn prepare(&self, folder: &Key, create: bool) -> Result<(), Error> {
         let folder = folder.clone();
         self.blocking(move |root| root.prepare(&folder, create)).await

@@ -1,13 +1,16 @@
 //! The store as the rest of walfs sees it: every request with its patience, every attempt counted.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::counts::{Counters, count};
 use super::retry::{Pace, Wait};
 use super::{
-    Backend, ByteRange, Conditions, Counts, Error, Fetched, Key, Meta, Page, Part, Patience, PutMode, Upload,
+    Backend, ByteRange, Conditions, Counts, Error, ErrorKind, Fetched, Key, Meta, Page, Part, Patience,
+    PutMode, Upload,
 };
 
 /// One archive's place. Cheap to clone; clones share connections and counts.
@@ -34,6 +37,11 @@ impl Store {
     /// The archive's place for people: `s3://bucket/prefix` or `/var/lib/walfs`. Never contains a secret.
     pub fn place(&self) -> String {
         self.backend.place()
+    }
+
+    /// The directory in which everything lies, if it is one of this machine.
+    pub fn directory(&self) -> Option<&Path> {
+        self.backend.directory()
     }
 
     /// How many attempts of requests were made so far.
@@ -68,6 +76,22 @@ impl Store {
             self.backend.get(key, range.clone())
         };
         let fetched = self.wait("get", key.as_str(), patience, bytes, attempt).await?;
+        count(&self.counters.bytes_in, fetched.bytes.len() as u64);
+        Ok(fetched)
+    }
+
+    /// Reads for somebody who can do without: one attempt, which gets no longer than `allowance`.
+    ///
+    /// # Errors
+    /// As [`Store::get`], after one attempt.
+    pub async fn get_once(&self, key: &Key, range: ByteRange, allowance: Duration) -> Result<Fetched, Error> {
+        count(&self.counters.gets, 1);
+        let attempt = tokio::time::timeout(allowance, self.backend.get(key, range)).await;
+        let fetched = attempt.unwrap_or_else(|_| {
+            let target = format!("{}/{}", self.place(), key.as_str());
+            let message = format!("no answer within {:.1} s", allowance.as_secs_f64());
+            Err(Error::new(ErrorKind::Transient, "get", target, message))
+        })?;
         count(&self.counters.bytes_in, fetched.bytes.len() as u64);
         Ok(fetched)
     }
@@ -211,6 +235,6 @@ fn expected_bytes(range: &ByteRange) -> u64 {
     match range {
         ByteRange::Whole => 0,
         ByteRange::Span(span) => span.end.saturating_sub(span.start),
-        ByteRange::Last(bytes) => *bytes,
+        ByteRange::First(bytes) | ByteRange::Last(bytes) => *bytes,
     }
 }

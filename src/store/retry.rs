@@ -62,6 +62,8 @@ pub(super) struct Wait<'a> {
     operation: &'static str,
     target: &'a str,
     deadline: Option<Instant>,
+    /// Is a refusal waited on too?
+    outlasts_refusals: bool,
     pace: Pace,
     began: Instant,
     attempts: u32,
@@ -73,13 +75,14 @@ impl<'a> Wait<'a> {
     pub(super) fn new(operation: &'static str, target: &'a str, patience: Patience, pace: Pace) -> Self {
         let deadline = match patience {
             Patience::Until(instant) => Some(Instant::from_std(instant)),
-            Patience::Forever => None,
+            Patience::Forever | Patience::WhileAway => None,
         };
         let began = Instant::now();
         Self {
             operation,
             target,
             deadline,
+            outlasts_refusals: matches!(patience, Patience::Forever),
             pace,
             began,
             attempts: 0,
@@ -134,8 +137,8 @@ impl<'a> Wait<'a> {
             ErrorKind::Transient => true,
             ErrorKind::Damaged => self.attempts < DAMAGED_ATTEMPTS,
             // Somebody can mend a lapsed key or a lost bucket; who waits for ever waits for that too, because any
-            // error would be taken for the end of the WAL (contract R1).
-            ErrorKind::Denied | ErrorKind::Permanent => self.deadline.is_none(),
+            // error would be taken for the end of the WAL (contract R1). A person can mend it and start again.
+            ErrorKind::Denied | ErrorKind::Permanent => self.outlasts_refusals,
         }
     }
 

@@ -129,7 +129,7 @@ fn summary(tree: &Tree) -> Summary {
 
 async fn commit(archive: &Archive, tree: &Tree, summary: Summary, content: &[u8]) -> Result<Summary, Error> {
     archive
-        .commit_tree(tree, chunks::of(content), summary, patience())
+        .commit_tree(tree, chunks::of(content), summary, patience)
         .await
 }
 

@@ -1,154 +1,18 @@
 //! Base backups written through the mount by PostgreSQL's own tools and by ordinary copiers (contract B1, B2, B7).
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::path::Path;
 
-use crate::common::postgres::{Options as ServerOptions, Postgres};
+use super::mounted::{Site, directory_has, on_s3};
 use crate::common::s3::{Action, Operation, Rule, S3Server};
 use crate::common::user::said;
-use crate::common::version::{Version, installed_versions, newest};
+use crate::common::version::{Version, installed_versions};
 use crate::common::wait;
-use crate::common::walfs::{Mount, Options};
 use crate::common::world::World;
-
-/// A server that archives into a mount, with a table longer than a slice and a few hundred small files.
-struct Site {
-    server: Postgres,
-    mount: Mount,
-    world: World,
-}
-
-impl Site {
-    fn new(name: &str, options: impl FnOnce(&World) -> Options) -> Self {
-        Self::of(name, newest(), options)
-    }
-
-    fn of(name: &str, version: Version, options: impl FnOnce(&World) -> Options) -> Self {
-        let world = World::new(name);
-        let mount = options(&world).mount();
-        let mut server = Postgres::init(&world.path().join("pg"), &ServerOptions::of(version));
-        server.configure(&[
-            ("archive_mode", "on"),
-            ("archive_command", &mount.archive_command()),
-            ("wal_level", "replica"),
-        ]);
-        server.start();
-        server.pgbench_init(4);
-        Self { server, mount, world }
-    }
-
-    fn backups(&self) -> PathBuf {
-        self.mount.path().join("basebackups")
-    }
-
-    fn backup(&self, name: &str) -> PathBuf {
-        self.backups().join(name)
-    }
-
-    fn start_backup(&self, directory: &Path, arguments: &[&str]) -> Child {
-        let mut command = self.server.program("pg_basebackup");
-        command
-            .arg("-D")
-            .arg(directory)
-            .args(["-c", "fast"])
-            .args(arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().expect("run pg_basebackup")
-    }
-
-    fn run_backup(&self, directory: &Path, arguments: &[&str]) -> Output {
-        let child = self.start_backup(directory, arguments);
-        child.wait_with_output().expect("wait for pg_basebackup")
-    }
-
-    /// `pg_basebackup` into the mount, which must do.
-    #[track_caller]
-    fn take(&self, name: &str, arguments: &[&str]) -> PathBuf {
-        let directory = self.backup(name);
-        let output = self.run_backup(&directory, arguments);
-        assert!(
-            output.status.success(),
-            "{arguments:?}: {}\n{}",
-            said(&output),
-            self.mount.log()
-        );
-        directory
-    }
-
-    #[track_caller]
-    fn shell(&self, line: &str, arguments: &[&Path]) -> Output {
-        let output = self.mount.user().shell(line, arguments);
-        assert!(
-            output.status.success(),
-            "{line}: {}\n{}",
-            said(&output),
-            self.mount.log()
-        );
-        output
-    }
-
-    #[track_caller]
-    fn verify(&self, directory: &Path) {
-        let verified = self.server.program("pg_verifybackup").arg(directory).output();
-        let verified = verified.expect("run pg_verifybackup");
-        assert!(
-            verified.status.success(),
-            "{}\n{}",
-            said(&verified),
-            self.mount.log()
-        );
-    }
-
-    fn latest(&self) -> Option<String> {
-        let target = self
-            .mount
-            .user()
-            .shell("readlink \"$1\"", &[&self.backup("LATEST")]);
-        let target = String::from_utf8(target.stdout).expect("UTF-8").trim().to_owned();
-        Some(target).filter(|target| !target.is_empty())
-    }
-
-    /// The summary, as it is stored.
-    fn summary(&self, name: &str) -> Option<serde_json::Value> {
-        let path = self.world.archive().join(format!("basebackups/{name}.json"));
-        let text = fs::read(path).ok()?;
-        Some(serde_json::from_slice(&text).expect("JSON"))
-    }
-
-    /// It is complete and says so; no byte of it can be changed.
-    #[track_caller]
-    fn assert_complete(&self, name: &str) {
-        let summary = self
-            .summary(name)
-            .unwrap_or_else(|| panic!("no summary\n{}", self.mount.log()));
-        let own = self.server.system_identifier().to_string();
-        if let Some(found) = summary["backup"].get("system_identifier") {
-            assert_eq!(found, own.as_str());
-        }
-        wait::until("LATEST to move", || (self.latest()? == name).then_some(()));
-        let changed = self
-            .mount
-            .user()
-            .shell("touch \"$1/x\" || rm -r \"$1\"", &[&self.backup(name)]);
-        assert!(!changed.status.success(), "a complete backup was changed");
-    }
-
-    fn local_backup(&self) -> PathBuf {
-        let directory = self.world.owned_dir("local");
-        let output = self.run_backup(&directory, &["-Xfetch"]);
-        assert!(output.status.success(), "{}", said(&output));
-        directory
-    }
-}
-
-fn local(name: &str) -> Site {
-    Site::new(name, Options::local)
-}
 
 #[test]
 fn pg_basebackup_plain() {
-    let site = local("plain");
+    let site = Site::local("plain");
     for (name, arguments) in [
         ("none", &["-Xnone"][..]),
         ("fetch", &["-Xfetch"]),
@@ -158,6 +22,9 @@ fn pg_basebackup_plain() {
             "sums",
             &["-Xfetch", "--manifest-checksums=SHA256", "-l", "a label"],
         ),
+        ("unsummed", &["-Xfetch", "--manifest-checksums=NONE"]),
+        // It writes to postgresql.auto.conf, of which the manifest says what the server has.
+        ("standby", &["-Xstream", "-R"]),
     ] {
         let directory = site.take(name, arguments);
         site.verify(&directory);
@@ -174,7 +41,7 @@ fn pg_basebackup_plain() {
 
 #[test]
 fn without_a_manifest_the_backup_history_tells_the_end() {
-    let site = local("manifestless");
+    let site = Site::local("manifestless");
     let directory = site.take("m", &["-Xfetch", "--no-manifest"]);
     wait::until("the backup to be complete", || {
         site.shell("sync \"$1\"", &[&directory]);
@@ -185,7 +52,7 @@ fn without_a_manifest_the_backup_history_tells_the_end() {
 
 #[test]
 fn pg_basebackup_tar() {
-    let site = local("tar");
+    let site = Site::local("tar");
     for (name, arguments) in [
         ("none", &["-Ft", "-Xnone"][..]),
         ("fetch", &["-Ft", "-Xfetch"]),
@@ -213,7 +80,7 @@ fn pg_basebackup_tar() {
 
 #[test]
 fn tablespaces_come_along() {
-    let site = local("spaces");
+    let site = Site::local("spaces");
     let space = site.world.owned_dir("space");
     site.server
         .query(&format!("CREATE TABLESPACE s LOCATION '{}'", space.display()));
@@ -240,7 +107,7 @@ fn tablespaces_come_along() {
 
 #[test]
 fn ordinary_copiers_do() {
-    let site = local("copiers");
+    let site = Site::local("copiers");
     let source = site.local_backup();
     for (name, line) in [
         ("cp", "cp -a \"$1\" \"$2\""),
@@ -272,7 +139,7 @@ fn ordinary_copiers_do() {
 
 #[test]
 fn half_a_copy_is_not_completed() {
-    let site = local("half");
+    let site = Site::local("half");
     let source = site.local_backup();
     let directory = site.backup("half");
     site.shell(
@@ -320,7 +187,7 @@ fn fail_a_backup(version: Version) {
 
 #[test]
 fn a_killed_pg_basebackup_leaves_nothing_complete() {
-    let site = local("killed");
+    let site = Site::local("killed");
     let directory = site.backup("x");
     let mut child = site.start_backup(&directory, &["-Xfetch", "--max-rate=8M"]);
     wait::until("the copy to have begun", || {
@@ -339,7 +206,7 @@ fn a_killed_pg_basebackup_leaves_nothing_complete() {
 
 #[test]
 fn a_killed_daemon_leaves_nothing_complete() {
-    let mut site = local("dead");
+    let mut site = Site::local("dead");
     let directory = site.backup("x");
     let mut child = site.start_backup(&directory, &["-Xfetch", "--max-rate=8M"]);
     wait::until("the copy to have begun", || {
@@ -380,23 +247,4 @@ fn small_files_go_out_together() {
 
 fn puts(store: &S3Server) -> usize {
     store.count(|request| request.operation == Operation::Put)
-}
-
-fn on_s3(store: &S3Server, world: &World) -> Options {
-    let environment: Vec<(String, String)> = store
-        .env()
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
-    let archive = format!("s3://{}/pg", store.bucket());
-    Options::s3(world, &archive, &store.endpoint(), &environment)
-}
-
-/// As the owner of the mount sees it: nobody else gets in.
-fn directory_has(site: &Site, directory: &Path, name: &str) -> Option<()> {
-    let found = site
-        .mount
-        .user()
-        .shell("test -e \"$1\"", &[&directory.join(name)]);
-    found.status.success().then_some(())
 }

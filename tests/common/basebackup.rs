@@ -152,8 +152,13 @@ impl<'a> Site<'a> {
 
     /// Begins one that reads at most so much in a second.
     pub fn slow_backup(&self, name: &str, rate: &str) -> Child {
+        self.slow_backup_with(name, &["--rate-limit", rate])
+    }
+
+    /// Begins one with these arguments.
+    pub fn slow_backup_with(&self, name: &str, arguments: &[&str]) -> Child {
         let mut backup = self.walfs("backup");
-        backup.args(["--fast", "--rate-limit", rate, name]);
+        backup.args(["--fast", name]).args(arguments);
         backup
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -58,6 +58,7 @@ impl Below {
         let staging = Staging::new(archive.compression(), &staged);
         let options = Options {
             deadline,
+            longest: None,
             read_deadline: Some(deadline),
             read_only: false,
             mountpoint: PathBuf::new(),

@@ -47,7 +47,7 @@ pub async fn pack(archive: &Archive, name: &str, directory: &Path, backup: Backu
         .filter_map(|entry| hashes.remove(&entry.path));
     let ordered: Vec<ChunkHash> = ordered.flatten().collect();
     let summary = summary(&tree, began, backup);
-    let committed = archive.commit_tree(&tree, ordered, summary, patience).await;
+    let committed = archive.commit_tree(&tree, ordered, summary, || patience).await;
     committed.expect("commit the backup");
     tree
 }

@@ -315,6 +315,7 @@ impl Backend for Scripted {
                     let span = match range {
                         ByteRange::Whole => 0..length,
                         ByteRange::Span(span) => span,
+                        ByteRange::First(first) => 0..length.min(first),
                         ByteRange::Last(last) => length.saturating_sub(last)..length,
                     };
                     if span.start > span.end || span.end > length {

@@ -197,6 +197,18 @@ impl Mount {
         &self.options.user
     }
 
+    /// `walfs COMMAND` on its archive, as its user.
+    pub fn command(&self, world: &World, command: &str) -> Command {
+        let mut walfs = walfs(world, self.user());
+        let environment = self.options.environment.iter();
+        walfs.envs(environment.map(|(name, value)| (name, value))).args([
+            command,
+            "--archive",
+            &self.options.archive,
+        ]);
+        walfs
+    }
+
     /// What to write into postgresql.conf to archive here: plain `cp`.
     pub fn archive_command(&self) -> String {
         format!("cp %p {}/%f", self.wal().display())

@@ -86,6 +86,7 @@ mod tests {
         Unfinished {
             id: TreeId::fresh(&"monday".parse().unwrap()),
             begun,
+            refused: None,
             last_stored,
             stored_bytes: 0,
         }

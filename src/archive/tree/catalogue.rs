@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::chunks::{self, ChunkHash};
+use super::refused::Refused;
 use super::summary::{Object, Summary};
 use super::{BASEBACKUPS, Content, Tree, TreeId, TreeName, manifest};
 use crate::archive::{Archive, Error, put_mode};
@@ -47,6 +48,8 @@ pub struct Unfinished {
     pub id: TreeId,
     /// Who began it; `None` if that cannot be read.
     pub begun: Option<Begun>,
+    /// Why it was not completed when its maker wanted that; `None` if nobody has wanted it yet.
+    pub refused: Option<Refused>,
     /// When the last object of it was stored.
     pub last_stored: SystemTime,
     /// Bytes stored of it.
@@ -112,7 +115,8 @@ impl Archive {
     }
 
     /// Makes a tree exist: stores its manifest and chunk hashes, then its summary, of which `manifest`, `chunks` and
-    /// `stored_bytes` are filled in here. `hashes` are those of all files in the tree's order.
+    /// `stored_bytes` are filled in here. `hashes` are those of all files in the tree's order. `patience` is asked for
+    /// each of the three.
     ///
     /// # Errors
     /// [`Error::TreeExists`] if another tree of that name was quicker; [`Error::Store`].
@@ -121,16 +125,16 @@ impl Archive {
         tree: &Tree,
         hashes: Vec<ChunkHash>,
         mut summary: Summary,
-        patience: Patience,
+        patience: impl Fn() -> Patience,
     ) -> Result<Summary, Error> {
         let name = tree.id.name();
         let text = manifest::to_text(tree);
         summary.manifest = self
-            .put_object(&self.manifest_key(&tree.id), text, patience)
+            .put_object(&self.manifest_key(&tree.id), text, patience())
             .await?;
         let hashes = chunks::to_bytes(hashes);
         summary.chunks = self
-            .put_object(&self.chunks_key(&tree.id), hashes, patience)
+            .put_object(&self.chunks_key(&tree.id), hashes, patience())
             .await?;
         let own = tree.id.prefix();
         let own_parts = tree
@@ -140,7 +144,7 @@ impl Archive {
         summary.stored_bytes = own_parts.map(|part| part.stored_bytes).sum::<u64>()
             + summary.manifest.stored_bytes
             + summary.chunks.stored_bytes;
-        self.put_summary(&name, &summary, patience).await?;
+        self.put_summary(&name, &summary, patience()).await?;
         Ok(summary)
     }
 

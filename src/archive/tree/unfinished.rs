@@ -97,9 +97,12 @@ impl Archive {
             Err(error) if error.kind == ErrorKind::NotFound => None,
             Err(error) => return Err(error.into()),
         };
+        let keys = objects.iter().map(|(key, _)| key);
+        let refused = self.last_refused(&id, keys, patience).await?;
         Ok(Unfinished {
             id,
             begun,
+            refused,
             last_stored: objects
                 .iter()
                 .map(|(_, meta)| meta.modified)

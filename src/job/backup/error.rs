@@ -52,6 +52,11 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The system has no room for another thread.
+    #[error(
+        "cannot start a thread to read files: {0}.\nHINT: `ulimit -u` limits the user's threads; use fewer --jobs"
+    )]
+    Thread(io::Error),
     /// A control file that stays unreadable.
     #[error("{}: {source}", path.display())]
     Control {

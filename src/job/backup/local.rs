@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::Error;
-use super::queue;
 use super::walk::real;
+use super::{queue, reading};
 use crate::pg::control::{CONTROL_FILE_BYTES, ClusterState, ControlFile};
 use crate::server::Facts;
 
@@ -86,7 +86,7 @@ pub(super) fn control_file(root: &Path) -> Result<(Vec<u8>, ControlFile), Error>
             source: io::ErrorKind::NotFound.into(),
         })?;
         let mut bytes = vec![0; CONTROL_FILE_BYTES];
-        let read = queue::read_at(&opened.file, &mut bytes, 0).map_err(|source| Error::Read {
+        let read = reading::read_at(&opened.file, &mut bytes, 0).map_err(|source| Error::Read {
             path: real(root, CONTROL),
             source,
         })?;

@@ -14,8 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::Error;
 use super::pages::{Rules, Verifier};
-use super::queue::{Opened, Plan, Queue, Work, read_at};
+use super::queue::{Opened, Plan, Queue, Work};
 use super::rate::Rate;
+use super::reading::read_at;
 use super::walk::{Source, real};
 use crate::archive::tree::chunks::{self, ChunkHash};
 use crate::archive::tree::summary::Pages;

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 
-use super::queue::read_at;
+use super::reading::read_at;
 use crate::archive::tree::summary::{BadPage, Pages};
 use crate::pg::checksum::{PageChecker, PageVerdict};
 use crate::pg::relation::{RelationFile, relation_file};

@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -183,22 +182,4 @@ fn cut(sources: &[Source]) -> (VecDeque<Vec<u32>>, VecDeque<u32>) {
         bundles.push_back(open);
     }
     (bundles, large)
-}
-
-/// Reads as many bytes as there are, at most the buffer's length.
-pub(super) fn read_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<usize> {
-    use std::os::unix::fs::FileExt;
-    let wanted = buffer.len();
-    while !buffer.is_empty() {
-        match file.read_at(buffer, offset) {
-            Ok(0) => break,
-            Ok(bytes) => {
-                buffer = &mut buffer[bytes..];
-                offset += bytes as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(wanted - buffer.len())
 }

@@ -5,11 +5,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::compare::{self, FileWork};
 use super::content::Source;
 use super::error::Error;
 use super::place::{self, CONTROL, Holds, Mark};
+use super::settings::Recovery;
 use super::tablespaces::{self, Place};
 use super::target::Target;
 use super::wal::{self, Reach};
@@ -76,6 +78,10 @@ pub(super) async fn check(
     let reach = wal::reach(archive, &backup, &summary, options.recovery.timeline, patience).await?;
     let warnings = check_reach(archive, &reach, options)?;
     let places = tablespaces::places(&summary, &options.tablespaces, &options.directory)?;
+    place::check_outside(archive, &options.directory)?;
+    places
+        .iter()
+        .try_for_each(|place| place::check_outside(archive, &place.directory))?;
     let start = start(options, &source, system_id, summary.backup.shape, &places)?;
     let segments = needed_segments(&backup, &summary)?;
     let mut checked = Checked {
@@ -136,7 +142,7 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
         None => format!("{} is the last segment that is archived", reach.last),
     };
     match recovery.target {
-        Target::Lsn(lsn) if lsn > reach.end && !recovery.standby => {
+        _ if !recovery.standby && is_out_of_reach(recovery, reach) => {
             return Err(Error::WalEndsEarly {
                 place: archive.place(),
                 target: recovery.target.to_string(),
@@ -161,6 +167,21 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
         ));
     }
     Ok(warnings)
+}
+
+/// Is it known that recovery cannot get there? A standby's server may bring what the archive lacks.
+fn is_out_of_reach(recovery: &Recovery, reach: &Reach) -> bool {
+    let stops_at_gap = reach.gap.is_some() && !recovery.up_to_gap;
+    match recovery.target {
+        Target::Lsn(lsn) => lsn > reach.end,
+        // It would open the database without what is behind the gap, and say nothing.
+        Target::Latest => stops_at_gap,
+        // What was archived before the target holds nothing of later.
+        Target::Time(time) => {
+            stops_at_gap && reach.newest.is_none_or(|newest| newest < SystemTime::from(time))
+        }
+        Target::Name(_) | Target::Xid(_) | Target::Immediate => false,
+    }
 }
 
 fn needed_segments(backup: &TreeName, summary: &Summary) -> Result<Vec<SegmentName>, Error> {

@@ -1,6 +1,8 @@
 //! Why a backup is not restored.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::archive::{self, tree::TreeName};
@@ -65,7 +67,8 @@ pub enum Error {
     /// The WAL does not reach the target.
     #[error(
         "the WAL in {place} does not reach {target}: from the backup on it is whole up to {reached}, and {reason}.\n\
-         HINT: archive what is missing, or choose a target before {reached}."
+         HINT: archive what is missing, choose a newer backup or a target before {reached}; or add --up-to-gap, and \
+         what is behind the gap is lost."
     )]
     WalEndsEarly {
         /// The archive.
@@ -150,6 +153,26 @@ pub enum Error {
         /// The postmaster.
         pid: i32,
     },
+    /// Another restore is at it.
+    #[error(
+        "another `walfs restore` works in {directory:?}.\nHINT: let it end, or restore to another directory; \
+         `fuser {}` names its process.", .directory.display()
+    )]
+    Busy {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// What would be written lies in the archive, or the reverse.
+    #[error(
+        "{directory:?} and the archive {archive:?} lie in one another: to restore would damage the archive.\n\
+         HINT: restore to a directory outside of it."
+    )]
+    InArchive {
+        /// The data directory, or a tablespace's.
+        directory: PathBuf,
+        /// The archive's directory.
+        archive: PathBuf,
+    },
     /// The disk is too small.
     #[error(
         "there is not enough room in {directory:?}: {needed_bytes} bytes are needed, {free_bytes} are free.\n\
@@ -190,7 +213,7 @@ pub enum Error {
         reason: String,
     },
     /// What the system said.
-    #[error("cannot {operation} {path:?}: {source}{}", hint(.source))]
+    #[error("cannot {operation} {path:?}: {source}{}", hint(.source, .path))]
     System {
         /// What was tried.
         operation: &'static str,
@@ -238,14 +261,27 @@ impl From<Error> for io::Error {
     }
 }
 
-fn hint(source: &io::Error) -> &'static str {
+fn hint(source: &io::Error, path: &Path) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             ".\nHINT: make room and run the same command again: it goes on where it was"
+        }
+        io::ErrorKind::PermissionDenied if is_own(path) => {
+            ".\nHINT: it is yours, but its mode keeps you out: chmod -R u+rwX the data directory"
         }
         io::ErrorKind::PermissionDenied => {
             ".\nHINT: run it as the user who shall own the data directory, usually postgres"
         }
         _ => "",
     }
+}
+
+/// Does what cannot be reached belong to whoever asks for it?
+fn is_own(path: &Path) -> bool {
+    // SAFETY: geteuid only reads this process's credentials and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    let found = path
+        .ancestors()
+        .find_map(|above| fs::symlink_metadata(above).ok());
+    found.is_some_and(|found| found.uid() == user)
 }

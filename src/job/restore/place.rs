@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::tablespaces::Place;
+use crate::archive::Archive;
 use crate::pg::SystemId;
 use crate::pg::control::ControlFile;
 
@@ -114,6 +115,28 @@ fn is_alive(pid: i32) -> bool {
 fn answers(socket: &Path) -> bool {
     fs::symlink_metadata(socket).is_ok_and(|found| found.file_type().is_socket())
         && UnixStream::connect(socket).is_ok()
+}
+
+/// Refuses a directory in the archive's own, and one that the archive lies in: what is too much in it would be removed.
+pub(super) fn check_outside(archive: &Archive, directory: &Path) -> Result<(), Error> {
+    let Some(own) = archive.store().directory() else {
+        return Ok(());
+    };
+    let (own_real, real) = (real(own), real(directory));
+    if !own_real.starts_with(&real) && !real.starts_with(&own_real) {
+        return Ok(());
+    }
+    Err(Error::InArchive {
+        directory: directory.to_owned(),
+        archive: own.to_owned(),
+    })
+}
+
+/// Without links, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    let above = existing(path);
+    let resolved = above.canonicalize().unwrap_or_else(|_| above.to_owned());
+    resolved.join(path.strip_prefix(above).unwrap_or(Path::new("")))
 }
 
 /// Refuses files that are not those of this cluster.

@@ -24,6 +24,8 @@ pub struct Recovery {
     pub action: Option<TargetAction>,
     /// Is the target itself recovered, too?
     pub inclusive: bool,
+    /// May it end where a segment is missing, although there are others behind it?
+    pub up_to_gap: bool,
     /// Stay a standby?
     pub standby: bool,
     /// The server that a standby follows.
@@ -116,6 +118,7 @@ mod tests {
             timeline: TargetTimeline::Latest,
             action: None,
             inclusive: false,
+            up_to_gap: false,
             standby: false,
             primary_conninfo: None,
             archiving: true,

@@ -33,6 +33,8 @@ pub(super) fn intent(arguments: &[&[u8]], directory: &Path, target: &Path) -> In
         Intent::SeemsToWrite
     } else if seems_to_write(arguments, directory, target) {
         Intent::SeemsToWrite
+    } else if copies_from(arguments, directory, target) {
+        Intent::Reads
     } else {
         Intent::Unknown
     }
@@ -53,6 +55,12 @@ fn copies_to(arguments: &[&[u8]], directory: &Path, target: &Path) -> bool {
         // Of several `of=` dd takes the last.
         return named(b"of=").next_back().is_some_and(is_target) && !named(b"if=").any(is_target);
     }
+    if program == b"walfs" {
+        // `walfs wal-push --mount /mnt/walfs pg_wal/SEGMENT`: names what it brings, and never reads it back.
+        let name = target.file_name().map(OsStr::as_bytes);
+        return arguments.first() == Some(&&b"wal-push"[..])
+            && arguments.iter().any(|path| Some(base(path)) == name);
+    }
     let Some((last, earlier)) = arguments.split_last() else {
         return false;
     };
@@ -69,6 +77,22 @@ fn copies_to(arguments: &[&[u8]], directory: &Path, target: &Path) -> bool {
     // With one operand `rsync` lists it.
     let has_operand = earlier.iter().any(|argument| !argument.starts_with(b"-"));
     is_target(last) && has_operand || into_directory() && has_source(earlier, directory, target)
+}
+
+/// Is this command a copier with `target` among its sources, by the file's own name?
+fn copies_from(arguments: &[&[u8]], directory: &Path, target: &Path) -> bool {
+    let is_target = |path: &[u8]| resolve(directory, path) == target;
+    match program(arguments) {
+        Some((b"cat", sources)) => sources.iter().any(|path| is_target(path)),
+        Some((b"dd", operands)) => operands
+            .iter()
+            .filter_map(|operand| operand.strip_prefix(b"if="))
+            .any(is_target),
+        Some((b"cp" | b"install" | b"rsync", operands)) => operands
+            .split_last()
+            .is_some_and(|(_, sources)| sources.iter().any(|path| is_target(path))),
+        _ => false,
+    }
 }
 
 /// `-t`, alone or among other letters, or `--target-directory`, which may be cut short. Too much is no harm: then
@@ -272,6 +296,23 @@ mod tests {
     }
 
     #[test]
+    fn copiers_that_read() {
+        let reads = |command: &str| intent_of(&command.split(' ').collect::<Vec<_>>()) == Intent::Reads;
+        assert!(reads("cp /mnt/walfs/wal/SEG pg_wal/RECOVERYXLOG"));
+        assert!(reads(
+            "/usr/bin/cp -p -- ../../../mnt/walfs/wal/SEG /mnt/walfs/wal/SEG.tmp"
+        ));
+        assert!(reads("busybox cat /mnt/walfs/wal/SEG"));
+        assert!(reads("dd if=/mnt/walfs/wal/SEG of=pg_wal/RECOVERYXLOG"));
+        assert!(!reads("cp /mnt/walfs/wal/OTHER pg_wal/RECOVERYXLOG"));
+        assert!(!reads("cp -r /mnt/walfs/wal copy"));
+        assert!(!reads("stat /mnt/walfs/wal/SEG"));
+        assert!(!reads("test -e /mnt/walfs/wal/SEG"));
+        assert!(!reads("cp pg_wal/SEG /mnt/walfs/wal/SEG"));
+        assert!(!reads("dd of=/mnt/walfs/wal/SEG"));
+    }
+
+    #[test]
     fn copiers_with_the_target_last() {
         assert!(copies("cp pg_wal/SEG /mnt/walfs/wal/SEG"));
         assert!(copies("/usr/bin/cp -p -- pg_wal/SEG /mnt/walfs/./wal//SEG"));
@@ -284,6 +325,7 @@ mod tests {
         assert!(copies("/bin/coreutils cp pg_wal/SEG /mnt/walfs/wal/SEG"));
         assert!(copies("busybox cp pg_wal/SEG /mnt/walfs/wal/SEG"));
         assert!(copies("dd if=pg_wal/SEG of=/mnt/walfs/wal/SEG bs=1M"));
+        assert!(copies("/usr/bin/walfs wal-push --mount /mnt/walfs pg_wal/SEG"));
     }
 
     #[test]
@@ -306,6 +348,10 @@ mod tests {
         assert!(!copies("cp -pt pg_wal /mnt/walfs/wal/SEG"));
         assert!(!copies("install --target-directory=pg_wal /mnt/walfs/wal/SEG"));
         assert!(copies("rsync -rt pg_wal/SEG /mnt/walfs/wal/SEG"));
+        assert!(!copies(
+            "walfs wal-fetch --mount /mnt/walfs SEG pg_wal/RECOVERYXLOG"
+        ));
+        assert!(!copies("walfs wal-push --mount /mnt/walfs pg_wal/OTHER"));
         assert!(!copies("cp"));
         assert!(!copies(""));
     }

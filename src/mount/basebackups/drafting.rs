@@ -7,10 +7,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::timeout;
 
+use crate::archive;
 use crate::archive::tree::{self, TreeName};
 use crate::staging::tree::names::ROOT;
 use crate::staging::tree::{Change, Options, Stat, StatKind, TreeDraft};
+use crate::store::{self, GRACE};
 
 use super::super::error::Error;
 use super::super::fs::{Fs, Result};
@@ -118,7 +121,8 @@ impl Fs {
         match self.node(parent)? {
             Node::Basebackups => {
                 self.gates_open()?;
-                let begun = self.begin_draft(name, making).await;
+                let begun = timeout(self.options.deadline + GRACE, self.begin_draft(name, making)).await;
+                let begun = begun.unwrap_or_else(|_| Err(self.late_beginning(name)));
                 self.noted("begin a backup", begun)
             }
             Node::Draft(at) => {
@@ -129,6 +133,17 @@ impl Fs {
             }
             _ => Err(self.refuse_change(parent, name)),
         }
+    }
+
+    fn late_beginning(&self, name: &OsStr) -> Error {
+        let target = format!("backup {} in {}", name.to_string_lossy(), self.archive.place());
+        let late = store::Error::late(
+            "begin",
+            target,
+            self.options.deadline,
+            "the store does not answer",
+        );
+        archive::Error::from(late).into()
     }
 
     async fn begin_draft(&self, name: &OsStr, making: Making) -> Result<Attributes> {
@@ -147,6 +162,7 @@ impl Fs {
             .join(name.as_str());
         let options = Options {
             deadline: self.options.deadline,
+            longest: self.options.longest,
             directory: directory.into_os_string().into_vec(),
         };
         let (archive, staging) = (self.archive.clone(), self.staging.clone());

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate,
-    ReplyEmpty, ReplyEntry,
+    ReplyData, ReplyEmpty, ReplyEntry,
 };
 
 use super::super::error::Error;
@@ -112,6 +113,13 @@ pub(super) fn reply_attr(reply: ReplyAttr, outcome: Result<Attributes, Error>, o
 pub(super) fn reply_empty(reply: ReplyEmpty, outcome: Result<(), Error>) {
     match outcome {
         Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(super) fn reply_data(reply: ReplyData, outcome: Result<Bytes, Error>) {
+    match outcome {
+        Ok(bytes) => reply.data(&bytes),
         Err(error) => reply.error(errno(&error)),
     }
 }

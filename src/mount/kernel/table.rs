@@ -151,6 +151,15 @@ pub(super) fn look(path: &Path) -> io::Result<Spot> {
     Ok(Spot { handle, path, mount })
 }
 
+/// What is mounted exactly at this directory. Does not ask the file system that is there.
+///
+/// # Errors
+/// The directory is not there, or may not be looked at.
+pub fn mount_at(directory: &Path) -> io::Result<Option<Mount>> {
+    let spot = look(directory)?;
+    Ok(spot.is_mount_point().then_some(spot.mount))
+}
+
 /// `statx` tells it since Linux 5.8. Before that `fdinfo` has to, which a process that changed its user may not read.
 fn mount_id(handle: &OwnedFd) -> io::Result<u64> {
     match statx(handle, libc::AT_STATX_DONT_SYNC, 0) {

@@ -1,23 +1,40 @@
 //! Two settings of the kernel that matter to a mount: how far it reads ahead, and how long it waits for an answer.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use super::Mounted;
 
-/// How many KiB the kernel asks for ahead of a sequential reader. FUSE begins with 128, and the protocol cannot raise
-/// it; root can. Seen at once by every later read. Usually 1024.
-///
-/// # Errors
-/// `Unsupported` if somebody else mounted; else what the kernel said, `PermissionDenied` for all but root.
-pub fn set_read_ahead_kb(mounted: &Mounted, kb: u32) -> io::Result<()> {
-    let device = mounted.device().ok_or(io::ErrorKind::Unsupported)?;
-    fs::write(
-        format!("/sys/class/bdi/{}:{}/read_ahead_kb", device.major, device.minor),
-        kb.to_string(),
-    )
+/// How many KiB the kernel asks for ahead of a sequential reader of what it may keep in its memory: files of backups.
+/// (Archived WAL is read past that memory, and fetched ahead by walfs itself.) FUSE begins with 128, with which a reader
+/// is held up by every answer; from 4096 on there is nothing left to gain where an answer takes 20 ms.
+const READ_AHEAD_KB: u32 = 4096;
+
+/// The kernel's setting for one mount: the protocol can only lower it, root can raise it. So it is opened before
+/// privileges are dropped, and written when the kernel has been answered, because the answer may lower it again.
+#[derive(Debug)]
+pub struct ReadAhead(File);
+
+impl ReadAhead {
+    /// The setting of a mount of ours.
+    ///
+    /// # Errors
+    /// `Unsupported` if somebody else mounted; else what the kernel said, `PermissionDenied` for all but root.
+    pub fn of(mounted: &Mounted) -> io::Result<Self> {
+        let device = mounted.device().ok_or(io::ErrorKind::Unsupported)?;
+        let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", device.major, device.minor);
+        OpenOptions::new().write(true).open(path).map(Self)
+    }
+
+    /// Raises it. Seen at once by every later read.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn raise(mut self) -> io::Result<()> {
+        self.0.write_all(READ_AHEAD_KB.to_string().as_bytes())
+    }
 }
 
 /// After how long without an answer the kernel breaks the whole connection off, if the administrator has set that:

@@ -1,8 +1,8 @@
 //! One line of a manifest, made anew for another content.
 
-use sha2::{Digest, Sha224, Sha256, Sha384, Sha512};
+use sha2::{Digest, Sha256};
 
-use super::{Checksum, ChecksumAlgorithm, push_hex};
+use super::{ChecksumAlgorithm, Summer, push_hex};
 
 /// The manifest, with the line of `path` (plain ASCII) describing `content`: its length, and its checksum by the same
 /// algorithm. `None` if the manifest does not have that file or cannot be read.
@@ -14,9 +14,8 @@ pub fn describe(manifest: &[u8], path: &str, content: &[u8]) -> Option<Vec<u8>> 
     let mut changed = replace(line, "\"Size\": ", ",", &content.len().to_string())?;
     if let Some((_, algorithm)) = line.split_once("\"Checksum-Algorithm\": \"") {
         let algorithm = ChecksumAlgorithm::from_name(algorithm.split('"').next()?)?;
-        let mut digits = Vec::new();
-        push_hex(&mut digits, checksum(algorithm, content).bytes());
-        changed = replace(&changed, "\"Checksum\": \"", "\"", str::from_utf8(&digits).ok()?)?;
+        let digits = Summer::of(algorithm, content).digits();
+        changed = replace(&changed, "\"Checksum\": \"", "\"", &digits)?;
     }
     let last = after.rfind("\"Manifest-Checksum\": \"")?;
     let mut whole = [before, &changed, &after[..last]].concat().into_bytes();
@@ -34,17 +33,6 @@ fn replace(line: &str, before: &str, after: &str, with: &str) -> Option<String> 
     Some([&line[..start], with, &line[end..]].concat())
 }
 
-fn checksum(algorithm: ChecksumAlgorithm, content: &[u8]) -> Checksum {
-    let digest = match algorithm {
-        ChecksumAlgorithm::Crc32c => return Checksum::crc32c(crc32c::crc32c(content)),
-        ChecksumAlgorithm::Sha224 => Sha224::digest(content).to_vec(),
-        ChecksumAlgorithm::Sha256 => Sha256::digest(content).to_vec(),
-        ChecksumAlgorithm::Sha384 => Sha384::digest(content).to_vec(),
-        ChecksumAlgorithm::Sha512 => Sha512::digest(content).to_vec(),
-    };
-    Checksum::new(algorithm, &digest).expect("as long as the algorithm makes it")
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;
@@ -53,7 +41,7 @@ mod tests {
     use super::*;
 
     fn manifest(algorithm: Option<ChecksumAlgorithm>, control: &[u8]) -> Vec<u8> {
-        let sum = algorithm.map(|algorithm| checksum(algorithm, control));
+        let sum = algorithm.map(|algorithm| Summer::of(algorithm, control));
         let mut writer = Writer::new(ManifestVersion::V1);
         for (path, bytes) in [("PG_VERSION", 3), ("global/pg_control", control.len()), ("z", 5)] {
             writer.file(&FileLine {
@@ -84,7 +72,7 @@ mod tests {
             assert_eq!(read.files[1].bytes, 5);
             assert_eq!(
                 read.files[1].checksum,
-                algorithm.map(|algorithm| checksum(algorithm, b"newer"))
+                algorithm.map(|algorithm| Summer::of(algorithm, b"newer"))
             );
             let untouched = Manifest::parse(&before).unwrap();
             assert_eq!(

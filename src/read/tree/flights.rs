@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, Shared, join_all};
 
-use super::{Inner, Trouble};
+use super::super::space::TURN;
+use super::{Inner, Trouble, WINDOW_BYTES};
 use crate::archive::tree::Part;
 use crate::cache::BlockId;
 use crate::codec::{self, SeekTable};
@@ -116,7 +117,8 @@ impl Inner {
     /// Fetches frames by one request, and unpacks and verifies them side by side.
     pub(super) async fn fetch(&self, part: &Part, frames: Range<u64>, patience: Patience) -> Window {
         // As for segments: who waits long is behind requests that hang, and goes ahead.
-        let _fetching = tokio::time::timeout(super::super::TURN, self.fetches.acquire()).await;
+        let _fetching = tokio::time::timeout(TURN, self.fetches.acquire()).await;
+        let _held = self.space.take(WINDOW_BYTES).await;
         let first = frames.start;
         Window {
             first,

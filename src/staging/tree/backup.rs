@@ -22,14 +22,19 @@ impl TreeDraft {
     /// What the tree is as a base backup.
     ///
     /// # Errors
-    /// [`Error::NoBackup`] says what is missing or does not fit.
+    /// [`Error::NoBackup`] says what is missing or does not fit; and as [`TreeDraft::verify`].
     pub(super) async fn recognise(&self, mapped: &[Mapped]) -> Result<Backup, Error> {
         let manifest = self.manifest().await?;
         let backup = match self.read_text(b"backup_label").await? {
-            Some(label) => self.plain_backup(&label, manifest.as_ref(), mapped).await?,
+            Some(label) => self.plain_backup(&label, manifest.as_ref()).await?,
             None => self.tar_backup(manifest.as_ref()).await?,
         };
         self.check_cluster(&backup).await?;
+        match (&manifest, backup.shape) {
+            (Some(manifest), Shape::Plain) => self.verify(manifest, mapped).await?,
+            (Some(manifest), Shape::Tar) => self.verify_tars(manifest).await?,
+            (None, _) => {}
+        }
         Ok(backup)
     }
 
@@ -43,18 +48,12 @@ impl TreeDraft {
             .map_err(|error| self.no_backup(error.to_string()))
     }
 
-    async fn plain_backup(
-        &self,
-        label: &[u8],
-        manifest: Option<&Manifest>,
-        mapped: &[Mapped],
-    ) -> Result<Backup, Error> {
+    async fn plain_backup(&self, label: &[u8], manifest: Option<&Manifest>) -> Result<Backup, Error> {
         let label = label::parse(label).map_err(|error| self.no_backup(error.to_string()))?;
         let control = self.read_text(b"global/pg_control").await?;
         let control = control.ok_or_else(|| self.no_backup("global/pg_control is not there"))?;
         let control = ControlFile::parse(&control).map_err(|error| self.no_backup(error.to_string()))?;
         if let Some(manifest) = manifest {
-            self.check_files(manifest, mapped)?;
             self.check_system(manifest, control.system_id)?;
         }
         Ok(Backup {
@@ -86,29 +85,6 @@ impl TreeDraft {
         }
         let text = self.read_text(b"PG_VERSION").await?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&text).trim().parse().ok())
-    }
-
-    /// The manifest names every file: one that is missing or shorter has not arrived yet.
-    fn check_files(&self, manifest: &Manifest, mapped: &[Mapped]) -> Result<(), Error> {
-        let names = self.names();
-        for listed in &manifest.files {
-            let path = tablespaces::resolve(mapped, &listed.path);
-            let bytes = names.find(&path).and_then(|number| match names.kind(number) {
-                Ok(Kind::File(file)) => Some(file.bytes()),
-                _ => None,
-            });
-            if bytes != Some(listed.bytes) {
-                let path = String::from_utf8_lossy(&listed.path);
-                let found = bytes.map_or("it is not there".into(), |bytes| {
-                    format!("{bytes} bytes are there")
-                });
-                let expected = listed.bytes;
-                return Err(self.no_backup(format!(
-                    "backup_manifest lists {path} with {expected} bytes, and {found}"
-                )));
-            }
-        }
-        Ok(())
     }
 
     fn check_system(&self, manifest: &Manifest, own: SystemId) -> Result<(), Error> {

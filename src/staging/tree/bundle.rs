@@ -9,7 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::archive::tree::{self, Entry, chunks, layout};
+use crate::archive::tree::{self, Entry, layout};
+use crate::staging::chunk::Chunks;
 use crate::staging::part::PartBuilder;
 
 use super::file::{Content, DraftFile, Member, SentAs};
@@ -138,7 +139,7 @@ impl TreeDraft {
                 part: part.clone(),
                 offset,
                 bytes: bytes.len() as u64,
-                chunks: chunks::of(bytes),
+                chunks: Chunks::of(bytes),
                 sent_as,
             });
         }

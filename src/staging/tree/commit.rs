@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
+use tokio::time::{Instant, timeout_at};
 
 use crate::archive;
 use crate::archive::tree::summary::{Backup, Method, Object, SUMMARY_VERSION, Summary};
@@ -46,15 +47,32 @@ struct Placed {
 }
 
 impl TreeDraft {
-    /// Makes the tree a complete backup, or says why it is none. The caller holds the state, so nothing changes.
-    pub(super) async fn complete(&self, state: &mut State, method: Method) -> Result<(), Error> {
+    /// Makes the tree a complete backup, or says why it is none, in an operation that began then. The caller holds the
+    /// state, so nothing changes.
+    pub(super) async fn complete(
+        &self,
+        state: &mut State,
+        method: Method,
+        began: Instant,
+    ) -> Result<(), Error> {
+        let completed = self.try_to_complete(state, method, began).await;
+        if let Err(error) = &completed {
+            let noted = self.note_refusal(error, method);
+            if timeout_at(self.end_of_patience(began), noted).await.is_err() {
+                tracing::warn!("{}: the store does not take why it is not complete", self.name);
+            }
+        }
+        completed
+    }
+
+    async fn try_to_complete(&self, state: &mut State, method: Method, began: Instant) -> Result<(), Error> {
         let mapped = tablespaces::mapped(&self.names(), &self.options.directory)
             .map_err(|reason| self.no_backup(reason))?;
-        let backup = self.recognise(&mapped).await?;
+        let backup = self.while_it_gets_on(began, self.recognise(&mapped)).await?;
         self.completing.store(true, Ordering::Release);
         let moved = tablespaces::move_home(&mut self.names(), &mapped);
         let stored = match moved {
-            Ok(()) => self.store(backup, method).await,
+            Ok(()) => self.while_it_gets_on(began, self.store(backup, method)).await,
             Err(error) => Err(error.into()),
         };
         self.completing.store(false, Ordering::Release);
@@ -78,6 +96,7 @@ impl TreeDraft {
         self.sender.settle().await;
         self.still_sound()?;
         self.sender.delete_forgotten().await?;
+        self.forget_refusal().await?;
         let files = tree.entries().iter();
         let files = files.filter(|entry| matches!(entry.content, Content::File { .. }));
         let summary = Summary {
@@ -95,12 +114,13 @@ impl TreeDraft {
             backup,
             written_by: concat!("walfs ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
-        let patience = self.sender.patience();
-        let committed = self
-            .sender
-            .archive
-            .commit_tree(&tree, hashes, summary, patience)
-            .await;
+        // Each of its requests gets the deadline, and begins when the one before it has got on.
+        let patience = || {
+            self.sender.note_progress();
+            self.sender.patience()
+        };
+        let archive = &self.sender.archive;
+        let committed = archive.commit_tree(&tree, hashes, summary, patience).await;
         committed.map_err(|error| self.sender.fail(error).into())
     }
 
@@ -121,9 +141,8 @@ impl TreeDraft {
                 self.send_bundle(&std::mem::take(&mut batch), Vec::new()).await?;
                 batch_bytes = 0;
                 // Not more at once than a writer may have on its way.
-                if !self.sender.wait_for_bundles().await {
-                    return Err(self.full());
-                }
+                self.sender.wait_for_bundles().await;
+                self.still_sound()?;
             }
         }
         self.send_bundle(&batch, members).await
@@ -236,7 +255,7 @@ impl TreeDraft {
                         .filter(|extent| extent.bytes > 0)
                         .into_iter()
                         .collect(),
-                    chunks: member.chunks.clone(),
+                    chunks: member.chunks.hashes.clone(),
                     sent_as: Some(member.sent_as.clone()),
                 })
             }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use tokio::sync::Mutex;
 
-use crate::archive::tree::chunks::ChunkHash;
 use crate::archive::tree::{Attributes, layout};
+use crate::staging::chunk::{Chunks, Crc};
 
 use super::Error;
 use super::large::{Large, Way};
@@ -57,7 +57,7 @@ pub(super) struct Member {
     /// Of its first byte, in the part's plain content.
     pub(super) offset: u64,
     pub(super) bytes: u64,
-    pub(super) chunks: Vec<ChunkHash>,
+    pub(super) chunks: Chunks,
     pub(super) sent_as: SentAs,
 }
 
@@ -102,6 +102,23 @@ impl DraftFile {
 
     pub(super) async fn read(&self, way: Way<'_>, offset: u64, bytes: usize) -> Result<Vec<u8>, Error> {
         self.content.lock().await.read(way, offset, bytes).await
+    }
+
+    /// CRC-32C of all its bytes, which are not read for that.
+    pub(super) async fn crc(&self, way: Way<'_>) -> Result<Crc, Error> {
+        match &mut *self.content.lock().await {
+            Content::Small(plain) => Ok(Crc::of(plain)),
+            Content::Bundled(member) => Ok(member.chunks.crc),
+            Content::Large(large, _) => large.crc(way).await,
+        }
+    }
+
+    /// CRC-32C of one of its chunks, if that is known.
+    pub(super) async fn chunk_crc(&self, index: u64) -> Option<Crc> {
+        match &*self.content.lock().await {
+            Content::Large(large, _) => large.chunk_crc(index),
+            _ => None,
+        }
     }
 
     /// Nobody can reach it any more.

@@ -3,20 +3,22 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::archive::tree::summary::Method;
 
 use super::names::{Kind, ROOT};
-use super::{Error, MANIFEST, MANIFEST_TMP, TreeDraft, check};
+use super::{Error, MANIFEST, MANIFEST_TMP, TreeDraft};
 
 impl TreeDraft {
     /// The rename that ends `pg_basebackup`.
     pub(super) async fn finish_by_manifest(&self, replace: bool) -> Result<(), Error> {
-        let mut state = self.state.write().await;
-        check(*state)?;
+        let began = Instant::now();
+        let mut state = self.alone(began).await?;
         self.still_sound()?;
-        self.move_name((ROOT, MANIFEST_TMP), (ROOT, MANIFEST), replace)
-            .await?;
-        let completed = self.complete(&mut state, Method::Mount).await;
+        let moved = self.move_name((ROOT, MANIFEST_TMP), (ROOT, MANIFEST), replace);
+        self.while_it_gets_on(began, moved).await?;
+        let completed = self.complete(&mut state, Method::Mount, began).await;
         if completed.is_err() {
             // It is not done, so it must not look done.
             self.names()
@@ -28,30 +30,35 @@ impl TreeDraft {
     /// `fsync` of a file or directory. That of the root completes the tree, if it is a base backup and whole.
     ///
     /// # Errors
-    /// [`Error::Archive`]: what has failed the tree, also while it was being completed.
+    /// [`Error::Archive`]: what has failed the tree, also while it was being completed. [`Error::WrongContent`]: it is all
+    /// there, and not what its manifest says. A tree that is not all there yet is no error: directories are synced at any
+    /// time.
     pub async fn sync(&self, number: u32) -> Result<(), Error> {
         self.still_sound()?;
         if number != ROOT || self.is_complete() {
             return Ok(());
         }
-        match self.finish_by_hand().await {
+        let began = Instant::now();
+        match self.finish_by_hand(began).await {
             Err(Error::NoBackup { name, reason }) => {
                 tracing::info!("{name} is not complete as a base backup yet: {reason}");
-                self.sender.settle().await;
-                self.still_sound()
+                let settled = async {
+                    self.sender.settle().await;
+                    self.still_sound()
+                };
+                self.while_it_gets_on(began, settled).await
             }
             outcome => outcome,
         }
     }
 
-    async fn finish_by_hand(&self) -> Result<(), Error> {
+    async fn finish_by_hand(&self, began: Instant) -> Result<(), Error> {
         if self.names().child(ROOT, MANIFEST_TMP).is_ok() {
             return Err(self.no_backup("its backup_manifest has not got its name yet"));
         }
         self.wait_for_writers().await?;
-        let mut state = self.state.write().await;
-        check(*state)?;
-        self.complete(&mut state, Method::ByHand).await
+        let mut state = self.alone(began).await?;
+        self.complete(&mut state, Method::ByHand, began).await
     }
 
     /// The kernel tells of a file's last close a moment after the process has gone on.

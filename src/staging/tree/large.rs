@@ -8,9 +8,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::archive::tree::chunks::ChunkHash;
+use crate::archive;
+use crate::archive::tree::chunks::{self, ChunkHash};
 use crate::archive::tree::layout::{self, HEADER_BYTES, SLICE_BYTES};
 use crate::archive::wal::Offered;
+use crate::codec::FRAME_BYTES;
+use crate::staging::chunk::{Chunks, Crc};
 use crate::staging::part::FinishedPart;
 use crate::staging::{Draft, Staging};
 
@@ -20,6 +23,9 @@ use super::sending::{Outgoing, Sender};
 /// How many slices the writer must have gone on before one is sent. `pg_basebackup` comes back to the header of the WAL
 /// segment that it has just written into `pg_wal.tar`.
 const BEHIND: u64 = 2;
+
+/// Chunks that begin in a slice.
+const SLICE_CHUNKS: u64 = SLICE_BYTES / FRAME_BYTES as u64;
 
 /// A large file.
 #[derive(Debug)]
@@ -39,7 +45,7 @@ pub(super) struct Large {
 #[derive(Debug)]
 enum Slice {
     Open(Box<Draft>),
-    Sent { part: Outgoing, chunks: Vec<ChunkHash> },
+    Sent { part: Outgoing, chunks: Chunks },
 }
 
 /// Bytes of a large file in a part.
@@ -143,6 +149,33 @@ impl Large {
         Ok(out)
     }
 
+    /// CRC-32C of the file as it is now: from what was summed up when it was packed, sent or not.
+    pub(super) async fn crc(&mut self, way: Way<'_>) -> Result<Crc, Error> {
+        let mut whole = Crc::default();
+        for index in 0..layout::slices(self.bytes) {
+            let (file, at) = layout::slice_content(index, self.bytes);
+            let bytes = file.end - file.start;
+            whole = whole.then(match self.slices.get_mut(&index) {
+                None => Crc::of_zeros(bytes),
+                Some(Slice::Sent { chunks, .. }) => chunks.crc,
+                Some(Slice::Open(draft)) => {
+                    let chunks = content_chunks(draft, at + bytes).await;
+                    chunks.map_err(|error| staging(way, &error))?.crc
+                }
+            });
+        }
+        Ok(whole)
+    }
+
+    /// CRC-32C of a chunk that has been sent.
+    pub(super) fn chunk_crc(&self, index: u64) -> Option<Crc> {
+        let Slice::Sent { chunks, .. } = self.slices.get(&(index / SLICE_CHUNKS))? else {
+            return None;
+        };
+        let file = chunks::range(index, self.bytes);
+        chunks.crc_of((index % SLICE_CHUNKS) as usize, file.end - file.start)
+    }
+
     /// Sends every slice that has not been sent: the file has its name and length.
     pub(super) async fn finish(&mut self, way: Way<'_>, header: Vec<u8>) -> Result<(), Error> {
         let mut header = Some(header);
@@ -164,7 +197,7 @@ impl Large {
             let Slice::Sent { part, chunks } = slice else {
                 unreachable!("a finished file has sent all slices");
             };
-            hashes.extend_from_slice(chunks);
+            hashes.extend_from_slice(&chunks.hashes);
             let (file, offset) = layout::slice_content(*index, self.bytes);
             if !file.is_empty() {
                 extents.push(SliceExtent {
@@ -256,8 +289,7 @@ impl Large {
             unreachable!("opened above");
         };
         let hashed = async {
-            draft.truncate(at + file.end - file.start).await?;
-            let chunks = draft.chunk_hashes().await?;
+            let chunks = content_chunks(&mut draft, at + file.end - file.start).await?;
             draft.truncate(plain_end).await?;
             if let Some(header) = header {
                 draft.write(0, &header).await?;
@@ -272,6 +304,12 @@ impl Large {
         self.slices.insert(index, Slice::Sent { part, chunks });
         Ok(())
     }
+}
+
+/// The chunks of a slice whose content ends at `end`: what the writer has left out there is zeros.
+async fn content_chunks(draft: &mut Draft, end: u64) -> std::io::Result<Chunks> {
+    draft.truncate(end).await?;
+    draft.chunks().await
 }
 
 async fn pack(mut draft: Draft) -> std::io::Result<FinishedPart> {
@@ -290,8 +328,9 @@ fn draft(way: Way<'_>, index: u64) -> Draft {
 
 /// Local I/O that failed has lost bytes: the tree cannot be completed.
 fn staging(way: Way<'_>, error: &std::io::Error) -> Error {
-    let error = way.sender.staging_error(&way.sender.id, error.to_string());
-    way.sender.fail(error).into()
+    way.sender
+        .fail(archive::Error::staging(&way.sender.id, error))
+        .into()
 }
 
 /// Offset of a byte of the file in its slice.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::archive::tree::{Part, TreeId};
 use crate::archive::{self, Archive};
@@ -39,6 +40,8 @@ pub(super) struct Sender {
     /// Plain bytes of bundles not stored yet.
     bundled: Space,
     failure: Mutex<Option<Failure>>,
+    /// When the store has taken or given something for the last time.
+    last_progress: Mutex<Instant>,
     /// Parts that were sent and are not wanted any more.
     forgotten: Mutex<Vec<Outgoing>>,
     volumes: AtomicU32,
@@ -56,6 +59,10 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
     /// What a manifest says of it, once it is stored.
     pub(super) async fn stored(&self) -> Result<Arc<Part>, Failure> {
         self.done.clone().await
@@ -89,6 +96,7 @@ impl Sender {
             under_way: Space::new(1),
             bundled: Space::new(BUNDLED_BYTES),
             failure: Mutex::default(),
+            last_progress: Mutex::new(Instant::now()),
             forgotten: Mutex::default(),
             volumes: AtomicU32::new(0),
             strays: AtomicBool::new(false),
@@ -163,11 +171,9 @@ impl Sender {
         outgoing
     }
 
-    /// Waits until bundles have gone out. False if they have not within the deadline.
-    pub(super) async fn wait_for_bundles(&self) -> bool {
-        tokio::time::timeout(self.deadline, self.bundled.wait())
-            .await
-            .is_ok()
+    /// Waits until bundles have gone out.
+    pub(super) async fn wait_for_bundles(&self) {
+        self.bundled.wait().await;
     }
 
     async fn store(
@@ -177,11 +183,12 @@ impl Sender {
     ) -> Result<Arc<Part>, archive::Error> {
         let part = part
             .await
-            .map_err(|error| self.staging_error(&key, error.to_string()))?;
+            .map_err(|error| archive::Error::staging(&key, &error))?;
         let described = part.described(key);
         self.archive
             .put_part(&described.key, part.object, self.patience())
             .await?;
+        self.note_progress();
         Ok(Arc::new(described))
     }
 
@@ -197,6 +204,15 @@ impl Sender {
     /// Why this tree cannot be completed any more, if so.
     pub(super) fn failure(&self) -> Option<Failure> {
         self.failure.lock().expect("no panic while held").clone()
+    }
+
+    /// The store has taken or given something.
+    pub(super) fn note_progress(&self) {
+        *self.last_progress.lock().expect("no panic while held") = Instant::now();
+    }
+
+    pub(super) fn last_progress(&self) -> Instant {
+        *self.last_progress.lock().expect("no panic while held")
     }
 
     /// Something went out in a bundle and has changed since, or gone.
@@ -276,6 +292,7 @@ impl Sender {
     async fn fetch(&self, key: &Key, stored: Range<u64>) -> Result<Bytes, archive::Error> {
         let range = ByteRange::Span(stored);
         let fetched = self.archive.store().get(key, range, self.patience()).await?;
+        self.note_progress();
         Ok(fetched.bytes)
     }
 

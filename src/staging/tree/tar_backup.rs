@@ -7,6 +7,7 @@
 
 use std::io::Read;
 
+use crate::archive::tree::layout;
 use crate::archive::tree::summary::{Backup, Shape, Tablespace};
 use crate::pg::backup_manifest::{Manifest, ManifestVersion};
 use crate::pg::label::{self, BackupFrom, BackupLabel};
@@ -20,7 +21,7 @@ use super::{Error, TreeDraft, tablespaces};
 const HEAD_BYTES: usize = 1 << 20;
 
 /// A tar block.
-const BLOCK: u64 = 512;
+pub(super) const BLOCK: u64 = 512;
 
 /// What the compressed tar files of `pg_basebackup` are called, and the plain ones.
 const SUFFIXES: [&str; 4] = [".tar", ".tar.gz", ".tar.lz4", ".tar.zst"];
@@ -35,7 +36,7 @@ struct OwnWal {
 impl TreeDraft {
     /// See [`TreeDraft::recognise`].
     pub(super) async fn tar_backup(&self, manifest: Option<&Manifest>) -> Result<Backup, Error> {
-        if !SUFFIXES.iter().any(|suffix| self.has(&format!("base{suffix}"))) {
+        if !self.has_tar("base") {
             return Err(self.no_backup("it has neither a backup_label nor a base.tar"));
         }
         let (label, map) = self.head_of_base().await?;
@@ -65,8 +66,10 @@ impl TreeDraft {
         })
     }
 
-    fn has(&self, path: &str) -> bool {
-        self.file_at(path.as_bytes()).is_some()
+    /// Is it there, compressed or not?
+    pub(super) fn has_tar(&self, tar: &str) -> bool {
+        let there = |suffix| self.file_at(format!("{tar}{suffix}").as_bytes()).is_some();
+        SUFFIXES.iter().any(there)
     }
 
     /// Label and tablespace map out of the beginning of `base.tar`; nothing where that is compressed.
@@ -106,7 +109,7 @@ impl TreeDraft {
             let Some((name, bytes)) = header(&block) else {
                 break;
             };
-            if let Ok(segment) = name.parse() {
+            if let Ok(segment) = String::from_utf8_lossy(&name).parse() {
                 own.segments.push((segment, bytes));
                 if own.header.is_none() {
                     let page = self.read(number, at + BLOCK, PageHeader::BYTES).await?;
@@ -151,14 +154,17 @@ fn member(head: &[u8], name: &str) -> Option<Vec<u8>> {
     None
 }
 
-/// Name and length that a member's header tells; `None` at the end of the file.
-fn header(block: &[u8]) -> Option<(String, u64)> {
+/// Name and length that a member's header tells; `None` at the end of the file, and where there can be no such member.
+pub(super) fn header(block: &[u8]) -> Option<(Vec<u8>, u64)> {
     if block.iter().all(|&byte| byte == 0) {
         return None;
     }
     let header = tar::Header::from_byte_slice(block);
-    let bytes = header.size().ok()?;
-    Some((String::from_utf8_lossy(&header.path_bytes()).into_owned(), bytes))
+    let bytes = header
+        .size()
+        .ok()
+        .filter(|bytes| *bytes <= layout::MAX_FILE_BYTES)?;
+    Some((header.path_bytes().into_owned(), bytes))
 }
 
 fn tar_of_tablespace(name: &[u8]) -> Option<u32> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
+use crate::archive;
 use crate::archive::tree::summary::{Shape, Summary};
 use crate::archive::tree::{Content, Tree};
 use crate::archive::tree::{chunks, layout};
@@ -14,6 +15,8 @@ use crate::staging;
 use crate::store::{self, ByteRange, Location, Patience};
 
 use super::*;
+
+mod verifying;
 
 const LABEL: &str = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)
 CHECKPOINT LOCATION: 0/2000060
@@ -57,6 +60,7 @@ async fn draft(archive: &Arc<Archive>, deadline: Duration) -> TreeDraft {
     let staging = Staging::new(archive.compression(), &staged);
     let options = Options {
         deadline,
+        longest: None,
         directory: b"/mnt/basebackups/monday".to_vec(),
     };
     let name = "monday".parse().unwrap();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
+use tokio::time::timeout_at;
 
 use crate::archive::tree::Attributes;
 
@@ -45,6 +46,10 @@ impl TreeDraft {
         if let Some((_, Kind::File(file))) = gone {
             file.forget(self.way()).await;
         }
+        // What cannot be completed any more need not be sent.
+        if self.still_sound().is_err() {
+            return;
+        }
         // A failure is the tree's, and shown by what comes next.
         if let Err(error) = self.send_ready(ready).await {
             tracing::debug!("{}: {error}", self.name);
@@ -79,13 +84,16 @@ impl TreeDraft {
     /// Takes bytes of a file at an offset. Waits while too much is on its way to the store.
     ///
     /// # Errors
-    /// [`Error::Full`], [`Error::Archive`], [`Error::Complete`].
+    /// [`Error::Archive`], [`Error::Complete`].
     pub async fn write(&self, number: u32, offset: u64, data: &[u8]) -> Result<(), Error> {
-        let _open = self.writable().await?;
+        let turn = self.turn().await?;
         self.still_sound()?;
-        self.wait_for_room().await?;
         let file = file(&self.names(), number)?;
-        file.write(self.way(), offset, data).await?;
+        let written = async {
+            self.wait_for_room().await?;
+            file.write(self.way(), offset, data).await
+        };
+        self.within(&turn, written).await?;
         self.touch(number)
     }
 
@@ -94,10 +102,10 @@ impl TreeDraft {
     /// # Errors
     /// As [`TreeDraft::write`].
     pub async fn truncate(&self, number: u32, bytes: u64) -> Result<(), Error> {
-        let _open = self.writable().await?;
+        let turn = self.turn().await?;
         self.still_sound()?;
         let file = file(&self.names(), number)?;
-        file.truncate(self.way(), bytes).await?;
+        self.within(&turn, file.truncate(self.way(), bytes)).await?;
         self.touch(number)
     }
 
@@ -106,18 +114,15 @@ impl TreeDraft {
         Ok(())
     }
 
+    /// Waits while too much is on its way. Space that is taken by what has not been sent yet is not waited for: only
+    /// this writer's going on can free it.
     async fn wait_for_room(&self) -> Result<(), Error> {
-        let deadline = self.options.deadline;
-        if self.staging.wait_for_space(deadline).await && self.sender.wait_for_bundles().await {
-            return self.still_sound();
+        tokio::select! {
+            () = self.staging.wait_for_space() => {}
+            () = self.sender.settle() => {}
         }
-        Err(self.full())
-    }
-
-    pub(super) fn full(&self) -> Error {
-        Error::Full {
-            seconds: self.options.deadline.as_secs(),
-        }
+        self.sender.wait_for_bundles().await;
+        self.still_sound()
     }
 
     /// Reads a file back; short only at its end.
@@ -126,6 +131,7 @@ impl TreeDraft {
     /// [`Error::Name`], [`Error::Archive`].
     pub async fn read(&self, number: u32, offset: u64, bytes: usize) -> Result<Vec<u8>, Error> {
         let file = file(&self.names(), number)?;
-        file.read(self.way(), offset, bytes).await
+        let read = timeout_at(self.end(), file.read(self.way(), offset, bytes)).await;
+        read.unwrap_or_else(|_| Err(self.late("it cannot be read back").into()))
     }
 }

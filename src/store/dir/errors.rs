@@ -29,13 +29,35 @@ pub(super) fn open_failed(path: &Path, error: &io::Error) -> Error {
     let hint = match error.raw_os_error() {
         Some(libc::ENOENT) => "\nHINT: check the path; make the directory, for the user that runs walfs",
         Some(libc::ENOTDIR) => "\nHINT: a local archive is a directory, and so is everything above it",
-        Some(libc::EACCES | libc::EPERM) => {
-            "\nHINT: the user that runs walfs (`walfs mount --user`, or whoever started it) must be able to enter, \
-             read and write it: chown it to that user"
-        }
-        _ => "",
+        _ => hint(error),
     };
     Error::new(kind, "open", path.display().to_string(), format!("{error}{hint}"))
+}
+
+/// What somebody has to do, where that is known.
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => {
+            "\nHINT: the user that runs walfs (`walfs mount --user`, or whoever started it) must be able to enter, \
+             read and write the archive and all that is in it: chown it to that user"
+        }
+        Some(libc::EROFS) => {
+            "\nHINT: the archive's file system is mounted read-only, perhaps after an error of its disk"
+        }
+        Some(libc::ENOSPC | libc::EDQUOT) => {
+            "\nHINT: make room where the archive is, or raise its user's quota"
+        }
+        _ => "",
+    }
+}
+
+fn with_hint(kind: ErrorKind, operation: &'static str, path: &Path, error: &io::Error) -> Error {
+    Error::new(
+        kind,
+        operation,
+        path.display().to_string(),
+        format!("{error}{}", hint(error)),
+    )
 }
 
 impl Root {
@@ -53,7 +75,7 @@ impl Root {
         {
             return gone;
         }
-        Error::new(kind, operation, path.display().to_string(), error.to_string())
+        with_hint(kind, operation, path, error)
     }
 
     /// An error of giving the final name: only here does "it exists" mean the object.
@@ -81,6 +103,6 @@ impl Root {
             ErrorKind::NotFound | ErrorKind::AlreadyExists => ErrorKind::Transient,
             kind => kind,
         };
-        Error::new(kind, operation, path.display().to_string(), error.to_string())
+        with_hint(kind, operation, path, error)
     }
 }

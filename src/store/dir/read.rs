@@ -100,6 +100,7 @@ fn span_of(range: &ByteRange, stored_bytes: u64) -> Range<u64> {
     match range {
         ByteRange::Whole => 0..stored_bytes,
         ByteRange::Span(span) => span.clone(),
+        ByteRange::First(bytes) => 0..stored_bytes.min(*bytes),
         ByteRange::Last(bytes) => stored_bytes.saturating_sub(*bytes)..stored_bytes,
     }
 }

@@ -69,6 +69,16 @@ async fn who_waits_for_ever_also_waits_for_new_credentials_and_a_lost_bucket() {
 }
 
 #[tokio::test]
+async fn a_person_waits_for_the_store_and_not_for_permission() {
+    for kind in [ErrorKind::Denied, ErrorKind::Permanent] {
+        let (outcome, attempts) = fail(kind, 9, Patience::WhileAway).await;
+        assert_eq!((outcome.unwrap_err().kind, attempts), (kind, 1));
+    }
+    let (outcome, attempts) = fail(ErrorKind::Transient, 7, Patience::WhileAway).await;
+    assert_eq!((outcome.is_ok(), attempts), (true, 8));
+}
+
+#[tokio::test]
 async fn damage_is_believed_the_third_time() {
     assert_eq!(fail(ErrorKind::Damaged, 2, Patience::Forever).await.0.unwrap(), 3);
     let (outcome, attempts) = fail(ErrorKind::Damaged, 9, Patience::Forever).await;

@@ -18,12 +18,17 @@ impl S3 {
             ByteRange::Whole => self.get_whole(key).await,
             // HTTP cannot ask for nothing.
             ByteRange::Span(span) if span.is_empty() => self.get_nothing(key).await,
-            ByteRange::Last(0) => self.get_nothing(key).await,
+            ByteRange::First(0) | ByteRange::Last(0) => self.get_nothing(key).await,
             ByteRange::Span(span) => {
                 let got = self
                     .send_get(key, Some(format!("bytes={}-{}", span.start, span.end - 1)))
                     .await?;
                 self.cut(key, got, span.start, span.end - span.start)
+            }
+            ByteRange::First(bytes) => {
+                let got = self.send_get(key, Some(format!("bytes=0-{}", bytes - 1))).await?;
+                let size = got.1.meta.stored_bytes;
+                self.cut(key, got, 0, bytes.min(size))
             }
             ByteRange::Last(bytes) => self.get_last(key, bytes).await,
         }

@@ -1,0 +1,249 @@
+//! What an archive refuses or cannot do.
+
+use std::io::{self, ErrorKind};
+
+use super::tree::TreeName;
+use super::{FORMAT_VERSION, MARKER};
+use crate::codec::{ContentHash, Damage};
+use crate::pg::{HeaderError, NameError, SegmentSize, SystemId, Timeline, WalName};
+use crate::store;
+
+/// What went wrong, in words for the person who reads the log, and in kinds for the code that must answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store did not do it; its kind says whether it may help to wait.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// Other content is archived under this name (contract W4).
+    #[error(
+        "{name} is already archived in {place} with different content: \
+         archived hash {archived}, this file's {offered}. The archived file stays as it is.\n\
+         HINT: two servers archiving into one prefix, or a server restored without a new timeline, do this; \
+         give each cluster its own prefix."
+    )]
+    Conflict {
+        /// The file's name.
+        name: WalName,
+        /// The archive.
+        place: String,
+        /// Hash of what is archived.
+        archived: ContentHash,
+        /// Hash of what was brought.
+        offered: ContentHash,
+    },
+    /// A segment of another cluster (contract W5).
+    #[error(
+        "{name} belongs to the cluster with system identifier {offered}, but the archive {place} holds \
+         the WAL of system identifier {archived}.\n\
+         HINT: a database made by initdb or pg_upgrade has a new identifier; archive it to a new prefix."
+    )]
+    WrongCluster {
+        /// The file's name.
+        name: WalName,
+        /// The archive.
+        place: String,
+        /// The archive's cluster.
+        archived: SystemId,
+        /// The segment's cluster.
+        offered: SystemId,
+    },
+    /// The cluster's segments used to have another size.
+    #[error(
+        "{name} states a segment size of {offered}, but the archive {place} holds segments of {archived}.\n\
+         HINT: after pg_resetwal --wal-segsize, archive to a new prefix."
+    )]
+    WrongSegmentSize {
+        /// The file's name.
+        name: WalName,
+        /// The archive.
+        place: String,
+        /// The archive's segment size.
+        archived: SegmentSize,
+        /// The segment's own.
+        offered: SegmentSize,
+    },
+    /// The first page is not that of the segment the name promises (contract W3).
+    #[error(
+        "{name} is refused: {reason}\nHINT: compare it with `pg_waldump`; only whole, untouched segments are archived."
+    )]
+    Header {
+        /// The file's name.
+        name: WalName,
+        /// What is wrong with the first page.
+        reason: HeaderError,
+    },
+    /// A segment that begins on another timeline, although that timeline did not end inside it.
+    #[error(
+        "{name} is refused: its first page is of timeline {page}, and according to {name_history} timeline \
+         {page} did not end in this segment."
+    )]
+    WrongTimeline {
+        /// The file's name.
+        name: WalName,
+        /// Timeline of its first page.
+        page: Timeline,
+        /// The history file consulted.
+        name_history: WalName,
+    },
+    /// Not all of the file has arrived.
+    #[error("{name} is not archived: {found_bytes} of {expected_bytes} bytes were written{detail}.")]
+    Incomplete {
+        /// The file's name.
+        name: WalName,
+        /// How long it must be.
+        expected_bytes: u64,
+        /// How long it is.
+        found_bytes: u64,
+        /// More, when there is more to say.
+        detail: &'static str,
+    },
+    /// More bytes than a file of this name has.
+    #[error("{name} is refused: it may have {limit_bytes} bytes and more were written.")]
+    TooLong {
+        /// The file's name.
+        name: WalName,
+        /// The longest it may be.
+        limit_bytes: u64,
+    },
+    /// It is archived and stays as it is (contract W4).
+    #[error("{name} is archived and cannot be changed.")]
+    Immutable {
+        /// The file's name.
+        name: WalName,
+    },
+    /// A `.history` or `.backup` file that PostgreSQL would not have written.
+    #[error("{name} is refused: {reason}")]
+    Text {
+        /// The file's name.
+        name: WalName,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The name is not one PostgreSQL gives to WAL.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Stored bytes are not what was stored (contract R3).
+    #[error(
+        "{key} in {place} is damaged: {damage}.\n\
+         HINT: the object was changed or cut after it was stored; bring it back from a copy of the store."
+    )]
+    Damaged {
+        /// The object.
+        key: String,
+        /// The archive.
+        place: String,
+        /// What does not fit.
+        damage: Box<Damage>,
+    },
+    /// A whole object, but of another name (contract R3).
+    #[error(
+        "{key} in {place} holds another file's content: {reason}.\n\
+         HINT: objects were exchanged or renamed; bring this one back from a copy of the store."
+    )]
+    Misplaced {
+        /// The object.
+        key: String,
+        /// The archive.
+        place: String,
+        /// How its content shows it.
+        reason: String,
+    },
+    /// The prefix holds no archive.
+    #[error(
+        "{place} is not a walfs archive: it has no {MARKER}.\n\
+         HINT: check bucket and prefix; `walfs mount` or `walfs wal-push` on an empty prefix makes a new archive."
+    )]
+    NotAnArchive {
+        /// The prefix.
+        place: String,
+    },
+    /// Written by a walfs that knows more.
+    #[error(
+        "{place} has format version {found}; this walfs reads version {FORMAT_VERSION}.\nHINT: use a newer walfs."
+    )]
+    Format {
+        /// The prefix.
+        place: String,
+        /// Its version.
+        found: u32,
+    },
+    /// A marker object that cannot be read.
+    #[error("{key} in {place} cannot be read: {reason}")]
+    Marker {
+        /// The object.
+        key: &'static str,
+        /// The archive.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// The archive was made with one codec and another is asked for.
+    #[error(
+        "the archive {place} is compressed with {archived}, not {asked}.\n\
+         HINT: leave --compression away, choose another level of {archived}, or start a new prefix."
+    )]
+    Codec {
+        /// The archive.
+        place: String,
+        /// Its codec.
+        archived: String,
+        /// The codec asked for.
+        asked: String,
+    },
+    /// A backup of that name is complete (contract B7).
+    #[error(
+        "{place} already holds a backup named {name}, and a complete backup is never changed.\n\
+         HINT: choose another name; `walfs backup-list` shows those that are taken."
+    )]
+    TreeExists {
+        /// The backup.
+        name: TreeName,
+        /// The archive.
+        place: String,
+    },
+    /// Something of a backup is not what was stored.
+    #[error(
+        "backup {name} in {place} is damaged: {what}: {reason}.\n\
+         HINT: an object was changed, cut or removed after it was stored; bring it back from a copy of the store."
+    )]
+    TreeDamaged {
+        /// The backup.
+        name: TreeName,
+        /// The archive.
+        place: String,
+        /// Which file or object of it.
+        what: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// Local staging failed.
+    #[error("staging of {name} failed: {reason}")]
+    Staging {
+        /// The file's name.
+        name: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// There is no room for what is being written.
+    #[error(
+        "staging of {name} failed: {reason}\n\
+         HINT: make room in the staging directory, or name another one by --staging-dir"
+    )]
+    StagingFull {
+        /// The file's name.
+        name: String,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// Local I/O of staging failed.
+    pub fn staging(name: impl ToString, error: &io::Error) -> Self {
+        let (name, reason) = (name.to_string(), error.to_string());
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::StagingFull { name, reason },
+            _ => Self::Staging { name, reason },
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The way to the archive through a mount that runs (`--mount`): its daemon has its connections open, sends segments
+//! ahead, and has fetched what is asked for next.
+//!
+//! The mount is the daemon's socket: the protocol is files, and each promise that `cp` gets is kept here too. Only a
+//! mount that the user names is taken. An archive of the same spelling is not proof enough: `http://localhost:9000` is
+//! another server in another container, and a segment that went there would count as archived.
+//!
+//! Whatever fails here is tried directly if an archive is named as well, because that gives the reason in words.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::mount::kernel;
+use crate::pg::WalName;
+
+/// Bytes handed to the kernel at once: its own limit for a request.
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// A mount of walfs.
+#[derive(Debug)]
+pub(super) struct Mounted {
+    mountpoint: PathBuf,
+}
+
+impl Mounted {
+    /// The mount at this directory.
+    ///
+    /// # Errors
+    /// There is none of walfs; the file system that is there is not asked.
+    pub(super) fn at(mountpoint: &Path) -> Result<Self, String> {
+        let shown = mountpoint.display();
+        let found =
+            kernel::mount_at(mountpoint).map_err(|error| format!("cannot look at {shown}: {error}"))?;
+        match found {
+            Some(mount) if mount.is_walfs() => Ok(Self {
+                mountpoint: mountpoint.to_owned(),
+            }),
+            _ => Err(format!(
+                "walfs is not mounted at {shown}\nHINT: start it, or name the archive as well (--archive)"
+            )),
+        }
+    }
+
+    /// Archives a file as `cp` would, and asks for the verdict on it.
+    ///
+    /// # Errors
+    /// What the mount answered, as a sentence.
+    pub(super) fn push(&self, path: &Path, name: WalName) -> Result<(), String> {
+        let target = self.mountpoint.join("wal").join(name.to_string());
+        let copied = File::open(path).and_then(|mut source| {
+            let mut options = OpenOptions::new();
+            let mut archived = options
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&target)?;
+            // Of an empty file the mount has nothing to say: nothing was written.
+            match copy(&mut source, &mut archived)? {
+                0 => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty")),
+                _ => archived.sync_all(),
+            }
+        });
+        copied.map_err(|error| self.failed("archive", name, &error))
+    }
+
+    /// Writes an archived file to `target`. False: the store said that it does not exist.
+    ///
+    /// # Errors
+    /// What the mount answered, as a sentence.
+    pub(super) fn fetch(&self, name: WalName, target: &mut impl Write) -> Result<bool, String> {
+        let archived = self.mountpoint.join("wal").join(name.to_string());
+        let fetched = match File::open(archived) {
+            Ok(mut archived) => copy(&mut archived, target).map(|_| true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.is_absent(name) => Ok(false),
+            Err(error) => Err(error),
+        };
+        fetched.map_err(|error| self.failed("fetch", name, &error))
+    }
+
+    /// Is it proved that there is no such file?
+    fn is_absent(&self, name: WalName) -> bool {
+        fs::metadata(self.mountpoint.join(".absent").join(name.to_string())).is_ok()
+    }
+
+    fn failed(&self, what: &str, name: WalName, error: &io::Error) -> String {
+        let mountpoint = self.mountpoint.display();
+        format!(
+            "cannot {what} {name} through {mountpoint}: {error}\n\
+             HINT: the log of `walfs mount` says why, and so does {mountpoint}/.walfs/status.json"
+        )
+    }
+}
+
+/// Not `io::copy`, which would hand it to the kernel in pieces of its own choice.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<u64> {
+    let mut buffer = vec![0; BLOCK_BYTES];
+    let mut copied = 0;
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(copied),
+            Ok(bytes) => {
+                to.write_all(&buffer[..bytes])?;
+                copied += bytes as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
