@@ -15,8 +15,6 @@
 )]
 #[path = "../tests/common/mod.rs"]
 mod common;
-#[path = "measure/lag.rs"]
-mod lag;
 mod measure;
 
 use std::fs;
@@ -63,7 +61,7 @@ fn main() {
             0 => server,
             _ => format!(
                 "http://{}",
-                lag::proxy(address, Duration::from_millis(round_trip / 2))
+                measure::lag::proxy(address, Duration::from_millis(round_trip / 2))
             ),
         };
         row.report(&world, &garage, &endpoint, round_trip);
