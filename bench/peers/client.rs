@@ -1,13 +1,13 @@
-//! The floor: a process that runs already, has its connection, and does one request for each line it is sent. What any
-//! tool can do at best with the same stored bytes.
+//! The floor: a process that runs already, has its connection, and does one request for each line it is sent, packing
+//! before it or unpacking after it. What a tool can do without doing two things at once.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::primitives::ByteStream;
-use walfs::codec;
+use lzzzz::lz4f;
 
 use crate::WalGround;
 use crate::contender::{Failure, WalTool};
@@ -22,15 +22,13 @@ pub struct Client {
     process: Child,
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
-    /// Segments as walfs stores them; made before the clock runs.
-    packed: PathBuf,
 }
 
 impl Client {
     /// Starts it, with its first request behind it.
     pub fn set_up(ground: &WalGround<'_>) -> Result<Box<dyn WalTool>, Failure> {
         let s3 = ground.site.s3.as_ref().expect("the floor of S3");
-        let mut client = Client::start(s3, ground.packed);
+        let mut client = Client::start(s3);
         // A connection, and everything that is done once.
         client
             .ask("get none /dev/null")
@@ -38,7 +36,7 @@ impl Client {
         Ok(Box::new(client))
     }
 
-    fn start(s3: &S3, packed: &Path) -> Client {
+    fn start(s3: &S3) -> Client {
         let mut command = Command::new(std::env::current_exe().expect("the path of this program"));
         command
             .args([ARGUMENT, &s3.endpoint(), s3.bucket()])
@@ -52,7 +50,6 @@ impl Client {
             requests: process.stdin.take().expect("a pipe"),
             answers: BufReader::new(process.stdout.take().expect("a pipe")),
             process,
-            packed: packed.into(),
         }
     }
 
@@ -80,7 +77,7 @@ impl WalTool for Client {
             .expect("a segment has a name")
             .to_string_lossy()
             .into_owned();
-        self.ask(&format!("put {name} {}", self.packed.join(&name).display()))
+        self.ask(&format!("put {name} {}", wal.display()))
     }
 
     fn fetch(&mut self, name: &str, to: &Path) -> Result<(), Failure> {
@@ -130,31 +127,25 @@ async fn answer(client: &aws_sdk_s3::Client, bucket: &str, words: &[&str]) -> Re
     let said = |error: &dyn std::error::Error| DisplayErrorContext(error).to_string();
     match words {
         ["put", key, file] => {
-            let bytes = std::fs::read(file).map_err(|error| said(&error))?;
+            let plain = std::fs::read(file).map_err(|error| said(&error))?;
+            let mut packed = Vec::new();
+            lz4f::compress_to_vec(&plain, &mut packed, &lz4f::Preferences::default())
+                .map_err(|error| said(&error))?;
             let put = client
                 .put_object()
                 .bucket(bucket)
                 .key(*key)
-                .body(ByteStream::from(bytes));
+                .body(ByteStream::from(packed));
             put.send().await.map(drop).map_err(|error| said(&error))
         }
         ["get", key, file] => {
             let got = client.get_object().bucket(bucket).key(*key).send().await;
             let body = got.map_err(|error| said(&error))?.body.collect().await;
             let stored = body.map_err(|error| said(&error))?.into_bytes();
-            let plain = codec::unpack_all(&stored).map_err(|error| said(&error))?;
+            let mut plain = Vec::new();
+            lz4f::decompress_to_vec(&stored, &mut plain).map_err(|error| said(&error))?;
             std::fs::write(file, plain).map_err(|error| said(&error))
         }
         _ => Err(format!("no such request: {words:?}")),
-    }
-}
-
-/// Writes each segment into `dir` as walfs stores it.
-pub fn pack(segments: &[PathBuf], dir: &Path) {
-    for segment in segments {
-        let plain = std::fs::read(segment).expect("read a segment");
-        let (stored, _) = codec::pack_all(codec::Compression::default(), &plain);
-        let name = segment.file_name().expect("a segment has a name");
-        std::fs::write(dir.join(name), stored).expect("write a packed segment");
     }
 }

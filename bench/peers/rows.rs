@@ -52,8 +52,8 @@ pub const ROWS: [Row; 14] = [
         tool: Setup::Wal(Local::set_up),
     },
     Row {
-        name: "floor: one warm request",
-        settings: "aws-sdk-s3 in a process that runs already: PUT of what walfs stores, packed before; GET, unpacked",
+        name: "floor: LZ4, one warm request",
+        settings: "aws-sdk-s3 in a process that runs already: read, LZ4 without checksums, PUT; GET, unpacked, written",
         program: None,
         sections: WAL,
         plays_in: in_s3,

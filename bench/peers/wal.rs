@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::client;
 use crate::common::user::User;
 use crate::common::world::World;
 use crate::contender::{Failure, Row, Section, Setup, WalTool};
@@ -31,8 +30,6 @@ pub struct WalGround<'a> {
     pub site: &'a Site,
     /// Passes for the data directory of the server.
     pub data: &'a Path,
-    /// Every segment as walfs stores it, under its name.
-    pub packed: &'a Path,
 }
 
 /// One tool, set up. Ends before the site that it stands on.
@@ -56,11 +53,6 @@ pub struct Sections<'a> {
 impl<'a> Sections<'a> {
     /// Sets up every tool that has rows in this place.
     pub fn new(world: &World, source: &'a Source, place: Place, log: &'a mut Log) -> Sections<'a> {
-        let packed = world.path().join("packed");
-        if !packed.exists() {
-            fs::create_dir(&packed).expect("make a directory");
-            client::pack(&source.segments, &packed);
-        }
         let mut players = Vec::new();
         for (number, row) in ROWS.iter().enumerate() {
             let Setup::Wal(set_up) = row.tool else { continue };
@@ -74,7 +66,6 @@ impl<'a> Sections<'a> {
                 world,
                 site: &site,
                 data: &data,
-                packed: &packed,
             };
             match set_up(&ground) {
                 Ok(tool) => players.push(Player {
