@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::job::finish::{self, Options};
+use crate::job::finish::{self, Finished, Options};
 use crate::pg::Lsn;
 
 use super::complain;
@@ -16,7 +16,8 @@ use super::options::duration;
 ///
 /// Between `pg_backup_start` and `pg_backup_stop`, any tool may copy a data directory to a directory in basebackups/
 /// of the mount. This removes what no backup has (the server's lock file, its WAL), reads where the backup ended, writes
-/// its backup_manifest, and commits it: from then on it is listed, never changes, and LATEST may point to it.
+/// its backup_manifest, and commits it: from then on it is listed, never changes, and LATEST may point to it. A copy of a
+/// backup that has its backup_manifest already is compared with that and committed; `sync DIR` does the same.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Example, in one session of psql as user postgres:
@@ -56,18 +57,8 @@ pub fn finish(arguments: &FinishArgs) -> ExitCode {
     };
     match finish::finish(&arguments.directory, &options) {
         Ok(done) => {
-            let removed = match done.removed {
-                0 => String::new(),
-                removed => format!("; {removed} files removed that no backup has"),
-            };
-            println!(
-                "{} is complete: {} files, {} bytes, WAL from {} to {}{removed}",
-                arguments.directory.display(),
-                done.files,
-                done.bytes,
-                done.wal.start,
-                done.wal.end,
-            );
+            let told = done.as_ref().map(tell).unwrap_or_default();
+            println!("{} is complete{told}", arguments.directory.display());
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -75,4 +66,18 @@ pub fn finish(arguments: &FinishArgs) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn tell(done: &Finished) -> String {
+    let removed = match done.removed {
+        0 => String::new(),
+        removed => format!("; {removed} files removed that no backup has"),
+    };
+    let Finished {
+        files, bytes, wal, ..
+    } = done;
+    format!(
+        ": {files} files, {bytes} bytes, WAL from {} to {}{removed}",
+        wal.start, wal.end
+    )
 }

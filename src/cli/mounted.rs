@@ -3,17 +3,21 @@
 //!
 //! The mount is the daemon's socket: the protocol is files, and each promise that `cp` gets is kept here too. Only a
 //! mount that the user names is taken. An archive of the same spelling is not proof enough: `http://localhost:9000` is
-//! another server in another container, and a segment that went there would count as archived.
+//! another server in another container, and a segment that went there would count as archived. An archive of another
+//! spelling is proof of the contrary, and an error, because one of the two that were named is wrong.
 //!
-//! Whatever fails here is tried directly if an archive is named as well, because that gives the reason in words.
+//! Whatever else fails here is tried directly if an archive is named as well, because that gives the reason in words.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+
 use crate::mount::kernel;
 use crate::pg::WalName;
+use crate::store::Location;
 
 /// Bytes handed to the kernel at once: its own limit for a request.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -43,13 +47,37 @@ impl Mounted {
         }
     }
 
+    /// Is it a mount of that archive? `None` if the mount does not say.
+    pub(super) fn shows(&self, archive: &str) -> Option<bool> {
+        let shown = self.status()?.archive;
+        let named = Location::parse(archive).ok()?;
+        Some(match named {
+            Location::Dir(directory) => directory
+                .canonicalize()
+                .is_ok_and(|path| path == Path::new(&shown)),
+            bucket @ Location::S3 { .. } => bucket.to_string() == shown,
+        })
+    }
+
+    /// The archive that it shows.
+    pub(super) fn archive(&self) -> String {
+        self.status().map(|status| status.archive).unwrap_or_default()
+    }
+
+    fn status(&self) -> Option<Status> {
+        let text = fs::read(self.mountpoint.join(".walfs/status.json")).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
     /// Archives a file as `cp` would, and asks for the verdict on it.
     ///
     /// # Errors
     /// What the mount answered, as a sentence.
     pub(super) fn push(&self, path: &Path, name: WalName) -> Result<(), String> {
         let target = self.mountpoint.join("wal").join(name.to_string());
-        let copied = File::open(path).and_then(|mut source| {
+        let opened = File::open(path);
+        let mut source = opened.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let mut archive = || {
             let mut options = OpenOptions::new();
             let mut archived = options
                 .write(true)
@@ -62,8 +90,8 @@ impl Mounted {
                 0 => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty")),
                 _ => archived.sync_all(),
             }
-        });
-        copied.map_err(|error| self.failed("archive", name, &error))
+        };
+        archive().map_err(|error| self.failed("archive", name, &error))
     }
 
     /// Writes an archived file to `target`. False: the store said that it does not exist.
@@ -87,11 +115,30 @@ impl Mounted {
 
     fn failed(&self, what: &str, name: WalName, error: &io::Error) -> String {
         let mountpoint = self.mountpoint.display();
-        format!(
-            "cannot {what} {name} through {mountpoint}: {error}\n\
-             HINT: the log of `walfs mount` says why, and so does {mountpoint}/.walfs/status.json"
-        )
+        let text = format!("cannot {what} {name} through {mountpoint}: {error}");
+        if error.raw_os_error() == Some(libc::ENOTCONN) {
+            return format!("{text}\nHINT: the walfs that served it has died: start `walfs mount` again");
+        }
+        // The daemon's own words, if they are about this file.
+        let last = self.status().and_then(|status| status.last_error);
+        match last.filter(|last| last.message.contains(&name.to_string())) {
+            Some(last) => format!("{text}\n{}", last.message),
+            None => format!("{text}\nHINT: the log of `walfs mount` says why"),
+        }
     }
+}
+
+/// What is read of `status.json`.
+#[derive(Debug, Deserialize)]
+struct Status {
+    archive: String,
+    last_error: Option<LastError>,
+}
+
+/// The error that the daemon told last.
+#[derive(Debug, Deserialize)]
+struct LastError {
+    message: String,
 }
 
 /// Not `io::copy`, which would hand it to the kernel in pieces of its own choice.

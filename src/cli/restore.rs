@@ -14,7 +14,7 @@ use crate::archive::tree::LATEST;
 use crate::job::restore::{
     Choice, Mapping, Options, Owner, Ownership, Recovery, Target, TargetAction, TargetTimeline, restore,
 };
-use crate::mount::kernel::lookup_user;
+use crate::mount::kernel::{self, lookup_user};
 use crate::pg::{Lsn, Timeline};
 
 use super::options::StoreArgs;
@@ -181,6 +181,7 @@ pub fn run(arguments: &RestoreArgs) -> ExitCode {
 
 async fn restore_backup(arguments: &RestoreArgs) -> Result<(), Failure> {
     let options = options(arguments)?;
+    refuse_a_mount(&options)?;
     let store = &arguments.store;
     let archive = store
         .open(
@@ -197,6 +198,22 @@ async fn restore_backup(arguments: &RestoreArgs) -> Result<(), Failure> {
         .iter()
         .for_each(|warning| complain(&format_args!("warning: {warning}")));
     restored::print(&report, &options, owner_name(&options.directory), arguments.json)?;
+    Ok(())
+}
+
+/// A data directory in a mount of walfs would become a backup there.
+fn refuse_a_mount(options: &Options) -> Result<(), Failure> {
+    let tablespaces = options.tablespaces.iter().map(|mapping| &mapping.new);
+    for directory in std::iter::once(&options.directory).chain(tablespaces) {
+        if kernel::is_in_walfs(directory) {
+            let directory = directory.display();
+            return Err(format!(
+                "{directory} is in a mount of walfs: what is restored there would become a backup, and no server runs on it\n\
+                 HINT: name a directory of a disk"
+            )
+            .into());
+        }
+    }
     Ok(())
 }
 

@@ -75,10 +75,18 @@ impl WayArgs {
         through: impl FnOnce(&Mounted) -> Result<T, String>,
         directly: impl AsyncFnOnce(&str) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let mounted = self
-            .mount
-            .as_deref()
-            .map(|at| Mounted::at(at).and_then(|mount| through(&mount)));
+        let mounted = match &self.mount {
+            Some(directory) => {
+                let mounted = Mounted::at(directory);
+                if let (Ok(mount), Some(archive)) = (&mounted, &self.archive)
+                    && mount.shows(archive) == Some(false)
+                {
+                    return Err(other_archive(directory, &mount.archive(), archive).into());
+                }
+                Some(mounted.and_then(|mount| through(&mount)))
+            }
+            None => None,
+        };
         match (mounted, &self.archive) {
             (Some(Ok(done)), _) => Ok(done),
             (Some(Err(reason)), None) => Err(reason.into()),
@@ -92,6 +100,13 @@ impl WayArgs {
             }
         }
     }
+}
+
+fn other_archive(mountpoint: &Path, shown: &str, named: &str) -> String {
+    format!(
+        "{} shows the archive {shown}, not {named}\nHINT: give the mount of {named}, or leave --mount or --archive away",
+        mountpoint.display()
+    )
 }
 
 /// Restore one WAL file, without a mount or through one

@@ -73,11 +73,17 @@ pub enum Error {
         /// What was named.
         path: PathBuf,
     },
-    /// It is complete already.
-    #[error("{} is complete: it has a backup_manifest.", .path.display())]
-    Complete {
+    /// It has a manifest, and is not what that says.
+    #[error(
+        "{} is not complete, and is not what its backup_manifest says: {source}\n\
+         HINT: `walfs backup-list` and the log of walfs mount say which file is wrong; bring it again, then finish again.",
+        .path.display()
+    )]
+    Refused {
         /// The backup.
         path: PathBuf,
+        /// What the mount answered.
+        source: io::Error,
     },
     /// It has a manifest that was not accepted.
     #[error(
@@ -173,16 +179,15 @@ fn io_error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
     }
 }
 
-/// Finishes the backup in `directory`, which must be in a mount of walfs.
+/// Finishes the backup in `directory`, which must be in a mount of walfs. `None`: it had a manifest, and is complete by
+/// that.
 ///
 /// # Errors
 /// Any [`Error`].
-pub fn finish(directory: &Path, options: &Options) -> Result<Finished, Error> {
+pub fn finish(directory: &Path, options: &Options) -> Result<Option<Finished>, Error> {
     let wal = mounted_wal(directory)?;
     if directory.join("backup_manifest").exists() {
-        return Err(Error::Complete {
-            path: directory.to_owned(),
-        });
+        return complete_as_it_is(directory).map(|()| None);
     }
     check_whole(directory)?;
     let label = read_label(directory)?;
@@ -196,11 +201,21 @@ pub fn finish(directory: &Path, options: &Options) -> Result<Finished, Error> {
     };
     let files = sum_up(directory, list(directory)?)?;
     write_manifest(directory, &control, &files, range)?;
-    Ok(Finished {
+    Ok(Some(Finished {
         files: files.len(),
         bytes: files.iter().map(|file| file.bytes).sum(),
         removed,
         wal: range,
+    }))
+}
+
+/// A copy of a whole backup, with its manifest: the mount completes it when its directory is synced, if all is there. One
+/// that is complete stays so.
+fn complete_as_it_is(directory: &Path) -> Result<(), Error> {
+    let synced = File::open(directory).and_then(|opened| opened.sync_all());
+    synced.map_err(|source| Error::Refused {
+        path: directory.to_owned(),
+        source,
     })
 }
 

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 pub use holders::Holder;
 pub use prepare::{Prepared, prepare};
-pub use table::{Device, FS_TYPE, Mount, mount_at, mounts};
+pub use table::{Device, FS_TYPE, Mount, is_in_walfs, mount_at, mounts};
 pub use tuning::{ReadAhead, request_timeout};
 pub use unmount::{Mounted, Unmounted, unmount_path};
 pub use user::{Owner, User, drop_privileges, lookup_user};

@@ -135,3 +135,41 @@ fn w9_without_the_mount_the_archive_itself_is_taken_or_nothing() {
     let other = rig.segment(1, 3);
     ended_with(&push(&rig, &other, &directly), 1, &["different content", "HINT"]);
 }
+
+/// R1 and W1: of a mount and an archive that are not the same, one is wrong. Neither is taken.
+#[test]
+fn r1_another_archive_than_that_of_the_mount_is_an_error() {
+    for rig in Rig::both_kinds() {
+        let source = rig.segment(1, 1);
+        let other = rig.world.owned_dir("other").display().to_string();
+        for archive in [other.as_str(), "s3://elsewhere/cluster"] {
+            let named = ["--archive", archive];
+            let words = ["shows the archive", archive, "HINT"];
+            ended_with(&push(&rig, &source, &named), 1, &words);
+            ended_with(&fetch(&rig, &source.name, &named).0, 255, &words);
+        }
+        rig.assert_absent(&source.name);
+        assert_eq!(fs::read_dir(&other).expect("list").count(), 0);
+    }
+}
+
+/// O1: what the daemon said of the file, what became of the daemon, which file is not there.
+#[test]
+fn o1_what_failed_through_a_mount_is_said() {
+    let mut rig = Rig::local();
+    rig.archive(&rig.segment(1, 1));
+    ended_with(
+        &push(&rig, &rig.segment(1, 2), &[]),
+        1,
+        &["different content", "HINT"],
+    );
+    let mut gone = rig.segment(2, 2);
+    gone.path.set_file_name("0000000100000000000000B0");
+    ended_with(
+        &push(&rig, &gone, &[]),
+        1,
+        &["cannot read", "0000000100000000000000B0"],
+    );
+    rig.mount.kill9();
+    ended_with(&push(&rig, &rig.segment(3, 3), &[]), 1, &["died", "walfs mount"]);
+}

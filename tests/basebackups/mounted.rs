@@ -9,7 +9,7 @@ use crate::common::s3::S3Server;
 use crate::common::user::said;
 use crate::common::version::{Version, newest};
 use crate::common::wait;
-use crate::common::walfs::{Mount, Options};
+use crate::common::walfs::{Mount, Options, walfs};
 use crate::common::world::World;
 
 /// A server that archives into a mount, with a table longer than a slice and a few hundred small files.
@@ -163,6 +163,32 @@ impl Site {
         let listed = self.listed(name);
         assert_eq!(listed["state"], "complete", "{listed}\n{}", self.mount.log());
         wait::until("LATEST to move", || (self.latest()? == name).then_some(()));
+    }
+
+    /// `fsync` of a backup's directory, which must fail: it has a manifest, and is not what that says.
+    #[track_caller]
+    pub(super) fn sync_fails(&self, directory: &Path) {
+        let synced = self.mount.user().shell("sync \"$1\"", &[directory]);
+        let message = said(&synced);
+        assert!(
+            message.contains("Input/output error"),
+            "{message}\n{}",
+            self.mount.log()
+        );
+    }
+
+    /// `walfs backup-finish`, which must end with this exit code; what it said.
+    #[track_caller]
+    pub(super) fn finish(&self, directory: &Path, code: i32) -> String {
+        let mut command = walfs(&self.world, self.mount.user());
+        let output = command
+            .arg("backup-finish")
+            .arg(directory)
+            .output()
+            .expect("run walfs");
+        let message = format!("{}{}", said(&output), String::from_utf8_lossy(&output.stdout));
+        assert_eq!(output.status.code(), Some(code), "{message}");
+        message
     }
 
     pub(super) fn local_backup(&self) -> PathBuf {

@@ -294,6 +294,23 @@ fn b6_a_directory_in_the_archive_or_around_it_is_refused() {
     assert_eq!(files(&world.archive()).len(), before);
 }
 
+/// B2 and B7: what is restored into the mount would become a backup there, and LATEST move to it.
+#[test]
+fn b6_a_directory_in_the_mount_is_refused() {
+    let site = Mounted::local("into-mount");
+    site.take("x", &["-Xfetch"]);
+    let mut command = walfs(&site.world, site.mount.user());
+    command.arg("restore").arg("--archive").arg(site.world.archive());
+    let output = command
+        .arg("x")
+        .arg(site.backup("again"))
+        .output()
+        .expect("run walfs");
+    assert_refused(&output, &["in a mount of walfs", "HINT"]);
+    assert_eq!(site.latest().as_deref(), Some("x"));
+    site.shell("test ! -e \"$1\"", &[&site.backup("again")]);
+}
+
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("set a mode");
 }

@@ -39,15 +39,53 @@ fn pg_basebackup_plain() {
     }
 }
 
+/// B4: nothing says which files there should be, so it is not complete until `walfs backup-finish` has made a manifest of
+/// those that are there.
 #[test]
-fn without_a_manifest_the_backup_history_tells_the_end() {
+fn b4_without_a_manifest_a_backup_is_not_complete() {
     let site = Site::local("manifestless");
     let directory = site.take("m", &["-Xfetch", "--no-manifest"]);
-    wait::until("the backup to be complete", || {
-        site.shell("sync \"$1\"", &[&directory]);
-        site.summary("m")
-    });
+    site.shell("sync \"$1\"", &[&directory]);
+    assert_eq!(site.listed("m")["state"], "incomplete");
+    assert_eq!(site.latest(), None);
+    let log = site.mount.log();
+    assert!(
+        log.contains("no backup_manifest") && log.contains("backup-finish"),
+        "{log}"
+    );
+    site.finish(&directory, 0);
     site.assert_complete("m");
+    site.verify(&directory);
+}
+
+/// A copy of a backup with its manifest: finished by that, or the file is named that is wrong.
+#[test]
+fn b2_a_copy_with_its_manifest_is_finished_by_that() {
+    let site = Site::local("copied");
+    let source = site.local_backup();
+    let directory = site.backup("x");
+    site.shell(
+        "cp -a \"$1\" \"$2\" && rm \"$2\"/base/1/1259",
+        &[&source, &directory],
+    );
+    site.sync_fails(&directory);
+    let refused = site.finish(&directory, 1);
+    assert!(
+        refused.contains("not complete") && refused.contains("HINT"),
+        "{refused}"
+    );
+    let listed = site.listed("x");
+    let reason = listed["maker"]["refused"]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("base/1/1259"), "{listed}");
+    site.shell(
+        "cp -a \"$1\"/base/1/1259 \"$2\"/base/1/1259",
+        &[&source, &directory],
+    );
+    for _ in 0..2 {
+        assert!(site.finish(&directory, 0).contains("is complete"));
+    }
+    site.assert_listed_complete("x");
+    site.verify(&directory);
 }
 
 #[test]
@@ -143,9 +181,10 @@ fn half_a_copy_is_not_completed() {
     let source = site.local_backup();
     let directory = site.backup("half");
     site.shell(
-        "cp -a \"$1\" \"$2\" && rm \"$2\"/base/1/1259 && sync \"$2\"",
+        "cp -a \"$1\" \"$2\" && rm \"$2\"/base/1/1259",
         &[&source, &directory],
     );
+    site.sync_fails(&directory);
     assert!(site.summary("half").is_none());
     assert!(site.mount.log().contains("base/1/1259"), "{}", site.mount.log());
     site.shell("rm -r \"$1\" && test ! -e \"$1\"", &[&directory]);

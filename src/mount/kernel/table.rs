@@ -160,6 +160,13 @@ pub fn mount_at(directory: &Path) -> io::Result<Option<Mount>> {
     Ok(spot.is_mount_point().then_some(spot.mount))
 }
 
+/// Does the path lead into a mount of walfs? It need not exist; then its nearest parent that does tells it. Does not ask
+/// the file system that is there.
+pub fn is_in_walfs(path: &Path) -> bool {
+    let there = path.ancestors().find_map(|path| look(path).ok());
+    there.is_some_and(|spot| spot.mount.is_walfs())
+}
+
 /// `statx` tells it since Linux 5.8. Before that `fdinfo` has to, which a process that changed its user may not read.
 fn mount_id(handle: &OwnedFd) -> io::Result<u64> {
     match statx(handle, libc::AT_STATX_DONT_SYNC, 0) {

@@ -1,15 +1,15 @@
 //! What a tree must hold to be a base backup, and what is known of it then.
 //!
-//! Read out of what was written: `backup_label`, `backup_manifest`, `global/pg_control`. Without a manifest, the WAL
-//! that the backup needs is told by the backup history file that the server has archived meanwhile.
+//! Read out of what was written: `backup_label`, `backup_manifest`, `global/pg_control`. Without a manifest nothing says
+//! which files there should be, so no tree is complete without one (contract B4).
 
 use std::sync::Arc;
 
 use crate::archive::tree::summary::{Backup, Shape, Tablespace, WalRange};
 use crate::pg::backup_manifest::{Manifest, ManifestVersion};
 use crate::pg::control::ControlFile;
-use crate::pg::label::{self, BackupFrom, BackupLabel};
-use crate::pg::{SegmentName, SegmentSize, SystemId, WalName, backup_history, tablespace_map};
+use crate::pg::label::{self, BackupFrom};
+use crate::pg::{SegmentName, SegmentSize, SystemId, tablespace_map};
 
 use super::names::{Kind, ROOT};
 use super::tablespaces::{self, Mapped};
@@ -26,42 +26,44 @@ impl TreeDraft {
     pub(super) async fn recognise(&self, mapped: &[Mapped]) -> Result<Backup, Error> {
         let manifest = self.manifest().await?;
         let backup = match self.read_text(b"backup_label").await? {
-            Some(label) => self.plain_backup(&label, manifest.as_ref()).await?,
-            None => self.tar_backup(manifest.as_ref()).await?,
+            Some(label) => self.plain_backup(&label, &manifest).await?,
+            None => self.tar_backup(&manifest).await?,
         };
         self.check_cluster(&backup).await?;
-        match (&manifest, backup.shape) {
-            (Some(manifest), Shape::Plain) => self.verify(manifest, mapped).await?,
-            (Some(manifest), Shape::Tar) => self.verify_tars(manifest).await?,
-            (None, _) => {}
+        match backup.shape {
+            Shape::Plain => self.verify(&manifest, mapped).await?,
+            Shape::Tar => self.verify_tars(&manifest).await?,
         }
         Ok(backup)
     }
 
-    async fn manifest(&self) -> Result<Option<Manifest>, Error> {
-        let Some(text) = self.read_text(MANIFEST).await? else {
-            return Ok(None);
-        };
-        let manifest = Manifest::parse(&text);
-        manifest
-            .map(Some)
-            .map_err(|error| self.no_backup(error.to_string()))
+    /// Has it a manifest, of whatever worth? Then it should be a backup.
+    pub(super) fn has_manifest(&self) -> bool {
+        self.file_at(MANIFEST).is_some()
     }
 
-    async fn plain_backup(&self, label: &[u8], manifest: Option<&Manifest>) -> Result<Backup, Error> {
+    async fn manifest(&self) -> Result<Manifest, Error> {
+        let text = self.read_text(MANIFEST).await?.ok_or_else(|| {
+            self.no_backup(
+                "it has no backup_manifest, so nobody knows whether all its files are there\n\
+                 HINT: `walfs backup-finish` makes one for a copy of a data directory; pg_basebackup does by itself",
+            )
+        })?;
+        Manifest::parse(&text).map_err(|error| self.no_backup(error.to_string()))
+    }
+
+    async fn plain_backup(&self, label: &[u8], manifest: &Manifest) -> Result<Backup, Error> {
         let label = label::parse(label).map_err(|error| self.no_backup(error.to_string()))?;
         let control = self.read_text(b"global/pg_control").await?;
         let control = control.ok_or_else(|| self.no_backup("global/pg_control is not there"))?;
         let control = ControlFile::parse(&control).map_err(|error| self.no_backup(error.to_string()))?;
-        if let Some(manifest) = manifest {
-            self.check_system(manifest, control.system_id)?;
-        }
+        self.check_system(manifest, control.system_id)?;
         Ok(Backup {
             shape: Shape::Plain,
             system_identifier: Some(control.system_id),
             postgresql_major: self.major_version(&control).await?,
             segment_bytes: control.segment_size.bytes(),
-            wal: self.wal_ranges(manifest, &label, control.segment_size).await?,
+            wal: self.wal_ranges(manifest)?,
             from_standby: label.from == BackupFrom::Standby,
             label: label.label,
             own_wal: self.own_segments(control.segment_size),
@@ -97,32 +99,17 @@ impl TreeDraft {
     }
 
     /// The WAL that makes it consistent, oldest first.
-    pub(super) async fn wal_ranges(
-        &self,
-        manifest: Option<&Manifest>,
-        label: &BackupLabel,
-        size: SegmentSize,
-    ) -> Result<Vec<WalRange>, Error> {
-        if let Some(ranges) = manifest.and_then(ranges) {
-            return Ok(ranges);
+    pub(super) fn wal_ranges(&self, manifest: &Manifest) -> Result<Vec<WalRange>, Error> {
+        let oldest_first = manifest.wal_ranges.iter().rev().map(|range| WalRange {
+            timeline: range.timeline,
+            start: range.start,
+            end: range.end,
+        });
+        let ranges: Vec<WalRange> = oldest_first.collect();
+        match ranges.is_empty() {
+            true => Err(self.no_backup("its backup_manifest does not say which WAL it needs")),
+            false => Ok(ranges),
         }
-        let offset = (label.start_lsn.0 % size.bytes()) as u32;
-        let name = WalName::Backup(label.start_file, offset);
-        let archive = &self.sender.archive;
-        let Some(text) = archive.read_small(name, self.sender.patience()).await? else {
-            return Err(self.no_backup(format!(
-                "it has no backup_manifest, and {name}, which tells where it ends, is not archived"
-            )));
-        };
-        let history = backup_history::parse(&text).map_err(|error| self.no_backup(error.to_string()))?;
-        if history.start_timeline != history.stop_timeline {
-            return Err(self.no_backup(format!("{name} begins and ends on different timelines")));
-        }
-        Ok(vec![WalRange {
-            timeline: history.stop_timeline,
-            start: history.start_lsn,
-            end: history.stop_lsn,
-        }])
     }
 
     /// Whole segments in its own `pg_wal`.
@@ -183,14 +170,4 @@ impl TreeDraft {
             _ => None,
         }
     }
-}
-
-/// A manifest's ranges, oldest first; `None` if it has none.
-pub(super) fn ranges(manifest: &Manifest) -> Option<Vec<WalRange>> {
-    let oldest_first = manifest.wal_ranges.iter().rev().map(|range| WalRange {
-        timeline: range.timeline,
-        start: range.start,
-        end: range.end,
-    });
-    Some(oldest_first.collect()).filter(|ranges: &Vec<_>| !ranges.is_empty())
 }

@@ -57,7 +57,7 @@ impl TreeDraft {
     ) -> Result<(), Error> {
         let completed = self.try_to_complete(state, method, began).await;
         if let Err(error) = &completed {
-            let noted = self.note_refusal(error, method);
+            let noted = self.note_refusal(error);
             if timeout_at(self.end_of_patience(began), noted).await.is_err() {
                 tracing::warn!("{}: the store does not take why it is not complete", self.name);
             }

@@ -30,9 +30,9 @@ impl TreeDraft {
     /// `fsync` of a file or directory. That of the root completes the tree, if it is a base backup and whole.
     ///
     /// # Errors
-    /// [`Error::Archive`]: what has failed the tree, also while it was being completed. [`Error::WrongContent`]: it is all
-    /// there, and not what its manifest says. A tree that is not all there yet is no error: directories are synced at any
-    /// time.
+    /// [`Error::Archive`]: what has failed the tree, also while it was being completed. [`Error::WrongContent`],
+    /// [`Error::NoBackup`]: it has a manifest, and is not what that says. Without one it is no error that it is no backup
+    /// yet: directories are synced at any time.
     pub async fn sync(&self, number: u32) -> Result<(), Error> {
         self.still_sound()?;
         if number != ROOT || self.is_complete() {
@@ -40,7 +40,7 @@ impl TreeDraft {
         }
         let began = Instant::now();
         match self.finish_by_hand(began).await {
-            Err(Error::NoBackup { name, reason }) => {
+            Err(Error::NoBackup { name, reason }) if !self.has_manifest() => {
                 tracing::info!("{name} is not complete as a base backup yet: {reason}");
                 let settled = async {
                     self.sender.settle().await;

@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 
 use crate::archive::tree::refused::{self, Refused};
-use crate::archive::tree::summary::Method;
 use crate::store::Key;
 
 use super::sending::Failure;
@@ -11,11 +10,11 @@ use super::{Error, TreeDraft};
 
 impl TreeDraft {
     /// Leaves word, in place of what was said before. Who asked gets the error anyway, so it is no matter if that fails.
-    pub(super) async fn note_refusal(&self, error: &Error, method: Method) {
+    pub(super) async fn note_refusal(&self, error: &Error) {
         let told = match error {
             Error::WrongContent { .. } => true,
-            // A directory is synced at any time; only the manifest's rename says that all should be there.
-            Error::NoBackup { .. } => method == Method::Mount,
+            // A directory is synced at any time; only with a manifest should all be there.
+            Error::NoBackup { .. } => self.has_manifest(),
             _ => false,
         };
         if !told {

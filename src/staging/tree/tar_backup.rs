@@ -13,7 +13,6 @@ use crate::pg::backup_manifest::{Manifest, ManifestVersion};
 use crate::pg::label::{self, BackupFrom, BackupLabel};
 use crate::pg::{PageHeader, SegmentName, SegmentSize, SystemId, tablespace_map};
 
-use super::backup::ranges;
 use super::names::ROOT;
 use super::{Error, TreeDraft, tablespaces};
 
@@ -35,27 +34,20 @@ struct OwnWal {
 
 impl TreeDraft {
     /// See [`TreeDraft::recognise`].
-    pub(super) async fn tar_backup(&self, manifest: Option<&Manifest>) -> Result<Backup, Error> {
+    pub(super) async fn tar_backup(&self, manifest: &Manifest) -> Result<Backup, Error> {
         if !self.has_tar("base") {
             return Err(self.no_backup("it has neither a backup_label nor a base.tar"));
         }
         let (label, map) = self.head_of_base().await?;
         let own = self.own_wal().await?;
         let size = self.segment_size(own.header.as_ref());
-        let wal = match (manifest.and_then(ranges), &label) {
-            (Some(ranges), _) => ranges,
-            (None, Some(label)) => self.wal_ranges(None, label, size).await?,
-            (None, None) => {
-                return Err(self.no_backup("it has no backup_manifest, and base.tar is compressed"));
-            }
-        };
         let whole = own.segments.iter().filter(|(_, bytes)| *bytes == size.bytes());
         Ok(Backup {
             shape: Shape::Tar,
             system_identifier: system_id(manifest, own.header.as_ref()),
             postgresql_major: None,
             segment_bytes: size.bytes(),
-            wal,
+            wal: self.wal_ranges(manifest)?,
             from_standby: label
                 .as_ref()
                 .is_some_and(|label| label.from == BackupFrom::Standby),
@@ -133,10 +125,10 @@ impl TreeDraft {
     }
 }
 
-fn system_id(manifest: Option<&Manifest>, header: Option<&PageHeader>) -> Option<SystemId> {
-    match manifest.map(|manifest| manifest.version) {
-        Some(ManifestVersion::V2(system_id)) => Some(system_id),
-        _ => header.map(|header| header.system_id),
+fn system_id(manifest: &Manifest, header: Option<&PageHeader>) -> Option<SystemId> {
+    match manifest.version {
+        ManifestVersion::V2(system_id) => Some(system_id),
+        ManifestVersion::V1 => header.map(|header| header.system_id),
     }
 }
 
