@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -19,6 +20,9 @@ use super::{Owner, place};
 use crate::archive::tree::{Content, Tree};
 use crate::job::progress::Progress;
 use crate::read::part::{Take, Wanted, read_part};
+
+/// A piece of a large file, which is worth a system call of its own.
+const LONG_BYTES: usize = 1 << 20;
 
 /// Bytes of a part, and where they go.
 #[derive(Debug, Clone, Copy)]
@@ -180,9 +184,28 @@ impl PartWriter {
             *open = Some((file, opened.map_err(Error::at("write", path))?));
         }
         let (_, target) = open.as_ref().expect("opened just now");
-        Ok(target
+        target
             .write_all_at(content, at)
-            .map_err(Error::at("write", path))?)
+            .map_err(Error::at("write", path))?;
+        begin_to_store(target, at, content.len());
+        Ok(())
+    }
+}
+
+/// Tells the kernel to begin writing a long piece to the disk, so that the fsync at the end finds little to wait for. Only a
+/// hint: that fsync is what counts, so it is no matter if the file system does not know it.
+fn begin_to_store(file: &File, at: u64, bytes: usize) {
+    if bytes < LONG_BYTES {
+        return;
+    }
+    // SAFETY: a system call on an open descriptor, without pointers.
+    unsafe {
+        libc::sync_file_range(
+            file.as_raw_fd(),
+            at as libc::off64_t,
+            bytes as libc::off64_t,
+            libc::SYNC_FILE_RANGE_WRITE,
+        );
     }
 }
 
