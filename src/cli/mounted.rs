@@ -11,7 +11,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -47,21 +47,22 @@ impl Mounted {
         }
     }
 
-    /// Is it a mount of that archive? `None` if the mount does not say.
-    pub(super) fn shows(&self, archive: &str) -> Option<bool> {
-        let shown = self.status()?.archive;
-        let named = Location::parse(archive).ok()?;
-        Some(match named {
-            Location::Dir(directory) => directory
-                .canonicalize()
-                .is_ok_and(|path| path == Path::new(&shown)),
-            bucket @ Location::S3 { .. } => bucket.to_string() == shown,
-        })
-    }
-
-    /// The archive that it shows.
-    pub(super) fn archive(&self) -> String {
-        self.status().map(|status| status.archive).unwrap_or_default()
+    /// That it is a mount of that archive, as far as it says which one it shows.
+    ///
+    /// # Errors
+    /// It shows another one, as a sentence.
+    pub(super) fn check_shows(&self, archive: &str) -> Result<(), String> {
+        let Some(Status { archive: shown, .. }) = self.status() else {
+            return Ok(());
+        };
+        if Location::parse(archive).is_ok_and(|named| is_same(&named, &shown)) {
+            return Ok(());
+        }
+        Err(format!(
+            "{} shows the archive {shown}, not {archive}\n\
+             HINT: give the mount of {archive}, or leave --mount or --archive away",
+            self.mountpoint.display()
+        ))
     }
 
     fn status(&self) -> Option<Status> {
@@ -124,6 +125,18 @@ impl Mounted {
         match last.filter(|last| last.message.contains(&name.to_string())) {
             Some(last) => format!("{text}\n{}", last.message),
             None => format!("{text}\nHINT: the log of `walfs mount` says why"),
+        }
+    }
+}
+
+/// A directory may have several names, by links; the mount tells one of them.
+fn is_same(named: &Location, shown: &str) -> bool {
+    match named {
+        Location::S3 { .. } => named.to_string() == shown,
+        Location::Dir(directory) => {
+            let same_text = path::absolute(directory).is_ok_and(|named| named == Path::new(shown));
+            let real = |path: &Path| path.canonicalize().ok();
+            same_text || real(directory).is_some_and(|named| real(Path::new(shown)) == Some(named))
         }
     }
 }

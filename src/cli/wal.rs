@@ -75,38 +75,29 @@ impl WayArgs {
         through: impl FnOnce(&Mounted) -> Result<T, String>,
         directly: impl AsyncFnOnce(&str) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let mounted = match &self.mount {
-            Some(directory) => {
-                let mounted = Mounted::at(directory);
-                if let (Ok(mount), Some(archive)) = (&mounted, &self.archive)
-                    && mount.shows(archive) == Some(false)
-                {
-                    return Err(other_archive(directory, &mount.archive(), archive).into());
-                }
-                Some(mounted.and_then(|mount| through(&mount)))
-            }
-            None => None,
+        let Some(mountpoint) = &self.mount else {
+            let archive = self.archive.as_deref();
+            return directly(archive.expect("clap requires one where there is no mount")).await;
         };
-        match (mounted, &self.archive) {
-            (Some(Ok(done)), _) => Ok(done),
-            (Some(Err(reason)), None) => Err(reason.into()),
-            (Some(Err(reason)), Some(archive)) => {
+        let tried = match Mounted::at(mountpoint) {
+            Ok(mount) => {
+                // Of a mount and an archive that are not the same, one is wrong: neither is taken.
+                self.archive
+                    .iter()
+                    .try_for_each(|archive| mount.check_shows(archive))?;
+                through(&mount)
+            }
+            Err(not_mounted) => Err(not_mounted),
+        };
+        match (tried, &self.archive) {
+            (Ok(done), _) => Ok(done),
+            (Err(reason), None) => Err(reason.into()),
+            (Err(reason), Some(archive)) => {
                 tracing::warn!("{reason}; going to {archive} directly");
                 directly(archive).await
             }
-            (None, Some(archive)) => directly(archive).await,
-            (None, None) => {
-                Err("no archive is named\nHINT: --archive s3://bucket/prefix, or --mount DIR".into())
-            }
         }
     }
-}
-
-fn other_archive(mountpoint: &Path, shown: &str, named: &str) -> String {
-    format!(
-        "{} shows the archive {shown}, not {named}\nHINT: give the mount of {named}, or leave --mount or --archive away",
-        mountpoint.display()
-    )
 }
 
 /// Restore one WAL file, without a mount or through one

@@ -6,7 +6,7 @@ use std::process::Output;
 use super::rig::{Rig, SMALL, Source};
 use crate::common::s3::Operation;
 use crate::common::user::said;
-use crate::common::walfs::walfs;
+use crate::common::walfs::{Options, walfs};
 
 /// Runs `walfs` as the user of the mount.
 fn run(rig: &Rig, arguments: &[&str]) -> Output {
@@ -150,6 +150,32 @@ fn r1_another_archive_than_that_of_the_mount_is_an_error() {
         }
         rig.assert_absent(&source.name);
         assert_eq!(fs::read_dir(&other).expect("list").count(), 0);
+    }
+}
+
+/// W1: the same directory by another name is the same archive.
+#[test]
+fn w1_a_link_to_the_archive_of_the_mount_is_the_same_archive() {
+    let rig = Rig::local();
+    let links = rig.world.owned_dir("links");
+    let link = links.join("archive");
+    std::os::unix::fs::symlink(rig.world.archive(), &link).expect("make a link");
+    let path = link.display().to_string();
+    let linked = Options::of(&rig.world, &path)
+        .at(&rig.world.owned_dir("mnt2"))
+        .mount();
+    let real = rig.world.archive().display().to_string();
+    for (number, (mount, archive)) in (1..).zip([(&rig.mount, &path), (&linked, &real), (&linked, &path)]) {
+        let source = rig.segment(number, number);
+        let through = mount.path().display().to_string();
+        let file = source.path.to_str().expect("ASCII");
+        let output = run(
+            &rig,
+            &["wal-push", file, "--mount", &through, "--archive", archive],
+        );
+        ended_with(&output, 0, &[]);
+        assert!(!said(&output).contains("directly"), "{}", said(&output));
+        rig.assert_archived(&source);
     }
 }
 
