@@ -2,9 +2,10 @@
 //! begins all the same, and nothing of it is stored before.
 
 use std::process::Child;
+use std::time::Duration;
 
 use super::rig::{Rig, Source};
-use crate::common::s3::{Action, Operation, Rule, RuleId, S3Server};
+use crate::common::s3::{Action, Logged, Operation, Rule, RuleId, S3Server};
 use crate::common::wait;
 
 /// Stores with and without conditional writes.
@@ -29,13 +30,15 @@ fn nothing_is_told_of(rig: &Rig, source: &Source) -> RuleId {
     rig.server().add_rule(hang)
 }
 
+fn is_put(request: &Logged) -> bool {
+    request.operation == Operation::Put
+}
+
 /// A copy whose upload has begun, its look without an answer.
 fn begun(rig: &Rig, source: &Source) -> Child {
     let copy = rig.start_cp(source);
-    let of_it = |request: &crate::common::s3::Logged| {
-        request.operation == Operation::Put && request.key.contains(&source.name)
-    };
-    rig.server().wait_for(1, of_it);
+    rig.server()
+        .wait_for(1, |request| is_put(request) && request.key.contains(&source.name));
     assert_eq!(rig.uploads(&source.name), 0);
     copy
 }
@@ -64,17 +67,35 @@ fn w4_an_upload_that_has_begun_replaces_nothing() {
         rig.mount.restart();
         rig.server().clear_requests();
         let object = rig.object(&old.name);
-        for (source, succeeds) in [(&new, false), (&old, true)] {
-            let silence = nothing_is_told_of(&rig, source);
-            let mut copy = begun(&rig, source);
-            rig.server().remove_rule(silence);
-            let ended = wait::for_exit("cp to end", &mut copy);
-            assert_eq!(ended.success(), succeeds);
-            assert_eq!(rig.uploads(&old.name), 0);
-            assert!(rig.object(&old.name) == object);
-            rig.server().clear_requests();
-        }
+        let silence = nothing_is_told_of(&rig, &new);
+        let mut copy = begun(&rig, &new);
+        rig.server().remove_rule(silence);
+        assert!(!wait::for_exit("cp to end", &mut copy).success());
+        assert!(rig.object(&old.name) == object);
+        assert_eq!(rig.uploads(&old.name), 0);
         rig.assert_last_error(&[&new.name, "different content"]);
+    }
+}
+
+/// W4: the same again "succeeds without an upload": from the second segment on that was archived already, as where a
+/// standby archives too (`archive_mode=always`), not even the beginning of one.
+#[test]
+fn w4_after_one_that_was_archived_the_look_comes_first() {
+    for mut rig in rigs(&[]) {
+        let sources = [rig.segment(1, 1), rig.segment(2, 2)];
+        sources.iter().for_each(|source| rig.archive(source));
+        rig.mount.restart();
+        rig.server().clear_requests();
+        let silence = nothing_is_told_of(&rig, &sources[0]);
+        let mut copy = begun(&rig, &sources[0]);
+        rig.server().remove_rule(silence);
+        assert!(wait::for_exit("cp to end", &mut copy).success());
+
+        let slow = Rule::new(Action::Delay(Duration::from_millis(500))).operation(Operation::Get);
+        rig.server().add_rule(slow.key(&sources[1].name));
+        rig.archive(&sources[1]);
+        assert_eq!(rig.server().count(is_put), 1, "that of the first one");
+        assert!(sources.iter().all(|source| rig.uploads(&source.name) == 0));
     }
 }
 

@@ -3,12 +3,14 @@
 //! The store is asked whether the name is taken while the file still comes. An answer that is not there yet when the
 //! file is complete does not hold up a segment's upload: that begins, and waits with its last byte. A store that judges
 //! races by itself needs no such answer, but what is archived already would be stored once more in vain. Small files
-//! are complete as soon as the question is asked, and nobody waits for them: they are not sent before the answer.
+//! are complete as soon as the question is asked, and nobody waits for them: they are not sent before the answer. Nor are
+//! segments after one that was archived already: two servers archive the same then, and one of them all in vain.
 
 use std::io;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -99,6 +101,8 @@ impl Archive {
         found: impl Future<Output = Result<Found, Error>>,
         patience: Patience,
     ) -> Result<Committed, Error> {
+        // Where two servers archive, the second one would send every segment in vain.
+        let begins_early = name.has_pages() && !self.met_another.load(Relaxed);
         let (grant, leave) = store::leave();
         let mut upload = Box::pin(self.upload(name, &offered, leave, patience));
         let mut found = pin!(found);
@@ -107,8 +111,10 @@ impl Archive {
             biased;
             found = &mut found => (found?, false),
             // A store may not wait long for the end of a body. What it says before it has all of it does not count.
-            _ = &mut upload, if name.has_pages() => (found.await?, true),
+            _ = &mut upload, if begins_early => (found.await?, true),
         };
+        self.met_another
+            .store(matches!(found, Found::Archived(_)), Relaxed);
         match found {
             Found::Archived(table) => {
                 drop((grant, upload));
