@@ -4,8 +4,11 @@
 //! loopback), directly and behind 30 ms of added round trip. The ways take turns row by row, the mount each time a new
 //! one with nothing in memory: `cp` from the local disk; one GET for each segment on a warm connection, unpacked and
 //! written by this process, which is what can be had without fetching ahead; `cp` from a mount. Content compresses five
-//! to one, as WAL of pgbench does. `WALFS_BENCH_SEGMENTS` sets the length of a row (30), `WALFS_BENCH_ROUNDS` how many
-//! (3), `WALFS_BENCH_PAUSE_MS` how long the segment is "replayed" before the next one is asked for (0).
+//! to one, as WAL of pgbench does.
+//!
+//! Once one `cp` follows the other, which measures what a segment costs; once each segment is "replayed" before the next
+//! one is asked for, as recovery does, which measures how long recovery waits for it. `WALFS_BENCH_SEGMENTS` sets the
+//! length of a row (30), `WALFS_BENCH_ROUNDS` how many (3), `WALFS_BENCH_PAUSE_MS` how long replay takes (100).
 #![allow(clippy::print_stdout, reason = "a benchmark's result is its output")]
 
 #[allow(
@@ -32,11 +35,13 @@ use walfs::codec;
 use walfs::store::{self, ByteRange, Key, Location, Patience, Store};
 
 /// Columns of the tables.
-const COLUMNS: [&str; 6] = [
+const COLUMNS: [&str; 8] = [
     "one segment",
     "wall ms",
     "times cp from disk",
     "first ms",
+    "once running ms",
+    "times cp from disk",
     "client CPU ms",
     "daemon CPU ms",
 ];
@@ -64,7 +69,14 @@ fn main() {
                 measure::lag::proxy(address, Duration::from_millis(round_trip / 2))
             ),
         };
-        row.report(&world, &garage, &endpoint, round_trip);
+        let replay = Duration::from_millis(measure::setting("WALFS_BENCH_PAUSE_MS", 100) as u64);
+        for pause in [Duration::ZERO, replay] {
+            let title = format!(
+                "One of {segments} segments, Garage behind {round_trip} ms, {:.0} ms of replay after each",
+                ms(pause)
+            );
+            row.report(&world, &garage, &endpoint, pause, &title);
+        }
     }
 }
 
@@ -73,7 +85,6 @@ struct Row {
     names: Vec<String>,
     local: PathBuf,
     target: PathBuf,
-    pause: Duration,
 }
 
 impl Row {
@@ -92,25 +103,26 @@ impl Row {
             names,
             local,
             target: world.owned_dir("restored").join("RECOVERYXLOG"),
-            pause: Duration::from_millis(measure::setting("WALFS_BENCH_PAUSE_MS", 0) as u64),
         }
     }
 
-    /// Restores all segments by `cp` from a directory.
-    fn copy(&self, from: &Path, mount: &Mount, daemon: Option<u32>) -> Vec<Cost> {
+    /// Restores all segments by `cp` from a directory. The daemon's CPU is that of replay, too: it fetches meanwhile.
+    fn copy(&self, from: &Path, mount: &Mount, pause: Duration, daemon: Option<u32>) -> Vec<Cost> {
         let copy = |name: &String| {
             let mut cp = mount.user().command("cp");
             cp.arg(from.join(name)).arg(&self.target);
-            let cost = measure::run(&mut cp, daemon);
+            let before = daemon.map(measure::cpu_of);
+            let cost = measure::run(&mut cp, None);
             fs::remove_file(&self.target).expect("remove the copy");
-            thread::sleep(self.pause);
-            cost
+            thread::sleep(pause);
+            let daemon = daemon.map(measure::cpu_of).unwrap_or_default() - before.unwrap_or_default();
+            Cost { daemon, ..cost }
         };
         self.names.iter().map(copy).collect()
     }
 
     /// Restores all segments by one GET each.
-    fn get(&self, runtime: &Runtime, store: &Store) -> Vec<Cost> {
+    fn get(&self, runtime: &Runtime, store: &Store, pause: Duration) -> Vec<Cost> {
         let get = |name: &String| {
             let (begin, before) = (Instant::now(), measure::cpu_of(std::process::id()));
             let key = Key::parse(&format!("wal/{name}.lz4")).expect("a key");
@@ -124,37 +136,33 @@ impl Row {
                 daemon: Duration::ZERO,
             };
             fs::remove_file(&self.target).expect("remove the copy");
-            thread::sleep(self.pause);
+            thread::sleep(pause);
             cost
         };
         self.names.iter().map(get).collect()
     }
 
-    fn report(&self, world: &World, garage: &Garage, endpoint: &str, round_trip: u64) {
+    fn report(&self, world: &World, garage: &Garage, endpoint: &str, pause: Duration, title: &str) {
         let runtime = Runtime::new().expect("threads");
         let store = runtime.block_on(open(world, garage, endpoint));
-        self.get(&runtime, &store);
+        self.get(&runtime, &store, Duration::ZERO);
         let (mut disk, mut got, mut mounted) = (Vec::new(), Vec::new(), Vec::new());
         let mut memory_mib: f64 = 0.0;
         for _ in 0..measure::setting("WALFS_BENCH_ROUNDS", 3) {
-            got.push(self.get(&runtime, &store));
+            got.push(self.get(&runtime, &store, pause));
             let mount = mount(world, garage, endpoint);
-            disk.push(self.copy(&self.local, &mount, None));
-            mounted.push(self.copy(&mount.wal(), &mount, Some(mount.process())));
+            disk.push(self.copy(&self.local, &mount, pause, None));
+            mounted.push(self.copy(&mount.wal(), &mount, pause, Some(mount.process())));
             memory_mib = memory_mib.max(measure::memory_mib(mount.process(), "VmHWM"));
         }
-        let base = per_segment(&disk);
+        let base = (per_segment(&disk), once_running(&disk));
         let rows = [
             ("cp from disk", &disk),
             ("one GET each", &got),
             ("**cp from the mount**", &mounted),
         ]
         .map(|(what, rounds)| table_row(what, rounds, base));
-        let title = format!(
-            "One of {} segments, Garage behind {round_trip} ms",
-            self.names.len()
-        );
-        measure::print_table(&title, &COLUMNS, &rows);
+        measure::print_table(title, &COLUMNS, &rows);
         println!("the daemon took {memory_mib:.0} MiB at most");
     }
 }
@@ -164,19 +172,27 @@ fn per_segment(rounds: &[Vec<Cost>]) -> f64 {
     median(rounds.iter().map(|costs| mean(costs, |cost| cost.wall)).collect())
 }
 
+/// Milliseconds for a segment of the second half of a row: of the median one of all rounds.
+fn once_running(rounds: &[Vec<Cost>]) -> f64 {
+    let later = rounds.iter().flat_map(|costs| &costs[costs.len() / 2..]);
+    median(later.map(|cost| ms(cost.wall)).collect())
+}
+
 fn mean(costs: &[Cost], figure: impl Fn(&Cost) -> Duration) -> f64 {
     costs.iter().map(|cost| ms(figure(cost))).sum::<f64>() / costs.len() as f64
 }
 
-fn table_row(what: &str, rounds: &[Vec<Cost>], base: f64) -> Vec<String> {
+fn table_row(what: &str, rounds: &[Vec<Cost>], base: (f64, f64)) -> Vec<String> {
     let middle =
         |figure: &dyn Fn(&Cost) -> Duration| median(rounds.iter().map(|costs| mean(costs, figure)).collect());
     let first = median(rounds.iter().map(|costs| ms(costs[0].wall)).collect());
     vec![
         what.to_owned(),
         format!("{:.1}", per_segment(rounds)),
-        format!("{:.2}", per_segment(rounds) / base),
+        format!("{:.2}", per_segment(rounds) / base.0),
         format!("{first:.0}"),
+        format!("{:.1}", once_running(rounds)),
+        format!("{:.2}", once_running(rounds) / base.1),
         format!("{:.1}", middle(&|cost| cost.client)),
         format!("{:.1}", middle(&|cost| cost.daemon)),
     ]

@@ -248,6 +248,15 @@ impl Error {
     }
 }
 
+/// Empty room for so many bytes: what somebody has brought along, if it is neither too small nor much too large.
+fn room_for(bytes: usize, mut room: Vec<u8>) -> Vec<u8> {
+    if !(bytes..=bytes + bytes / 4).contains(&room.capacity()) {
+        return Vec::with_capacity(bytes);
+    }
+    room.clear();
+    room
+}
+
 /// One attempt of one request against one kind of storage. Implementations do not retry; [`Store`] does.
 #[async_trait]
 pub trait Backend: Send + Sync + fmt::Debug {
@@ -268,6 +277,12 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// Reads bytes of an object. A body cut short is [`ErrorKind::Damaged`] or `Transient`, never a short success.
     async fn get(&self, key: &Key, range: ByteRange) -> Result<Fetched, Error>;
+
+    /// The same. `room` had the bytes of an earlier answer, and may be used again: fresh memory costs the kernel time.
+    async fn get_into(&self, key: &Key, range: ByteRange, room: Vec<u8>) -> Result<Fetched, Error> {
+        drop(room);
+        self.get(key, range).await
+    }
 
     /// Size and time of an object.
     async fn head(&self, key: &Key) -> Result<Meta, Error>;

@@ -270,8 +270,10 @@ impl Inner {
         let stored = brought.take().expect("opened once");
         let unpacked = self
             .fetcher
-            .unpack_whole(name, brought.meta.bytes, stored.bytes.clone());
-        match unpacked.await {
+            .unpack_whole(name, brought.meta.bytes, stored.bytes.clone())
+            .await;
+        self.space.keep(stored.held, stored.bytes);
+        match unpacked {
             Ok(piece) => {
                 self.cache.put(self.id(name), piece.clone()).await;
                 self.state().is_open(name, number);

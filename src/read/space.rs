@@ -1,11 +1,13 @@
 //! Memory for stored bytes on their way: those that somebody waits for, and those that are fetched ahead.
 //!
 //! Who is waited for goes first. What is fetched ahead leaves the room of a whole piece free, and is dropped when that
-//! is not enough.
+//! is not enough. The room that unpacked bytes were in is kept for the next flight, with its share of the memory, because
+//! fresh memory costs the kernel more time than receiving the bytes takes; it is the first thing to go.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::PIECE_BYTES;
@@ -19,17 +21,29 @@ const LEFT_BYTES: u64 = PIECE_BYTES;
 /// How long a fetch waits for its turn.
 pub(super) const TURN: Duration = Duration::from_secs(2);
 
-/// The memory, one permit a KiB.
+/// The memory.
 #[derive(Debug, Clone)]
-pub(super) struct Space(Arc<Semaphore>);
+pub(super) struct Space {
+    /// One permit a KiB.
+    free: Arc<Semaphore>,
+    /// What the next one to fetch ahead may have.
+    spare: Arc<Mutex<Option<Held>>>,
+}
 
 /// A share of it, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Held(OwnedSemaphorePermit);
+pub(super) struct Held {
+    permit: OwnedSemaphorePermit,
+    /// Room that is part of the share, or none yet.
+    room: Vec<u8>,
+}
 
 impl Default for Space {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(kib(ALL_BYTES) as usize)))
+        Self {
+            free: Arc::new(Semaphore::new(kib(ALL_BYTES) as usize)),
+            spare: Arc::default(),
+        }
     }
 }
 
@@ -37,32 +51,85 @@ impl Space {
     /// A share for somebody who waits; he waits for it for a moment only. Who waits longer is behind requests that
     /// hang, and hold no bytes: he goes without (contract S4).
     pub(super) async fn take(&self, bytes: u64) -> Option<Held> {
-        let turn = tokio::time::timeout(TURN, self.0.clone().acquire_many_owned(kib(bytes)));
-        Some(Held(turn.await.ok()?.expect("never closed")))
+        if self.free.available_permits() < kib(bytes) as usize {
+            drop(self.spare().take());
+        }
+        let turn = tokio::time::timeout(TURN, self.free.clone().acquire_many_owned(kib(bytes)));
+        let permit = turn.await.ok()?.expect("never closed");
+        Some(Held::of(permit))
     }
 
     /// Could [`Space::take`] be had at once?
     pub(super) fn has(&self, bytes: u64) -> bool {
-        self.0.available_permits() >= kib(bytes) as usize
+        let spare = self.spare().as_ref().map_or(0, Held::kib);
+        self.free.available_permits() + spare >= kib(bytes) as usize
     }
 
     /// A share for what nobody waits for yet; `None` if there is too little.
     pub(super) fn take_ahead(&self, bytes: u64) -> Option<Held> {
-        let enough = self.has(bytes + LEFT_BYTES);
-        enough.then(|| self.0.clone().try_acquire_many_owned(kib(bytes)).ok().map(Held))?
+        if !self.has(bytes + LEFT_BYTES) {
+            return None;
+        }
+        let spare = self.spare().take();
+        let more = (kib(bytes) as usize).saturating_sub(spare.as_ref().map_or(0, Held::kib));
+        let permit = self.free.clone().try_acquire_many_owned(more as u32).ok()?;
+        let mut held = Held::of(permit);
+        if let Some(spare) = spare {
+            held.join(spare);
+        }
+        Some(held)
+    }
+
+    /// Takes a share back whose bytes have been used, and keeps their room, unless somebody waits for memory.
+    pub(super) fn keep(&self, mut held: Held, bytes: Bytes) {
+        if !bytes.is_unique() {
+            return;
+        }
+        held.room = bytes.into();
+        let room_kib = kib(held.room.capacity() as u64) as usize;
+        let is_covered = room_kib <= held.kib();
+        held.shrink_to(0);
+        let mut spare = self.spare();
+        if is_covered && spare.is_none() && self.free.available_permits() >= kib(LEFT_BYTES) as usize {
+            *spare = Some(held);
+        }
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Option<Held>> {
+        self.spare.lock().expect("no panic while held")
     }
 }
 
 impl Held {
-    /// Both together.
-    pub(super) fn join(&mut self, more: Self) {
-        self.0.merge(more.0);
+    fn of(permit: OwnedSemaphorePermit) -> Self {
+        Self {
+            permit,
+            room: Vec::new(),
+        }
     }
 
-    /// Gives back what is not needed after all.
+    fn kib(&self) -> usize {
+        self.permit.num_permits()
+    }
+
+    /// Both together.
+    pub(super) fn join(&mut self, more: Self) {
+        self.permit.merge(more.permit);
+        if self.room.capacity() == 0 {
+            self.room = more.room;
+        }
+    }
+
+    /// The room in it, to be filled; the share stays.
+    pub(super) fn room(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.room)
+    }
+
+    /// Gives back what is not needed after all, but not of the room in it.
     pub(super) fn shrink_to(&mut self, bytes: u64) {
-        let more = self.0.num_permits().saturating_sub(kib(bytes) as usize);
-        drop(self.0.split(more));
+        let needed = kib(bytes.max(self.room.capacity() as u64)) as usize;
+        let more = self.kib().saturating_sub(needed);
+        drop(self.permit.split(more));
     }
 }
 
@@ -86,5 +153,39 @@ mod tests {
         assert!(space.take_ahead(5 << 20).is_some());
         drop(ahead);
         assert!(space.has(ALL_BYTES));
+    }
+
+    /// Bytes that have come in a share of their size, and where they are.
+    fn received(space: &Space, bytes: usize) -> (Held, Bytes, *const u8) {
+        let mut held = space.take_ahead(bytes as u64).expect("there is room");
+        let mut room = held.room();
+        room.clear();
+        room.resize(bytes, 7);
+        let received = Bytes::from(room);
+        let place = received.as_ptr();
+        (held, received, place)
+    }
+
+    #[tokio::test]
+    async fn the_room_of_what_was_used_is_that_of_the_next() {
+        let space = Space::default();
+        let (held, bytes, place) = received(&space, 4 << 20);
+        space.keep(held, bytes);
+        assert!(space.has(ALL_BYTES));
+        let (held, bytes, again) = received(&space, 4 << 20);
+        assert_eq!(again, place);
+        let reader = bytes.clone();
+        space.keep(held, bytes);
+        assert!(space.spare().is_none(), "somebody reads {} bytes", reader.len());
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_the_room_that_was_kept() {
+        let space = Space::default();
+        let (held, bytes, _) = received(&space, 4 << 20);
+        space.keep(held, bytes);
+        let all = space.take(ALL_BYTES).await.expect("all of it is free");
+        assert!(space.spare().is_none());
+        drop(all);
     }
 }

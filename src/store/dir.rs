@@ -164,6 +164,11 @@ impl Backend for Dir {
         self.blocking(move |root| root.get(&key, range)).await
     }
 
+    async fn get_into(&self, key: &Key, range: ByteRange, room: Vec<u8>) -> Result<Fetched, Error> {
+        let key = key.clone();
+        self.blocking(move |root| root.get_into(&key, range, room)).await
+    }
+
     async fn head(&self, key: &Key) -> Result<Meta, Error> {
         let key = key.clone();
         self.blocking(move |root| root.head(&key)).await

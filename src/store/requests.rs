@@ -102,13 +102,20 @@ impl Store {
         Ok(fetched)
     }
 
-    /// Reads for somebody who can do without: one attempt, which gets no longer than `allowance`.
+    /// Reads for somebody who can do without: one attempt, which gets no longer than `allowance`. The bytes may come in
+    /// `room`, which had those of an earlier answer, or is empty.
     ///
     /// # Errors
     /// As [`Store::get`], after one attempt.
-    pub async fn get_once(&self, key: &Key, range: ByteRange, allowance: Duration) -> Result<Fetched, Error> {
+    pub async fn get_once(
+        &self,
+        key: &Key,
+        range: ByteRange,
+        allowance: Duration,
+        room: Vec<u8>,
+    ) -> Result<Fetched, Error> {
         count(&self.counters.gets, 1);
-        let attempt = tokio::time::timeout(allowance, self.backend.get(key, range)).await;
+        let attempt = tokio::time::timeout(allowance, self.backend.get_into(key, range, room)).await;
         let fetched = attempt.unwrap_or_else(|_| {
             let target = format!("{}/{}", self.place(), key.as_str());
             let message = format!("no answer within {:.1} s", allowance.as_secs_f64());

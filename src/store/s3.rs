@@ -162,7 +162,11 @@ impl Backend for S3 {
     }
 
     async fn get(&self, key: &Key, range: ByteRange) -> Result<Fetched, Error> {
-        self.get_object(key, range).await
+        self.get_object(key, range, Vec::new()).await
+    }
+
+    async fn get_into(&self, key: &Key, range: ByteRange, room: Vec<u8>) -> Result<Fetched, Error> {
+        self.get_object(key, range, room).await
     }
 
     async fn head(&self, key: &Key) -> Result<Meta, Error> {

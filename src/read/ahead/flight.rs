@@ -47,7 +47,7 @@ pub(super) struct Brought {
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) bytes: Bytes,
-    _held: Held,
+    pub(super) held: Held,
 }
 
 pub(super) type Landing = Shared<BoxFuture<'static, Outcome>>;
@@ -148,11 +148,13 @@ async fn fetch_whole(
         // Whether it is still archived is the store's to say.
         let object = archive.store().head(&key, patience).await?;
         let meta = archive.wal_meta_of(name, &object, patience).await?;
-        return Ok(Some((meta, Stored { bytes, _held: held })));
+        return Ok(Some((meta, Stored { bytes, held })));
     }
+    let room = held.room();
+    let room_bytes = room.capacity() as u64;
     let first = archive
         .store()
-        .get_once(&key, ByteRange::First(guess), ALLOWANCE)
+        .get_once(&key, ByteRange::First(guess), ALLOWANCE, room)
         .await?;
     let all_bytes = first.meta.stored_bytes;
     let mut bytes = first.bytes;
@@ -161,12 +163,15 @@ async fn fetch_whole(
             return Ok(None);
         };
         let rest = ByteRange::Span(guess..all_bytes);
-        let rest = archive.store().get_once(&key, rest, ALLOWANCE).await?;
+        let rest = archive
+            .store()
+            .get_once(&key, rest, ALLOWANCE, Vec::new())
+            .await?;
         bytes = [bytes, rest.bytes].concat().into();
         held.join(more);
     }
-    held.shrink_to(all_bytes);
+    held.shrink_to(all_bytes.max(room_bytes));
     let meta = archive.wal_meta_of(name, &first.meta, patience).await?;
     fetcher.keep_on_disk(&key, &bytes);
-    Ok(Some((meta, Stored { bytes, _held: held })))
+    Ok(Some((meta, Stored { bytes, held })))
 }

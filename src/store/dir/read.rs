@@ -7,10 +7,15 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::SystemTime;
 
+use super::super::room_for;
 use super::{ByteRange, Error, ErrorKind, Fetched, Key, Meta, Root};
 
 impl Root {
     pub(super) fn get(&self, key: &Key, range: ByteRange) -> Result<Fetched, Error> {
+        self.get_into(key, range, Vec::new())
+    }
+
+    pub(super) fn get_into(&self, key: &Key, range: ByteRange, room: Vec<u8>) -> Result<Fetched, Error> {
         let path = self.file(key);
         let failed = |error: io::Error| self.read_error("get", &path, &error);
         // O_NONBLOCK: opening a FIFO that somebody put there would wait for a writer. Files do not notice.
@@ -27,7 +32,7 @@ impl Root {
                 format!("{span:?} asked for, {} bytes there", meta.stored_bytes),
             ));
         }
-        let bytes = read_span(&mut file, &span).map_err(failed)?;
+        let bytes = read_span(&mut file, &span, room).map_err(failed)?;
         if bytes.len() as u64 != span.end - span.start {
             return Err(self.damaged(
                 &path,
@@ -106,9 +111,9 @@ fn span_of(range: &ByteRange, stored_bytes: u64) -> Range<u64> {
 }
 
 /// Shorter than the span if the file is.
-fn read_span(file: &mut File, span: &Range<u64>) -> io::Result<Vec<u8>> {
+fn read_span(file: &mut File, span: &Range<u64>, room: Vec<u8>) -> io::Result<Vec<u8>> {
     let length = span.end - span.start;
-    let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(io::Error::other)?);
+    let mut bytes = room_for(usize::try_from(length).map_err(io::Error::other)?, room);
     file.seek(SeekFrom::Start(span.start))?;
     file.take(length).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -4,8 +4,9 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::types::ChecksumMode;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
+use super::super::room_for;
 use super::error::chain;
 use super::{ByteRange, Error, ErrorKind, Fetched, Key, Meta, S3, system_time};
 
@@ -13,20 +14,25 @@ use super::{ByteRange, Error, ErrorKind, Fetched, Key, Meta, S3, system_time};
 const MOST_TRUSTED_BYTES: usize = 64 << 20;
 
 impl S3 {
-    pub(super) async fn get_object(&self, key: &Key, range: ByteRange) -> Result<Fetched, Error> {
+    pub(super) async fn get_object(
+        &self,
+        key: &Key,
+        range: ByteRange,
+        room: Vec<u8>,
+    ) -> Result<Fetched, Error> {
         match range {
-            ByteRange::Whole => self.get_whole(key).await,
+            ByteRange::Whole => self.get_whole(key, room).await,
             // HTTP cannot ask for nothing.
             ByteRange::Span(span) if span.is_empty() => self.get_nothing(key).await,
             ByteRange::First(0) | ByteRange::Last(0) => self.get_nothing(key).await,
             ByteRange::Span(span) => {
-                let got = self
-                    .send_get(key, Some(format!("bytes={}-{}", span.start, span.end - 1)))
-                    .await?;
+                let range = format!("bytes={}-{}", span.start, span.end - 1);
+                let got = self.send_get(key, Some(range), room).await?;
                 self.cut(key, got, span.start, span.end - span.start)
             }
             ByteRange::First(bytes) => {
-                let got = self.send_get(key, Some(format!("bytes=0-{}", bytes - 1))).await?;
+                let range = format!("bytes=0-{}", bytes - 1);
+                let got = self.send_get(key, Some(range), room).await?;
                 let size = got.1.meta.stored_bytes;
                 self.cut(key, got, 0, bytes.min(size))
             }
@@ -34,8 +40,8 @@ impl S3 {
         }
     }
 
-    async fn get_whole(&self, key: &Key) -> Result<Fetched, Error> {
-        let (first, fetched) = self.send_get(key, None).await?;
+    async fn get_whole(&self, key: &Key, room: Vec<u8>) -> Result<Fetched, Error> {
+        let (first, fetched) = self.send_get(key, None, room).await?;
         if first != 0 || fetched.bytes.len() as u64 != fetched.meta.stored_bytes {
             return Err(self.wrong_bytes(key, "a part, where the whole was asked for"));
         }
@@ -50,12 +56,13 @@ impl S3 {
 
     /// Some servers answer 416 or 500 when fewer bytes are there than asked for, all of them for an empty object.
     async fn get_last(&self, key: &Key, bytes: u64) -> Result<Fetched, Error> {
-        let got = match self.send_get(key, Some(format!("bytes=-{bytes}"))).await {
+        let range = format!("bytes=-{bytes}");
+        let got = match self.send_get(key, Some(range), Vec::new()).await {
             Err(error) if matches!(error.kind, ErrorKind::Damaged | ErrorKind::Transient) => {
                 let meta = self.head_object(key).await.map_err(|_| error.clone())?;
                 let too_small = meta.stored_bytes <= bytes;
                 return if too_small {
-                    self.get_whole(key).await
+                    self.get_whole(key, Vec::new()).await
                 } else {
                     Err(error)
                 };
@@ -82,7 +89,12 @@ impl S3 {
     }
 
     /// One GET: the offset of the first byte in the object, and the bytes with the whole object's size.
-    async fn send_get(&self, key: &Key, range: Option<String>) -> Result<(u64, Fetched), Error> {
+    async fn send_get(
+        &self,
+        key: &Key,
+        range: Option<String>,
+        room: Vec<u8>,
+    ) -> Result<(u64, Fetched), Error> {
         let used = self.connections.current();
         // A checksum of the whole cannot be compared with a part.
         let mode = range.is_none().then_some(ChecksumMode::Enabled);
@@ -97,7 +109,7 @@ impl S3 {
         }
         let mut answer = self.answer(&used, "get", key.as_str(), outcome).await?;
         self.check_stored("get", key, answer.e_tag(), true)?;
-        let bytes = self.read_body(key, &mut answer).await?;
+        let bytes = self.read_body(key, &mut answer, room).await?;
         let place = match answer.content_range() {
             None => Some((0, bytes.len() as u64)),
             Some(text) => parse_content_range(text),
@@ -111,11 +123,16 @@ impl S3 {
         Ok((first, Fetched { bytes, meta }))
     }
 
-    async fn read_body(&self, key: &Key, answer: &mut GetObjectOutput) -> Result<Bytes, Error> {
+    async fn read_body(
+        &self,
+        key: &Key,
+        answer: &mut GetObjectOutput,
+        room: Vec<u8>,
+    ) -> Result<Bytes, Error> {
         let announced = answer
             .content_length()
             .and_then(|length| usize::try_from(length).ok());
-        let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(MOST_TRUSTED_BYTES));
+        let mut bytes = room_for(announced.unwrap_or(0).min(MOST_TRUSTED_BYTES), room);
         while let Some(piece) = answer.body.next().await {
             let piece = piece.map_err(|error| self.broken_body(key, &chain(&error)))?;
             bytes.extend_from_slice(&piece);
@@ -125,7 +142,7 @@ impl S3 {
                 let message = format!("{} bytes came, {announced} were announced", bytes.len());
                 Err(self.error(ErrorKind::Transient, "get", key.as_str(), message))
             }
-            _ => Ok(bytes.freeze()),
+            _ => Ok(bytes.into()),
         }
     }
 
@@ -152,9 +169,10 @@ impl S3 {
     /// each, and an empty object, which the archive never stores, two.
     pub(super) async fn head_object(&self, key: &Key) -> Result<Meta, Error> {
         let operation = "head";
-        let fetched = match self.send_get(key, Some("bytes=0-0".into())).await {
+        let first = Some("bytes=0-0".into());
+        let fetched = match self.send_get(key, first, Vec::new()).await {
             // The first byte is outside of an empty object.
-            Err(error) if error.kind == ErrorKind::Damaged => self.get_whole(key).await,
+            Err(error) if error.kind == ErrorKind::Damaged => self.get_whole(key, Vec::new()).await,
             got => got.map(|(_, fetched)| fetched),
         };
         fetched
