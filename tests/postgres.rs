@@ -129,19 +129,24 @@ fn keeping(mount: &Mount, kept: &Path) -> String {
     )
 }
 
-/// Writes and commits until the server has begun at least `segments` new ones, while others may write as well.
+/// Writes and commits until the server has begun at least `segments` new ones, while others may write as well. In one
+/// session: a client for each statement would cost more than the statement.
 fn fill(server: &Postgres, segments: u64) {
     let segment_bytes: u64 = server.number("SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'");
-    let start = server.current_lsn();
-    let written = || server.number::<u64>(&format!("SELECT (pg_current_wal_lsn() - '{start}')::bigint"));
+    let bytes = segments * segment_bytes;
     // About a quarter of a MiB of WAL with every statement, half of it hex digits of no use to a compressor.
     let rows = 500 * segment_bytes.div_ceil(1 << 20).min(16);
-    while written() < segments * segment_bytes {
-        server.query(&format!(
-            "INSERT INTO filler SELECT id, md5(random()::text) || repeat(md5(id::text), 12)
-               FROM generate_series(1, {rows}) AS id"
-        ));
-    }
+    server.query(&format!(
+        "DO $$
+         DECLARE start CONSTANT pg_lsn := pg_current_wal_lsn();
+         BEGIN
+             WHILE pg_current_wal_lsn() - start < {bytes} LOOP
+                 INSERT INTO filler SELECT id, md5(random()::text) || repeat(md5(id::text), 12)
+                   FROM generate_series(1, {rows}) AS id;
+                 COMMIT;
+             END LOOP;
+         END $$"
+    ));
 }
 
 /// Some load that may go on for longer than anything waits; end it with [`end_load`].
