@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
-use crate::common::postgres::{Options as ServerOptions, Postgres};
+use crate::common::postgres::{Options as ServerOptions, Postgres, send};
 use crate::common::walfs::Mount;
 
 /// A server whose archive command works while a file called `gate` exists, and what it was told is archived: of that
@@ -66,6 +66,19 @@ impl Behind {
         self.server.switch_wal();
     }
 
+    /// Opens the gate, and returns how many tries had failed until then. The archiver stands still meanwhile: of what
+    /// fails later, one try at most had begun before.
+    fn open_gate_after_failures(&self) -> u64 {
+        let archiver = self
+            .server
+            .number("SELECT pid FROM pg_stat_activity WHERE backend_type = 'archiver'");
+        send(archiver, libc::SIGSTOP);
+        let failed = self.server.archiver_stats().failed_count;
+        self.open_gate();
+        send(archiver, libc::SIGCONT);
+        failed
+    }
+
     /// Waits until all is archived, and compares every acknowledged file with what is in the mount.
     #[track_caller]
     fn assert_all_archived(&self) -> Vec<String> {
@@ -104,9 +117,8 @@ fn w8_a_backlog_is_sent_side_by_side() {
     let behind = Behind::new(20);
     let latency = Rule::new(Action::Delay(Duration::from_millis(150)));
     behind.store.add_rule(latency);
-    let failed = behind.server.archiver_stats().failed_count;
     let waiting = behind.server.ready_segments();
-    behind.open_gate();
+    let failed = behind.open_gate_after_failures();
     behind.store.wait_for(3, is_open_put);
     behind.store.clear_rules();
     let names = behind.assert_all_archived();
