@@ -101,7 +101,7 @@ pub fn cached_program(path: &str) -> PathBuf {
     let program = cache_dir().join(path);
     assert!(
         program.exists(),
-        "{} is missing\nHINT: `make test`, or `.ci/needs test` once",
+        "{} is missing\nHINT: `.ci/needs test` once, for a benchmark `.ci/needs bench`",
         program.display()
     );
     program
