@@ -88,7 +88,7 @@ fn attribute_ttl(attributes: &Attributes) -> Duration {
 
 pub(super) fn reply_entry(reply: ReplyEntry, found: &Attributes, owner: Owner) {
     let attr = file_attr(found, owner);
-    reply.entry_with_ttls(&entry_ttl(found), &attribute_ttl(found), &attr, GENERATION);
+    reply.entry_with_ttls(&attribute_ttl(found), &entry_ttl(found), &attr, GENERATION);
 }
 
 /// Of a file that is being written: nothing of it is for the page cache.
