@@ -72,7 +72,7 @@ pub(super) fn file_type(kind: Kind) -> FileType {
 
 pub(super) fn entry_ttl(attributes: &Attributes) -> Duration {
     match attributes.kept {
-        Kept::Never => Duration::ZERO,
+        Kept::Never | Kept::Attributes => Duration::ZERO,
         Kept::AWhile => ENTRY_TTL,
         Kept::Always => LASTING_TTL,
     }
@@ -82,7 +82,7 @@ fn attribute_ttl(attributes: &Attributes) -> Duration {
     match attributes.kept {
         Kept::Never => Duration::ZERO,
         Kept::AWhile => ATTRIBUTE_TTL,
-        Kept::Always => LASTING_TTL,
+        Kept::Attributes | Kept::Always => LASTING_TTL,
     }
 }
 
