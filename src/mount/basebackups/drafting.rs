@@ -335,6 +335,10 @@ fn kept(stat: &Stat) -> Kept {
 }
 
 impl OpenDraft {
+    pub(in super::super) fn is_to_write(&self) -> bool {
+        self.to_write
+    }
+
     pub(in super::super) async fn read(&self, offset: u64, bytes: usize) -> Result<Bytes> {
         Ok(self.draft.read(self.at.entry, offset, bytes).await?.into())
     }

@@ -9,6 +9,7 @@ use fuser::{
 };
 
 use super::super::error::Error;
+use super::super::fs::Fs;
 use super::super::kernel::Owner;
 use super::super::node::{Attributes, Kept, Kind};
 
@@ -101,6 +102,21 @@ pub(super) fn reply_created(reply: ReplyCreate, created: &Attributes, handle: u6
         handle,
         FopenFlags::FOPEN_DIRECT_IO,
     );
+}
+
+/// How the kernel shall treat an open file.
+pub(super) fn open_flags(fs: &Fs, handle: u64) -> FopenFlags {
+    // The page cache is for what never changes; elsewhere it only costs (and hides a second version).
+    let pages = match fs.may_be_kept(handle) {
+        true => FopenFlags::FOPEN_KEEP_CACHE,
+        false => FopenFlags::FOPEN_DIRECT_IO,
+    };
+    // Linux 5.16 and later; older ones tell of each close.
+    let closing = match fs.is_close_a_statement(handle) {
+        true => FopenFlags::empty(),
+        false => FopenFlags::FOPEN_NOFLUSH,
+    };
+    pages | closing
 }
 
 pub(super) fn reply_attr(reply: ReplyAttr, outcome: Result<Attributes, Error>, owner: Owner) {
