@@ -4,6 +4,8 @@
 mod browsing;
 // Read by `walfs backup` while its files shrink, vanish and grow.
 mod changing;
+// Read from one end to the other: few requests, and what was fetched ahead.
+mod in_order;
 // Damaged in every way, and restored all the same, or not at all.
 mod damaging;
 // Which trees there are, whatever happens to those who make them.

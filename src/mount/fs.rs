@@ -324,6 +324,16 @@ impl Fs {
         handle.is_ok_and(|handle| matches!(*handle, Handle::InTree { .. }))
     }
 
+    /// Does it matter that the file is closed? Not when nothing was written; the kernel then need not tell of it.
+    pub fn is_close_a_statement(&self, handle: u64) -> bool {
+        let handle = self.handles.get(handle);
+        handle.is_ok_and(|handle| match &*handle {
+            Handle::Writing { .. } => true,
+            Handle::Draft(open) => open.is_to_write(),
+            _ => false,
+        })
+    }
+
     /// Changes mode, owner or times.
     ///
     /// # Errors

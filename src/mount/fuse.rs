@@ -34,8 +34,8 @@ mod reply;
 
 use asked::{making, timestamp};
 use reply::{
-    BLOCK_BYTES, GENERATION, entry_ttl, errno, file_attr, file_type, reply_attr, reply_created, reply_data,
-    reply_empty, reply_entry,
+    BLOCK_BYTES, GENERATION, entry_ttl, errno, file_attr, file_type, open_flags, reply_attr, reply_created,
+    reply_data, reply_empty, reply_entry,
 };
 
 /// Threads that take requests from the kernel. More than one, so that a copied megabyte does not delay a lookup.
@@ -181,17 +181,10 @@ impl Filesystem for Served {
             _ => Opening::Write,
         };
         self.answer(async move {
-            let opened = match fs.open_for(ino.0, opening, asker.as_ref()).await {
-                Ok(handle) => handle,
-                Err(error) => return reply.error(errno(&error)),
-            };
-            // The page cache is for what never changes; elsewhere it only costs (and hides a second version).
-            let flags = if fs.may_be_kept(opened) {
-                FopenFlags::FOPEN_KEEP_CACHE
-            } else {
-                FopenFlags::FOPEN_DIRECT_IO
-            };
-            reply.opened(FileHandle(opened), flags);
+            match fs.open_for(ino.0, opening, asker.as_ref()).await {
+                Ok(opened) => reply.opened(FileHandle(opened), open_flags(&fs, opened)),
+                Err(error) => reply.error(errno(&error)),
+            }
         });
     }
 

@@ -260,7 +260,9 @@ pub enum Kept {
     Never,
     /// The name for a second, because names appear through other mounts; the attributes for some more.
     AWhile,
-    /// For as long as the kernel likes: what is in a complete backup never changes.
+    /// The attributes for as long as the kernel likes; the name not at all: it will mean something else.
+    Attributes,
+    /// For as long as the kernel likes: it never changes, or only by what the kernel itself asks for.
     Always,
 }
 

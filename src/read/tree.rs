@@ -3,7 +3,8 @@
 //! A file is extents of parts, a part is frames of 256 KiB, and the frame is what is fetched, verified and kept, in the
 //! same memory as pieces of WAL. Whoever reads at random costs one request of one frame; whoever reads in order gets
 //! windows that grow, the next one already on its way (`cursors`), also from one part of a large file to the next.
-//! Of all who want a frame one fetches it (`flights`).
+//! Of all who want a frame one fetches it (`flights`). Where parts have become small by compression, he gets them whole,
+//! and the next ones of his file are fetched meanwhile as they are stored (`coming`).
 //!
 //! Nothing is handed out that is not proved: the part's seek table against the hash in the manifest (`tables`), each
 //! frame against the table. What is wrong is fetched once more; then the error names backup, file and object.
@@ -21,10 +22,12 @@ use crate::cache::{BlockId, Cache};
 use crate::codec::{FRAME_BYTES, frames_of};
 use crate::store::{self, ErrorKind, Patience};
 
+mod coming;
 mod cursors;
 mod flights;
 mod tables;
 
+use coming::Coming;
 use cursors::{Cursors, Plan};
 use flights::{Flights, Way};
 use tables::Tables;
@@ -56,6 +59,7 @@ struct Inner {
     tables: Tables,
     flights: Flights,
     cursors: Mutex<Cursors>,
+    coming: Mutex<Coming>,
 }
 
 /// Why there is no frame.
@@ -67,6 +71,14 @@ enum Trouble {
     Store(store::Error),
 }
 
+impl Trouble {
+    /// Did it meet another who has asked for the same, but for a shorter time? Then it says nothing yet to who goes on
+    /// waiting.
+    fn is_anothers(&self, own: bool) -> bool {
+        !own && matches!(self, Self::Store(_))
+    }
+}
+
 impl From<store::Error> for Trouble {
     fn from(error: store::Error) -> Self {
         match error.kind {
@@ -76,6 +88,15 @@ impl From<store::Error> for Trouble {
             _ => Self::Store(error),
         }
     }
+}
+
+/// How much is fetched together with a frame that is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Reach {
+    /// Frames in all, at most.
+    frames: u64,
+    /// Will all of the part be read? Then it may be fetched whole.
+    in_order: bool,
 }
 
 /// Neighbouring bytes of one part.
@@ -100,6 +121,7 @@ impl TreeReader {
             tables: Tables::default(),
             flights: Flights::default(),
             cursors: Mutex::default(),
+            coming: Mutex::default(),
         }))
     }
 
@@ -143,9 +165,15 @@ impl TreeReader {
         let end = slice.offset + slice.bytes;
         let asked = slice.offset / FRAME..frames_of(end);
         let plan = self.plan(part, asked.clone());
+        if plan.settles {
+            self.bring_next(tree, extents, slice.extent);
+        }
         for frame in asked.clone() {
-            let window = plan.window.max(asked.end - frame);
-            let content = self.0.frame(part, frame, window, patience).await?;
+            let reach = Reach {
+                frames: plan.window.max(asked.end - frame),
+                in_order: plan.in_order,
+            };
+            let content = self.0.frame(part, frame, reach, patience).await?;
             let start = frame * FRAME;
             let from = slice.offset.saturating_sub(start) as usize;
             let to = (end - start).min(content.len() as u64) as usize;
@@ -167,9 +195,22 @@ impl TreeReader {
     fn read_ahead(&self, part: &Part, frames: Range<u64>) {
         if !frames.is_empty() && self.0.fetches.available_permits() > 0 {
             let patience = Patience::for_at_most(AHEAD);
-            let window = frames.end - frames.start;
+            let reach = Reach {
+                frames: frames.end - frames.start,
+                in_order: true,
+            };
             // Whoever comes for them finds the flight.
-            drop(self.0.fly(part, frames.start, window, patience));
+            drop(self.0.fly(part, frames.start, reach, patience));
+        }
+    }
+
+    /// A part is read in order: begins to fetch those that follow in the file.
+    fn bring_next(&self, tree: &Tree, extents: &[Extent], extent: usize) {
+        let mut here = extents[extent].part;
+        let next = extents[extent..].iter().map(|extent| extent.part);
+        let next = next.filter(|&part| std::mem::replace(&mut here, part) != part);
+        for part in next.take(coming::PARTS) {
+            self.0.bring(&tree.parts[part as usize]);
         }
     }
 
@@ -201,12 +242,12 @@ impl TreeReader {
 }
 
 impl Inner {
-    /// One verified frame; if it has to be fetched, with those behind it, up to `window` in all.
+    /// One verified frame; if it has to be fetched, with those behind it that are within reach.
     async fn frame(
         self: &Arc<Self>,
         part: &Part,
         frame: u64,
-        window: u64,
+        reach: Reach,
         patience: Patience,
     ) -> Result<Bytes, Trouble> {
         let id = BlockId {
@@ -217,7 +258,7 @@ impl Inner {
             if let Some(content) = self.cache.find(&id).await {
                 return Ok(content);
             }
-            let (flight, own) = match self.fly(part, frame, window, patience) {
+            let (flight, own) = match self.fly(part, frame, reach, patience) {
                 Way::Cached => continue,
                 Way::Joined(flight) => (flight, false),
                 Way::Begun(flight) => (flight, true),
@@ -239,7 +280,11 @@ impl Inner {
     /// The damage may have happened on the way, also to the table.
     async fn once_more(&self, part: &Part, frame: u64, patience: Patience) -> Result<Bytes, Trouble> {
         self.forget(part).await;
-        let window = self.fetch(part, frame..frame + 1, patience).await;
+        let alone = Reach {
+            frames: 1,
+            in_order: false,
+        };
+        let window = self.fetch(part, frame..frame + 1, alone, patience).await;
         window.frame(frame).expect("it was asked for")
     }
 }

@@ -20,13 +20,13 @@ use crate::common::packed::{backup, pack};
 use crate::common::s3::S3Server;
 use crate::common::scripted::Scripted;
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 
 /// What the kernel asks for at once, unless told otherwise.
 const KERNEL_BYTES: usize = 128 << 10;
 
 /// Bytes that neither compress nor repeat.
-fn noise(seed: u64, bytes: u64) -> Vec<u8> {
+pub(super) fn noise(seed: u64, bytes: u64) -> Vec<u8> {
     let mut chance = fastrand::Rng::with_seed(seed);
     std::iter::repeat_with(|| chance.u8(..))
         .take(bytes as usize)
@@ -43,19 +43,19 @@ async fn archive(store: Store) -> Archive {
 }
 
 /// The backup `monday` of a directory, seen by a mount that knows nothing yet.
-async fn browse(store: Store, directory: &Path) -> Browser {
+pub(super) async fn browse(store: Store, directory: &Path) -> Browser {
     let needed = backup(MIB, Lsn(0x20_0028), Lsn(0x20_0100));
     pack(&archive(store.clone()).await, "monday", directory, needed).await;
     Browser::over(store).await
 }
 
-struct Browser {
-    below: Below,
+pub(super) struct Browser {
+    pub(super) below: Below,
     store: Store,
 }
 
 impl Browser {
-    async fn over(store: Store) -> Self {
+    pub(super) async fn over(store: Store) -> Self {
         let archive = Arc::new(archive(store.clone()).await);
         let below = Below::over(archive, LONG).await;
         Self { below, store }
@@ -69,7 +69,7 @@ impl Browser {
         Ok(found)
     }
 
-    async fn open(&self, path: &str) -> Result<u64, Error> {
+    pub(super) async fn open(&self, path: &str) -> Result<u64, Error> {
         let found = self.find(path).await?;
         self.below
             .fs
@@ -79,13 +79,18 @@ impl Browser {
 
     /// The whole of a file, as the kernel asks for it.
     async fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
+        self.read_by(path, KERNEL_BYTES).await
+    }
+
+    /// The same, so many bytes at once.
+    pub(super) async fn read_by(&self, path: &str, bytes: usize) -> Result<Vec<u8>, Error> {
         let handle = self.open(path).await?;
         let mut content = Vec::new();
         loop {
             let at = content.len() as u64;
-            let read = self.below.fs.read(handle, at, KERNEL_BYTES, None).await?;
+            let read = self.below.fs.read(handle, at, bytes, None).await?;
             content.extend_from_slice(&read);
-            if read.len() < KERNEL_BYTES {
+            if read.len() < bytes {
                 return Ok(content);
             }
         }
@@ -108,7 +113,7 @@ impl Browser {
     }
 
     /// What was asked of the store meanwhile.
-    fn since(&self, before: &Counts) -> (u64, u64) {
+    pub(super) fn since(&self, before: &Counts) -> (u64, u64) {
         let now = self.store.counts();
         assert_eq!(now.puts, before.puts);
         (
@@ -119,14 +124,14 @@ impl Browser {
 }
 
 /// A directory in the store's own directory, or a bucket in this process; whatever it is is gone with the last field.
-struct Kinds {
+pub(super) struct Kinds {
     local: TempDir,
     server: S3Server,
     keys: TempDir,
 }
 
 impl Kinds {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let make = || tempfile::tempdir().expect("make a directory");
         Self {
             local: make(),
@@ -135,7 +140,7 @@ impl Kinds {
         }
     }
 
-    async fn stores(&self) -> [Store; 2] {
+    pub(super) async fn stores(&self) -> [Store; 2] {
         let keys = self.keys.path().join("credentials");
         let text = format!(
             "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",

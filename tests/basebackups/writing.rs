@@ -287,3 +287,39 @@ fn small_files_go_out_together() {
 fn puts(store: &S3Server) -> usize {
     store.count(|request| request.operation == Operation::Put)
 }
+
+/// The kernel keeps names and attributes of a backup that is being written. What is done through it shows at once all the
+/// same, and a complete backup is found under the name of the unfinished one.
+#[test]
+fn what_is_written_shows_at_once() {
+    let site = Site::local("shows");
+    let directory = site.backup("x");
+    let line = r#"
+        set -e
+        is() { test "$(stat -c "$2" "$1")" = "$3" || { echo "$1: $(stat -c "$2" "$1"), not $3"; exit 1; }; }
+        mkdir "$1" "$1/d" && cd "$1"
+        printf one >f; is f %s 3
+        printf seven7 >>f; is f %s 9; test "$(cat f)" = oneseven7
+        truncate -s 5 f; is f %s 5; test "$(cat f)" = onese
+        chmod 640 f; is f %a 640
+        touch -d @1000000000 f; is f %Y 1000000000
+        printf x >>f; test "$(stat -c %Y f)" != 1000000000
+        exec 5>>f; printf yy >&5; is f %s 8; exec 5>&-
+        touch -d @1000000000 d; is d %Y 1000000000
+        printf a >d/a; test "$(stat -c %Y d)" != 1000000000
+        mv f d/g; test ! -e f; is d/g %s 8
+        printf new >f; mv f d/g; test ! -e f; is d/g %s 3; test "$(cat d/g)" = new
+        rm d/g; test ! -e d/g; printf again >d/g; is d/g %s 5
+        mv d e; test ! -e d; test "$(cat e/g)" = again
+        mkdir d; test -z "$(ls d)"
+        ln -s e/g l; test "$(readlink l)" = e/g; test "$(cat l)" = again
+        rm l; printf file >l; is l %F 'regular file'
+        rm -r d e l; test -z "$(ls -A .)"
+    "#;
+    site.shell(line, &[&directory]);
+    site.shell("rmdir \"$1\" && test ! -e \"$1\"", &[&directory]);
+    let directory = site.take("x", &["-Xfetch"]);
+    let line = r#"find "$1" >/dev/null && ! touch "$1/PG_VERSION" 2>/dev/null && ! rm -f "$1/PG_VERSION" 2>/dev/null"#;
+    site.shell(line, &[&directory]);
+    site.assert_complete("x");
+}

@@ -9,6 +9,7 @@ use fuser::{
 };
 
 use super::super::error::Error;
+use super::super::fs::Fs;
 use super::super::kernel::Owner;
 use super::super::node::{Attributes, Kept, Kind};
 
@@ -72,7 +73,7 @@ pub(super) fn file_type(kind: Kind) -> FileType {
 
 pub(super) fn entry_ttl(attributes: &Attributes) -> Duration {
     match attributes.kept {
-        Kept::Never => Duration::ZERO,
+        Kept::Never | Kept::Attributes => Duration::ZERO,
         Kept::AWhile => ENTRY_TTL,
         Kept::Always => LASTING_TTL,
     }
@@ -82,13 +83,13 @@ fn attribute_ttl(attributes: &Attributes) -> Duration {
     match attributes.kept {
         Kept::Never => Duration::ZERO,
         Kept::AWhile => ATTRIBUTE_TTL,
-        Kept::Always => LASTING_TTL,
+        Kept::Attributes | Kept::Always => LASTING_TTL,
     }
 }
 
 pub(super) fn reply_entry(reply: ReplyEntry, found: &Attributes, owner: Owner) {
     let attr = file_attr(found, owner);
-    reply.entry_with_ttls(&entry_ttl(found), &attribute_ttl(found), &attr, GENERATION);
+    reply.entry_with_ttls(&attribute_ttl(found), &entry_ttl(found), &attr, GENERATION);
 }
 
 /// Of a file that is being written: nothing of it is for the page cache.
@@ -101,6 +102,21 @@ pub(super) fn reply_created(reply: ReplyCreate, created: &Attributes, handle: u6
         handle,
         FopenFlags::FOPEN_DIRECT_IO,
     );
+}
+
+/// How the kernel shall treat an open file.
+pub(super) fn open_flags(fs: &Fs, handle: u64) -> FopenFlags {
+    // The page cache is for what never changes; elsewhere it only costs (and hides a second version).
+    let pages = match fs.may_be_kept(handle) {
+        true => FopenFlags::FOPEN_KEEP_CACHE,
+        false => FopenFlags::FOPEN_DIRECT_IO,
+    };
+    // Linux 5.16 and later; older ones tell of each close.
+    let closing = match fs.is_close_a_statement(handle) {
+        true => FopenFlags::empty(),
+        false => FopenFlags::FOPEN_NOFLUSH,
+    };
+    pages | closing
 }
 
 pub(super) fn reply_attr(reply: ReplyAttr, outcome: Result<Attributes, Error>, owner: Owner) {

@@ -14,6 +14,12 @@ const READERS: usize = 64;
 /// Frames fetched by one request, after so many steps forward in a row: 256 KiB, 256 KiB, 1 MiB, then 4 MiB.
 const WINDOWS: [u64; 4] = [1, 1, 4, 16];
 
+/// Steps after which he reads in order.
+const IN_ORDER: usize = 2;
+
+/// Who asks for so many frames at once reads in order: a copier, for whom the kernel reads ahead.
+const LONG: u64 = WINDOWS[IN_ORDER];
+
 /// A reader, and how much has been asked of the store for him.
 #[derive(Debug)]
 struct Cursor {
@@ -24,6 +30,8 @@ struct Cursor {
     ahead: u64,
     /// Steps forward in a row.
     steps: usize,
+    /// Has it been said that he reads this part in order?
+    said: bool,
 }
 
 /// What to fetch for a read.
@@ -33,6 +41,10 @@ pub(super) struct Plan {
     pub(super) window: u64,
     /// Frames to fetch in the background.
     pub(super) ahead: Range<u64>,
+    /// Does he read in order?
+    pub(super) in_order: bool,
+    /// The same, the first time that it is said of this part.
+    pub(super) settles: bool,
     /// Is it known that he reads in order, and all of this part is under way? Then it may go on in another one.
     pub(super) done: bool,
 }
@@ -48,7 +60,12 @@ impl Cursors {
             part: part.clone(),
             next: 0,
             ahead: 0,
-            steps: 0,
+            steps: if asked.end - asked.start < LONG {
+                0
+            } else {
+                IN_ORDER
+            },
+            said: false,
         });
         let plan = cursor.step(asked, frames);
         self.put(cursor);
@@ -66,6 +83,7 @@ impl Cursors {
             next: frame,
             ahead,
             steps: WINDOWS.len() - 1,
+            said: false,
         });
         Some(frame..ahead)
     }
@@ -98,14 +116,17 @@ impl Cursor {
         let mut ahead = 0..0;
         if asked.end > self.ahead {
             self.ahead = frames.min(asked.start + window);
-        } else if went_on && self.steps >= 2 && self.ahead - self.next < window {
+        } else if went_on && self.steps >= IN_ORDER && self.ahead - self.next < window {
             ahead = self.ahead..frames.min(self.ahead + window);
             self.ahead = ahead.end;
         }
+        let in_order = self.steps >= IN_ORDER;
         Plan {
             window,
             ahead,
-            done: self.steps >= 2 && self.ahead == frames,
+            in_order,
+            settles: in_order && !std::mem::replace(&mut self.said, in_order),
+            done: in_order && self.ahead == frames,
         }
     }
 }
@@ -154,6 +175,15 @@ mod tests {
             let plan = cursors.read(&part(), frame..frame + 1, FRAMES);
             assert_eq!((plan.window, plan.ahead.is_empty()), (1, true), "frame {frame}");
         }
+    }
+
+    #[test]
+    fn who_asks_for_much_at_once_reads_in_order() {
+        let mut cursors = Cursors::default();
+        let plan = cursors.read(&part(), 0..LONG, FRAMES);
+        assert_eq!((plan.window, plan.in_order, plan.settles), (LONG, true, true));
+        let plan = cursors.read(&part(), LONG..2 * LONG, FRAMES);
+        assert_eq!((plan.window, plan.in_order, plan.settles), (16, true, false));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, Shared, join_all};
 
 use super::super::space::TURN;
-use super::{Inner, Trouble, WINDOW_BYTES};
+use super::{Inner, Reach, Trouble, WINDOW_BYTES};
 use crate::archive::tree::Part;
 use crate::cache::BlockId;
 use crate::codec::{self, SeekTable};
@@ -57,8 +57,8 @@ pub(super) enum Way {
 }
 
 impl Inner {
-    /// Joins the flight that brings `frame`, or begins one for it and up to `window` frames in all.
-    pub(super) fn fly(self: &Arc<Self>, part: &Part, frame: u64, window: u64, patience: Patience) -> Way {
+    /// Joins the flight that brings `frame`, or begins one for it and as many more as are within reach.
+    pub(super) fn fly(self: &Arc<Self>, part: &Part, frame: u64, reach: Reach, patience: Patience) -> Way {
         let object: Arc<str> = part.key.as_str().into();
         let id = |piece| BlockId {
             object: object.clone(),
@@ -71,19 +71,19 @@ impl Inner {
         if self.cache.holds(&id(frame)) {
             return Way::Cached;
         }
-        let limit = codec::frames_of(part.plain_bytes).min(frame + window);
+        let limit = codec::frames_of(part.plain_bytes).min(frame + reach.frames);
         let is_had = |other: &u64| flights.contains_key(&id(*other)) || self.cache.holds(&id(*other));
         let end = (frame + 1..limit).find(is_had).unwrap_or(limit);
-        let flight = self.clone().begin(part.clone(), frame..end, patience);
+        let flight = self.clone().begin(part.clone(), frame..end, reach, patience);
         for frame in frame..end {
             flights.insert(id(frame), flight.clone());
         }
         Way::Begun(flight)
     }
 
-    fn begin(self: Arc<Self>, part: Part, frames: Range<u64>, patience: Patience) -> Flight {
+    fn begin(self: Arc<Self>, part: Part, frames: Range<u64>, reach: Reach, patience: Patience) -> Flight {
         let task = tokio::spawn(async move {
-            let window = self.fetch(&part, frames.clone(), patience).await;
+            let window = self.fetch(&part, frames.clone(), reach, patience).await;
             self.land(&part, frames, &window).await;
             Arc::new(window)
         });
@@ -115,14 +115,20 @@ impl Inner {
     }
 
     /// Fetches frames by one request, and unpacks and verifies them side by side.
-    pub(super) async fn fetch(&self, part: &Part, frames: Range<u64>, patience: Patience) -> Window {
+    pub(super) async fn fetch(
+        &self,
+        part: &Part,
+        frames: Range<u64>,
+        reach: Reach,
+        patience: Patience,
+    ) -> Window {
         // As for segments: who waits long is behind requests that hang, and goes ahead.
         let _fetching = tokio::time::timeout(TURN, self.fetches.acquire()).await;
         let _held = self.space.take(WINDOW_BYTES).await;
         let first = frames.start;
         Window {
             first,
-            frames: self.fetch_frames(part, frames, patience).await,
+            frames: self.fetch_frames(part, frames, reach, patience).await,
         }
     }
 
@@ -130,11 +136,12 @@ impl Inner {
         &self,
         part: &Part,
         frames: Range<u64>,
+        reach: Reach,
         patience: Patience,
     ) -> Result<Vec<Result<Bytes, Trouble>>, Trouble> {
-        let table = self.tables.get(self, part, patience).await?;
+        let table = self.tables.get(self, part, reach, patience).await?;
         let range = table.stored_range(frames.clone());
-        let stored = self.stored(part, range, patience).await?;
+        let stored = self.stored(part, range, reach, patience).await?;
         let first = frames.start;
         let jobs = frames.clone().step_by(JOB_FRAMES).map(|start| {
             let job = start..frames.end.min(start + JOB_FRAMES as u64);

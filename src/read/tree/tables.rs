@@ -2,7 +2,8 @@
 //!
 //! A part of few stored bytes (a bundle of small files is one) is fetched whole, by one request, and kept as it is
 //! stored in the cache of content: its files may be read in any other order than they lie in, and packed they take a
-//! tenth of the memory.
+//! tenth of the memory. Who reads in order gets somewhat longer ones so, too: of data that compress well a window of
+//! frames is a few hundred KiB, and a request takes its time however little it brings.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use moka::future::Cache;
 
-use super::{Inner, Trouble};
+use super::{Inner, Reach, Trouble, WINDOW_BYTES};
 use crate::archive::tree::Part;
 use crate::cache::BlockId;
 use crate::codec::{self, SeekTable, Tail};
@@ -47,11 +48,23 @@ impl Tables {
         &self,
         reader: &Inner,
         part: &Part,
+        reach: Reach,
         patience: Patience,
     ) -> Result<Arc<SeekTable>, Trouble> {
-        let key = part.key.as_str().into();
-        let fetched = self.0.try_get_with(key, fetch(reader, part, patience)).await;
-        fetched.map_err(|trouble| (*trouble).clone())
+        let key: Arc<str> = part.key.as_str().into();
+        loop {
+            let mut own = false;
+            let fetch = async {
+                own = true;
+                fetch(reader, part, reach, patience).await
+            };
+            let fetched = self.0.try_get_with(key.clone(), fetch).await;
+            match fetched {
+                Ok(table) => return Ok(table),
+                Err(trouble) if trouble.is_anothers(own) => {}
+                Err(trouble) => return Err((*trouble).clone()),
+            }
+        }
     }
 
     async fn forget(&self, part: &Part) {
@@ -60,8 +73,13 @@ impl Tables {
 }
 
 /// The end of a part, with its table, and how long the whole is.
-async fn tail(reader: &Inner, part: &Part, patience: Patience) -> Result<(Bytes, u64), Trouble> {
-    if let Some(whole) = reader.whole(part, patience).await? {
+async fn tail(
+    reader: &Inner,
+    part: &Part,
+    reach: Reach,
+    patience: Patience,
+) -> Result<(Bytes, u64), Trouble> {
+    if let Some(whole) = reader.whole(part, reach, patience).await? {
         let bytes = whole.len() as u64;
         return Ok((whole, bytes));
     }
@@ -70,8 +88,13 @@ async fn tail(reader: &Inner, part: &Part, patience: Patience) -> Result<(Bytes,
     Ok((tail.bytes, tail.meta.stored_bytes))
 }
 
-async fn fetch(reader: &Inner, part: &Part, patience: Patience) -> Result<Arc<SeekTable>, Trouble> {
-    let (tail, stored_bytes) = tail(reader, part, patience).await?;
+async fn fetch(
+    reader: &Inner,
+    part: &Part,
+    reach: Reach,
+    patience: Patience,
+) -> Result<Arc<SeekTable>, Trouble> {
+    let (tail, stored_bytes) = tail(reader, part, reach, patience).await?;
     let table = match SeekTable::parse(&tail, stored_bytes) {
         Ok(Tail::Table(table)) => table,
         Ok(Tail::NeedLast(_)) => return Err(another()),
@@ -89,9 +112,10 @@ impl Inner {
         &self,
         part: &Part,
         range: Range<u64>,
+        reach: Reach,
         patience: Patience,
     ) -> Result<Bytes, Trouble> {
-        match self.whole(part, patience).await? {
+        match self.whole(part, reach, patience).await? {
             Some(whole) if range.end <= whole.len() as u64 => {
                 Ok(whole.slice(range.start as usize..range.end as usize))
             }
@@ -103,27 +127,53 @@ impl Inner {
         }
     }
 
-    /// All of a part as stored, if that is little.
-    async fn whole(&self, part: &Part, patience: Patience) -> Result<Option<Bytes>, Trouble> {
-        if part.stored_bytes > WHOLE_BYTES {
-            return Ok(None);
+    /// All of a part as stored, if that is little, or here already.
+    pub(super) async fn whole(
+        &self,
+        part: &Part,
+        reach: Reach,
+        patience: Patience,
+    ) -> Result<Option<Bytes>, Trouble> {
+        let most = if reach.in_order { WINDOW_BYTES } else { WHOLE_BYTES };
+        if part.stored_bytes > most {
+            return Ok(self.cache.find(&whole_id(part)).await);
         }
-        let fetch = async {
-            let fetched = self
-                .archive
-                .store()
-                .get(&part.key, ByteRange::Whole, patience)
-                .await?;
-            // What has grown since is not what was stored, and must not fill the cache.
-            if fetched.meta.stored_bytes != part.stored_bytes {
-                return Err(another());
+        loop {
+            let mut own = false;
+            let fetch = async {
+                own = true;
+                if let Some(arrival) = self.arrival(part)
+                    && let Some(whole) = arrival.whole().await
+                {
+                    return Ok(whole);
+                }
+                self.fetch_whole(part, patience).await
+            };
+            let whole = self.cache.get(whole_id(part), fetch).await;
+            match whole {
+                Ok(whole) => return Ok(Some(whole)),
+                Err(trouble) if trouble.is_anothers(own) => {}
+                Err(trouble) => return Err((*trouble).clone()),
             }
-            Ok(fetched.bytes)
-        };
-        let whole = self.cache.get(whole_id(part), fetch).await;
-        whole
-            .map(Some)
-            .map_err(|trouble: Arc<Trouble>| (*trouble).clone())
+        }
+    }
+
+    pub(super) async fn fetch_whole(&self, part: &Part, patience: Patience) -> Result<Bytes, Trouble> {
+        let fetched = self
+            .archive
+            .store()
+            .get(&part.key, ByteRange::Whole, patience)
+            .await?;
+        // What has grown since is not what was stored, and must not fill the cache.
+        if fetched.meta.stored_bytes != part.stored_bytes {
+            return Err(another());
+        }
+        Ok(fetched.bytes)
+    }
+
+    /// Is a part here whole?
+    pub(super) fn has_whole(&self, part: &Part) -> bool {
+        self.cache.holds(&whole_id(part))
     }
 
     /// Forgets what may have been damaged on its way.
