@@ -55,6 +55,8 @@ mod s3fs;
 mod scene;
 #[path = "peers/table.rs"]
 mod table;
+#[path = "peers/tar.rs"]
+mod tar;
 #[path = "peers/wal.rs"]
 mod wal;
 #[path = "peers/walfs.rs"]

@@ -11,6 +11,7 @@
 //!
 //! This room knows no FUSE, no cache and no clock beyond the patience it is handed. Keys are spelled here only.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -95,6 +96,8 @@ pub struct Archive {
     name_turns: turns::NameTurns,
     /// One permit a KiB.
     upload_memory: Arc<Semaphore>,
+    /// Was the last segment that was brought there already? Then another server archives the same, most likely.
+    met_another: AtomicBool,
 }
 
 impl Archive {
@@ -124,6 +127,7 @@ impl Archive {
             cluster: OnceLock::new(),
             name_turns: Default::default(),
             upload_memory: Arc::new(Semaphore::new((wal::UPLOAD_MEMORY_BYTES >> 10) as usize)),
+            met_another: AtomicBool::new(false),
         };
         archive.cluster(patience).await?;
         Ok(archive)

@@ -21,6 +21,7 @@
 mod counts;
 mod dir;
 mod large;
+mod leave;
 mod location;
 mod probe;
 mod requests;
@@ -36,6 +37,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use counts::Counts;
+pub use leave::{Grant, Leave, leave};
 pub use location::{Location, LocationError, Options, PathStyle, open};
 pub use probe::{Conditions, probe};
 pub use requests::Store;
@@ -229,6 +231,16 @@ impl Error {
         }
     }
 
+    /// Leave to complete a put was refused.
+    pub fn withdrawn(target: impl Into<String>) -> Self {
+        Self::new(
+            ErrorKind::Permanent,
+            "put",
+            target,
+            "withdrawn before it was stored",
+        )
+    }
+
     /// What takes several requests, or waits for others too, has not ended in time.
     pub fn late(operation: &'static str, target: impl Into<String>, deadline: Duration, why: &str) -> Self {
         let message = format!("not done within {} s: {why}", deadline.as_secs());
@@ -244,6 +256,15 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// Stores a whole object. See the module's contract.
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error>;
+
+    /// As [`Backend::put`], but the object must not appear before `leave` is given; what can be done before that, may be.
+    /// Refused, it is an error, and nothing is stored.
+    async fn put_with_leave(&self, key: &Key, body: Bytes, mode: PutMode, leave: Leave) -> Result<(), Error> {
+        if leave.is_given().await {
+            return self.put(key, body, mode).await;
+        }
+        Err(Error::withdrawn(format!("{}/{key}", self.place())))
+    }
 
     /// Reads bytes of an object. A body cut short is [`ErrorKind::Damaged`] or `Transient`, never a short success.
     async fn get(&self, key: &Key, range: ByteRange) -> Result<Fetched, Error>;

@@ -11,6 +11,7 @@ mod commands;
 mod copying;
 mod crash;
 mod killed;
+mod looking;
 mod mounts;
 mod names;
 mod once;

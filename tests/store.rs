@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream;
 use walfs::store::{
-    ByteRange, Conditions, Error, ErrorKind, Key, Location, Options, Patience, PutMode, Store, open, probe,
+    ByteRange, Conditions, Error, ErrorKind, Key, Location, Options, Patience, PutMode, Store, leave, open,
+    probe,
 };
 
 /// Every case is a request or a few: if they take longer, the store is not there.
@@ -74,6 +75,8 @@ where
     listing(&make("listing").await).await;
     deletion(&make("deletion").await).await;
     overwriting(&make("overwrite").await).await;
+    a_put_waits_for_leave(&make("leave").await).await;
+    what_is_refused_is_not_stored(&make("refused").await).await;
     parts_become_one_object(&make("parts").await).await;
     a_failed_upload_leaves_nothing(&make("broken").await).await;
     let conditions = probe(&make("probe").await, soon()).await.unwrap();
@@ -203,6 +206,52 @@ async fn overwriting(store: &Store) {
             .await
             .unwrap();
         assert_eq!(bytes_of(store, "status").await.unwrap(), body);
+    }
+}
+
+/// Polls a put for as long as a request of another connection takes: what could be there would be.
+async fn is_absent_meanwhile(store: &Store, name: &str, put: impl Future<Output = Result<(), Error>>) {
+    tokio::select! {
+        outcome = put => panic!("{name}: {outcome:?} without leave"),
+        found = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            bytes_of(store, name).await
+        } => assert_eq!(kind(found), Some(ErrorKind::NotFound), "{name}"),
+    }
+}
+
+async fn a_put_waits_for_leave(store: &Store) {
+    for length in [0, 1, 1_000_000] {
+        let name = format!("wal/{length}");
+        let (grant, leave) = leave();
+        let key = key(&name);
+        let put = store.put_with_leave(&key, content(length), PutMode::IfAbsent, leave, soon());
+        let mut put = std::pin::pin!(put);
+        is_absent_meanwhile(store, &name, &mut put).await;
+        grant.give();
+        put.await.unwrap();
+        assert_eq!(bytes_of(store, &name).await.unwrap(), content(length));
+    }
+}
+
+/// Refused in words, or by nobody waiting any more. The name stays free.
+async fn what_is_refused_is_not_stored(store: &Store) {
+    for (length, drops_the_put) in [(0, false), (1_000_000, false), (1_000_000, true)] {
+        let name = format!("wal/{length}-{drops_the_put}");
+        let (grant, leave) = leave();
+        let key = key(&name);
+        let mut put = Box::pin(store.put_with_leave(&key, content(length), PutMode::IfAbsent, leave, soon()));
+        is_absent_meanwhile(store, &name, &mut put).await;
+        if drops_the_put {
+            drop(put);
+            drop(grant);
+        } else {
+            drop(grant);
+            assert_eq!(kind(put.await), Some(ErrorKind::Permanent));
+        }
+        assert_eq!(kind(bytes_of(store, &name).await), Some(ErrorKind::NotFound));
+        self::put(store, &name, "somebody else's").await.unwrap();
+        assert_eq!(bytes_of(store, &name).await.unwrap(), "somebody else's");
     }
 }
 

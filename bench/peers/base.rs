@@ -63,6 +63,9 @@ fn turn(
         cluster::archive_by(server, &tool.archive_command());
         let backup = back_up(server, &site, &*tool)?;
         log.measured(Section::Backup, row, place, 1, &backup);
+        if !row.sections.contains(&Section::Restore) {
+            return Ok(());
+        }
         let restored = world.owned_dir("restored");
         let restore = restore(&restored, question, &*tool);
         cluster::remove(&restored);

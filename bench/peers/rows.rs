@@ -10,6 +10,7 @@ use crate::plain::Plain;
 use crate::rclone::Rclone;
 use crate::s3fs::S3fs;
 use crate::scene::site::Place;
+use crate::tar::TarLz4;
 use crate::walfs::{Backups, Direct, Mounted};
 
 const WAL: &[Section] = &[Push, Fetch, Missing];
@@ -17,7 +18,7 @@ const WAL_AND_BACKLOG: &[Section] = &[Push, Backlog, Fetch, Missing];
 const BASE: &[Section] = &[Backup, Restore, Answer];
 
 /// The row that the others are compared with, in each section: the first one that takes part.
-pub const ROWS: [Row; 14] = [
+pub const ROWS: [Row; 15] = [
     Row {
         name: "walfs, cp",
         settings: "walfs mount as it is, LZ4, cp into and out of wal/; asked for a missing one by the restore_command of \
@@ -114,6 +115,15 @@ pub const ROWS: [Row; 14] = [
         sections: BASE,
         plays_in: in_a_directory,
         tool: Setup::Base(Plain::set_up),
+    },
+    Row {
+        name: "floor: tar, lz4 -1",
+        settings: "reads the same files on one core and packs them on another, to the disk, with fsync; no backup: PostgreSQL \
+                   is not told, pages are not checked",
+        program: Some(("lz4", "--version")),
+        sections: &[Backup],
+        plays_in: in_a_directory,
+        tool: Setup::Base(TarLz4::set_up),
     },
     Row {
         name: "pgBackRest backup",

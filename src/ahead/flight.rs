@@ -6,6 +6,7 @@
 //! writing is packed in one go, on one thread, into the bytes of the object itself, so that the memory it takes is the
 //! object's size.
 
+use std::future::ready;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -77,7 +78,13 @@ impl Runway {
         let object = object.within(room, space);
         let (hash, began) = (object.hash, Instant::now());
         self.archive
-            .commit_wal(wal_name, Arc::new(object), Some(&header), looked.ok(), patience)
+            .commit_wal(
+                wal_name,
+                Arc::new(object),
+                Some(&header),
+                ready(looked.ok()),
+                patience,
+            )
             .await?;
         let took = began.elapsed();
         Ok(Some(Arrived { hash, took }))

@@ -6,56 +6,23 @@
 //! the marker), the archive looks first and then writes, one writer at a time for each name in this process, which
 //! leaves a window between two machines that no client can close.
 
-use std::io;
-use std::ops::Range;
+mod commit;
+mod header;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use futures::{StreamExt, stream};
+pub(super) use commit::UPLOAD_MEMORY_BYTES;
+pub use commit::{Committed, Offered};
 
 pub use super::turns::{Looked, UploadSpace};
-use super::{Archive, Cluster, Error, put_mode};
-use crate::codec::{self, ContentHash, Damage, SeekTable, Tail};
-use crate::pg::{PageHeader, SegmentName, SegmentSize, TimelineMatch, WalName, history};
+use super::{Archive, Error};
+use crate::codec::{self, Damage, SeekTable, Tail};
+use crate::pg::{SegmentName, WalName};
 use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience};
-
-/// Objects up to this size are stored by one request; larger ones in parts.
-const SINGLE_PUT_BYTES: u64 = 64 << 20;
-
-/// Size of every part but the last; 1 GiB of incompressible WAL makes 64 of them.
-const PART_BYTES: u64 = 16 << 20;
-
-/// Bodies of uploads held in memory at once, by all of them together: four incompressible segments of 16 MiB.
-pub(super) const UPLOAD_MEMORY_BYTES: u64 = 64 << 20;
 
 /// A first look at an object's end: the footer, and the whole seek table of a 16 MiB segment.
 const TAIL_BYTES: u64 = 4 << 10;
-
-/// A finished object, ready to be read for its upload as often as it takes.
-#[async_trait]
-pub trait Offered: Send + Sync {
-    /// Hash of the plain content.
-    fn hash(&self) -> ContentHash;
-    /// Size of the object to be stored, in bytes.
-    fn stored_bytes(&self) -> u64;
-    /// Bytes of the object to be stored.
-    async fn read(&self, range: Range<u64>) -> io::Result<Bytes>;
-    /// Memory that its upload takes, in bytes, beside what is held for it already.
-    fn upload_bytes(&self) -> u64 {
-        self.stored_bytes().min(UPLOAD_MEMORY_BYTES)
-    }
-}
-
-/// How an offered file became archived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Committed {
-    /// It was uploaded for this file: now, or ahead of its copier.
-    Stored,
-    /// The same content was there already; nothing was uploaded.
-    AlreadyThere,
-}
 
 /// What the store said of a name.
 #[derive(Debug, Clone)]
@@ -177,88 +144,6 @@ impl Archive {
         }
     }
 
-    /// Does a segment's first page fit its name and this archive? Changes nothing.
-    ///
-    /// # Errors
-    /// [`Error::Header`], [`Error::WrongTimeline`], [`Error::WrongCluster`], [`Error::WrongSegmentSize`], [`Error::Store`].
-    pub async fn check_header(
-        &self,
-        name: WalName,
-        header: &PageHeader,
-        patience: Patience,
-    ) -> Result<Cluster, Error> {
-        let refused = |reason| Error::Header { name, reason };
-        let segment = name.segment().expect("only segments have page headers");
-        let fit = header.check_name(segment).map_err(refused)?;
-        let segment_size = header.segment_size().map_err(refused)?;
-        if let TimelineMatch::Ancestor(_) = fit {
-            self.check_ancestor(name, segment, header, segment_size, patience)
-                .await?;
-        }
-        let offered = Cluster {
-            system_id: header.system_id,
-            segment_size,
-        };
-        if let Some(archived) = self.cluster(patience).await? {
-            self.check_cluster(name, archived, offered)?;
-        }
-        Ok(offered)
-    }
-
-    fn check_cluster(&self, name: WalName, archived: Cluster, offered: Cluster) -> Result<(), Error> {
-        if archived.system_id != offered.system_id {
-            return Err(Error::WrongCluster {
-                name,
-                place: self.place(),
-                archived: archived.system_id,
-                offered: offered.system_id,
-            });
-        }
-        if archived.segment_size != offered.segment_size {
-            return Err(Error::WrongSegmentSize {
-                name,
-                place: self.place(),
-                archived: archived.segment_size,
-                offered: offered.segment_size,
-            });
-        }
-        Ok(())
-    }
-
-    /// A new timeline's first segment begins as a copy of its parent's pages (`XLogFileCopy` in xlog.c), so its first
-    /// page may be of an older timeline, if that one ended inside this segment. The history file says so; without
-    /// one in the archive (a prefix begun after the promotion) there is nothing to hold against the segment.
-    async fn check_ancestor(
-        &self,
-        name: WalName,
-        segment: SegmentName,
-        header: &PageHeader,
-        size: SegmentSize,
-        patience: Patience,
-    ) -> Result<(), Error> {
-        let name_history = WalName::History(segment.timeline);
-        let Some(text) = self.read_small(name_history, patience).await? else {
-            return Ok(());
-        };
-        let entries = history::parse(&text, segment.timeline).map_err(|reason| Error::Text {
-            name: name_history,
-            reason: reason.to_string(),
-        })?;
-        let inside = segment.start(size).0..segment.start(size).0 + size.bytes();
-        let ended_here = entries
-            .iter()
-            .any(|entry| entry.timeline == header.timeline && inside.contains(&entry.end.0));
-        if ended_here {
-            Ok(())
-        } else {
-            Err(Error::WrongTimeline {
-                name,
-                page: header.timeline,
-                name_history,
-            })
-        }
-    }
-
     /// Reads a `.history` or `.backup` file whole; `None` when the store said it is not there.
     ///
     /// # Errors
@@ -270,122 +155,6 @@ impl Archive {
                 .map(Some)
                 .map_err(|damage| self.damaged(&key, damage)),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Archives a file. `Ok` means: the store has all of it (contract W1), now or already.
-    ///
-    /// `header` is the first page's, for segments. `known`: what the store said of the name while the file came; saves a
-    /// look. Where the store judges races, that a name is free needs no look to begin with; it saves the upload of what
-    /// is archived already (contract W4).
-    ///
-    /// # Errors
-    /// Those of [`Archive::check_header`], and [`Error::Conflict`].
-    pub async fn commit_wal(
-        &self,
-        name: WalName,
-        offered: Arc<dyn Offered>,
-        header: Option<&PageHeader>,
-        known: Option<Looked>,
-        patience: Patience,
-    ) -> Result<Committed, Error> {
-        if let Some(header) = header {
-            let cluster = self.check_header(name, header, patience).await?;
-            let archived = self.claim(cluster, name, patience).await?;
-            self.check_cluster(name, archived, cluster)?;
-        }
-        if self.store_judges(&*offered)
-            && let Some(known) = known
-        {
-            return self.store_or_compare(name, offered, known.found, patience).await;
-        }
-        let turn = self.name_turns.of(name);
-        let _held = turn.turn.lock().await;
-        let found = match known {
-            Some(known) if known.is_recent() => known.found,
-            _ => self.look(name, patience).await?,
-        };
-        turn.writes();
-        self.store_or_compare(name, offered, found, patience).await
-    }
-
-    async fn store_or_compare(
-        &self,
-        name: WalName,
-        offered: Arc<dyn Offered>,
-        found: Found,
-        patience: Patience,
-    ) -> Result<Committed, Error> {
-        match found {
-            Found::Archived(table) => self.compare(name, &table, offered.hash(), patience).await,
-            Found::Absent => self.upload(name, offered, patience).await,
-        }
-    }
-
-    /// Does the store refuse a second object of this name by itself?
-    fn store_judges(&self, offered: &dyn Offered) -> bool {
-        if is_single_put(offered) {
-            self.marker.put_if_absent
-        } else {
-            self.marker.complete_if_absent
-        }
-    }
-
-    /// The same content is archived if the store can show all of it: an earlier put may have ended with a wrong
-    /// checksum, and its object be there all the same (contract W1).
-    async fn compare(
-        &self,
-        name: WalName,
-        table: &Arc<SeekTable>,
-        offered: ContentHash,
-        patience: Patience,
-    ) -> Result<Committed, Error> {
-        if table.hash() == offered {
-            let key = self.wal_key(name);
-            self.prove(&key, table, patience).await?;
-            self.store.settle(&key, patience).await?;
-            return Ok(Committed::AlreadyThere);
-        }
-        Err(Error::Conflict {
-            name,
-            place: self.place(),
-            archived: table.hash(),
-            offered,
-        })
-    }
-
-    async fn upload(
-        &self,
-        name: WalName,
-        offered: Arc<dyn Offered>,
-        patience: Patience,
-    ) -> Result<Committed, Error> {
-        let key = self.wal_key(name);
-        let kib = offered.upload_bytes().div_ceil(1 << 10) as u32;
-        let _memory = self.upload_memory.acquire_many(kib).await.expect("never closed");
-        let mode = put_mode(self.store_judges(&*offered));
-        let put = if is_single_put(&*offered) {
-            let body = offered
-                .read(0..offered.stored_bytes())
-                .await
-                .map_err(|error| staging(name, &error))?;
-            self.store.put(&key, body, mode, patience).await
-        } else {
-            let source = offered.clone();
-            let parts = stream::iter(part_ranges(offered.stored_bytes())).then(move |range| {
-                let source = source.clone();
-                async move { source.read(range).await }
-            });
-            self.store.put_large(&key, parts.boxed(), mode, patience).await
-        };
-        match put {
-            Ok(()) => Ok(Committed::Stored),
-            // Somebody was quicker, or the answer to our own first try was lost: the contents decide.
-            Err(error) if error.kind == ErrorKind::AlreadyExists => match self.look(name, patience).await? {
-                Found::Archived(table) => self.compare(name, &table, offered.hash(), patience).await,
-                Found::Absent => Err(error.into()),
-            },
             Err(error) => Err(error.into()),
         }
     }
@@ -454,16 +223,4 @@ impl Archive {
             modified: meta.modified,
         })
     }
-}
-
-fn is_single_put(offered: &dyn Offered) -> bool {
-    offered.stored_bytes() <= SINGLE_PUT_BYTES
-}
-
-fn part_ranges(bytes: u64) -> impl Iterator<Item = Range<u64>> {
-    (0..bytes.div_ceil(PART_BYTES)).map(move |part| part * PART_BYTES..bytes.min((part + 1) * PART_BYTES))
-}
-
-fn staging(name: WalName, error: &io::Error) -> Error {
-    Error::staging(name, error)
 }

@@ -459,12 +459,16 @@ impl WalDraft {
             self.repack(self.archive.compression()).await?;
             sealed = self.seal().await?;
         }
-        let known = match self.look.take() {
-            Some(mut look) => (&mut look.0).await.ok().flatten(),
-            None => None,
-        };
+        let look = self.look.take();
+        let looking = async { (&mut look?.0).await.ok().flatten() };
         self.archive
-            .commit_wal(self.name, Arc::new(sealed), self.header.as_ref(), known, patience)
+            .commit_wal(
+                self.name,
+                Arc::new(sealed),
+                self.header.as_ref(),
+                looking,
+                patience,
+            )
             .await
     }
 

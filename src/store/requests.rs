@@ -9,8 +9,8 @@ use bytes::Bytes;
 use super::counts::{Counters, count};
 use super::retry::{Pace, Wait};
 use super::{
-    Backend, ByteRange, Conditions, Counts, Error, ErrorKind, Fetched, Key, Meta, Page, Part, Patience,
-    PutMode, Upload,
+    Backend, ByteRange, Conditions, Counts, Error, ErrorKind, Fetched, Key, Leave, Meta, Page, Part,
+    Patience, PutMode, Upload,
 };
 
 /// One archive's place. Cheap to clone; clones share connections and counts.
@@ -61,6 +61,28 @@ impl Store {
             count(&self.counters.puts, 1);
             count(&self.counters.bytes_out, bytes);
             self.backend.put(key, body.clone(), mode)
+        };
+        self.wait("put", key.as_str(), patience, bytes, attempt).await
+    }
+
+    /// As [`Store::put`], begun before it is known whether it may be: the object does not appear before `leave` is given.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub async fn put_with_leave(
+        &self,
+        key: &Key,
+        body: Bytes,
+        mode: PutMode,
+        leave: Leave,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        let bytes = body.len() as u64;
+        let attempt = || {
+            count(&self.counters.puts, 1);
+            count(&self.counters.bytes_out, bytes);
+            self.backend
+                .put_with_leave(key, body.clone(), mode, leave.clone())
         };
         self.wait("put", key.as_str(), patience, bytes, attempt).await
     }

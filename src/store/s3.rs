@@ -5,11 +5,12 @@
 //! that an answer of success is one (its ETag must be there).
 //!
 //! The SDK's own retries and its guessing of checksums are off: `retry.rs` repeats, `s3/checksum.rs` computes. Bodies
-//! are sent from memory, never as a stream: some servers refuse streamed signatures over plain http.
+//! are signed in memory, never as a stream: some servers refuse streamed signatures over plain http.
 
 mod checksum;
 mod client;
 mod error;
+mod held;
 mod listing;
 mod multipart;
 mod read;
@@ -26,7 +27,8 @@ use bytes::Bytes;
 
 use self::client::{Connection, Connections};
 use super::{
-    Backend, ByteRange, Error, ErrorKind, Fetched, Key, Location, Meta, Options, Page, Part, PutMode, Upload,
+    Backend, ByteRange, Error, ErrorKind, Fetched, Key, Leave, Location, Meta, Options, Page, Part, PutMode,
+    Upload,
 };
 
 /// A backend over a bucket and a prefix.
@@ -142,7 +144,21 @@ impl Backend for S3 {
     }
 
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error> {
-        self.put_object(key, body, mode).await
+        self.put_object(key, body, mode, None).await
+    }
+
+    async fn put_with_leave(&self, key: &Key, body: Bytes, mode: PutMode, leave: Leave) -> Result<(), Error> {
+        if body.is_empty() {
+            // It has no last byte to wait with.
+            leave.clone().is_given().await;
+        }
+        if !leave.is_refused() {
+            let outcome = self.put_object(key, body, mode, Some(leave.clone())).await;
+            if outcome.is_ok() || !leave.is_refused() {
+                return outcome;
+            }
+        }
+        Err(Error::withdrawn(self.target(key.as_str())))
     }
 
     async fn get(&self, key: &Key, range: ByteRange) -> Result<Fetched, Error> {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use walfs::store::{self, ByteRange, Key, Location, Patience};
 
 use crate::common::garage::Garage;
-use crate::common::s3::{Operation, S3Server};
+use crate::common::s3::{Logged, Operation, S3Server};
 use crate::common::user::{User, said};
 use crate::common::wal;
 use crate::common::walfs::{Mount, Options};
@@ -337,11 +337,12 @@ impl Rig {
         Some(output.stdout)
     }
 
-    /// How many times a body was sent for this name.
+    /// How many times a body was sent for this name, to its last byte.
     pub(crate) fn uploads(&self, name: &str) -> usize {
         let of_body = |operation| matches!(operation, Operation::Put | Operation::UploadPart);
+        let whole = |request: &Logged| request.body_bytes > 0;
         self.server()
-            .count(|request| of_body(request.operation) && request.key.contains(name))
+            .count(|request| of_body(request.operation) && request.key.contains(name) && whole(request))
     }
 
     /// The file is in the store, the same, and can be seen.

@@ -6,13 +6,21 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, Delete, ObjectIdentifier};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
-use super::{Error, ErrorKind, Key, PutMode, S3, checksum};
+use super::held::HoldBack;
+use super::{Error, ErrorKind, Key, Leave, PutMode, S3, checksum};
 
 /// Single deletions on the way at a time, where the server has no common one.
 const DELETES_IN_FLIGHT: usize = 8;
 
 impl S3 {
-    pub(super) async fn put_object(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error> {
+    /// `leave`: what its last byte waits for.
+    pub(super) async fn put_object(
+        &self,
+        key: &Key,
+        body: Bytes,
+        mode: PutMode,
+        leave: Option<Leave>,
+    ) -> Result<(), Error> {
         let used = self.connections.current();
         let crc32c = crc32c::crc32c(&body);
         let request = used
@@ -23,8 +31,17 @@ impl S3 {
             .checksum_algorithm(ChecksumAlgorithm::Crc32C)
             .checksum_crc32_c(checksum::spell(crc32c))
             .set_if_none_match((mode == PutMode::IfAbsent).then(|| "*".to_owned()))
-            .body(ByteStream::from(body));
-        let outcome = request.send().await;
+            .body(ByteStream::from(body.clone()));
+        let outcome = match leave {
+            Some(leave) => {
+                request
+                    .customize()
+                    .interceptor(HoldBack { body, leave })
+                    .send()
+                    .await
+            }
+            None => request.send().await,
+        };
         let answer = self.answer(&used, "put", key.as_str(), outcome).await?;
         let agrees = checksum::agrees(answer.checksum_crc32_c(), crc32c);
         self.check_stored("put", key, answer.e_tag(), agrees)
