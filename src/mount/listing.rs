@@ -6,8 +6,8 @@
 //! behind but the place where each began, because the kernel may ask again for an offset it has already been past.
 //!
 //! A reader who is quicker than the store still does not wait in `readdir` for long. Of a page that is followed by
-//! another one, the last [`HELD_BACK`] names are kept until that has come; when there are no others, they go out one at
-//! a time, each after a [`moment`], so that over and over the kernel lets go of the directory, and whoever wants to
+//! another one, the last `HELD_BACK` names are kept until that has come; when there are no others, they go out one at
+//! a time, each after a `moment`, so that over and over the kernel lets go of the directory, and whoever wants to
 //! create something comes first. They last for longer than a page may take.
 //!
 //! A listing is complete or an error: a page that the store does not deliver ends it with EIO.
