@@ -34,7 +34,7 @@ bench: build ## measure walfs beside other tools: one table, docs/bench.svg (ben
 	$(CARGO) bench --bench peers
 
 bench-all: bench ## the same, then every other benchmark of bench/
-	$(CARGO) bench --bench codec --bench segments --bench listing --bench memory --bench replay --bench backups
+	$(CARGO) bench --bench codec --bench segments --bench listing --bench memory --bench replay --bench backups --bench together
 
 clean: ## remove target/ (what .ci/needs built stays in its cache)
 	$(CARGO) clean

@@ -7,8 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use walfs::mount::directory::Entry;
 use walfs::mount::error::Error as MountError;
+use walfs::mount::listing::AHEAD;
 use walfs::store::{
     Backend, ByteRange, Conditions, Counts, Error, ErrorKind, Fetched, Key, Meta, Page, Part, PutMode, Store,
     Upload,
@@ -27,6 +29,8 @@ struct Huge {
     rest: Arc<Scripted>,
     /// This many listings are answered, then none.
     listings: AtomicU64,
+    /// This many are answered, and the others wait.
+    answers: Semaphore,
 }
 
 impl Huge {
@@ -43,7 +47,14 @@ impl Huge {
             segments,
             rest,
             listings,
+            answers: Semaphore::new(Semaphore::MAX_PERMITS),
         })
+    }
+
+    /// Lets all listings wait but the next `many`.
+    fn answer_only(&self, many: usize) {
+        self.answers.forget_permits(Semaphore::MAX_PERMITS);
+        self.answers.add_permits(many);
     }
 
     fn key(&self, number: u64) -> String {
@@ -106,6 +117,7 @@ impl Backend for Huge {
                 message: "no more for now".into(),
             });
         }
+        self.answers.acquire().await.expect("never closed").forget();
         let first = self.first_after(after);
         let end = self.segments.min(first + limit as u64);
         let entries = (first..end)
@@ -228,6 +240,55 @@ async fn s4_lookup_costs_the_same_whatever_the_size() {
     }
 }
 
+/// The first names come with the first page, whatever the second one takes; and while it does not come, every answer
+/// has one more, so that the kernel lets go of the directory in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn s4_first_names_need_one_page() {
+    const SEGMENTS: u64 = 2_500;
+    let huge = Huge::with(SEGMENTS).await;
+    let below = Below::open(Store::new(huge.clone()), LONG).await.unwrap();
+    huge.answer_only(1);
+    let handle = below.fs.open_directory(below.wal).await.unwrap();
+    let (mut all, mut offset) = (Vec::new(), 0);
+    for answer in 0..8 {
+        let entries = below.fs.read_directory(handle, offset).await.unwrap();
+        match answer {
+            0 => assert!(entries.len() > 500, "{} at once", entries.len()),
+            _ => assert_eq!(entries.len(), 1),
+        }
+        offset = entries.last().expect("an entry").next_offset;
+        all.extend(entries);
+    }
+    huge.answers.add_permits(SEGMENTS as usize);
+    go_through(&below, handle, offset, |entry| all.push(entry.clone()))
+        .await
+        .unwrap();
+    let names = all
+        .iter()
+        .skip(2)
+        .map(|entry| entry.name.clone().into_string().unwrap());
+    assert!(names.eq((0..SEGMENTS).map(|number| wal::segment_name(1, number, wal::SEGMENT_BYTES))));
+}
+
+/// Whoever has opened the directory and reads no further costs so many requests and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_few_pages_are_fetched_ahead() {
+    let store = Store::new(Huge::with(1_000_000).await);
+    let below = Below::open(store.clone(), LONG).await.unwrap();
+    let enough = store.counts().lists + 1 + AHEAD as u64;
+    let opened = async {
+        let handle = below.fs.open_directory(below.wal).await.unwrap();
+        while store.counts().lists < enough {
+            tokio::task::yield_now().await;
+        }
+        // Another one would be asked for by now.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        below.fs.release(handle).await;
+    };
+    let ((), asked) = asked(&store, opened).await;
+    assert_eq!(asked.lists, 1 + AHEAD as u64);
+}
+
 /// The kernel asks again for an offset that it has been past: when its buffer was too small, and after `rewinddir`.
 #[tokio::test(flavor = "multi_thread")]
 async fn offsets_keep_their_meaning() {
@@ -240,7 +301,7 @@ async fn offsets_keep_their_meaning() {
         .await
         .unwrap();
     assert_eq!(all.len(), 102_500);
-    // Of the pages that the opening holds, of those behind, and where they meet; there and back again.
+    // Of pages in hand and of pages long gone, and where they meet; there and back again.
     for index in [
         102_498, 0, 999, 1_000, 101_500, 99_999, 2_345, 100_000, 99_998, 17,
     ] {
@@ -265,8 +326,8 @@ async fn offsets_keep_their_meaning() {
     assert!(again == all, "from the start");
 }
 
-/// A page that does not come is an error: of the opening, which asks for the first hundred thousand, or of the reading,
-/// which can go on from there when the store is back.
+/// A page that does not come is an error: of the opening, which waits for the first one, or of the reading, which can go
+/// on from there when the store is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn listing_is_whole_or_an_error() {
     const SEGMENTS: u64 = 105_500;
@@ -274,15 +335,10 @@ async fn listing_is_whole_or_an_error() {
     let below = Below::open(Store::new(huge.clone()), Duration::from_secs(20))
         .await
         .unwrap();
-    for answered in [0, 1, 99] {
-        huge.listings.store(answered, Ordering::Release);
-        let outcome = below.fs.open_directory(below.wal).await;
-        assert!(
-            matches!(outcome, Err(MountError::Archive(_))),
-            "{answered}: {outcome:?}"
-        );
-    }
-    for answered in [101, 103] {
+    huge.listings.store(0, Ordering::Release);
+    let outcome = below.fs.open_directory(below.wal).await;
+    assert!(matches!(outcome, Err(MountError::Archive(_))), "{outcome:?}");
+    for answered in [1, 2, 99, 101, 103] {
         huge.listings.store(answered, Ordering::Release);
         let handle = below.fs.open_directory(below.wal).await.unwrap();
         let (mut seen, mut offset) = (0, 0);

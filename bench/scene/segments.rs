@@ -33,18 +33,10 @@ impl Source {
         server.archive_with(&format!("cp %p {}/%f", dir.display()));
         server.start();
         server.pgbench_init(10);
-        let first = listed(&dir).len();
-        // The last one may be on its way, or be cut short when the server ends: neither is wanted.
-        while listed(&dir).len() < first + count + 2 {
-            // Whole pages are logged once after each, as on a server with more data than this.
-            server.query("CHECKPOINT");
-            let mut load = server.pgbench(5, 4);
-            wait::for_exit("pgbench", &mut load);
-        }
+        let segments = filled(&server, &dir, count);
         server.stop(StopMode::Fast);
         let control = fs::read(server.data().join("global/pg_control")).expect("read pg_control");
         server.destroy();
-        let segments: Vec<PathBuf> = listed(&dir).into_iter().skip(first).take(count).collect();
         let about = format!("{count} segments of PostgreSQL {major} under pgbench");
         Source {
             segments,
@@ -67,6 +59,19 @@ impl Source {
         world.owned_file(&format!("{name}/global/pg_control"), &self.control);
         data
     }
+}
+
+/// `count` full segments more that a running server archives into this directory, under pgbench.
+pub fn filled(server: &Postgres, dir: &Path, count: usize) -> Vec<PathBuf> {
+    let first = listed(dir).len();
+    // The last one may be on its way, or be cut short when the server ends: neither is wanted.
+    while listed(dir).len() < first + count + 2 {
+        // Whole pages are logged once after each, as on a server with more data than this.
+        server.query("CHECKPOINT");
+        let mut load = server.pgbench(5, 4);
+        wait::for_exit("pgbench", &mut load);
+    }
+    listed(dir).into_iter().skip(first).take(count).collect()
 }
 
 /// Whole segments in a directory, in order.

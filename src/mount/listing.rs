@@ -1,15 +1,22 @@
 //! One open directory: what `readdir` goes through.
 //!
 //! The kernel holds the directory's lock while `readdir` waits, and nothing can be created in the directory meanwhile:
-//! an archiving `cp` would wait for the store's listing. So the listing is made when the directory is opened, which
-//! holds no lock, up to [`HELD_ENTRIES`]. What is beyond is listed page by page as the reader goes on, the next page
-//! already on its way; of those pages only the one being read is in memory, and for each page before it the place where
-//! it began, because the kernel may ask again for an offset it has already been past. A listing is complete or an
-//! error: a page that the store does not deliver ends it with EIO.
+//! an archiving `cp` would wait for the store's listing. Opening holds no lock, so it waits for the first page, which is
+//! enough for an answer; the others are fetched from then on, at most [`AHEAD`] before their reader, and leave nothing
+//! behind but the place where each began, because the kernel may ask again for an offset it has already been past.
+//!
+//! A reader who is quicker than the store still does not wait in `readdir` for long. Of a page that is followed by
+//! another one, the last `HELD_BACK` names are kept until that has come; when there are no others, they go out one at
+//! a time, each after a `moment`, so that over and over the kernel lets go of the directory, and whoever wants to
+//! create something comes first. They last for longer than a page may take.
+//!
+//! A listing is complete or an error: a page that the store does not deliver ends it with EIO.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::archive::wal::{WalCursor, WalMeta, WalPage};
@@ -22,8 +29,17 @@ use super::error::Error;
 /// Offsets: page number above, position in the page below.
 const POSITION_BITS: u32 = 16;
 
-/// So many are listed when the directory is opened: some 6 MB, and archives of 1.5 TB of WAL.
-pub const HELD_ENTRIES: usize = 100_000;
+/// Pages that are fetched before anybody asks for them: half a megabyte.
+pub const AHEAD: usize = 8;
+
+/// Pages in the reader's hands: the one that he reads, the one before it, and the next one.
+const IN_HAND: usize = 3;
+
+/// Names that are left for a store that is slow or away: with what [`moment`] says, enough for two minutes.
+const HELD_BACK: usize = 300;
+
+/// The first and the longest wait for a page while there are names.
+const MOMENTS: [Duration; 2] = [Duration::from_millis(5), Duration::from_secs(1)];
 
 /// What is listed, and how to go on after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +56,7 @@ pub struct Listed {
 #[derive(Debug)]
 pub struct WalListing {
     archive: Arc<Archive>,
-    deadline: std::time::Duration,
+    deadline: Duration,
     state: Mutex<State>,
 }
 
@@ -48,110 +64,184 @@ pub struct WalListing {
 struct State {
     /// Where each page known so far begins; the first at the start.
     starts: Vec<Option<WalCursor>>,
-    /// The first pages, from the opening.
-    held: Vec<Arc<WalPage>>,
-    current: Option<(usize, Arc<WalPage>)>,
-    ahead: Option<(usize, JoinHandle<Result<WalPage, archive::Error>>)>,
+    in_hand: VecDeque<(usize, Arc<WalPage>)>,
+    coming: Option<Coming>,
+    /// Since when the reader could have used a page that has not come.
+    waiting_since: Option<Instant>,
+}
+
+/// Pages that are being fetched, one after the other.
+#[derive(Debug)]
+struct Coming {
+    /// Of the one that comes next.
+    number: usize,
+    pages: mpsc::Receiver<Result<WalPage, archive::Error>>,
+    fetching: JoinHandle<()>,
 }
 
 impl WalListing {
-    /// A listing whose every page must come within `deadline`; waits for its first [`HELD_ENTRIES`].
+    /// A listing whose every page must come within `deadline`; waits for the first one.
     ///
     /// # Errors
-    /// [`Error::Archive`]: the store did not deliver them.
-    pub async fn open(archive: Arc<Archive>, deadline: std::time::Duration) -> Result<Self, Error> {
+    /// [`Error::Archive`]: the store did not deliver it.
+    pub async fn open(archive: Arc<Archive>, deadline: Duration) -> Result<Self, Error> {
         let state = State {
             starts: vec![None],
-            held: Vec::new(),
-            current: None,
-            ahead: None,
+            in_hand: VecDeque::new(),
+            coming: None,
+            waiting_since: None,
         };
         let listing = Self {
             archive,
             deadline,
             state: Mutex::new(state),
         };
-        listing.hold_first().await?;
+        listing.page(&mut *listing.state.lock().await, 0).await?;
         Ok(listing)
     }
 
-    async fn hold_first(&self) -> Result<(), Error> {
-        let mut state = self.state.lock().await;
-        let mut entries = 0;
-        while state.held.len() < state.starts.len() && entries < HELD_ENTRIES {
-            let number = state.held.len();
-            let page = self.page(&mut state, number).await?;
-            entries += page.entries.len();
-            state.held.push(page);
-        }
-        Ok(())
-    }
-
-    /// The rest of the page that `offset` is in, or of the next one that is not empty; empty at the end.
+    /// Some of the names from `offset` on; none at the end.
     ///
     /// # Errors
-    /// [`Error::Archive`]: the store did not deliver the page.
+    /// [`Error::Archive`]: the store did not deliver them. [`Error::Stale`]: nothing begins at this offset any more.
     pub async fn from(&self, offset: u64) -> Result<Vec<Listed>, Error> {
         let mut state = self.state.lock().await;
-        let mut page_number = (offset >> POSITION_BITS) as usize;
+        let mut number = (offset >> POSITION_BITS) as usize;
         let mut position = offset as usize & ((1 << POSITION_BITS) - 1);
-        while page_number < state.starts.len() {
-            let page = self.page(&mut state, page_number).await?;
-            if position < page.entries.len() {
-                return Ok(listed(&page, page_number, position));
+        loop {
+            let page = self.page(&mut state, number).await?;
+            let left = page.entries.len().saturating_sub(position);
+            if page.next.is_none() {
+                return Ok(listed(&page, number, position, left));
             }
-            (page_number, position) = (page_number + 1, 0);
+            if left > 0 {
+                let many = self.may_go_out(&mut state, number, left).await?;
+                return Ok(listed(&page, number, position, many));
+            }
+            (number, position) = (number + 1, 0);
         }
-        Ok(Vec::new())
     }
 
-    async fn page(&self, state: &mut State, number: usize) -> Result<Arc<WalPage>, Error> {
-        if let Some(page) = state.held.get(number) {
-            return Ok(page.clone());
-        }
-        if let Some((current, page)) = &state.current
-            && *current == number
-        {
-            return Ok(page.clone());
-        }
-        let page = match state.ahead.take() {
-            Some((ahead, page)) if ahead == number => page.await.expect("listing does not panic")?,
-            _ => self
-                .fetch(state.starts[number].clone())
-                .await
-                .expect("listing does not panic")?,
+    /// How many of the names that are `left` of a page which is not the last one; at least one.
+    async fn may_go_out(&self, state: &mut State, number: usize, left: usize) -> Result<usize, Error> {
+        let wait = match left {
+            ..=HELD_BACK => moment(state.waiting_since.get_or_insert_with(Instant::now).elapsed()),
+            _ => Duration::ZERO,
         };
-        if let Some(next) = &page.next {
-            if state.starts.len() == number + 1 {
-                state.starts.push(Some(next.clone()));
-            }
-            state.ahead = Some((number + 1, self.fetch(Some(next.clone()))));
+        let next = tokio::time::timeout(wait, self.page(state, number + 1)).await;
+        match next {
+            Ok(next) => next.map(|_| left),
+            Err(_) => Ok(left.saturating_sub(HELD_BACK).max(1)),
         }
-        let page = Arc::new(page);
-        state.current = Some((number, page.clone()));
-        Ok(page)
     }
 
-    fn fetch(&self, from: Option<WalCursor>) -> JoinHandle<Result<WalPage, archive::Error>> {
-        let (archive, deadline) = (self.archive.clone(), self.deadline);
-        tokio::spawn(async move {
-            archive
-                .list_wal(from.as_ref(), Patience::for_at_most(deadline))
-                .await
-        })
+    /// A page. Whoever stops waiting for it finds it later.
+    async fn page(&self, state: &mut State, number: usize) -> Result<Arc<WalPage>, Error> {
+        if let Some((_, page)) = state.in_hand.iter().find(|(known, _)| *known == number) {
+            return Ok(page.clone());
+        }
+        let coming = match &mut state.coming {
+            Some(coming) if coming.number == number => coming,
+            other => {
+                let from = state.starts.get(number).ok_or(Error::Stale)?.clone();
+                other.insert(Coming::begin(self.archive.clone(), self.deadline, from, number))
+            }
+        };
+        let page = coming.pages.recv().await;
+        match page.expect("the last page is not followed by one that is asked for") {
+            Ok(page) => Ok(state.took(number, page)),
+            Err(error) => {
+                // Whoever asks again asks the store again.
+                state.coming = None;
+                Err(error.into())
+            }
+        }
     }
 }
 
-fn listed(page: &WalPage, page_number: usize, position: usize) -> Vec<Listed> {
-    let base = (page_number as u64) << POSITION_BITS;
-    let at = |index: usize| base + index as u64 + 1;
-    page.entries[position..]
-        .iter()
-        .enumerate()
+impl State {
+    fn took(&mut self, number: usize, page: WalPage) -> Arc<WalPage> {
+        self.waiting_since = None;
+        self.coming = self.coming.take().filter(|_| page.next.is_some());
+        self.coming.iter_mut().for_each(|coming| coming.number += 1);
+        if page.next.is_some() && self.starts.get(number + 1) != Some(&page.next) {
+            // It is new, or a name has come in between since it was read first, and moved all that follow.
+            self.starts.truncate(number + 1);
+            self.starts.push(page.next.clone());
+            self.in_hand.retain(|(known, _)| *known < number);
+        }
+        let page = Arc::new(page);
+        self.in_hand.push_back((number, page.clone()));
+        if self.in_hand.len() > IN_HAND {
+            self.in_hand.pop_front();
+        }
+        page
+    }
+}
+
+impl Coming {
+    fn begin(archive: Arc<Archive>, deadline: Duration, from: Option<WalCursor>, number: usize) -> Self {
+        // One is in the hands of the fetching task.
+        let (send, pages) = mpsc::channel(AHEAD - 1);
+        let fetching = tokio::spawn(fetch(archive, deadline, from, send));
+        Self {
+            number,
+            pages,
+            fetching,
+        }
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.fetching.abort();
+    }
+}
+
+/// Hands over pages until the last one or the first error.
+async fn fetch(
+    archive: Arc<Archive>,
+    deadline: Duration,
+    mut from: Option<WalCursor>,
+    pages: mpsc::Sender<Result<WalPage, archive::Error>>,
+) {
+    loop {
+        let page = archive
+            .list_wal(from.as_ref(), Patience::for_at_most(deadline))
+            .await;
+        from = page.as_ref().ok().and_then(|page| page.next.clone());
+        if pages.send(page).await.is_err() || from.is_none() {
+            return;
+        }
+    }
+}
+
+/// How long to wait this time, after having waited so long for the same page: briefly for a store that answers, and
+/// growing, so that [`HELD_BACK`] times are enough for one that does not.
+fn moment(waited: Duration) -> Duration {
+    let [first, longest] = MOMENTS;
+    (waited / 32).clamp(first, longest)
+}
+
+fn listed(page: &WalPage, number: usize, position: usize, many: usize) -> Vec<Listed> {
+    let base = (number as u64) << POSITION_BITS;
+    let names = page.entries.iter().enumerate().skip(position).take(many);
+    names
         .map(|(index, &(name, meta))| Listed {
             name,
             meta,
-            next_offset: at(position + index),
+            next_offset: base + index as u64 + 1,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_held_back_last_for_longer_than_a_page_may_take() {
+        let waited = (0..HELD_BACK).fold(Duration::ZERO, |waited, _| waited + moment(waited));
+        assert!(waited > Duration::from_secs(2 * 45), "{waited:?}");
+    }
 }

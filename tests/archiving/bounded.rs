@@ -1,12 +1,13 @@
 //! Nobody waits for ever, and nobody waits for somebody else.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use super::rig::{Rig, Source};
+use super::rig::{Rig, SMALL, Source};
 use crate::common::s3::{Action, Logged, Operation, Rule};
 use crate::common::user::said;
-use crate::common::wait;
+use crate::common::{wait, wal};
 
 /// The upload of this file.
 fn upload_of(name: &str) -> impl Fn(&Logged) -> bool {
@@ -184,4 +185,59 @@ fn s4_a_listing_in_progress_does_not_delay_a_cp() {
     rig.server().clear_rules();
     assert!(wait::for_exit("ls to end", &mut ls).success());
     rig.assert_archived(&source);
+}
+
+/// Objects that are only listed.
+fn add_segments(rig: &Rig, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        let name = wal::segment_name(1, number, SMALL);
+        rig.server().put_object(&format!("cluster/wal/{name}.lz4"), [0]);
+    }
+}
+
+/// S4, in the middle of a listing: its first names are out, and the next page does not come.
+#[test]
+fn s4_a_listing_that_is_stuck_does_not_delay_a_cp() {
+    let rig = Rig::s3(&["--deadline", "120s"]);
+    rig.archive(&rig.segment(1, 1));
+    add_segments(&rig, 2..1501);
+    rig.server()
+        .add_rule(Rule::new(Action::Hang).operation(Operation::List).after(1));
+    let mut ls = rig.user().command("ls");
+    let mut ls = ls
+        .arg("-f")
+        .arg(rig.mount.wal())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("run ls");
+    let mut lines = BufReader::new(ls.stdout.take().expect("a pipe")).lines();
+    // What `ls` prints comes a buffer at a time: the first page is being read.
+    let mut seen: Vec<String> = lines.by_ref().take(100).map(Result::unwrap).collect();
+    let source = rig.segment(2000, 2);
+    let output = rig.cp(&source);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(is_running(&mut ls), "ls did not wait for the second page");
+    rig.server().clear_rules();
+    seen.extend(lines.map(Result::unwrap));
+    assert!(wait::for_exit("ls to end", &mut ls).success());
+    let expected = (1..1501).map(|number| wal::segment_name(1, number, SMALL));
+    seen.retain(|name| !name.starts_with('.') && *name != source.name);
+    assert!(seen.iter().cloned().eq(expected), "{} names", seen.len());
+    rig.assert_archived(&source);
+}
+
+/// A listing is complete or an error: whichever page is refused, `ls` fails.
+#[test]
+fn a_page_that_is_refused_fails_ls() {
+    let rig = Rig::s3(&[]);
+    rig.archive(&rig.segment(1, 1));
+    add_segments(&rig, 2..2501);
+    for page in 1..=3 {
+        let denied = Rule::new(Action::error(403, "AccessDenied"));
+        let rule = rig.server().add_rule(denied.operation(Operation::List).nth(page));
+        let ls = rig.user().shell(r#"ls -f "$1""#, &[&rig.mount.wal()]);
+        assert!(!ls.status.success(), "page {page}: {}", ls.stdout.len());
+        assert_eq!(rig.server().remove_rule(rule), 1, "page {page}");
+    }
+    assert_eq!(rig.mount.list().len(), 2500);
 }
