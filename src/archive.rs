@@ -11,8 +11,7 @@
 //!
 //! This room knows no FUSE, no cache and no clock beyond the patience it is handed. Keys are spelled here only.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::codec::Compression;
-use crate::pg::{SegmentSize, SystemId, WalName};
+use crate::pg::{SegmentName, SegmentSize, SystemId, WalName};
 use crate::store::{self, ByteRange, ErrorKind, Key, Patience, PutMode, Store};
 
 mod error;
@@ -96,8 +95,8 @@ pub struct Archive {
     name_turns: turns::NameTurns,
     /// One permit a KiB.
     upload_memory: Arc<Semaphore>,
-    /// Was the last segment that was brought there already? Then another server archives the same, most likely.
-    met_another: AtomicBool,
+    /// The last segment that was not there yet: most likely, those after it are not either.
+    frontier: Mutex<Option<SegmentName>>,
 }
 
 impl Archive {
@@ -127,7 +126,7 @@ impl Archive {
             cluster: OnceLock::new(),
             name_turns: Default::default(),
             upload_memory: Arc::new(Semaphore::new((wal::UPLOAD_MEMORY_BYTES >> 10) as usize)),
-            met_another: AtomicBool::new(false),
+            frontier: Mutex::default(),
         };
         archive.cluster(patience).await?;
         Ok(archive)

@@ -1,11 +1,12 @@
 //! Whether a name is free is asked while the file comes. With the answer not there yet when the file is, its upload
-//! begins all the same, and nothing of it is stored before.
+//! begins all the same, if it comes after one that was free, and nothing of it is stored before.
 
 use std::process::Child;
 use std::time::Duration;
 
-use super::rig::{Rig, Source};
+use super::rig::{Rig, Source, cp_to};
 use crate::common::s3::{Action, Logged, Operation, Rule, RuleId, S3Server};
+use crate::common::user::said;
 use crate::common::wait;
 
 /// Stores with and without conditional writes.
@@ -17,9 +18,9 @@ fn rigs(arguments: &[&str]) -> [Rig; 2] {
     })
 }
 
-/// Ties the archive to its cluster, so that nothing but the look is between a segment and its upload.
-fn tied(rig: &Rig) -> &Rig {
-    rig.archive(&rig.segment(100, 9));
+/// The first segment is archived: nothing but the look is between the next one and its upload.
+fn going_on(rig: &Rig) -> &Rig {
+    rig.archive(&rig.segment(1, 9));
     rig
 }
 
@@ -43,11 +44,29 @@ fn begun(rig: &Rig, source: &Source) -> Child {
     copy
 }
 
+/// Archived through a second mount, about which nothing is counted.
+fn archived_by_another(rig: &Rig, sources: &[&Source]) {
+    let other = rig.second_mount();
+    for source in sources {
+        let copied = cp_to(&other, source).output().expect("run cp");
+        assert!(copied.status.success(), "{}", said(&copied));
+    }
+    rig.server().clear_requests();
+}
+
+/// The look takes longer than the copy.
+fn archives_slowly(rig: &Rig, source: &Source) {
+    let slow = Rule::new(Action::Delay(Duration::from_millis(500))).operation(Operation::Get);
+    let slow = rig.server().add_rule(slow.key(&source.name));
+    rig.archive(source);
+    assert!(rig.server().remove_rule(slow) > 0);
+}
+
 /// W1, W8: the upload of a segment is on its way while the look is, and ends after it.
 #[test]
 fn w1_an_upload_begins_before_the_look_has_ended() {
     for rig in rigs(&[]) {
-        let source = tied(&rig).segment(1, 1);
+        let source = going_on(&rig).segment(2, 1);
         let silence = nothing_is_told_of(&rig, &source);
         let mut copy = begun(&rig, &source);
         assert!(rig.object(&source.name).is_none());
@@ -61,11 +80,9 @@ fn w1_an_upload_begins_before_the_look_has_ended() {
 /// W4: "other content fails with EEXIST and leaves the old object untouched", also where only the look can tell.
 #[test]
 fn w4_an_upload_that_has_begun_replaces_nothing() {
-    for mut rig in rigs(&[]) {
-        let (old, new) = (rig.segment(1, 1), rig.segment(1, 2));
-        rig.archive(&old);
-        rig.mount.restart();
-        rig.server().clear_requests();
+    for rig in rigs(&[]) {
+        let (old, new) = (going_on(&rig).segment(2, 1), rig.segment(2, 2));
+        archived_by_another(&rig, &[&old]);
         let object = rig.object(&old.name);
         let silence = nothing_is_told_of(&rig, &new);
         let mut copy = begun(&rig, &new);
@@ -77,23 +94,30 @@ fn w4_an_upload_that_has_begun_replaces_nothing() {
     }
 }
 
-/// W4: the same again "succeeds without an upload": from the second segment on that was archived already, as where a
-/// standby archives too (`archive_mode=always`), not even the beginning of one.
+/// W4: the same again "succeeds without an upload", as after a crash. Not even the beginning of one.
 #[test]
-fn w4_after_one_that_was_archived_the_look_comes_first() {
-    for mut rig in rigs(&[]) {
-        let sources = [rig.segment(1, 1), rig.segment(2, 2)];
-        sources.iter().for_each(|source| rig.archive(source));
-        rig.mount.restart();
+fn w4_what_this_mount_has_archived_is_looked_for_first() {
+    for rig in rigs(&[]) {
+        going_on(&rig);
+        let again = rig.segment(2, 2);
+        rig.archive(&again);
         rig.server().clear_requests();
+        archives_slowly(&rig, &again);
+        assert_eq!(rig.server().count(is_put), 0);
+    }
+}
+
+/// W4, as where a standby archives too (`archive_mode=always`): one upload at most is begun in vain.
+#[test]
+fn w4_after_one_that_another_has_archived_the_look_comes_first() {
+    for rig in rigs(&[]) {
+        let sources = [going_on(&rig).segment(2, 2), rig.segment(3, 3)];
+        archived_by_another(&rig, &sources.each_ref());
         let silence = nothing_is_told_of(&rig, &sources[0]);
         let mut copy = begun(&rig, &sources[0]);
         rig.server().remove_rule(silence);
         assert!(wait::for_exit("cp to end", &mut copy).success());
-
-        let slow = Rule::new(Action::Delay(Duration::from_millis(500))).operation(Operation::Get);
-        rig.server().add_rule(slow.key(&sources[1].name));
-        rig.archive(&sources[1]);
+        archives_slowly(&rig, &sources[1]);
         assert_eq!(rig.server().count(is_put), 1, "that of the first one");
         assert!(sources.iter().all(|source| rig.uploads(&source.name) == 0));
     }
@@ -103,7 +127,7 @@ fn w4_after_one_that_was_archived_the_look_comes_first() {
 #[test]
 fn w1_no_look_no_success() {
     for rig in rigs(&["--deadline", "2s"]) {
-        let source = tied(&rig).segment(1, 1);
+        let source = going_on(&rig).segment(2, 1);
         let silence = nothing_is_told_of(&rig, &source);
         let mut copy = begun(&rig, &source);
         assert!(!wait::for_exit("cp to end", &mut copy).success());

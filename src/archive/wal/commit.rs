@@ -1,16 +1,17 @@
 //! How a finished file becomes archived: looked for, uploaded or compared, acknowledged.
 //!
 //! The store is asked whether the name is taken while the file still comes. An answer that is not there yet when the
-//! file is complete does not hold up a segment's upload: that begins, and waits with its last byte. A store that judges
-//! races by itself needs no such answer, but what is archived already would be stored once more in vain. Small files
-//! are complete as soon as the question is asked, and nobody waits for them: they are not sent before the answer. Nor are
-//! segments after one that was archived already: two servers archive the same then, and one of them all in vain.
+//! file is complete does not hold up a segment's upload, if its name is most likely free: that begins, and waits with its
+//! last byte. A store that judges races by itself needs no such answer, but what is archived already would be stored once
+//! more in vain.
+//!
+//! Most likely free is a segment after one that was. What PostgreSQL archives again, after a crash, is not; nor is what
+//! another server has archived, which the first of its segments shows.
 
 use std::io;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -101,8 +102,7 @@ impl Archive {
         found: impl Future<Output = Result<Found, Error>>,
         patience: Patience,
     ) -> Result<Committed, Error> {
-        // Where two servers archive, the second one would send every segment in vain.
-        let begins_early = name.has_pages() && !self.met_another.load(Relaxed);
+        let begins_early = self.is_beyond_frontier(name);
         let (grant, leave) = store::leave();
         let mut upload = Box::pin(self.upload(name, &offered, leave, patience));
         let mut found = pin!(found);
@@ -113,8 +113,7 @@ impl Archive {
             // A store may not wait long for the end of a body. What it says before it has all of it does not count.
             _ = &mut upload, if begins_early => (found.await?, true),
         };
-        self.met_another
-            .store(matches!(found, Found::Archived(_)), Relaxed);
+        self.move_frontier(name, &found);
         match found {
             Found::Archived(table) => {
                 drop((grant, upload));
@@ -128,6 +127,22 @@ impl Archive {
                 }
                 upload.await
             }
+        }
+    }
+
+    /// Is this a segment that most likely is not archived yet?
+    fn is_beyond_frontier(&self, name: WalName) -> bool {
+        let frontier = *self.frontier.lock().expect("no panic while held");
+        matches!((name, frontier), (WalName::Segment(name), Some(last)) if name > last)
+    }
+
+    fn move_frontier(&self, name: WalName, found: &Found) {
+        if let WalName::Segment(name) = name {
+            let mut frontier = self.frontier.lock().expect("no panic while held");
+            *frontier = match found {
+                Found::Absent => (*frontier).max(Some(name)),
+                Found::Archived(_) => None,
+            };
         }
     }
 
