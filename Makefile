@@ -3,6 +3,8 @@
 CARGO ?= cargo
 # The tests mount file systems and run servers as user postgres: they run as root, and what cargo builds stays the caller's.
 ROOT_RUNNER := $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg(unix)".runner = "sudo -E"')
+# A test waits for something most of its time: two for each core.
+TEST_THREADS := $(shell echo $$((2 * $$(nproc))))
 SCRIPTS := .ci/needs .ci/postgresql.sh .ci/run .ci/demo $(wildcard mount-helpers/*.sh)
 
 .PHONY: help build demo matrix test check bench bench-all clean
@@ -21,7 +23,7 @@ matrix: ## bring PostgreSQL 17 and 18 beside the system's, for the tests (unpack
 
 test: ## bring what the tests need (once), then run them all, as root or by sudo
 	@.ci/needs test
-	$(CARGO) $(ROOT_RUNNER) test
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$(TEST_THREADS)} $(CARGO) $(ROOT_RUNNER) test
 
 check: ## formatting, clippy, documentation, shell syntax: everything must be clean
 	$(CARGO) fmt --check

@@ -134,7 +134,7 @@ fn wait_for_latest(site: &Site, name: &str) {
 fn w7_completing_ends_when_it_gets_on_no_more_and_not_before() {
     let store = S3Server::start();
     let site = Site::new("completing", |world| {
-        on_s3(&store, world).args(&["--deadline", "2s"])
+        on_s3(&store, world).args(&["--deadline", "4s"])
     });
     store.add_rule(parts().after(8));
     let began = Instant::now();
@@ -146,7 +146,7 @@ fn w7_completing_ends_when_it_gets_on_no_more_and_not_before() {
     assert!(said(&again).contains("Input/output error"), "{}", said(&again));
     assert_eq!(site.latest(), None);
 
-    store.add_rule(parts_with(Action::Delay(Duration::from_secs(1))));
+    store.add_rule(parts_with(Action::Delay(Duration::from_secs(2))));
     let mut rename = nearly_complete(&site, "slow").spawn().expect("run mv");
     // Whoever changes something meanwhile has the deadline, and harms nothing.
     let changed = loop {
