@@ -16,14 +16,25 @@ use crate::pg::WalName;
 pub(super) struct NameTurn {
     /// Held by the one who writes.
     pub(super) turn: tokio::sync::Mutex<()>,
-    /// How many have written, or may have.
+    /// How often somebody began or ended to write.
     written: AtomicU64,
 }
 
+/// Somebody writes, until it is dropped: then the object is there, or may be.
+#[derive(Debug)]
+pub(super) struct Writes<'a>(&'a NameTurn);
+
 impl NameTurn {
-    /// Somebody is about to write: what others have seen before is out of date.
-    pub(super) fn writes(&self) {
+    /// Somebody is about to write: what others have seen before is out of date, and so is what they see until it is done.
+    pub(super) fn writes(&self) -> Writes<'_> {
         self.written.fetch_add(1, Ordering::AcqRel);
+        Writes(self)
+    }
+}
+
+impl Drop for Writes<'_> {
+    fn drop(&mut self) {
+        self.0.written.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -67,7 +78,7 @@ impl Looked {
         Self { found, ..self }
     }
 
-    /// Has nobody in this process written the name since?
+    /// Has nobody in this process written the name since, nor been about it?
     pub(super) fn is_recent(&self) -> bool {
         self.turn.written.load(Ordering::Acquire) == self.written_before
     }

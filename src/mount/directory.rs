@@ -7,7 +7,7 @@ use super::error::Error;
 use super::fs::{Fs, Result, wal_name};
 use super::handles::{Handle, Listing};
 use super::listing::{Listed, WalListing};
-use super::node::{Attributes, Node, OwnFile, ROOT};
+use super::node::{Attributes, Node, OwnFile, ROOT, TreeNode};
 
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +42,10 @@ impl Fs {
                 Listing::Held(basebackups::numbered(entries, LISTING_BASE))
             }
             Node::Tree(at) => Listing::Tree(self.list_in_tree(at).await?),
-            Node::Draft(at) => Listing::Held(basebackups::numbered(self.list_in_draft(at)?, LISTING_BASE)),
+            Node::Draft(at) => {
+                let listed = self.list_in_draft(at)?;
+                Listing::Draft(at, basebackups::numbered(listed, LISTING_BASE))
+            }
             Node::Root | Node::Absent | Node::Own => Listing::Fixed,
             _ => return Err(Error::NotDirectory),
         };
@@ -73,6 +76,11 @@ impl Fs {
             Listing::Held(held) => {
                 entries.extend(held.iter().skip(seen as usize).take(HELD_ENTRIES).cloned())
             }
+            Listing::Draft(at, names) => {
+                let names = names.iter().skip(seen as usize);
+                let named = names.filter_map(|named| self.as_it_is_now(*at, named));
+                entries.extend(named.take(HELD_ENTRIES));
+            }
             Listing::Tree(listing) => {
                 let mut listed = self.listed_in_tree(listing, seen)?;
                 listed
@@ -82,6 +90,16 @@ impl Fs {
             }
         }
         Ok(entries)
+    }
+
+    /// An entry of a draft's directory, unless it has gone since that was opened. The kernel keeps what it is told here of
+    /// a draft: what was true before would be taken for true from now on.
+    fn as_it_is_now(&self, directory: TreeNode, opened: &Entry) -> Option<Entry> {
+        let attributes = self.lookup_in_draft(directory, &opened.name).ok()?;
+        Some(Entry {
+            attributes,
+            ..opened.clone()
+        })
     }
 
     async fn listed_entries(&self, listing: &WalListing, offset: u64) -> Result<Vec<Entry>> {

@@ -14,6 +14,7 @@ use super::basebackups::loaded::Loaded;
 use super::directory::Entry;
 use super::error::Error;
 use super::listing::WalListing;
+use super::node::TreeNode;
 use super::writing::Writing;
 
 /// What is open.
@@ -62,6 +63,8 @@ pub enum Listing {
     Wal(WalListing),
     /// These, made when it was opened.
     Held(Vec<Entry>),
+    /// Of a backup that is being written: those that were in this directory when it was opened.
+    Draft(TreeNode, Vec<Entry>),
     /// Those of a complete backup's directory.
     Tree(TreeListing),
 }

@@ -1,8 +1,11 @@
 //! Write-once: the same again is a success that costs nothing, anything else leaves what is archived as it is.
 
+use std::thread;
+use std::time::Duration;
+
 use super::rig::{Rig, SMALL};
 use crate::common::copiers;
-use crate::common::s3::{Action, Operation, Rule, S3Server};
+use crate::common::s3::{Action, Logged, Operation, Rule, S3Server};
 use crate::common::user::said;
 use crate::common::wait;
 
@@ -183,6 +186,29 @@ fn w4_two_writers_of_one_mount_are_judged_without_conditions() {
         rig.assert_archived(if ended[0] { &one } else { &two });
         assert_eq!(rig.uploads(&one.name), 1);
     }
+}
+
+/// W4 there: a writer whose look is answered while another's upload is under way has seen nothing of it.
+#[test]
+fn w4_a_look_during_an_upload_is_out_of_date_without_conditions() {
+    let server = S3Server::start();
+    server.ignore_conditions(true);
+    let rig = Rig::on_server(server, &[]);
+    rig.archive(&rig.segment(100, 9));
+    let (one, two) = (rig.segment(1, 1), rig.segment(1, 2));
+    let of = |operation| move |request: &Logged| request.operation == operation;
+    let slow = Rule::new(Action::Delay(Duration::from_millis(1500))).operation(Operation::Put);
+    rig.server().add_rule(slow.key(&one.name));
+    rig.server().clear_requests();
+    let mut first = rig.start_cp(&one);
+    rig.server().wait_for(1, of(Operation::Put));
+    rig.server().wait_for(1, of(Operation::Get));
+    thread::sleep(Duration::from_millis(300));
+    let mut second = rig.start_cp(&two);
+    assert!(wait::for_exit("the first cp to end", &mut first).success());
+    assert!(!wait::for_exit("the second cp to end", &mut second).success());
+    rig.assert_archived(&one);
+    assert_eq!(rig.uploads(&one.name), 1);
 }
 
 /// W4: "(... `archive_mode=always` archives twice)": at the same moment.

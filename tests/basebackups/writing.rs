@@ -323,3 +323,35 @@ fn what_is_written_shows_at_once() {
     site.shell(line, &[&directory]);
     site.assert_complete("x");
 }
+
+/// Names and attributes that a listing brings are those of when it is read, not of when its directory was opened: the
+/// kernel would keep old ones, not let go of a name that is gone, and append where the file ended once.
+#[test]
+fn a_listing_brings_nothing_back() {
+    let site = Site::local("brings");
+    let directory = site.backup("x");
+    let program = r#"
+import os, subprocess, sys
+os.mkdir(sys.argv[1])
+os.chdir(sys.argv[1])
+for name in ("changed", "gone", "old", *map(str, range(400))):
+    with open(name, "w") as file:
+        file.write("one")
+opened = os.scandir()
+others = "printf more >>changed && chmod 640 changed && rm gone [0-9]* && mv old new && printf X >last"
+subprocess.check_call(others, shell=True)
+listed = [entry.name for entry in opened]
+assert "changed" in listed, listed
+changed = os.stat("changed")
+assert (changed.st_size, changed.st_mode & 0o777) == (7, 0o640), changed
+assert not os.path.exists("gone") and not os.path.exists("old")
+subprocess.check_call("printf X >>changed && printf again >gone", shell=True)
+assert open("changed").read() == "onemoreX"
+assert open("gone").read() == "again"
+assert sorted(os.listdir()) == ["changed", "gone", "last", "new"], os.listdir()
+"#;
+    let mut python = site.mount.user().command("/usr/bin/python3");
+    let output = python.args(["-c", program]).arg(&directory).output();
+    let output = output.expect("run python3");
+    assert!(output.status.success(), "{}", said(&output));
+}

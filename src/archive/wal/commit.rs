@@ -120,7 +120,7 @@ impl Archive {
                 self.compare(name, &table, offered.hash(), patience).await
             }
             Found::Absent => {
-                turn.writes();
+                let _writes = turn.writes();
                 grant.give();
                 if failed_early {
                     upload.set(self.upload(name, &offered, Leave::given(), patience));
