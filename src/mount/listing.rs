@@ -128,9 +128,11 @@ impl WalListing {
             ..=HELD_BACK => moment(state.waiting_since.get_or_insert_with(Instant::now).elapsed()),
             _ => Duration::ZERO,
         };
-        let next = tokio::time::timeout(wait, self.page(state, number + 1)).await;
-        match next {
-            Ok(next) => next.map(|_| left),
+        match tokio::time::timeout(wait, self.page(state, number + 1)).await {
+            Ok(next) => {
+                state.waiting_since = None;
+                next.map(|_| left)
+            }
             Err(_) => Ok(left.saturating_sub(HELD_BACK).max(1)),
         }
     }

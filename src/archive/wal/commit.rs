@@ -186,6 +186,10 @@ impl Archive {
         patience: Patience,
     ) -> Result<Committed, Error> {
         let key = self.wal_key(name);
+        // What is sent in parts takes all the memory: nobody shall wait for it who need not.
+        if !is_single_put(&**offered) && !leave.clone().is_given().await {
+            return Err(store::Error::withdrawn(format!("{}/{key}", self.place())).into());
+        }
         let kib = offered.upload_bytes().div_ceil(1 << 10) as u32;
         let _memory = self.upload_memory.acquire_many(kib).await.expect("never closed");
         let mode = put_mode(self.store_judges(&**offered));
@@ -196,9 +200,6 @@ impl Archive {
                 .map_err(|error| staging(name, &error))?;
             self.store.put_with_leave(&key, body, mode, leave, patience).await
         } else {
-            if !leave.is_given().await {
-                return Err(store::Error::withdrawn(format!("{}/{key}", self.place())).into());
-            }
             let source = offered.clone();
             let parts = stream::iter(part_ranges(offered.stored_bytes())).then(move |range| {
                 let source = source.clone();
