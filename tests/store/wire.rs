@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 
 use walfs::store::Options;
 
@@ -11,30 +12,25 @@ use super::*;
 const EMPTY_LISTING: &str = "<ListBucketResult><Name>b</Name><Prefix/><KeyCount>0</KeyCount><MaxKeys>1</MaxKeys>\
                              <IsTruncated>false</IsTruncated></ListBucketResult>";
 
-/// Answers one request; its head in lower case, and its body.
-fn serve(stream: &mut BufReader<TcpStream>, answer: &str) -> (String, Vec<u8>) {
-    serve_telling(stream, answer, || {})
-}
+const STORED: &str = "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: 0\r\n\r\n";
 
-/// As [`serve`]; tells when all of the body but its last byte is there.
-fn serve_telling(
-    stream: &mut BufReader<TcpStream>,
-    answer: &str,
-    nearly_whole: impl FnOnce(),
-) -> (String, Vec<u8>) {
+type Request = (String, Vec<u8>);
+
+/// Reads one request; its head in lower case, and its body. `None`: the connection is closed. Tells when all of the body
+/// but its last byte is there.
+fn receive(stream: &mut BufReader<TcpStream>, nearly_whole: &dyn Fn()) -> Option<Request> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
-        assert_ne!(stream.read_line(&mut head).unwrap(), 0, "closed after {head:?}");
+        stream.read_line(&mut head).ok().filter(|&bytes| bytes > 0)?;
     }
     let head = head.to_ascii_lowercase();
     let mut body = vec![0; header(&head, "content-length").map_or(0, |length| length.parse().unwrap())];
     if let Some((last, first)) = body.split_last_mut() {
-        stream.read_exact(first).unwrap();
+        stream.read_exact(first).ok()?;
         nearly_whole();
-        stream.read_exact(std::slice::from_mut(last)).unwrap();
+        stream.read_exact(std::slice::from_mut(last)).ok()?;
     }
-    stream.get_mut().write_all(answer.as_bytes()).unwrap();
-    (head, body)
+    Some((head, body))
 }
 
 fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
@@ -42,21 +38,36 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
 }
 
-/// A server that lets the store be opened, then gives `times` more requests of the same connection the same answer.
-/// Ends with the last of these.
-fn server(answer: &'static str, times: usize) -> (String, JoinHandle<(String, Vec<u8>)>) {
+/// A server that lets the store be opened, on as many connections as it likes, and gives each put the same answer.
+/// What these have sent comes out of the channel.
+fn server(
+    answer: &'static str,
+    nearly_whole: impl Fn() + Send + Sync + 'static,
+) -> (String, Receiver<Request>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let served = std::thread::spawn(move || {
-        let mut stream = BufReader::new(listener.accept().unwrap().0);
-        let length = EMPTY_LISTING.len();
-        serve(
-            &mut stream,
-            &format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{EMPTY_LISTING}"),
-        );
-        (0..times).map(|_| serve(&mut stream, answer)).last().unwrap()
+    let (sender, puts) = channel();
+    let nearly_whole = Arc::new(nearly_whole);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, sender) = (BufReader::new(stream.unwrap()), sender.clone());
+            let nearly_whole = Arc::clone(&nearly_whole);
+            std::thread::spawn(move || {
+                let length = EMPTY_LISTING.len();
+                let listing = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{EMPTY_LISTING}");
+                while let Some(request) = receive(&mut stream, &*nearly_whole) {
+                    let is_put = request.0.starts_with("put");
+                    // Before the answer: whoever has that finds the request. Nobody listens when the test is over.
+                    let _ = is_put.then(|| sender.send(request));
+                    let answer = if is_put { answer } else { &listing };
+                    if stream.get_mut().write_all(answer.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
     });
-    (endpoint, served)
+    (endpoint, puts)
 }
 
 async fn open_at(endpoint: String, scratch: &tempfile::TempDir) -> Store {
@@ -81,10 +92,10 @@ async fn open_at(endpoint: String, scratch: &tempfile::TempDir) -> Store {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_put_sends_checksum_algorithm_and_condition() {
     let scratch = tempfile::tempdir().unwrap();
-    let (endpoint, served) = server("HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: 0\r\n\r\n", 1);
+    let (endpoint, puts) = server(STORED, || {});
     let store = open_at(endpoint, &scratch).await;
     put(&store, "wal/x", "123456789").await.unwrap();
-    let (head, body) = served.join().unwrap();
+    let (head, body) = puts.try_recv().unwrap();
     assert_eq!(body, b"123456789");
     assert!(head.starts_with("put /b/p/wal/x"), "{head}");
     assert_eq!(header(&head, "x-amz-checksum-crc32c"), Some("4wasgw=="), "{head}");
@@ -104,22 +115,18 @@ async fn a_put_sends_checksum_algorithm_and_condition() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_put_that_waits_for_leave_is_on_its_way() {
     let scratch = tempfile::tempdir().unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let (grant, leave) = leave();
-    let served = std::thread::spawn(move || {
-        let mut stream = BufReader::new(listener.accept().unwrap().0);
-        let length = EMPTY_LISTING.len();
-        let listing = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{EMPTY_LISTING}");
-        serve(&mut stream, &listing);
-        let answer = "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: 0\r\n\r\n";
-        serve_telling(&mut stream, answer, || grant.give())
+    let grant = Mutex::new(Some(grant));
+    let (endpoint, puts) = server(STORED, move || {
+        if let Some(grant) = grant.lock().unwrap().take() {
+            grant.give();
+        }
     });
     let store = open_at(endpoint, &scratch).await;
     let (key, body) = (key("wal/x"), content(3_000_000));
     let put = store.put_with_leave(&key, body.clone(), PutMode::IfAbsent, leave, soon());
     put.await.unwrap();
-    let (head, received) = served.join().unwrap();
+    let (head, received) = puts.try_recv().unwrap();
     assert_eq!(received, body);
     assert_eq!(header(&head, "content-length"), Some("3000000"), "{head}");
     assert!(header(&head, "x-amz-checksum-crc32c").is_some(), "{head}");
@@ -138,11 +145,11 @@ async fn a_checksum_that_comes_back_is_compared() {
     let scratch = tempfile::tempdir().unwrap();
     let answer =
         "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nx-amz-checksum-crc32c: AAAAAA==\r\nContent-Length: 0\r\n\r\n";
-    let (endpoint, served) = server(answer, 3);
+    let (endpoint, puts) = server(answer, || {});
     let store = open_at(endpoint, &scratch).await;
     assert_eq!(
         kind(put(&store, "x", "123456789").await),
         Some(ErrorKind::Damaged)
     );
-    served.join().unwrap();
+    assert_eq!(puts.try_iter().count(), 3, "attempts");
 }
