@@ -230,3 +230,72 @@ fn part_ranges(bytes: u64) -> impl Iterator<Item = Range<u64>> {
 fn staging(name: WalName, error: &io::Error) -> Error {
     Error::staging(name, error)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::archive::Options;
+    use crate::store::Location;
+
+    /// So many zeros, whatever they stand for.
+    struct Zeros(u64);
+
+    #[async_trait]
+    impl Offered for Zeros {
+        fn hash(&self) -> ContentHash {
+            ContentHash::of(b"")
+        }
+
+        fn stored_bytes(&self) -> u64 {
+            self.0
+        }
+
+        async fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+            Ok(vec![0; (range.end - range.start) as usize].into())
+        }
+    }
+
+    /// S4: "one slow request never blocks another". An object that takes all the memory for uploads takes it when it may
+    /// be sent, not while its name is being looked for.
+    #[tokio::test]
+    async fn s4_a_large_object_whose_look_is_out_holds_up_nobody() {
+        let place = tempfile::tempdir().unwrap();
+        let location = Location::Dir(place.path().to_owned());
+        let store = store::open(&location, &store::Options::default()).await.unwrap();
+        let options = Options {
+            create: true,
+            ..Options::default()
+        };
+        let patience = Patience::for_at_most(Duration::from_secs(45));
+        let archive = Archive::open(store, &options, patience).await.unwrap();
+        let commit = |number: u32, bytes| {
+            let name = format!("0000000100000000{number:08X}").parse().unwrap();
+            let object: Arc<dyn Offered> = Arc::new(Zeros(bytes));
+            (name, object)
+        };
+        let (first, small) = commit(1, 10);
+        let stored = archive
+            .commit_wal(first, small, None, ready(None), patience)
+            .await;
+        assert_eq!(stored.unwrap(), Committed::Stored);
+        let (large_name, large) = commit(2, SINGLE_PUT_BYTES + 1);
+        let (other_name, other) = commit(3, 10);
+        let stuck = archive.commit_wal(large_name, large, None, pending(), patience);
+        let other = async {
+            // After the first one has come as far as it gets.
+            tokio::task::yield_now().await;
+            archive
+                .commit_wal(other_name, other, None, ready(None), patience)
+                .await
+        };
+        tokio::select! {
+            biased;
+            stuck = stuck => panic!("nothing has been said of it: {stuck:?}"),
+            stored = other => assert_eq!(stored.unwrap(), Committed::Stored),
+            () = tokio::time::sleep(Duration::from_secs(20)) => panic!("it waits for memory"),
+        }
+    }
+}
