@@ -9,11 +9,14 @@
 use std::future::ready;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
+use futures::future::{Either, select};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::archive::wal::{Offered, UploadSpace};
@@ -69,8 +72,13 @@ impl Runway {
         let packer = self.packers.acquire().await.expect("never closed");
         let patience = Patience::for_at_most(self.deadline);
         let wal_name = WalName::Segment(name);
-        let looking = self.archive.look_before(wal_name, patience);
-        let (packed, looked) = tokio::join!(self.read(pg_wal.clone(), name, patience), looking);
+        let looking = pin!(self.archive.look_before(wal_name, patience).map(Result::ok));
+        let reading = pin!(self.read(pg_wal.clone(), name, patience));
+        // Both at once, but no packer waits for the store's answer.
+        let (packed, looking) = match select(reading, looking).await {
+            Either::Left((packed, looking)) => (packed, Either::Left(looking)),
+            Either::Right((looked, reading)) => (reading.await, Either::Right(ready(looked))),
+        };
         drop(packer);
         let Some((header, object)) = packed? else {
             return Ok(None);
@@ -78,13 +86,7 @@ impl Runway {
         let object = object.within(room, space);
         let (hash, began) = (object.hash, Instant::now());
         self.archive
-            .commit_wal(
-                wal_name,
-                Arc::new(object),
-                Some(&header),
-                ready(looked.ok()),
-                patience,
-            )
+            .commit_wal(wal_name, Arc::new(object), Some(&header), looking, patience)
             .await?;
         let took = began.elapsed();
         Ok(Some(Arrived { hash, took }))
