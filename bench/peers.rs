@@ -11,7 +11,7 @@
 //! both are named. Ctrl-C cleans up.
 //!
 //! `WALFS_BENCH_ONLY=push,fetch` leaves sections out (push, backlog, fetch, missing, backup; `report`: measure nothing,
-//! draw what the file has), `WALFS_BENCH_ROUNDS` is how often (3), `WALFS_BENCH_SEGMENTS` the segments of a batch (8),
+//! draw what the file has), `WALFS_BENCH_TOOLS=walfs,floor` tools whose names begin otherwise, `WALFS_BENCH_ROUNDS` is how often (3), `WALFS_BENCH_SEGMENTS` the segments of a batch (8),
 //! `WALFS_BENCH_SCALE` pgbench's scale (100), `WALFS_BENCH_SVG` where to draw.
 #![allow(
     clippy::print_stdout,
@@ -84,6 +84,9 @@ pub const PLACES: [Place; 3] = [
 /// Chooses sections.
 const ONLY: &str = "WALFS_BENCH_ONLY";
 
+/// Chooses tools.
+const TOOLS: &str = "WALFS_BENCH_TOOLS";
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
@@ -132,6 +135,13 @@ fn measure_all(file: &Path) {
     if chosen(&[Section::Backup, Section::Restore, Section::Answer]) {
         base::run(&world, scale, rounds, &mut log);
     }
+}
+
+/// Whether a tool was asked for, by the beginning of its name.
+pub fn is_asked_for(row: &contender::Row) -> bool {
+    std::env::var(TOOLS).map_or(true, |tools| {
+        tools.split(',').any(|tool| row.name.starts_with(tool.trim()))
+    })
 }
 
 /// Whether a section was asked for.

@@ -8,6 +8,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod files;
+pub mod host;
 pub mod interrupt;
 pub mod lag;
 pub mod line;

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use crate::common::user::User;
 use crate::common::world::World;
 use crate::contender::{Failure, Row, Section, Setup, WalTool};
-use crate::is_chosen;
+use crate::measure::host;
 use crate::measure::meter::{self, Others};
 use crate::results::Log;
 use crate::rows::ROWS;
 use crate::scene::segments::Source;
 use crate::scene::site::{Place, Site};
+use crate::{is_asked_for, is_chosen};
 
 /// Names that no archive here has, one for each time that is asked.
 const MISSING: [&str; 4] = [
@@ -20,6 +21,9 @@ const MISSING: [&str; 4] = [
     "0000000100000FFF00000002",
     "0000000100000FFF00000003",
 ];
+
+/// Memory for each segment: of the file itself, of what is stored, and of the tool.
+const SPARE_MIB: usize = 64;
 
 /// What a tool finds when it is set up for WAL.
 #[derive(Debug)]
@@ -56,7 +60,7 @@ impl<'a> Sections<'a> {
         let mut players = Vec::new();
         for (number, row) in ROWS.iter().enumerate() {
             let Setup::Wal(set_up) = row.tool else { continue };
-            if !(row.plays_in)(place) || !row.is_installed() {
+            if !(row.plays_in)(place) || !row.is_installed() || !is_asked_for(row) {
                 continue;
             }
             let name = format!("wal-{number}");
@@ -147,6 +151,7 @@ impl Player {
         let files: Vec<PathBuf> = segments.iter().map(|segment| self.write(segment)).collect();
         let before = self.site.stored_bytes();
         let others = self.others();
+        host::bring(SPARE_MIB * segments.len());
         let (mut cost, outcome) = meter::measure(&others, || {
             files.iter().try_for_each(|file| {
                 self.tool.push(file)?;
@@ -181,6 +186,7 @@ impl Player {
         self.tool.restart();
         let others = self.others();
         let to = |segment: &Path| self.data.join(format!("pg_wal/RECOVERY-{}", name_of(segment)));
+        host::bring(SPARE_MIB * segments.len());
         let (cost, outcome) = meter::measure(&others, || {
             segments
                 .iter()
