@@ -23,7 +23,7 @@ pub use compression::{Compression, CompressionError};
 pub use damage::Damage;
 pub use format::{MAX_PLAIN_BYTES, frames_of, trailer_bytes};
 pub use frame::{plain_bytes_uncompressed, stored_bytes_uncompressed};
-pub use hash::{ContentHash, HashTextError};
+pub use hash::{ContentHash, HashTextError, PieceHash};
 pub use pack::{FrameSummary, Packed, Sealed, pack, seal};
 pub use table::{SeekTable, Tail};
 

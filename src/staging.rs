@@ -17,11 +17,12 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::codec::{self, Compression, FRAME_BYTES, Packed};
+use crate::codec::{self, Compression, ContentHash, FRAME_BYTES, Packed, PieceHash};
 
 mod chunk;
 pub mod coverage;
 pub mod forerunner;
+mod hashed;
 pub mod part;
 mod sealed;
 mod spill;
@@ -30,6 +31,7 @@ pub mod wal;
 
 use chunk::{Chunk, Chunks};
 use coverage::Coverage;
+use hashed::Hashed;
 pub use sealed::Sealed;
 use spill::{Kept, Space, Spill};
 
@@ -101,6 +103,7 @@ impl Staging {
             coverage: Coverage::default(),
             spill: Arc::new(Mutex::new(Spill::new(self.0.space.clone()))),
             chunks_from: None,
+            compared: false,
         }
     }
 
@@ -126,6 +129,8 @@ pub struct Draft {
     spill: Arc<Mutex<Spill>>,
     /// Sum up each frame as a chunk of a tree's file, the first one from this byte on?
     chunks_from: Option<usize>,
+    /// Is its content most likely archived already? Then frames are hashed, and packed only if they must be.
+    compared: bool,
 }
 
 /// One frame's worth of content, in whatever state it is.
@@ -139,6 +144,10 @@ enum Slot {
     Packing(JoinHandle<io::Result<Kept>>),
     /// Packed.
     Kept(Kept),
+    /// Being hashed on another thread.
+    Hashing(JoinHandle<Hashed>),
+    /// Hashed, as it came.
+    Hashed(Hashed),
     /// Lost: it could not be packed or kept. Said again to whoever asks for it, until the file is begun anew.
     Lost(io::ErrorKind, String),
 }
@@ -148,6 +157,42 @@ impl Draft {
     pub fn with_chunks(mut self, skipped: usize) -> Self {
         self.chunks_from = Some(skipped);
         self
+    }
+
+    /// Only hashes what comes, until somebody wants it sealed.
+    fn compared(mut self) -> Self {
+        self.compared = true;
+        self
+    }
+
+    /// Hash of the whole content.
+    ///
+    /// # Errors
+    /// As [`Draft::write`].
+    async fn hash(&mut self) -> io::Result<ContentHash> {
+        self.pack_all().await?;
+        let mut pieces = Vec::with_capacity(self.frames.len());
+        for index in 0..self.frames.len() {
+            pieces.push(self.piece_hash(index).await?);
+        }
+        Ok(PieceHash::whole(&pieces))
+    }
+
+    async fn piece_hash(&mut self, index: usize) -> io::Result<PieceHash> {
+        self.arrive(index).await;
+        let bytes = self.frame_bytes(index);
+        let known = match &self.frames[index] {
+            Slot::Hashed(hashed) if hashed.plain.len() == bytes => Some(hashed.hash),
+            Slot::Kept(kept) if kept.summary.plain_bytes() as usize == bytes => Some(kept.summary.hash()),
+            _ => None,
+        };
+        match known {
+            Some(hash) => Ok(hash),
+            None => Ok(PieceHash::of(
+                index as u64,
+                &self.open_frame(index).await?[..bytes],
+            )),
+        }
     }
 
     /// Packs everything, and gives the chunks of a draft made [`Draft::with_chunks`]: of all bytes, each once.
@@ -266,19 +311,31 @@ impl Draft {
 
     /// Every frame up to the file's end, packed.
     async fn keep_all(&mut self) -> io::Result<Vec<Kept>> {
+        self.compared = false;
+        self.pack_all().await?;
+        let mut kept = Vec::with_capacity(self.frames.len());
+        for index in 0..self.frames.len() {
+            kept.push(self.kept_whole(index).await?);
+        }
+        Ok(kept)
+    }
+
+    /// Starts packing, or hashing, every frame up to the file's end.
+    async fn pack_all(&mut self) -> io::Result<()> {
         let frames = self.bytes.div_ceil(FRAME) as usize;
         self.frames.resize_with(frames, || Slot::Hole);
         for index in 0..frames {
-            if matches!(self.frames[index], Slot::Hole) {
+            let plain = match self.frames[index] {
+                Slot::Hole => true,
+                Slot::Hashing(_) | Slot::Hashed(_) => !self.compared,
+                _ => false,
+            };
+            if plain {
                 self.open_frame(index).await?;
             }
             self.pack(index).await?;
         }
-        let mut kept = Vec::with_capacity(frames);
-        for index in 0..frames {
-            kept.push(self.kept_whole(index).await?);
-        }
-        Ok(kept)
+        Ok(())
     }
 
     fn slot(&mut self, index: usize) -> &mut Slot {
@@ -290,10 +347,17 @@ impl Draft {
 
     /// The frame's plain bytes, for writing.
     async fn open_frame(&mut self, index: usize) -> io::Result<&mut Vec<u8>> {
-        match self.slot(index) {
+        self.slot(index);
+        self.arrive(index).await;
+        match &mut self.frames[index] {
             Slot::Open(_) => {}
             Slot::Hole => self.frames[index] = Slot::Open(vec![0; FRAME_BYTES]),
-            Slot::Packing(_) | Slot::Kept(_) | Slot::Lost(..) => {
+            Slot::Hashed(hashed) => {
+                let mut plain = std::mem::take(&mut hashed.plain);
+                plain.resize(FRAME_BYTES, 0);
+                self.frames[index] = Slot::Open(plain);
+            }
+            Slot::Packing(_) | Slot::Hashing(_) | Slot::Kept(_) | Slot::Lost(..) => {
                 let kept = self.kept(index).await?;
                 let stored = self.fetch(&kept)?;
                 let mut plain = Packed {
@@ -312,7 +376,7 @@ impl Draft {
         }
     }
 
-    /// Starts packing a frame that is open, up to the file's end.
+    /// Starts packing a frame that is open, up to the file's end; or hashing it, if that will do and there is room.
     async fn pack(&mut self, index: usize) -> io::Result<()> {
         if !matches!(self.frames[index], Slot::Open(_)) {
             return Ok(());
@@ -328,6 +392,13 @@ impl Draft {
             unreachable!("checked above");
         };
         plain.truncate(self.frame_bytes(index));
+        let room = self
+            .compared
+            .then(|| hashed::room(&self.shared.memory, plain.len()));
+        if let Some(room) = room.flatten() {
+            self.frames[index] = Slot::Hashing(hashed::hash(index as u64, plain, room));
+            return Ok(());
+        }
         let (compression, shared, spill) = (self.compression, self.shared.clone(), self.spill.clone());
         let skipped = if index == 0 {
             self.chunks_from
@@ -359,14 +430,25 @@ impl Draft {
         self.kept(index).await
     }
 
-    async fn kept(&mut self, index: usize) -> io::Result<Kept> {
-        if let Slot::Packing(packing) = &mut self.frames[index] {
-            // A task that has ended must not be waited for again: it would panic.
-            self.frames[index] = match packing.await.map_err(io::Error::other).flatten() {
+    /// Waits for the thread that packs or hashes a frame.
+    async fn arrive(&mut self, index: usize) {
+        let lost = |error: io::Error| Slot::Lost(error.kind(), error.to_string());
+        // A task that has ended must not be waited for again: it would panic.
+        self.frames[index] = match &mut self.frames[index] {
+            Slot::Packing(packing) => match packing.await.map_err(io::Error::other).flatten() {
                 Ok(kept) => Slot::Kept(kept),
-                Err(error) => Slot::Lost(error.kind(), error.to_string()),
-            };
-        }
+                Err(error) => lost(error),
+            },
+            Slot::Hashing(hashing) => match hashing.await {
+                Ok(hashed) => Slot::Hashed(hashed),
+                Err(error) => lost(io::Error::other(error)),
+            },
+            _ => return,
+        };
+    }
+
+    async fn kept(&mut self, index: usize) -> io::Result<Kept> {
+        self.arrive(index).await;
         match &self.frames[index] {
             Slot::Kept(kept) => Ok(kept.clone()),
             Slot::Lost(kind, reason) => Err(io::Error::new(*kind, reason.clone())),

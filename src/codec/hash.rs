@@ -76,6 +76,42 @@ pub(super) fn node_and_alone(index: u64, piece: &[u8]) -> (ChainingValue, Option
     (hasher.finalize_non_root(), alone)
 }
 
+/// What a piece adds to the hash of its content: enough to compare contents, nothing to store them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PieceHash {
+    pub(super) node: ChainingValue,
+    /// Of piece 0: the content hash, should there be no other piece.
+    pub(super) alone: Option<ContentHash>,
+}
+
+impl PieceHash {
+    /// Of the piece that starts at plain offset `index * FRAME_BYTES`.
+    pub fn of(index: u64, piece: &[u8]) -> Self {
+        let (node, alone) = node_and_alone(index, piece);
+        Self { node, alone }
+    }
+
+    /// The hash of the content whose pieces these are, all of them and in order.
+    pub fn whole(pieces: &[Self]) -> ContentHash {
+        match pieces {
+            [
+                Self {
+                    alone: Some(hash), ..
+                },
+            ] => *hash,
+            _ => root(&pieces.iter().map(Self::entry).collect::<Vec<_>>()),
+        }
+    }
+
+    fn entry(&self) -> Entry {
+        Entry {
+            stored_bytes: 0,
+            crc32c: 0,
+            value: self.node,
+        }
+    }
+}
+
 /// The value that the table holds for a frame: its node, or the content hash if it is `alone`.
 pub(super) fn table_value(index: u64, alone: bool, piece: &[u8]) -> ChainingValue {
     match node_and_alone(index, piece) {
@@ -149,6 +185,16 @@ mod tests {
                         value: table_value(index, false, piece),
                     })
                     .collect();
+                let pieces: Vec<_> = plain
+                    .chunks(FRAME_BYTES)
+                    .zip(0..)
+                    .map(|(piece, index)| PieceHash::of(index, piece))
+                    .collect();
+                assert_eq!(PieceHash::whole(&pieces), ContentHash::of(plain));
+                assert_eq!(
+                    PieceHash::whole(&pieces[..1]),
+                    ContentHash::of(&plain[..FRAME_BYTES])
+                );
                 assert_eq!(
                     root(&entries),
                     ContentHash::of(plain),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::format::{ENTRY_BYTES, Entry, Footer, HEADER_BYTES, header, trailer_bytes};
 use super::frame::{self, Container, Expected};
-use super::{Compression, ContentHash, Damage, FRAME_BYTES, MAX_PLAIN_BYTES, hash};
+use super::{Compression, ContentHash, Damage, FRAME_BYTES, MAX_PLAIN_BYTES, PieceHash, hash};
 
 /// A frame ready to be stored. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -82,6 +82,14 @@ impl FrameSummary {
             entry: &self.entry,
         };
         expected.unpack(stored, plain)
+    }
+
+    /// What its piece adds to the content's hash.
+    pub const fn hash(&self) -> PieceHash {
+        PieceHash {
+            node: self.entry.value,
+            alone: self.alone,
+        }
     }
 
     /// The entry it gets in a table of so many frames.

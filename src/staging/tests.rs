@@ -65,3 +65,53 @@ async fn what_is_written_is_what_is_stored() {
         assert!(stored(&mut draft).await == model, "seed {seed}");
     }
 }
+
+/// The same writes, and cuts, into a draft that is only hashed at first: with room for all its frames, for some, for none.
+#[tokio::test]
+async fn what_is_compared_has_the_hash_of_what_is_written_and_can_still_be_stored() {
+    for seed in 0..12 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let staging = staging([64 << 20, 5 * FRAME_BYTES, 0][seed as usize % 3]);
+        let (mut draft, mut model) = (staging.draft().compared(), Vec::new());
+        let mut writes = WRITES;
+        random.shuffle(&mut writes);
+        for (offset, bytes) in writes {
+            let data: Vec<u8> = std::iter::repeat_with(|| random.u8(..4)).take(bytes).collect();
+            let (start, end) = (offset as usize, offset as usize + bytes);
+            model.resize(model.len().max(end), 0);
+            model[start..end].copy_from_slice(&data);
+            draft.write(offset, &data).await.unwrap();
+            if random.u8(..3) == 0 {
+                let cut = random.usize(..model.len());
+                model.truncate(cut);
+                draft.truncate(cut as u64).await.unwrap();
+            }
+            if random.bool() {
+                let hash = draft.hash().await.unwrap();
+                assert_eq!(hash, ContentHash::of(&model), "seed {seed}: on the way");
+            }
+        }
+        assert_eq!(
+            draft.hash().await.unwrap(),
+            ContentHash::of(&model),
+            "seed {seed}"
+        );
+        let read = draft.read(0, model.len()).await.unwrap();
+        assert!(read == model, "seed {seed}: read back");
+        assert!(stored(&mut draft).await == model, "seed {seed}: stored after all");
+    }
+}
+
+/// What is only hashed is counted as what is packed is: all drafts together stay within their memory.
+#[tokio::test]
+async fn what_is_compared_takes_no_more_memory_than_there_is() {
+    let staging = staging(4 * FRAME_BYTES);
+    let mut draft = staging.draft().compared();
+    draft.write(0, &vec![7; 10 * FRAME_BYTES]).await.unwrap();
+    draft.hash().await.unwrap();
+    let hashed = draft.frames.iter().filter(|slot| matches!(slot, Slot::Hashed(_)));
+    assert_eq!(hashed.count(), 4);
+    assert_eq!(staging.0.memory.available_permits(), 0);
+    drop(draft);
+    assert_eq!(staging.0.memory.available_permits(), 4 * FRAME_BYTES >> 10);
+}

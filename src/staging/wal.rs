@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use crate::archive::wal::{Committed, Looked, Offered};
+use crate::archive::wal::{Committed, Looked};
 use crate::archive::{Archive, Error};
 use crate::codec::Compression;
 use crate::pg::{HeaderError, PageHeader, WalName, backup_history, history};
@@ -102,7 +102,7 @@ impl WalDraft {
     pub fn following(mut self, forerunner: Forerunner, staging: &Staging) -> Self {
         if self.draft.bytes() == 0 {
             // The hash is all that is needed of it, most likely.
-            self.draft = staging.draft_with(Compression::None);
+            self.draft = staging.draft().compared();
         }
         self.forerunner = Some(forerunner);
         self
@@ -451,14 +451,17 @@ impl WalDraft {
     }
 
     async fn commit_with(&mut self, patience: Patience) -> Result<Committed, Error> {
-        let mut sealed = self.seal().await?;
         if let Some(forerunner) = self.forerunner.take() {
-            if forerunner.stored().await == Some(sealed.hash()) {
+            let hash = self
+                .draft
+                .hash()
+                .await
+                .map_err(|error| self.staging_error(&error))?;
+            if forerunner.stored().await == Some(hash) {
                 return Ok(Committed::Stored);
             }
-            self.repack(self.archive.compression()).await?;
-            sealed = self.seal().await?;
         }
+        let sealed = self.seal().await?;
         let look = self.look.take();
         let looking = async { (&mut look?.0).await.ok().flatten() };
         self.archive
@@ -475,11 +478,6 @@ impl WalDraft {
     async fn seal(&mut self) -> Result<Sealed, Error> {
         let sealed = self.draft.seal().await;
         sealed.map_err(|error| self.staging_error(&error))
-    }
-
-    async fn repack(&mut self, compression: Compression) -> Result<(), Error> {
-        let repacked = self.draft.repack(compression).await;
-        repacked.map_err(|error| self.staging_error(&error))
     }
 
     fn patience(&self) -> Patience {
