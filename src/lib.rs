@@ -22,6 +22,7 @@
 
 pub mod ahead;
 pub mod archive;
+mod buffers;
 pub mod cache;
 pub mod cli;
 pub mod codec;

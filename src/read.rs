@@ -24,7 +24,6 @@ use crate::pg::WalName;
 use crate::store::Patience;
 
 mod ahead;
-mod buffers;
 mod fetcher;
 pub mod part;
 mod space;

@@ -17,7 +17,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::codec::{self, Compression, ContentHash, FRAME_BYTES, Packed, PieceHash};
+use crate::buffers::Buffers;
+use crate::codec::{self, Compression, ContentHash, FRAME_BYTES, PieceHash};
 
 mod chunk;
 pub mod coverage;
@@ -25,6 +26,7 @@ pub mod forerunner;
 mod hashed;
 pub mod part;
 mod sealed;
+mod spare;
 mod spill;
 pub mod tree;
 pub mod wal;
@@ -33,12 +35,16 @@ use chunk::{Chunk, Chunks};
 use coverage::Coverage;
 use hashed::Hashed;
 pub use sealed::Sealed;
+use spare::{Frame, Spare};
 use spill::{Kept, Space, Spill};
 
 const FRAME: u64 = FRAME_BYTES as u64;
 
 /// Plain frames one draft keeps open; more are packed, oldest first. Copiers need one, `pg_receivewal` two.
 const OPEN_FRAMES: usize = 4;
+
+/// Blocks of memory kept for objects of the next uploads.
+const OBJECTS: usize = 2;
 
 /// Where drafts keep what they hold.
 #[derive(Debug, Clone)]
@@ -73,6 +79,10 @@ struct Shared {
     memory: Arc<Semaphore>,
     space: Arc<Space>,
     packers: Arc<Semaphore>,
+    /// Of objects put together for their upload.
+    objects: Buffers,
+    /// Of plain frames.
+    spare: Arc<Spare>,
 }
 
 impl Staging {
@@ -85,6 +95,8 @@ impl Staging {
             memory: Arc::new(Semaphore::new(options.memory_bytes >> 10)),
             space: Arc::new(Space::new(options.space_bytes)),
             packers: Arc::new(Semaphore::new(cores + 1)),
+            objects: Buffers::new(OBJECTS),
+            spare: Spare::of(options.memory_bytes / FRAME_BYTES),
         }))
     }
 
@@ -139,7 +151,7 @@ enum Slot {
     /// Never written: zeros.
     Hole,
     /// Plain, `FRAME_BYTES` long whatever the file's length, zeros where nothing was written.
-    Open(Vec<u8>),
+    Open(Frame),
     /// Being packed on another thread.
     Packing(JoinHandle<io::Result<Kept>>),
     /// Packed.
@@ -230,7 +242,7 @@ impl Draft {
             let piece = &data[from..from + take];
             if take == FRAME_BYTES && matches!(self.slot(index), Slot::Hole) {
                 // As every frame of a copier's: no need to make zeros first.
-                *self.slot(index) = Slot::Open(piece.to_vec());
+                *self.slot(index) = Slot::Open(self.shared.spare.frame_of(piece));
             } else {
                 self.open_frame(index).await?[within..within + take].copy_from_slice(piece);
             }
@@ -306,7 +318,8 @@ impl Draft {
     pub async fn seal(&mut self) -> io::Result<Sealed> {
         let kept = self.keep_all().await?;
         let sealed = codec::seal(self.compression, kept.iter().map(|frame| frame.summary));
-        Ok(Sealed::new(kept, sealed, self.spill.clone()))
+        let buffers = self.shared.objects.clone();
+        Ok(Sealed::new(kept, sealed, self.spill.clone(), buffers))
     }
 
     /// Every frame up to the file's end, packed.
@@ -346,27 +359,28 @@ impl Draft {
     }
 
     /// The frame's plain bytes, for writing.
-    async fn open_frame(&mut self, index: usize) -> io::Result<&mut Vec<u8>> {
+    async fn open_frame(&mut self, index: usize) -> io::Result<&mut Frame> {
         self.slot(index);
         self.arrive(index).await;
         match &mut self.frames[index] {
             Slot::Open(_) => {}
-            Slot::Hole => self.frames[index] = Slot::Open(vec![0; FRAME_BYTES]),
-            Slot::Hashed(hashed) => {
-                let mut plain = std::mem::take(&mut hashed.plain);
+            Slot::Hole => self.frames[index] = Slot::Open(self.shared.spare.zeros()),
+            Slot::Hashed(_) => {
+                let Slot::Hashed(Hashed { mut plain, .. }) =
+                    std::mem::replace(&mut self.frames[index], Slot::Hole)
+                else {
+                    unreachable!("matched above");
+                };
                 plain.resize(FRAME_BYTES, 0);
                 self.frames[index] = Slot::Open(plain);
             }
             Slot::Packing(_) | Slot::Hashing(_) | Slot::Kept(_) | Slot::Lost(..) => {
                 let kept = self.kept(index).await?;
                 let stored = self.fetch(&kept)?;
-                let mut plain = Packed {
-                    stored,
-                    summary: kept.summary,
-                }
-                .unpack()
-                .map_err(|damage| io::Error::other(damage.to_string()))?;
-                plain.resize(FRAME_BYTES, 0);
+                let mut plain = self.shared.spare.zeros();
+                kept.summary
+                    .unpack(&stored, &mut plain[..kept.summary.plain_bytes() as usize])
+                    .map_err(|damage| io::Error::other(damage.to_string()))?;
                 self.frames[index] = Slot::Open(plain);
             }
         }

@@ -7,6 +7,7 @@
 //! object's size.
 
 use std::future::ready;
+use std::io::{Cursor, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::pin::pin;
@@ -14,13 +15,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{Either, select};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::archive::wal::{Offered, UploadSpace};
 use crate::archive::{Archive, Error};
+use crate::buffers::{Buffers, Filling};
 use crate::codec::{self, Compression, ContentHash, FRAME_BYTES};
 use crate::pg::{PageHeader, SegmentName, WalName};
 use crate::store::Patience;
@@ -29,6 +31,9 @@ use super::pg_wal::{Opened, PgWal};
 
 /// What an object may be longer than its content, in KiB: headers of frames and the table of a 32 MiB segment.
 const OVERHEAD_KIB: u32 = 64;
+
+/// Blocks of memory kept for the next objects. Only as much of each is real as its largest object took.
+const KEPT_BUFFERS: usize = 4;
 
 /// What all segments that are sent ahead share.
 #[derive(Debug)]
@@ -39,6 +44,7 @@ pub(super) struct Runway {
     room: Arc<Semaphore>,
     room_bytes: u64,
     packers: Semaphore,
+    buffers: Buffers,
 }
 
 /// What was sent ahead, and how long its upload took.
@@ -58,6 +64,7 @@ impl Runway {
             room: Arc::new(Semaphore::new((room_bytes >> 10) as usize)),
             room_bytes,
             packers: Semaphore::new(cores),
+            buffers: Buffers::new(KEPT_BUFFERS),
         }
     }
 
@@ -123,8 +130,11 @@ impl Runway {
         self.archive
             .check_header(WalName::Segment(name), &header, patience)
             .await?;
+        let room = self
+            .buffers
+            .take(opened.bytes as usize + ((OVERHEAD_KIB as usize) << 10));
         let object = blocking(move || {
-            let object = pack(&opened, compression).map_err(|error| failed(name, &error))?;
+            let object = pack(&opened, compression, room).map_err(|error| failed(name, &error))?;
             Ok(pg_wal.still_has(name, &opened).then_some(object))
         });
         Ok(object.await?.map(|object| (header, object)))
@@ -178,9 +188,9 @@ struct Object {
     held: Option<(OwnedSemaphorePermit, UploadSpace)>,
 }
 
-fn pack(opened: &Opened, compression: Compression) -> std::io::Result<Object> {
+fn pack(opened: &Opened, compression: Compression, mut room: Filling) -> std::io::Result<Object> {
     // Address space only: pages that the object does not come to use are never touched.
-    let mut object = BytesMut::with_capacity(opened.bytes as usize + ((OVERHEAD_KIB as usize) << 10));
+    let mut object = Cursor::new(room.room());
     let mut plain = vec![0; FRAME_BYTES];
     let mut summaries = Vec::new();
     for index in 0..opened.bytes.div_ceil(FRAME_BYTES as u64) {
@@ -188,13 +198,14 @@ fn pack(opened: &Opened, compression: Compression) -> std::io::Result<Object> {
         plain.truncate((opened.bytes - start).min(FRAME_BYTES as u64) as usize);
         opened.file.read_exact_at(&mut plain, start)?;
         let packed = codec::pack(compression, index, &plain);
-        object.extend_from_slice(&packed.stored);
+        object.write_all(&packed.stored)?;
         summaries.push(packed.summary);
     }
     let sealed = codec::seal(compression, summaries);
-    object.extend_from_slice(&sealed.trailer);
+    object.write_all(&sealed.trailer)?;
+    let bytes = object.position() as usize;
     Ok(Object {
-        bytes: object.freeze(),
+        bytes: room.filled().slice(..bytes),
         hash: sealed.hash,
         held: None,
     })

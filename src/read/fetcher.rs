@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::buffers::Buffers;
-use super::{FRAMES_PER_PIECE, PIECE_BYTES};
+use super::{DECODERS, FRAMES_PER_PIECE, PIECE_BYTES};
 use crate::archive::{Archive, Error};
+use crate::buffers::Buffers;
 use crate::cache::disk::DiskCache;
 use crate::codec::{Damage, SeekTable, Tail};
 use crate::pg::WalName;
@@ -29,7 +29,7 @@ impl Fetcher {
             archive,
             disk: disk.map(Arc::new),
             decoders,
-            buffers: Buffers::default(),
+            buffers: Buffers::new(DECODERS),
         }
     }
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{self, JoinHandle};
 
+use super::spare::Frame;
 use crate::codec::PieceHash;
 
 /// A frame's plain bytes and their hash.
 #[derive(Debug)]
 pub(super) struct Hashed {
-    pub(super) plain: Vec<u8>,
+    pub(super) plain: Frame,
     pub(super) hash: PieceHash,
     /// Counted as packed frames are; held for its `Drop`.
     _memory: OwnedSemaphorePermit,
@@ -23,7 +24,7 @@ pub(super) fn room(memory: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemapho
 }
 
 /// Hashes a frame on another thread.
-pub(super) fn hash(index: u64, plain: Vec<u8>, memory: OwnedSemaphorePermit) -> JoinHandle<Hashed> {
+pub(super) fn hash(index: u64, plain: Frame, memory: OwnedSemaphorePermit) -> JoinHandle<Hashed> {
     task::spawn_blocking(move || Hashed {
         hash: PieceHash::of(index, &plain),
         plain,

@@ -1,14 +1,15 @@
 //! A draft's finished object.
 
-use std::io;
+use std::io::{self, Cursor, Write};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::spill::{self, Kept, Spill};
 use crate::archive::wal::Offered;
+use crate::buffers::Buffers;
 use crate::codec::{self, ContentHash};
 
 /// A finished object: packed frames, wherever they are kept, and the seek table.
@@ -19,10 +20,16 @@ pub struct Sealed {
     offsets: Vec<u64>,
     sealed: codec::Sealed,
     spill: Arc<Mutex<Spill>>,
+    buffers: Buffers,
 }
 
 impl Sealed {
-    pub(super) fn new(frames: Vec<Kept>, sealed: codec::Sealed, spill: Arc<Mutex<Spill>>) -> Self {
+    pub(super) fn new(
+        frames: Vec<Kept>,
+        sealed: codec::Sealed,
+        spill: Arc<Mutex<Spill>>,
+        buffers: Buffers,
+    ) -> Self {
         let mut at = 0;
         let mut offsets = Vec::with_capacity(frames.len() + 1);
         for frame in &frames {
@@ -35,6 +42,7 @@ impl Sealed {
             offsets,
             sealed,
             spill,
+            buffers,
         }
     }
 
@@ -62,7 +70,8 @@ impl Offered for Sealed {
     }
 
     async fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
-        let mut out = BytesMut::with_capacity((range.end - range.start) as usize);
+        let mut room = self.buffers.take_for((range.end - range.start) as usize);
+        let mut out = Cursor::new(room.room());
         let first = self.offsets.partition_point(|&offset| offset <= range.start) - 1;
         for index in first..self.offsets.len() {
             let start = self.offsets[index];
@@ -72,8 +81,9 @@ impl Offered for Sealed {
             let piece = self.piece(index)?;
             let from = range.start.saturating_sub(start) as usize;
             let to = ((range.end - start) as usize).min(piece.len());
-            out.extend_from_slice(&piece[from..to]);
+            out.write_all(&piece[from..to])?;
         }
-        Ok(out.freeze())
+        let bytes = out.position() as usize;
+        Ok(room.filled().slice(..bytes))
     }
 }

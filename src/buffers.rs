@@ -1,26 +1,30 @@
-//! Room for unpacked pieces, used again: a fresh block of 16 MiB costs the kernel more time to clear, page by page, than
-//! unpacking WAL into it takes.
+//! Room for large blocks of bytes, used again: a fresh block of 16 MiB costs the kernel more time to clear, page by page,
+//! than packing or unpacking WAL into it takes; on a virtual machine whose host must bring the memory, several times as
+//! much.
 //!
-//! Blocks that nobody uses are kept, but only while as many decoders are idle, so that blocks being filled and those kept
-//! are never more than the decoders. A new one is asked for in huge pages, of which the kernel clears eight instead of
-//! 4096 small ones; where it has none to give, nothing is lost.
+//! Blocks that nobody uses are kept, but only while few are being filled, so that those and the ones kept are never more
+//! than a number that is set. A new one is asked for in huge pages, of which the kernel clears eight instead of 4096 small
+//! ones; where it has none to give, nothing is lost.
 
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use memmap2::{Advice, MmapMut};
 
-use super::DECODERS;
-
 /// Smaller blocks come and go without a trace.
 const LEAST_BYTES: usize = 1 << 20;
 
-/// Blocks of one size that come back.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Buffers(Arc<Mutex<Pool>>);
+/// Sizes of blocks that are used for objects of any size.
+const STEP_BYTES: usize = 4 << 20;
 
-#[derive(Debug, Default)]
+/// Blocks of one size that come back.
+#[derive(Debug, Clone)]
+pub(crate) struct Buffers(Arc<Mutex<Pool>>);
+
+#[derive(Debug)]
 struct Pool {
+    /// Being filled and kept, together.
+    most: usize,
     kept: Vec<Block>,
     being_filled: usize,
 }
@@ -34,7 +38,7 @@ enum Block {
 
 /// A block being filled. Its bytes are those of whoever had it before.
 #[derive(Debug)]
-pub(super) struct Filling {
+pub(crate) struct Filling {
     block: Block,
     from: Buffers,
 }
@@ -46,12 +50,29 @@ struct Filled {
 }
 
 impl Buffers {
+    /// So many blocks at most are being filled and kept, or else none is kept.
+    pub(crate) fn new(most: usize) -> Self {
+        Self(Arc::new(Mutex::new(Pool {
+            most,
+            kept: Vec::new(),
+            being_filled: 0,
+        })))
+    }
+
     /// A block to be filled.
-    pub(super) fn take(&self, bytes: usize) -> Filling {
+    pub(crate) fn take(&self, bytes: usize) -> Filling {
         let kept = self.pool().take(bytes);
         Filling {
             block: kept.unwrap_or_else(|| Block::new(bytes)),
             from: self.clone(),
+        }
+    }
+
+    /// A block for at least so many bytes, of a size that most others of about as many will have, too.
+    pub(crate) fn take_for(&self, bytes: usize) -> Filling {
+        match bytes {
+            ..LEAST_BYTES => self.take(bytes),
+            _ => self.take(bytes.next_multiple_of(STEP_BYTES)),
         }
     }
 
@@ -68,14 +89,19 @@ impl Pool {
         }
         let found = self.kept.iter().position(|kept| kept.bytes().len() == bytes);
         let found = found.map(|at| self.kept.swap_remove(at));
-        self.kept.truncate(DECODERS.saturating_sub(self.being_filled));
+        self.kept.truncate(self.most.saturating_sub(self.being_filled));
         found
     }
 
+    /// The one that has lain here longest goes if there is no room: perhaps nobody asks for its size any more.
     fn give_back(&mut self, block: Block) {
-        if self.being_filled + self.kept.len() < DECODERS && block.bytes().len() >= LEAST_BYTES {
-            self.kept.push(block);
+        if block.bytes().len() < LEAST_BYTES || self.being_filled >= self.most {
+            return;
         }
+        if self.being_filled + self.kept.len() >= self.most {
+            self.kept.remove(0);
+        }
+        self.kept.push(block);
     }
 }
 
@@ -108,12 +134,12 @@ impl Block {
 
 impl Filling {
     /// Where to write.
-    pub(super) fn room(&mut self) -> &mut [u8] {
+    pub(crate) fn room(&mut self) -> &mut [u8] {
         self.block.bytes_mut()
     }
 
     /// All of it has been written.
-    pub(super) fn filled(mut self) -> Bytes {
+    pub(crate) fn filled(mut self) -> Bytes {
         Bytes::from_owner(Filled {
             block: std::mem::take(&mut self.block),
             from: self.from.clone(),
@@ -150,6 +176,8 @@ impl Drop for Filled {
 mod tests {
     use super::*;
 
+    const MOST: usize = 2;
+
     fn filled(buffers: &Buffers, byte: u8) -> Bytes {
         let mut filling = buffers.take(LEAST_BYTES);
         filling.room().fill(byte);
@@ -158,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_block_comes_back_when_its_last_reader_has_gone() {
-        let buffers = Buffers::default();
+        let buffers = Buffers::new(MOST);
         let first = filled(&buffers, 1);
         let (place, reader) = (first.as_ptr(), first.slice(5..7));
         drop(first);
@@ -171,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_small_file_takes_no_block_away() {
-        let buffers = Buffers::default();
+        let buffers = Buffers::new(MOST);
         let first = filled(&buffers, 1);
         let place = first.as_ptr();
         drop(first);
@@ -180,12 +208,25 @@ mod tests {
     }
 
     #[test]
-    fn blocks_kept_and_being_filled_are_no_more_than_the_decoders() {
-        let buffers = Buffers::default();
+    fn a_size_that_nobody_asks_for_makes_room() {
+        let buffers = Buffers::new(MOST);
+        let old = [(); MOST].map(|()| filled(&buffers, 1));
+        drop(old);
+        let other = buffers.take_for(LEAST_BYTES + 1).filled();
+        assert_eq!(other.len(), STEP_BYTES);
+        let place = other.as_ptr();
+        drop(other);
+        assert_eq!(buffers.pool().kept.len(), MOST);
+        assert_eq!(buffers.take_for(2 * LEAST_BYTES).filled().as_ptr(), place);
+    }
+
+    #[test]
+    fn blocks_kept_and_being_filled_are_no_more_than_was_set() {
+        let buffers = Buffers::new(MOST);
         let blocks = [1, 2, 3].map(|byte| filled(&buffers, byte));
         drop(blocks);
-        assert_eq!(buffers.pool().kept.len(), DECODERS);
-        let filling = [(); DECODERS].map(|()| buffers.take(2 * LEAST_BYTES));
+        assert_eq!(buffers.pool().kept.len(), MOST);
+        let filling = [(); MOST].map(|()| buffers.take(2 * LEAST_BYTES));
         assert!(buffers.pool().kept.is_empty());
         drop(filled(&buffers, 4));
         assert!(buffers.pool().kept.is_empty());
