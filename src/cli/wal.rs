@@ -11,8 +11,6 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
-mod direct;
-
 use crate::archive::wal::WalMeta;
 use crate::archive::{self, Archive};
 use crate::pg::WalName;
@@ -21,6 +19,8 @@ use crate::store::Patience;
 use super::mounted::Mounted;
 use super::options::{StoreArgs, WriteArgs};
 use super::{FETCH_FAILED, complain, start_log};
+
+mod direct;
 
 /// Archive one WAL file, without a mount or through one
 ///
