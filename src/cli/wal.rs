@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -217,7 +218,8 @@ async fn push_directly(
             Ok(0) => break,
             Ok(bytes) => {
                 let offset = draft.bytes();
-                draft.write(offset, &buffer[..bytes], || None).await?;
+                let data = Bytes::copy_from_slice(&buffer[..bytes]);
+                draft.write(offset, &data, || None).await?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(format!("cannot read {}: {error}", arguments.path.display()).into()),
