@@ -46,6 +46,9 @@ const COLUMNS: [&str; 8] = [
     "daemon CPU ms",
 ];
 
+/// Memory for a copy, for the daemon and for what it works with.
+const SPARE_MIB: usize = 512;
+
 /// Of each page so much repeats one byte.
 const CALM_BYTES: usize = wal::PAGE_BYTES * 6 / 10;
 
@@ -108,6 +111,7 @@ impl Row {
 
     /// Restores all segments by `cp` from a directory. The daemon's CPU is that of replay, too: it fetches meanwhile.
     fn copy(&self, from: &Path, mount: &Mount, pause: Duration, daemon: Option<u32>) -> Vec<Cost> {
+        measure::host::bring(SPARE_MIB);
         let copy = |name: &String| {
             let mut cp = mount.user().command("cp");
             cp.arg(from.join(name)).arg(&self.target);
@@ -123,6 +127,7 @@ impl Row {
 
     /// Restores all segments by one GET each.
     fn get(&self, runtime: &Runtime, store: &Store, pause: Duration) -> Vec<Cost> {
+        measure::host::bring(SPARE_MIB);
         let get = |name: &String| {
             let (begin, before) = (Instant::now(), measure::cpu_of(std::process::id()));
             let key = Key::parse(&format!("wal/{name}.lz4")).expect("a key");

@@ -76,6 +76,16 @@ impl Buffers {
         }
     }
 
+    /// A copy of these bytes.
+    pub(crate) fn copy_of(&self, bytes: &[u8]) -> Bytes {
+        if bytes.len() < LEAST_BYTES {
+            return Bytes::copy_from_slice(bytes);
+        }
+        let mut filling = self.take(bytes.len());
+        filling.room().copy_from_slice(bytes);
+        filling.filled()
+    }
+
     fn pool(&self) -> std::sync::MutexGuard<'_, Pool> {
         self.0.lock().expect("no panic while held")
     }
@@ -87,8 +97,9 @@ impl Pool {
         if bytes < LEAST_BYTES {
             return None;
         }
-        let found = self.kept.iter().position(|kept| kept.bytes().len() == bytes);
-        let found = found.map(|at| self.kept.swap_remove(at));
+        // The last one used: the processor's caches still have some of it.
+        let found = self.kept.iter().rposition(|kept| kept.bytes().len() == bytes);
+        let found = found.map(|at| self.kept.remove(at));
         self.kept.truncate(self.most.saturating_sub(self.being_filled));
         found
     }

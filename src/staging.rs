@@ -150,7 +150,7 @@ pub struct Draft {
 enum Slot {
     /// Never written: zeros.
     Hole,
-    /// Plain, `FRAME_BYTES` long whatever the file's length, zeros where nothing was written.
+    /// Plain; zeros where nothing was written, and beyond its end.
     Open(Frame),
     /// Being packed on another thread.
     Packing(JoinHandle<io::Result<Kept>>),
@@ -231,6 +231,26 @@ impl Draft {
     /// # Errors
     /// Local I/O of the temporary file (disk full).
     pub async fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.take(offset, data, |spare, piece| spare.frame_of(piece))
+            .await
+    }
+
+    /// The same, without a copy of what makes a whole frame.
+    ///
+    /// # Errors
+    /// As [`Draft::write`].
+    pub async fn write_shared(&mut self, offset: u64, data: &Bytes) -> io::Result<()> {
+        self.take(offset, data, |_, piece| Frame::Shared(data.slice_ref(piece)))
+            .await
+    }
+
+    /// `frame` makes a frame of bytes that are all of it.
+    async fn take(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        frame: impl Fn(&Arc<Spare>, &[u8]) -> Frame,
+    ) -> io::Result<()> {
         let end = offset + data.len() as u64;
         self.bytes = self.bytes.max(end);
         self.coverage.written(offset..end);
@@ -242,7 +262,7 @@ impl Draft {
             let piece = &data[from..from + take];
             if take == FRAME_BYTES && matches!(self.slot(index), Slot::Hole) {
                 // As every frame of a copier's: no need to make zeros first.
-                *self.slot(index) = Slot::Open(self.shared.spare.frame_of(piece));
+                self.frames[index] = Slot::Open(frame(&self.shared.spare, piece));
             } else {
                 self.open_frame(index).await?[within..within + take].copy_from_slice(piece);
             }
@@ -359,33 +379,33 @@ impl Draft {
     }
 
     /// The frame's plain bytes, for writing.
-    async fn open_frame(&mut self, index: usize) -> io::Result<&mut Frame> {
+    async fn open_frame(&mut self, index: usize) -> io::Result<&mut [u8]> {
         self.slot(index);
         self.arrive(index).await;
         match &mut self.frames[index] {
             Slot::Open(_) => {}
             Slot::Hole => self.frames[index] = Slot::Open(self.shared.spare.zeros()),
             Slot::Hashed(_) => {
-                let Slot::Hashed(Hashed { mut plain, .. }) =
+                let Slot::Hashed(Hashed { plain, .. }) =
                     std::mem::replace(&mut self.frames[index], Slot::Hole)
                 else {
                     unreachable!("matched above");
                 };
-                plain.resize(FRAME_BYTES, 0);
                 self.frames[index] = Slot::Open(plain);
             }
             Slot::Packing(_) | Slot::Hashing(_) | Slot::Kept(_) | Slot::Lost(..) => {
                 let kept = self.kept(index).await?;
                 let stored = self.fetch(&kept)?;
                 let mut plain = self.shared.spare.zeros();
+                let room = self.shared.spare.whole(&mut plain);
                 kept.summary
-                    .unpack(&stored, &mut plain[..kept.summary.plain_bytes() as usize])
+                    .unpack(&stored, &mut room[..kept.summary.plain_bytes() as usize])
                     .map_err(|damage| io::Error::other(damage.to_string()))?;
                 self.frames[index] = Slot::Open(plain);
             }
         }
         match &mut self.frames[index] {
-            Slot::Open(plain) => Ok(plain),
+            Slot::Open(plain) => Ok(self.shared.spare.whole(plain)),
             _ => unreachable!("opened above"),
         }
     }

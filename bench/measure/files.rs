@@ -3,11 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Memory for a page cache of all files of a backup, and for the tool.
+const SPARE_MIB: usize = 4096;
+
 /// Writes out what waits and empties the page cache, so that the next one reads from the disk. Only root can: `false`.
 pub fn empty_page_cache() -> bool {
     // SAFETY: sync has no arguments and cannot fail.
     unsafe { libc::sync() };
-    fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
+    let emptied = fs::write("/proc/sys/vm/drop_caches", "3").is_ok();
+    super::host::bring(SPARE_MIB);
+    emptied
 }
 
 /// Bytes of all files beneath `dir`.

@@ -11,12 +11,10 @@ use memmap2::{Advice, MmapMut};
 /// One byte in each is written.
 const PAGE_BYTES: usize = 4096;
 
-/// What every system has to spare for this.
-const MOST_MIB: usize = 4096;
-
-/// Has the host bring so many MiB, and leaves them free for whoever comes next.
+/// Has the host bring so many MiB, but at most half of what there is, and leaves them free for whoever comes next.
 pub fn bring(mib: usize) {
-    let Ok(mut memory) = MmapMut::map_anon(mib.min(MOST_MIB) << 20) else {
+    let most_mib = super::memory_kib("MemAvailable") >> 11;
+    let Ok(mut memory) = MmapMut::map_anon(mib.min(most_mib) << 20) else {
         return;
     };
     // In pages of 2 MiB where there are any: a tenth of the time.

@@ -162,28 +162,30 @@ pub fn print_machine() {
     println!("{}", machine());
 }
 
+/// A figure of /proc/meminfo; 0 if it is not there.
+pub fn memory_kib(key: &str) -> usize {
+    let text = field("/proc/meminfo", key);
+    text.trim_end_matches(" kB").parse().unwrap_or_default()
+}
+
+/// What stands behind a key in a file of `/proc`.
+fn field(path: &str, key: &str) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let mut values = text.lines().filter_map(|line| line.strip_prefix(key));
+    let value = values.next().unwrap_or_default();
+    value.trim_start_matches([' ', '\t', ':']).trim_end().to_owned()
+}
+
 /// Machine and kernel, for the head of a report.
 pub fn machine() -> String {
-    let first = |path: &str, key: &str| {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let line = text.lines().find(|line| line.starts_with(key));
-        line.map(|line| {
-            line.trim_start_matches(key)
-                .trim_matches([' ', '\t', ':'])
-                .to_owned()
-        })
-        .unwrap_or_default()
-    };
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let memory = first("/proc/meminfo", "MemTotal");
-    let kib = memory.trim_end_matches(" kB");
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     format!(
         "{} cores of {}, {} GiB, Linux {}, load average {}",
         cores,
-        first("/proc/cpuinfo", "model name"),
-        kib.parse::<u64>().unwrap_or_default() >> 20,
+        field("/proc/cpuinfo", "model name"),
+        memory_kib("MemTotal") >> 20,
         kernel.trim(),
         load.split(' ').next().unwrap_or_default()
     )

@@ -6,16 +6,13 @@ use std::path::Path;
 use crate::common::postgres::Postgres;
 use crate::common::world::World;
 use crate::contender::{BaseTool, Failure, Row, Section, Setup};
+use crate::measure::files;
 use crate::measure::meter::{self, Cost, Others};
-use crate::measure::{files, host};
 use crate::results::Log;
 use crate::rows::ROWS;
 use crate::scene::cluster::{self, Question};
 use crate::scene::site::{Place, Site};
 use crate::{PLACES, is_asked_for};
-
-/// Memory for a page cache of all files, and for the tool.
-const SPARE_MIB: usize = 4096;
 
 /// What a tool finds when it is set up for base backups.
 #[derive(Debug)]
@@ -91,7 +88,6 @@ fn turn(
 fn back_up(server: &Postgres, site: &Site, tool: &dyn BaseTool) -> Result<Cost, Failure> {
     server.query("CHECKPOINT");
     files::empty_page_cache();
-    host::bring(SPARE_MIB);
     let before = site.stored_bytes();
     let others = Others {
         server: Some(server.process()),
@@ -104,7 +100,6 @@ fn back_up(server: &Postgres, site: &Site, tool: &dyn BaseTool) -> Result<Cost, 
 
 fn restore(restored: &Path, question: &Question, tool: &dyn BaseTool) -> Result<Cost, Failure> {
     files::empty_page_cache();
-    host::bring(SPARE_MIB);
     crate::common::user::User::postgres().make_dir(&restored.join("data"));
     let others = Others::default();
     let (mut cost, outcome) = meter::measure(&others, || {

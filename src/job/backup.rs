@@ -38,6 +38,7 @@ use crate::store::Patience;
 
 mod assemble;
 mod behind;
+mod blocks;
 mod error;
 mod local;
 mod pack;

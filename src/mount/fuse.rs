@@ -23,6 +23,7 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
+use crate::buffers::Buffers;
 use crate::staging::tree::Change;
 
 use super::asker::Asker;
@@ -41,18 +42,28 @@ use reply::{
 /// Threads that take requests from the kernel. More than one, so that a copied megabyte does not delay a lookup.
 const EVENT_LOOPS: usize = 3;
 
+/// Blocks of memory kept for what is written next, a MiB each: those of a segment that is compared whole, and a few more.
+const WRITTEN_BLOCKS: usize = 20;
+
 /// A directory, served to the kernel.
 #[derive(Debug)]
 pub struct Served {
     fs: Arc<Fs>,
     runtime: Handle,
     owner: Owner,
+    /// Of data that is written.
+    blocks: Buffers,
 }
 
 impl Served {
     /// Serves `fs` with the tasks of `runtime`; everything in it belongs to `owner`.
     pub fn new(fs: Arc<Fs>, runtime: Handle, owner: Owner) -> Self {
-        Self { fs, runtime, owner }
+        Self {
+            fs,
+            runtime,
+            owner,
+            blocks: Buffers::new(WRITTEN_BLOCKS),
+        }
     }
 
     fn asker(request: &Request) -> Option<Asker> {
@@ -239,7 +250,7 @@ impl Filesystem for Served {
         reply: ReplyWrite,
     ) {
         // The one copy of the data before it is compressed: the event loop needs its buffer back.
-        let (fs, asker, data) = (self.fs.clone(), Self::asker(request), data.to_vec());
+        let (fs, asker, data) = (self.fs.clone(), Self::asker(request), self.blocks.copy_of(data));
         self.answer(async move {
             match fs.write(handle.0, offset, &data, asker.as_ref()).await {
                 Ok(bytes) => reply.written(bytes as u32),

@@ -134,7 +134,13 @@ impl Fs {
     ///
     /// # Errors
     /// The verdict, [`Error::Archive`].
-    pub async fn write(&self, handle: u64, offset: u64, data: &[u8], asker: Option<&Asker>) -> Result<usize> {
+    pub async fn write(
+        &self,
+        handle: u64,
+        offset: u64,
+        data: &Bytes,
+        asker: Option<&Asker>,
+    ) -> Result<usize> {
         let handle = self.handles.get(handle)?;
         let (writing, wrote) = match &*handle {
             Handle::Writing { writing, wrote } => (writing, wrote),
@@ -157,7 +163,7 @@ impl Fs {
         let mut content = writing.content.lock().await;
         let outcome = match &mut *content {
             Content::Scratch(draft) => draft
-                .write(offset, data)
+                .write_shared(offset, data)
                 .await
                 .map_err(|error| staging(writing, &error)),
             Content::Wal(wal) => {

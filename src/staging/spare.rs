@@ -1,9 +1,11 @@
-//! Plain frames that nobody needs any more, for the next ones: memory that the kernel must bring costs more time than what
-//! is done with it.
+//! The plain bytes of frames: a share of what somebody has handed over, or a copy. Memory for copies is used again,
+//! because what the kernel must bring costs more time than what is done with it.
 
 use std::mem;
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
 
 use crate::codec::FRAME_BYTES;
 
@@ -14,9 +16,18 @@ pub(super) struct Spare {
     most: usize,
 }
 
-/// Plain bytes of a frame. Its memory comes back when it goes.
+/// Plain bytes of a frame.
 #[derive(Debug)]
-pub(super) struct Frame {
+pub(super) enum Frame {
+    /// Of somebody who has them no more.
+    Shared(Bytes),
+    /// A copy, that may be changed.
+    Own(Own),
+}
+
+/// Memory of a frame, that comes back when it goes.
+#[derive(Debug)]
+pub(super) struct Own {
     bytes: Vec<u8>,
     spare: Arc<Spare>,
 }
@@ -32,21 +43,33 @@ impl Spare {
 
     /// A frame of these bytes.
     pub(super) fn frame_of(self: &Arc<Self>, bytes: &[u8]) -> Frame {
-        let mut frame = self.empty();
-        frame.extend_from_slice(bytes);
-        frame
+        let mut own = self.empty();
+        own.bytes.extend_from_slice(bytes);
+        Frame::Own(own)
     }
 
     /// A full frame of zeros.
     pub(super) fn zeros(self: &Arc<Self>) -> Frame {
-        let mut frame = self.empty();
-        frame.resize(FRAME_BYTES, 0);
-        frame
+        let mut own = self.empty();
+        own.bytes.resize(FRAME_BYTES, 0);
+        Frame::Own(own)
     }
 
-    fn empty(self: &Arc<Self>) -> Frame {
+    /// The whole frame to be changed: what it lacks is zeros.
+    pub(super) fn whole<'a>(self: &Arc<Self>, frame: &'a mut Frame) -> &'a mut [u8] {
+        if let Frame::Shared(bytes) = frame {
+            *frame = self.frame_of(bytes);
+        }
+        let Frame::Own(own) = frame else {
+            unreachable!("copied above");
+        };
+        own.bytes.resize(FRAME_BYTES, 0);
+        &mut own.bytes
+    }
+
+    fn empty(self: &Arc<Self>) -> Own {
         let bytes = self.frames().pop();
-        Frame {
+        Own {
             bytes: bytes.unwrap_or_else(|| Vec::with_capacity(FRAME_BYTES)),
             spare: self.clone(),
         }
@@ -57,21 +80,27 @@ impl Spare {
     }
 }
 
+impl Frame {
+    pub(super) fn truncate(&mut self, bytes: usize) {
+        match self {
+            Self::Shared(shared) => shared.truncate(bytes),
+            Self::Own(own) => own.bytes.truncate(bytes),
+        }
+    }
+}
+
 impl Deref for Frame {
-    type Target = Vec<u8>;
+    type Target = [u8];
 
-    fn deref(&self) -> &Vec<u8> {
-        &self.bytes
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Shared(bytes) => bytes,
+            Self::Own(own) => &own.bytes,
+        }
     }
 }
 
-impl DerefMut for Frame {
-    fn deref_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
-    }
-}
-
-impl Drop for Frame {
+impl Drop for Own {
     fn drop(&mut self) {
         let mut bytes = mem::take(&mut self.bytes);
         let mut frames = self.spare.frames();
@@ -96,8 +125,23 @@ mod tests {
         assert_eq!(second.as_ptr(), place);
         assert!(second.len() == FRAME_BYTES && second.iter().all(|byte| *byte == 0));
         let third = spare.frame_of(b"more");
-        assert_eq!(**third, b"more"[..]);
+        assert_eq!(*third, b"more"[..]);
         drop((second, third));
         assert_eq!(spare.frames().len(), 1);
+    }
+
+    #[test]
+    fn what_is_shared_is_copied_before_it_is_changed() {
+        let spare = Spare::of(1);
+        let bytes = Bytes::from_static(b"shared");
+        let mut frame = Frame::Shared(bytes.clone());
+        frame.truncate(5);
+        let whole = spare.whole(&mut frame);
+        assert!(whole[..5] == b"share"[..] && whole[5..].iter().all(|byte| *byte == 0));
+        whole[0] = b'S';
+        assert_eq!(
+            (frame.len(), &frame[..5], &*bytes),
+            (FRAME_BYTES, &b"Share"[..], &b"shared"[..])
+        );
     }
 }

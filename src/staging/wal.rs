@@ -154,7 +154,7 @@ impl WalDraft {
     pub async fn write(
         &mut self,
         offset: u64,
-        data: &[u8],
+        data: &Bytes,
         source: impl FnOnce() -> Option<Source>,
     ) -> Result<(), Arc<Error>> {
         if matches!(self.verdict, Some(Ok(_))) {
@@ -260,7 +260,7 @@ impl WalDraft {
         }
     }
 
-    async fn take(&mut self, offset: u64, data: &[u8]) -> Result<(), Error> {
+    async fn take(&mut self, offset: u64, data: &Bytes) -> Result<(), Error> {
         if self.look.is_none() && self.forerunner.is_none() {
             self.look = Some(self.look_ahead());
         }
@@ -272,7 +272,7 @@ impl WalDraft {
             });
         }
         self.draft
-            .write(offset, data)
+            .write_shared(offset, data)
             .await
             .map_err(|error| self.staging_error(&error))
     }

@@ -49,7 +49,7 @@ async fn partial_is_archived_after_a_first_try_that_failed() {
         .await
         .unwrap()
         .1;
-    below.fs.write(handle, 0, &content, None).await.unwrap_err();
+    below.write(handle, 0, &content).await.unwrap_err();
     below.fs.flush(handle, None).await.unwrap_err();
     backend.disarm();
     assert!(matches!(below.lookup(&name).await, Err(Error::NotFound)));
@@ -68,20 +68,12 @@ async fn segment_received_by_pg_receivewal_is_archived_by_its_rename() {
     let partial = format!("{name}.partial");
     let handle = below.start(&partial, None).await.unwrap();
     for page in 0..128u64 {
-        below
-            .fs
-            .write(handle, page * 8192, &[0; 8192], None)
-            .await
-            .unwrap();
+        below.write(handle, page * 8192, &[0; 8192]).await.unwrap();
     }
     sync(&below, &partial).await;
     let content = sample::content(&name, Source::Right);
     for (index, piece) in content.chunks(100_000).enumerate() {
-        below
-            .fs
-            .write(handle, index as u64 * 100_000, piece, None)
-            .await
-            .unwrap();
+        below.write(handle, index as u64 * 100_000, piece).await.unwrap();
     }
     below.fs.flush(handle, None).await.unwrap();
     below.fs.release(handle).await;
@@ -110,8 +102,7 @@ async fn partial_whose_rename_failed_is_archived_by_the_next_copy() {
     let partial = format!("{name}.partial");
     let handle = below.start(&partial, None).await.unwrap();
     below
-        .fs
-        .write(handle, 0, &[0; SEGMENT_BYTES as usize], None)
+        .write(handle, 0, &[0; SEGMENT_BYTES as usize])
         .await
         .unwrap();
     below.fs.release(handle).await;

@@ -88,7 +88,7 @@ impl World {
             } => {
                 if let Some((handle, file)) = self.pick(file) {
                     let (offset, bytes) = self.files[&file].bytes(from, to, source);
-                    let outcome = self.below.fs.write(handle, offset as u64, &bytes, None).await;
+                    let outcome = self.below.write(handle, offset as u64, &bytes).await;
                     let outcome = outcome.map(|taken| assert_eq!(taken, bytes.len()));
                     self.changed(file, outcome, |file| file.write(from, to, &bytes));
                 }
@@ -97,7 +97,7 @@ impl World {
                 if let Some((handle, file)) = self.pick(file) {
                     let (from, to) = (PIECES, PIECES + 1);
                     let (offset, bytes) = self.files[&file].bytes(from, to, sample::Source::Zeros);
-                    let outcome = self.below.fs.write(handle, offset as u64, &bytes, None).await;
+                    let outcome = self.below.write(handle, offset as u64, &bytes).await;
                     self.changed(file, outcome.map(drop), |file| file.write(from, to, &bytes));
                 }
             }

@@ -40,13 +40,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_new_thread_steps_back() {
+    fn only_the_new_thread_steps_back_and_those_that_it_starts() {
         // SAFETY: a system call without pointers.
         let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
         let before = nice();
         let (send, receive) = mpsc::channel();
-        spawn(move || send.send(nice()).unwrap()).unwrap();
-        assert_eq!(receive.recv().unwrap(), before.max(NICE));
+        let and_its_own = move || {
+            send.send(nice()).unwrap();
+            thread::scope(|scope| scope.spawn(|| send.send(nice()).unwrap()).join().unwrap());
+        };
+        spawn(and_its_own).unwrap();
+        for _ in 0..2 {
+            assert_eq!(receive.recv().unwrap(), before.max(NICE));
+        }
         assert_eq!(nice(), before);
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Memory is bounded by a budget of plain bytes: a thread takes what its piece of work may need before it begins, and
 //! gives back what the packed part does not; the rest goes with the part until it is stored. A part is put together
-//! from its frames by one thread at a time, because for that moment it exists twice.
+//! from its frames by one thread at a time, because for that moment it exists twice. A large file's bytes come from a
+//! thread beside the one that packs (`blocks`).
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -13,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::Error;
+use super::blocks::{Block, Blocks};
 use super::pages::{Rules, Verifier};
 use super::queue::{Opened, Plan, Queue, Work};
 use super::rate::Rate;
@@ -21,7 +24,7 @@ use super::walk::{Source, real};
 use crate::archive::tree::chunks::{self, ChunkHash};
 use crate::archive::tree::summary::Pages;
 use crate::archive::tree::{Attributes, Content, Entry, layout};
-use crate::codec::{Compression, FRAME_BYTES};
+use crate::codec::Compression;
 use crate::job::progress::Progress;
 use crate::staging::part::{FinishedPart, PartBuilder};
 
@@ -76,6 +79,7 @@ pub(super) struct Packers {
     /// One permit a KiB.
     budget: Arc<Semaphore>,
     finishing: Mutex<()>,
+    blocks: Blocks,
 }
 
 impl Packers {
@@ -97,6 +101,7 @@ impl Packers {
             stop: AtomicBool::new(false),
             budget: Arc::new(Semaphore::new((BUDGET_BYTES >> 10) as usize)),
             finishing: Mutex::new(()),
+            blocks: Blocks::default(),
         }
     }
 
@@ -127,7 +132,6 @@ impl Packers {
         let mut packer = Packer {
             shared: self,
             builder: PartBuilder::new(self.compression),
-            buffer: Vec::with_capacity(FRAME_BYTES),
             pages: Pages::default(),
         };
         let (volume, slice, pieces) = match work {
@@ -199,7 +203,6 @@ impl Packers {
 struct Packer<'a> {
     shared: &'a Packers,
     builder: PartBuilder,
-    buffer: Vec<u8>,
     pages: Pages,
 }
 
@@ -254,26 +257,31 @@ impl Packer<'_> {
             crc32c: 0,
             hashes: Vec::new(),
         };
-        let mut at = start;
-        while at < end {
-            let until = chunks::range(chunks::index_of(at), end).end;
-            self.shared.pace(until - at)?;
-            self.buffer.resize((until - at) as usize, 0);
-            let read = read_at(&opened.file, &mut self.buffer, at).map_err(|source| Error::Read {
-                path: real(&self.shared.plan.root, &opened.path),
+        let shared = self.shared;
+        let read = |buffer: &mut [u8], at| {
+            shared.pace(buffer.len() as u64)?;
+            read_at(&opened.file, buffer, at).map_err(|source| Error::Read {
+                path: real(&shared.plan.root, &opened.path),
                 source,
-            })?;
-            self.buffer[read..].fill(0);
-            if let Some(verifier) = &verifier {
-                verifier.check(&mut self.buffer[..read], at, &opened.file, &mut self.pages);
-            }
-            piece.crc32c = crc32c::crc32c_append(piece.crc32c, &self.buffer);
-            piece.hashes.push(ChunkHash::of(&self.buffer));
-            self.builder.push(&self.buffer);
-            self.shared.progress.advance(until - at);
-            at = until;
-        }
+            })
+        };
+        shared.blocks.each(start..end, read, |block| {
+            self.pack(block, verifier.as_ref(), &opened.file, &mut piece);
+        })?;
         Ok(piece)
+    }
+
+    /// Chunk by chunk, so that each is still in the processor's cache when it is looked at again.
+    fn pack(&mut self, block: &mut Block, verifier: Option<&Verifier<'_>>, file: &File, piece: &mut Piece) {
+        for (at, chunk, read) in block.chunks() {
+            if let Some(verifier) = verifier {
+                verifier.check(&mut chunk[..read], at, file, &mut self.pages);
+            }
+            piece.crc32c = crc32c::crc32c_append(piece.crc32c, chunk);
+            piece.hashes.push(ChunkHash::of(chunk));
+            self.builder.push(chunk);
+            self.shared.progress.advance(chunk.len() as u64);
+        }
     }
 
     fn zeros(&mut self, bytes: u64) {

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::Error;
+use super::blocks::BLOCK_BYTES;
+use super::reading::as_asked;
 use super::walk::{Source, attributes, is_gone, real};
 use crate::archive::tree::{Attributes, layout};
 
@@ -94,12 +96,18 @@ pub(super) fn open(root: &Path, path: &[u8]) -> Result<Option<Opened>, Error> {
         .open(&real)
         .and_then(|file| Ok((file.metadata()?, file)));
     match opened {
-        Ok((metadata, file)) => Ok(Some(Opened {
-            path: path.into(),
-            file,
-            bytes: metadata.len(),
-            attributes: attributes(&metadata),
-        })),
+        Ok((metadata, file)) => {
+            // What is read in one go needs no advice.
+            if metadata.len() > BLOCK_BYTES {
+                as_asked(&file);
+            }
+            Ok(Some(Opened {
+                path: path.into(),
+                file,
+                bytes: metadata.len(),
+                attributes: attributes(&metadata),
+            }))
+        }
         Err(error) if is_gone(&error) => Ok(None),
         Err(source) => Err(Error::Read { path: real, source }),
     }

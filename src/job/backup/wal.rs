@@ -1,6 +1,7 @@
 //! The WAL of a backup: which it is, and waiting for it.
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,9 @@ use crate::pg::{Lsn, SegmentName, Timeline, WalName, history};
 use crate::server::Session;
 use crate::store::Patience;
 
-/// Between two looks into the archive.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks into the archive: at first, and at last. The WAL of a server with nothing else to archive is there
+/// after a tenth of a second or two.
+const LOOK_EVERY: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
 
 /// Segments asked for at once.
 const LOOKS: usize = 16;
@@ -120,8 +122,14 @@ pub(super) async fn wait(
             explained = true;
         }
         let left = within.saturating_sub(began.elapsed());
-        tokio::time::sleep(LOOK_EVERY.min(left)).await;
+        tokio::time::sleep(next_look(began.elapsed()).min(left)).await;
     }
+}
+
+/// How long until the next look, after so long a wait: a quarter of that, so a wait is hardly ever longer than it had to
+/// be by more than that, for 23 looks instead of 5 in five seconds.
+fn next_look(waited: Duration) -> Duration {
+    (waited / 4).clamp(LOOK_EVERY.start, LOOK_EVERY.end)
 }
 
 async fn still_missing(
@@ -195,6 +203,21 @@ mod tests {
         );
         assert_eq!(ranges(3, 400), [range(3, 100, 300), range(4, 300, 400)]);
         assert_eq!(ranges(2, 150), [range(2, 100, 150)]);
+    }
+
+    #[test]
+    fn looks_are_many_at_first_and_few_at_last() {
+        let looks = |from: u64, to: u64| {
+            let mut waited = Duration::ZERO;
+            let mut looks = 0;
+            while waited < Duration::from_secs(to) {
+                looks += u32::from(waited >= Duration::from_secs(from));
+                waited += next_look(waited);
+            }
+            looks
+        };
+        assert_eq!(looks(0, 5), 23);
+        assert_eq!(looks(10, 70), 60);
     }
 
     #[test]

@@ -37,7 +37,7 @@ async fn backup_history_is_archived_as_the_text_it_is() {
     let name: WalName = BACKUP.parse().unwrap();
     let deadline = Duration::from_secs(45);
     let mut draft = WalDraft::new(archive.clone(), &staging, name, deadline);
-    draft.write(0, TEXT, || None).await.unwrap();
+    draft.write(0, &Bytes::from_static(TEXT), || None).await.unwrap();
     draft.finish().await.unwrap();
     let patience = Patience::for_at_most(deadline);
     let found = archive.read_small(name, patience).await.unwrap();
