@@ -97,6 +97,8 @@ pub struct Archive {
     upload_memory: Arc<Semaphore>,
     /// The last segment that was not there yet: most likely, those after it are not either.
     frontier: Mutex<Option<SegmentName>>,
+    /// Did the store show the marker when first asked? Then its other first answers are of the same place.
+    is_found_at_once: bool,
 }
 
 impl Archive {
@@ -106,10 +108,14 @@ impl Archive {
     /// [`Error::NotAnArchive`] on an empty prefix without `options.create`, [`Error::Format`], [`Error::Codec`],
     /// [`Error::Store`] when the store does not answer within `patience`.
     pub async fn open(store: Store, options: &Options, patience: Patience) -> Result<Self, Error> {
-        let marker = match read_json::<Marker>(&store, MARKER, patience).await? {
-            Some(marker) => marker,
-            None if options.create => create_marker(&store, options, patience).await?,
-            None => return Err(Error::NotAnArchive { place: store.place() }),
+        // Asked at the same time; what the second says counts once the first has said what this is.
+        let (marker, cluster) = futures::join!(
+            read_json::<Marker>(&store, MARKER, patience),
+            read_json::<ClusterFile>(&store, CLUSTER, patience)
+        );
+        let (marker, is_found_at_once) = match marker {
+            Ok(Some(marker)) => (marker, true),
+            asked => (missed_marker(asked, &store, options, patience).await?, false),
         };
         if marker.format_version != FORMAT_VERSION {
             return Err(Error::Format {
@@ -117,6 +123,7 @@ impl Archive {
                 found: marker.format_version,
             });
         }
+        let cluster = if is_found_at_once { cluster? } else { None };
         store.prepare(&Key::new(WAL), false, patience).await?;
         let compression = choose_compression(&store, &marker, options)?;
         let archive = Self {
@@ -127,8 +134,12 @@ impl Archive {
             name_turns: Default::default(),
             upload_memory: Arc::new(Semaphore::new((wal::UPLOAD_MEMORY_BYTES >> 10) as usize)),
             frontier: Mutex::default(),
+            is_found_at_once,
         };
-        archive.cluster(patience).await?;
+        match cluster {
+            Some(cluster) => archive.learn_cluster(&cluster)?,
+            None => archive.cluster(patience).await?,
+        };
         Ok(archive)
     }
 
@@ -163,7 +174,11 @@ impl Archive {
         let Some(file) = read_json::<ClusterFile>(&self.store, CLUSTER, patience).await? else {
             return Ok(None);
         };
-        let cluster = self.parse_cluster(&file)?;
+        self.learn_cluster(&file)
+    }
+
+    fn learn_cluster(&self, file: &ClusterFile) -> Result<Option<Cluster>, Error> {
+        let cluster = self.parse_cluster(file)?;
         Ok(Some(*self.cluster.get_or_init(|| cluster)))
     }
 
@@ -245,6 +260,26 @@ fn choose_compression(store: &Store, marker: &Marker, options: &Options) -> Resu
         });
     }
     Ok(chosen)
+}
+
+/// The marker did not come when it was asked for: because of the archive, or of the place?
+async fn missed_marker(
+    asked: Result<Option<Marker>, Error>,
+    store: &Store,
+    options: &Options,
+    patience: Patience,
+) -> Result<Marker, Error> {
+    if let Err(Error::Store(error)) = asked
+        && error.kind == ErrorKind::Transient
+    {
+        return Err(store.advised(error).into());
+    }
+    store.arrive(patience).await?;
+    match read_json::<Marker>(store, MARKER, patience).await? {
+        Some(marker) => Ok(marker),
+        None if options.create => create_marker(store, options, patience).await,
+        None => Err(Error::NotAnArchive { place: store.place() }),
+    }
 }
 
 async fn create_marker(store: &Store, options: &Options, patience: Patience) -> Result<Marker, Error> {

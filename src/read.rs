@@ -152,6 +152,14 @@ impl Reader {
         Ok(whole.freeze())
     }
 
+    /// The content of a file whose whole object is there already: one of [`PIECE_BYTES`] at most.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Misplaced`].
+    pub async fn unpack(&self, name: WalName, file_bytes: u64, object: Bytes) -> Result<Bytes, Error> {
+        self.fetcher.unpack_whole(name, file_bytes, object).await
+    }
+
     /// The part of the range that lies in the piece it begins in.
     async fn slice(
         &self,

@@ -38,7 +38,7 @@ use bytes::Bytes;
 
 pub use counts::Counts;
 pub use leave::{Grant, Leave, leave};
-pub use location::{Location, LocationError, Options, PathStyle, open};
+pub use location::{Location, LocationError, Options, PathStyle, open, reach};
 pub use probe::{Conditions, probe};
 pub use requests::Store;
 
@@ -262,6 +262,16 @@ fn room_for(bytes: usize, mut room: Vec<u8>) -> Vec<u8> {
 pub trait Backend: Send + Sync + fmt::Debug {
     /// The archive's place for people: `s3://bucket/prefix` or `/var/lib/walfs`. Never contains a secret.
     fn place(&self) -> String;
+
+    /// Is the place there, and is it the right address? Where another one is right, that is used from now on.
+    async fn arrive(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// What to look at where nobody answers.
+    fn advice(&self) -> Option<String> {
+        None
+    }
 
     /// Stores a whole object. See the module's contract.
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error>;

@@ -20,3 +20,4 @@ mod refusing;
 mod rig;
 mod sparse;
 mod through;
+mod trips;

@@ -7,6 +7,7 @@
 //! leaves a window between two machines that no client can close.
 
 mod commit;
+mod early;
 mod header;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::SystemTime;
 
 pub(super) use commit::UPLOAD_MEMORY_BYTES;
 pub use commit::{Committed, Offered};
+pub use early::{Early, EarlyFile};
 
 pub use super::turns::{Looked, UploadSpace};
 use super::{Archive, Error};

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use crate::archive::{self, Archive};
 use crate::codec::Compression;
 use crate::staging;
-use crate::store::{self, Location, PathStyle, Patience};
+use crate::store::{self, Location, PathStyle, Patience, Store};
 
 /// Nobody waits longer; used where a wait has no end of its own.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -206,6 +206,33 @@ impl StoreArgs {
         Ok(words)
     }
 
+    /// The store of the archive, not yet asked anything.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn reach(&self, place: &str, create: bool, wait: Duration) -> Result<Store, OpenError> {
+        let (location, options) = self.whereabouts(place, create, wait)?;
+        Ok(store::reach(&location, &options).await?)
+    }
+
+    fn whereabouts(
+        &self,
+        place: &str,
+        create: bool,
+        wait: Duration,
+    ) -> Result<(Location, store::Options), OpenError> {
+        let options = store::Options {
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            path_style: self.path_style.into(),
+            profile: self.profile.clone(),
+            create,
+            open_within: wait,
+            credentials_file: self.credentials_file.clone(),
+        };
+        Ok((Location::parse(place)?, options))
+    }
+
     /// Opens the archive, waiting for the store at most `wait`.
     ///
     /// # Errors
@@ -216,16 +243,7 @@ impl StoreArgs {
         options: &archive::Options,
         wait: Duration,
     ) -> Result<Archive, OpenError> {
-        let location = Location::parse(place)?;
-        let store_options = store::Options {
-            endpoint: self.endpoint.clone(),
-            region: self.region.clone(),
-            path_style: self.path_style.into(),
-            profile: self.profile.clone(),
-            create: options.create,
-            open_within: wait,
-            credentials_file: self.credentials_file.clone(),
-        };
+        let (location, store_options) = self.whereabouts(place, options.create, wait)?;
         let store = store::open(&location, &store_options).await?;
         Ok(Archive::open(store, options, Patience::for_at_most(wait)).await?)
     }

@@ -1,14 +1,11 @@
 //! `walfs wal-push`, `wal-fetch` and `wal-list`: WAL without a mount, by the same code and with the same promises; or,
 //! with `--mount`, through one.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -16,16 +13,14 @@ use tempfile::NamedTempFile;
 
 use crate::archive::wal::WalMeta;
 use crate::archive::{self, Archive};
-use crate::cache::Cache;
 use crate::pg::WalName;
-use crate::read::{PIECE_BYTES, Reader};
-use crate::staging::Staging;
-use crate::staging::wal::WalDraft;
 use crate::store::Patience;
 
 use super::mounted::Mounted;
 use super::options::{StoreArgs, WriteArgs};
 use super::{FETCH_FAILED, complain, start_log};
+
+mod direct;
 
 /// Archive one WAL file, without a mount or through one
 ///
@@ -193,39 +188,8 @@ async fn push_file(arguments: &PushArgs) -> Result<(), Failure> {
             .saturating_sub(began.elapsed())
             .max(LAST_TRY)
     };
-    let directly = async |archive: &str| push_directly(arguments, archive, name, left()).await;
+    let directly = async |archive: &str| direct::push(arguments, archive, name, left()).await;
     arguments.way.go(through, directly).await
-}
-
-async fn push_directly(
-    arguments: &PushArgs,
-    archive: &str,
-    name: WalName,
-    deadline: Duration,
-) -> Result<(), Failure> {
-    let mut file = File::open(&arguments.path)
-        .map_err(|error| format!("cannot read {}: {error}", arguments.path.display()))?;
-    let options = archive::Options {
-        compression: arguments.write.compression,
-        create: true,
-    };
-    let archive = Arc::new(arguments.store.open(archive, &options, deadline).await?);
-    let staging = Staging::new(archive.compression(), &arguments.write.staging());
-    let mut draft = WalDraft::new(archive, &staging, name, deadline);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(bytes) => {
-                let offset = draft.bytes();
-                let data = Bytes::copy_from_slice(&buffer[..bytes]);
-                draft.write(offset, &data, || None).await?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(format!("cannot read {}: {error}", arguments.path.display()).into()),
-        }
-    }
-    Ok(draft.finish().await?)
 }
 
 /// Runs `walfs wal-fetch`.
@@ -255,32 +219,8 @@ async fn fetch_file(arguments: &FetchArgs) -> Result<bool, Failure> {
         }
         Ok(found)
     };
-    let directly = async |archive: &str| fetch_directly(arguments, archive, name).await;
+    let directly = async |archive: &str| direct::fetch(arguments, archive, name).await;
     arguments.way.go(through, directly).await
-}
-
-async fn fetch_directly(arguments: &FetchArgs, archive: &str, name: WalName) -> Result<bool, Failure> {
-    let (store, path) = (&arguments.store, &arguments.path);
-    let options = archive::Options::default();
-    let archive = Arc::new(store.open(archive, &options, store.read_wait()).await?);
-    let patience = store.read_patience();
-    let Some(meta) = archive.wal_meta(name, patience).await? else {
-        return Ok(false);
-    };
-    let reader = Reader::new(archive, Cache::new(PIECE_BYTES), None);
-    let mut target = beside(path)?;
-    let mut at = 0;
-    while at < meta.bytes {
-        let piece = reader
-            .read(name, meta.bytes, at, PIECE_BYTES as usize, patience)
-            .await?;
-        target
-            .write_all(&piece)
-            .map_err(|error| cannot_write(path, &error))?;
-        at += piece.len() as u64;
-    }
-    put_in_place(target, path)?;
-    Ok(true)
 }
 
 /// A file beside the target, to be renamed when it is whole: so nobody ever finds half of it.

@@ -98,6 +98,12 @@ impl WalDraft {
         }
     }
 
+    /// Where the store has been asked already whether the name is taken.
+    pub fn looked(mut self, look: impl Future<Output = Option<Looked>> + Send + 'static) -> Self {
+        self.look = Some(Look(tokio::spawn(look)));
+        self
+    }
+
     /// A file that was sent to the store ahead: what comes is only compared with that, unless that has failed.
     pub fn following(mut self, forerunner: Forerunner, staging: &Staging) -> Self {
         if self.draft.bytes() == 0 {

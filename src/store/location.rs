@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Error, ErrorKind, Patience, Store, dir::Dir, retry, s3::S3};
+use super::{Error, ErrorKind, Patience, Store, dir::Dir, s3::S3};
 
 /// The place of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,17 +180,24 @@ impl Default for Options {
 /// `Denied` without usable credentials, `Permanent` if the bucket or directory does not exist or cannot be one,
 /// `Transient` if the place did not answer in time.
 pub async fn open(location: &Location, options: &Options) -> Result<Store, Error> {
+    let store = reach(location, options).await?;
+    store.arrive(Patience::for_at_most(options.open_within)).await?;
+    Ok(store)
+}
+
+/// The store of an archive, with which nobody has spoken yet: an S3 server is not asked whether the bucket is there. Until
+/// [`Store::arrive`] has returned, or an object that must be there has come, what it says may be of another place.
+///
+/// # Errors
+/// `Denied` without credentials; of a directory those of [`open`].
+pub async fn reach(location: &Location, options: &Options) -> Result<Store, Error> {
     match location {
         Location::Dir(path) => Ok(Store::new(Arc::new(
             Dir::open(path.clone(), options.create).await?,
         ))),
         Location::S3 { bucket, prefix } => {
-            let target = location.to_string();
-            check_endpoint(&target, options.endpoint.as_deref())?;
-            let patience = Patience::for_at_most(options.open_within);
-            let attempt = || S3::open(bucket.clone(), prefix.clone(), options);
-            let opened = retry::patiently("open", &target, patience, 0, attempt).await;
-            let backend = opened.map_err(|error| unreachable_server(error, options.endpoint.as_deref()))?;
+            check_endpoint(&location.to_string(), options.endpoint.as_deref())?;
+            let backend = S3::reach(bucket.clone(), prefix.clone(), options).await?;
             Ok(Store::new(Arc::new(backend)))
         }
     }
@@ -213,19 +220,6 @@ fn check_endpoint(target: &str, endpoint: Option<&str>) -> Result<(), Error> {
         ));
     }
     Ok(())
-}
-
-/// Whom nobody answered, for the person who wrote the address.
-fn unreachable_server(mut error: Error, endpoint: Option<&str>) -> Error {
-    if error.kind == ErrorKind::Transient {
-        let hint = match endpoint {
-            Some(endpoint) => format!("is {endpoint} the right server, and does it answer from here?"),
-            None => "does AWS answer from here? Another S3 server is named by --endpoint or AWS_ENDPOINT_URL"
-                .into(),
-        };
-        error.message = format!("{}\nHINT: {hint}", error.message);
-    }
-    error
 }
 
 #[cfg(test)]

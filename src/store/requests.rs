@@ -44,6 +44,30 @@ impl Store {
         self.backend.directory()
     }
 
+    /// Makes sure of the place of a store that was only [reached](super::reach) for.
+    ///
+    /// # Errors
+    /// As [`super::open`].
+    pub async fn arrive(&self, patience: Patience) -> Result<(), Error> {
+        let target = self.place();
+        let arrived = Wait::new("open", &target, patience, self.pace)
+            .run(0, || self.backend.arrive())
+            .await;
+        arrived.map_err(|error| self.advised(error))
+    }
+
+    /// The error of a first request, for the person who wrote the address.
+    pub(crate) fn advised(&self, mut error: Error) -> Error {
+        if let Some(advice) = self
+            .backend
+            .advice()
+            .filter(|_| error.kind == ErrorKind::Transient)
+        {
+            error.message = format!("{}\nHINT: {advice}", error.message);
+        }
+        error
+    }
+
     /// How many attempts of requests were made so far.
     pub fn counts(&self) -> Counts {
         self.counters.read()

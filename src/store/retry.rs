@@ -40,22 +40,6 @@ impl Pace {
 /// How many attempts bytes that do not fit their checksum get, before they are believed to be stored so.
 const DAMAGED_ATTEMPTS: u32 = 3;
 
-/// Repeats `attempt` at the usual pace. `bytes`: how much it moves, as far as known.
-pub(super) async fn patiently<T, F>(
-    operation: &'static str,
-    target: &str,
-    patience: Patience,
-    bytes: u64,
-    attempt: impl FnMut() -> F,
-) -> Result<T, Error>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    Wait::new(operation, target, patience, Pace::USUAL)
-        .run(bytes, attempt)
-        .await
-}
-
 /// One request and its attempts so far.
 #[derive(Debug)]
 pub(super) struct Wait<'a> {

@@ -47,9 +47,10 @@ impl fmt::Debug for S3 {
 }
 
 impl S3 {
-    /// Finds credentials and the way of addressing the bucket, and that the bucket is there. One attempt.
-    pub(super) async fn open(bucket: String, prefix: String, options: &Options) -> Result<Self, Error> {
-        let connections = Connections::open(&bucket, &prefix, options).await?;
+    /// Finds credentials. Asks the server nothing: see [`Backend::arrive`].
+    pub(super) async fn reach(bucket: String, prefix: String, options: &Options) -> Result<Self, Error> {
+        let target = place(&bucket, &prefix);
+        let connections = Connections::reach(target, options).await?;
         Ok(Self {
             bucket,
             prefix,
@@ -127,6 +128,14 @@ impl S3 {
     }
 }
 
+fn place(bucket: &str, prefix: &str) -> String {
+    Location::S3 {
+        bucket: bucket.into(),
+        prefix: prefix.into(),
+    }
+    .to_string()
+}
+
 /// A time the server did not tell is the beginning of time: nothing is decided by it.
 fn system_time(time: Option<&DateTime>) -> SystemTime {
     time.and_then(|time| SystemTime::try_from(*time).ok())
@@ -136,11 +145,15 @@ fn system_time(time: Option<&DateTime>) -> SystemTime {
 #[async_trait]
 impl Backend for S3 {
     fn place(&self) -> String {
-        Location::S3 {
-            bucket: self.bucket.clone(),
-            prefix: self.prefix.clone(),
-        }
-        .to_string()
+        place(&self.bucket, &self.prefix)
+    }
+
+    async fn arrive(&self) -> Result<(), Error> {
+        self.connections.arrive(&self.bucket, &self.prefix).await
+    }
+
+    fn advice(&self) -> Option<String> {
+        Some(self.connections.advice())
     }
 
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error> {

@@ -12,7 +12,7 @@ use crate::common::walfs::walfs;
 use crate::common::world::World;
 
 /// An archive without a mount.
-struct Desk {
+pub(super) struct Desk {
     server: Option<S3Server>,
     world: World,
 }
@@ -23,7 +23,7 @@ impl Desk {
         Desk { server: None, world }
     }
 
-    fn s3() -> Desk {
+    pub(super) fn s3() -> Desk {
         let world = World::new("desk");
         Desk {
             server: Some(S3Server::start()),
@@ -31,18 +31,18 @@ impl Desk {
         }
     }
 
-    fn server(&self) -> &S3Server {
+    pub(super) fn server(&self) -> &S3Server {
         self.server.as_ref().expect("this archive is on S3")
     }
 
-    fn archive(&self) -> String {
+    pub(super) fn archive(&self) -> String {
         match &self.server {
             Some(server) => format!("s3://{}/cluster", server.bucket()),
             None => self.world.archive().display().to_string(),
         }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = walfs(&self.world, &User::postgres());
         command.args(arguments);
         if let Some(server) = &self.server {
@@ -51,11 +51,11 @@ impl Desk {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub(super) fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("run walfs")
     }
 
-    fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+    pub(super) fn file(&self, name: &str, content: &[u8]) -> PathBuf {
         let dir = self.world.owned_dir(&format!("from-{:08x}", fastrand::u32(..)));
         let path = dir.join(name);
         fs::write(&path, content).expect("write a file");
@@ -63,7 +63,7 @@ impl Desk {
         path
     }
 
-    fn segment(&self, number: u64, seed: u64) -> PathBuf {
+    pub(super) fn segment(&self, number: u64, seed: u64) -> PathBuf {
         let name = wal::segment_name(1, number, SMALL);
         self.file(&name, &wal::segment(&name, CLUSTER, SMALL, seed))
     }
@@ -74,14 +74,14 @@ impl Desk {
     }
 
     #[track_caller]
-    fn pushed(&self, path: &Path) {
+    pub(super) fn pushed(&self, path: &Path) {
         let output = self.push(path);
         assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     }
 
     /// A push that fails with exit code 1 and says all this.
     #[track_caller]
-    fn refused(&self, path: &Path, words: &[&str]) {
+    pub(super) fn refused(&self, path: &Path, words: &[&str]) {
         let output = self.push(path);
         let message = said(&output);
         assert_eq!(output.status.code(), Some(1), "{message}");
@@ -91,7 +91,7 @@ impl Desk {
         );
     }
 
-    fn fetch_from(&self, archive: &str, name: &str) -> (Output, Option<Vec<u8>>) {
+    pub(super) fn fetch_from(&self, archive: &str, name: &str) -> (Output, Option<Vec<u8>>) {
         let to = self.world.owned_dir("to").join("RECOVERYXLOG");
         let _ = fs::remove_file(&to);
         let path = to.to_str().expect("ASCII");
@@ -109,7 +109,7 @@ impl Desk {
 
     /// A fetch that ends with this code and leaves no file.
     #[track_caller]
-    fn fetch_fails(&self, archive: &str, name: &str, code: i32) {
+    pub(super) fn fetch_fails(&self, archive: &str, name: &str, code: i32) {
         let (output, content) = self.fetch_from(archive, name);
         assert_eq!(output.status.code(), Some(code), "{}", said(&output));
         assert!(content.is_none(), "it left a file");

@@ -25,7 +25,7 @@ use aws_sdk_s3::config::{
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::error::{Failure, chain};
-use crate::store::{Error, ErrorKind, Location, Options, PathStyle};
+use crate::store::{Error, ErrorKind, Options, PathStyle};
 
 /// How long finding credentials and region may take: the chain ends at an address that swallows packets where there
 /// is no cloud.
@@ -44,6 +44,8 @@ const USUAL_REGION: &str = "us-east-1";
 #[derive(Debug, Clone)]
 pub(super) struct Connection {
     pub(super) client: Client,
+    config: SdkConfig,
+    path_style: bool,
     generation: u64,
     /// When credentials were last read because a server refused them.
     renewed: Option<Instant>,
@@ -52,54 +54,77 @@ pub(super) struct Connection {
 /// The client in use, and the making of its successor.
 pub(super) struct Connections {
     options: Options,
-    path_style: bool,
     target: String,
     current: RwLock<Arc<Connection>>,
     renewing: tokio::sync::Mutex<()>,
 }
 
+impl Connection {
+    /// The next one, to the same server by another address.
+    fn addressing(&self, path_style: bool) -> Self {
+        Self {
+            client: client(&self.config, path_style),
+            path_style,
+            generation: self.generation + 1,
+            ..self.clone()
+        }
+    }
+}
+
 impl Connections {
-    /// Finds credentials, then asks for one page of the listing to see that the bucket is there and how it is
-    /// addressed. A server of one's own is asked with the bucket in the path first, AWS with the bucket in the host
-    /// name, and the other way if the server says no.
-    pub(super) async fn open(bucket: &str, prefix: &str, options: &Options) -> Result<Self, Error> {
-        let target = Location::S3 {
-            bucket: bucket.into(),
-            prefix: prefix.into(),
-        }
-        .to_string();
+    /// Finds credentials, and asks nothing yet. A server of one's own is addressed with the bucket in the path, AWS with
+    /// the bucket in the host name, until [`Connections::arrive`] finds it otherwise.
+    pub(super) async fn reach(target: String, options: &Options) -> Result<Self, Error> {
         let config = load(options, &target).await?;
-        let own_server = has_endpoint(options, &config);
-        let (first, second) = match options.path_style {
-            PathStyle::Always => (true, None),
-            PathStyle::Never => (false, None),
-            PathStyle::Auto => (own_server, Some(!own_server)),
+        let path_style = match options.path_style {
+            PathStyle::Always => true,
+            PathStyle::Never => false,
+            PathStyle::Auto => has_endpoint(options, &config),
         };
-        let refused = match look(&config, first, bucket, prefix).await {
-            Ok(client) => return Ok(Self::with(options, first, target, client)),
-            Err(refused) => refused,
+        let current = Connection {
+            client: client(&config, path_style),
+            config,
+            path_style,
+            generation: 0,
+            renewed: None,
         };
-        if let Some(second) = second.filter(|_| refused.kind() != ErrorKind::Transient)
-            && let Ok(client) = look(&config, second, bucket, prefix).await
-        {
-            return Ok(Self::with(options, second, target, client));
+        Ok(Self {
+            options: options.clone(),
+            target,
+            current: RwLock::new(Arc::new(current)),
+            renewing: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Asks for one page of the listing to see that the bucket is there and how it is addressed: the other way, if the
+    /// server says no.
+    pub(super) async fn arrive(&self, bucket: &str, prefix: &str) -> Result<(), Error> {
+        let used = self.current();
+        let Err(refused) = look(&used.client, bucket, prefix).await else {
+            return Ok(());
+        };
+        if self.options.path_style == PathStyle::Auto && refused.kind() != ErrorKind::Transient {
+            let other = used.addressing(!used.path_style);
+            if look(&other.client, bucket, prefix).await.is_ok() {
+                self.replace(other);
+                return Ok(());
+            }
         }
+        let target = self.target.clone();
         Err(Error::new(refused.kind(), "open", target, refused.advice()))
     }
 
-    fn with(options: &Options, path_style: bool, target: String, client: Client) -> Self {
-        let current = RwLock::new(Arc::new(Connection {
-            client,
-            generation: 0,
-            renewed: None,
-        }));
-        Self {
-            options: options.clone(),
-            path_style,
-            target,
-            current,
-            renewing: tokio::sync::Mutex::default(),
+    /// For the person who wrote the address, where nobody answers.
+    pub(super) fn advice(&self) -> String {
+        match &self.options.endpoint {
+            Some(endpoint) => format!("is {endpoint} the right server, and does it answer from here?"),
+            None => "does AWS answer from here? Another S3 server is named by --endpoint or AWS_ENDPOINT_URL"
+                .into(),
         }
+    }
+
+    fn replace(&self, next: Connection) {
+        *self.current.write().expect("no panic inside") = Arc::new(next);
     }
 
     pub(super) fn current(&self) -> Arc<Connection> {
@@ -141,13 +166,13 @@ impl Connections {
         let Ok(config) = load(&self.options, &self.target).await else {
             return false;
         };
-        let client = client(&config, self.path_style);
-        let next = Connection {
-            client,
+        self.replace(Connection {
+            client: client(&config, current.path_style),
+            config,
+            path_style: current.path_style,
             generation: current.generation + 1,
             renewed: Some(Instant::now()),
-        };
-        *self.current.write().expect("no panic inside") = Arc::new(next);
+        });
         tracing::info!(
             "{}: the server refused the credentials; read them again",
             self.target
@@ -272,17 +297,14 @@ fn client(config: &SdkConfig, path_style: bool) -> Client {
     Client::from_conf(config)
 }
 
-/// A client, if it finds the bucket.
-async fn look(config: &SdkConfig, path_style: bool, bucket: &str, prefix: &str) -> Result<Client, Failure> {
-    let client = client(config, path_style);
+/// Does the client find the bucket?
+async fn look(client: &Client, bucket: &str, prefix: &str) -> Result<(), Failure> {
     let listing = client.list_objects_v2().bucket(bucket).max_keys(1);
     let listing = if prefix.is_empty() {
         listing
     } else {
         listing.prefix(format!("{prefix}/"))
     };
-    match listing.send().await {
-        Ok(_) => Ok(client),
-        Err(error) => Err(Failure::of(&error)),
-    }
+    let listed = listing.send().await;
+    listed.map(drop).map_err(|error| Failure::of(&error))
 }
