@@ -43,9 +43,6 @@ const FRAME: u64 = FRAME_BYTES as u64;
 /// Plain frames one draft keeps open; more are packed, oldest first. Copiers need one, `pg_receivewal` two.
 const OPEN_FRAMES: usize = 4;
 
-/// Blocks of memory kept for objects of the next uploads.
-const OBJECTS: usize = 2;
-
 /// Where drafts keep what they hold.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -95,7 +92,7 @@ impl Staging {
             memory: Arc::new(Semaphore::new(options.memory_bytes >> 10)),
             space: Arc::new(Space::new(options.space_bytes)),
             packers: Arc::new(Semaphore::new(cores + 1)),
-            objects: Buffers::new(OBJECTS),
+            objects: Buffers::of_writers(),
             spare: Spare::of(options.memory_bytes / FRAME_BYTES),
         }))
     }
