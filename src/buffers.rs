@@ -321,7 +321,7 @@ mod tests {
             std::iter::repeat_with(used).take(many).collect()
         };
         drop(used(8, 1));
-        assert_eq!(buffers.pool().kept.len(), 4 * LEAST_BYTES / HUGE_PAGE_BYTES);
+        assert_eq!(buffers.pool().kept.len(), (4 * LEAST_BYTES) / HUGE_PAGE_BYTES);
         drop(used(1, 5 * LEAST_BYTES));
         assert_eq!(buffers.pool().kept.len(), 1);
         drop(filled(&buffers, 1));

@@ -118,7 +118,7 @@ async fn what_is_compared_takes_no_more_memory_than_there_is() {
     assert_eq!(hashed.count(), 4);
     assert_eq!(staging.0.memory.available_permits(), 0);
     drop(draft);
-    assert_eq!(staging.0.memory.available_permits(), 4 * FRAME_BYTES >> 10);
+    assert_eq!(staging.0.memory.available_permits(), (4 * FRAME_BYTES) >> 10);
 }
 
 /// Polls so often at most, then gives up: what a deadline does in the middle.
