@@ -2,11 +2,10 @@
 //! than packing or unpacking WAL into it takes; on a virtual machine whose host must bring the memory, several times as
 //! much.
 //!
-//! Blocks that nobody uses are kept, but only while few are being filled, so that those and the ones kept are never more
-//! than a number that is set. A new one is asked for in huge pages, of which the kernel clears eight instead of 4096 small
-//! ones; where it has none to give, nothing is lost.
+//! Blocks that nobody uses are kept, within a bound. A new one is asked for in huge pages, of which the kernel clears
+//! eight instead of 4096 small ones; where it has none to give, nothing is lost.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use bytes::Bytes;
 use memmap2::{Advice, MmapMut};
@@ -17,21 +16,45 @@ const LEAST_BYTES: usize = 1 << 20;
 /// Sizes of blocks that are used for objects of any size.
 const STEP_BYTES: usize = 4 << 20;
 
-/// Blocks of one size that come back.
+/// What the kernel brings at once.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// What all that is written may keep: as much as bodies of uploads may take, which lie in the same blocks.
+const WRITERS_BYTES: usize = 64 << 20;
+
+/// Blocks that come back.
 #[derive(Debug, Clone)]
 pub(crate) struct Buffers(Arc<Mutex<Pool>>);
 
 #[derive(Debug)]
 struct Pool {
-    /// Being filled and kept, together.
-    most: usize,
+    most: Most,
+    /// The one that has lain here longest comes first.
     kept: Vec<Block>,
     being_filled: usize,
+    /// Bytes of blocks that somebody reads.
+    read_bytes: usize,
+}
+
+/// What is kept.
+#[derive(Debug)]
+enum Most {
+    /// So many blocks, with those being filled.
+    Blocks(usize),
+    /// Half of so many bytes, and no more than those that are being read leave of them.
+    Bytes(usize),
+}
+
+#[derive(Debug, Default)]
+struct Block {
+    memory: Memory,
+    /// Bytes that the kernel has brought: up to the last one that was ever written to.
+    real_bytes: usize,
 }
 
 /// Memory of its own, or a share of the allocator's.
 #[derive(Debug)]
-enum Block {
+enum Memory {
     Mapped(MmapMut),
     Allocated(Vec<u8>),
 }
@@ -52,16 +75,28 @@ struct Filled {
 impl Buffers {
     /// So many blocks at most are being filled and kept, or else none is kept.
     pub(crate) fn new(most: usize) -> Self {
+        Self::of(Most::Blocks(most))
+    }
+
+    /// Those of everything that is written in this process.
+    pub(crate) fn of_writers() -> Self {
+        static OF_WRITERS: LazyLock<Buffers> = LazyLock::new(|| Buffers::of(Most::Bytes(WRITERS_BYTES)));
+        OF_WRITERS.clone()
+    }
+
+    fn of(most: Most) -> Self {
         Self(Arc::new(Mutex::new(Pool {
             most,
             kept: Vec::new(),
             being_filled: 0,
+            read_bytes: 0,
         })))
     }
 
     /// A block to be filled.
     pub(crate) fn take(&self, bytes: usize) -> Filling {
-        let kept = self.pool().take(bytes);
+        // Blocks that make room go when nobody waits for the pool.
+        let (kept, _gone) = self.pool().take(bytes);
         Filling {
             block: kept.unwrap_or_else(|| Block::new(bytes)),
             from: self.clone(),
@@ -92,31 +127,84 @@ impl Buffers {
 }
 
 impl Pool {
-    fn take(&mut self, bytes: usize) -> Option<Block> {
+    /// A block of that size, if there is one, and those that there is no room for now.
+    fn take(&mut self, bytes: usize) -> (Option<Block>, Vec<Block>) {
         self.being_filled += 1;
         if bytes < LEAST_BYTES {
-            return None;
+            return (None, Vec::new());
         }
         // The last one used: the processor's caches still have some of it.
         let found = self.kept.iter().rposition(|kept| kept.bytes().len() == bytes);
         let found = found.map(|at| self.kept.remove(at));
-        self.kept.truncate(self.most.saturating_sub(self.being_filled));
-        found
+        (found, self.make_room())
     }
 
-    /// The one that has lain here longest goes if there is no room: perhaps nobody asks for its size any more.
-    fn give_back(&mut self, block: Block) {
-        if block.bytes().len() < LEAST_BYTES || self.being_filled >= self.most {
-            return;
-        }
-        if self.being_filled + self.kept.len() >= self.most {
-            self.kept.remove(0);
+    /// Somebody reads a block now. Gives those that there is no room for.
+    fn lend(&mut self, block: &Block) -> Vec<Block> {
+        self.read_bytes += block.real_bytes;
+        self.make_room()
+    }
+
+    /// Gives those that there is no room for now.
+    fn give_back(&mut self, block: Block) -> Vec<Block> {
+        self.read_bytes -= block.real_bytes;
+        let fits = match self.most {
+            Most::Blocks(blocks) => self.being_filled < blocks,
+            Most::Bytes(bytes) => block.real_bytes <= bytes / 2,
+        };
+        if block.bytes().len() < LEAST_BYTES || !fits {
+            return vec![block];
         }
         self.kept.push(block);
+        self.make_room()
+    }
+
+    /// The ones that have lain here longest: perhaps nobody asks for their sizes any more.
+    fn make_room(&mut self) -> Vec<Block> {
+        let mut gone = 0;
+        while !self.fits_without(gone) {
+            gone += 1;
+        }
+        self.kept.drain(..gone).collect()
+    }
+
+    fn fits_without(&self, gone: usize) -> bool {
+        let kept = &self.kept[gone..];
+        match self.most {
+            _ if kept.is_empty() => true,
+            Most::Blocks(blocks) => self.being_filled + kept.len() <= blocks,
+            Most::Bytes(bytes) => {
+                let room = bytes.saturating_sub(self.read_bytes).min(bytes / 2);
+                kept.iter().map(|block| block.real_bytes).sum::<usize>() <= room
+            }
+        }
     }
 }
 
 impl Block {
+    fn new(bytes: usize) -> Self {
+        Self {
+            memory: Memory::new(bytes),
+            real_bytes: 0,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.memory {
+            Memory::Mapped(mapped) => mapped,
+            Memory::Allocated(allocated) => allocated,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.memory {
+            Memory::Mapped(mapped) => mapped,
+            Memory::Allocated(allocated) => allocated,
+        }
+    }
+}
+
+impl Memory {
     fn new(bytes: usize) -> Self {
         if bytes >= LEAST_BYTES
             && let Ok(mapped) = MmapMut::map_anon(bytes)
@@ -127,20 +215,6 @@ impl Block {
         }
         Self::Allocated(vec![0; bytes])
     }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Mapped(mapped) => mapped,
-            Self::Allocated(allocated) => allocated,
-        }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        match self {
-            Self::Mapped(mapped) => mapped,
-            Self::Allocated(allocated) => allocated,
-        }
-    }
 }
 
 impl Filling {
@@ -150,15 +224,23 @@ impl Filling {
     }
 
     /// All of it has been written.
-    pub(crate) fn filled(mut self) -> Bytes {
-        Bytes::from_owner(Filled {
-            block: std::mem::take(&mut self.block),
-            from: self.from.clone(),
-        })
+    pub(crate) fn filled(self) -> Bytes {
+        let bytes = self.block.bytes().len();
+        self.filled_to(bytes)
+    }
+
+    /// So many of its bytes have been written, from its start: these.
+    pub(crate) fn filled_to(mut self, bytes: usize) -> Bytes {
+        let mut block = std::mem::take(&mut self.block);
+        let brought = bytes.next_multiple_of(HUGE_PAGE_BYTES).min(block.bytes().len());
+        block.real_bytes = block.real_bytes.max(brought);
+        let _gone = self.from.pool().lend(&block);
+        let from = self.from.clone();
+        Bytes::from_owner(Filled { block, from }).slice(..bytes)
     }
 }
 
-impl Default for Block {
+impl Default for Memory {
     fn default() -> Self {
         Self::Allocated(Vec::new())
     }
@@ -179,7 +261,7 @@ impl AsRef<[u8]> for Filled {
 impl Drop for Filled {
     fn drop(&mut self) {
         let block = std::mem::take(&mut self.block);
-        self.from.pool().give_back(block);
+        let _gone = self.from.pool().give_back(block);
     }
 }
 
@@ -229,6 +311,37 @@ mod tests {
         drop(other);
         assert_eq!(buffers.pool().kept.len(), MOST);
         assert_eq!(buffers.take_for(2 * LEAST_BYTES).filled().as_ptr(), place);
+    }
+
+    #[test]
+    fn what_is_kept_for_writers_is_bounded_by_what_was_written_to() {
+        let buffers = Buffers::of(Most::Bytes(8 * LEAST_BYTES));
+        let used = |many: usize, bytes| -> Vec<Bytes> {
+            let used = || buffers.take(16 * LEAST_BYTES).filled_to(bytes);
+            std::iter::repeat_with(used).take(many).collect()
+        };
+        drop(used(8, 1));
+        assert_eq!(buffers.pool().kept.len(), (4 * LEAST_BYTES) / HUGE_PAGE_BYTES);
+        drop(used(1, 5 * LEAST_BYTES));
+        assert_eq!(buffers.pool().kept.len(), 1);
+        drop(filled(&buffers, 1));
+        assert_eq!(buffers.pool().kept.len(), 2);
+    }
+
+    #[test]
+    fn what_is_read_leaves_less_room_to_what_is_kept() {
+        let buffers = Buffers::of(Most::Bytes(4 * LEAST_BYTES));
+        let blocks = [1, 2].map(|byte| filled(&buffers, byte));
+        drop(blocks);
+        assert_eq!(buffers.pool().kept.len(), 2);
+        let read = [(); 3].map(|()| buffers.take(16 * LEAST_BYTES).filled_to(1));
+        assert!(buffers.pool().kept.is_empty());
+        drop(filled(&buffers, 3));
+        assert!(buffers.pool().kept.is_empty());
+        drop(read);
+        drop(filled(&buffers, 4));
+        let pool = buffers.pool();
+        assert_eq!((pool.kept.len(), pool.read_bytes), (1, 0));
     }
 
     #[test]

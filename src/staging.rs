@@ -3,9 +3,9 @@
 //! A [`Draft`] is one version of one file being written. Its content is cut into the codec's frames; a frame is
 //! packed on another core as soon as a write has run past its end, so that when the last write of a segment arrives
 //! only the last frame is left to do. Writers that come back (`pg_receivewal` writes zeros first, then data) get
-//! their frame unpacked again. Packed frames are kept in memory up to a common budget, beyond it in an unlinked
-//! temporary file, which vanishes with the process: nothing staged is ever needed after a crash, because nothing
-//! staged has been acknowledged.
+//! their frame unpacked again. What follows a file that was sent ahead is only hashed, until it proves to differ. Frames
+//! are kept in memory up to a common budget, packed ones beyond it in an unlinked temporary file, which vanishes with
+//! the process: nothing staged is ever needed after a crash, because nothing staged has been acknowledged.
 //!
 //! This room does not know names, verdicts or the store; [`wal`] adds the rules for WAL files.
 
@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::buffers::Buffers;
-use crate::codec::{self, Compression, ContentHash, FRAME_BYTES, PieceHash};
+use crate::codec::{self, Compression, FRAME_BYTES};
 
 mod chunk;
 pub mod coverage;
@@ -42,9 +42,6 @@ const FRAME: u64 = FRAME_BYTES as u64;
 
 /// Plain frames one draft keeps open; more are packed, oldest first. Copiers need one, `pg_receivewal` two.
 const OPEN_FRAMES: usize = 4;
-
-/// Blocks of memory kept for objects of the next uploads.
-const OBJECTS: usize = 2;
 
 /// Where drafts keep what they hold.
 #[derive(Debug, Clone)]
@@ -95,7 +92,7 @@ impl Staging {
             memory: Arc::new(Semaphore::new(options.memory_bytes >> 10)),
             space: Arc::new(Space::new(options.space_bytes)),
             packers: Arc::new(Semaphore::new(cores + 1)),
-            objects: Buffers::new(OBJECTS),
+            objects: Buffers::of_writers(),
             spare: Spare::of(options.memory_bytes / FRAME_BYTES),
         }))
     }
@@ -169,42 +166,6 @@ impl Draft {
     pub fn with_chunks(mut self, skipped: usize) -> Self {
         self.chunks_from = Some(skipped);
         self
-    }
-
-    /// Only hashes what comes, until somebody wants it sealed.
-    fn compared(mut self) -> Self {
-        self.compared = true;
-        self
-    }
-
-    /// Hash of the whole content.
-    ///
-    /// # Errors
-    /// As [`Draft::write`].
-    async fn hash(&mut self) -> io::Result<ContentHash> {
-        self.pack_all().await?;
-        let mut pieces = Vec::with_capacity(self.frames.len());
-        for index in 0..self.frames.len() {
-            pieces.push(self.piece_hash(index).await?);
-        }
-        Ok(PieceHash::whole(&pieces))
-    }
-
-    async fn piece_hash(&mut self, index: usize) -> io::Result<PieceHash> {
-        self.arrive(index).await;
-        let bytes = self.frame_bytes(index);
-        let known = match &self.frames[index] {
-            Slot::Hashed(hashed) if hashed.plain.len() == bytes => Some(hashed.hash),
-            Slot::Kept(kept) if kept.summary.plain_bytes() as usize == bytes => Some(kept.summary.hash()),
-            _ => None,
-        };
-        match known {
-            Some(hash) => Ok(hash),
-            None => Ok(PieceHash::of(
-                index as u64,
-                &self.open_frame(index).await?[..bytes],
-            )),
-        }
     }
 
     /// Packs everything, and gives the chunks of a draft made [`Draft::with_chunks`]: of all bytes, each once.
@@ -313,22 +274,22 @@ impl Draft {
         Ok(out.freeze())
     }
 
-    /// Packs it otherwise from now on, also what was written before.
+    /// Packs it otherwise from now on, also what was written before. For small files: all of it is plain until then.
     ///
     /// # Errors
-    /// As [`Draft::write`].
+    /// As [`Draft::write`]; then nothing has changed.
     pub async fn repack(&mut self, compression: Compression) -> io::Result<()> {
         if self.compression == compression {
             return Ok(());
         }
-        self.compression = compression;
         for index in 0..self.frames.len() {
             if !matches!(self.frames[index], Slot::Hole) {
                 self.open_frame(index).await?;
-                self.pack(index).await?;
             }
         }
-        Ok(())
+        // Not before: what is packed partly one way and partly the other cannot be sealed.
+        self.compression = compression;
+        self.limit_open_frames().await
     }
 
     /// Packs what is still open and lays the object out. The draft can go on afterwards.

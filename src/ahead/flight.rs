@@ -32,9 +32,6 @@ use super::pg_wal::{Opened, PgWal};
 /// What an object may be longer than its content, in KiB: headers of frames and the table of a 32 MiB segment.
 const OVERHEAD_KIB: u32 = 64;
 
-/// Blocks of memory kept for the next objects. Only as much of each is real as its largest object took.
-const KEPT_BUFFERS: usize = 4;
-
 /// What all segments that are sent ahead share.
 #[derive(Debug)]
 pub(super) struct Runway {
@@ -64,7 +61,7 @@ impl Runway {
             room: Arc::new(Semaphore::new((room_bytes >> 10) as usize)),
             room_bytes,
             packers: Semaphore::new(cores),
-            buffers: Buffers::new(KEPT_BUFFERS),
+            buffers: Buffers::of_writers(),
         }
     }
 
@@ -205,7 +202,7 @@ fn pack(opened: &Opened, compression: Compression, mut room: Filling) -> std::io
     object.write_all(&sealed.trailer)?;
     let bytes = object.position() as usize;
     Ok(Object {
-        bytes: room.filled().slice(..bytes),
+        bytes: room.filled_to(bytes),
         hash: sealed.hash,
         held: None,
     })

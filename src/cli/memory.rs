@@ -4,8 +4,8 @@
 //! the first one was freed, of which it has eight for each core, and blocks that stay in the cache pin the holes
 //! between them: 300 MiB resident where 120 were in use. Other C libraries are left as they are.
 
-/// Larger blocks are mapped by themselves, and are the system's again when they are freed. A written MiB and a packed
-/// frame stay below, where the memory is used again without asking the system.
+/// Larger blocks are mapped by themselves, and are the system's again when they are freed. Plain and packed
+/// frames stay below, where the memory is used again without asking the system.
 #[cfg(target_env = "gnu")]
 const OWN_MAPPING_BYTES: libc::c_int = 2 << 20;
 

@@ -42,9 +42,6 @@ use reply::{
 /// Threads that take requests from the kernel. More than one, so that a copied megabyte does not delay a lookup.
 const EVENT_LOOPS: usize = 3;
 
-/// Blocks of memory kept for what is written next, a MiB each: those of a segment that is compared whole, and a few more.
-const WRITTEN_BLOCKS: usize = 20;
-
 /// A directory, served to the kernel.
 #[derive(Debug)]
 pub struct Served {
@@ -62,7 +59,7 @@ impl Served {
             fs,
             runtime,
             owner,
-            blocks: Buffers::new(WRITTEN_BLOCKS),
+            blocks: Buffers::of_writers(),
         }
     }
 

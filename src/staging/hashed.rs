@@ -1,12 +1,14 @@
 //! Frames that are most likely archived already: hashed, and kept as they came in case they are not.
 
+use std::io;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{self, JoinHandle};
 
 use super::spare::Frame;
-use crate::codec::PieceHash;
+use super::{Draft, Slot};
+use crate::codec::{ContentHash, PieceHash};
 
 /// A frame's plain bytes and their hash.
 #[derive(Debug)]
@@ -30,4 +32,42 @@ pub(super) fn hash(index: u64, plain: Frame, memory: OwnedSemaphorePermit) -> Jo
         plain,
         _memory: memory,
     })
+}
+
+impl Draft {
+    /// Only hashes what comes, until somebody wants it sealed.
+    pub(super) fn compared(mut self) -> Self {
+        self.compared = true;
+        self
+    }
+
+    /// Hash of the whole content.
+    ///
+    /// # Errors
+    /// As [`Draft::write`].
+    pub(super) async fn hash(&mut self) -> io::Result<ContentHash> {
+        self.pack_all().await?;
+        let mut pieces = Vec::with_capacity(self.frames.len());
+        for index in 0..self.frames.len() {
+            pieces.push(self.piece_hash(index).await?);
+        }
+        Ok(PieceHash::whole(&pieces))
+    }
+
+    async fn piece_hash(&mut self, index: usize) -> io::Result<PieceHash> {
+        self.arrive(index).await;
+        let bytes = self.frame_bytes(index);
+        let known = match &self.frames[index] {
+            Slot::Hashed(hashed) if hashed.plain.len() == bytes => Some(hashed.hash),
+            Slot::Kept(kept) if kept.summary.plain_bytes() as usize == bytes => Some(kept.summary.hash()),
+            _ => None,
+        };
+        match known {
+            Some(hash) => Ok(hash),
+            None => Ok(PieceHash::of(
+                index as u64,
+                &self.open_frame(index).await?[..bytes],
+            )),
+        }
+    }
 }

@@ -84,6 +84,6 @@ impl Offered for Sealed {
             out.write_all(&piece[from..to])?;
         }
         let bytes = out.position() as usize;
-        Ok(room.filled().slice(..bytes))
+        Ok(room.filled_to(bytes))
     }
 }

@@ -79,7 +79,7 @@ impl Space {
 /// The temporary file of a draft, made when first needed.
 #[derive(Debug)]
 pub(super) struct Spill {
-    file: Option<Arc<File>>,
+    pub(super) file: Option<Arc<File>>,
     end: u64,
     space: Arc<Space>,
 }

@@ -1,5 +1,10 @@
 //! Drafts against a plain buffer that was written in the same way.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
 use super::*;
 use crate::archive::wal::Offered;
 use crate::codec::ContentHash;
@@ -114,4 +119,79 @@ async fn what_is_compared_takes_no_more_memory_than_there_is() {
     assert_eq!(staging.0.memory.available_permits(), 0);
     drop(draft);
     assert_eq!(staging.0.memory.available_permits(), (4 * FRAME_BYTES) >> 10);
+}
+
+/// Polls so often at most, then gives up: what a deadline does in the middle.
+async fn given_up<T>(work: impl Future<Output = T>, polls: usize) -> Option<T> {
+    let mut work = pin!(work);
+    let mut left = polls;
+    poll_fn(move |context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        work.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+/// Writes that share their bytes, cuts and growth, and hashes and seals that are given up in the middle and tried again.
+#[tokio::test]
+async fn what_is_given_up_in_the_middle_can_be_tried_again() {
+    for seed in 0..12 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let memory_bytes = [64 << 20, 5 * FRAME_BYTES, 0][seed as usize % 3];
+        let staging = staging(memory_bytes);
+        let (mut draft, mut model) = (staging.draft().compared(), Vec::new());
+        let mut writes = WRITES;
+        random.shuffle(&mut writes);
+        for (offset, bytes) in writes {
+            let data: Bytes = std::iter::repeat_with(|| random.u8(..4)).take(bytes).collect();
+            let (start, end) = (offset as usize, offset as usize + bytes);
+            model.resize(model.len().max(end), 0);
+            model[start..end].copy_from_slice(&data);
+            draft.write_shared(offset, &data).await.unwrap();
+            if random.u8(..3) == 0 {
+                let length = random.usize(..model.len() + 2 * FRAME_BYTES);
+                model.resize(length, 0);
+                draft.truncate(length as u64).await.unwrap();
+            }
+            if let Some(hash) = given_up(draft.hash(), random.usize(..6)).await {
+                assert_eq!(hash.unwrap(), ContentHash::of(&model), "seed {seed}");
+            }
+            if random.u8(..4) == 0 {
+                given_up(draft.seal(), random.usize(..6)).await;
+            }
+        }
+        assert_eq!(
+            draft.hash().await.unwrap(),
+            ContentHash::of(&model),
+            "seed {seed}"
+        );
+        assert!(stored(&mut draft).await == model, "seed {seed}");
+        drop(draft);
+        // What was being hashed when it was cut off gives its room back a little later.
+        let room = staging.0.memory.acquire_many((memory_bytes >> 10) as u32);
+        let room = tokio::time::timeout(Duration::from_secs(30), room).await;
+        assert!(room.is_ok(), "seed {seed}: room for frames is lost");
+    }
+}
+
+/// A frame that cannot be read back from its temporary file, once.
+#[tokio::test]
+async fn what_could_not_be_packed_otherwise_is_tried_again() {
+    let options = Options {
+        memory_bytes: 0,
+        ..Default::default()
+    };
+    let staging = Staging::new("zstd:1".parse().unwrap(), &options);
+    let mut draft = staging.draft();
+    draft.write(0, b"content").await.unwrap();
+    draft.seal().await.unwrap();
+    let empty = Some(Arc::new(tempfile::tempfile().unwrap()));
+    let file = std::mem::replace(&mut draft.spill.lock().unwrap().file, empty);
+    draft.repack(Compression::None).await.unwrap_err();
+    draft.spill.lock().unwrap().file = file;
+    draft.repack(Compression::None).await.unwrap();
+    assert!(stored(&mut draft).await == b"content");
 }
