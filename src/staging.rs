@@ -225,7 +225,9 @@ impl Draft {
                 // As every frame of a copier's: no need to make zeros first.
                 self.frames[index] = Slot::Open(frame(&self.shared.spare, piece));
             } else {
-                self.open_frame(index).await?[within..within + take].copy_from_slice(piece);
+                let opened = self.open_frame(index).await;
+                let lost = opened.map(|plain| plain[within..within + take].copy_from_slice(piece));
+                self.lose_unless(index, lost)?;
             }
             at += take as u64;
             if within + take == FRAME_BYTES {
@@ -233,6 +235,11 @@ impl Draft {
             }
         }
         self.limit_open_frames().await
+    }
+
+    /// A frame that could not take what was written to it is not what its writer means, whatever he makes of the error.
+    fn lose_unless(&mut self, index: usize, written: io::Result<()>) -> io::Result<()> {
+        written.inspect_err(|error| self.frames[index] = Slot::Lost(error.kind(), error.to_string()))
     }
 
     /// Sets the length; what is added reads as zeros.
@@ -245,7 +252,9 @@ impl Draft {
             self.frames.truncate(kept_frames);
             let within = (bytes % FRAME) as usize;
             if within > 0 && kept_frames <= self.frames.len() {
-                self.open_frame(kept_frames - 1).await?[within..].fill(0);
+                let opened = self.open_frame(kept_frames - 1).await;
+                let cut = opened.map(|plain| plain[within..].fill(0));
+                self.lose_unless(kept_frames - 1, cut)?;
             }
         }
         self.bytes = bytes;

@@ -195,3 +195,20 @@ async fn what_could_not_be_packed_otherwise_is_tried_again() {
     draft.repack(Compression::None).await.unwrap();
     assert!(stored(&mut draft).await == b"content");
 }
+
+/// A writer that goes on after an error must not get the frame as it was before.
+#[tokio::test]
+async fn what_a_failed_write_would_have_changed_is_not_stored() {
+    let staging = staging(0);
+    let mut draft = staging.draft();
+    draft.write(0, &vec![7; 2 * FRAME_BYTES]).await.unwrap();
+    draft.seal().await.unwrap();
+    let empty = Some(Arc::new(tempfile::tempfile().unwrap()));
+    let file = std::mem::replace(&mut draft.spill.lock().unwrap().file, empty);
+    draft.write(5, b"changed").await.unwrap_err();
+    draft.spill.lock().unwrap().file = file;
+    draft.seal().await.unwrap_err();
+    draft.truncate(0).await.unwrap();
+    draft.write(0, b"begun anew").await.unwrap();
+    assert!(stored(&mut draft).await == b"begun anew");
+}
