@@ -23,19 +23,19 @@ use crate::codec::{self, Compression, FRAME_BYTES};
 mod chunk;
 pub mod coverage;
 pub mod forerunner;
+mod frame;
 mod hashed;
 pub mod part;
 mod sealed;
-mod spare;
 mod spill;
 pub mod tree;
 pub mod wal;
 
 use chunk::{Chunk, Chunks};
 use coverage::Coverage;
+use frame::Frame;
 use hashed::Hashed;
 pub use sealed::Sealed;
-use spare::{Frame, Spare};
 use spill::{Kept, Space, Spill};
 
 const FRAME: u64 = FRAME_BYTES as u64;
@@ -78,8 +78,6 @@ struct Shared {
     packers: Arc<Semaphore>,
     /// Of objects put together for their upload.
     objects: Buffers,
-    /// Of plain frames.
-    spare: Arc<Spare>,
 }
 
 impl Staging {
@@ -93,7 +91,6 @@ impl Staging {
             space: Arc::new(Space::new(options.space_bytes)),
             packers: Arc::new(Semaphore::new(cores + 1)),
             objects: Buffers::of_writers(),
-            spare: Spare::of(options.memory_bytes / FRAME_BYTES),
         }))
     }
 
@@ -192,8 +189,7 @@ impl Draft {
     /// # Errors
     /// Local I/O of the temporary file (disk full).
     pub async fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.take(offset, data, |spare, piece| spare.frame_of(piece))
-            .await
+        self.take(offset, data, |piece| Frame::Own(piece.to_vec())).await
     }
 
     /// The same, without a copy of what makes a whole frame.
@@ -201,17 +197,12 @@ impl Draft {
     /// # Errors
     /// As [`Draft::write`].
     pub async fn write_shared(&mut self, offset: u64, data: &Bytes) -> io::Result<()> {
-        self.take(offset, data, |_, piece| Frame::Shared(data.slice_ref(piece)))
+        self.take(offset, data, |piece| Frame::Shared(data.slice_ref(piece)))
             .await
     }
 
     /// `frame` makes a frame of bytes that are all of it.
-    async fn take(
-        &mut self,
-        offset: u64,
-        data: &[u8],
-        frame: impl Fn(&Arc<Spare>, &[u8]) -> Frame,
-    ) -> io::Result<()> {
+    async fn take(&mut self, offset: u64, data: &[u8], frame: impl Fn(&[u8]) -> Frame) -> io::Result<()> {
         let end = offset + data.len() as u64;
         self.bytes = self.bytes.max(end);
         self.coverage.written(offset..end);
@@ -223,7 +214,7 @@ impl Draft {
             let piece = &data[from..from + take];
             if take == FRAME_BYTES && matches!(self.slot(index), Slot::Hole) {
                 // As every frame of a copier's: no need to make zeros first.
-                self.frames[index] = Slot::Open(frame(&self.shared.spare, piece));
+                self.frames[index] = Slot::Open(frame(piece));
             } else {
                 let opened = self.open_frame(index).await;
                 let lost = opened.map(|plain| plain[within..within + take].copy_from_slice(piece));
@@ -354,7 +345,7 @@ impl Draft {
         self.arrive(index).await;
         match &mut self.frames[index] {
             Slot::Open(_) => {}
-            Slot::Hole => self.frames[index] = Slot::Open(self.shared.spare.zeros()),
+            Slot::Hole => self.frames[index] = Slot::Open(Frame::zeros()),
             Slot::Hashed(_) => {
                 let Slot::Hashed(Hashed { plain, .. }) =
                     std::mem::replace(&mut self.frames[index], Slot::Hole)
@@ -366,8 +357,8 @@ impl Draft {
             Slot::Packing(_) | Slot::Hashing(_) | Slot::Kept(_) | Slot::Lost(..) => {
                 let kept = self.kept(index).await?;
                 let stored = self.fetch(&kept)?;
-                let mut plain = self.shared.spare.zeros();
-                let room = self.shared.spare.whole(&mut plain);
+                let mut plain = Frame::zeros();
+                let room = plain.whole();
                 kept.summary
                     .unpack(&stored, &mut room[..kept.summary.plain_bytes() as usize])
                     .map_err(|damage| io::Error::other(damage.to_string()))?;
@@ -375,7 +366,7 @@ impl Draft {
             }
         }
         match &mut self.frames[index] {
-            Slot::Open(plain) => Ok(self.shared.spare.whole(plain)),
+            Slot::Open(plain) => Ok(plain.whole()),
             _ => unreachable!("opened above"),
         }
     }

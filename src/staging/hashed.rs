@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{self, JoinHandle};
 
-use super::spare::Frame;
+use super::frame::Frame;
 use super::{Draft, Slot};
 use crate::codec::{ContentHash, PieceHash};
 
