@@ -66,17 +66,9 @@ impl FromStr for ContentHash {
     }
 }
 
-/// The node of a frame's piece, and for frame 0 what it hashes to should it stay the only one.
-///
-/// A tree of one frame has no inner nodes: its root is finished differently, and cannot be told from the node.
-pub(super) fn node_and_alone(index: u64, piece: &[u8]) -> (ChainingValue, Option<ContentHash>) {
-    let mut hasher = Hasher::new();
-    hasher.set_input_offset(index * FRAME_BYTES as u64).update(piece);
-    let alone = (index == 0).then(|| ContentHash(*hasher.finalize().as_bytes()));
-    (hasher.finalize_non_root(), alone)
-}
-
 /// What a piece adds to the hash of its content: enough to compare contents, nothing to store them.
+///
+/// A tree of one piece has no inner nodes: its root is finished differently, and cannot be told from the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PieceHash {
     pub(super) node: ChainingValue,
@@ -87,8 +79,12 @@ pub struct PieceHash {
 impl PieceHash {
     /// Of the piece that starts at plain offset `index * FRAME_BYTES`.
     pub fn of(index: u64, piece: &[u8]) -> Self {
-        let (node, alone) = node_and_alone(index, piece);
-        Self { node, alone }
+        let mut hasher = Hasher::new();
+        hasher.set_input_offset(index * FRAME_BYTES as u64).update(piece);
+        Self {
+            alone: (index == 0).then(|| ContentHash(*hasher.finalize().as_bytes())),
+            node: hasher.finalize_non_root(),
+        }
     }
 
     /// The hash of the content whose pieces these are, all of them and in order.
@@ -114,9 +110,11 @@ impl PieceHash {
 
 /// The value that the table holds for a frame: its node, or the content hash if it is `alone`.
 pub(super) fn table_value(index: u64, alone: bool, piece: &[u8]) -> ChainingValue {
-    match node_and_alone(index, piece) {
-        (_, Some(hash)) if alone => hash.0,
-        (node, _) => node,
+    match PieceHash::of(index, piece) {
+        PieceHash {
+            alone: Some(hash), ..
+        } if alone => hash.0,
+        PieceHash { node, .. } => node,
     }
 }
 

@@ -110,7 +110,7 @@ pub fn pack(compression: Compression, index: u64, plain: &[u8]) -> Packed {
         "frame {index} lies beyond the largest content"
     );
     let stored = frame::encode(compression, plain);
-    let (value, alone) = hash::node_and_alone(index, plain);
+    let PieceHash { node: value, alone } = PieceHash::of(index, plain);
     let entry = Entry {
         stored_bytes: stored.len() as u32,
         crc32c: crc32c::crc32c(&stored),

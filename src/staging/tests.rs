@@ -39,6 +39,14 @@ async fn stored(draft: &mut Draft) -> Vec<u8> {
     content
 }
 
+/// Random bytes, also written to the model.
+fn random_into(model: &mut Vec<u8>, random: &mut fastrand::Rng, start: usize, bytes: usize) -> Vec<u8> {
+    let data: Vec<u8> = std::iter::repeat_with(|| random.u8(..4)).take(bytes).collect();
+    model.resize(model.len().max(start + bytes), 0);
+    model[start..start + bytes].copy_from_slice(&data);
+    data
+}
+
 /// In any order of the writes above, in memory and in a temporary file, sealed on the way or not.
 #[tokio::test]
 async fn what_is_written_is_what_is_stored() {
@@ -49,12 +57,10 @@ async fn what_is_written_is_what_is_stored() {
         let mut writes = WRITES;
         random.shuffle(&mut writes);
         for (offset, bytes) in writes {
-            let data: Vec<u8> = std::iter::repeat_with(|| random.u8(..4)).take(bytes).collect();
-            let (start, end) = (offset as usize, offset as usize + bytes);
-            model.resize(model.len().max(end), 0);
-            model[start..end].copy_from_slice(&data);
+            let data = random_into(&mut model, &mut random, offset as usize, bytes);
             draft.write(offset, &data).await.unwrap();
             let read = draft.read(offset / 2, 2 * FRAME_BYTES).await.unwrap();
+            let start = offset as usize;
             let expected = &model[start / 2..model.len().min(start / 2 + 2 * FRAME_BYTES)];
             assert!(
                 read == expected,
@@ -81,10 +87,7 @@ async fn what_is_compared_has_the_hash_of_what_is_written_and_can_still_be_store
         let mut writes = WRITES;
         random.shuffle(&mut writes);
         for (offset, bytes) in writes {
-            let data: Vec<u8> = std::iter::repeat_with(|| random.u8(..4)).take(bytes).collect();
-            let (start, end) = (offset as usize, offset as usize + bytes);
-            model.resize(model.len().max(end), 0);
-            model[start..end].copy_from_slice(&data);
+            let data = random_into(&mut model, &mut random, offset as usize, bytes);
             draft.write(offset, &data).await.unwrap();
             if random.u8(..3) == 0 {
                 let cut = random.usize(..model.len());
@@ -199,16 +202,22 @@ async fn what_could_not_be_packed_otherwise_is_tried_again() {
 /// A writer that goes on after an error must not get the frame as it was before.
 #[tokio::test]
 async fn what_a_failed_write_would_have_changed_is_not_stored() {
-    let staging = staging(0);
-    let mut draft = staging.draft();
-    draft.write(0, &vec![7; 2 * FRAME_BYTES]).await.unwrap();
-    draft.seal().await.unwrap();
-    let empty = Some(Arc::new(tempfile::tempfile().unwrap()));
-    let file = std::mem::replace(&mut draft.spill.lock().unwrap().file, empty);
-    draft.write(5, b"changed").await.unwrap_err();
-    draft.spill.lock().unwrap().file = file;
-    draft.seal().await.unwrap_err();
-    draft.truncate(0).await.unwrap();
-    draft.write(0, b"begun anew").await.unwrap();
-    assert!(stored(&mut draft).await == b"begun anew");
+    for cut in [false, true] {
+        let staging = staging(0);
+        let mut draft = staging.draft();
+        draft.write(0, &vec![7; 2 * FRAME_BYTES]).await.unwrap();
+        draft.seal().await.unwrap();
+        let empty = Some(Arc::new(tempfile::tempfile().unwrap()));
+        let file = std::mem::replace(&mut draft.spill.lock().unwrap().file, empty);
+        let failed = match cut {
+            true => draft.truncate(5).await,
+            false => draft.write(5, b"changed").await,
+        };
+        failed.unwrap_err();
+        draft.spill.lock().unwrap().file = file;
+        assert!(draft.seal().await.is_err(), "cut: {cut}");
+        draft.truncate(0).await.unwrap();
+        draft.write(0, b"begun anew").await.unwrap();
+        assert!(stored(&mut draft).await == b"begun anew");
+    }
 }

@@ -36,32 +36,41 @@ pub(super) async fn push(
     name: WalName,
     deadline: Duration,
 ) -> Result<(), Failure> {
-    let file = File::open(&arguments.path).map_err(|error| cannot_read(&arguments.path, &error))?;
+    let file = open(&arguments.path)?;
     let compression = arguments.write.compression;
     let store = arguments.store.reach(place, true, deadline).await?;
     let patience = Patience::for_at_most(deadline);
     let early = Early::look(&store, name, compression, patience);
     // Most likely the archive's codec.
     let staging = Staging::new(compression.unwrap_or_default(), &arguments.write.staging());
-    let draft = if name.has_pages() {
-        staging.draft()
-    } else {
-        staging.draft_with(Compression::None)
+    let draft = |codec| {
+        staging.draft_with(if name.has_pages() {
+            codec
+        } else {
+            Compression::None
+        })
     };
+    let likely = draft(staging.compression());
     let path = arguments.path.clone();
-    let packed = tokio::spawn(async move { pack(file, &path, draft).await });
+    let packed = tokio::spawn(async move { pack(file, &path, likely).await });
     let options = archive::Options {
         compression,
         create: true,
     };
     let archive = Arc::new(Archive::open(store, &options, patience).await?);
-    let mut draft = packed.await.expect("packing does not panic")?;
-    if name.has_pages() {
-        draft.repack(archive.compression()).await?;
+    let mut packed = packed.await.expect("packing does not panic")?;
+    if archive.compression() != staging.compression() {
+        // From the file once more: unpacked again, a segment of 1 GiB would lie in memory.
+        packed = pack(
+            open(&arguments.path)?,
+            &arguments.path,
+            draft(archive.compression()),
+        )
+        .await?;
     }
     let asked = archive.clone();
     let looking = async move { asked.looked_early(early).await };
-    let mut draft = WalDraft::adopt(archive, draft, name, deadline).looked(looking);
+    let mut draft = WalDraft::adopt(archive, packed, name, deadline).looked(looking);
     Ok(draft.finish().await?)
 }
 
@@ -82,6 +91,10 @@ async fn pack(mut file: File, path: &Path, mut draft: Draft) -> Result<Draft, Fa
             return Err(format!("{} is longer than 1 GiB, as no WAL file is", path.display()).into());
         }
     }
+}
+
+fn open(path: &Path) -> Result<File, String> {
+    File::open(path).map_err(|error| cannot_read(path, &error))
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> String {
