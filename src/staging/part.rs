@@ -3,10 +3,10 @@
 //! For those who have the bytes at hand: `walfs backup` reading a data directory, a bundle of small files that were
 //! written through the mount. Everything here computes and nothing waits, so it belongs on a thread for blocking work.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::archive::tree::Part;
-use crate::codec::{self, Compression, ContentHash, FRAME_BYTES, Packed};
+use crate::codec::{self, Compression, ContentHash, FRAME_BYTES, FrameSummary};
 use crate::store::Key;
 
 /// Packs a part as its plain bytes arrive.
@@ -15,7 +15,9 @@ pub struct PartBuilder {
     compression: Compression,
     /// What does not fill a frame yet.
     open: Vec<u8>,
-    packed: Vec<Packed>,
+    /// What is packed, as it will be stored: the bytes are held once.
+    object: Vec<u8>,
+    frames: Vec<FrameSummary>,
 }
 
 /// A part, ready to be stored.
@@ -35,18 +37,14 @@ impl PartBuilder {
         Self {
             compression,
             open: Vec::with_capacity(FRAME_BYTES),
-            packed: Vec::new(),
+            object: Vec::new(),
+            frames: Vec::new(),
         }
     }
 
     /// Plain bytes so far: where the next ones will lie.
     pub fn plain_bytes(&self) -> u64 {
-        (self.packed.len() * FRAME_BYTES + self.open.len()) as u64
-    }
-
-    /// Bytes held now, of packed frames and the open one.
-    pub fn held_bytes(&self) -> usize {
-        self.packed.iter().map(|frame| frame.stored.len()).sum::<usize>() + self.open.len()
+        (self.frames.len() * FRAME_BYTES + self.open.len()) as u64
     }
 
     /// Takes the next bytes.
@@ -72,14 +70,10 @@ impl PartBuilder {
         if !self.open.is_empty() {
             self.pack_open();
         }
-        let sealed = codec::seal(self.compression, self.packed.iter().map(|frame| frame.summary));
-        let mut object = BytesMut::with_capacity(sealed.stored_bytes as usize);
-        for frame in self.packed {
-            object.extend_from_slice(&frame.stored);
-        }
-        object.extend_from_slice(&sealed.trailer);
+        let sealed = codec::seal(self.compression, self.frames);
+        self.object.extend_from_slice(&sealed.trailer);
         FinishedPart {
-            object: object.freeze(),
+            object: self.object.into(),
             plain_bytes: sealed.plain_bytes,
             hash: sealed.hash,
         }
@@ -92,9 +86,10 @@ impl PartBuilder {
         self.open = open;
     }
 
-    fn pack(&mut self, frame: &[u8]) {
-        self.packed
-            .push(codec::pack(self.compression, self.packed.len() as u64, frame));
+    fn pack(&mut self, plain: &[u8]) {
+        let frame = codec::pack(self.compression, self.frames.len() as u64, plain);
+        self.object.extend_from_slice(&frame.stored);
+        self.frames.push(frame.summary);
     }
 }
 

@@ -6,8 +6,8 @@
 //! thread beside the one that packs (`blocks`).
 
 use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,8 @@ use crate::codec::Compression;
 use crate::job::progress::Progress;
 use crate::staging::part::{FinishedPart, PartBuilder};
 
-/// Plain bytes being packed and packed bytes being stored, together. With one part that exists twice for a moment
-/// and everything else a backup holds, this stays under 256 MiB.
+/// Plain bytes being packed and packed bytes being stored, together. With everything else a backup holds, this stays
+/// under 256 MiB.
 const BUDGET_BYTES: u64 = 128 << 20;
 
 /// How often a thread that waits for the rate looks whether it should stop.
@@ -78,7 +78,6 @@ pub(super) struct Packers {
     stop: AtomicBool,
     /// One permit a KiB.
     budget: Arc<Semaphore>,
-    finishing: Mutex<()>,
     blocks: Blocks,
 }
 
@@ -100,7 +99,6 @@ impl Packers {
             progress,
             stop: AtomicBool::new(false),
             budget: Arc::new(Semaphore::new((BUDGET_BYTES >> 10) as usize)),
-            finishing: Mutex::new(()),
             blocks: Blocks::default(),
         }
     }
@@ -141,10 +139,7 @@ impl Packers {
             }
         };
         let Packer { builder, pages, .. } = packer;
-        let part = {
-            let _alone = self.finishing.lock().expect("no panic while held");
-            builder.finish()
-        };
+        let part = builder.finish();
         let spare = memory
             .num_permits()
             .saturating_sub(part.object.len().div_ceil(1 << 10));
