@@ -20,7 +20,7 @@ const STEP_BYTES: usize = 4 << 20;
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// What all that is written may keep: as much as bodies of uploads may take, which lie in the same blocks.
-const WRITERS_BYTES: usize = 64 << 20;
+const WRITERS_BYTES: usize = 52 << 20;
 
 /// Blocks that come back.
 #[derive(Debug, Clone)]

@@ -12,6 +12,7 @@ mod copying;
 mod crash;
 mod killed;
 mod looking;
+mod memory;
 mod mounts;
 mod names;
 mod once;

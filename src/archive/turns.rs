@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Archive;
-use super::wal::Found;
+use super::wal::{Found, UPLOAD_MEMORY_BYTES};
 use crate::pg::WalName;
 
 /// The writers of one name in this process.
@@ -97,6 +97,13 @@ impl UploadSpace {
 }
 
 impl Archive {
+    /// Takes memory for a body of so many bytes, or all there is, in its turn: before the body is made.
+    pub async fn upload_space(&self, bytes: u64) -> UploadSpace {
+        let kib = bytes.min(UPLOAD_MEMORY_BYTES).div_ceil(1 << 10) as u32;
+        let space = self.upload_memory.clone().acquire_many_owned(kib).await;
+        UploadSpace(space.expect("never closed"))
+    }
+
     /// Takes so many KiB of the memory for bodies, if they are free now.
     pub fn try_upload_space(&self, kib: u32) -> Option<UploadSpace> {
         let space = self.upload_memory.clone().try_acquire_many_owned(kib);

@@ -162,7 +162,12 @@ impl TreeDraft {
             name,
             began: begun.at,
             names: Mutex::new(Names::new(root)),
-            sender: Arc::new(Sender::new(archive, id, options.deadline)),
+            sender: Arc::new(Sender::new(
+                archive,
+                id,
+                options.deadline,
+                staging.0.bundled.clone(),
+            )),
             options,
             staging,
             queue: Mutex::default(),

@@ -96,13 +96,13 @@ impl Waiting {
     }
 }
 
-fn make_pg_wal(world: &World, name: &str) -> PathBuf {
+pub(super) fn make_pg_wal(world: &World, name: &str) -> PathBuf {
     let pg_wal = world.owned_dir(name);
     world.owned_dir(&format!("{name}/archive_status"));
     pg_wal
 }
 
-fn put_ready(rig: &Rig, pg_wal: &Path, name: &str, content: Vec<u8>) -> Source {
+pub(super) fn put_ready(rig: &Rig, pg_wal: &Path, name: &str, content: Vec<u8>) -> Source {
     let path = pg_wal.join(name);
     fs::write(&path, &content).expect("write a segment");
     rig.user().own(&path);

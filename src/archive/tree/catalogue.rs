@@ -87,15 +87,12 @@ impl Archive {
         Ok(id)
     }
 
-    /// Stores one part of an unfinished tree; `Ok` means durable. Waits its turn while too much is on its way.
+    /// Stores one part of an unfinished tree; `Ok` means durable. Whoever makes parts of which there may be many at once
+    /// makes them in [`Archive::upload_space`].
     ///
     /// # Errors
     /// [`Error::Store`].
     pub async fn put_part(&self, key: &Key, object: Bytes, patience: Patience) -> Result<(), Error> {
-        let kib = (object.len() as u64)
-            .min(crate::archive::wal::UPLOAD_MEMORY_BYTES)
-            .div_ceil(1 << 10) as u32;
-        let _memory = self.upload_memory.acquire_many(kib).await.expect("never closed");
         // The key is random: nobody else's, and a try that is repeated replaces itself by the same.
         Ok(self
             .store()

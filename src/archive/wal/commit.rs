@@ -30,8 +30,9 @@ const SINGLE_PUT_BYTES: u64 = 64 << 20;
 /// Size of every part but the last; 1 GiB of incompressible WAL makes 64 of them.
 const PART_BYTES: u64 = 16 << 20;
 
-/// Bodies of uploads held in memory at once, by all of them together: four incompressible segments of 16 MiB.
-pub(in crate::archive) const UPLOAD_MEMORY_BYTES: u64 = 64 << 20;
+/// Bodies of uploads held in memory at once, by all of them together: an incompressible slice of a backup and a segment
+/// of 16 MiB, or three of these. One that is larger has it all.
+pub(in crate::archive) const UPLOAD_MEMORY_BYTES: u64 = 52 << 20;
 
 /// A finished object, ready to be read for its upload as often as it takes.
 #[async_trait]
@@ -190,8 +191,7 @@ impl Archive {
         if !is_single_put(&**offered) && !leave.clone().is_given().await {
             return Err(store::Error::withdrawn(format!("{}/{key}", self.place())).into());
         }
-        let kib = offered.upload_bytes().div_ceil(1 << 10) as u32;
-        let _memory = self.upload_memory.acquire_many(kib).await.expect("never closed");
+        let _space = self.upload_space(offered.upload_bytes()).await;
         let mode = put_mode(self.store_judges(&**offered));
         let put = if is_single_put(&**offered) {
             let body = offered

@@ -7,15 +7,21 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::archive::tree::{self, Entry, layout};
+use crate::codec;
 use crate::staging::chunk::Chunks;
 use crate::staging::part::PartBuilder;
 
 use super::file::{Content, DraftFile, Member, SentAs};
-use super::sending::Outgoing;
+use super::sending::{Outgoing, Unmade};
 use super::{Error, TreeDraft};
+
+/// Plain bytes of a bundle. They are in memory while it grows, for each tree that is being written: so these bundles are
+/// smaller than those of a backup that reads its files when their time comes.
+pub(super) const BUNDLE_BYTES: u64 = layout::BUNDLE_BYTES / 2;
 
 /// Files after which a bundle is closed, however small they are.
 const BUNDLE_FILES: usize = 4096;
@@ -62,7 +68,7 @@ impl Queue {
             }
             None => {}
         }
-        if self.small_bytes >= layout::BUNDLE_BYTES || self.small.len() >= BUNDLE_FILES {
+        if self.small_bytes >= BUNDLE_BYTES || self.small.len() >= BUNDLE_FILES {
             self.small_bytes = 0;
             ready.bundle = std::mem::take(&mut self.small);
         }
@@ -130,7 +136,11 @@ impl TreeDraft {
                 .await
                 .map_err(std::io::Error::other)
         };
-        let part = self.sender.send_bundle(key, plain.len() as u64, packing);
+        let part = Unmade {
+            most_bytes: codec::stored_bytes_uncompressed(plain.len() as u64),
+            make: packing.boxed(),
+        };
+        let part = self.sender.send_bundle(key, plain.len() as u64, part);
         for (mut content, offset, sent_as) in placed {
             let Content::Small(bytes) = &*content else {
                 unreachable!("locked since it was looked at");

@@ -12,7 +12,7 @@ use crate::archive::tree::summary::{Backup, Method, Object, SUMMARY_VERSION, Sum
 use crate::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, chunks::ChunkHash, layout};
 use crate::store::Key;
 
-use super::bundle::Closed;
+use super::bundle::{BUNDLE_BYTES, Closed};
 use super::file::{self, SentAs};
 use super::names::{Kind, NameError};
 use super::sending::Outgoing;
@@ -137,7 +137,7 @@ impl TreeDraft {
             }
             batch.push(number);
             batch_bytes += bytes;
-            if batch_bytes >= layout::BUNDLE_BYTES {
+            if batch_bytes >= BUNDLE_BYTES {
                 self.send_bundle(&std::mem::take(&mut batch), Vec::new()).await?;
                 batch_bytes = 0;
                 // Not more at once than a writer may have on its way.

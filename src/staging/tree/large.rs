@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use futures::FutureExt;
+
 use crate::archive;
 use crate::archive::tree::chunks::{self, ChunkHash};
 use crate::archive::tree::layout::{self, HEADER_BYTES, SLICE_BYTES};
@@ -18,7 +20,7 @@ use crate::staging::part::FinishedPart;
 use crate::staging::{Draft, Staging};
 
 use super::Error;
-use super::sending::{Outgoing, Sender};
+use super::sending::{Outgoing, Sender, Unmade};
 
 /// How many slices the writer must have gone on before one is sent. `pg_basebackup` comes back to the header of the WAL
 /// segment that it has just written into `pg_wal.tar`.
@@ -312,12 +314,19 @@ async fn content_chunks(draft: &mut Draft, end: u64) -> std::io::Result<Chunks> 
     draft.chunks().await
 }
 
-async fn pack(mut draft: Draft) -> std::io::Result<FinishedPart> {
+async fn pack(mut draft: Draft) -> std::io::Result<Unmade> {
     let sealed = draft.seal().await?;
-    Ok(FinishedPart {
-        object: sealed.read(0..sealed.stored_bytes()).await?,
-        plain_bytes: sealed.plain_bytes(),
-        hash: sealed.hash(),
+    let most_bytes = sealed.stored_bytes();
+    let read = async move {
+        Ok(FinishedPart {
+            object: sealed.read(0..sealed.stored_bytes()).await?,
+            plain_bytes: sealed.plain_bytes(),
+            hash: sealed.hash(),
+        })
+    };
+    Ok(Unmade {
+        most_bytes,
+        make: read.boxed(),
     })
 }
 

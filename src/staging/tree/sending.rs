@@ -1,5 +1,6 @@
 //! Parts of a tree on their way to the store: a few at a time, and the first failure stays.
 
+use std::future::ready;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -22,9 +23,6 @@ use crate::store::{ByteRange, Key, Patience};
 /// Parts packed and uploaded at once.
 const UPLOADS: usize = 3;
 
-/// Plain bytes of bundles that wait for their upload; writers of small files wait behind them.
-const BUNDLED_BYTES: u64 = 32 << 20;
-
 /// Why an upload failed; it stays.
 pub(super) type Failure = Arc<archive::Error>;
 
@@ -36,9 +34,9 @@ pub(super) struct Sender {
     pub(super) deadline: Duration,
     slots: Semaphore,
     /// Parts that have not arrived.
-    under_way: Space,
-    /// Plain bytes of bundles not stored yet.
-    bundled: Space,
+    under_way: Arc<Space>,
+    /// Plain bytes of bundles that are not packed yet, of all trees.
+    bundled: Arc<Space>,
     failure: Mutex<Option<Failure>>,
     /// When the store has taken or given something for the last time.
     last_progress: Mutex<Instant>,
@@ -69,32 +67,39 @@ impl Outgoing {
     }
 }
 
-/// A part that has not arrived, counted until it has, or never will.
-#[derive(Debug)]
-struct UnderWay(Arc<Sender>);
+/// A part that is made when there is memory for it.
+pub(super) struct Unmade {
+    /// What it takes at most, in bytes.
+    pub(super) most_bytes: u64,
+    pub(super) make: BoxFuture<'static, io::Result<FinishedPart>>,
+}
 
-impl UnderWay {
-    fn of(sender: Arc<Sender>) -> Self {
-        sender.under_way.take(1);
-        Self(sender)
+/// So much of a space, until it is dropped.
+#[derive(Debug)]
+struct Counted(Arc<Space>, u64);
+
+impl Counted {
+    fn of(space: Arc<Space>, bytes: u64) -> Self {
+        space.take(bytes);
+        Self(space, bytes)
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.under_way.give(1);
+        self.0.give(self.1);
     }
 }
 
 impl Sender {
-    pub(super) fn new(archive: Arc<Archive>, id: TreeId, deadline: Duration) -> Self {
+    pub(super) fn new(archive: Arc<Archive>, id: TreeId, deadline: Duration, bundled: Arc<Space>) -> Self {
         Self {
             archive,
             id,
             deadline,
             slots: Semaphore::new(UPLOADS),
-            under_way: Space::new(1),
-            bundled: Space::new(BUNDLED_BYTES),
+            under_way: Arc::new(Space::new(1)),
+            bundled,
             failure: Mutex::default(),
             last_progress: Mutex::new(Instant::now()),
             forgotten: Mutex::default(),
@@ -122,10 +127,10 @@ impl Sender {
     pub(super) fn send(
         self: &Arc<Self>,
         key: Key,
-        part: impl Future<Output = io::Result<FinishedPart>> + Send + 'static,
+        part: impl Future<Output = io::Result<Unmade>> + Send + 'static,
     ) -> Outgoing {
         let (sender, own_key) = (self.clone(), key.clone());
-        let arriving = UnderWay::of(sender.clone());
+        let arriving = Counted::of(self.under_way.clone(), 1);
         let task = tokio::spawn(async move {
             let _arriving = arriving;
             let _turn = sender.slots.acquire().await.expect("never closed");
@@ -154,21 +159,21 @@ impl Sender {
         }
     }
 
-    /// As [`Sender::send`], for the plain bytes of a bundle, which are counted until they are stored.
-    pub(super) fn send_bundle(
-        self: &Arc<Self>,
-        key: Key,
-        plain_bytes: u64,
-        part: impl Future<Output = io::Result<FinishedPart>> + Send + 'static,
-    ) -> Outgoing {
-        self.bundled.take(plain_bytes);
-        let outgoing = self.send(key, part);
-        let (sender, watched) = (self.clone(), outgoing.clone());
-        tokio::spawn(async move {
-            let _ = watched.stored().await;
-            sender.bundled.give(plain_bytes);
-        });
-        outgoing
+    /// As [`Sender::send`], for a bundle, whose plain bytes are counted until it is packed.
+    pub(super) fn send_bundle(self: &Arc<Self>, key: Key, plain_bytes: u64, part: Unmade) -> Outgoing {
+        let counted = Counted::of(self.bundled.clone(), plain_bytes);
+        let Unmade { most_bytes, make } = part;
+        let make = async move {
+            let _counted = counted;
+            make.await
+        };
+        self.send(
+            key,
+            ready(Ok(Unmade {
+                most_bytes,
+                make: make.boxed(),
+            })),
+        )
     }
 
     /// Waits until bundles have gone out.
@@ -179,11 +184,13 @@ impl Sender {
     async fn store(
         &self,
         key: Key,
-        part: impl Future<Output = io::Result<FinishedPart>>,
+        part: impl Future<Output = io::Result<Unmade>>,
     ) -> Result<Arc<Part>, archive::Error> {
-        let part = part
-            .await
-            .map_err(|error| archive::Error::staging(&key, &error))?;
+        let staging = |error| archive::Error::staging(&key, &error);
+        let Unmade { most_bytes, make } = part.await.map_err(staging)?;
+        let mut space = self.archive.upload_space(most_bytes).await;
+        let part = make.await.map_err(staging)?;
+        space.shrink_to(part.object.len().div_ceil(1 << 10));
         let described = part.described(key);
         self.archive
             .put_part(&described.key, part.object, self.patience())
