@@ -19,6 +19,7 @@ mod once;
 mod racing;
 mod refusing;
 mod rig;
+mod secured;
 mod sparse;
 mod through;
 mod trips;

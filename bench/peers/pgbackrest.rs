@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::postgres::Postgres;
+use crate::common::tls::Tls;
 use crate::common::user::User;
 use crate::common::world::World;
 use crate::contender::{BaseTool, Failure, WalTool};
@@ -13,7 +14,6 @@ use crate::local::refused;
 use crate::measure::line::Line;
 use crate::measure::meter;
 use crate::scene::site::{S3, Site, owned};
-use crate::scene::tls::Tls;
 use crate::{BaseGround, WalGround};
 
 /// LZ4 as walfs has it, small files bundled, an immediate checkpoint, nothing outside the site.

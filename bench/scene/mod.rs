@@ -6,4 +6,3 @@
 pub mod cluster;
 pub mod segments;
 pub mod site;
-pub mod tls;

@@ -14,6 +14,7 @@ mod held;
 mod listing;
 mod multipart;
 mod read;
+mod signing;
 mod write;
 
 use std::fmt;

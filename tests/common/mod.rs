@@ -13,6 +13,7 @@ pub mod postgres;
 pub mod recovery;
 pub mod s3;
 pub mod scripted;
+pub mod tls;
 pub mod user;
 pub mod version;
 pub mod wait;

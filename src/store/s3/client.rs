@@ -97,7 +97,7 @@ impl Connections {
     }
 
     /// Asks for one page of the listing to see that the bucket is there and how it is addressed: the other way, if the
-    /// server says no.
+    /// server says no. A certificate that is not trusted now is a mistake; later on it is one to wait out.
     pub(super) async fn arrive(&self, bucket: &str, prefix: &str) -> Result<(), Error> {
         let used = self.current();
         let Err(refused) = look(&used.client, bucket, prefix).await else {
@@ -111,7 +111,11 @@ impl Connections {
             }
         }
         let target = self.target.clone();
-        Err(Error::new(refused.kind(), "open", target, refused.advice()))
+        let kind = match refused.tls_hint() {
+            Some(_) => ErrorKind::Permanent,
+            None => refused.kind(),
+        };
+        Err(Error::new(kind, "open", target, refused.advice()))
     }
 
     /// For the person who wrote the address, where nobody answers.

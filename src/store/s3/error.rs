@@ -73,9 +73,28 @@ impl Failure {
         )
     }
 
+    /// Why no TLS came about, if that was it. Told by the words of rustls, which the SDK passes on as text.
+    pub(super) fn tls_hint(&self) -> Option<&'static str> {
+        let says = |words: &str| self.status.is_none() && self.message.contains(words);
+        if says("invalid peer certificate") {
+            Some(
+                "nobody whom this machine trusts vouches for the server: add its CA to the system's certificates, or \
+                 name its file in SSL_CERT_FILE",
+            )
+        } else if says("InvalidContentType") {
+            Some("does it speak http and not https? Then the endpoint begins with http://")
+        } else {
+            None
+        }
+    }
+
     /// The message, with advice where there is some.
     pub(super) fn advice(mut self) -> String {
         let hint = match (self.code.as_deref(), self.status) {
+            (None, None) => match self.tls_hint() {
+                Some(hint) => hint.into(),
+                None => return self.message,
+            },
             (
                 Some(
                     "AuthorizationHeaderMalformed"
@@ -240,9 +259,16 @@ mod tests {
         }
     }
 
+    /// Also one whose certificate has run out: somebody will renew it, and a recovery must not end for that.
     #[test]
     fn no_answer_at_all_is_transient() {
         assert_eq!(Failure::default().kind(), ErrorKind::Transient);
+        let failure = Failure {
+            message: "invalid peer certificate: Expired".into(),
+            ..Failure::default()
+        };
+        assert_eq!(failure.kind(), ErrorKind::Transient);
+        assert!(failure.advice().contains("SSL_CERT_FILE"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 
+use super::signing::TlsVouches;
 use super::{Error, ErrorKind, Key, Part, PutMode, S3, Upload, checksum};
 
 impl S3 {
@@ -48,7 +49,9 @@ impl S3 {
             .part_number(number as i32)
             .checksum_algorithm(ChecksumAlgorithm::Crc32C)
             .checksum_crc32_c(checksum::spell(crc32c))
-            .body(ByteStream::from(body));
+            .body(ByteStream::from(body))
+            .customize()
+            .interceptor(TlsVouches);
         let outcome = request.send().await;
         let answer = self
             .answer(&used, "put part", upload.key.as_str(), outcome)

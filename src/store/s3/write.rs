@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
 use super::held::HoldBack;
+use super::signing::TlsVouches;
 use super::{Error, ErrorKind, Key, Leave, PutMode, S3, checksum};
 
 /// Single deletions on the way at a time, where the server has no common one.
@@ -31,15 +32,11 @@ impl S3 {
             .checksum_algorithm(ChecksumAlgorithm::Crc32C)
             .checksum_crc32_c(checksum::spell(crc32c))
             .set_if_none_match((mode == PutMode::IfAbsent).then(|| "*".to_owned()))
-            .body(ByteStream::from(body.clone()));
+            .body(ByteStream::from(body.clone()))
+            .customize()
+            .interceptor(TlsVouches);
         let outcome = match leave {
-            Some(leave) => {
-                request
-                    .customize()
-                    .interceptor(HoldBack { body, leave })
-                    .send()
-                    .await
-            }
+            Some(leave) => request.interceptor(HoldBack { body, leave }).send().await,
             None => request.send().await,
         };
         let answer = self.answer(&used, "put", key.as_str(), outcome).await?;

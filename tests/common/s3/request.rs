@@ -46,6 +46,8 @@ pub(crate) struct Logged {
     pub(crate) range: Option<String>,
     /// Is there an `If-None-Match` or `If-Match` header?
     pub(crate) conditional: bool,
+    /// Is the body left out of the request's signature?
+    pub(crate) unsigned_body: bool,
     /// Size of the body as received, chunk framing included; 0 until it is there.
     pub(crate) body_bytes: usize,
     /// The status that was sent; none if no answer has been given, or never will be.
@@ -73,6 +75,7 @@ impl Logged {
             query: query.to_owned(),
             range: header("range").map(str::to_owned),
             conditional: header("if-none-match").or(header("if-match")).is_some(),
+            unsigned_body: header("x-amz-content-sha256") == Some("UNSIGNED-PAYLOAD"),
             body_bytes: 0,
             status: None,
             id: 0,

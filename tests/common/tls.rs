@@ -1,4 +1,4 @@
-//! TLS before a server that has none, for pgBackRest, which speaks to S3 by https only.
+//! TLS before a server that has none: https as it is between a database and a cloud.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,17 +8,19 @@ use std::process::{Child, Command, Stdio};
 use crate::common::user::said;
 use crate::common::wait;
 
-/// socat between https and Garage's http.
+/// socat between https and a server's http.
 #[derive(Debug)]
 pub struct Tls {
     port: u16,
+    certificate: PathBuf,
     process: Child,
 }
 
 impl Tls {
     /// With a certificate of its own, made now in `dir`.
     pub fn before(server: SocketAddr, dir: &Path) -> Tls {
-        let pem = certificate(dir);
+        let certificate = dir.join("certificate");
+        let pem = make_certificate(dir, &certificate);
         // Free a moment ago, and nobody else here takes ports.
         let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let port = listener.expect("a free port").port();
@@ -33,14 +35,30 @@ impl Tls {
             .args(["-b", "262144", &listen, &target])
             .stdin(Stdio::null())
             .stderr(Stdio::null());
-        let process = socat.spawn().expect("run socat\nHINT: .ci/needs bench");
+        let process = socat.spawn().expect("run socat\nHINT: .ci/needs test");
         wait::until("socat to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
-        Tls { port, process }
+        Tls {
+            port,
+            certificate,
+            process,
+        }
     }
 
     /// Where to connect to.
     pub fn address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.port).into()
+    }
+}
+
+impl Tls {
+    /// `https://127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// What a client must trust.
+    pub fn certificate(&self) -> &Path {
+        &self.certificate
     }
 }
 
@@ -53,8 +71,8 @@ impl Drop for Tls {
 }
 
 /// Key and certificate in one file.
-fn certificate(dir: &Path) -> PathBuf {
-    let (key, certificate, both) = (dir.join("key"), dir.join("certificate"), dir.join("both.pem"));
+fn make_certificate(dir: &Path, certificate: &Path) -> PathBuf {
+    let (key, both) = (dir.join("key"), dir.join("both.pem"));
     let mut openssl = Command::new("openssl");
     openssl.args([
         "req",
@@ -66,16 +84,21 @@ fn certificate(dir: &Path) -> PathBuf {
         "2",
         "-subj",
         "/CN=127.0.0.1",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        // Not one that could sign others, as which it would be refused to be a server's own.
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
     ]);
     let made = openssl
         .arg("-keyout")
         .arg(&key)
         .arg("-out")
-        .arg(&certificate)
+        .arg(certificate)
         .output()
         .expect("run openssl");
     assert!(made.status.success(), "openssl req: {}", said(&made));
     let read = |path: &Path| fs::read(path).expect("read what openssl has made");
-    fs::write(&both, [read(&key), read(&certificate)].concat()).expect("write the certificate");
+    fs::write(&both, [read(&key), read(certificate)].concat()).expect("write the certificate");
     both
 }
