@@ -28,6 +28,7 @@ pub mod cli;
 pub mod codec;
 pub mod daemon;
 pub mod job;
+mod long_write;
 pub mod metrics;
 pub mod mount;
 pub mod pg;

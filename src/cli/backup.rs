@@ -162,7 +162,7 @@ async fn run(arguments: &BackupArgs) -> Result<Taken, Failure> {
     };
     let store = &arguments.store;
     let archive = tokio::select! {
-        opened = store.open(&arguments.archive, &opening, store.deadline) => Arc::new(opened?),
+        opened = store.open_straight(&arguments.archive, &opening, store.deadline) => Arc::new(opened?),
         signal = signals.next() => return Err(Failure::Backup(Error::Interrupted(signal))),
     };
     let interrupted = async {

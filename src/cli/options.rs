@@ -215,6 +215,21 @@ impl StoreArgs {
         Ok(store::reach(&location, &options).await?)
     }
 
+    /// Opens the archive for a command that is done soon: the bucket is looked at only if the archive's marker does not
+    /// come, see [`Archive::open`]. Waits for the store at most `wait`.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open_straight(
+        &self,
+        place: &str,
+        options: &archive::Options,
+        wait: Duration,
+    ) -> Result<Archive, OpenError> {
+        let store = self.reach(place, options.create, wait).await?;
+        Ok(Archive::open(store, options, Patience::for_at_most(wait)).await?)
+    }
+
     fn whereabouts(
         &self,
         place: &str,

@@ -57,7 +57,7 @@ impl Progress for Line {
             Phase::Comparing { bytes } => self.count(bytes, "comparing:".into()),
             Phase::Restoring { bytes } => self.count(bytes, "restoring:".into()),
             Phase::Syncing => self.show(WAITING, "making everything durable".into()),
-            Phase::Finishing => self.show(WAITING, "ending backup mode".into()),
+            Phase::Finishing => self.show(WAITING, "ending backup mode, and storing the last files".into()),
             Phase::WaitingForWal(missing) => {
                 self.show(
                     WAITING,

@@ -184,7 +184,7 @@ async fn restore_backup(arguments: &RestoreArgs) -> Result<(), Failure> {
     refuse_a_mount(&options)?;
     let store = &arguments.store;
     let archive = store
-        .open(
+        .open_straight(
             &arguments.archive,
             &archive::Options::default(),
             store.read_wait(),

@@ -1,44 +1,45 @@
 //! Takes a base backup: backup mode around a parallel copy of the data directory into the archive (contract B2 to B4).
 //!
-//! 1. Who is the server, whose is the archive, is the data directory that server's? What killed backups left is swept.
-//! 2. The tree is begun, and backup mode: a checkpoint.
+//! 1. Who is the server, whose is the archive, is the data directory that server's?
+//! 2. The tree is begun, and backup mode: a checkpoint. What killed backups left is swept meanwhile.
 //! 3. The data directory is listed, and copied by threads (`pack`); parts are stored side by side, as they come.
 //! 4. `pg_control` is read, after everything else and before backup mode ends, as PostgreSQL does itself: what it says
 //!    of a standby's recovery must lie inside of the WAL that the backup needs.
 //! 5. Backup mode ends. The last volume has `backup_label`, `tablespace_map`, `pg_control` and `backup_manifest`.
-//! 6. The WAL is waited for, and the tree committed. If the WAL does not come in time, the tree is committed all the
-//!    same: nothing of it is wrong, it is shown as lacking WAL, and becomes complete when that arrives.
+//! 6. All parts arrive, with them what tells them apart, and the WAL. Only then the tree is committed. If the WAL does not
+//!    come in time, it is committed all the same: nothing of it is wrong, it is shown as lacking WAL, and becomes complete
+//!    when that arrives.
+//!
+//! Where the store is far away, what does not depend on each other's answers is asked and stored side by side: the server
+//! makes its checkpoint while the tree is begun, and backup mode ends, with the WAL archived that makes it consistent,
+//! while the last parts are on their way. The commit alone waits for everything.
 //!
 //! However this ends before the commit, the session ends, the server leaves backup mode, and the parts are deleted; if
 //! walfs is killed, the next sweep does that.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
+use futures::TryFutureExt;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::archive::tree::catalogue::Begun;
-use crate::archive::tree::summary::{
-    Method, Object, Pages, SUMMARY_VERSION, Shape, Summary, Tablespace, WalRange,
-};
-use crate::archive::tree::{Attributes, TreeId, TreeName, layout, summary};
+use crate::archive::tree::summary::Summary;
+use crate::archive::tree::{Attributes, TreeId, TreeName};
 use crate::archive::{self, Archive};
-use crate::codec::ContentHash;
 use crate::job::progress::{Phase, Progress};
 use crate::job::sweep::sweep;
 use crate::pg::Lsn;
-use crate::pg::backup_manifest::{self, ManifestVersion};
 use crate::pg::checksum::PageChecker;
 use crate::pg::control::ControlFile;
-use crate::pg::label::{self, BackupFrom};
-use crate::pg::tablespace_map;
 use crate::server::{Facts, Resolved, Session, Stopped};
 use crate::store::Patience;
 
 mod assemble;
 mod behind;
 mod blocks;
+mod ending;
 mod error;
 mod local;
 mod pack;
@@ -171,18 +172,8 @@ impl<'a> Taking<'a> {
         let facts = session.facts().await?;
         check_cluster(archive, &facts).await?;
         let control = local::check(&facts)?;
-        sweep(archive, patience()).await?;
         let began = Timestamp::now();
-        let id = archive
-            .begin_tree(
-                &options.name,
-                &Begun {
-                    at: began,
-                    ..Begun::by_this_process()
-                },
-                patience(),
-            )
-            .await?;
+        let id = TreeId::fresh(&options.name);
         Ok(Self {
             archive,
             options,
@@ -198,31 +189,76 @@ impl<'a> Taking<'a> {
     }
 
     async fn take(&mut self) -> Result<Taken, Error> {
-        self.progress.phase(Phase::Checkpoint);
-        // A standby cancels statements that wait as long as a spread checkpoint may take, for replay goes first there.
-        let fast = self.options.fast || self.facts.in_recovery;
-        let start = self.session.start_backup(&self.options.label, fast).await?;
-        let plan = self.list().await?;
-        let attributes = plan.control;
-        self.copy(plan.plan, start).await?;
+        let swept = sweep(self.archive, patience()).err_into();
+        let (_, (stopped, control)) = tokio::try_join!(swept, self.copy_all())?;
+        self.complete(stopped, control).await
+    }
+
+    /// Copies the data directory in backup mode; parts may still be on their way then. Gives the control file, which is
+    /// copied last, and what the server said in the end.
+    async fn copy_all(&mut self) -> Result<(Stopped, Whole), Error> {
+        let (listed, start) = self.start().await?;
+        let attributes = listed.control;
+        self.copy(listed.plan, start).await?;
         self.progress.phase(Phase::Finishing);
         let root = self.facts.data_directory.clone();
-        let (control_bytes, _) = blocking(move || local::control_file(&root)).await?;
+        let (content, _) = blocking(move || local::control_file(&root)).await?;
         let stopped = self.session.stop_backup().await?;
         let control = Whole {
             path: "global/pg_control",
             attributes,
-            content: control_bytes,
+            content,
         };
-        let summary = self.finish(stopped, control).await?;
-        let (archive, wait) = (self.archive, self.options.wal_timeout);
-        let missing_wal = wal::wait(archive, &summary.backup, &self.session, wait, &*self.progress).await?;
+        Ok((stopped, control))
+    }
+
+    /// Begins the tree and backup mode, and lists what there is to copy.
+    async fn start(&self) -> Result<(Listed, Lsn), Error> {
+        self.progress.phase(Phase::Checkpoint);
+        let begun = Begun {
+            at: self.began,
+            ..Begun::by_this_process()
+        };
+        let begin_tree = self.archive.begin_tree_as(&self.id, &begun, patience());
+        // A standby cancels statements that wait as long as a spread checkpoint may take, for replay goes first there.
+        let fast = self.options.fast || self.facts.in_recovery;
+        let begin_copy = async {
+            let start = self.session.start_backup(&self.options.label, fast).await?;
+            Ok::<_, Error>((self.list().await?, start))
+        };
+        let ((), begun) = tokio::try_join!(begin_tree.err_into(), begin_copy)?;
+        Ok(begun)
+    }
+
+    /// Waits for everything that a backup is made of, and commits it.
+    async fn complete(&mut self, stopped: Stopped, control: Whole) -> Result<Taken, Error> {
+        let mut summary = self.finish(stopped, control)?;
+        let (tree, hashes) = self.tree()?;
+        let (archive, uploads, stored_at) = (self.archive, &mut self.uploads, OnceLock::new());
+        let stored = async {
+            let inventory = archive.store_inventory(&tree, hashes, patience);
+            let ((), inventory) = tokio::try_join!(uploads.wait(), inventory.err_into())?;
+            stored_at.get_or_init(Instant::now);
+            Ok::<_, Error>(inventory)
+        };
+        let within = wal::Within {
+            stored_at: &stored_at,
+            timeout: self.options.wal_timeout,
+        };
+        let archived = wal::wait(archive, &summary.backup, &self.session, within, &*self.progress);
+        let (inventory, missing_wal) = tokio::try_join!(stored, archived)?;
         // The archive may have had no WAL, and so no owner, when the backup began.
         check_cluster(archive, &self.facts).await?;
-        let summary = self.commit(summary).await?;
+        let files = tree.entries().iter();
+        let files = files.filter(|entry| matches!(entry.content, archive::tree::Content::File { .. }));
+        summary.files = files.count() as u64;
+        summary.bytes = tree.bytes();
+        summary.finished = Timestamp::now();
+        let name = &self.options.name;
+        let committed = archive.commit_stored(name, inventory, summary, patience());
         Ok(Taken {
-            name: self.options.name.clone(),
-            summary,
+            name: name.clone(),
+            summary: committed.await?,
             missing_wal,
         })
     }
@@ -243,7 +279,7 @@ impl<'a> Taking<'a> {
         })
     }
 
-    /// Copies everything that was listed.
+    /// Copies everything that was listed. The last parts are on their way then.
     async fn copy(&mut self, plan: Plan, start: Lsn) -> Result<(), Error> {
         self.progress.phase(Phase::Copying {
             files: plan.files,
@@ -275,7 +311,7 @@ impl<'a> Taking<'a> {
                 lost = self.session.lost() => return Err(lost.into()),
             }
         }
-        self.uploads.wait().await
+        Ok(())
     }
 
     fn page_rules(&self, start: Lsn) -> Option<pages::Rules> {
@@ -294,134 +330,6 @@ impl<'a> Taking<'a> {
             file_pages: self.control.segment_blocks,
             checker: PageChecker::new(page_bytes, start),
         })
-    }
-
-    /// Stores what makes the files a backup, and describes it.
-    async fn finish(&mut self, stopped: Stopped, control: Whole) -> Result<Summary, Error> {
-        let label = label::parse(&stopped.label)?;
-        let map = tablespace_map::parse(&stopped.tablespace_map)?;
-        let wal = self.wal(&label, stopped.lsn)?;
-        let mut files = vec![Whole {
-            path: "backup_label",
-            attributes: made_now(control.attributes),
-            content: stopped.label,
-        }];
-        if !stopped.tablespace_map.is_empty() {
-            files.push(Whole {
-                path: "tablespace_map",
-                attributes: made_now(control.attributes),
-                content: stopped.tablespace_map,
-            });
-        }
-        files.push(control);
-        self.store_last(files, &wal).await?;
-        Ok(self.describe(label, map, wal))
-    }
-
-    /// The WAL that the backup needs.
-    fn wal(&self, label: &label::BackupLabel, end: Lsn) -> Result<Vec<WalRange>, Error> {
-        let root = &self.facts.data_directory;
-        let first = label.start_timeline();
-        let newest = match label.from {
-            BackupFrom::Primary => first,
-            // Read again: the standby may have followed its primary until the very end.
-            BackupFrom::Standby => local::control_file(root)?.1.minimum_recovery_timeline.max(first),
-        };
-        wal::ranges(root, (first, label.start_lsn), (newest, end))
-    }
-
-    /// The last volume, or the last two if the manifest is a large file.
-    async fn store_last(&mut self, mut files: Vec<Whole>, wal: &[WalRange]) -> Result<(), Error> {
-        self.uploads.collected.sort();
-        let version = ManifestVersion::of_postgres(self.facts.major, self.facts.system_id);
-        let newest_first: Vec<_> = wal.iter().rev().map(manifest_range).collect();
-        let content = self.uploads.collected.manifest(version, &files, &newest_first);
-        let manifest = Whole {
-            path: "backup_manifest",
-            attributes: made_now(files[0].attributes),
-            content,
-        };
-        let queue = &self.packers.as_ref().expect("the files have been copied").0.queue;
-        let compression = self.archive.compression();
-        let mut last = Vec::new();
-        let bytes = manifest.content.len() as u64;
-        if bytes > layout::LARGE_BYTES {
-            last.push(pack::bundle_of(compression, queue.last_volume(), &files));
-            let volume = queue.last_volume();
-            last.extend(
-                (0..layout::slices(bytes)).map(|index| pack::slice_of(compression, volume, index, &manifest)),
-            );
-        } else {
-            files.push(manifest);
-            last.push(pack::bundle_of(compression, queue.last_volume(), &files));
-        }
-        for built in last {
-            self.uploads.begin(self.archive, &self.id, built);
-        }
-        self.uploads.wait().await?;
-        self.uploads.collected.sort();
-        Ok(())
-    }
-
-    /// What is known of the backup; sizes and hashes come with the commit.
-    fn describe(
-        &mut self,
-        label: label::BackupLabel,
-        map: Vec<tablespace_map::Tablespace>,
-        wal: Vec<WalRange>,
-    ) -> Summary {
-        let tablespaces = map.into_iter().map(|tablespace| Tablespace {
-            oid: tablespace.oid,
-            location: String::from_utf8_lossy(&tablespace.location).into_owned(),
-        });
-        let packers = &self.packers.as_ref().expect("the files have been copied").0;
-        let verified = packers.rules.is_some();
-        let pages: Pages = self.uploads.collected.take_pages();
-        let later = || Object {
-            plain_bytes: 0,
-            stored_bytes: 0,
-            hash: ContentHash::of(&[]).to_string(),
-        };
-        Summary {
-            summary_version: SUMMARY_VERSION,
-            id: self.id.to_string(),
-            manifest: later(),
-            chunks: later(),
-            files: 0,
-            bytes: 0,
-            stored_bytes: 0,
-            began: self.began,
-            finished: self.began,
-            method: Method::Walfs,
-            plain_tar: true,
-            backup: summary::Backup {
-                shape: Shape::Plain,
-                system_identifier: Some(self.facts.system_id),
-                postgresql_major: Some(self.facts.major),
-                segment_bytes: self.facts.segment_size.bytes(),
-                wal,
-                label: label.label,
-                from_standby: label.from == BackupFrom::Standby,
-                own_wal: Vec::new(),
-                tablespaces: tablespaces.collect(),
-                pages: verified.then_some(pages),
-            },
-            written_by: concat!("walfs ", env!("CARGO_PKG_VERSION")).to_owned(),
-        }
-    }
-
-    async fn commit(&mut self, mut summary: Summary) -> Result<Summary, Error> {
-        let collected = std::mem::take(&mut self.uploads.collected);
-        let plan = &self.packers.as_ref().expect("the files have been copied").0.plan;
-        let (tree, hashes) = collected.into_tree(self.id.clone(), &plan.sources)?;
-        let files = tree
-            .entries()
-            .iter()
-            .filter(|entry| matches!(entry.content, archive::tree::Content::File { .. }));
-        summary.files = files.count() as u64;
-        summary.bytes = tree.bytes();
-        summary.finished = Timestamp::now();
-        Ok(self.archive.commit_tree(&tree, hashes, summary, patience).await?)
     }
 
     /// Ends the session and the threads, and deletes what is stored.
@@ -454,22 +362,6 @@ async fn check_cluster(archive: &Archive, facts: &Facts) -> Result<(), Error> {
             offered: facts.system_id,
         }),
         _ => Ok(()),
-    }
-}
-
-fn manifest_range(range: &WalRange) -> backup_manifest::WalRange {
-    backup_manifest::WalRange {
-        timeline: range.timeline,
-        start: range.start,
-        end: range.end,
-    }
-}
-
-/// Owner and mode of the cluster's other files.
-fn made_now(like: Attributes) -> Attributes {
-    Attributes {
-        modified: Timestamp::now(),
-        ..like
     }
 }
 

@@ -136,15 +136,21 @@ pub async fn restore(
     progress.phase(Phase::Restoring {
         bytes: report.bytes - report.kept_bytes,
     });
+    let segment_bytes = checked.summary.backup.segment_bytes;
+    let bring_wal = || finish::bring_wal(archive, data, &checked.segments, segment_bytes, patience);
     let mut control = match checked.summary.backup.shape {
         Shape::Plain => {
-            report.fetched_bytes = put_files(&checked, options, progress).await?;
+            make_places(&checked, options)?;
+            let fill = fill::fill(&checked.source, &checked.files, options.jobs, progress);
+            (report.fetched_bytes, ()) = tokio::try_join!(fill, bring_wal())?;
             checked.control.clone()
         }
-        Shape::Tar => tar::unpack(&checked.source, data, &checked.places).await?,
+        Shape::Tar => {
+            let control = tar::unpack(&checked.source, data, &checked.places).await?;
+            bring_wal().await?;
+            control
+        }
     };
-    let segment_bytes = checked.summary.backup.segment_bytes;
-    finish::bring_wal(archive, data, &checked.segments, segment_bytes, patience).await?;
     complete(&checked, options, &mut control, progress)?;
     Ok(report)
 }
@@ -238,8 +244,8 @@ fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Brings all files but the control file. Returns how many stored bytes were fetched.
-async fn put_files(checked: &Checked, options: &Options, progress: &Arc<dyn Progress>) -> Result<u64, Error> {
+/// Makes all directories, links, and files but the control file, as long as they shall be.
+fn make_places(checked: &Checked, options: &Options) -> Result<(), Error> {
     for (entry, path) in destinations(&checked.source, checked, options) {
         match &entry.content {
             Content::Directory => place::make_directory(&path)?,
@@ -247,8 +253,7 @@ async fn put_files(checked: &Checked, options: &Options, progress: &Arc<dyn Prog
             Content::File { .. } => {}
         }
     }
-    work::for_each(&checked.files, options.jobs, fill::make_file)?;
-    fill::fill(&checked.source, &checked.files, options.jobs, progress).await
+    work::for_each(&checked.files, options.jobs, fill::make_file).map(drop)
 }
 
 fn link(to: &[u8], path: &Path) -> Result<(), Error> {

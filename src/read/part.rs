@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::fetcher::parse_whole;
 use crate::archive::tree::{Part, TreeName};
@@ -94,10 +95,24 @@ pub async fn read_part(
     patience: Patience,
     take: Arc<Take>,
 ) -> Result<u64, PartError> {
-    match read_once(archive, request, patience, take.clone()).await {
+    read_part_in_turn(archive, request, patience, &Semaphore::new(1), take).await
+}
+
+/// As [`read_part`], by somebody who fetches more parts at once than he decodes: one permit of `decoders` each.
+///
+/// # Errors
+/// As [`read_part`].
+pub async fn read_part_in_turn(
+    archive: &Archive,
+    request: &PartRequest,
+    patience: Patience,
+    decoders: &Semaphore,
+    take: Arc<Take>,
+) -> Result<u64, PartError> {
+    match read_once(archive, request, patience, decoders, take.clone()).await {
         Err(PartError::Archive(error @ Error::TreeDamaged { .. })) => {
             tracing::warn!("reading it once more: {error}");
-            read_once(archive, request, patience, take).await
+            read_once(archive, request, patience, decoders, take).await
         }
         done => done,
     }
@@ -107,6 +122,7 @@ async fn read_once(
     archive: &Archive,
     request: &PartRequest,
     patience: Patience,
+    decoders: &Semaphore,
     take: Arc<Take>,
 ) -> Result<u64, PartError> {
     match &request.wanted {
@@ -115,6 +131,7 @@ async fn read_once(
             let table = parse_whole(&stored).map_err(|damage| broken(archive, request, &damage))?;
             let table = proved(archive, request, table)?;
             let (frames, fetched_bytes) = (0..table.frames(), stored.len() as u64);
+            let _turn = turn(decoders).await;
             hand_on(archive, request, table, frames, stored, take).await?;
             Ok(fetched_bytes)
         }
@@ -125,11 +142,16 @@ async fn read_once(
                 let range = ByteRange::Span(table.stored_range(run.clone()));
                 let stored = fetch(archive, request, range, patience).await?;
                 fetched_bytes += stored.len() as u64;
+                let _turn = turn(decoders).await;
                 hand_on(archive, request, table.clone(), run.clone(), stored, take.clone()).await?;
             }
             Ok(fetched_bytes)
         }
     }
+}
+
+async fn turn(decoders: &Semaphore) -> SemaphorePermit<'_> {
+    decoders.acquire().await.expect("never closed")
 }
 
 async fn seek_table(

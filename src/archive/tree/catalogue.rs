@@ -65,6 +65,15 @@ pub enum BackupWal {
     Missing(Vec<SegmentName>),
 }
 
+/// What a summary says of the objects that tell a tree's parts apart.
+#[derive(Debug, Clone)]
+pub struct Inventory {
+    manifest: Object,
+    chunks: Object,
+    /// Of the tree's own parts and of these two.
+    stored_bytes: u64,
+}
+
 impl Archive {
     /// Begins a tree.
     ///
@@ -76,15 +85,26 @@ impl Archive {
         begun: &Begun,
         patience: Patience,
     ) -> Result<TreeId, Error> {
-        if self.summary(name, patience).await?.is_some() {
-            return Err(self.tree_exists(name));
-        }
         let id = TreeId::fresh(name);
-        let text = Bytes::from(serde_json::to_vec_pretty(begun).expect("plain data becomes JSON"));
-        self.store()
-            .put(&id.key(BEGUN), text, PutMode::Overwrite, patience)
-            .await?;
+        self.begin_tree_as(&id, begun, patience).await?;
         Ok(id)
+    }
+
+    /// As [`Archive::begin_tree`], under an id that its maker has chosen: so he knows it even if he does not wait for the
+    /// end.
+    ///
+    /// # Errors
+    /// [`Error::TreeExists`], [`Error::Store`].
+    pub async fn begin_tree_as(&self, id: &TreeId, begun: &Begun, patience: Patience) -> Result<(), Error> {
+        let name = id.name();
+        if self.summary(&name, patience).await?.is_some() {
+            return Err(self.tree_exists(&name));
+        }
+        let text = Bytes::from(serde_json::to_vec_pretty(begun).expect("plain data becomes JSON"));
+        Ok(self
+            .store()
+            .put(&id.key(BEGUN), text, PutMode::Overwrite, patience)
+            .await?)
     }
 
     /// Stores one part of an unfinished tree; `Ok` means durable. Whoever makes parts of which there may be many at once
@@ -111,9 +131,8 @@ impl Archive {
         Ok(self.store().delete(&own, patience).await?)
     }
 
-    /// Makes a tree exist: stores its manifest and chunk hashes, then its summary, of which `manifest`, `chunks` and
-    /// `stored_bytes` are filled in here. `hashes` are those of all files in the tree's order. `patience` is asked for
-    /// each of the three.
+    /// Makes a tree exist: [`Archive::store_inventory`], then [`Archive::commit_stored`]. `patience` is asked for each of the
+    /// three objects.
     ///
     /// # Errors
     /// [`Error::TreeExists`] if another tree of that name was quicker; [`Error::Store`].
@@ -121,27 +140,64 @@ impl Archive {
         &self,
         tree: &Tree,
         hashes: Vec<ChunkHash>,
-        mut summary: Summary,
+        summary: Summary,
         patience: impl Fn() -> Patience,
     ) -> Result<Summary, Error> {
-        let name = tree.id.name();
-        let text = manifest::to_text(tree);
-        summary.manifest = self
-            .put_object(&self.manifest_key(&tree.id), text, patience())
-            .await?;
-        let hashes = chunks::to_bytes(hashes);
-        summary.chunks = self
-            .put_object(&self.chunks_key(&tree.id), hashes, patience())
-            .await?;
+        let inventory = self.store_inventory(tree, hashes, &patience).await?;
+        self.commit_stored(&tree.id.name(), inventory, summary, patience())
+            .await
+    }
+
+    /// Stores what tells a tree's parts apart: its manifest and chunk hashes, side by side. `hashes` are those of all files
+    /// in the tree's order. Nothing points to it before the tree is committed, so the parts may still be on their way.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn store_inventory(
+        &self,
+        tree: &Tree,
+        hashes: Vec<ChunkHash>,
+        patience: impl Fn() -> Patience,
+    ) -> Result<Inventory, Error> {
+        let (manifest_key, chunks_key) = (self.manifest_key(&tree.id), self.chunks_key(&tree.id));
+        let (manifest, chunks) = futures::try_join!(
+            self.put_object(&manifest_key, manifest::to_text(tree), patience()),
+            self.put_object(&chunks_key, chunks::to_bytes(hashes), patience())
+        )?;
         let own = tree.id.prefix();
         let own_parts = tree
             .parts
             .iter()
             .filter(|part| part.key.as_str().starts_with(&own));
-        summary.stored_bytes = own_parts.map(|part| part.stored_bytes).sum::<u64>()
-            + summary.manifest.stored_bytes
-            + summary.chunks.stored_bytes;
-        self.put_summary(&name, &summary, patience()).await?;
+        let stored_bytes = own_parts.map(|part| part.stored_bytes).sum::<u64>()
+            + manifest.stored_bytes
+            + chunks.stored_bytes;
+        Ok(Inventory {
+            manifest,
+            chunks,
+            stored_bytes,
+        })
+    }
+
+    /// Makes a tree exist whose parts and inventory are stored: stores its summary, of which `manifest`, `chunks` and
+    /// `stored_bytes` are filled in here.
+    ///
+    /// # Errors
+    /// [`Error::TreeExists`] if another tree of that name was quicker; [`Error::Store`].
+    pub async fn commit_stored(
+        &self,
+        name: &TreeName,
+        inventory: Inventory,
+        summary: Summary,
+        patience: Patience,
+    ) -> Result<Summary, Error> {
+        let summary = Summary {
+            manifest: inventory.manifest,
+            chunks: inventory.chunks,
+            stored_bytes: inventory.stored_bytes,
+            ..summary
+        };
+        self.put_summary(name, &summary, patience).await?;
         Ok(summary)
     }
 

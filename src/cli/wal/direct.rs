@@ -5,7 +5,7 @@
 //! packed meanwhile.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::archive::wal::{Early, EarlyFile, WalMeta};
 use crate::archive::{self, Archive};
 use crate::cache::Cache;
 use crate::codec::{self, Compression};
+use crate::long_write;
 use crate::pg::WalName;
 use crate::read::{PIECE_BYTES, Reader};
 use crate::staging::wal::WalDraft;
@@ -122,7 +123,7 @@ pub(super) async fn fetch(arguments: &FetchArgs, place: &str, name: WalName) -> 
         }
     };
     let reader = Reader::new(Arc::new(archive), Cache::new(PIECE_BYTES), None);
-    let mut target = beside(&arguments.path)?;
+    let target = beside(&arguments.path)?;
     let unpacked = unpacked(&reader, name, meta, object).await;
     let mut at = 0;
     while at < meta.bytes {
@@ -133,8 +134,7 @@ pub(super) async fn fetch(arguments: &FetchArgs, place: &str, name: WalName) -> 
                 piece.await?
             }
         };
-        target
-            .write_all(&piece)
+        long_write::write_all(target.as_file(), &piece)
             .map_err(|error| cannot_write(&arguments.path, &error))?;
         at += piece.len() as u64;
     }

@@ -15,7 +15,7 @@ use crate::pg::backup_manifest::{Checksum, FileLine, ManifestVersion, WalRange, 
 /// Volume and slice: the order of the parts.
 type Place = (u32, u32);
 
-/// What is stored so far.
+/// What is stored so far, or on its way.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
     parts: BTreeMap<Place, Part>,
@@ -25,7 +25,7 @@ pub(super) struct Collected {
 }
 
 impl Collected {
-    /// Notes a part that is stored under `part.key`.
+    /// Notes a part whose place is `part.key`.
     pub(super) fn add(&mut self, built: Built, part: Part) {
         let place = (built.volume, built.slice);
         self.parts.insert(place, part);

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::assemble::Collected;
 use super::pack::Built;
 use super::{Error, patience};
-use crate::archive::tree::{Part, TreeId};
+use crate::archive::tree::TreeId;
 use crate::archive::{self, Archive};
 
 /// Parts on their way to the store at once.
@@ -17,11 +17,12 @@ const UPLOADS: usize = 16;
 /// How long what is on its way may take to arrive when the backup is given up.
 const SETTLING: Duration = Duration::from_secs(5);
 
-/// Parts on their way to the store; what arrives is noted.
+/// Parts on their way to the store. What they hold is noted when they leave: whoever describes it must not say so to
+/// anybody before [`Uploads::wait`] has returned.
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
-    tasks: JoinSet<Result<(Built, Part), archive::Error>>,
-    /// What is stored.
+    tasks: JoinSet<Result<(), archive::Error>>,
+    /// What is stored, or on its way.
     pub(super) collected: Collected,
 }
 
@@ -37,25 +38,27 @@ impl Uploads {
 
     pub(super) fn begin(&mut self, archive: &Arc<Archive>, id: &TreeId, mut built: Built) {
         let key = id.part_key(built.volume, built.slice, &archive.marker().codec);
-        let (archive, part) = (archive.clone(), built.part.described(key));
+        let part = built.part.described(key.clone());
+        let object = std::mem::take(&mut built.part.object);
+        let memory = built.memory.take();
+        self.collected.add(built, part);
+        let archive = archive.clone();
         self.tasks.spawn(async move {
-            let object = std::mem::take(&mut built.part.object);
-            archive.put_part(&part.key, object, patience()).await?;
-            // Its memory is free again.
-            built.memory = None;
-            Ok((built, part))
+            let stored = archive.put_part(&key, object, patience()).await;
+            drop(memory);
+            stored
         });
     }
 
-    /// Notes one part that has arrived.
+    /// Waits for one part to arrive.
     pub(super) async fn next(&mut self) -> Result<(), Error> {
-        if let Some(stored) = self.tasks.join_next().await {
-            let (built, part) = stored.expect("uploads do not panic")?;
-            self.collected.add(built, part);
+        match self.tasks.join_next().await {
+            Some(stored) => Ok(stored.expect("uploads do not panic")?),
+            None => Ok(()),
         }
-        Ok(())
     }
 
+    /// Waits until everything is stored.
     pub(super) async fn wait(&mut self) -> Result<(), Error> {
         while !self.tasks.is_empty() {
             self.next().await?;

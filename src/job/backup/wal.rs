@@ -3,6 +3,7 @@
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -87,41 +88,61 @@ pub struct MissingWal {
     pub complaint: Option<String>,
 }
 
+/// How long the WAL is waited for: so long after the backup's files are stored. Before that it may be behind them in the
+/// same line.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Within<'a> {
+    /// When they were stored, once they are.
+    pub(super) stored_at: &'a OnceLock<Instant>,
+    pub(super) timeout: Duration,
+}
+
+impl Within<'_> {
+    /// Time that is over; `None` while the files are on their way.
+    fn waited(&self) -> Option<Duration> {
+        self.stored_at.get().map(Instant::elapsed)
+    }
+}
+
 /// Waits until every segment of a backup is archived. `None` when they are.
 pub(super) async fn wait(
     archive: &Archive,
     backup: &Backup,
     session: &Session,
-    within: Duration,
+    within: Within<'_>,
     progress: &dyn Progress,
 ) -> Result<Option<MissingWal>, Error> {
     let began = Instant::now();
     let mut explained = false;
     let mut missing: Vec<SegmentName> = backup.segments().expect("the segment size was checked");
     loop {
+        // Taken before the look: what has come by then is seen.
+        let waited = within.waited();
         missing = still_missing(archive, missing).await?;
         if missing.is_empty() {
             return Ok(None);
         }
-        progress.phase(Phase::WaitingForWal(&missing));
-        let over = began.elapsed() >= within;
-        if over || (!explained && began.elapsed() >= EXPLAIN_AFTER) {
-            // A session that is gone cannot say; the WAL may come all the same.
-            let complaint = session
-                .archiver()
-                .await
-                .ok()
-                .and_then(|archiver| archiver.complaint());
-            if over {
-                return Ok(Some(MissingWal {
-                    segments: missing,
-                    complaint,
-                }));
+        if let Some(waited) = waited {
+            progress.phase(Phase::WaitingForWal(&missing));
+            let over = waited >= within.timeout;
+            if over || (!explained && waited >= EXPLAIN_AFTER) {
+                // A session that is gone cannot say; the WAL may come all the same.
+                let complaint = session
+                    .archiver()
+                    .await
+                    .ok()
+                    .and_then(|archiver| archiver.complaint());
+                if over {
+                    return Ok(Some(MissingWal {
+                        segments: missing,
+                        complaint,
+                    }));
+                }
+                explain(archive, &missing, complaint);
+                explained = true;
             }
-            explain(archive, &missing, complaint);
-            explained = true;
         }
-        let left = within.saturating_sub(began.elapsed());
+        let left = within.timeout - waited.unwrap_or_default().min(within.timeout);
         tokio::time::sleep(next_look(began.elapsed()).min(left)).await;
     }
 }

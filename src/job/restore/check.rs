@@ -15,7 +15,7 @@ use super::settings::Recovery;
 use super::tablespaces::{self, Place};
 use super::target::Target;
 use super::wal::{self, Reach};
-use super::{Options, choose, work};
+use super::{Choice, Options, choose, work};
 use crate::archive::Archive;
 use crate::archive::tree::TreeName;
 use crate::archive::tree::summary::{Shape, Summary};
@@ -67,15 +67,15 @@ pub(super) async fn check(
 ) -> Result<Checked, Error> {
     let target = &options.recovery.target;
     let (backup, summary) = choose::choose(archive, &options.backup, target, patience).await?;
-    let tree = archive.tree(&backup, &summary, patience).await?;
-    let source = Source {
-        archive: archive.clone(),
-        backup: backup.clone(),
-        tree,
-        patience,
-    };
-    let (control, system_id) = control(&source, &summary).await?;
-    let reach = wal::reach(archive, &backup, &summary, options.recovery.timeline, patience).await?;
+    // Asked side by side; the first error in this order is told.
+    let (wal, content, reach) = futures::join!(
+        has_wal(archive, &options.backup, (&backup, &summary), patience),
+        content(archive, &backup, &summary, patience),
+        wal::reach(archive, &backup, &summary, options.recovery.timeline, patience)
+    );
+    wal?;
+    let (source, control, system_id) = content?;
+    let reach = reach?;
     let warnings = check_reach(archive, &reach, options)?;
     let places = tablespaces::places(&summary, &options.tablespaces, &options.directory)?;
     place::check_outside(archive, &options.directory)?;
@@ -102,6 +102,36 @@ pub(super) async fn check(
     }
     check_room(&checked, options)?;
     Ok(checked)
+}
+
+/// The newest backup was chosen by its WAL.
+async fn has_wal(
+    archive: &Archive,
+    choice: &Choice,
+    chosen: (&TreeName, &Summary),
+    patience: Patience,
+) -> Result<(), Error> {
+    match choice {
+        Choice::Latest => Ok(()),
+        Choice::Named(_) => choose::check_wal(archive, chosen, patience).await,
+    }
+}
+
+/// What the backup has: where it is read from, its control file, and whose it is.
+async fn content(
+    archive: &Arc<Archive>,
+    backup: &TreeName,
+    summary: &Summary,
+    patience: Patience,
+) -> Result<(Source, Vec<u8>, Option<SystemId>), Error> {
+    let source = Source {
+        archive: archive.clone(),
+        backup: backup.clone(),
+        tree: archive.tree(backup, summary, patience).await?,
+        patience,
+    };
+    let (control, system_id) = control(&source, summary).await?;
+    Ok((source, control, system_id))
 }
 
 /// The control file of a plain backup, and whose the backup is.

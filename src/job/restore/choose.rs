@@ -17,10 +17,11 @@ pub enum Choice {
     Latest,
 }
 
-/// Finds the backup; it is complete, with its WAL, and ends before the target.
+/// Finds the backup; it ends before the target. Whether all of its own WAL is archived is another question
+/// ([`check_wal`]), which of the newest one is answered already.
 ///
 /// # Errors
-/// [`Error::NoBackup`], [`Error::NoneBefore`], [`Error::MissingWal`], [`Error::TargetTooEarly`], [`Error::Archive`].
+/// [`Error::NoBackup`], [`Error::NoneBefore`], [`Error::TargetTooEarly`], [`Error::Archive`].
 pub(super) async fn choose(
     archive: &Archive,
     choice: &Choice,
@@ -51,8 +52,20 @@ async fn named(
             stop,
         });
     }
-    match archive.backup_wal(&summary, patience).await? {
-        BackupWal::Complete => Ok((name.clone(), summary)),
+    Ok((name.clone(), summary))
+}
+
+/// Is all of the backup's own WAL archived?
+///
+/// # Errors
+/// [`Error::MissingWal`], [`Error::Archive`].
+pub(super) async fn check_wal(
+    archive: &Archive,
+    (name, summary): (&TreeName, &Summary),
+    patience: Patience,
+) -> Result<(), Error> {
+    match archive.backup_wal(summary, patience).await? {
+        BackupWal::Complete => Ok(()),
         BackupWal::Missing(segments) => {
             let names: Vec<String> = segments.iter().map(ToString::to_string).collect();
             Err(Error::MissingWal {

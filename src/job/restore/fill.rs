@@ -1,28 +1,38 @@
 //! Brings what is missing: several parts at once, each written where its bytes belong while it is decoded.
 //!
-//! At worst each part in flight holds its stored bytes, some 32 MiB, and a piece of 4 MiB decoded: with the usual four,
-//! below 150 MiB.
+//! More are fetched than are decoded, so that those who decode do not wait for a round trip each time. Memory is bounded by
+//! bytes, not by parts: what compresses well is small, and so further ahead. At worst each part that may be decoded has its
+//! stored bytes, some 32 MiB, in memory or on their way, and a piece of 4 MiB decoded: with the usual four, below 150 MiB.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Semaphore;
 
 use super::compare::FileWork;
 use super::content::Source;
 use super::error::Error;
 use super::{Owner, place};
-use crate::archive::tree::{Content, Tree};
+use crate::archive::tree::{Content, Tree, layout};
 use crate::job::progress::Progress;
-use crate::read::part::{Take, Wanted, read_part};
+use crate::long_write;
+use crate::read::part::{Take, Wanted, read_part_in_turn};
 
 /// A piece of a large file, which is worth a system call of its own.
 const LONG_BYTES: usize = 1 << 20;
+
+/// Parts that are fetched at once for each that is decoded, as far as memory goes. A part that has compressed well is decoded
+/// in some 30 ms, a core's time; with four of them on the way meanwhile, a round trip of 100 ms is hidden.
+const FETCHED: usize = 4;
+
+/// Stored bytes in memory or on their way, for each part that is decoded: a whole one that has not compressed at all.
+const STORED_BYTES: u64 = layout::SLICE_BYTES + (1 << 20);
 
 /// Bytes of a part, and where they go.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +78,14 @@ pub(super) async fn fill(
     progress: &Arc<dyn Progress>,
 ) -> Result<u64, Error> {
     let parts = by_part(&source.tree, files);
+    let jobs = jobs.max(1);
+    let decoders = &Semaphore::new(jobs);
+    // One permit a KiB.
+    let memory = &Semaphore::new(jobs * kib(STORED_BYTES) as usize);
     let fetch = |(part, pieces): (u32, Vec<Piece>)| async move {
+        let stored_bytes = source.tree.parts[part as usize].stored_bytes;
+        let share = memory.acquire_many(kib(stored_bytes.min(STORED_BYTES))).await;
+        let _share = share.expect("never closed");
         let ranges = pieces
             .iter()
             .map(|piece| piece.offset..piece.offset + piece.bytes);
@@ -82,12 +99,17 @@ pub(super) async fn fill(
             reached: Mutex::new(0),
         };
         let take: Arc<Take> = Arc::new(move |offset, bytes: &[u8]| writer.take(offset, bytes));
-        Ok::<u64, Error>(read_part(&source.archive, &request, source.patience, take).await?)
+        let read = read_part_in_turn(&source.archive, &request, source.patience, decoders, take);
+        Ok::<u64, Error>(read.await?)
     };
-    let fetched = stream::iter(parts).map(fetch).buffer_unordered(jobs.max(1));
+    let fetched = stream::iter(parts).map(fetch).buffer_unordered(jobs * FETCHED);
     fetched
         .try_fold(0, |sum, bytes| async move { Ok(sum + bytes) })
         .await
+}
+
+fn kib(bytes: u64) -> u32 {
+    bytes.div_ceil(1 << 10) as u32
 }
 
 /// The missing bytes, by the parts that they are in, each part's ascending.
@@ -184,9 +206,7 @@ impl PartWriter {
             *open = Some((file, opened.map_err(Error::at("write", path))?));
         }
         let (_, target) = open.as_ref().expect("opened just now");
-        target
-            .write_all_at(content, at)
-            .map_err(Error::at("write", path))?;
+        long_write::write_all_at(target, content, at).map_err(Error::at("write", path))?;
         begin_to_store(target, at, content.len());
         Ok(())
     }

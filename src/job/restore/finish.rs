@@ -17,6 +17,7 @@ use super::{Owner, work};
 use crate::archive::Archive;
 use crate::archive::tree::{Attributes, Content, Entry};
 use crate::cache::Cache;
+use crate::long_write;
 use crate::pg::tablespace_map::{self, Tablespace};
 use crate::pg::{SegmentName, WalName, backup_manifest, control};
 use crate::read::{PIECE_BYTES, Reader};
@@ -48,7 +49,7 @@ pub(super) async fn bring_wal(
                 .read(name, segment_bytes, at, PIECE_BYTES as usize, patience)
                 .await;
             let piece = piece.map_err(|error| unreadable(&error, name))?;
-            io::Write::write_all(&mut &file, &piece).map_err(Error::at("write", &path))?;
+            long_write::write_all(&file, &piece).map_err(Error::at("write", &path))?;
             at += piece.len() as u64;
         }
         private(&path)?;

@@ -4,12 +4,13 @@
 //! objects in parts are rare in a local archive.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use super::write::{make_dir, temp_name};
 use super::{Error, ErrorKind, Key, Part, PutMode, Root, Upload};
+use crate::long_write;
 
 impl Root {
     pub(super) fn begin_upload(&self, key: &Key) -> Result<Upload, Error> {
@@ -32,12 +33,12 @@ impl Root {
         let path = self.part(upload, number);
         let beside = self.folder(upload).join(temp_name("tmp"));
         let write = || {
-            let mut file = OpenOptions::new()
+            let file = OpenOptions::new()
                 .write(true)
                 .create_new(true)
                 .mode(0o600)
                 .open(&beside)?;
-            file.write_all(body)?;
+            long_write::write_all(&file, body)?;
             fs::rename(&beside, &path)
         };
         write().map_err(|error| self.read_error("put part", &path, &error))?;
@@ -57,13 +58,12 @@ impl Root {
         mode: PutMode,
     ) -> Result<(), Error> {
         self.check("complete upload")?;
-        let mut temp = self
+        let temp = self
             .temp()
             .map_err(|error| self.write_error("complete upload", &self.temp_dir(), &error))?;
         for part in parts {
             let bytes = self.read_part(upload, part)?;
-            temp.file
-                .write_all(&bytes)
+            long_write::write_all(&temp.file, &bytes)
                 .map_err(|error| self.write_error("complete upload", &temp.path, &error))?;
         }
         self.publish(temp, &upload.key, mode)?;

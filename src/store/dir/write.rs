@@ -8,12 +8,13 @@
 //! both a day later.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Error, ErrorKind, Key, PutMode, Root, sync_dir};
+use crate::long_write;
 
 /// Age at which a temporary file has no living owner.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -35,11 +36,10 @@ impl Drop for Temp {
 impl Root {
     pub(super) fn put(&self, key: &Key, body: &[u8], mode: PutMode) -> Result<(), Error> {
         self.check("put")?;
-        let mut temp = self
+        let temp = self
             .temp()
             .map_err(|error| self.write_error("put", &self.temp_dir(), &error))?;
-        temp.file
-            .write_all(body)
+        long_write::write_all(&temp.file, body)
             .map_err(|error| self.write_error("put", &temp.path, &error))?;
         self.publish(temp, key, mode)
     }

@@ -1,0 +1,155 @@
+//! What makes copied files a backup: the label, the tablespace map, the control file and PostgreSQL's manifest, sent last;
+//! and the backup's description.
+
+use jiff::Timestamp;
+
+use super::pack::{self, Whole};
+use super::{Error, Taking, local, wal};
+use crate::archive::tree::chunks::ChunkHash;
+use crate::archive::tree::summary::{
+    Method, Object, Pages, SUMMARY_VERSION, Shape, Summary, Tablespace, WalRange,
+};
+use crate::archive::tree::{Attributes, Tree, layout, summary};
+use crate::codec::ContentHash;
+use crate::pg::Lsn;
+use crate::pg::backup_manifest::{self, ManifestVersion};
+use crate::pg::label::{self, BackupFrom};
+use crate::pg::tablespace_map;
+use crate::server::Stopped;
+
+impl Taking<'_> {
+    /// Sends what makes the files a backup, and describes it.
+    pub(super) fn finish(&mut self, stopped: Stopped, control: Whole) -> Result<Summary, Error> {
+        let label = label::parse(&stopped.label)?;
+        let map = tablespace_map::parse(&stopped.tablespace_map)?;
+        let wal = self.wal(&label, stopped.lsn)?;
+        let mut files = vec![Whole {
+            path: "backup_label",
+            attributes: made_now(control.attributes),
+            content: stopped.label,
+        }];
+        if !stopped.tablespace_map.is_empty() {
+            files.push(Whole {
+                path: "tablespace_map",
+                attributes: made_now(control.attributes),
+                content: stopped.tablespace_map,
+            });
+        }
+        files.push(control);
+        self.send_last(files, &wal);
+        Ok(self.describe(label, map, wal))
+    }
+
+    /// The WAL that the backup needs.
+    fn wal(&self, label: &label::BackupLabel, end: Lsn) -> Result<Vec<WalRange>, Error> {
+        let root = &self.facts.data_directory;
+        let first = label.start_timeline();
+        let newest = match label.from {
+            BackupFrom::Primary => first,
+            // Read again: the standby may have followed its primary until the very end.
+            BackupFrom::Standby => local::control_file(root)?.1.minimum_recovery_timeline.max(first),
+        };
+        wal::ranges(root, (first, label.start_lsn), (newest, end))
+    }
+
+    /// The last volume, or the last two if the manifest is a large file.
+    fn send_last(&mut self, mut files: Vec<Whole>, wal: &[WalRange]) {
+        self.uploads.collected.sort();
+        let version = ManifestVersion::of_postgres(self.facts.major, self.facts.system_id);
+        let newest_first: Vec<_> = wal.iter().rev().map(manifest_range).collect();
+        let content = self.uploads.collected.manifest(version, &files, &newest_first);
+        let manifest = Whole {
+            path: "backup_manifest",
+            attributes: made_now(files[0].attributes),
+            content,
+        };
+        let queue = &self.packers.as_ref().expect("the files have been copied").0.queue;
+        let compression = self.archive.compression();
+        let mut last = Vec::new();
+        let bytes = manifest.content.len() as u64;
+        if bytes > layout::LARGE_BYTES {
+            last.push(pack::bundle_of(compression, queue.last_volume(), &files));
+            let volume = queue.last_volume();
+            last.extend(
+                (0..layout::slices(bytes)).map(|index| pack::slice_of(compression, volume, index, &manifest)),
+            );
+        } else {
+            files.push(manifest);
+            last.push(pack::bundle_of(compression, queue.last_volume(), &files));
+        }
+        for built in last {
+            self.uploads.begin(self.archive, &self.id, built);
+        }
+        self.uploads.collected.sort();
+    }
+
+    /// What is known of the backup; sizes and hashes come with the commit.
+    fn describe(
+        &mut self,
+        label: label::BackupLabel,
+        map: Vec<tablespace_map::Tablespace>,
+        wal: Vec<WalRange>,
+    ) -> Summary {
+        let tablespaces = map.into_iter().map(|tablespace| Tablespace {
+            oid: tablespace.oid,
+            location: String::from_utf8_lossy(&tablespace.location).into_owned(),
+        });
+        let packers = &self.packers.as_ref().expect("the files have been copied").0;
+        let verified = packers.rules.is_some();
+        let pages: Pages = self.uploads.collected.take_pages();
+        let later = || Object {
+            plain_bytes: 0,
+            stored_bytes: 0,
+            hash: ContentHash::of(&[]).to_string(),
+        };
+        Summary {
+            summary_version: SUMMARY_VERSION,
+            id: self.id.to_string(),
+            manifest: later(),
+            chunks: later(),
+            files: 0,
+            bytes: 0,
+            stored_bytes: 0,
+            began: self.began,
+            finished: self.began,
+            method: Method::Walfs,
+            plain_tar: true,
+            backup: summary::Backup {
+                shape: Shape::Plain,
+                system_identifier: Some(self.facts.system_id),
+                postgresql_major: Some(self.facts.major),
+                segment_bytes: self.facts.segment_size.bytes(),
+                wal,
+                label: label.label,
+                from_standby: label.from == BackupFrom::Standby,
+                own_wal: Vec::new(),
+                tablespaces: tablespaces.collect(),
+                pages: verified.then_some(pages),
+            },
+            written_by: concat!("walfs ", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+
+    /// The tree of all parts that were sent, and the hashes of its chunks.
+    pub(super) fn tree(&mut self) -> Result<(Tree, Vec<ChunkHash>), Error> {
+        let collected = std::mem::take(&mut self.uploads.collected);
+        let plan = &self.packers.as_ref().expect("the files have been copied").0.plan;
+        Ok(collected.into_tree(self.id.clone(), &plan.sources)?)
+    }
+}
+
+fn manifest_range(range: &WalRange) -> backup_manifest::WalRange {
+    backup_manifest::WalRange {
+        timeline: range.timeline,
+        start: range.start,
+        end: range.end,
+    }
+}
+
+/// Owner and mode of the cluster's other files.
+fn made_now(like: Attributes) -> Attributes {
+    Attributes {
+        modified: Timestamp::now(),
+        ..like
+    }
+}
