@@ -27,9 +27,10 @@ pub(crate) fn write_all(mut file: &File, bytes: &[u8]) -> io::Result<()> {
 /// As [`FileExt::write_all_at`].
 pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     let steps = (offset..).step_by(STEP_BYTES).zip(bytes.chunks(STEP_BYTES));
-    steps
-        .into_iter()
-        .try_for_each(|(at, step)| file.write_all_at(step, at))
+    for (at, step) in steps {
+        file.write_all_at(step, at)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ pub struct RestoreArgs {
     /// As root: whom all files shall belong to [default: the numbers that they had in the backup]
     #[arg(long, value_name = "USER")]
     owner: Option<String>,
-    /// Parts of 32 MiB that are fetched and decoded at once; each needs up to 36 MiB of memory
+    /// Parts of 32 MiB that are decoded at once, while others are fetched; each needs up to 37 MiB of memory for both
     #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     jobs: u8,
     /// Do not wait until everything is on disk

@@ -17,14 +17,16 @@
 //! However this ends before the commit, the session ends, the server leaves backup mode, and the parts are deleted; if
 //! walfs is killed, the next sweep does that.
 
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures::TryFutureExt;
+use futures::future::{Either, select};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use crate::archive::tree::catalogue::Begun;
+use crate::archive::tree::catalogue::{Begun, Inventory};
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{Attributes, TreeId, TreeName};
 use crate::archive::{self, Archive};
@@ -105,21 +107,23 @@ pub async fn take(
     progress: Arc<dyn Progress>,
     interrupted: impl Future<Output = &'static str>,
 ) -> Result<Taken, Error> {
-    let mut interrupted = std::pin::pin!(interrupted);
+    let mut interrupted = pin!(interrupted);
     check_label(&options.label)?;
     let mut taking = tokio::select! {
         begun = Taking::begin(archive, server, options, progress) => begun?,
         signal = &mut interrupted => return Err(Error::Interrupted(signal)),
     };
-    let outcome = tokio::select! {
-        taken = taking.take() => taken,
+    let prepared = tokio::select! {
+        prepared = taking.prepare() => prepared,
         signal = &mut interrupted => Err(Error::Interrupted(signal)),
     };
-    if outcome.is_err() {
-        // A second signal is for those who cannot wait even for this.
-        let _ = tokio::time::timeout(CLEANING, taking.clean_up()).await;
+    match prepared {
+        Ok(prepared) => taking.commit(prepared, interrupted).await,
+        Err(error) => {
+            taking.clean_up().await;
+            Err(error)
+        }
     }
-    outcome
 }
 
 fn check_label(label: &str) -> Result<(), Error> {
@@ -136,6 +140,13 @@ fn check_label(label: &str) -> Result<(), Error> {
 
 fn patience() -> Patience {
     Patience::for_at_most(STORE_PATIENCE)
+}
+
+/// A backup that has everything but its commit.
+struct Prepared {
+    inventory: Inventory,
+    summary: Summary,
+    missing_wal: Option<MissingWal>,
 }
 
 /// A backup on its way.
@@ -188,10 +199,67 @@ impl<'a> Taking<'a> {
         })
     }
 
-    async fn take(&mut self) -> Result<Taken, Error> {
-        let swept = sweep(self.archive, patience()).err_into();
-        let (_, (stopped, control)) = tokio::try_join!(swept, self.copy_all())?;
-        self.complete(stopped, control).await
+    /// Everything but the commit.
+    async fn prepare(&mut self) -> Result<Prepared, Error> {
+        let archive = self.archive;
+        let swept = async {
+            if let Err(error) = sweep(archive, patience()).await {
+                tracing::warn!(
+                    "what killed backups have left is not removed, the next one will try: {error}"
+                );
+            }
+        };
+        let copied = async {
+            let (stopped, control) = self.copy_all().await?;
+            self.complete(stopped, control).await
+        };
+        match select(pin!(copied), pin!(swept)).await {
+            Either::Left((Ok(prepared), swept)) => {
+                swept.await;
+                Ok(prepared)
+            }
+            Either::Left((failed, _)) => failed,
+            Either::Right(((), copied)) => copied.await,
+        }
+    }
+
+    /// Makes the backup exist. A request that is broken off may be done all the same, in the store or on its way there; so
+    /// a signal waits for its outcome, and as long as that is not known nothing is deleted that may be part of a backup.
+    /// The next sweep knows.
+    async fn commit(
+        self,
+        Prepared {
+            inventory,
+            summary,
+            missing_wal,
+        }: Prepared,
+        interrupted: impl Future<Output = &'static str>,
+    ) -> Result<Taken, Error> {
+        let name = self.options.name.clone();
+        let outcome = {
+            let committing = self.archive.commit_stored(&name, inventory, summary, patience());
+            let mut committing = pin!(committing);
+            tokio::select! {
+                outcome = &mut committing => outcome,
+                signal = interrupted => match tokio::time::timeout(CLEANING, &mut committing).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => return Err(Error::Interrupted(signal)),
+                },
+            }
+        };
+        match outcome {
+            Ok(summary) => Ok(Taken {
+                name,
+                summary,
+                missing_wal,
+            }),
+            Err(error) => {
+                if matches!(error, archive::Error::TreeExists { .. }) {
+                    self.clean_up().await;
+                }
+                Err(error.into())
+            }
+        }
     }
 
     /// Copies the data directory in backup mode; parts may still be on their way then. Gives the control file, which is
@@ -230,8 +298,8 @@ impl<'a> Taking<'a> {
         Ok(begun)
     }
 
-    /// Waits for everything that a backup is made of, and commits it.
-    async fn complete(&mut self, stopped: Stopped, control: Whole) -> Result<Taken, Error> {
+    /// Waits for everything that a backup is made of.
+    async fn complete(&mut self, stopped: Stopped, control: Whole) -> Result<Prepared, Error> {
         let mut summary = self.finish(stopped, control)?;
         let (tree, hashes) = self.tree()?;
         let (archive, uploads, stored_at) = (self.archive, &mut self.uploads, OnceLock::new());
@@ -254,11 +322,9 @@ impl<'a> Taking<'a> {
         summary.files = files.count() as u64;
         summary.bytes = tree.bytes();
         summary.finished = Timestamp::now();
-        let name = &self.options.name;
-        let committed = archive.commit_stored(name, inventory, summary, patience());
-        Ok(Taken {
-            name: name.clone(),
-            summary: committed.await?,
+        Ok(Prepared {
+            inventory,
+            summary,
             missing_wal,
         })
     }
@@ -332,8 +398,13 @@ impl<'a> Taking<'a> {
         })
     }
 
-    /// Ends the session and the threads, and deletes what is stored.
+    /// Cleans up, for a while. A second signal is for those who cannot wait even for this.
     async fn clean_up(self) {
+        let _ = tokio::time::timeout(CLEANING, self.delete()).await;
+    }
+
+    /// Ends the session and the threads, and deletes what is stored.
+    async fn delete(self) {
         drop(self.packers);
         self.session.abandon().await;
         // An upload that is broken off may still arrive; one that has ended is deleted with the rest.

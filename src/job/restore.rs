@@ -59,7 +59,7 @@ pub struct Options {
     pub tablespaces: Vec<Mapping>,
     /// Whom all files are given to; usual if the process is root, impossible otherwise. `None`: whose they are made by.
     pub owner: Ownership,
-    /// Parts that are brought at once; usually 4.
+    /// Parts that are decoded at once, while more are fetched; usually 4.
     pub jobs: usize,
     /// Make everything durable?
     pub sync: bool,
@@ -142,7 +142,13 @@ pub async fn restore(
         Shape::Plain => {
             make_places(&checked, options)?;
             let fill = fill::fill(&checked.source, &checked.files, options.jobs, progress);
-            (report.fetched_bytes, ()) = tokio::try_join!(fill, bring_wal())?;
+            if has_files_of_wal(&checked) {
+                // The archive's are right, and written last.
+                report.fetched_bytes = fill.await?;
+                bring_wal().await?;
+            } else {
+                (report.fetched_bytes, ()) = tokio::try_join!(fill, bring_wal())?;
+            }
             checked.control.clone()
         }
         Shape::Tar => {
@@ -153,6 +159,12 @@ pub async fn restore(
     };
     complete(&checked, options, &mut control, progress)?;
     Ok(report)
+}
+
+/// A copy made by hand may have segments of its own, which may not be whole.
+fn has_files_of_wal(checked: &Checked) -> bool {
+    let mut entries = checked.source.tree.entries().iter();
+    entries.any(|entry| entry.path.starts_with(b"pg_wal/") && matches!(entry.content, Content::File { .. }))
 }
 
 fn report(checked: &Checked) -> Report {

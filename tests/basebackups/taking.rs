@@ -10,7 +10,7 @@ use std::process::Stdio;
 use crate::common::basebackup::{Place, Site, balanced};
 use crate::common::postgres::{Options, Postgres, StopMode, newest, send};
 use crate::common::recovery::Recovery;
-use crate::common::s3::S3Server;
+use crate::common::s3::{Action, Logged, Operation, Rule, S3Server};
 use crate::common::user::{User, said};
 use crate::common::wait;
 use crate::common::world::World;
@@ -189,6 +189,32 @@ fn o1_a_signal_ends_a_backup_and_leaves_nothing() {
         wait::until("the session to end", || (site.sessions() == 0).then_some(()));
     }
     assert_eq!(site.backup("after")["complete"], true);
+}
+
+/// B2: "A backup is listed as complete [...] only when every byte is in the store". The request that makes it exist is on its
+/// way when the signal comes: the store does it all the same, so nothing may be deleted.
+#[test]
+fn b2_a_signal_during_the_last_request_leaves_a_whole_backup() {
+    let world = World::new("last");
+    let site = Site::new(&world, Place::S3(S3Server::start()));
+    let Place::S3(server) = &site.place else {
+        unreachable!("made so")
+    };
+    let last =
+        |request: &Logged| request.operation == Operation::Put && request.key.contains("basebackups/late");
+    let delay = Action::Delay(std::time::Duration::from_secs(3));
+    server.add_rule(Rule::new(delay).operation(Operation::Put).key("basebackups/late"));
+    let mut backup = site.slow_backup_with("late", &[]);
+    server.wait_for(1, last);
+    send(backup.id(), libc::SIGINT);
+    let status = wait::for_exit("walfs to end", &mut backup);
+    wait::until("the request to be answered", || {
+        (server.count(|request| last(request) && request.status.is_some()) > 0).then_some(())
+    });
+    assert_eq!(status.code(), Some(0), "it is taken");
+    assert_eq!(site.state("late").as_deref(), Some("complete"));
+    let data = site.unpack(&find(&site, "late"), &world.path().join("unpacked"));
+    site.verify(&data);
 }
 
 /// B2: "every WAL segment from its start to its stop is [there]; what is missing is named".

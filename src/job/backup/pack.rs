@@ -1,9 +1,8 @@
 //! Makes parts of files: the threads between the data directory and the store.
 //!
 //! Memory is bounded by a budget of plain bytes: a thread takes what its piece of work may need before it begins, and
-//! gives back what the packed part does not; the rest goes with the part until it is stored. A part is put together
-//! from its frames by one thread at a time, because for that moment it exists twice. A large file's bytes come from a
-//! thread beside the one that packs (`blocks`).
+//! gives back what the packed part does not; the rest goes with the part until it is stored. A large file's bytes come
+//! from a thread beside the one that packs (`blocks`).
 
 use std::fs::File;
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use crate::archive::{self, Archive};
 use crate::job::progress::{Phase, Progress};
 use crate::pg::{Lsn, SegmentName, Timeline, WalName, history};
 use crate::server::Session;
-use crate::store::Patience;
+use crate::store::{ErrorKind, Patience};
 
 /// Between two looks into the archive: at first, and at last. The WAL of a server with nothing else to archive is there
 /// after a tenth of a second or two.
@@ -118,7 +118,13 @@ pub(super) async fn wait(
     loop {
         // Taken before the look: what has come by then is seen.
         let waited = within.waited();
-        missing = still_missing(archive, missing).await?;
+        missing = match still_missing(archive, &missing).await {
+            // While the files are on their way, it is they who say how long the store may be away.
+            Err(archive::Error::Store(error)) if waited.is_none() && error.kind == ErrorKind::Transient => {
+                missing
+            }
+            looked => looked?,
+        };
         if missing.is_empty() {
             return Ok(None);
         }
@@ -155,14 +161,14 @@ fn next_look(waited: Duration) -> Duration {
 
 async fn still_missing(
     archive: &Archive,
-    segments: Vec<SegmentName>,
+    segments: &[SegmentName],
 ) -> Result<Vec<SegmentName>, archive::Error> {
     let patience = Patience::for_at_most(LOOK_PATIENCE);
     let look = |segment: SegmentName| async move {
         let found = archive.wal_meta(WalName::Segment(segment), patience).await?;
         Ok::<_, archive::Error>(found.is_none().then_some(segment))
     };
-    let looks = stream::iter(segments).map(look).buffered(LOOKS);
+    let looks = stream::iter(segments.iter().copied()).map(look).buffered(LOOKS);
     looks
         .try_filter_map(|missing| async move { Ok(missing) })
         .try_collect()

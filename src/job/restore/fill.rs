@@ -2,7 +2,8 @@
 //!
 //! More are fetched than are decoded, so that those who decode do not wait for a round trip each time. Memory is bounded by
 //! bytes, not by parts: what compresses well is small, and so further ahead. At worst each part that may be decoded has its
-//! stored bytes, some 32 MiB, in memory or on their way, and a piece of 4 MiB decoded: with the usual four, below 150 MiB.
+//! stored bytes, some 32 MiB, in memory or on their way, and a piece of 4 MiB decoded: with the usual four, below 150 MiB,
+//! and 32 MiB for the WAL that comes meanwhile.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};

@@ -1,4 +1,4 @@
-//! What follows when all bytes are there: WAL, links of tablespaces, settings, attributes; and the control file, last.
+//! What a restored directory needs beside the backup's files: WAL; and when all is there, links of tablespaces, settings, attributes; and the control file, last.
 
 use std::fs::{self, File, FileTimes};
 use std::io::{self, ErrorKind};
@@ -41,7 +41,7 @@ pub(super) async fn bring_wal(
     place::make_directory(&marks)?;
     for segment in segments {
         let path = pg_wal.join(segment.to_string());
-        let file = File::create(&path).map_err(Error::at("write", &path))?;
+        let file = Arc::new(File::create(&path).map_err(Error::at("write", &path))?);
         let mut at = 0;
         while at < segment_bytes {
             let name = WalName::Segment(*segment);
@@ -49,8 +49,13 @@ pub(super) async fn bring_wal(
                 .read(name, segment_bytes, at, PIECE_BYTES as usize, patience)
                 .await;
             let piece = piece.map_err(|error| unreadable(&error, name))?;
-            long_write::write_all(&file, &piece).map_err(Error::at("write", &path))?;
             at += piece.len() as u64;
+            // Not here: files are being fetched by the same task.
+            let target = file.clone();
+            let written = tokio::task::spawn_blocking(move || long_write::write_all(&target, &piece)).await;
+            written
+                .expect("writing does not panic")
+                .map_err(Error::at("write", &path))?;
         }
         private(&path)?;
         let mark = marks.join(format!("{segment}.done"));
