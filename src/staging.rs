@@ -43,9 +43,6 @@ const FRAME: u64 = FRAME_BYTES as u64;
 /// Plain frames one draft keeps open; more are packed, oldest first. Copiers need one, `pg_receivewal` two.
 const OPEN_FRAMES: usize = 4;
 
-/// Plain bytes of bundles that wait to be packed, which waits for memory for what comes of it; with more, writers wait.
-const BUNDLED_BYTES: u64 = 8 << 20;
-
 /// Where drafts keep what they hold.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -78,8 +75,6 @@ struct Shared {
     /// One permit a KiB.
     memory: Arc<Semaphore>,
     space: Arc<Space>,
-    /// Plain bytes of bundles of small files that wait to be packed.
-    bundled: Arc<Space>,
     packers: Arc<Semaphore>,
     /// Of objects put together for their upload.
     objects: Buffers,
@@ -94,7 +89,6 @@ impl Staging {
             directory: options.directory.clone(),
             memory: Arc::new(Semaphore::new(options.memory_bytes >> 10)),
             space: Arc::new(Space::new(options.space_bytes)),
-            bundled: Arc::new(Space::new(BUNDLED_BYTES)),
             packers: Arc::new(Semaphore::new(cores + 1)),
             objects: Buffers::of_writers(),
         }))

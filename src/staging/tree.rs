@@ -162,12 +162,7 @@ impl TreeDraft {
             name,
             began: begun.at,
             names: Mutex::new(Names::new(root)),
-            sender: Arc::new(Sender::new(
-                archive,
-                id,
-                options.deadline,
-                staging.0.bundled.clone(),
-            )),
+            sender: Arc::new(Sender::new(archive, id, options.deadline)),
             options,
             staging,
             queue: Mutex::default(),

@@ -20,8 +20,16 @@ use crate::staging::part::FinishedPart;
 use crate::staging::spill::Space;
 use crate::store::{ByteRange, Key, Patience};
 
-/// Parts packed and uploaded at once.
-const UPLOADS: usize = 3;
+/// Slices of large files packed and uploaded at once.
+const SLICES: usize = 3;
+
+/// Bundles packed and uploaded at once. They do not wait behind slices, of which there may be gigabytes in temporary files:
+/// writers of small files wait for bundles.
+const BUNDLES: usize = 2;
+
+/// Plain bytes of a tree's bundles that wait to be packed, which waits for memory for what comes of it; with more, its
+/// writers wait.
+const BUNDLED_BYTES: u64 = 8 << 20;
 
 /// Why an upload failed; it stays.
 pub(super) type Failure = Arc<archive::Error>;
@@ -32,10 +40,11 @@ pub(super) struct Sender {
     pub(super) archive: Arc<Archive>,
     pub(super) id: TreeId,
     pub(super) deadline: Duration,
-    slots: Semaphore,
+    slices: Semaphore,
+    bundles: Semaphore,
     /// Parts that have not arrived.
     under_way: Arc<Space>,
-    /// Plain bytes of bundles that are not packed yet, of all trees.
+    /// Plain bytes of bundles that are not packed yet.
     bundled: Arc<Space>,
     failure: Mutex<Option<Failure>>,
     /// When the store has taken or given something for the last time.
@@ -92,14 +101,15 @@ impl Drop for Counted {
 }
 
 impl Sender {
-    pub(super) fn new(archive: Arc<Archive>, id: TreeId, deadline: Duration, bundled: Arc<Space>) -> Self {
+    pub(super) fn new(archive: Arc<Archive>, id: TreeId, deadline: Duration) -> Self {
         Self {
             archive,
             id,
             deadline,
-            slots: Semaphore::new(UPLOADS),
+            slices: Semaphore::new(SLICES),
+            bundles: Semaphore::new(BUNDLES),
             under_way: Arc::new(Space::new(1)),
-            bundled,
+            bundled: Arc::new(Space::new(BUNDLED_BYTES)),
             failure: Mutex::default(),
             last_progress: Mutex::new(Instant::now()),
             forgotten: Mutex::default(),
@@ -123,9 +133,18 @@ impl Sender {
         }
     }
 
-    /// Makes a part and stores it, in its turn, with nobody waiting.
+    /// Makes a slice and stores it, in its turn, with nobody waiting.
     pub(super) fn send(
         self: &Arc<Self>,
+        key: Key,
+        part: impl Future<Output = io::Result<Unmade>> + Send + 'static,
+    ) -> Outgoing {
+        self.send_in(|sender| &sender.slices, key, part)
+    }
+
+    fn send_in(
+        self: &Arc<Self>,
+        turns: fn(&Self) -> &Semaphore,
         key: Key,
         part: impl Future<Output = io::Result<Unmade>> + Send + 'static,
     ) -> Outgoing {
@@ -133,7 +152,7 @@ impl Sender {
         let arriving = Counted::of(self.under_way.clone(), 1);
         let task = tokio::spawn(async move {
             let _arriving = arriving;
-            let _turn = sender.slots.acquire().await.expect("never closed");
+            let _turn = turns(&sender).acquire().await.expect("never closed");
             if let Some(failure) = sender.failure() {
                 return Err(failure);
             }
@@ -159,7 +178,7 @@ impl Sender {
         }
     }
 
-    /// As [`Sender::send`], for a bundle, whose plain bytes are counted until it is packed.
+    /// The same for a bundle, whose plain bytes are counted until it is packed.
     pub(super) fn send_bundle(self: &Arc<Self>, key: Key, plain_bytes: u64, part: Unmade) -> Outgoing {
         let counted = Counted::of(self.bundled.clone(), plain_bytes);
         let Unmade { most_bytes, make } = part;
@@ -167,13 +186,11 @@ impl Sender {
             let _counted = counted;
             make.await
         };
-        self.send(
-            key,
-            ready(Ok(Unmade {
-                most_bytes,
-                make: make.boxed(),
-            })),
-        )
+        let part = Unmade {
+            most_bytes,
+            make: make.boxed(),
+        };
+        self.send_in(|sender| &sender.bundles, key, ready(Ok(part)))
     }
 
     /// Waits until bundles have gone out.
