@@ -91,7 +91,10 @@ impl S3 {
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         match outcome {
-            Ok(answer) => Ok(answer),
+            Ok(answer) => {
+                self.connections.note_answer();
+                Ok(answer)
+            }
             Err(error) => Err(self
                 .connections
                 .failed(used, operation, self.target(key), &error)

@@ -7,9 +7,9 @@ use super::rig::{Place, Rig, owned};
 use crate::common::garage::Garage;
 use crate::common::s3::{Logged, Operation, S3Server};
 use crate::common::tls::Tls;
-use crate::common::user::said;
+use crate::common::user::{User, said};
 use crate::common::wal;
-use crate::common::walfs::Options;
+use crate::common::walfs::{Options, walfs};
 use crate::common::world::World;
 
 /// The server of the tests behind TLS, and a mount's options to reach it.
@@ -121,4 +121,40 @@ fn https_to_a_server_without_it_is_refused_plainly() {
         message.contains("HINT: ") && message.contains("http://"),
         "{message}"
     );
+}
+
+/// The same of commands that ask for the archive at once, without a look at the bucket.
+#[test]
+fn commands_refuse_an_unknown_certificate_plainly() {
+    let (world, server) = (World::new("secured"), S3Server::start());
+    let (tls, _) = secured(&world, &server);
+    let archive = format!("s3://{}/cluster", server.bucket());
+    let target = world.owned_dir("restored");
+    for command in [
+        ["restore", "LATEST", target.to_str().expect("a path in UTF-8")],
+        ["wal-fetch", "000000010000000000000001", "fetched"],
+    ] {
+        let output = walfs(&world, &User::caller())
+            .args(command)
+            .args(["--archive", &archive, "--endpoint", &tls.endpoint()])
+            .envs(
+                server
+                    .env()
+                    .into_iter()
+                    .filter(|(name, _)| !name.contains("ENDPOINT")),
+            )
+            .output()
+            .expect("run walfs");
+        let message = said(&output);
+        assert!(!output.status.success(), "{message}");
+        // R1: 1 would be "it is not there".
+        assert!(
+            command[0] != "wal-fetch" || output.status.code() != Some(1),
+            "{message}"
+        );
+        assert!(
+            message.contains("certificate") && message.contains("SSL_CERT_FILE"),
+            "{message}"
+        );
+    }
 }

@@ -93,6 +93,8 @@ impl Postgres {
             ("listen_addresses", ""),
             ("fsync", if options.fsync { "on" } else { "off" }),
             ("shared_buffers", "32MB"),
+            // In the data directory, which goes with the test: what a killed server leaves in /dev/shm nobody removes.
+            ("dynamic_shared_memory_type", "mmap"),
             ("max_connections", "30"),
             ("log_line_prefix", "%m [%p] "),
             ("log_min_messages", "info"),

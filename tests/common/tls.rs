@@ -48,9 +48,7 @@ impl Tls {
     pub fn address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.port).into()
     }
-}
 
-impl Tls {
     /// `https://127.0.0.1:PORT`.
     pub fn endpoint(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)

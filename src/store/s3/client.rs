@@ -5,6 +5,7 @@
 //! read again and a new client made, at most once in five seconds.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,8 @@ pub(super) struct Connections {
     target: String,
     current: RwLock<Arc<Connection>>,
     renewing: tokio::sync::Mutex<()>,
+    /// Has a server ever answered? Then its certificate was trusted, and will be again.
+    answered: AtomicBool,
 }
 
 impl Connection {
@@ -93,14 +96,16 @@ impl Connections {
             target,
             current: RwLock::new(Arc::new(current)),
             renewing: tokio::sync::Mutex::default(),
+            answered: AtomicBool::new(false),
         })
     }
 
     /// Asks for one page of the listing to see that the bucket is there and how it is addressed: the other way, if the
-    /// server says no. A certificate that is not trusted now is a mistake; later on it is one to wait out.
+    /// server says no.
     pub(super) async fn arrive(&self, bucket: &str, prefix: &str) -> Result<(), Error> {
         let used = self.current();
         let Err(refused) = look(&used.client, bucket, prefix).await else {
+            self.note_answer();
             return Ok(());
         };
         if self.options.path_style == PathStyle::Auto && refused.kind() != ErrorKind::Transient {
@@ -111,11 +116,12 @@ impl Connections {
             }
         }
         let target = self.target.clone();
-        let kind = match refused.tls_hint() {
-            Some(_) => ErrorKind::Permanent,
-            None => refused.kind(),
-        };
-        Err(Error::new(kind, "open", target, refused.advice()))
+        Err(Error::new(
+            self.kind_of(&refused),
+            "open",
+            target,
+            refused.advice(),
+        ))
     }
 
     /// For the person who wrote the address, where nobody answers.
@@ -152,9 +158,26 @@ impl Connections {
         let kind = if renewed {
             ErrorKind::Transient
         } else {
-            failure.kind()
+            self.kind_of(&failure)
         };
         Error::new(kind, operation, target, failure.advice())
+    }
+
+    /// A server has answered, so whoever vouches for it is trusted.
+    pub(super) fn note_answer(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// No TLS with a server that has never answered is a mistake in an address or a certificate, and told at once. Later
+    /// on it is waited out: somebody will mend it, and a recovery must not end for it.
+    fn kind_of(&self, failure: &Failure) -> ErrorKind {
+        if failure.status.is_some() {
+            self.note_answer();
+        }
+        if failure.tls_hint().is_some() && !self.answered.load(Ordering::Relaxed) {
+            return ErrorKind::Permanent;
+        }
+        failure.kind()
     }
 
     /// Reads the credentials again. `false`: that was just done, or did not succeed.

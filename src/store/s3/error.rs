@@ -73,10 +73,12 @@ impl Failure {
         )
     }
 
-    /// Why no TLS came about, if that was it. Told by the words of rustls, which the SDK passes on as text.
+    /// Why no TLS came about, if it was that and waiting will not mend it. Told by the words of rustls, which the SDK passes
+    /// on as text. A certificate that is over, or not yet valid, may be one of a clock that is not set yet.
     pub(super) fn tls_hint(&self) -> Option<&'static str> {
         let says = |words: &str| self.status.is_none() && self.message.contains(words);
-        if says("invalid peer certificate") {
+        let is_of_time = ["xpired", "NotValidYet", "not valid yet"].into_iter().any(says);
+        if says("invalid peer certificate") && !is_of_time {
             Some(
                 "nobody whom this machine trusts vouches for the server: add its CA to the system's certificates, or \
                  name its file in SSL_CERT_FILE",
@@ -259,16 +261,27 @@ mod tests {
         }
     }
 
-    /// Also one whose certificate has run out: somebody will renew it, and a recovery must not end for that.
     #[test]
     fn no_answer_at_all_is_transient() {
         assert_eq!(Failure::default().kind(), ErrorKind::Transient);
-        let failure = Failure {
-            message: "invalid peer certificate: Expired".into(),
+    }
+
+    /// Somebody will renew a certificate that has run out, and a clock will be set.
+    #[test]
+    fn a_certificate_of_another_time_may_become_good() {
+        let failure = |why: &str| Failure {
+            message: format!("TLS handshake failed: invalid peer certificate: {why}"),
             ..Failure::default()
         };
-        assert_eq!(failure.kind(), ErrorKind::Transient);
-        assert!(failure.advice().contains("SSL_CERT_FILE"));
+        for why in [
+            "Expired",
+            "certificate expired: verification time 1 (UNIX)",
+            "NotValidYet",
+            "certificate not valid yet: verification time 1 (UNIX)",
+        ] {
+            assert_eq!(failure(why).tls_hint(), None, "{why}");
+        }
+        assert!(failure("UnknownIssuer").advice().contains("SSL_CERT_FILE"));
     }
 
     #[test]
