@@ -47,8 +47,8 @@ pub use pg_wal::{Identity, Origin};
 use table::Table;
 
 /// Memory for segments that are packed and sent ahead, in bytes; part of what uploads may take in all. The rest of
-/// that, 18 MiB, is there for copiers and base backups. Two of 16 MiB are packed at once, and more are on their way, because what
-/// is packed is most often a fraction of that. Of segments above 32 MiB none is sent ahead.
+/// that, 18 MiB, is there for copiers and base backups. Two of 16 MiB are packed at once, and more are on their way,
+/// because what is packed is most often a fraction of that. Of segments above 32 MiB none is sent ahead.
 pub const ROOM_BYTES: u64 = 34 << 20;
 
 /// Sends segments ahead of the archiver.

@@ -1,4 +1,5 @@
-//! What a restored directory needs beside the backup's files: WAL; and when all is there, links of tablespaces, settings, attributes; and the control file, last.
+//! What a restored directory needs beside the backup's files: WAL; when all is there, links of tablespaces, settings,
+//! attributes; and the control file, last.
 
 use std::fs::{self, File, FileTimes};
 use std::io::{self, ErrorKind};
