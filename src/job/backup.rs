@@ -287,7 +287,7 @@ impl<'a> Taking<'a> {
             at: self.began,
             ..Begun::by_this_process()
         };
-        let begin_tree = self.archive.begin_tree_as(&self.id, &begun, patience());
+        let begin_tree = self.archive.begin_tree(&self.id, &begun, patience());
         // A standby cancels statements that wait as long as a spread checkpoint may take, for replay goes first there.
         let fast = self.options.fast || self.facts.in_recovery;
         let begin_copy = async {

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::archive::Archive;
 use crate::archive::tree::catalogue::Begun;
-use crate::archive::tree::{Attributes, TreeName};
+use crate::archive::tree::{Attributes, TreeId, TreeName};
 
 use super::Staging;
 
@@ -157,7 +157,8 @@ impl TreeDraft {
     ) -> Result<Self, Error> {
         let begun = Begun::by_this_process();
         let patience = crate::store::Patience::for_at_most(options.deadline);
-        let id = archive.begin_tree(&name, &begun, patience).await?;
+        let id = TreeId::fresh(&name);
+        archive.begin_tree(&id, &begun, patience).await?;
         Ok(Self {
             name,
             began: begun.at,

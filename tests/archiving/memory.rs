@@ -6,10 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::ahead::{make_pg_wal, put_ready};
-use super::rig::{CLUSTER, Place, Rig, Source, s3_options};
-use crate::common::s3::{Action, Operation, Rule, S3Server};
+use super::rig::{CLUSTER, Rig, Source};
+use crate::common::s3::{Action, Operation, Rule};
 use crate::common::wal;
-use crate::common::world::World;
 
 /// Segments that are fetched; as many are archived meanwhile.
 const SEGMENTS: u64 = 12;
@@ -43,15 +42,8 @@ fn tree(rig: &Rig, name: &str, seed: u64) -> std::path::PathBuf {
 /// ahead and a restore fetches, all of it incompressible, from and to a store that takes its time.
 #[test]
 fn s3_everything_at_once_stays_within_the_bound() {
-    let world = World::new("memory");
-    let pg_wal = make_pg_wal(&world, "pg_wal");
-    let server = S3Server::start();
-    let mount = s3_options(&world, &server).mount();
-    let rig = Rig {
-        mount,
-        place: Place::S3(server),
-        world,
-    };
+    let rig = Rig::s3(&[]);
+    let pg_wal = make_pg_wal(&rig.world, "pg_wal");
     let run = |line: &str, paths: &[&Path]| {
         let output = rig.user().shell(line, paths);
         assert!(

@@ -51,8 +51,9 @@ async fn open(backend: &Arc<Scripted>) -> Archive {
 
 /// A tree of one file of a few bytes that needs segment 2; what `begin_tree` said, stored but for its commit.
 async fn stored(archive: &Archive, text: &str, content: &[u8]) -> (Tree, Summary) {
-    let id = archive
-        .begin_tree(&name(text), &begun(), patience())
+    let id = TreeId::fresh(&name(text));
+    archive
+        .begin_tree(&id, &begun(), patience())
         .await
         .expect("begun");
     let mut builder = PartBuilder::new(Compression::default());
@@ -164,7 +165,9 @@ async fn b2_a_tree_is_there_from_its_commit_on() {
     assert_eq!(hashes, chunks::of(b"content"));
 
     // B7: nobody takes its name, and nobody drops it.
-    let again = archive.begin_tree(&name("monday"), &begun(), patience()).await;
+    let again = archive
+        .begin_tree(&TreeId::fresh(&name("monday")), &begun(), patience())
+        .await;
     assert!(matches!(again, Err(Error::TreeExists { .. })), "{again:?}");
     let dropped = archive.drop_unfinished(&tree.id, patience()).await;
     assert!(matches!(dropped, Err(Error::TreeExists { .. })), "{dropped:?}");

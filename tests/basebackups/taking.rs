@@ -217,6 +217,26 @@ fn b2_a_signal_during_the_last_request_leaves_a_whole_backup() {
     site.verify(&data);
 }
 
+/// B2: "A killed backup [...] harms nothing": that what it left cannot be taken away is a warning, and no reason against a
+/// backup.
+#[test]
+fn b2_a_sweep_that_fails_is_a_warning() {
+    let world = World::new("unswept");
+    let site = Site::new(&world, Place::S3(S3Server::start()));
+    let Place::S3(server) = &site.place else {
+        unreachable!("made so")
+    };
+    site.backup("before");
+    let denied = Rule::new(Action::error(403, "AccessDenied"));
+    let denied = server.add_rule(denied.operation(Operation::List).key("trees"));
+    let output = site.try_backup("taken", &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(server.hits(denied) > 0, "nobody looked");
+    assert!(said(&output).contains("is not removed"), "{}", said(&output));
+    server.clear_rules();
+    assert_eq!(site.state("taken").as_deref(), Some("complete"));
+}
+
 /// B2: "every WAL segment from its start to its stop is [there]; what is missing is named".
 #[test]
 fn b2_missing_wal_is_named_with_its_cause() {

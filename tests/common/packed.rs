@@ -23,12 +23,13 @@ use walfs::store::Patience;
 /// Stores `directory` as the complete base backup `name`, of the cluster that `backup` describes.
 pub async fn pack(archive: &Archive, name: &str, directory: &Path, backup: Backup) -> Tree {
     let patience = Patience::for_at_most(LONG);
-    let name = name.parse().expect("a name for a backup");
+    let id = TreeId::fresh(&name.parse().expect("a name for a backup"));
     let began = Timestamp::now();
-    let begun = archive.begin_tree(&name, &begun(began), patience).await;
+    let begun = archive.begin_tree(&id, &begun(began), patience).await;
+    begun.expect("begin a backup");
     let mut packing = Packing {
         archive,
-        id: begun.expect("begin a backup"),
+        id,
         parts: Vec::new(),
         entries: Vec::new(),
         hashes: BTreeMap::new(),

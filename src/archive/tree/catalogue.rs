@@ -75,27 +75,11 @@ pub struct Inventory {
 }
 
 impl Archive {
-    /// Begins a tree.
+    /// Begins a tree under a [fresh](TreeId::fresh) id.
     ///
     /// # Errors
     /// [`Error::TreeExists`], [`Error::Store`].
-    pub async fn begin_tree(
-        &self,
-        name: &TreeName,
-        begun: &Begun,
-        patience: Patience,
-    ) -> Result<TreeId, Error> {
-        let id = TreeId::fresh(name);
-        self.begin_tree_as(&id, begun, patience).await?;
-        Ok(id)
-    }
-
-    /// As [`Archive::begin_tree`], under an id that its maker has chosen: so he knows it even if he does not wait for the
-    /// end.
-    ///
-    /// # Errors
-    /// [`Error::TreeExists`], [`Error::Store`].
-    pub async fn begin_tree_as(&self, id: &TreeId, begun: &Begun, patience: Patience) -> Result<(), Error> {
+    pub async fn begin_tree(&self, id: &TreeId, begun: &Begun, patience: Patience) -> Result<(), Error> {
         let name = id.name();
         if self.summary(&name, patience).await?.is_some() {
             return Err(self.tree_exists(&name));

@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
+use futures::FutureExt;
+
 use crate::archive;
 use crate::archive::tree::summary::{Shape, Summary};
 use crate::archive::tree::{Content, Tree};
 use crate::archive::tree::{chunks, layout};
-use crate::codec;
+use crate::codec::{self, Compression};
 use crate::pg::backup_manifest::{ManifestVersion, WalRange, Writer};
 use crate::pg::{Lsn, SystemId, Timeline};
 use crate::staging;
+use crate::staging::part::PartBuilder;
 use crate::store::{self, ByteRange, Location, Patience};
 
+use super::sending::Unmade;
 use super::*;
 
 mod verifying;
@@ -464,4 +468,28 @@ async fn what_is_no_backup_is_not_completed() {
             archive.store().head(&key, patience()).await.unwrap_err().kind
         }
     );
+}
+
+/// S4: writers of small files wait for bundles, and slices for gigabytes of others before them.
+#[tokio::test]
+async fn s4_bundles_do_not_wait_behind_slices() {
+    let directory = tempfile::tempdir().unwrap();
+    let archive = archive(directory.path()).await;
+    let draft = draft(&archive, Duration::from_secs(45)).await;
+    let sender = &draft.sender;
+    for slice in 0..8 {
+        sender.send(sender.key(1, slice, 0), std::future::pending());
+    }
+    let make = async {
+        let mut builder = PartBuilder::new(Compression::default());
+        builder.push(b"small");
+        Ok(builder.finish())
+    };
+    let bundle = Unmade {
+        most_bytes: 1 << 10,
+        make: make.boxed(),
+    };
+    let bundle = sender.send_bundle(sender.key(2, 0, 0), 5, bundle);
+    let stored = tokio::time::timeout(Duration::from_secs(20), bundle.stored()).await;
+    stored.expect("it waits behind them").unwrap();
 }
