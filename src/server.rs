@@ -16,10 +16,16 @@ use tokio_postgres::{Client, NoTls, Row};
 use crate::pg::{Lsn, SegmentSize, SystemId};
 
 mod archiver;
+mod conninfo;
+mod parameters;
 mod passfile;
+mod primary;
+mod service;
+mod settings;
 mod target;
 
 pub use archiver::Archiver;
+pub use settings::{Settings, SettingsFile};
 pub use target::{Resolved, Target};
 
 /// The oldest major version whose backups are understood.
@@ -128,7 +134,17 @@ impl Session {
     /// # Errors
     /// [`Error::Connect`], [`Error::Settings`], [`Error::TooOld`].
     pub async fn open(resolved: &Resolved) -> Result<Self, Error> {
-        let connected = resolved.config.connect(NoTls).await;
+        let connecting = resolved.config.connect(NoTls);
+        let connected = match resolved.timeout {
+            Some(most) => tokio::time::timeout(most, connecting)
+                .await
+                .map_err(|_| Error::Connect {
+                    server: resolved.server.clone(),
+                    reason: format!("no answer in {} seconds", most.as_secs()),
+                    hint: NOT_THERE,
+                })?,
+            None => connecting.await,
+        };
         let (client, connection) = connected.map_err(|error| refused_entry(&error, &resolved.server))?;
         let (lose, lost) = oneshot::channel();
         tokio::spawn(async move {
@@ -272,6 +288,11 @@ impl Session {
         values: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, Error> {
         let asked = self.client.query_one(statement, values).await;
+        asked.map_err(|error| refused(what, &error))
+    }
+
+    async fn rows(&self, what: &'static str, statement: &str) -> Result<Vec<Row>, Error> {
+        let asked = self.client.query(statement, &[]).await;
         asked.map_err(|error| refused(what, &error))
     }
 }

@@ -10,7 +10,8 @@ pub struct ConnectArgs {
     /// Database to connect to, or a connection string or URI; what it says wins over other options [default: postgres]
     ///
     /// Any database of the cluster will do: a backup is of all of them. A password in it is refused, because everybody
-    /// on the machine can read command lines.
+    /// on the machine can read command lines. Parameters, variables (PGSERVICE, PGOPTIONS ...) and pg_service.conf mean
+    /// what they mean to psql; what walfs cannot do (TLS, for example) is refused.
     #[arg(short, long, value_name = "DBNAME", help_heading = "Server")]
     dbname: Option<String>,
     /// Host of the server, or directory of its Unix socket [default: PGHOST, /var/run/postgresql, /tmp]
@@ -35,7 +36,20 @@ impl ConnectArgs {
             host: self.host.clone(),
             port: self.port,
             user: self.username.clone(),
+            secret: false,
         };
         target.resolve(|name| std::env::var_os(name))
     }
+}
+
+/// The server at a connection string or URI.
+///
+/// # Errors
+/// [`server::Error::Settings`].
+pub fn at(conninfo: &str) -> Result<Resolved, server::Error> {
+    let target = Target {
+        database: Some(conninfo.to_owned()),
+        ..Target::default()
+    };
+    target.resolve(|name| std::env::var_os(name))
 }

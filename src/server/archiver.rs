@@ -13,6 +13,8 @@ pub struct Archiver {
     pub in_recovery: bool,
     /// The file that failed last, if that was after the last success.
     pub failing: Option<String>,
+    /// How many others take its WAL as it is written, or have a slot from which they will: `pg_receivewal`, standbys.
+    pub receivers: i64,
 }
 
 impl Session {
@@ -31,7 +33,9 @@ impl Session {
                    AND c.setting IN ('', '(disabled)') AND NOT EXISTS (SELECT FROM pg_catalog.pg_settings l \
                    WHERE l.name = 'archive_library' AND l.setting <> '')), \
                  pg_catalog.pg_is_in_recovery(), \
-                 CASE WHEN last_failed_time > COALESCE(last_archived_time, '-infinity') THEN last_failed_wal END \
+                 CASE WHEN last_failed_time > COALESCE(last_archived_time, '-infinity') THEN last_failed_wal END, \
+                 (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication) \
+                 + (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical') \
                  FROM pg_catalog.pg_stat_archiver",
                 &[],
             )
@@ -41,11 +45,17 @@ impl Session {
             configured: column(WHAT, &row, 1)?,
             in_recovery: column(WHAT, &row, 2)?,
             failing: column(WHAT, &row, 3)?,
+            receivers: column(WHAT, &row, 4)?,
         })
     }
 }
 
 impl Archiver {
+    /// Can the WAL of a backup not come at all, as things are? Somebody who receives it may archive it.
+    pub fn is_idle(&self) -> bool {
+        !self.in_recovery && self.mode == "off" && self.receivers == 0
+    }
+
     /// Why a segment may not come, and what to do; `None` if nothing is wrong here.
     pub fn complaint(&self) -> Option<String> {
         if self.in_recovery && self.mode != "always" {
@@ -54,6 +64,13 @@ impl Archiver {
                  HINT: SELECT pg_switch_wal() on the primary ends the last segment; or set archive_mode = always here.",
                 self.mode
             ));
+        }
+        if self.in_recovery {
+            return Some(
+                "this standby archives its last segment once the primary has ended it.\n\
+                 HINT: SELECT pg_switch_wal() on the primary ends it."
+                    .to_owned(),
+            );
         }
         if self.mode == "off" {
             return Some(
@@ -89,7 +106,9 @@ mod tests {
             configured: true,
             in_recovery: false,
             failing: None,
+            receivers: 0,
         };
+        assert!(!well.is_idle());
         assert_eq!(well.complaint(), None);
         let cases = [
             (
@@ -105,6 +124,14 @@ mod tests {
                     ..well.clone()
                 },
                 "does not archive (archive_mode is on)",
+            ),
+            (
+                Archiver {
+                    mode: "always".into(),
+                    in_recovery: true,
+                    ..well.clone()
+                },
+                "once the primary has ended it",
             ),
             (
                 Archiver {
