@@ -1,5 +1,5 @@
 //! What PostgreSQL 13 and later says about its files. Of the WAL: names, first pages, timeline history, backup
-//! history. Of base backups: manifest, label, tablespace map, control file, what is left out, page checksums.
+//! history. Of base backups: manifest, label, tablespace map, control file, what is left out, data pages.
 //!
 //! Everything that changes with a version of PostgreSQL is here and nowhere else. It works on byte slices and
 //! strings and does no I/O, so that each rule is a table test. Names of PostgreSQL's sources are given where
@@ -14,6 +14,8 @@ pub mod backup_history;
 pub mod backup_manifest;
 pub mod checksum;
 pub mod control;
+pub mod data_page;
+pub mod directories;
 pub mod exclude;
 pub mod history;
 pub mod label;
@@ -23,6 +25,7 @@ mod page;
 pub mod relation;
 mod segments;
 pub mod setting;
+pub mod slru;
 pub mod tablespace_map;
 mod temporary;
 

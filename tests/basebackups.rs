@@ -10,14 +10,20 @@ mod in_order;
 mod damaging;
 // Which trees there are, whatever happens to those who make them.
 mod catalogue;
+// What the server needs behind links, and settings elsewhere.
+mod links;
 // Reading of complete backups, without the kernel: requests and damage.
 mod reading;
+// Taken of a standby of an idle primary, or where no WAL comes.
+mod standbys;
 // Taken by `walfs backup`, brought back by stock tools, started.
 mod taking;
 // Brought back where the way is not straight: gaps, standbys, owners, two at once, closed archives.
 mod recovering;
 // Brought back by `walfs restore`, recovered, resumed, refused.
 mod restoring;
+// Taken although bytes have moved in its files: named, and nothing else.
+mod moved_bytes;
 // All ways to take one and all ways back, with every PostgreSQL.
 mod tour;
 // Writing through the mount into a store that hangs, refuses or is slow, and out of local space.

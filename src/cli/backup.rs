@@ -1,14 +1,14 @@
 //! `walfs backup`: takes a base backup of a running server.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
+use indicatif::BinaryBytes;
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::archive;
 use crate::archive::tree::TreeName;
@@ -16,12 +16,13 @@ use crate::archive::tree::summary::{Pages, Summary};
 use crate::job::backup::{Error, MissingWal, Options, Taken, named, take};
 use crate::pg::WalName;
 
-use super::connect::ConnectArgs;
+use super::connect::{self, ConnectArgs};
+use super::interrupts::{self, Interrupts};
 use super::options::{StoreArgs, bytes, duration};
 use super::{complain, memory, progress, start_log};
 use crate::codec::Compression;
 
-/// The backup is kept, and pages in it have wrong checksums.
+/// The backup is kept, and pages in it are damaged.
 const EXIT_BAD_PAGES: u8 = 3;
 
 /// The most threads that are used unless told otherwise.
@@ -56,18 +57,27 @@ pub struct BackupArgs {
     /// Read at most so much in a second, like 50MiB
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     rate_limit: Option<u64>,
-    /// Do not verify the checksums of data pages
+    /// Do not look whether data pages are whole, nor verify their checksums
     #[arg(long)]
     no_verify_checksums: bool,
     /// How long to wait for the backup's WAL in the archive
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     wal_timeout: Duration,
+    /// Where the primary of a standby is: a connection string [default: primary_conninfo of the standby]
+    ///
+    /// A standby does not end a WAL segment for the backup. The primary is asked to (pg_switch_wal); the role needs
+    /// EXECUTE on that. If it cannot be asked, the segment comes when the primary has filled it.
+    #[arg(long, value_name = "CONNINFO")]
+    primary: Option<String>,
     /// lz4, lz4:ACCELERATION, zstd, zstd:LEVEL or none [default: lz4 for a new archive, then the archive's own]
     #[arg(long, value_name = "CODEC", env = "WALFS_COMPRESSION", hide_env_values = true)]
     compression: Option<Compression>,
     /// Print what was taken as JSON
     #[arg(long)]
     json: bool,
+    /// Say what is being done, and what was taken, also where standard error is no terminal
+    #[arg(short, long)]
+    verbose: bool,
     #[command(flatten)]
     connect: ConnectArgs,
     #[command(flatten)]
@@ -86,30 +96,35 @@ Examples:
   walfs backup --archive /srv/archive --fast --rate-limit 50MiB before-upgrade
   PGPASSFILE=/etc/walfs/pgpass walfs backup --archive s3://bucket/prefix -h 127.0.0.1 -U backup
 
-In crontab(5), as postgres; it prints nothing unless something is wrong:
+In crontab(5), as postgres; without a terminal or -v it prints nothing unless something is wrong:
   0 3 * * *  walfs backup --archive s3://bucket/prefix --wal-timeout 2h
 
 The role needs to be a superuser, or to be a member of pg_read_all_settings with EXECUTE on pg_backup_start(text, \
 boolean) and pg_backup_stop(boolean); before PostgreSQL 15 on pg_start_backup(text, boolean, boolean) and \
 pg_stop_backup(boolean, boolean). A password comes from PGPASSWORD, PGPASSFILE or ~/.pgpass.
 
-A standby can be backed up, too. It does not end a segment for the backup: the last segment comes when the primary has \
-filled it, or after `SELECT pg_switch_wal()` there.
+A standby can be backed up, too. Its primary is asked to end the last segment (pg_switch_wal): the one that --primary \
+names, or its primary_conninfo. If it cannot be asked, walfs says so, and waits until the primary has filled the segment.
 
-Ctrl-C and SIGTERM end it at once: the server leaves backup mode, and what was stored is deleted. After a kill -9 the \
-next backup deletes it. If the WAL does not come in time, the backup is kept: backup-list shows what it lacks, and it is \
+Ctrl-C, SIGTERM and SIGHUP end it: the server leaves backup mode, and what was stored is deleted, which may take some \
+seconds. A second signal changes nothing; a third, or SIGQUIT, does not wait for that. What is left then, or after a \
+kill -9, the next backup deletes. If the WAL does not come in time, the backup is kept: backup-list shows what it lacks, and it is \
 complete as soon as that is archived.
 
 Exit codes:
   0    the backup is complete
   1    it failed, or its WAL did not come within --wal-timeout
   2    wrong usage
-  3    the backup is complete, but pages in it have wrong checksums: they are named
-  130  ended by Ctrl-C, 143 by SIGTERM; nothing is kept";
+  3    the backup is complete, but data pages in it are damaged: they are named
+  130  ended by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP; nothing is kept";
 
 /// Runs `walfs backup`.
 pub fn backup(arguments: &BackupArgs) -> ExitCode {
-    start_log("walfs=warn,error");
+    start_log(if arguments.verbose {
+        "walfs=info,error"
+    } else {
+        "walfs=warn,error"
+    });
     memory::give_back_freed();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -121,7 +136,7 @@ pub fn backup(arguments: &BackupArgs) -> ExitCode {
     let outcome = runtime.block_on(run(arguments));
     runtime.shutdown_background();
     match outcome {
-        Ok(taken) => report(&taken, arguments.json),
+        Ok(taken) => report(&taken, arguments),
         Err(Failure::Backup(error)) => {
             complain(&error);
             exit_code(&error)
@@ -146,16 +161,18 @@ impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Failure {
 
 fn exit_code(error: &Error) -> ExitCode {
     match error {
-        Error::Interrupted("SIGINT") => ExitCode::from(130),
-        Error::Interrupted(_) => ExitCode::from(143),
+        Error::Interrupted(signal) => interrupts::exit_code(signal),
         _ => ExitCode::FAILURE,
     }
 }
 
 async fn run(arguments: &BackupArgs) -> Result<Taken, Failure> {
-    let mut signals = Signals::new()?;
+    let mut signals = Interrupts::listen()?;
     let server = arguments.connect.resolve()?;
     let options = options(arguments)?;
+    if arguments.verbose {
+        complain(&format!("taking backup {} of {}", options.name, server.server));
+    }
     let opening = archive::Options {
         compression: arguments.compression,
         create: true,
@@ -165,19 +182,14 @@ async fn run(arguments: &BackupArgs) -> Result<Taken, Failure> {
         opened = store.open_straight(&arguments.archive, &opening, store.deadline) => Arc::new(opened?),
         signal = signals.next() => return Err(Failure::Backup(Error::Interrupted(signal))),
     };
-    let interrupted = async {
-        let signal = signals.next().await;
-        // The next one does not wait for the cleaning up.
-        tokio::spawn(async move {
-            std::process::exit(if signals.next().await == "SIGINT" {
-                130
-            } else {
-                143
-            })
-        });
-        signal
-    };
-    let taken = take(&archive, &server, &options, progress::on_terminal(), interrupted).await;
+    let taken = take(
+        &archive,
+        &server,
+        &options,
+        progress::shown(arguments.verbose),
+        signals.first(),
+    )
+    .await;
     taken.map_err(Failure::Backup)
 }
 
@@ -190,7 +202,9 @@ fn options(arguments: &BackupArgs) -> Result<Options, Failure> {
             .parse()?,
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let primary = arguments.primary.as_deref().map(connect::at).transpose()?;
     Ok(Options {
+        primary,
         label: arguments.label.clone().unwrap_or_else(|| format!("walfs {name}")),
         name,
         fast: arguments.fast,
@@ -199,28 +213,6 @@ fn options(arguments: &BackupArgs) -> Result<Options, Failure> {
         rate_limit: arguments.rate_limit,
         wal_timeout: arguments.wal_timeout,
     })
-}
-
-/// The two signals that end a command.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-        }
-    }
 }
 
 /// What `--json` prints.
@@ -234,8 +226,10 @@ struct Report<'a> {
     summary: &'a Summary,
 }
 
-fn report(taken: &Taken, json: bool) -> ExitCode {
-    if json && let Err(error) = print_json(taken) {
+fn report(taken: &Taken, arguments: &BackupArgs) -> ExitCode {
+    if arguments.json
+        && let Err(error) = print_json(taken)
+    {
         complain(&error);
         return ExitCode::FAILURE;
     }
@@ -248,8 +242,29 @@ fn report(taken: &Taken, json: bool) -> ExitCode {
             complain(&bad_pages(taken, pages));
             ExitCode::from(EXIT_BAD_PAGES)
         }
-        _ => ExitCode::SUCCESS,
+        _ => {
+            if arguments.verbose || std::io::stderr().is_terminal() {
+                complain(&complete(taken));
+            }
+            ExitCode::SUCCESS
+        }
     }
+}
+
+/// One line for who has watched.
+fn complete(taken: &Taken) -> String {
+    let (summary, links) = (&taken.summary, &taken.summary.backup.links);
+    let followed = match links.iter().filter(|link| link.followed).count() {
+        0 => String::new(),
+        number => format!("; {number} of its files and directories are behind links on the server"),
+    };
+    format!(
+        "backup {} is complete: {} in {} files, {} stored{followed}",
+        taken.name,
+        BinaryBytes(summary.bytes),
+        summary.files,
+        BinaryBytes(summary.stored_bytes)
+    )
 }
 
 fn print_json(taken: &Taken) -> std::io::Result<()> {
@@ -282,15 +297,15 @@ fn bad_pages(taken: &Taken, pages: &Pages) -> String {
     const NAMED: usize = 10;
     let first = pages.first_bad.iter().take(NAMED);
     let lines: Vec<String> = first
-        .map(|page| format!("\n  block {} of {}", page.block, page.path))
+        .map(|page| format!("\n  block {} of {}: {}", page.block, page.path, page.reason))
         .collect();
     let more = match pages.bad.saturating_sub(lines.len() as u64) {
         0 => String::new(),
         more => format!("\n  and {more} more"),
     };
     format!(
-        "backup {} is complete, and {} of its pages have wrong checksums:{}{more}\n\
-         HINT: the disk or its memory has changed them; an earlier backup may have them whole.",
+        "backup {} is complete, and {} of its pages are damaged:{}{more}\n\
+         HINT: the disk, its memory or a hand has changed them; an earlier backup may have them whole.",
         taken.name,
         pages.bad,
         lines.concat()

@@ -54,7 +54,7 @@ States:
   damaged      its summary cannot be read
 
 Columns: when it began and when it was complete, the WAL from START to STOP on its timeline (TLI), bytes of files, \
-bytes stored for it, version of PostgreSQL (PG), pages with wrong checksums (BAD; - if nobody looked).";
+bytes stored for it, version of PostgreSQL (PG), damaged pages (BAD; - if nobody looked).";
 
 /// Show what is known of one backup
 #[derive(Debug, Args)]
@@ -402,15 +402,38 @@ fn of_summary(summary: &Summary) -> Vec<(&'static str, String)> {
             format!("{} was {}", tablespace.oid, tablespace.location),
         ));
     }
+    for link in &backup.links {
+        let fate = if link.followed {
+            "in the backup"
+        } else {
+            "left out"
+        };
+        lines.push(("link", format!("{} to {}: {fate}", link.path, link.target)));
+    }
+    for file in &backup.outside {
+        let place = file.stored.as_deref().unwrap_or("not in the backup");
+        lines.push((
+            "settings outside",
+            format!("{} {}: {place}", file.setting, file.path),
+        ));
+    }
     match &backup.pages {
-        None => lines.push(("page checksums", "not verified".to_owned())),
+        None => lines.push(("data pages", "not looked at".to_owned())),
         Some(pages) => {
+            let how = if pages.checksums {
+                "verified"
+            } else {
+                "not verified"
+            };
             lines.push((
-                "page checksums",
-                format!("{} right, {} wrong", pages.verified, pages.bad),
+                "data pages",
+                format!("{} right, {} damaged; checksums {how}", pages.verified, pages.bad),
             ));
             for page in &pages.first_bad {
-                lines.push(("bad page", format!("block {} of {}", page.block, page.path)));
+                lines.push((
+                    "bad page",
+                    format!("block {} of {}: {}", page.block, page.path, page.reason),
+                ));
             }
         }
     }

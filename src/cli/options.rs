@@ -226,8 +226,11 @@ impl StoreArgs {
         options: &archive::Options,
         wait: Duration,
     ) -> Result<Archive, OpenError> {
-        let store = self.reach(place, options.create, wait).await?;
-        Ok(Archive::open(store, options, Patience::for_at_most(wait)).await?)
+        let opening = async {
+            let store = self.reach(place, options.create, wait).await?;
+            Ok(Archive::open(store, options, Patience::for_at_most(wait)).await?)
+        };
+        told_if_slow(place, wait, opening).await
     }
 
     fn whereabouts(
@@ -259,9 +262,32 @@ impl StoreArgs {
         wait: Duration,
     ) -> Result<Archive, OpenError> {
         let (location, store_options) = self.whereabouts(place, options.create, wait)?;
-        let store = store::open(&location, &store_options).await?;
-        Ok(Archive::open(store, options, Patience::for_at_most(wait)).await?)
+        let opening = async {
+            let store = store::open(&location, &store_options).await?;
+            Ok(Archive::open(store, options, Patience::for_at_most(wait)).await?)
+        };
+        told_if_slow(place, wait, opening).await
     }
+}
+
+/// After how long somebody who waits for an archive is told so.
+const SLOW: Duration = Duration::from_secs(3);
+
+/// Says that an archive does not answer, if it does not soon; whoever waits for most of a minute without a word thinks
+/// that nothing is done.
+async fn told_if_slow<T>(place: &str, wait: Duration, opening: impl Future<Output = T>) -> T {
+    let mut opening = std::pin::pin!(opening);
+    if let Ok(opened) = tokio::time::timeout(SLOW.min(wait), &mut opening).await {
+        return opened;
+    }
+    if wait > SLOW {
+        let until = match wait.as_secs() {
+            seconds if wait < FOR_EVER => format!("for at most {seconds} seconds"),
+            _ => "until it does".to_owned(),
+        };
+        super::complain(&format!("{place} does not answer yet; trying again {until}"));
+    }
+    opening.await
 }
 
 /// Reads `45s`, `10m`, `1h 30m`.

@@ -1,4 +1,5 @@
-//! Progress for a person who watches; nothing where standard error is no terminal.
+//! Progress for a person who watches: a line that changes on a terminal. Elsewhere nothing, or what begins in a line each
+//! for those who ask for it.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -30,6 +31,41 @@ pub(super) fn on_terminal() -> Arc<dyn Progress> {
     Arc::new(Line(bar))
 }
 
+/// A line for each thing that begins.
+#[derive(Debug)]
+struct Lines;
+
+/// What shows progress here; without a terminal only if `verbose`.
+pub(super) fn shown(verbose: bool) -> Arc<dyn Progress> {
+    match verbose && !std::io::stderr().is_terminal() {
+        true => Arc::new(Lines),
+        false => on_terminal(),
+    }
+}
+
+impl Progress for Lines {
+    fn phase(&self, phase: Phase<'_>) {
+        super::complain(&words(phase));
+    }
+
+    fn advance(&self, _: u64) {}
+}
+
+/// What begins, in words.
+fn words(phase: Phase<'_>) -> String {
+    match phase {
+        Phase::Checkpoint => "waiting for the server's checkpoint (--fast does not wait)".into(),
+        Phase::Copying { files, bytes } => {
+            format!("copying {files} files, {}", indicatif::BinaryBytes(bytes))
+        }
+        Phase::Comparing { bytes } => format!("comparing {}", indicatif::BinaryBytes(bytes)),
+        Phase::Restoring { bytes } => format!("restoring {}", indicatif::BinaryBytes(bytes)),
+        Phase::Syncing => "making everything durable".into(),
+        Phase::Finishing => "ending backup mode, and storing the last files".into(),
+        Phase::WaitingForWal(missing) => format!("waiting for WAL in the archive: {}", named(missing)),
+    }
+}
+
 impl Line {
     fn show(&self, template: &str, message: String) {
         let style = ProgressStyle::with_template(template).expect("the templates above are right");
@@ -47,23 +83,10 @@ impl Line {
 impl Progress for Line {
     fn phase(&self, phase: Phase<'_>) {
         match phase {
-            Phase::Checkpoint => self.show(
-                WAITING,
-                "waiting for the server's checkpoint (--fast does not wait)".into(),
-            ),
-            Phase::Copying { files, bytes } => {
-                self.count(bytes, format!("{files} files:"));
-            }
+            Phase::Copying { files, bytes } => self.count(bytes, format!("{files} files:")),
             Phase::Comparing { bytes } => self.count(bytes, "comparing:".into()),
             Phase::Restoring { bytes } => self.count(bytes, "restoring:".into()),
-            Phase::Syncing => self.show(WAITING, "making everything durable".into()),
-            Phase::Finishing => self.show(WAITING, "ending backup mode, and storing the last files".into()),
-            Phase::WaitingForWal(missing) => {
-                self.show(
-                    WAITING,
-                    format!("waiting for WAL in the archive: {}", named(missing)),
-                );
-            }
+            other => self.show(WAITING, words(other)),
         }
     }
 

@@ -27,25 +27,28 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::archive::tree::catalogue::{Begun, Inventory};
-use crate::archive::tree::summary::Summary;
+use crate::archive::tree::summary::{Link, Outside, Summary};
 use crate::archive::tree::{Attributes, TreeId, TreeName};
 use crate::archive::{self, Archive};
 use crate::job::progress::{Phase, Progress};
 use crate::job::sweep::sweep;
 use crate::pg::Lsn;
-use crate::pg::checksum::PageChecker;
 use crate::pg::control::ControlFile;
-use crate::server::{Facts, Resolved, Session, Stopped};
+use crate::pg::data_page::PageChecker;
+use crate::server::{Facts, Resolved, Session, Settings, Stopped};
 use crate::store::Patience;
 
+mod arrival;
 mod assemble;
 mod behind;
 mod blocks;
 mod ending;
 mod error;
 mod local;
+mod outside;
 mod pack;
 mod pages;
+mod places;
 mod queue;
 mod rate;
 mod reading;
@@ -67,7 +70,7 @@ const STORE_PATIENCE: Duration = Duration::from_secs(15 * 60);
 const CLEANING: Duration = Duration::from_secs(20);
 
 /// How a backup is to be taken.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Options {
     /// Its name.
     pub name: TreeName,
@@ -77,12 +80,14 @@ pub struct Options {
     pub fast: bool,
     /// Threads that read and pack.
     pub jobs: usize,
-    /// Verify page checksums, if the cluster has them?
+    /// Look at data pages, and verify their checksums, if the cluster has them?
     pub verify_checksums: bool,
     /// Source bytes a second; unlimited when absent.
     pub rate_limit: Option<u64>,
     /// How long to wait for the backup's WAL.
     pub wal_timeout: Duration,
+    /// Where the primary of a standby is; otherwise the standby is asked.
+    pub primary: Option<Resolved>,
 }
 
 /// A backup that was taken.
@@ -156,11 +161,14 @@ struct Taking<'a> {
     progress: Arc<dyn Progress>,
     session: Session,
     facts: Facts,
+    settings: Settings,
     control: ControlFile,
     began: Timestamp,
     id: TreeId,
     packers: Option<AtWork>,
     uploads: Uploads,
+    links: Vec<Link>,
+    outside: Vec<Outside>,
 }
 
 /// The threads that copy; they end when nobody waits for them any more.
@@ -182,6 +190,8 @@ impl<'a> Taking<'a> {
         let session = Session::open(server).await?;
         let facts = session.facts().await?;
         check_cluster(archive, &facts).await?;
+        arrival::expect(&session, &facts).await?;
+        let settings = session.settings().await?;
         let control = local::check(&facts)?;
         let began = Timestamp::now();
         let id = TreeId::fresh(&options.name);
@@ -191,11 +201,14 @@ impl<'a> Taking<'a> {
             progress,
             session,
             facts,
+            settings,
             control,
             began,
             id,
             packers: None,
             uploads: Uploads::default(),
+            links: Vec::new(),
+            outside: Vec::new(),
         })
     }
 
@@ -267,6 +280,7 @@ impl<'a> Taking<'a> {
     async fn copy_all(&mut self) -> Result<(Stopped, Whole), Error> {
         let (listed, start) = self.start().await?;
         let attributes = listed.control;
+        (self.links, self.outside) = (listed.links, listed.outside);
         self.copy(listed.plan, start).await?;
         self.progress.phase(Phase::Finishing);
         let root = self.facts.data_directory.clone();
@@ -313,7 +327,15 @@ impl<'a> Taking<'a> {
             stored_at: &stored_at,
             timeout: self.options.wal_timeout,
         };
-        let archived = wal::wait(archive, &summary.backup, &self.session, within, &*self.progress);
+        let (session, facts, primary) = (&self.session, &self.facts, self.options.primary.as_ref());
+        let archived = async {
+            if facts.in_recovery
+                && let Some((_, end)) = summary.backup.stop()
+            {
+                arrival::end_segment(session, facts, primary, end).await;
+            }
+            wal::wait(archive, &summary.backup, session, within, &*self.progress).await
+        };
         let (inventory, missing_wal) = tokio::try_join!(stored, archived)?;
         // The archive may have had no WAL, and so no owner, when the backup began.
         check_cluster(archive, &self.facts).await?;
@@ -331,18 +353,25 @@ impl<'a> Taking<'a> {
 
     /// Lists the data directory.
     async fn list(&self) -> Result<Listed, Error> {
-        let major = self.facts.major;
-        let tablespace_directory = self.control.tablespace_directory(major);
-        let root = self.facts.data_directory.clone();
-        let walked = blocking({
-            let root = root.clone();
-            move || walk::walk(&root, major, &tablespace_directory)
-        });
-        let walked = walked.await?;
-        Ok(Listed {
-            control: walked.control.attributes,
-            plan: Plan::new(&root, walked.sources),
+        let files = self.settings.files.clone();
+        let rules = walk::Rules {
+            root: self.facts.data_directory.clone(),
+            major: self.facts.major,
+            tablespace_directory: self.control.tablespace_directory(self.facts.major),
+            log_directory: self.settings.log_directory.clone(),
+            settings: files.iter().map(|file| file.path.clone()).collect(),
+        };
+        blocking(move || {
+            let mut walked = walk::walk(&rules)?;
+            let outside = outside::add(&mut walked, &rules.root, &files);
+            Ok(Listed {
+                control: walked.control.attributes,
+                plan: Plan::new(walked.places, walked.sources),
+                links: walked.links,
+                outside,
+            })
         })
+        .await
     }
 
     /// Copies everything that was listed. The last parts are on their way then.
@@ -381,24 +410,24 @@ impl<'a> Taking<'a> {
     }
 
     fn page_rules(&self, start: Lsn) -> Option<pages::Rules> {
-        if !self.facts.data_checksums || !self.options.verify_checksums {
+        if !self.options.verify_checksums {
             return None;
         }
         let page_bytes = self.control.block_bytes;
         if page_bytes > pages::LARGEST_PAGE_BYTES {
             tracing::warn!(
-                "page checksums are not verified: this server was built with pages of {page_bytes} bytes"
+                "data pages are not looked at: this server was built with pages of {page_bytes} bytes"
             );
             return None;
         }
         Some(pages::Rules {
             page_bytes,
             file_pages: self.control.segment_blocks,
-            checker: PageChecker::new(page_bytes, start),
+            checker: PageChecker::new(page_bytes, start, self.facts.data_checksums),
         })
     }
 
-    /// Cleans up, for a while. A second signal is for those who cannot wait even for this.
+    /// Cleans up, for a while. A third signal is for those who cannot wait even for this.
     async fn clean_up(self) {
         let _ = tokio::time::timeout(CLEANING, self.delete()).await;
     }
@@ -423,6 +452,8 @@ impl<'a> Taking<'a> {
 struct Listed {
     plan: Plan,
     control: Attributes,
+    links: Vec<Link>,
+    outside: Vec<Outside>,
 }
 
 async fn check_cluster(archive: &Archive, facts: &Facts) -> Result<(), Error> {

@@ -1,19 +1,9 @@
-//! Checksums of data pages (`checksum_impl.h`, and `verify_page_checksum` of `basebackup.c`).
+//! Checksums of data pages (`checksum_impl.h`), which [`data_page`](super::data_page) compares.
 //!
-//! A page begins with its header, in the byte order of its machine; only little-endian ones are read:
-//!
-//! ```text
-//!  0  u32  upper half of the position of the last WAL record that changed the page
-//!  4  u32  lower half
-//!  8  u16  checksum, 1 to 65535
-//! 14  u16  end of the free space; 0: the page was never filled
-//! ```
 //! The page, its checksum taken as 0, is a table of 32 columns of 32-bit numbers. Each column is hashed for itself, in
 //! the manner of FNV-1a with one more shift; the hashes and the number of the page are combined by exclusive or; and
 //! of that the remainder by 65535, plus 1, is the checksum. The columns are there for vector instructions, without
 //! which this would be the slowest part of a backup.
-
-use super::Lsn;
 
 const COLUMNS: usize = 32;
 const ROW_BYTES: usize = COLUMNS * 4;
@@ -27,84 +17,8 @@ const OFFSETS: [u32; COLUMNS] = [
     0x783125BB, 0x6CA8EAA2, 0xE407EAC6, 0x4B5CFC3E, 0x9FBF8C76, 0x15CA20BE, 0xF2CA9FD3, 0x959BD756,
 ];
 
-/// What a page's checksum says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PageVerdict {
-    /// It is the page's.
-    Good,
-    /// The page was never filled, and has none yet.
-    New,
-    /// The bytes are fewer than a page: the end of a file that is just growing or being cut, which recovery sees to.
-    Partial,
-    /// The page changed since the backup began: it may be half old and half new, and recovery writes it anew.
-    NewerThanBackup,
-    /// The page is damaged; or was being written, so whoever copies a running cluster's reads it once more.
-    Bad {
-        /// What its bytes give.
-        computed: u16,
-        /// What its header states.
-        stated: u16,
-    },
-}
-
-/// Looks at the pages of a cluster with checksums.
-#[derive(Debug, Clone, Copy)]
-pub struct PageChecker {
-    block_bytes: usize,
-    start_lsn: Lsn,
-}
-
-impl PageChecker {
-    /// For pages of this size, which `pg_control` states, and a backup that began at `start_lsn`.
-    ///
-    /// # Panics
-    /// If no cluster can have pages of this size: a power of two from 1024.
-    pub fn new(block_bytes: u32, start_lsn: Lsn) -> Self {
-        assert!(
-            block_bytes.is_power_of_two() && block_bytes >= 1024,
-            "a block size of {block_bytes} bytes"
-        );
-        Self {
-            block_bytes: block_bytes as usize,
-            start_lsn,
-        }
-    }
-
-    /// Looks at one page. `block_number` counts the pages of the fork through all its files.
-    pub fn check(&self, page: &[u8], block_number: u32) -> PageVerdict {
-        let Some(header) = page.first_chunk().filter(|_| page.len() == self.block_bytes) else {
-            return PageVerdict::Partial;
-        };
-        let (lsn, stated, upper) = fields(header);
-        if upper == 0 {
-            return PageVerdict::New;
-        }
-        if lsn >= self.start_lsn {
-            return PageVerdict::NewerThanBackup;
-        }
-        let computed = page_checksum(page, block_number);
-        if computed == stated {
-            PageVerdict::Good
-        } else {
-            PageVerdict::Bad { computed, stated }
-        }
-    }
-}
-
-/// Position of the last change, checksum, end of the free space.
-fn fields(header: &[u8; 16]) -> (Lsn, u16, u16) {
-    let [a, b, c, d, e, f, g, h, low, high, .., upper_low, upper_high] = *header;
-    let (upper_half, lower_half) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
-    let lsn = Lsn(u64::from(upper_half) << 32 | u64::from(lower_half));
-    (
-        lsn,
-        u16::from_le_bytes([low, high]),
-        u16::from_le_bytes([upper_low, upper_high]),
-    )
-}
-
 /// The checksum that a page should state (`pg_checksum_page`). The page's length is a block size.
-fn page_checksum(page: &[u8], block_number: u32) -> u16 {
+pub(super) fn page_checksum(page: &[u8], block_number: u32) -> u16 {
     let (rows, rest) = page.as_chunks::<ROW_BYTES>();
     debug_assert!(rest.is_empty(), "a page is a whole number of rows");
     let mixed = hash(rows) ^ block_number;
@@ -133,16 +47,11 @@ fn mix(sums: &mut [u32; COLUMNS], row: &[u8; ROW_BYTES]) {
         *sum = mixed.wrapping_mul(FNV_PRIME) ^ (mixed >> 17);
     }
 }
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    const LATER: Lsn = Lsn(u64::MAX);
-
-    fn check(page: &[u8], block_number: u32, start_lsn: Lsn) -> PageVerdict {
-        PageChecker::new(8192, start_lsn).check(page, block_number)
-    }
 
     /// A page that is zeros but for these bytes.
     fn page(runs: &[(usize, &[u8])]) -> Vec<u8> {
@@ -154,13 +63,13 @@ mod tests {
     }
 
     /// Block 1 of `base/1/3080` as `initdb -k` of PostgreSQL 15 makes it: changed at 0/145ED70, checksum C4DF.
-    fn index_page() -> Vec<u8> {
+    pub(in crate::pg) fn index_page() -> Vec<u8> {
         let header = b"\x70\xED\x45\x01\xDF\xC4\0\0\x1C\0\xE0\x1F\xF0\x1F\x04\x20\0\0\0\0\xE0\x9F\x20";
         page(&[(4, header), (8164, b"\x01\0\x10\0\xF7\x34"), (8188, b"\x03")])
     }
 
     /// Block 1 of `base/5/2753_fsm` of the same cluster.
-    fn free_space_page() -> Vec<u8> {
+    pub(in crate::pg) fn free_space_page() -> Vec<u8> {
         let header = b"\xCD\x5C\x01\xE7\xD1\0\0\x18\0\0\x20\0\x20\x04\x20";
         let tree = b"\x0F\x0F\0\x0F\0\0\0\x0F\0\0\0\0\0\0\0\x0F";
         let mut runs: Vec<(usize, &[u8])> = vec![(5, header), (28, tree)];
@@ -172,63 +81,7 @@ mod tests {
     fn pages_that_postgresql_15_wrote() {
         for (page, stated) in [(index_page(), 0xC4DF), (free_space_page(), 0xD1E7)] {
             assert_eq!(page_checksum(&page, 1), stated);
-            assert_eq!(check(&page, 1, LATER), PageVerdict::Good);
         }
-    }
-
-    #[test]
-    fn a_page_at_another_place() {
-        let verdict = check(&index_page(), 2, LATER);
-        assert!(
-            matches!(verdict, PageVerdict::Bad { stated: 0xC4DF, .. }),
-            "{verdict:?}"
-        );
-    }
-
-    #[test]
-    fn any_changed_byte_is_found() {
-        for at in 0..8192 {
-            let mut page = index_page();
-            page[at] ^= 0x40;
-            let verdict = check(&page, 1, LATER);
-            assert!(matches!(verdict, PageVerdict::Bad { .. }), "{at}: {verdict:?}");
-        }
-    }
-
-    #[test]
-    fn a_page_that_changed_since_is_not_judged() {
-        let mut page = index_page();
-        page[4000] = 1;
-        assert_eq!(check(&page, 1, Lsn(0x145_ED70)), PageVerdict::NewerThanBackup);
-        assert!(matches!(
-            check(&page, 1, Lsn(0x145_ED71)),
-            PageVerdict::Bad { .. }
-        ));
-        // The upper half counts first.
-        page[0] = 1;
-        assert_eq!(check(&page, 1, Lsn(0xFFFF_FFFF)), PageVerdict::NewerThanBackup);
-    }
-
-    #[test]
-    fn a_page_never_filled_has_no_checksum() {
-        assert_eq!(check(&[0; 8192], 7, LATER), PageVerdict::New);
-    }
-
-    #[test]
-    fn the_end_of_a_file_may_be_no_page() {
-        for length in [0, 2, 1024, 4096, 8191] {
-            assert_eq!(
-                check(&index_page()[..length], 1, LATER),
-                PageVerdict::Partial,
-                "{length}"
-            );
-        }
-    }
-
-    #[test]
-    #[should_panic = "a block size of 1000 bytes"]
-    fn a_size_no_page_has() {
-        PageChecker::new(1000, LATER);
     }
 
     /// Column after column, as the algorithm is described, not as it is fast.

@@ -8,12 +8,13 @@
 //! | anywhere | `.DS_Store` | skipped, as the later minor versions do |
 //! | anywhere | `pg_replslot`, `pg_notify` and five more | kept as empty directories |
 //! | the data directory | `pg_wal` | kept as a directory with [`wal_directories`], all empty |
+//! | the data directory | [`SETTINGS_FOLDER`] | skipped: of the backup this cluster came from |
 //! | a tablespace | all but the directory of this version | skipped: of another cluster |
 //! | a database | `t3_16390` and the like | skipped: temporary relations |
 //! | a database | forks of unlogged relations but `_init` | skipped: see [`Unlogged`](super::relation::Unlogged) |
 //! | `global` | `pg_control` | copied after all else |
 //!
-//! Sockets, pipes and links outside of `pg_tblspc` are skipped by PostgreSQL, too; whoever walks the tree sees those.
+//! Sockets and pipes are skipped by PostgreSQL, too, and links outside of `pg_tblspc`; whoever walks the tree sees those.
 //! PostgreSQL 13 and 14 also empty the directory of `stats_temp_directory`, if that is not the usual `pg_stat_tmp`:
 //! what is in it is then copied here, and harms nothing.
 
@@ -58,6 +59,10 @@ const SKIPPED: [&str; 8] = [
 /// Beginnings of names left out anywhere.
 const SKIPPED_PREFIXES: [&str; 2] = ["pg_internal.init", "pgsql_tmp"];
 
+/// The folder of a backup with the settings files that were not in the data directory, each under the path that it had on
+/// the server's machine. PostgreSQL knows nothing of it.
+pub const SETTINGS_FOLDER: &str = "walfs.settings";
+
 /// The directories that a backup has in `pg_wal`, relative to the data directory: PostgreSQL 17 added one.
 pub fn wal_directories(major_version: u32) -> &'static [&'static str] {
     if major_version < 17 {
@@ -81,6 +86,7 @@ pub fn verdict(parent: &[u8], name: &[u8], tablespace_directory: &str) -> Verdic
     }
     match (parent, name) {
         (b"", b"pg_wal") => Verdict::Empty,
+        (b"", name) if name == SETTINGS_FOLDER.as_bytes() => Verdict::Skip,
         (b"global", b"pg_control") => Verdict::CopyLast,
         _ if is_tablespace(parent) && !is(&tablespace_directory) => Verdict::Skip,
         _ if is_temporary(parent, name) => Verdict::Skip,
@@ -157,6 +163,7 @@ mod tests {
             "base/pgsql_tmp/pgsql_tmp123.0",
             "base/5/t3_16390",
             "base/5/t3_16390_fsm.1",
+            "walfs.settings",
             "pg_tblspc/16397/PG_15_202209061/5/t3_16390",
             "pg_tblspc/16397/PG_15_202209061/pgsql_tmp",
             "pg_tblspc/16397/PG_14_202107181",

@@ -166,6 +166,8 @@ impl Site {
             from_standby: false,
             own_wal: vec![],
             tablespaces: vec![],
+            links: vec![],
+            outside: vec![],
             pages: None,
         }
     }

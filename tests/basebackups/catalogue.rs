@@ -122,6 +122,8 @@ fn summary(tree: &Tree) -> Summary {
             from_standby: false,
             own_wal: vec![],
             tablespaces: vec![],
+            links: vec![],
+            outside: vec![],
             pages: None,
         },
         written_by: "a test".into(),

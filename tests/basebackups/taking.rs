@@ -164,13 +164,13 @@ fn b2_a_killed_backup_is_incomplete_and_swept() {
     running.wait().expect("wait for walfs");
 }
 
-/// O1: Ctrl-C and SIGTERM end it at once; nothing is left, in the archive or the server.
+/// O1: Ctrl-C, SIGTERM and SIGHUP end it; nothing is left, in the archive or the server.
 #[test]
 fn o1_a_signal_ends_a_backup_and_leaves_nothing() {
     let world = World::new("signal");
     let site = Site::local(&world);
     site.server.pgbench_init(2);
-    for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
+    for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143), (libc::SIGHUP, 129)] {
         let mut backup = site.slow_backup("stopped", "8MiB");
         wait::until("parts to be stored", || {
             (site.place.keys("trees").len() > 1).then_some(())
@@ -189,6 +189,36 @@ fn o1_a_signal_ends_a_backup_and_leaves_nothing() {
         wait::until("the session to end", || (site.sessions() == 0).then_some(()));
     }
     assert_eq!(site.backup("after")["complete"], true);
+}
+
+/// O1: a second signal, as `timeout -s INT` sends it, does not cut the cleaning up short.
+#[test]
+fn o1_a_second_signal_leaves_the_cleaning_up_to_its_end() {
+    let world = World::new("twice");
+    let site = Site::new(&world, Place::S3(S3Server::start()));
+    let Place::S3(server) = &site.place else {
+        unreachable!("made so")
+    };
+    site.server.pgbench_init(2);
+    let mut backup = site.slow_backup("stopped", "8MiB");
+    wait::until("parts to be stored", || {
+        (site.place.keys("trees").len() > 2).then_some(())
+    });
+    let delay = Action::Delay(std::time::Duration::from_secs(1));
+    server.add_rule(Rule::new(delay).operation(Operation::List).key("trees"));
+    let before = server.count(|request| request.operation == Operation::List);
+    send(backup.id(), libc::SIGINT);
+    wait::until("it to clean up", || {
+        (server.count(|request| request.operation == Operation::List) > before).then_some(())
+    });
+    send(backup.id(), libc::SIGINT);
+    let status = wait::for_exit("walfs to end", &mut backup);
+    let mut text = String::new();
+    let mut stderr = backup.stderr.take().expect("piped");
+    stderr.read_to_string(&mut text).expect("read it");
+    assert_eq!(status.code(), Some(130), "{text}");
+    assert!(text.contains("cleaning up"), "{text}");
+    assert_eq!(site.place.keys("trees"), [""; 0]);
 }
 
 /// B2: "A backup is listed as complete [...] only when every byte is in the store". The request that makes it exist is on its
@@ -307,7 +337,7 @@ fn w5_another_clusters_archive_is_refused() {
 fn b3_a_standby_is_backed_up() {
     let world = World::new("from-standby");
     let site = Site::local(&world);
-    let mut standby = standby(&site, &world);
+    let mut standby = standby(&site, &world, &[]);
     let (dir, restore) = (world.path().join("standby"), site.restore_command());
     // A restart point, so that there is a checkpoint to begin from; and WAL that the backup ends in.
     site.server.query("CHECKPOINT");
@@ -337,19 +367,16 @@ fn b3_a_standby_is_backed_up() {
     balanced(&back);
 }
 
-/// A standby of the site's server, in `standby`, that follows it by the archive.
-fn standby(site: &Site<'_>, world: &World) -> Postgres {
+/// A standby of the site's server, in `standby`, that follows it by the archive, with more settings.
+pub(super) fn standby(site: &Site<'_>, world: &World, more: &[(&str, &str)]) -> Postgres {
     site.server.pgbench_init(1);
     let taken = site.backup("first");
     site.server.archive_all();
     let dir = world.path().join("standby");
     site.unpack(&taken, &dir);
     let restore = site.restore_command();
-    let mut standby = Postgres::recovering(
-        &dir,
-        newest(),
-        &[("restore_command", &restore), ("hot_standby", "on")],
-    );
+    let settings = [("restore_command", &*restore), ("hot_standby", "on")];
+    let mut standby = Postgres::recovering(&dir, newest(), &[&settings, more].concat());
     let data = standby.data();
     fs::rename(data.join("recovery.signal"), data.join("standby.signal")).expect("make it a standby");
     standby.start();
@@ -361,7 +388,7 @@ fn standby(site: &Site<'_>, world: &World) -> Postgres {
 fn b3_a_promotion_fails_the_backup() {
     let world = World::new("promoted");
     let site = Site::local(&world);
-    let standby = standby(&site, &world);
+    let standby = standby(&site, &world, &[]);
     site.server.query("CHECKPOINT");
     site.server.archive_all();
     let mut backup = site.walfs("backup");

@@ -69,6 +69,8 @@ pub fn backup(segment_bytes: u64, start: Lsn, end: Lsn) -> Backup {
         from_standby: false,
         own_wal: vec![],
         tablespaces: vec![],
+        links: vec![],
+        outside: vec![],
         pages: None,
     }
 }

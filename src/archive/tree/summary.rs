@@ -111,7 +111,13 @@ pub struct Backup {
     /// Its tablespaces, besides the two that every cluster has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tablespaces: Vec<Tablespace>,
-    /// Pages whose checksums were verified while it was taken; absent if nobody looked.
+    /// Links of the data directory, but for those of tablespaces: the first hundred.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Link>,
+    /// Files that the server's settings name and that are not in its data directory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outside: Vec<Outside>,
+    /// What its data pages were like while it was taken; absent if nobody looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pages: Option<Pages>,
 }
@@ -170,25 +176,54 @@ pub struct Tablespace {
     pub location: String,
 }
 
-/// What verifying data pages found.
+/// A symbolic link in the data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// From the data directory.
+    pub path: String,
+    /// Where it led.
+    pub target: String,
+    /// Is what it led to in the backup, in its place? Otherwise nothing of it is.
+    pub followed: bool,
+}
+
+/// A file that a setting names and that is not in the data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outside {
+    /// `config_file`, `hba_file`, `ident_file`, `include`, or `ssl_key_file` and the like.
+    pub setting: String,
+    /// Where it was on the server's machine.
+    pub path: String,
+    /// Where it is in the backup; absent if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<String>,
+}
+
+/// What a look at all data pages found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pages {
-    /// Pages whose checksum was right.
+    /// Were checksums verified, or only headers, positions and lengths of files looked at?
+    #[serde(default)]
+    pub checksums: bool,
+    /// Pages that were right; those that changed while the backup was taken are not among them.
     pub verified: u64,
-    /// Pages whose checksum was wrong.
+    /// Pages that were damaged.
     pub bad: u64,
     /// The first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub first_bad: Vec<BadPage>,
 }
 
-/// A page with a wrong checksum.
+/// A damaged page, or the end of a file that is no whole number of pages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadPage {
     /// The file, from the data directory.
     pub path: String,
     /// The block's number in its relation.
     pub block: u32,
+    /// What is wrong with it.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// What stands before the checksum's 64 digits, and what behind.
@@ -368,6 +403,8 @@ pub(super) mod tests {
                 from_standby: false,
                 own_wal: vec![],
                 tablespaces: vec![],
+                links: vec![],
+                outside: vec![],
                 pages: None,
             },
             written_by: "walfs".into(),

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
 use super::pack::{Built, Piece, Whole};
-use super::pages;
+use super::pages::Findings;
 use super::walk::Source;
 use crate::archive::tree::chunks::ChunkHash;
 use crate::archive::tree::summary::Pages;
 use crate::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeError, TreeId};
+use crate::pg::Lsn;
 use crate::pg::backup_manifest::{Checksum, FileLine, ManifestVersion, WalRange, Writer};
 
 /// Volume and slice: the order of the parts.
@@ -21,7 +22,7 @@ pub(super) struct Collected {
     parts: BTreeMap<Place, Part>,
     /// Each file's pieces.
     files: HashMap<Box<[u8]>, Vec<(Place, Piece)>>,
-    pages: Pages,
+    found: Findings,
 }
 
 impl Collected {
@@ -35,12 +36,12 @@ impl Collected {
                 .or_default()
                 .push((place, piece));
         }
-        pages::add(&mut self.pages, built.pages);
+        self.found.add(built.found);
     }
 
-    /// Takes what the pages' checksums said.
-    pub(super) fn take_pages(&mut self) -> Pages {
-        pages::settle(std::mem::take(&mut self.pages))
+    /// Takes what was found in data pages; the backup's WAL ends at `end`.
+    pub(super) fn take_pages(&mut self, end: Lsn) -> Pages {
+        std::mem::take(&mut self.found).settle(end)
     }
 
     /// Puts the pieces of every file in order.

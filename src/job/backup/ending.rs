@@ -17,12 +17,16 @@ use crate::pg::label::{self, BackupFrom};
 use crate::pg::tablespace_map;
 use crate::server::Stopped;
 
+/// Links and settings files that the description names.
+const LISTED: usize = 100;
+
 impl Taking<'_> {
     /// Sends what makes the files a backup, and describes it.
     pub(super) fn finish(&mut self, stopped: Stopped, control: Whole) -> Result<Summary, Error> {
         let label = label::parse(&stopped.label)?;
         let map = tablespace_map::parse(&stopped.tablespace_map)?;
         let wal = self.wal(&label, stopped.lsn)?;
+        let pages = self.pages(stopped.lsn);
         let mut files = vec![Whole {
             path: "backup_label",
             attributes: made_now(control.attributes),
@@ -37,7 +41,7 @@ impl Taking<'_> {
         }
         files.push(control);
         self.send_last(files, &wal);
-        Ok(self.describe(label, map, wal))
+        Ok(self.describe(label, map, wal, pages))
     }
 
     /// The WAL that the backup needs.
@@ -50,6 +54,20 @@ impl Taking<'_> {
             BackupFrom::Standby => local::control_file(root)?.1.minimum_recovery_timeline.max(first),
         };
         wal::ranges(root, (first, label.start_lsn), (newest, end))
+    }
+
+    /// What was found in data pages, if somebody looked; the backup's WAL ends at `end`.
+    fn pages(&mut self, end: Lsn) -> Option<Pages> {
+        let rules = self
+            .packers
+            .as_ref()
+            .expect("the files have been copied")
+            .0
+            .rules?;
+        Some(Pages {
+            checksums: rules.checker.verifies_checksums(),
+            ..self.uploads.collected.take_pages(end)
+        })
     }
 
     /// The last volume, or the last two if the manifest is a large file.
@@ -85,18 +103,16 @@ impl Taking<'_> {
 
     /// What is known of the backup; sizes and hashes come with the commit.
     fn describe(
-        &mut self,
+        &self,
         label: label::BackupLabel,
         map: Vec<tablespace_map::Tablespace>,
         wal: Vec<WalRange>,
+        pages: Option<Pages>,
     ) -> Summary {
         let tablespaces = map.into_iter().map(|tablespace| Tablespace {
             oid: tablespace.oid,
             location: String::from_utf8_lossy(&tablespace.location).into_owned(),
         });
-        let packers = &self.packers.as_ref().expect("the files have been copied").0;
-        let verified = packers.rules.is_some();
-        let pages: Pages = self.uploads.collected.take_pages();
         let later = || Object {
             plain_bytes: 0,
             stored_bytes: 0,
@@ -124,7 +140,9 @@ impl Taking<'_> {
                 from_standby: label.from == BackupFrom::Standby,
                 own_wal: Vec::new(),
                 tablespaces: tablespaces.collect(),
-                pages: verified.then_some(pages),
+                links: self.links.iter().take(LISTED).cloned().collect(),
+                outside: self.outside.iter().take(LISTED).cloned().collect(),
+                pages,
             },
             written_by: concat!("walfs ", env!("CARGO_PKG_VERSION")).to_owned(),
         }

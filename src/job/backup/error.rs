@@ -1,7 +1,9 @@
 //! What can go wrong with a backup, in words for the one who took it.
 
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use crate::archive::tree::TreeError;
 use crate::pg::SystemId;
@@ -44,10 +46,31 @@ pub enum Error {
         /// Why it is not.
         reason: String,
     },
+    /// A server whose WAL nobody takes.
+    #[error(
+        "the server does not archive (archive_mode is off), and nobody receives its WAL, so the backup could never be \
+         complete.\n\
+         HINT: `walfs postgres-config` prints what postgresql.conf needs; or start pg_receivewal into the mount first."
+    )]
+    NotArchiving,
     /// A file that cannot be read.
-    #[error("cannot read {}: {source}{}", path.display(), denied_hint(source))]
+    #[error("cannot read {}: {source}{hint}", path.display())]
     Read {
         /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+        /// A line with the next step, or nothing.
+        hint: String,
+    },
+    /// A link to what the server needs and nobody finds.
+    #[error(
+        "{} is a link to what cannot be read: {source}.\n\
+         HINT: PostgreSQL needs it, so there is no backup without: is its disk mounted, and may walfs read it?",
+        path.display()
+    )]
+    Link {
+        /// The link.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -96,11 +119,35 @@ pub enum Error {
     Stopped,
 }
 
-fn denied_hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "\nHINT: run walfs as the user that PostgreSQL runs as, usually postgres: sudo -u postgres walfs backup ..."
+impl Error {
+    /// A file that cannot be read, and what may help.
+    pub(super) fn read(path: &Path, source: io::Error) -> Self {
+        Self::Read {
+            hint: hint(path, &source),
+            path: path.to_owned(),
+            source,
         }
-        _ => "",
+    }
+}
+
+/// What may help depends on who we are: the owner of the files around it can only look at this one.
+fn hint(path: &Path, error: &io::Error) -> String {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    // SAFETY: a system call without arguments.
+    let own = unsafe { libc::geteuid() };
+    let owner = path
+        .ancestors()
+        .skip(1)
+        .find_map(|above| fs::metadata(above).ok());
+    match owner.map(|metadata| metadata.uid()) {
+        Some(owner) if owner == own || own == 0 => format!(
+            "\nHINT: `ls -ld {}` shows whose it is; PostgreSQL may not need it, but a backup has every file of the data \
+             directory: give it to the server's user, or take it away.",
+            path.display()
+        ),
+        _ => "\nHINT: run walfs as the user that PostgreSQL runs as, usually postgres: sudo -u postgres walfs backup ..."
+            .to_owned(),
     }
 }

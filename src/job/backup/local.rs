@@ -1,15 +1,14 @@
 //! Is the data directory that is to be read the one of the server that was asked? The files are read from this
 //! machine's disk, so a server elsewhere, or a standby of the same cluster, would give a mixture of two.
 
-use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use super::Error;
-use super::walk::real;
-use super::{queue, reading};
+use super::places::open_target;
+use super::reading;
 use crate::pg::control::{CONTROL_FILE_BYTES, ClusterState, ControlFile};
 use crate::server::Facts;
 
@@ -20,7 +19,10 @@ const START_SECONDS: i64 = 300;
 const CONTROL_READS: u32 = 20;
 
 /// Where the control file is.
-pub(super) const CONTROL: &[u8] = b"global/pg_control";
+const CONTROL: &str = "global/pg_control";
+
+/// More bytes than any `postmaster.pid` has.
+const PID_BYTES: u64 = 4096;
 
 /// Checks that the server's files are here and can be read.
 ///
@@ -59,7 +61,7 @@ pub(super) fn check(facts: &Facts) -> Result<ControlFile, Error> {
 
 /// `postmaster.pid` has, in its third line, when its server began (`CreateDataDirLockFile` of `miscinit.c`).
 fn check_postmaster(root: &Path, started_seconds: i64) -> Result<(), String> {
-    let text = fs::read_to_string(root.join("postmaster.pid"))
+    let text = head_of(&root.join("postmaster.pid"))
         .map_err(|error| format!("the one here belongs to no running server: postmaster.pid: {error}"))?;
     let began: i64 = text
         .lines()
@@ -76,36 +78,37 @@ fn check_postmaster(root: &Path, started_seconds: i64) -> Result<(), String> {
     }
 }
 
+/// The text of a small file.
+fn head_of(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    open_target(path)?.take(PID_BYTES).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// The bytes of the control file, whole, and what they say. It is written while it is read, so it may take several
 /// attempts.
 pub(super) fn control_file(root: &Path) -> Result<(Vec<u8>, ControlFile), Error> {
+    let path = root.join(CONTROL);
     let mut attempts = 0;
     loop {
-        let opened = queue::open(root, CONTROL)?.ok_or_else(|| Error::Read {
-            path: real(root, CONTROL),
-            source: io::ErrorKind::NotFound.into(),
-        })?;
         let mut bytes = vec![0; CONTROL_FILE_BYTES];
-        let read = reading::read_at(&opened.file, &mut bytes, 0).map_err(|source| Error::Read {
-            path: real(root, CONTROL),
-            source,
-        })?;
+        // What is behind a link here must prove itself: it has a checksum, and the server's number.
+        let read = path.canonicalize().and_then(|target| open_target(&target));
+        let read = read.and_then(|file| reading::read_at(&file, &mut bytes, 0));
+        let read = read.map_err(|source| Error::read(&path, source))?;
         attempts += 1;
         match ControlFile::parse(&bytes[..read]) {
             Ok(control) => return Ok((bytes, control)),
             Err(_) if attempts < CONTROL_READS => thread::sleep(Duration::from_millis(50)),
-            Err(source) => {
-                return Err(Error::Control {
-                    path: real(root, CONTROL),
-                    source,
-                });
-            }
+            Err(source) => return Err(Error::Control { path, source }),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -15,13 +15,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::Error;
 use super::blocks::{Block, Blocks};
-use super::pages::{Rules, Verifier};
+use super::pages::{Findings, Rules, Verifier, check_length};
 use super::queue::{Opened, Plan, Queue, Work};
 use super::rate::Rate;
 use super::reading::read_at;
-use super::walk::{Source, real};
+use super::walk::Source;
 use crate::archive::tree::chunks::{self, ChunkHash};
-use crate::archive::tree::summary::Pages;
 use crate::archive::tree::{Attributes, Content, Entry, layout};
 use crate::codec::Compression;
 use crate::job::progress::Progress;
@@ -60,7 +59,7 @@ pub(super) struct Built {
     pub(super) slice: u32,
     pub(super) part: FinishedPart,
     pub(super) pieces: Vec<Piece>,
-    pub(super) pages: Pages,
+    pub(super) found: Findings,
     /// Its share of the budget, to be held until it is stored.
     pub(super) memory: Option<OwnedSemaphorePermit>,
 }
@@ -129,7 +128,7 @@ impl Packers {
         let mut packer = Packer {
             shared: self,
             builder: PartBuilder::new(self.compression),
-            pages: Pages::default(),
+            found: Findings::default(),
         };
         let (volume, slice, pieces) = match work {
             Work::Bundle { volume, sources } => (volume, 0, packer.bundle(&sources)?),
@@ -137,7 +136,7 @@ impl Packers {
                 (volume, index as u32, vec![packer.slice(index, &large)?])
             }
         };
-        let Packer { builder, pages, .. } = packer;
+        let Packer { builder, found, .. } = packer;
         let part = builder.finish();
         let spare = memory
             .num_permits()
@@ -148,7 +147,7 @@ impl Packers {
             slice,
             part,
             pieces,
-            pages,
+            found,
             memory: Some(memory),
         })
     }
@@ -197,7 +196,7 @@ impl Packers {
 struct Packer<'a> {
     shared: &'a Packers,
     builder: PartBuilder,
-    pages: Pages,
+    found: Findings,
 }
 
 impl Packer<'_> {
@@ -208,6 +207,7 @@ impl Packer<'_> {
             if source.bytes.is_none() {
                 self.builder.push(&layout::member_header(&directory(source)));
             } else if let Some(mut opened) = self.shared.plan.open(*number)? {
+                self.check_length(&opened);
                 // One that has grown this much is a relation, whose rest the WAL has.
                 opened.bytes = opened.bytes.min(layout::LARGE_BYTES);
                 pieces.push(self.member(&opened)?);
@@ -228,6 +228,7 @@ impl Packer<'_> {
     fn slice(&mut self, index: u64, large: &Opened) -> Result<Piece, Error> {
         let (content, _) = layout::slice_content(index, large.bytes);
         if index == 0 {
+            self.check_length(large);
             self.builder
                 .push(&large_header(&large.path, large.attributes, large.bytes));
         }
@@ -254,10 +255,8 @@ impl Packer<'_> {
         let shared = self.shared;
         let read = |buffer: &mut [u8], at| {
             shared.pace(buffer.len() as u64)?;
-            read_at(&opened.file, buffer, at).map_err(|source| Error::Read {
-                path: real(&shared.plan.root, &opened.path),
-                source,
-            })
+            read_at(&opened.file, buffer, at)
+                .map_err(|source| Error::read(&shared.plan.places.real(&opened.path), source))
         };
         shared.blocks.each(start..end, read, |block| {
             self.pack(block, verifier.as_ref(), &opened.file, &mut piece);
@@ -266,15 +265,21 @@ impl Packer<'_> {
     }
 
     /// Chunk by chunk, so that each is still in the processor's cache when it is looked at again.
-    fn pack(&mut self, block: &mut Block, verifier: Option<&Verifier<'_>>, file: &File, piece: &mut Piece) {
+    fn pack(&mut self, block: &mut Block, verifier: Option<&Verifier>, file: &File, piece: &mut Piece) {
         for (at, chunk, read) in block.chunks() {
             if let Some(verifier) = verifier {
-                verifier.check(&mut chunk[..read], at, file, &mut self.pages);
+                verifier.check(&mut chunk[..read], at, file, &mut self.found);
             }
             piece.crc32c = crc32c::crc32c_append(piece.crc32c, chunk);
             piece.hashes.push(ChunkHash::of(chunk));
             self.builder.push(chunk);
             self.shared.progress.advance(chunk.len() as u64);
+        }
+    }
+
+    fn check_length(&mut self, opened: &Opened) {
+        if let Some(rules) = self.shared.rules {
+            check_length(rules, opened, &mut self.found);
         }
     }
 
@@ -394,7 +399,7 @@ fn built(volume: u32, slice: u32, part: FinishedPart, pieces: Vec<Piece>) -> Bui
         slice,
         part,
         pieces,
-        pages: Pages::default(),
+        found: Findings::default(),
         memory: None,
     }
 }

@@ -1,18 +1,40 @@
-//! Page checksums, verified on the way (contract B4): a bad page is read again once, because it may have been written
-//! at that moment, and then reported by file and block. It is copied as it is; the backup is kept, and marked.
+//! Data pages, looked at on the way (contract B4): a damaged one is read again, because it may have been written at that
+//! moment, and then reported by file and block. It is copied as it is; the backup is kept, and marked.
+//!
+//! A page that changed since the backup began is recovery's business, if the backup's WAL has the change. Whether it has
+//! is known only in the end: until then the pages with the latest changes are remembered.
 
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
+use super::queue::Opened;
 use super::reading::read_at;
 use crate::archive::tree::summary::{BadPage, Pages};
-use crate::pg::checksum::{PageChecker, PageVerdict};
+use crate::pg::Lsn;
+use crate::pg::data_page::{Damage, PageChecker, PageVerdict};
 use crate::pg::relation::{RelationFile, relation_file};
+use crate::pg::slru;
 
-/// Bad pages that are listed one by one; the others are counted.
+/// Damaged pages that are listed one by one; the others are counted.
 const LISTED: usize = 100;
+
+/// Pages with the latest changes that are remembered. Should all of them be beyond the WAL, there may be more.
+const REMEMBERED: usize = 1000;
 
 /// The largest page whose boundaries all reads respect: they cut files at multiples of 8 KiB.
 pub(super) const LARGEST_PAGE_BYTES: u32 = 8192;
+
+/// How often a page, or a length, that is wrong is looked at again.
+const LOOKS: u32 = 3;
+
+/// Between two looks at a page that is wrong: its writer may have been interrupted.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Damaged pages of one part that are waited for. Where there are more, it is no writer's doing.
+const WAITED_FOR: u64 = 10;
 
 /// What holds for every page of a cluster.
 #[derive(Debug, Clone, Copy)]
@@ -23,28 +45,125 @@ pub(super) struct Rules {
     pub(super) checker: PageChecker,
 }
 
-/// Verifies the pages of one file.
+/// What was found in pages so far.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pages: Pages,
+    /// Those with the latest changes: when, which file, which block.
+    newest: BTreeSet<(Lsn, Arc<[u8]>, u32)>,
+}
+
+impl Findings {
+    /// Adds what another thread has found.
+    pub(super) fn add(&mut self, mut more: Self) {
+        self.pages.verified += more.pages.verified;
+        self.pages.bad += more.pages.bad;
+        self.pages.first_bad.append(&mut more.pages.first_bad);
+        self.newest.append(&mut more.newest);
+        while self.newest.len() > REMEMBERED {
+            self.newest.pop_first();
+        }
+    }
+
+    /// All of it, now that the backup's WAL is known to end at `end`: in order, and not more than are listed.
+    pub(super) fn settle(mut self, end: Lsn) -> Pages {
+        for (lsn, path, block) in std::mem::take(&mut self.newest) {
+            if lsn > end {
+                self.report(&path, block, Damage::BeyondWal { lsn });
+            }
+        }
+        let mut pages = self.pages;
+        pages
+            .first_bad
+            .sort_by(|left, right| (&left.path, left.block).cmp(&(&right.path, right.block)));
+        pages.first_bad.truncate(LISTED);
+        pages
+    }
+
+    fn remember(&mut self, lsn: Lsn, path: &Arc<[u8]>, block: u32) {
+        let is_full = self.newest.len() >= REMEMBERED;
+        if is_full && self.newest.first().is_some_and(|(oldest, ..)| lsn < *oldest) {
+            return;
+        }
+        self.newest.insert((lsn, path.clone(), block));
+        if self.newest.len() > REMEMBERED {
+            self.newest.pop_first();
+        }
+    }
+
+    fn report(&mut self, path: &[u8], block: u32, damage: Damage) {
+        let path = String::from_utf8_lossy(path).into_owned();
+        self.pages.bad += 1;
+        if self.pages.first_bad.len() < LISTED {
+            tracing::warn!(
+                "page {block} of {path} is damaged: {damage}. HINT: the disk, its memory or a hand has changed it; an \
+                 earlier backup may have it whole"
+            );
+            self.pages.first_bad.push(BadPage {
+                path,
+                block,
+                reason: damage.to_string(),
+            });
+        }
+    }
+}
+
+/// Looks at the length of a file of pages, again if it may just be growing.
+pub(super) fn check_length(rules: Rules, opened: &Opened, found: &mut Findings) {
+    let relation = relation_file(&opened.path);
+    let most_pages = match relation {
+        Some(_) => rules.file_pages,
+        None if slru::is_slru_file(&opened.path) => slru::FILE_PAGES,
+        None => return,
+    };
+    let page_bytes = u64::from(rules.page_bytes);
+    let is_right =
+        |bytes: u64| bytes.is_multiple_of(page_bytes) && bytes / page_bytes <= u64::from(most_pages);
+    let mut bytes = opened.bytes;
+    for _ in 0..LOOKS {
+        if is_right(bytes) {
+            return;
+        }
+        thread::sleep(PAUSE);
+        bytes = opened.file.metadata().map_or(bytes, |metadata| metadata.len());
+    }
+    if !is_right(bytes) {
+        let base = relation.map_or(0, |relation| relation.first_block(rules.file_pages));
+        let damage = Damage::Length {
+            bytes,
+            page_bytes: rules.page_bytes,
+            most_pages,
+        };
+        found.report(
+            &opened.path,
+            base.wrapping_add((bytes / page_bytes) as u32),
+            damage,
+        );
+    }
+}
+
+/// Looks at the pages of one file.
 #[derive(Debug)]
-pub(super) struct Verifier<'a> {
+pub(super) struct Verifier {
     rules: Rules,
-    path: &'a [u8],
+    path: Arc<[u8]>,
     relation: RelationFile,
 }
 
-impl<'a> Verifier<'a> {
+impl Verifier {
     /// For a file with that path; `None` if it has no pages.
-    pub(super) fn of(rules: Option<Rules>, path: &'a [u8]) -> Option<Self> {
+    pub(super) fn of(rules: Option<Rules>, path: &[u8]) -> Option<Self> {
         let relation = relation_file(path)?;
         rules.map(|rules| Self {
             rules,
-            path,
+            path: path.into(),
             relation,
         })
     }
 
     /// Looks at the whole pages among `bytes`, which were read at `offset`. A page that is better the second time is
     /// put in its place.
-    pub(super) fn check(&self, bytes: &mut [u8], offset: u64, file: &File, found: &mut Pages) {
+    pub(super) fn check(&self, bytes: &mut [u8], offset: u64, file: &File, found: &mut Findings) {
         let page_bytes = u64::from(self.rules.page_bytes);
         let first = (offset / page_bytes) as u32;
         let base = self
@@ -54,54 +173,45 @@ impl<'a> Verifier<'a> {
         for (index, page) in (0..).zip(bytes.chunks_exact_mut(self.rules.page_bytes as usize)) {
             let block = base.wrapping_add(index);
             let place = offset + u64::from(index) * page_bytes;
-            match self.verdict(page, block, place, file) {
-                PageVerdict::Good => found.verified += 1,
-                PageVerdict::New | PageVerdict::Partial | PageVerdict::NewerThanBackup => {}
-                PageVerdict::Bad { computed, stated } => self.report(block, computed, stated, found),
+            let pause = if found.pages.bad < WAITED_FOR {
+                PAUSE
+            } else {
+                Duration::ZERO
+            };
+            match self.verdict(page, block, || {
+                read_again(file, place, pause, self.rules.page_bytes)
+            }) {
+                PageVerdict::Good => found.pages.verified += 1,
+                PageVerdict::New | PageVerdict::Partial => {}
+                PageVerdict::NewerThanBackup(lsn) => found.remember(lsn, &self.path, block),
+                PageVerdict::Damaged(damage) => found.report(&self.path, block, damage),
             }
         }
     }
 
-    fn verdict(&self, page: &mut [u8], block: u32, place: u64, file: &File) -> PageVerdict {
-        let verdict = self.rules.checker.check(page, block);
-        if !matches!(verdict, PageVerdict::Bad { .. }) {
-            return verdict;
-        }
-        let mut again = vec![0; page.len()];
-        if !read_at(file, &mut again, place).is_ok_and(|bytes| bytes == page.len()) {
+    fn verdict(&self, page: &mut [u8], block: u32, again: impl Fn() -> Option<Vec<u8>>) -> PageVerdict {
+        let mut verdict = self.rules.checker.check(page, block);
+        for _ in 0..LOOKS {
+            if !matches!(verdict, PageVerdict::Damaged(_)) {
+                break;
+            }
             // Cut off since: recovery does not need it.
-            return PageVerdict::Partial;
+            let Some(bytes) = again() else {
+                return PageVerdict::Partial;
+            };
+            page.copy_from_slice(&bytes);
+            verdict = self.rules.checker.check(page, block);
         }
-        page.copy_from_slice(&again);
-        self.rules.checker.check(page, block)
-    }
-
-    fn report(&self, block: u32, computed: u16, stated: u16, found: &mut Pages) {
-        let path = String::from_utf8_lossy(self.path).into_owned();
-        found.bad += 1;
-        if found.first_bad.len() < LISTED {
-            tracing::warn!(
-                "page {block} of {path} is damaged: its checksum is {stated}, its content gives {computed}. \
-                 HINT: the disk or its memory has changed it; an earlier backup may have it whole"
-            );
-            found.first_bad.push(BadPage { path, block });
-        }
+        verdict
     }
 }
 
-/// Adds what another thread has found.
-pub(super) fn add(all: &mut Pages, more: Pages) {
-    all.verified += more.verified;
-    all.bad += more.bad;
-    all.first_bad.extend(more.first_bad);
-}
-
-/// In order, and not more than are listed.
-pub(super) fn settle(mut all: Pages) -> Pages {
-    all.first_bad
-        .sort_by(|left, right| (&left.path, left.block).cmp(&(&right.path, right.block)));
-    all.first_bad.truncate(LISTED);
-    all
+/// The page at `place` as it is a moment later; `None` if it is no longer in the file.
+fn read_again(file: &File, place: u64, pause: Duration, page_bytes: u32) -> Option<Vec<u8>> {
+    thread::sleep(pause);
+    let mut bytes = vec![0; page_bytes as usize];
+    let read = read_at(file, &mut bytes, place).ok()?;
+    (read == bytes.len()).then_some(bytes)
 }
 
 #[cfg(test)]
@@ -109,60 +219,112 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::pg::Lsn;
+    use crate::pg::data_page::tests::good_page;
+
+    const START: Lsn = Lsn(0x0200_0000);
 
     fn rules() -> Rules {
         Rules {
             page_bytes: 8192,
             file_pages: 131_072,
-            checker: PageChecker::new(8192, Lsn(0x0200_0000)),
+            checker: PageChecker::new(8192, START, true),
         }
     }
 
-    fn page(block: u32) -> Vec<u8> {
-        let mut page = vec![7; 8192];
-        page[..8].fill(0);
-        let PageVerdict::Bad { computed, .. } = rules().checker.check(&page, block) else {
-            panic!("it has no checksum yet");
-        };
-        page[8..10].copy_from_slice(&computed.to_le_bytes());
+    /// The same page, changed at `lsn`.
+    fn at(mut page: Vec<u8>, lsn: u64) -> Vec<u8> {
+        page[..4].copy_from_slice(&((lsn >> 32) as u32).to_le_bytes());
+        page[4..8].copy_from_slice(&(lsn as u32).to_le_bytes());
         page
+    }
+
+    fn file(content: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        file
+    }
+
+    fn checked(path: &str, bytes: &mut [u8], file: &File) -> Findings {
+        let mut found = Findings::default();
+        let verifier = Verifier::of(Some(rules()), path.as_bytes()).unwrap();
+        verifier.check(bytes, 0, file, &mut found);
+        found
     }
 
     #[test]
     fn a_bad_page_is_named_by_its_block_in_the_relation() {
         let first = 131_072;
-        let good = [page(first), page(first + 1), vec![0; 8192], page(first + 3)].concat();
-        let mut bad = good.clone();
+        let page = |block| good_page(block, 7);
+        let mut bad = [page(first), page(first + 1), vec![0; 8192], page(first + 3)].concat();
         bad[8192 + 5000] ^= 1;
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&bad).unwrap();
-        let verifier = Verifier::of(Some(rules()), b"base/5/16384.1").unwrap();
-        let mut found = Pages::default();
-        verifier.check(&mut bad, 0, &file, &mut found);
-        let expected = BadPage {
-            path: "base/5/16384.1".into(),
-            block: first + 1,
-        };
-        assert_eq!(
-            (found.verified, found.bad, found.first_bad),
-            (2, 1, vec![expected])
-        );
+        let file = file(&bad);
+        let pages = checked("base/5/16384.1", &mut bad, &file).settle(START);
+        assert_eq!((pages.verified, pages.bad), (2, 1));
+        let named = &pages.first_bad[0];
+        assert_eq!((&*named.path, named.block), ("base/5/16384.1", first + 1));
+        assert!(named.reason.contains("checksum"), "{}", named.reason);
         assert!(Verifier::of(Some(rules()), b"base/5/pg_filenode.map").is_none());
     }
 
     #[test]
     fn a_page_that_is_whole_the_second_time_is_taken() {
-        let whole = page(0);
-        let mut torn = whole.clone();
-        torn[4096..].fill(1);
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&whole).unwrap();
-        let mut found = Pages::default();
-        Verifier::of(Some(rules()), b"base/5/16384")
-            .unwrap()
-            .check(&mut torn, 0, &file, &mut found);
-        assert_eq!((found.verified, found.bad), (1, 0));
-        assert!(torn == whole);
+        let whole = good_page(0, 7);
+        for torn_at in [0, 8, 4096] {
+            let mut torn = whole.clone();
+            torn[torn_at..].fill(1);
+            let pages = checked("base/5/16384", &mut torn, &file(&whole)).settle(START);
+            assert_eq!((pages.verified, pages.bad), (1, 0));
+            assert!(torn == whole);
+        }
+    }
+
+    #[test]
+    fn a_page_cut_off_meanwhile_is_not_needed() {
+        let mut torn = good_page(0, 7);
+        torn[5000] = 1;
+        let pages = checked("base/5/16384", &mut torn, &file(b"")).settle(START);
+        assert_eq!((pages.verified, pages.bad), (0, 0));
+    }
+
+    #[test]
+    fn a_change_that_the_wal_does_not_have_is_told_in_the_end() {
+        let page = good_page(0, 7);
+        let end = START.0 + 5000;
+        let mut bytes = [
+            at(page.clone(), end),
+            at(page.clone(), end + 1),
+            at(page, START.0),
+        ]
+        .concat();
+        let file = file(&bytes);
+        let mut all = Findings::default();
+        all.add(checked("base/5/1", &mut bytes, &file));
+        all.add(checked("base/5/2", &mut bytes, &file));
+        let pages = all.settle(Lsn(end));
+        assert_eq!((pages.verified, pages.bad), (0, 2));
+        let named: Vec<_> = pages
+            .first_bad
+            .iter()
+            .map(|page| (&*page.path, page.block))
+            .collect();
+        assert_eq!(named, [("base/5/1", 1), ("base/5/2", 1)]);
+    }
+
+    #[test]
+    fn however_many_pages_change_few_are_remembered() {
+        let mut found = Findings::default();
+        for round in 0..3 * REMEMBERED as u32 {
+            found.remember(
+                Lsn(START.0 + u64::from(round)),
+                &Arc::from(&b"base/5/1"[..]),
+                round,
+            );
+        }
+        assert_eq!(found.newest.len(), REMEMBERED);
+        let pages = found.settle(Lsn(START.0 + 3 * REMEMBERED as u64 - 2));
+        assert_eq!(
+            (pages.bad, pages.first_bad[0].block),
+            (1, 3 * REMEMBERED as u32 - 1)
+        );
     }
 }

@@ -5,16 +5,15 @@
 //! are read from that one open file.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::Error;
 use super::blocks::BLOCK_BYTES;
+use super::places::Places;
 use super::reading::as_asked;
-use super::walk::{Source, attributes, is_gone, real};
+use super::walk::{Source, attributes, is_gone};
 use crate::archive::tree::{Attributes, layout};
 
 /// Headers of a small file, roughly: what it costs in a bundle beside its content.
@@ -23,7 +22,7 @@ const MEMBER_BYTES: u64 = 2 * layout::BLOCK_BYTES;
 /// Everything that is to be copied.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) root: PathBuf,
+    pub(super) places: Places,
     pub(super) sources: Vec<Source>,
     /// Regular files among them.
     pub(super) files: u64,
@@ -70,46 +69,39 @@ struct State {
 }
 
 impl Plan {
-    pub(super) fn new(root: &Path, sources: Vec<Source>) -> Self {
+    pub(super) fn new(places: Places, sources: Vec<Source>) -> Self {
         let lengths = || sources.iter().filter_map(|source| source.bytes);
         Self {
-            root: root.to_owned(),
             files: lengths().count() as u64,
             bytes: lengths().sum(),
+            places,
             sources,
         }
     }
 
-    /// Opens a file; `None` if it has been removed since.
+    /// Opens a file; `None` if it has been removed since it was listed.
     pub(super) fn open(&self, source: u32) -> Result<Option<Opened>, Error> {
         let path = &self.sources[source as usize].path;
-        open(&self.root, path)
-    }
-}
-
-/// Opens a file of the data directory; `None` if it has been removed since it was listed.
-pub(super) fn open(root: &Path, path: &[u8]) -> Result<Option<Opened>, Error> {
-    let real = real(root, path);
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&real)
-        .and_then(|file| Ok((file.metadata()?, file)));
-    match opened {
-        Ok((metadata, file)) => {
-            // What is read in one go needs no advice.
-            if metadata.len() > BLOCK_BYTES {
-                as_asked(&file);
+        let opened = self
+            .places
+            .open(path)
+            .and_then(|file| Ok((file.metadata()?, file)));
+        match opened {
+            Ok((metadata, file)) => {
+                // What is read in one go needs no advice.
+                if metadata.len() > BLOCK_BYTES {
+                    as_asked(&file);
+                }
+                Ok(Some(Opened {
+                    path: path.clone(),
+                    file,
+                    bytes: metadata.len(),
+                    attributes: attributes(&metadata),
+                }))
             }
-            Ok(Some(Opened {
-                path: path.into(),
-                file,
-                bytes: metadata.len(),
-                attributes: attributes(&metadata),
-            }))
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(source) => Err(Error::read(&self.places.real(path), source)),
         }
-        Err(error) if is_gone(&error) => Ok(None),
-        Err(source) => Err(Error::Read { path: real, source }),
     }
 }
 

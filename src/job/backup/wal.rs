@@ -1,6 +1,5 @@
 //! The WAL of a backup: which it is, and waiting for it.
 
-use std::fs;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -11,6 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::Error;
 use crate::archive::tree::summary::{Backup, WalRange};
 use crate::archive::{self, Archive};
+use crate::beneath::Root;
 use crate::job::progress::{Phase, Progress};
 use crate::pg::{Lsn, SegmentName, Timeline, WalName, history};
 use crate::server::Session;
@@ -29,6 +29,9 @@ const EXPLAIN_AFTER: Duration = Duration::from_secs(20);
 /// How long one look may take.
 const LOOK_PATIENCE: Duration = Duration::from_secs(120);
 
+/// More bytes than any history has.
+const HISTORY_BYTES: u64 = 16 << 20;
+
 /// The WAL from `start` on timeline `first` up to `end`, oldest first. A standby may have followed its primary to
 /// `newest` meanwhile; where, its history in `pg_wal` says.
 pub(super) fn ranges(
@@ -43,11 +46,10 @@ pub(super) fn ranges(
             end,
         }]);
     }
-    let path = root.join("pg_wal").join(WalName::History(newest).to_string());
-    let bytes = fs::read(&path).map_err(|source| Error::Read {
-        path: path.clone(),
-        source,
-    })?;
+    let (directory, name) = (root.join("pg_wal"), WalName::History(newest).to_string());
+    let path = directory.join(&name);
+    let bytes = Root::open(&directory).and_then(|wal| wal.read(Path::new(&name), HISTORY_BYTES));
+    let bytes = bytes.map_err(|source| Error::read(&path, source))?;
     let ancestors = history::parse(&bytes, newest).map_err(|source| Error::History { path, source })?;
     Ok(follow(&ancestors, first, newest, start, end))
 }

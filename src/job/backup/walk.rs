@@ -1,8 +1,9 @@
 //! What belongs to a backup: a data directory listed while its server goes on, by the rules of [`exclude`].
 //!
-//! A path in the tree is also the path in the data directory: tablespaces and a moved `pg_wal` are reached through
-//! their links, and become directories. Files that vanish on the way have been dropped by the server, and recovery
-//! knows; nothing else may be missing.
+//! A path in the tree is also the path in the data directory. Where PostgreSQL needs what a link leads to, the link is
+//! followed ([`Places`]) and becomes a real directory or file: tablespaces, a moved `pg_wal`, a database or a single
+//! relation on another disk, settings and certificates. Other links are left out, and noted. Files that vanish on the
+//! way have been dropped by the server, and recovery knows; nothing else may be missing.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -13,7 +14,11 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::Error;
+use super::places::Places;
 use crate::archive::tree::Attributes;
+use crate::archive::tree::summary::Link;
+use crate::beneath::Root;
+use crate::pg::directories::is_postgresqls_own;
 use crate::pg::exclude::{self, Verdict};
 use crate::pg::relation::Unlogged;
 
@@ -27,101 +32,132 @@ pub(super) struct Source {
     pub(super) bytes: Option<u64>,
 }
 
+/// Whose files are listed, and by what rules.
+#[derive(Debug, Clone)]
+pub(super) struct Rules {
+    /// The server's data directory.
+    pub(super) root: PathBuf,
+    /// Its major version.
+    pub(super) major: u32,
+    /// The directory of this cluster in each tablespace.
+    pub(super) tablespace_directory: String,
+    /// Where the server writes its log, absolute or from the data directory.
+    pub(super) log_directory: PathBuf,
+    /// Its settings files, absolute.
+    pub(super) settings: Vec<PathBuf>,
+}
+
 /// A data directory, listed.
 #[derive(Debug)]
 pub(super) struct Walked {
-    /// Directories in path order, then files in path order.
+    /// As [`in_order`] has them.
     pub(super) sources: Vec<Source>,
     /// Its control file, which is copied last.
     pub(super) control: Source,
+    /// Where all of it is.
+    pub(super) places: Places,
+    /// Links that were followed or left out, but for those of tablespaces.
+    pub(super) links: Vec<Link>,
 }
 
-/// Where in the file system a path of the tree is.
-pub(super) fn real(root: &Path, path: &[u8]) -> PathBuf {
-    root.join(Path::new(std::ffi::OsStr::from_bytes(path)))
-}
-
-/// Lists what a base backup of PostgreSQL `major` copies from the data directory `root`.
-pub(super) fn walk(root: &Path, major: u32, tablespace_directory: &str) -> Result<Walked, Error> {
+/// Lists what a base backup of PostgreSQL copies.
+pub(super) fn walk(rules: &Rules) -> Result<Walked, Error> {
+    let root = &rules.root;
+    let opened = fs::metadata(root).and_then(|top| Ok((Places::of(root, top.uid())?, top)));
+    let (places, top) = opened.map_err(|source| unreadable(root, source))?;
     let mut walk = Walk {
-        root,
-        major,
-        tablespace_directory,
+        rules,
+        places,
         sources: Vec::new(),
         control: None,
+        links: Vec::new(),
         to_list: Vec::new(),
     };
-    walk.directory(Vec::new(), &stat(root)?);
+    walk.directory(Vec::new(), &top);
     while let Some(path) = walk.to_list.pop() {
         walk.list(&path)?;
     }
-    let mut sources = walk.sources;
+    in_order(&mut walk.sources);
+    let control = walk
+        .control
+        .ok_or_else(|| unreadable(&root.join("global/pg_control"), io::ErrorKind::NotFound.into()))?;
+    Ok(Walked {
+        sources: walk.sources,
+        control,
+        places: walk.places,
+        links: walk.links,
+    })
+}
+
+/// Directories in path order, then files in path order.
+pub(super) fn in_order(sources: &mut [Source]) {
     sources.sort_by(|left, right| {
         let key = |source: &Source| source.bytes.is_some();
         key(left)
             .cmp(&key(right))
             .then_with(|| left.path.cmp(&right.path))
     });
-    let control = walk.control.ok_or_else(|| Error::Read {
-        path: root.join("global/pg_control"),
-        source: io::ErrorKind::NotFound.into(),
-    })?;
-    Ok(Walked { sources, control })
 }
 
 struct Walk<'a> {
-    root: &'a Path,
-    major: u32,
-    tablespace_directory: &'a str,
+    rules: &'a Rules,
+    places: Places,
     sources: Vec<Source>,
     control: Option<Source>,
+    links: Vec<Link>,
     to_list: Vec<Vec<u8>>,
 }
 
 impl Walk<'_> {
     fn list(&mut self, parent: &[u8]) -> Result<(), Error> {
-        let real_parent = real(self.root, parent);
-        let names = match names(&real_parent) {
-            Ok(names) => names,
+        let listed = self.places.directory(parent).and_then(|directory| {
+            let names = directory.list(Path::new(""))?.into_iter();
+            Ok((
+                names.map(|(name, _)| name.into_vec()).collect::<Vec<_>>(),
+                directory,
+            ))
+        });
+        let (names, directory) = match listed {
+            Ok(listed) => listed,
             // A database that was dropped; the data directory itself cannot be.
             Err(error) if is_gone(&error) && !parent.is_empty() => return Ok(()),
-            Err(source) => {
-                return Err(Error::Read {
-                    path: real_parent,
-                    source,
-                });
-            }
+            Err(source) => return Err(unreadable(&self.places.real(parent), source)),
         };
         let unlogged = Unlogged::of_directory(parent, names.iter().map(Vec::as_slice));
         for name in &names {
             if !unlogged.leaves_out(name) {
-                self.member(parent, name)?;
+                self.member(parent, name, &directory)?;
             }
         }
         Ok(())
     }
 
-    fn member(&mut self, parent: &[u8], name: &[u8]) -> Result<(), Error> {
+    fn member(&mut self, parent: &[u8], name: &[u8], directory: &Root) -> Result<(), Error> {
         let path = if parent.is_empty() {
             name.to_vec()
         } else {
             [parent, b"/", name].concat()
         };
-        match exclude::verdict(parent, name, self.tablespace_directory) {
+        match exclude::verdict(parent, name, &self.rules.tablespace_directory) {
             Verdict::Skip => Ok(()),
             Verdict::Empty => self.emptied(path),
-            verdict => self.copied(parent, path, verdict),
+            Verdict::Copy | Verdict::CopyLast => self.copied(path, name, directory),
         }
     }
 
-    /// A directory whose contents are not copied; it may be a link to one.
+    /// A directory whose contents are not copied; it may be a link to one, or to where one will be.
     fn emptied(&mut self, path: Vec<u8>) -> Result<(), Error> {
-        let metadata = stat(&real(self.root, &path))?;
+        let real = self.places.real(&path);
+        let metadata = match fs::metadata(&real) {
+            Err(error) if is_gone(&error) && path != b"pg_wal" => fs::metadata(&self.rules.root),
+            found => found,
+        };
+        let metadata = metadata.map_err(|source| unreadable(&real, source))?;
         if !metadata.is_dir() {
             return Ok(());
         }
         if path == b"pg_wal" {
-            for inner in exclude::wal_directories(self.major) {
+            for inner in exclude::wal_directories(self.rules.major) {
                 self.push(inner.as_bytes().to_vec(), &metadata, None);
             }
         }
@@ -129,29 +165,107 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn copied(&mut self, parent: &[u8], path: Vec<u8>, verdict: Verdict) -> Result<(), Error> {
-        let real = real(self.root, &path);
-        let metadata = match fs::symlink_metadata(&real) {
+    fn copied(&mut self, path: Vec<u8>, name: &[u8], directory: &Root) -> Result<(), Error> {
+        let metadata = match directory.metadata(Path::new(std::ffi::OsStr::from_bytes(name))) {
             Ok(metadata) => metadata,
             Err(error) if is_gone(&error) => return Ok(()),
-            Err(source) => return Err(Error::Read { path: real, source }),
+            Err(source) => return Err(unreadable(&self.places.real(&path), source)),
         };
         let kind = metadata.file_type();
         if kind.is_dir() {
             self.directory(path, &metadata);
-        } else if kind.is_file() && verdict == Verdict::CopyLast {
-            self.control = Some(source(path, &metadata, Some(metadata.len())));
         } else if kind.is_file() {
-            self.push(path, &metadata, Some(metadata.len()));
-        } else if kind.is_symlink() && parent == b"pg_tblspc" {
-            self.directory(path, &stat(&real)?);
+            self.file(path, &metadata);
+        } else if kind.is_symlink() {
+            self.link(path)?;
         } else {
             tracing::warn!(
                 "{} is left out, as PostgreSQL does: it is neither a file nor a directory",
-                real.display()
+                self.places.real(&path).display()
             );
         }
         Ok(())
+    }
+
+    /// Follows a link that PostgreSQL follows, and notes it.
+    fn link(&mut self, path: Vec<u8>) -> Result<(), Error> {
+        let real = self.places.real(&path);
+        let found = fs::canonicalize(&real).and_then(|target| Ok((fs::metadata(&target)?, target)));
+        let (metadata, target) = match found {
+            Ok(found) => found,
+            Err(_) if fs::symlink_metadata(&real).is_err_and(|error| is_gone(&error)) => return Ok(()),
+            Err(source) if self.is_needed(&path) => return Err(Error::Link { path: real, source }),
+            Err(_) => {
+                self.note(&path, &real, Fate::Dangling);
+                return Ok(());
+            }
+        };
+        if metadata.is_dir() && self.is_needed(&path) {
+            let followed = self.places.follow_directory(&path, &target);
+            followed.map_err(|source| unreadable(&target, source))?;
+            if !path.starts_with(b"pg_tblspc/") || path[b"pg_tblspc/".len()..].contains(&b'/') {
+                self.note(&path, &target, Fate::Followed);
+            }
+            self.directory(path, &metadata);
+        } else if metadata.is_file() && self.places.may_follow(&metadata) {
+            self.note(&path, &target, Fate::Followed);
+            self.places.follow_file(&path, target);
+            self.file(path, &metadata);
+        } else if metadata.is_file() && self.is_needed(&path) {
+            return Err(Error::Link {
+                path: real,
+                source: io::ErrorKind::PermissionDenied.into(),
+            });
+        } else if !self.is_log(&real, &target) {
+            self.note(&path, &target, Fate::LeftOut);
+        }
+        Ok(())
+    }
+
+    /// Cannot the server do without what has this path?
+    fn is_needed(&self, path: &[u8]) -> bool {
+        let slash = path.iter().rposition(|byte| *byte == b'/');
+        let in_its_own = slash.is_some_and(|slash| is_postgresqls_own(&path[..slash]));
+        let real = self.places.real(path);
+        let has_settings = |file: &PathBuf| file.starts_with(&real);
+        in_its_own
+            || is_postgresqls_own(path)
+            || path == b"PG_VERSION"
+            || self.rules.settings.iter().any(has_settings)
+    }
+
+    fn is_log(&self, real: &Path, target: &Path) -> bool {
+        let log = self.rules.root.join(&self.rules.log_directory);
+        log == real || log == target
+    }
+
+    fn note(&mut self, path: &[u8], target: &Path, fate: Fate) {
+        let (path, target) = (
+            String::from_utf8_lossy(path).into_owned(),
+            target.display().to_string(),
+        );
+        match fate {
+            Fate::Followed => tracing::info!("{path} is a link: {target} is in the backup in its place"),
+            Fate::LeftOut => tracing::warn!(
+                "{path} is left out: it is a link to {target}, which PostgreSQL does not need. HINT: a directory in \
+                 its place would be in the backup"
+            ),
+            Fate::Dangling => tracing::warn!("{path} is left out: it is a link to what is not there"),
+        }
+        self.links.push(Link {
+            path,
+            target,
+            followed: matches!(fate, Fate::Followed),
+        });
+    }
+
+    fn file(&mut self, path: Vec<u8>, metadata: &Metadata) {
+        let bytes = Some(metadata.len());
+        if path == b"global/pg_control" {
+            self.control = Some(source(path, metadata, bytes));
+        } else {
+            self.push(path, metadata, bytes);
+        }
     }
 
     fn directory(&mut self, path: Vec<u8>, metadata: &Metadata) {
@@ -164,7 +278,15 @@ impl Walk<'_> {
     }
 }
 
-fn source(path: Vec<u8>, metadata: &Metadata, bytes: Option<u64>) -> Source {
+/// What becomes of a link.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Followed,
+    LeftOut,
+    Dangling,
+}
+
+pub(super) fn source(path: Vec<u8>, metadata: &Metadata, bytes: Option<u64>) -> Source {
     Source {
         path: path.into(),
         attributes: attributes(metadata),
@@ -186,21 +308,13 @@ pub(super) fn attributes(metadata: &Metadata) -> Attributes {
     }
 }
 
-fn names(directory: &Path) -> io::Result<Vec<Vec<u8>>> {
-    let entries = fs::read_dir(directory)?;
-    entries.map(|entry| Ok(entry?.file_name().into_vec())).collect()
-}
-
-fn stat(path: &Path) -> Result<Metadata, Error> {
-    fs::metadata(path).map_err(|source| Error::Read {
-        path: path.to_owned(),
-        source,
-    })
-}
-
 /// Was it removed since it was listed?
 pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
+}
+
+fn unreadable(path: &Path, source: io::Error) -> Error {
+    Error::read(path, source)
 }
 
 #[cfg(test)]
@@ -240,9 +354,16 @@ mod tests {
             fs::write(data.join(file), "x").unwrap();
         }
         let odd = [&b"base/5/\xff"[..]].concat();
-        fs::write(real(&data, &odd), "x").unwrap();
+        fs::write(data.join(std::ffi::OsStr::from_bytes(&odd)), "x").unwrap();
         let _socket = UnixListener::bind(data.join("socket")).unwrap();
-        let walked = walk(&data, 15, "PG_15_202209061").unwrap();
+        let walked = walk(&Rules {
+            root: data.clone(),
+            major: 15,
+            tablespace_directory: "PG_15_202209061".into(),
+            log_directory: "elsewhere".into(),
+            settings: vec![],
+        })
+        .unwrap();
         let paths = |files: bool| -> Vec<String> {
             let chosen = walked
                 .sources

@@ -68,6 +68,8 @@ impl TreeDraft {
             label: label.label,
             own_wal: self.own_segments(control.segment_size),
             tablespaces: self.plain_tablespaces().await?,
+            links: Vec::new(),
+            outside: Vec::new(),
             pages: None,
         })
     }

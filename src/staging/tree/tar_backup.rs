@@ -54,6 +54,8 @@ impl TreeDraft {
             label: label.map(|label| label.label).unwrap_or_default(),
             own_wal: whole.map(|(name, _)| *name).collect(),
             tablespaces: self.tar_tablespaces(&map)?,
+            links: Vec::new(),
+            outside: Vec::new(),
             pages: None,
         })
     }
