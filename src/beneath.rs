@@ -216,6 +216,20 @@ impl Root {
         )?)
     }
 
+    /// Moves something to another directory, in the same file system. What has that name there and is no directory goes.
+    ///
+    /// # Errors
+    /// Those of `renameat(2)`, `EXDEV` for another file system; a link in the way.
+    pub(crate) fn move_to(&self, from: &Path, other: &Self, to: &Path) -> io::Result<()> {
+        let ((from_parent, from_name), (to_parent, to_name)) = (self.parent(from)?, other.parent(to)?);
+        Ok(rustix::fs::renameat(
+            &from_parent,
+            from_name,
+            &to_parent,
+            to_name,
+        )?)
+    }
+
     /// Removes a file or a link, not what it leads to. Says whether there was one.
     ///
     /// # Errors

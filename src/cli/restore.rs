@@ -1,6 +1,7 @@
 //! `walfs restore`: a backup becomes a data directory.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
@@ -12,7 +13,8 @@ use jiff::Timestamp;
 use crate::archive;
 use crate::archive::tree::LATEST;
 use crate::job::restore::{
-    Choice, Mapping, Options, Owner, Ownership, Recovery, Target, TargetAction, TargetTimeline, restore,
+    Choice, Mapping, OldWal, Options, Owner, Ownership, Recovery, Target, TargetAction, TargetTimeline,
+    restore,
 };
 use crate::mount::kernel::{self, lookup_user};
 use crate::pg::{Lsn, Timeline};
@@ -44,9 +46,23 @@ pub struct RestoreArgs {
     /// removed is listed.
     #[arg(long)]
     delta: bool,
+    /// WAL in DIR that the archive does not have: leave it in pg_wal, where a recovery to the end finds it
+    ///
+    /// After a crash the newest commits are only there. Without this or --set-aside-wal such WAL is named, and nothing done.
+    #[arg(long, conflicts_with_all = ["set_aside_wal", "target"])]
+    keep_wal: bool,
+    /// WAL in DIR that the archive does not have: move it to a new directory [default: one beside DIR, or beside its WAL]
+    #[arg(long, value_name = "NEWDIR", num_args = 0..=1, require_equals = true)]
+    set_aside_wal: Option<Option<PathBuf>>,
+    /// Put the WAL on a disk of its own: pg_wal is a link to WALDIR, which is empty or made
+    ///
+    /// Without it a link pg_wal in DIR stays, and so does the directory that it leads to, also with --delta. DIR/pg_wal may be
+    /// prepared, as a link or as an empty mount point (with lost+found).
+    #[arg(long, value_name = "WALDIR")]
+    waldir: Option<PathBuf>,
     /// Put a tablespace elsewhere; OLDDIR is where it was, or its oid [default: where it was]
     ///
-    /// May be given several times. NEWDIR is absolute, and empty or made.
+    /// May be given several times. NEWDIR is absolute, and empty or made. Where a name has =, write \=.
     #[arg(long, value_name = "OLDDIR=NEWDIR", value_parser = mapping)]
     tablespace_mapping: Vec<Mapping>,
     /// As root: whom all files shall belong to [default: the numbers that they had in the backup]
@@ -147,7 +163,9 @@ A target in postgresql.conf itself is left there: PostgreSQL refuses two differe
 DIR is refused if a server or another walfs restore runs in it, if it lies in a local archive or around it, or if it is \
 not empty: unless --delta is given and it belongs to the same cluster, \
 or it is what an interrupted restore has left. --delta removes what is not in the backup; a directory that a link in it \
-points to is left as it is, only the link goes.
+points to is left as it is, only the link goes. WAL that the archive does not have is never removed. No link below DIR, a \
+tablespace's directory or WALDIR is followed: a backup with a link in place of its data is refused, and pg_wal and other \
+directories that are empty in every backup are made in place of a link.
 
 Without walfs: with the archive mounted, `cp -a /mnt/walfs/basebackups/LATEST/. DIR` gives the same files; then write \
 restore_command as `walfs postgres-config` prints it, and make recovery.signal. Tablespaces are the directories \
@@ -204,7 +222,8 @@ async fn restore_backup(arguments: &RestoreArgs) -> Result<(), Failure> {
 /// A data directory in a mount of walfs would become a backup there.
 fn refuse_a_mount(options: &Options) -> Result<(), Failure> {
     let tablespaces = options.tablespaces.iter().map(|mapping| &mapping.new);
-    for directory in std::iter::once(&options.directory).chain(tablespaces) {
+    let others = options.waldir.iter().chain(tablespaces);
+    for directory in std::iter::once(&options.directory).chain(others) {
         if kernel::is_in_walfs(directory) {
             let directory = directory.display();
             return Err(format!(
@@ -232,6 +251,8 @@ fn options(arguments: &RestoreArgs) -> Result<Options, Failure> {
         backup: arguments.backup.clone(),
         directory: path::absolute(&arguments.directory)?,
         delta: arguments.delta,
+        old_wal: old_wal(arguments)?,
+        waldir: arguments.waldir.as_ref().map(path::absolute).transpose()?,
         tablespaces: arguments.tablespace_mapping.clone(),
         owner: ownership(arguments.owner.as_deref())?,
         jobs: usize::from(arguments.jobs),
@@ -248,6 +269,14 @@ fn options(arguments: &RestoreArgs) -> Result<Options, Failure> {
             archiving: !recovery.no_archiving,
             restore_command: command(arguments)?,
         },
+    })
+}
+
+fn old_wal(arguments: &RestoreArgs) -> io::Result<OldWal> {
+    Ok(match &arguments.set_aside_wal {
+        _ if arguments.keep_wal => OldWal::Keep,
+        None => OldWal::Refuse,
+        Some(directory) => OldWal::SetAside(directory.as_ref().map(path::absolute).transpose()?),
     })
 }
 
@@ -327,14 +356,21 @@ fn choice(text: &str) -> Result<Choice, String> {
     Ok(Choice::Named(name))
 }
 
+/// As pg_basebackup reads it: the first `=` without a backslash divides, `\=` is part of a name.
 fn mapping(text: &str) -> Result<Mapping, String> {
-    match text.split_once('=') {
-        Some((old, new)) if !old.is_empty() && Path::new(new).is_absolute() => Ok(Mapping {
-            old: old.to_owned(),
-            new: PathBuf::from(new),
-        }),
-        _ => Err(format!("{text:?} is not OLDDIR=NEWDIR with an absolute NEWDIR")),
+    let wrong =
+        || format!("{text:?} is not OLDDIR=NEWDIR with an absolute NEWDIR; write \\= for = in a name");
+    let divides = |(at, _): &(usize, &str)| !text[..*at].ends_with('\\');
+    let mut divisions = text.match_indices('=').filter(divides);
+    let (Some((at, _)), None) = (divisions.next(), divisions.next()) else {
+        return Err(wrong());
+    };
+    let name = |part: &str| part.replace("\\=", "=");
+    let (old, new) = (name(&text[..at]), PathBuf::from(name(&text[at + 1..])));
+    if old.is_empty() || !new.is_absolute() {
+        return Err(wrong());
     }
+    Ok(Mapping { old, new })
 }
 
 fn timeline(text: &str) -> Result<TargetTimeline, String> {
@@ -382,6 +418,9 @@ mod tests {
         assert!(time("2026-11-21 14:00:00").is_err());
         assert!(mapping("/a=b").is_err() && mapping("/a").is_err());
         assert_eq!(mapping("16400=/b").unwrap().new, Path::new("/b"));
+        let odd = mapping(r"/a\=b=/c\=d\e").unwrap();
+        assert_eq!((&*odd.old, &*odd.new), ("/a=b", Path::new(r"/c=d\e")));
+        assert!(mapping("/a=b=/c").is_err() && mapping(r"/a\=/b").is_err());
         assert_eq!(timeline("3"), Ok(TargetTimeline::Number(Timeline(3))));
         assert!(timeline("0").is_err());
     }

@@ -9,6 +9,9 @@ use serde::Serialize;
 use crate::job::restore::{Options, Report, Target, TargetAction};
 use crate::pg::SegmentName;
 
+/// Files that are named on a terminal; the others are counted.
+const NAMED: usize = 20;
+
 /// `walfs restore --json`.
 #[derive(Debug, Serialize)]
 struct Restored<'a> {
@@ -20,12 +23,21 @@ struct Restored<'a> {
     kept_bytes: u64,
     fetched_bytes: u64,
     removed: Vec<&'a Path>,
+    wal_set_aside: Option<SetAside<'a>>,
+    wal_kept: &'a [String],
+    waldir: Option<&'a Path>,
     tablespaces: Vec<Tablespace<'a>>,
     target: String,
     timeline: u32,
     wal_until: String,
     wal_gap: Option<String>,
     warnings: &'a [String],
+}
+
+#[derive(Debug, Serialize)]
+struct SetAside<'a> {
+    directory: &'a Path,
+    files: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,16 +64,8 @@ pub(super) fn print(report: &Report, options: &Options, user: Option<String>, js
         options.directory.display(),
         bytes(report, options)
     )?;
-    for path in report.removed.iter().filter(|_| options.dry_run) {
-        writeln!(out, "would remove {}", path.display())?;
-    }
-    if !options.dry_run && !report.removed.is_empty() {
-        writeln!(
-            out,
-            "removed {} files and directories that are not in it",
-            report.removed.len()
-        )?;
-    }
+    say_removed(&mut out, report, options)?;
+    say_wal(&mut out, report, options)?;
     for place in &report.tablespaces {
         writeln!(out, "tablespace {}: {}", place.oid, place.directory.display())?;
     }
@@ -75,6 +79,46 @@ pub(super) fn print(report: &Report, options: &Options, user: Option<String>, js
         return Ok(());
     }
     next(&mut out, report, options, user)
+}
+
+/// What went, or will: some of it by name, all of it in `--json`.
+fn say_removed(out: &mut impl Write, report: &Report, options: &Options) -> io::Result<()> {
+    let what = if options.dry_run {
+        "would remove"
+    } else {
+        "removed"
+    };
+    for path in report.removed.iter().take(NAMED) {
+        writeln!(out, "{what} {}", path.display())?;
+    }
+    match report.removed.len().saturating_sub(NAMED) {
+        0 => Ok(()),
+        more => writeln!(
+            out,
+            "{what} {more} more files and directories that are not in it; --json names all"
+        ),
+    }
+}
+
+fn say_wal(out: &mut impl Write, report: &Report, options: &Options) -> io::Result<()> {
+    let would = if options.dry_run { "would be " } else { "" };
+    if let Some(waldir) = &report.waldir {
+        writeln!(out, "pg_wal: a link to {}", waldir.display())?;
+    }
+    if let Some(aside) = &report.set_aside {
+        let (files, to) = (aside.files.len(), aside.directory.display());
+        writeln!(
+            out,
+            "{files} files of WAL that is not in the archive {would}moved to {to}"
+        )?;
+    }
+    match report.kept_wal.len() {
+        0 => Ok(()),
+        files => writeln!(
+            out,
+            "{files} files of WAL that is not in the archive {would}left in pg_wal"
+        ),
+    }
 }
 
 fn bytes(report: &Report, options: &Options) -> String {
@@ -92,7 +136,7 @@ fn bytes(report: &Report, options: &Options) -> String {
 
 /// The commands that an operator needs now.
 fn next(out: &mut impl Write, report: &Report, options: &Options, user: Option<String>) -> io::Result<()> {
-    let as_user = user.map_or_else(String::new, |user| format!("sudo -u {user} "));
+    let as_user = user.map_or_else(String::new, |user| format!("sudo -u {} ", as_sudo_reads(&user)));
     let directory = options.directory.to_string_lossy().replace('\'', r"'\''");
     let program = report
         .postgresql_major
@@ -123,6 +167,14 @@ fn next(out: &mut impl Write, report: &Report, options: &Options, user: Option<S
     Ok(())
 }
 
+/// A user without a name is a number, which sudo takes for a name without its sign.
+fn as_sudo_reads(user: &str) -> String {
+    match user.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => format!("'#{user}'"),
+        false => user.to_owned(),
+    }
+}
+
 fn as_json<'a>(report: &'a Report, options: &'a Options) -> Restored<'a> {
     let name = |segment: SegmentName| segment.to_string();
     Restored {
@@ -134,6 +186,12 @@ fn as_json<'a>(report: &'a Report, options: &'a Options) -> Restored<'a> {
         kept_bytes: report.kept_bytes,
         fetched_bytes: report.fetched_bytes,
         removed: report.removed.iter().map(|path| path.as_path()).collect(),
+        wal_set_aside: report.set_aside.as_ref().map(|aside| SetAside {
+            directory: &aside.directory,
+            files: aside.files.iter().map(ToString::to_string).collect(),
+        }),
+        wal_kept: &report.kept_wal,
+        waldir: report.waldir.as_deref(),
         tablespaces: report
             .tablespaces
             .iter()

@@ -1,7 +1,9 @@
 //! `walfs wal-push`, `wal-fetch` and `wal-list`: WAL without a mount, by the same code and with the same promises; or,
 //! with `--mount`, through one.
 
+use std::fs::Permissions;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -230,10 +232,24 @@ fn beside(path: &Path) -> Result<NamedTempFile, String> {
 }
 
 fn put_in_place(whole: NamedTempFile, path: &Path) -> Result<(), String> {
+    let readable = whole
+        .as_file()
+        .set_permissions(Permissions::from_mode(mode_of(path)));
+    readable.map_err(|error| cannot_write(path, &error))?;
     let placed = whole
         .persist(path)
         .map_err(|error| cannot_write(path, &error.error));
     placed.map(drop)
+}
+
+/// For its owner alone; in a directory of a cluster whose group may read (`initdb --allow-group-access`), for that too.
+fn mode_of(path: &Path) -> u32 {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let found = std::fs::metadata(parent.unwrap_or(Path::new(".")));
+    match found.map(|found| found.permissions().mode() & 0o777) {
+        Ok(0o750) => 0o640,
+        _ => 0o600,
+    }
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> String {

@@ -8,14 +8,18 @@
 //! server could start from; running the same command again goes on. It comes poisoned ([`crate::pg::control::poison`]):
 //! without its `backup_label` the data directory does not start.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::check::{Checked, Start};
+use self::check::Checked;
 use self::content::Source;
+use self::finish::Access;
 use self::lock::Lock;
-use self::place::{CONTROL, MARK, Mark};
+use self::place::{CONTROL, Mark};
+use self::spot::{Base, Roots, Spot};
+use self::start::Start;
 use super::progress::{Phase, Progress};
 use crate::archive::Archive;
 use crate::archive::tree::summary::Shape;
@@ -30,20 +34,27 @@ mod content;
 mod error;
 mod fill;
 mod finish;
+mod links;
 mod lock;
 mod place;
+mod plan;
 mod settings;
+mod spot;
+mod start;
 mod tablespaces;
 mod tar;
 mod target;
+mod unarchived;
 mod wal;
 mod work;
 
 pub use choose::Choice;
 pub use error::Error;
+pub use plan::{Aside, OldWal};
 pub use settings::Recovery;
 pub use tablespaces::{Mapping, Place};
 pub use target::{Target, TargetAction, TargetTimeline};
+pub use unarchived::Unarchived;
 pub use wal::Reach;
 
 /// What is to be restored, where to, and how.
@@ -55,6 +66,10 @@ pub struct Options {
     pub directory: PathBuf,
     /// May it hold an older state of the same cluster?
     pub delta: bool,
+    /// What becomes of WAL there that the archive does not have.
+    pub old_wal: OldWal,
+    /// The directory that `pg_wal` shall be a link to; `None`: as the data directory has it. Absolute.
+    pub waldir: Option<PathBuf>,
     /// Tablespaces that go elsewhere.
     pub tablespaces: Vec<Mapping>,
     /// Whom all files are given to; usual if the process is root, impossible otherwise. `None`: whose they are made by.
@@ -106,6 +121,12 @@ pub struct Report {
     pub fetched_bytes: u64,
     /// What is not in the backup and was removed.
     pub removed: Vec<PathBuf>,
+    /// WAL that the archive does not have and that was moved.
+    pub set_aside: Option<Aside>,
+    /// Names of such WAL that was left in `pg_wal`.
+    pub kept_wal: Vec<String>,
+    /// The directory that `pg_wal` is a link to.
+    pub waldir: Option<PathBuf>,
     /// Tablespaces, and where they are.
     pub tablespaces: Vec<Place>,
     /// How far the archived WAL leads.
@@ -131,33 +152,34 @@ pub async fn restore(
     if options.dry_run {
         return Ok(report);
     }
-    let data = &options.directory;
-    let _lock = begin(&checked, data, lock)?;
+    let (roots, _lock) = begin(&checked, lock)?;
     progress.phase(Phase::Restoring {
         bytes: report.bytes - report.kept_bytes,
     });
     let segment_bytes = checked.summary.backup.segment_bytes;
-    let bring_wal = || finish::bring_wal(archive, data, &checked.segments, segment_bytes, patience);
-    let mut control = match checked.summary.backup.shape {
+    let segments = &checked.segments;
+    let bring_wal = |access| finish::bring_wal(archive, &roots, segments, segment_bytes, access, patience);
+    let (mut control, access) = match checked.summary.backup.shape {
         Shape::Plain => {
-            make_places(&checked, options)?;
-            let fill = fill::fill(&checked.source, &checked.files, options.jobs, progress);
+            let access = Access::of_tree(&checked.source.tree);
+            make_places(&checked, &roots, options)?;
+            let fill = fill::fill(&checked.source, &roots, &checked.files, options.jobs, progress);
             if has_files_of_wal(&checked) {
                 // The archive's are right, and written last.
                 report.fetched_bytes = fill.await?;
-                bring_wal().await?;
+                bring_wal(access).await?;
             } else {
-                (report.fetched_bytes, ()) = tokio::try_join!(fill, bring_wal())?;
+                (report.fetched_bytes, ()) = tokio::try_join!(fill, bring_wal(access))?;
             }
-            checked.control.clone()
+            (checked.control.clone(), access)
         }
         Shape::Tar => {
-            let control = tar::unpack(&checked.source, data, &checked.places).await?;
-            bring_wal().await?;
-            control
+            let unpacked = tar::unpack(&checked.source, &roots).await?;
+            bring_wal(unpacked.access).await?;
+            (unpacked.control, unpacked.access)
         }
     };
-    complete(&checked, options, &mut control, progress)?;
+    complete(&checked, &roots, options, access, &mut control, progress)?;
     Ok(report)
 }
 
@@ -185,133 +207,108 @@ fn report(checked: &Checked) -> Report {
             _ => checked
                 .summary
                 .bytes
-                .saturating_sub(missing_bytes + CONTROL_FILE_BYTES as u64),
+                .saturating_sub(missing_bytes.saturating_add(CONTROL_FILE_BYTES as u64)),
         },
         fetched_bytes: 0,
-        removed: checked.strangers.clone(),
-        tablespaces: checked.places.clone(),
+        removed: checked
+            .plan
+            .remove
+            .iter()
+            .map(|spot| checked.bases.path(spot))
+            .collect(),
+        set_aside: checked.plan.aside.clone(),
+        kept_wal: checked.plan.kept.iter().map(ToString::to_string).collect(),
+        waldir: checked.bases.wal.clone(),
+        tablespaces: checked.bases.places.clone(),
         reach: checked.reach.clone(),
         warnings: checked.warnings.clone(),
     }
 }
 
 /// From here on the directory is changed: it is marked, and no server starts from it.
-fn begin(checked: &Checked, data: &Path, lock: Option<Lock>) -> Result<Lock, Error> {
-    place::check_no_server(data)?;
+fn begin(checked: &Checked, lock: Option<Lock>) -> Result<(Arc<Roots>, Lock), Error> {
+    let (bases, plan) = (&checked.bases, &checked.plan);
+    place::check_no_server(&bases.data)?;
+    plan.prepare(&Roots::open(bases)?)?;
     let lock = match lock {
         Some(lock) => lock,
-        None => lock::make(data)?,
+        None => lock::make(&bases.data)?,
     };
+    let roots = Roots::make(bases)?;
     let mark = Mark {
         archive_id: checked.source.archive.marker().archive_id.clone(),
         backup: checked.source.backup.to_string(),
         system_identifier: checked.system_id.map(|id| id.to_string()),
-        tablespaces: checked
-            .places
-            .iter()
-            .map(|place| place.directory.clone())
-            .collect(),
+        tablespaces: bases.places.iter().map(|place| place.directory.clone()).collect(),
+        waldir: bases.wal.clone(),
     };
-    mark.write(data)?;
-    let control = data.join(CONTROL);
-    if control.exists() {
-        place::remove_file(&control)?;
-        place::sync_directory(&data.join("global"))?;
-    }
-    for place in &checked.places {
-        place::make_directory(&place.directory)?;
-    }
-    let begins_anew = checked.start == Start::Unfinished && checked.summary.backup.shape == Shape::Tar;
-    if begins_anew {
-        empty(data)?;
-        checked
-            .places
-            .iter()
-            .try_for_each(|place| empty(&place.directory))?;
-    }
-    checked
-        .strangers
-        .iter()
-        .try_for_each(|stranger| remove(stranger))?;
-    Ok(lock)
-}
-
-/// Removes everything in a directory but the mark.
-fn empty(directory: &Path) -> Result<(), Error> {
-    for entry in fs::read_dir(directory).map_err(Error::at("read", directory))? {
-        let entry = entry.map_err(Error::at("read", directory))?;
-        if entry.file_name() != MARK {
-            remove(&entry.path())?;
+    mark.write(roots.root(Base::Data).map_err(Error::at("open", &bases.data))?)?;
+    let control = bases.spot(CONTROL.as_bytes());
+    roots.on("remove", &control, |root, below| {
+        match root.remove_file(below)? {
+            true => root.sync_directory(Path::new("global")),
+            false => Ok(()),
         }
-    }
-    Ok(())
-}
-
-fn remove(path: &Path) -> Result<(), Error> {
-    let is_directory = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
-    if is_directory {
-        fs::remove_dir_all(path).map_err(Error::at("remove", path))
-    } else {
-        place::remove_file(path)
-    }
+    })?;
+    plan.carry_out(&roots)?;
+    Ok((Arc::new(roots), lock))
 }
 
 /// Makes all directories, links, and files but the control file, as long as they shall be.
-fn make_places(checked: &Checked, options: &Options) -> Result<(), Error> {
-    for (entry, path) in destinations(&checked.source, checked, options) {
+fn make_places(checked: &Checked, roots: &Roots, options: &Options) -> Result<(), Error> {
+    for (entry, spot) in destinations(checked) {
         match &entry.content {
-            Content::Directory => place::make_directory(&path)?,
-            Content::Symlink(to) => link(to, &path)?,
+            Content::Directory => {
+                roots.on("create", &spot, |root, below| root.make_directory(below, 0o700))?;
+            }
+            Content::Symlink(to) => {
+                let to = Path::new(OsStr::from_bytes(to));
+                roots.on("create", &spot, |root, below| root.link(to, below))?;
+            }
             Content::File { .. } => {}
         }
     }
-    work::for_each(&checked.files, options.jobs, fill::make_file).map(drop)
+    work::for_each(&checked.files, options.jobs, |file| fill::make_file(roots, file)).map(drop)
 }
 
-fn link(to: &[u8], path: &Path) -> Result<(), Error> {
-    use std::os::unix::ffi::OsStrExt;
-    let made = std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(to), path);
-    made.map_err(Error::at("create", path))
-}
-
-fn destinations<'a>(source: &'a Source, checked: &Checked, options: &Options) -> Vec<(&'a Entry, PathBuf)> {
-    let to = |entry: &Entry| tablespaces::destination(&options.directory, &checked.places, &entry.path);
-    source
-        .tree
-        .entries()
-        .iter()
-        .map(|entry| (entry, to(entry)))
+/// Each entry of a plain backup, and where it goes.
+fn destinations(checked: &Checked) -> Vec<(&Entry, Spot)> {
+    let entries = checked.source.tree.entries().iter();
+    entries
+        .map(|entry| (entry, checked.bases.spot(&entry.path)))
+        .filter(|(_, spot)| !checked.bases.is_nested(spot))
         .collect()
 }
 
 /// All bytes are there: links, settings and attributes; then everything is made durable, and the control file put.
 fn complete(
     checked: &Checked,
+    roots: &Roots,
     options: &Options,
+    access: Access,
     control: &mut [u8],
     progress: &Arc<dyn Progress>,
 ) -> Result<(), Error> {
-    let data = &options.directory;
-    finish::link_tablespaces(data, &checked.places)?;
-    finish::write_settings(data, &options.recovery)?;
-    finish::poison_control(data, control)?;
-    if checked.summary.backup.shape == Shape::Plain {
-        let entries = destinations(&checked.source, checked, options);
-        finish::set_attributes(&entries, options.jobs)?;
+    finish::link_elsewhere(roots, access)?;
+    finish::write_settings(roots, &options.recovery, access)?;
+    finish::poison_control(roots, control, access)?;
+    let tree = &checked.source.tree;
+    let is_plain = checked.summary.backup.shape == Shape::Plain;
+    if is_plain {
+        finish::set_attributes(roots, &destinations(checked), options.jobs)?;
     }
+    finish::set_access(roots, access)?;
     let owner = owner(options.owner, &checked.source);
-    let directories = || std::iter::once(data).chain(checked.places.iter().map(|place| &place.directory));
     if let Some(owner) = owner {
-        directories().try_for_each(|directory| finish::own_all(directory, owner))?;
+        finish::own_all(roots, is_plain.then_some(&**tree), owner)?;
     }
     if options.sync {
         progress.phase(Phase::Syncing);
-        directories().try_for_each(|directory| place::sync_file_system(directory))?;
+        for base in roots.bases.all() {
+            place::sync_file_system(roots.bases.directory(base))?;
+        }
     }
-    let mode = checked.source.tree.find(CONTROL.as_bytes());
-    let mode = mode.and_then(|number| checked.source.tree.entry(number));
-    let mode = mode.map_or(0o600, |entry| entry.attributes.mode);
-    finish::put_control(data, control, mode, owner)
+    finish::put_control(roots, control, access.file(), owner)
 }
 
 fn owner(ownership: Ownership, source: &Source) -> Option<Owner> {

@@ -243,6 +243,42 @@ fn b6_a_killed_restore_of_tar_files_ends_right() {
         back.log()
     );
     assert_eq!(back.query("SELECT count(*) FROM pgbench_accounts"), "400000");
+    back.kill9();
+    knows_a_tablespace_in_compressed_tar_files(&site, &dir);
+}
+
+/// Its place is told in base.tar.gz only.
+fn knows_a_tablespace_in_compressed_tar_files(site: &Mounted, dir: &Path) {
+    let space = site.world.owned_dir("space");
+    let server = &site.server;
+    server.query(&format!("CREATE TABLESPACE fast LOCATION '{}'", space.display()));
+    server.query("CREATE TABLE there TABLESPACE fast AS SELECT generate_series(1, 5000) AS id");
+    site.take("packed", &["-Ft", "-z", "-Xfetch"]);
+    let restoring = |arguments: &[&str]| {
+        let mut restore = walfs(&site.world, &site.mount.user().clone());
+        restore
+            .args(["restore", "--no-archiving", "--archive"])
+            .arg(site.world.archive());
+        restore.args(arguments).arg("packed").arg(dir.join("data"));
+        restore.output().expect("run walfs")
+    };
+    fs::remove_dir_all(dir.join("data")).expect("remove what was restored");
+    let place = space.display().to_string();
+    assert_refused(&restoring(&[]), &[&place, "is not empty"]);
+    let elsewhere = dir.join("space");
+    let output = restoring(&[
+        "--tablespace-mapping",
+        &format!("{place}={}", elsewhere.display()),
+    ]);
+    assert!(output.status.success(), "{}", said(&output));
+    let mut back = Postgres::start_as_it_is(dir, newest(), &[]);
+    assert_eq!(
+        back.recovery_within(wait::LONG),
+        Recovery::Promoted,
+        "{}",
+        back.log()
+    );
+    assert_eq!(back.query("SELECT count(*) FROM there"), "5000");
 }
 
 /// Two at once would write into each other's files.

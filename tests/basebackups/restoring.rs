@@ -267,10 +267,13 @@ fn b6_delta_fetches_only_what_differs() {
 
     let refused = site.try_restore("monday", &old, &[]);
     assert_refused(&refused, "is not empty");
-    let dry = site.restore("monday", &old, &["--delta", "--dry-run"]);
+    // The WAL that the copy has written is nowhere else, and is not to be lost.
+    let refused = site.try_restore("monday", &old, &["--delta"]);
+    assert_refused(&refused, "WAL that is not in");
+    let dry = site.restore("monday", &old, &["--delta", "--set-aside-wal", "--dry-run"]);
     assert!(dry["removed"].to_string().contains("base/77"), "{dry}");
     assert!(data.join("base/77/1").exists());
-    let report = site.restore("monday", &old, &["--delta"]);
+    let report = site.restore("monday", &old, &["--delta", "--set-aside-wal"]);
     let number = |name: &str| report[name].as_u64().expect("a number");
     assert!(number("kept_bytes") * 10 > number("bytes") * 8, "{report}");
     let stored: usize = site

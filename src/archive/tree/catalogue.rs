@@ -386,6 +386,30 @@ impl Archive {
             })
     }
 
+    /// Is the list of a tree's chunk hashes there, in its length? Without reading it.
+    ///
+    /// # Errors
+    /// As [`Archive::tree`].
+    pub async fn check_chunks(
+        &self,
+        name: &TreeName,
+        summary: &Summary,
+        tree: &Tree,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        let key = self.chunks_key(&tree.id);
+        let damaged = |reason: String| self.tree_damaged(name, key.as_str(), reason);
+        match self.store().head(&key, patience).await {
+            Ok(meta) if meta.stored_bytes == summary.chunks.stored_bytes => Ok(()),
+            Ok(meta) => Err(damaged(format!(
+                "it has {} bytes, expected {}",
+                meta.stored_bytes, summary.chunks.stored_bytes
+            ))),
+            Err(error) if error.kind == ErrorKind::NotFound => Err(damaged("it is not there".into())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     async fn read_object(
         &self,
         name: &TreeName,

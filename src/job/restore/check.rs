@@ -1,39 +1,32 @@
 //! Everything that can be known before anything is touched.
 
 use std::collections::HashSet;
-use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::compare::{self, FileWork};
 use super::content::Source;
 use super::error::Error;
-use super::place::{self, CONTROL, Holds, Mark};
+use super::place::{self, CONTROL};
+use super::plan::{self, Plan};
 use super::settings::Recovery;
-use super::tablespaces::{self, Place};
+use super::spot::{Base, Bases, Roots, Spot};
+use super::start::{self, Start};
 use super::target::Target;
 use super::wal::{self, Reach};
-use super::{Choice, Options, choose, work};
-use crate::archive::Archive;
+use super::{Choice, Options, choose, links, tablespaces, tar, unarchived, work};
 use crate::archive::tree::TreeName;
 use crate::archive::tree::summary::{Shape, Summary};
+use crate::archive::{self, Archive};
 use crate::job::progress::{Phase, Progress};
-use crate::pg::control::{ClusterState, ControlFile};
-use crate::pg::{SegmentName, SystemId};
+use crate::pg::control::{CONTROL_FILE_BYTES, ClusterState, ControlFile};
+use crate::pg::{SegmentName, SystemId, WalName};
 use crate::store::Patience;
 
-/// What the directory was when it was looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Start {
-    /// Empty, or not there.
-    Empty,
-    /// A restore that was interrupted.
-    Unfinished,
-    /// The same cluster, older or newer.
-    Delta,
-}
+/// A list of chunks up to this length is read only to see whether it is whole, in bytes.
+const LONGEST_CHUNKS: u64 = 16 << 20;
 
 /// A restore that can begin.
 #[derive(Debug)]
@@ -44,12 +37,13 @@ pub(super) struct Checked {
     /// The control file of a plain backup.
     pub control: Vec<u8>,
     pub reach: Reach,
-    pub places: Vec<Place>,
     pub start: Start,
+    /// The directories by name.
+    pub bases: Bases,
     /// Files of a plain backup.
     pub files: Arc<Vec<FileWork>>,
-    /// What is there and not in the backup.
-    pub strangers: Vec<PathBuf>,
+    /// What becomes of what is there and not in the backup.
+    pub plan: Plan,
     /// Segments that the backup needs and does not bring along.
     pub segments: Vec<SegmentName>,
     pub warnings: Vec<String>,
@@ -66,7 +60,7 @@ pub(super) async fn check(
     patience: Patience,
 ) -> Result<Checked, Error> {
     let target = &options.recovery.target;
-    let (backup, summary) = choose::choose(archive, &options.backup, target, patience).await?;
+    let (backup, mut summary) = choose::choose(archive, &options.backup, target, patience).await?;
     // Asked side by side; the first error in this order is told.
     let (wal, content, reach) = futures::join!(
         has_wal(archive, &options.backup, (&backup, &summary), patience),
@@ -74,15 +68,18 @@ pub(super) async fn check(
         wal::reach(archive, &backup, &summary, options.recovery.timeline, patience)
     );
     wal?;
-    let (source, control, system_id) = content?;
+    let Stored {
+        source,
+        control,
+        system_id,
+        warnings: mut said,
+    } = content?;
     let reach = reach?;
-    let warnings = check_reach(archive, &reach, options)?;
+    let mut warnings = check_reach(archive, &reach, options)?;
+    warnings.append(&mut said);
+    tell_tablespaces(&source, &mut summary).await?;
     let places = tablespaces::places(&summary, &options.tablespaces, &options.directory)?;
-    place::check_outside(archive, &options.directory)?;
-    places
-        .iter()
-        .try_for_each(|place| place::check_outside(archive, &place.directory))?;
-    let start = start(options, &source, system_id, summary.backup.shape, &places)?;
+    let (start, bases) = start::look(options, &source, system_id, summary.backup.shape, places)?;
     let segments = needed_segments(&backup, &summary)?;
     let mut checked = Checked {
         source,
@@ -90,18 +87,44 @@ pub(super) async fn check(
         system_id,
         control,
         reach,
-        places,
         start,
+        bases,
         files: Arc::default(),
-        strangers: Vec::new(),
+        plan: Plan::default(),
         segments,
         warnings,
     };
-    if checked.summary.backup.shape == Shape::Plain {
-        compare_files(&mut checked, options, progress).await?;
+    let roots = Roots::open(&checked.bases)?;
+    let strangers = match (checked.summary.backup.shape, checked.start) {
+        (Shape::Plain, _) => compare_files(&mut checked, &roots, options, progress).await?,
+        (Shape::Tar, Start::Unfinished) => plan::everything(&roots)?,
+        (Shape::Tar, _) => Vec::new(),
+    };
+    if checked.start != Start::Empty {
+        plan_for(&mut checked, &roots, strangers, options).await?;
     }
-    check_room(&checked, options)?;
+    check_room(&checked, &roots)?;
     Ok(checked)
+}
+
+/// Where the tablespaces of a backup in compressed tar files were is told in there.
+async fn tell_tablespaces(source: &Source, summary: &mut Summary) -> Result<(), Error> {
+    let mut unknown = summary
+        .backup
+        .tablespaces
+        .iter_mut()
+        .filter(|tablespace| tablespace.location.is_empty())
+        .peekable();
+    if summary.backup.shape != Shape::Tar || unknown.peek().is_none() {
+        return Ok(());
+    }
+    let map = tar::tablespaces(source).await?;
+    for tablespace in unknown {
+        if let Some(known) = map.iter().find(|known| known.oid == tablespace.oid) {
+            tablespace.location = String::from_utf8_lossy(&known.location).into_owned();
+        }
+    }
+    Ok(())
 }
 
 /// The newest backup was chosen by its WAL.
@@ -117,21 +140,84 @@ async fn has_wal(
     }
 }
 
-/// What the backup has: where it is read from, its control file, and whose it is.
+/// What the backup has.
+struct Stored {
+    /// Where it is read from.
+    source: Source,
+    /// Its control file, if it is plain.
+    control: Vec<u8>,
+    /// Whose it is.
+    system_id: Option<SystemId>,
+    /// What the operator should know.
+    warnings: Vec<String>,
+}
+
 async fn content(
     archive: &Arc<Archive>,
     backup: &TreeName,
     summary: &Summary,
     patience: Patience,
-) -> Result<(Source, Vec<u8>, Option<SystemId>), Error> {
+) -> Result<Stored, Error> {
+    let tree = archive.tree(backup, summary, patience).await?;
+    let wrong = |file: &str, reason: &str| Error::Content {
+        backup: backup.clone(),
+        file: file.into(),
+        reason: reason.into(),
+    };
+    let settled = links::settled(&tree).map_err(|refused| wrong(&refused.path, refused.reason))?;
+    let (tree, warnings) = match settled {
+        Some((tree, warnings)) => (Arc::new(tree), warnings),
+        None => (tree, Vec::new()),
+    };
     let source = Source {
         archive: archive.clone(),
         backup: backup.clone(),
-        tree: archive.tree(backup, summary, patience).await?,
+        tree,
         patience,
     };
-    let (control, system_id) = control(&source, summary).await?;
-    Ok((source, control, system_id))
+    let (control, chunks) = futures::join!(control(&source, summary), chunks(&source, summary));
+    let ((control, system_id), mut warnings) = (control?, warnings);
+    warnings.extend(chunks?);
+    Ok(Stored {
+        source,
+        control,
+        system_id,
+        warnings,
+    })
+}
+
+/// What is wrong with the list of chunks, which only a restore over something needs: told while the backup can still be
+/// taken anew. A long list, of some 250 GB and more, is not read for it.
+async fn chunks(source: &Source, summary: &Summary) -> Result<Option<String>, Error> {
+    let (archive, tree) = (&source.archive, &source.tree);
+    if summary.backup.shape == Shape::Tar {
+        return Ok(None);
+    }
+    let looked = match summary.chunks.plain_bytes {
+        ..=LONGEST_CHUNKS => {
+            let hashes = archive.chunk_hashes(&source.backup, summary, tree, source.patience);
+            hashes.await.map(drop)
+        }
+        _ => {
+            archive
+                .check_chunks(&source.backup, summary, tree, source.patience)
+                .await
+        }
+    };
+    match looked {
+        Ok(()) => Ok(None),
+        Err(error @ archive::Error::TreeDamaged { .. }) => Ok(Some(format!(
+            "{}. This restore does not need that list; --delta, and going on with an interrupted restore, cannot do \
+             without. Take another backup.",
+            error
+                .to_string()
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .trim_end_matches('.')
+        ))),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The control file of a plain backup, and whose the backup is.
@@ -145,7 +231,7 @@ async fn control(source: &Source, summary: &Summary) -> Result<(Vec<u8>, Option<
         reason,
     };
     let bytes = source
-        .small(CONTROL)
+        .small(CONTROL, CONTROL_FILE_BYTES as u64)
         .await?
         .ok_or_else(|| wrong("it is missing".into()))?;
     let file = ControlFile::parse(&bytes).map_err(|error| wrong(error.to_string()))?;
@@ -227,85 +313,30 @@ fn needed_segments(backup: &TreeName, summary: &Summary) -> Result<Vec<SegmentNa
         .collect())
 }
 
-/// May the directories be restored to, and what does that begin with?
-fn start(
-    options: &Options,
-    source: &Source,
-    system_id: Option<SystemId>,
-    shape: Shape,
-    places: &[Place],
-) -> Result<Start, Error> {
-    let directory = &options.directory;
-    place::check_no_server(directory)?;
-    let not = |reason: &str| Error::NotACluster {
-        directory: directory.clone(),
-        reason: reason.into(),
-    };
-    let (start, mark) = match place::look(directory)? {
-        Holds::Absent | Holds::Nothing => (Start::Empty, None),
-        Holds::Unfinished(mark) => {
-            check_mark(&mark, source, system_id).map_err(not)?;
-            (Start::Unfinished, Some(mark))
-        }
-        Holds::Files if !options.delta => {
-            let directory = directory.clone();
-            return Err(Error::NotEmpty { directory });
-        }
-        Holds::Files if shape == Shape::Tar => {
-            return Err(not(
-                "the backup is kept in tar files, with which nothing can be compared",
-            ));
-        }
-        Holds::Files => {
-            let expected = system_id.ok_or_else(|| not("the backup does not say whose it is"))?;
-            place::check_same_cluster(directory, expected)?;
-            (Start::Delta, None)
-        }
-    };
-    for place in places {
-        place::check_tablespace(place, is_own(place, directory, mark.as_ref()))?;
-    }
-    Ok(start)
-}
-
-fn check_mark(mark: &Mark, source: &Source, system_id: Option<SystemId>) -> Result<(), &'static str> {
-    let own = system_id.map(|id| id.to_string());
-    let other_cluster = matches!((&mark.system_identifier, &own), (Some(mark), Some(own)) if mark != own);
-    if other_cluster || mark.archive_id != source.archive.marker().archive_id {
-        return Err("it is the unfinished restore of another archive's backup");
-    }
-    Ok(())
-}
-
-/// Is the tablespace's directory this cluster's, or this restore's, already?
-fn is_own(place: &Place, data: &Path, mark: Option<&Mark>) -> bool {
-    let link = fs::read_link(data.join("pg_tblspc").join(place.oid.to_string()));
-    link.is_ok_and(|to| to == place.directory)
-        || mark.is_some_and(|mark| mark.tablespaces.contains(&place.directory))
-}
-
-/// Finds what is missing, and what is too much.
+/// Finds what is missing; returns what is too much.
 async fn compare_files(
     checked: &mut Checked,
+    roots: &Roots,
     options: &Options,
     progress: &Arc<dyn Progress>,
-) -> Result<(), Error> {
+) -> Result<Vec<Spot>, Error> {
     let (source, summary) = (&checked.source, &checked.summary);
-    let (data, places) = (&options.directory, &checked.places);
-    let mut files = compare::files(&source.tree, |path| tablespaces::destination(data, places, path));
+    let mut files = compare::files(&source.tree, &checked.bases);
+    let mut strangers = Vec::new();
     if checked.start != Start::Empty {
         progress.phase(Phase::Comparing { bytes: summary.bytes });
         let hashes = source
             .archive
             .chunk_hashes(&source.backup, summary, &source.tree, source.patience)
             .await?;
-        checked.strangers = compare::strangers(&source.tree, data, places)?;
-        let going: HashSet<&Path> = checked.strangers.iter().map(PathBuf::as_path).collect();
+        strangers = compare::strangers(&source.tree, roots)?;
+        let going: HashSet<(Base, &Path)> = strangers.iter().map(|spot| (spot.base, &*spot.below)).collect();
         let missing = work::for_each(&files, options.jobs, |file| {
             // Behind a link in a directory's place: it goes, and what was seen through it.
-            let missing = match file.path.ancestors().any(|above| going.contains(above)) {
+            let mut above = file.spot.below.ancestors();
+            let missing = match above.any(|above| going.contains(&(file.spot.base, above))) {
                 true => file.missing.clone(),
-                false => compare::missing(file, &hashes)?,
+                false => compare::missing(roots, file, &hashes)?,
             };
             progress.advance(file.bytes);
             Ok(missing)
@@ -315,26 +346,59 @@ async fn compare_files(
         }
     }
     checked.files = Arc::new(files);
+    Ok(strangers)
+}
+
+/// Says what becomes of what is too much, and of WAL that is nowhere else.
+async fn plan_for(
+    checked: &mut Checked,
+    roots: &Roots,
+    strangers: Vec<Spot>,
+    options: &Options,
+) -> Result<(), Error> {
+    let archive = &checked.source.archive;
+    let mut unarchived = unarchived::find(archive, roots, checked.source.patience).await?;
+    // A backup may bring WAL of its own.
+    let files = Arc::make_mut(&mut checked.files);
+    let own = |name: WalName| checked.bases.spot(format!("pg_wal/{name}").as_bytes());
+    unarchived.retain_mut(|wal| {
+        let file = files.iter().find(|file| file.spot == own(wal.name));
+        wal.differs |= file.is_some();
+        file.is_none_or(|file| !file.missing.is_empty())
+    });
+    let plan = Plan::new(strangers, roots, &unarchived, options, archive)?;
+    for name in plan.aside.iter().flat_map(|aside| &aside.files) {
+        if let Some(file) = files.iter_mut().find(|file| file.spot == own(*name)) {
+            let whole = 0..file.bytes;
+            file.missing = vec![whole];
+        }
+    }
+    checked.plan = plan;
     Ok(())
 }
 
 /// Room for what is not there yet. What a tar file unpacks to is not known; at least as much as itself.
-fn check_room(checked: &Checked, options: &Options) -> Result<(), Error> {
-    let wal_bytes = checked.segments.len() as u64 * checked.summary.backup.segment_bytes;
-    let mut needed: Vec<(&Path, u64)> = vec![(&options.directory, wal_bytes)];
-    for place in &checked.places {
-        needed.push((&place.directory, 0));
-    }
+fn check_room(checked: &Checked, roots: &Roots) -> Result<(), Error> {
+    let bases = &checked.bases;
+    let wal_bytes = (checked.segments.len() as u64).saturating_mul(checked.summary.backup.segment_bytes);
+    let mut needed: Vec<(Base, u64)> = bases.all().map(|base| (base, 0)).collect();
+    let mut add = |base: Base, bytes: u64| {
+        if let Some((_, sum)) = needed.iter_mut().find(|(known, _)| *known == base) {
+            *sum = sum.saturating_add(bytes);
+        }
+    };
+    add(bases.spot(b"pg_wal").base, wal_bytes);
     if checked.summary.backup.shape == Shape::Tar {
-        needed[0].1 += checked.summary.bytes;
+        add(Base::Data, checked.summary.bytes);
     }
     for file in checked.files.iter() {
-        let there = fs::symlink_metadata(&file.path).map_or(0, |found| found.blocks() * 512);
-        let bytes = file.bytes.saturating_sub(there);
-        let place = needed
-            .iter()
-            .rposition(|(directory, _)| file.path.starts_with(directory));
-        needed[place.unwrap_or(0)].1 += bytes;
+        let there = roots.metadata(&file.spot).ok().flatten();
+        let there = there.map_or(0, |found| found.blocks() * 512);
+        add(file.spot.base, file.bytes.saturating_sub(there));
     }
+    let needed: Vec<(&Path, u64)> = needed
+        .iter()
+        .map(|(base, bytes)| (bases.directory(*base), *bytes))
+        .collect();
     place::check_room(&needed)
 }

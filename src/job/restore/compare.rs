@@ -4,19 +4,19 @@
 //! missing is to be brought; what is in the directory and not in the backup is to go. An interrupted restore is continued
 //! in the same way.
 
-use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::error::Error;
-use super::place::{CONTROL, MARK};
-use super::tablespaces::Place;
+use super::place::{CONTROL, LOST_AND_FOUND, MARK};
+use super::spot::{Base, Bases, Roots, Spot};
 use crate::archive::tree::chunks::{self, ChunkHash};
 use crate::archive::tree::{Content, Tree};
+use crate::beneath::{Kind, Root};
 use crate::codec::FRAME_BYTES;
 
 /// A file of the backup, and which bytes of it are not there yet.
@@ -25,7 +25,7 @@ pub(super) struct FileWork {
     /// Its number in the tree.
     pub entry: u32,
     /// Where it goes.
-    pub path: PathBuf,
+    pub spot: Spot,
     /// Its length, in bytes.
     pub bytes: u64,
     /// Its hashes, by their places in the list of all.
@@ -35,7 +35,7 @@ pub(super) struct FileWork {
 }
 
 /// All files of the backup but the control file, none of which is there.
-pub(super) fn files(tree: &Tree, destination: impl Fn(&[u8]) -> PathBuf) -> Vec<FileWork> {
+pub(super) fn files(tree: &Tree, bases: &Bases) -> Vec<FileWork> {
     let mut files = Vec::new();
     let mut hashes = 0;
     for (entry, number) in tree.entries().iter().zip(0..) {
@@ -44,13 +44,14 @@ pub(super) fn files(tree: &Tree, destination: impl Fn(&[u8]) -> PathBuf) -> Vec<
         };
         let first = hashes;
         hashes += chunks::count(bytes) as usize;
-        if *entry.path == *CONTROL.as_bytes() {
+        let spot = bases.spot(&entry.path);
+        if *entry.path == *CONTROL.as_bytes() || bases.is_nested(&spot) {
             continue;
         }
         let whole = 0..bytes;
         files.push(FileWork {
             entry: number,
-            path: destination(&entry.path),
+            spot,
             bytes,
             hashes: first..hashes,
             missing: if bytes > 0 { vec![whole] } else { vec![] },
@@ -60,12 +61,16 @@ pub(super) fn files(tree: &Tree, destination: impl Fn(&[u8]) -> PathBuf) -> Vec<
 }
 
 /// Which bytes of a file are not there as they should be.
-pub(super) fn missing(work: &FileWork, hashes: &[ChunkHash]) -> Result<Vec<Range<u64>>, Error> {
-    let is_file = fs::symlink_metadata(&work.path).is_ok_and(|found| found.is_file() && !is_shared(&found));
-    if !is_file {
+pub(super) fn missing(
+    roots: &Roots,
+    work: &FileWork,
+    hashes: &[ChunkHash],
+) -> Result<Vec<Range<u64>>, Error> {
+    let found = roots.metadata(&work.spot);
+    if !found?.is_some_and(|found| found.is_file() && !is_shared(&found)) {
         return Ok(work.missing.clone());
     }
-    let file = File::open(&work.path).map_err(Error::at("read", &work.path))?;
+    let file = roots.on("read", &work.spot, Root::open_file)?;
     let mut room = vec![0; FRAME_BYTES];
     let mut missing: Vec<Range<u64>> = Vec::new();
     for (index, hash) in (0..).zip(&hashes[work.hashes.clone()]) {
@@ -74,7 +79,7 @@ pub(super) fn missing(work: &FileWork, hashes: &[ChunkHash]) -> Result<Vec<Range
         match file.read_exact_at(chunk, range.start) {
             Ok(()) if ChunkHash::of(chunk) == *hash => continue,
             Err(error) if error.kind() != ErrorKind::UnexpectedEof => {
-                return Err(Error::at("read", &work.path)(error));
+                return Err(Error::at("read", &roots.bases.path(&work.spot))(error));
             }
             _ => {}
         }
@@ -86,72 +91,152 @@ pub(super) fn missing(work: &FileWork, hashes: &[ChunkHash]) -> Result<Vec<Range
     Ok(missing)
 }
 
-/// What is below the data directory, or below the tablespaces' parts of it, and not in the backup; directories before
-/// what is in them, of which only the topmost is named.
-pub(super) fn strangers(tree: &Tree, data: &Path, places: &[Place]) -> Result<Vec<PathBuf>, Error> {
-    let mut found = Vec::new();
-    walk(tree, data, b"", &mut found)?;
-    // Links of tablespaces are made anew, whatever they are.
-    let links: Vec<PathBuf> = places
-        .iter()
-        .map(|place| data.join("pg_tblspc").join(place.oid.to_string()))
-        .collect();
-    found.retain(|path| !(links.contains(path) && path.is_symlink()));
-    for place in places {
-        // Other versions of PostgreSQL may have directories of their own beside.
-        let root = format!("pg_tblspc/{}", place.oid).into_bytes();
-        let number = tree.find(&root).unwrap_or_default();
-        for child in tree.children(number) {
-            let Some(entry) = tree.entry(*child) else { continue };
-            let below = place.directory.join(OsStr::from_bytes(entry.name()));
-            if entry.content == Content::Directory && below.is_dir() {
-                walk(tree, &below, &entry.path, &mut found)?;
-            }
-        }
-    }
-    Ok(found)
-}
-
-fn walk(tree: &Tree, directory: &Path, path: &[u8], found: &mut Vec<PathBuf>) -> Result<(), Error> {
-    let entries = fs::read_dir(directory).map_err(Error::at("read", directory))?;
-    for entry in entries {
-        let entry = entry.map_err(Error::at("read", directory))?;
-        let (name, local) = (entry.file_name(), entry.path());
-        let below = [path, if path.is_empty() { b"" } else { b"/" }, name.as_bytes()].concat();
-        let kind = entry.file_type().map_err(Error::at("look at", &local))?;
-        if below == MARK.as_bytes() {
-            continue;
-        }
-        let expected = tree.find(&below).and_then(|number| tree.entry(number));
-        match expected.map(|entry| &entry.content) {
-            Some(Content::Directory) if kind.is_dir() => walk(tree, &local, &below, found)?,
-            Some(Content::File { .. }) if kind.is_file() => {
-                if entry.metadata().is_ok_and(|found| is_shared(&found)) {
-                    found.push(local);
+/// What is below the directories, of tablespaces' the parts that are this cluster's, and not in the backup; directories
+/// before what is in them, of which only the topmost is named.
+pub(super) fn strangers(tree: &Tree, roots: &Roots) -> Result<Vec<Spot>, Error> {
+    let mut search = Search {
+        tree,
+        roots,
+        found: Vec::new(),
+    };
+    for (base, root) in roots.all() {
+        let here = |below: &Path| Spot {
+            base,
+            below: below.to_owned(),
+        };
+        match base {
+            Base::Data => search.walk(root, &here(Path::new("")), b"")?,
+            Base::Wal => search.walk(root, &here(Path::new("")), b"pg_wal")?,
+            // Other versions of PostgreSQL may have directories of their own beside.
+            Base::Tablespace(number) => {
+                let place = format!("pg_tblspc/{}", roots.bases.places[number].oid).into_bytes();
+                for child in tree.children(tree.find(&place).unwrap_or_default()) {
+                    let Some(entry) = tree.entry(*child) else { continue };
+                    let spot = roots.bases.spot(&entry.path);
+                    if entry.content == Content::Directory && roots.kind(&spot)? == Some(Kind::Directory) {
+                        let directory = roots.on("open", &spot, Root::directory)?;
+                        search.walk(&directory, &spot, &entry.path)?;
+                    }
                 }
             }
-            // Links are made anew.
-            _ => found.push(local),
         }
     }
-    Ok(())
+    Ok(search.found)
+}
+
+struct Search<'a> {
+    tree: &'a Tree,
+    roots: &'a Roots,
+    found: Vec<Spot>,
+}
+
+impl Search<'_> {
+    /// Looks at a directory, which stands for `path` of the backup.
+    fn walk(&mut self, directory: &Root, at: &Spot, path: &[u8]) -> Result<(), Error> {
+        let names = directory.list(Path::new(""));
+        for (name, kind) in names.map_err(Error::at("read", directory.path()))? {
+            let below = [path, if path.is_empty() { b"" } else { b"/" }, name.as_bytes()].concat();
+            let spot = Spot {
+                base: at.base,
+                below: at.below.join(&name),
+            };
+            match self.is_walked(directory, &spot, &below, kind)? {
+                Some(true) => {
+                    let inside = directory.directory(Path::new(&name));
+                    let inside = inside.map_err(Error::at("open", &self.roots.bases.path(&spot)))?;
+                    self.walk(&inside, &spot, &below)?;
+                }
+                Some(false) => {}
+                None => self.found.push(spot),
+            }
+        }
+        Ok(())
+    }
+
+    /// Does it stay, and is it to be looked into? `None`: a stranger.
+    fn is_walked(
+        &self,
+        directory: &Root,
+        spot: &Spot,
+        path: &[u8],
+        kind: Kind,
+    ) -> Result<Option<bool>, Error> {
+        let expected = self.tree.find(path).and_then(|number| self.tree.entry(number));
+        let nested = |of: fn(&Path, &Path) -> bool| {
+            let mut nested = self.roots.bases.nested();
+            spot.base == Base::Data && nested.any(|nested| of(nested, &spot.below))
+        };
+        Ok(match expected.map(|entry| &entry.content) {
+            _ if path == MARK.as_bytes() || is_own_link(&self.roots.bases, path, kind) => Some(false),
+            _ if kind == Kind::Directory
+                && (is_lost_and_found(spot) || nested(|nested, at| nested == at)) =>
+            {
+                Some(false)
+            }
+            Some(Content::Directory) if kind == Kind::Directory => Some(true),
+            // Of these each file is named: WAL may be among them.
+            _ if kind == Kind::Directory && matches!(path, b"pg_wal" | b"pg_wal/archive_status") => {
+                Some(true)
+            }
+            Some(Content::File { .. }) if kind == Kind::File => {
+                let name = spot.below.file_name().unwrap_or_default();
+                let found = directory.metadata(Path::new(name));
+                found.is_ok_and(|found| !is_shared(&found)).then_some(false)
+            }
+            _ if kind == Kind::Directory && nested(|nested, at| nested.starts_with(at)) => Some(true),
+            // Links are made anew.
+            _ => None,
+        })
+    }
+}
+
+/// The link of a tablespace, which is made anew whatever it is, and that of the WAL.
+fn is_own_link(bases: &Bases, path: &[u8], kind: Kind) -> bool {
+    let is_place = |number: &[u8]| {
+        let mut places = bases.places.iter();
+        places.any(|place| place.oid.to_string().as_bytes() == number)
+    };
+    let is_own = match path.strip_prefix(b"pg_tblspc/") {
+        Some(number) => is_place(number),
+        None => path == b"pg_wal" && bases.wal.is_some(),
+    };
+    is_own && kind == Kind::Link
+}
+
+/// A file system's own, where a directory is its mount point.
+fn is_lost_and_found(spot: &Spot) -> bool {
+    spot.below == Path::new(LOST_AND_FOUND) || spot.below == Path::new("pg_wal").join(LOST_AND_FOUND)
 }
 
 /// Has the file another name, too? Whoever has that name must keep what is in it: it is not written to but made anew.
-fn is_shared(found: &fs::Metadata) -> bool {
+fn is_shared(found: &Metadata) -> bool {
     found.nlink() > 1
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
-    fn work(path: PathBuf, bytes: u64) -> FileWork {
+    fn roots(directory: &Path) -> Roots {
+        let bases = Bases {
+            data: directory.to_owned(),
+            wal: None,
+            places: Vec::new(),
+        };
+        Roots::open(&bases).unwrap()
+    }
+
+    fn work(name: &str, bytes: u64) -> FileWork {
         let hashes = 0..chunks::count(bytes) as usize;
         let whole = 0..bytes;
         FileWork {
             entry: 1,
-            path,
+            spot: Spot {
+                base: Base::Data,
+                below: name.into(),
+            },
             bytes,
             hashes,
             missing: vec![whole],
@@ -163,10 +248,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("1259");
         let plain: Vec<u8> = (0..1_000_000_u32).map(|at| (at / 777) as u8).collect();
-        let (hashes, work) = (chunks::of(&plain), work(path.clone(), 1_000_000));
+        let (hashes, work, roots) = (chunks::of(&plain), work("1259", 1_000_000), roots(dir.path()));
         let differing = |local: &[u8]| {
             fs::write(&path, local).unwrap();
-            missing(&work, &hashes).unwrap()
+            missing(&roots, &work, &hashes).unwrap()
         };
         assert_eq!(differing(&plain), []);
         let mut changed = plain.clone();
@@ -178,12 +263,12 @@ mod tests {
         assert_eq!(differing(&[&plain[..], b"more"].concat()), []);
         fs::remove_file(&path).unwrap();
         assert_eq!(
-            missing(&work, &hashes).unwrap(),
+            missing(&roots, &work, &hashes).unwrap(),
             std::slice::from_ref(&(0..1_000_000))
         );
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
         assert_eq!(
-            missing(&work, &hashes).unwrap(),
+            missing(&roots, &work, &hashes).unwrap(),
             std::slice::from_ref(&(0..1_000_000))
         );
     }
@@ -195,9 +280,9 @@ mod tests {
         let (path, other) = (place.path().join("file"), place.path().join("kept"));
         fs::write(&path, [7; 1000]).unwrap();
         let hashes = chunks::of(&[7; 1000]);
-        let work = work(path.clone(), 1000);
-        assert_eq!(missing(&work, &hashes).unwrap(), []);
+        let (work, roots) = (work("file", 1000), roots(place.path()));
+        assert_eq!(missing(&roots, &work, &hashes).unwrap(), []);
         fs::hard_link(&path, &other).unwrap();
-        assert_eq!(missing(&work, &hashes).unwrap(), work.missing);
+        assert_eq!(missing(&roots, &work, &hashes).unwrap(), work.missing);
     }
 }

@@ -24,12 +24,19 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// All of a small file; `None` if the backup does not have it.
-    pub(super) async fn small(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
+    /// All of a file of at most `most` bytes; `None` if the backup does not have it.
+    pub(super) async fn small(&self, path: &str, most: u64) -> Result<Option<Vec<u8>>, Error> {
         let number = self.tree.find(path.as_bytes());
         let Some(entry) = number.and_then(|number| self.tree.entry(number)) else {
             return Ok(None);
         };
+        if entry.bytes() > most {
+            return Err(Error::Content {
+                backup: self.backup.clone(),
+                file: path.to_owned(),
+                reason: format!("it has {} bytes, expected at most {most}", entry.bytes()),
+            });
+        }
         let whole = Arc::new(Mutex::new(Vec::with_capacity(entry.bytes() as usize)));
         let sink = whole.clone();
         self.in_order(entry, move |bytes| {

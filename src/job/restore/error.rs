@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::unarchived::Unarchived;
 use crate::archive::{self, tree::TreeName};
 use crate::pg::{Lsn, SystemId, Timeline};
 use crate::read::part::PartError;
@@ -212,6 +213,63 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// WAL that would be lost.
+    #[error(
+        "{directory:?} has WAL that is not in {place}, and the newest commits may be only there: {}.\n\
+         HINT: {}--keep-wal leaves it there, for a recovery to the end; --set-aside-wal moves it to a directory beside.",
+        named(.wal), pushes(.wal, .place)
+    )]
+    UnarchivedWal {
+        /// The directory of the WAL.
+        directory: PathBuf,
+        /// The archive.
+        place: String,
+        /// The files.
+        wal: Vec<Unarchived>,
+    },
+    /// WAL that was to stay, and of which there is another version.
+    #[error(
+        "{path:?} cannot stay: what the archive or the backup has of that name is different, and recovery would take \
+         that.\nHINT: --set-aside-wal moves it to a directory beside."
+    )]
+    KeptWalDiffers {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A link without an end.
+    #[error(
+        "{path:?} is a link to {to:?}, which is not there.\nHINT: make that directory (`mkdir -m 0700 {}`), or remove \
+         the link.", .to.display()
+    )]
+    DanglingLink {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        to: PathBuf,
+    },
+    /// The directory for the WAL cannot be used.
+    #[error("the WAL cannot be put into {directory:?}: {reason}.\nHINT: --waldir names another directory.")]
+    Waldir {
+        /// The directory.
+        directory: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A directory that this user may not make or write.
+    #[error(
+        "{directory:?} cannot be {wish}: user {user} may not write in {above:?}.\n\
+         HINT: as root, `install -d -o {user} -m 0700 {}` makes it.", .directory.display()
+    )]
+    NotWritable {
+        /// The directory.
+        directory: PathBuf,
+        /// What was to be done with it.
+        wish: &'static str,
+        /// The nearest directory that is there.
+        above: PathBuf,
+        /// The number of who asks.
+        user: u32,
+    },
     /// What the system said.
     #[error("cannot {operation} {path:?}: {source}{}", hint(.source, .path))]
     System {
@@ -261,6 +319,43 @@ impl From<Error> for io::Error {
     }
 }
 
+/// Files that are named in a message; the others are counted.
+const NAMED: usize = 8;
+
+fn named(wal: &[Unarchived]) -> String {
+    let said = |wal: &Unarchived| match (wal.is_ready, wal.differs) {
+        (_, true) => format!("{} (the archive has other content)", wal.name),
+        (true, _) => format!("{} (waits for the archiver)", wal.name),
+        _ => wal.name.to_string(),
+    };
+    let mut text: Vec<String> = wal.iter().take(NAMED).map(said).collect();
+    if wal.len() > NAMED {
+        text.push(format!("{} more", wal.len() - NAMED));
+    }
+    text.join(", ")
+}
+
+/// The commands that archive what is whole, up to some.
+fn pushes(wal: &[Unarchived], place: &str) -> String {
+    let whole: Vec<&Unarchived> = wal.iter().filter(|wal| wal.is_ready && !wal.differs).collect();
+    let Some(first) = whole.first() else {
+        return String::new();
+    };
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    let push = format!("walfs wal-push --archive {}", quoted(place));
+    let commands = match whole.len() {
+        1..=NAMED => whole
+            .iter()
+            .map(|wal| format!("  {push} {}\n", quoted(&wal.path.to_string_lossy())))
+            .collect(),
+        _ => format!(
+            "  cd {} && for mark in *.ready; do {push} ../\"${{mark%.ready}}\" || break; done\n",
+            quoted(&first.path.with_file_name("archive_status").to_string_lossy())
+        ),
+    };
+    format!("archive what is whole:\n{commands}Of the rest: ")
+}
+
 fn hint(source: &io::Error, path: &Path) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -278,8 +373,7 @@ fn hint(source: &io::Error, path: &Path) -> &'static str {
 
 /// Does what cannot be reached belong to whoever asks for it?
 fn is_own(path: &Path) -> bool {
-    // SAFETY: geteuid only reads this process's credentials and cannot fail.
-    let user = unsafe { libc::geteuid() };
+    let user = super::place::user();
     let found = path
         .ancestors()
         .find_map(|above| fs::symlink_metadata(above).ok());

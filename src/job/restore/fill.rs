@@ -6,11 +6,9 @@
 //! and 32 MiB for the WAL that comes meanwhile.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -19,8 +17,9 @@ use tokio::sync::Semaphore;
 use super::compare::FileWork;
 use super::content::Source;
 use super::error::Error;
-use super::{Owner, place};
+use super::spot::Roots;
 use crate::archive::tree::{Content, Tree, layout};
+use crate::beneath::Root;
 use crate::job::progress::Progress;
 use crate::long_write;
 use crate::read::part::{Take, Wanted, read_part_in_turn};
@@ -48,32 +47,35 @@ struct Piece {
 }
 
 /// Makes a file as long as it shall be, with what is right already in it.
-pub(super) fn make_file(work: &FileWork) -> Result<(), Error> {
-    let found = fs::symlink_metadata(&work.path).ok();
-    match &found {
-        Some(found) if !found.is_file() => place::remove_file(&work.path)?,
-        Some(found) if work.missing.is_empty() && found.len() == work.bytes => return Ok(()),
+pub(super) fn make_file(roots: &Roots, work: &FileWork) -> Result<(), Error> {
+    match roots.metadata(&work.spot)? {
+        Some(found) if found.is_file() && work.missing.is_empty() && found.len() == work.bytes => {
+            return Ok(());
+        }
         // One that its owner may not write.
-        Some(_) => fs::set_permissions(&work.path, PermissionsExt::from_mode(0o600))
-            .map_err(Error::at("set the mode of", &work.path))?,
-        None => {}
+        Some(found) if found.is_file() => {
+            roots.on("set the mode of", &work.spot, |root, below| {
+                root.set_mode(below, 0o600)
+            })?;
+        }
+        _ => {}
     }
     // What was found right must still be there: only a file of which nothing is kept is made.
     let whole = 0..work.bytes;
     let nothing_kept = work.bytes == 0 || work.missing == [whole];
-    let file = OpenOptions::new()
-        .write(true)
-        .create(nothing_kept)
-        .truncate(false)
-        .mode(0o600)
-        .open(&work.path);
-    file.and_then(|file| file.set_len(work.bytes))
-        .map_err(Error::at("write", &work.path))
+    roots.on("write", &work.spot, |root, below| {
+        let file = match nothing_kept {
+            true => root.create(below, 0o600)?,
+            false => root.open_to_write(below)?,
+        };
+        file.set_len(work.bytes)
+    })
 }
 
 /// Brings all missing bytes. Returns how many stored bytes were fetched for it.
 pub(super) async fn fill(
     source: &Source,
+    roots: &Arc<Roots>,
     files: &Arc<Vec<FileWork>>,
     jobs: usize,
     progress: &Arc<dyn Progress>,
@@ -93,6 +95,7 @@ pub(super) async fn fill(
         let wanted = Wanted::of(source.tree.parts[part as usize].plain_bytes, ranges);
         let request = source.request(part, wanted, holds(&source.tree, files, &pieces));
         let writer = PartWriter {
+            roots: roots.clone(),
             files: files.clone(),
             pieces,
             open: Mutex::new(None),
@@ -163,6 +166,7 @@ fn holds(tree: &Tree, files: &[FileWork], pieces: &[Piece]) -> String {
 /// Writes a part's bytes where they belong.
 #[derive(Debug)]
 struct PartWriter {
+    roots: Arc<Roots>,
     files: Arc<Vec<FileWork>>,
     pieces: Vec<Piece>,
     /// The file that was written last: the next bytes are often its, too.
@@ -201,13 +205,14 @@ impl PartWriter {
         at: u64,
         content: &[u8],
     ) -> io::Result<()> {
-        let path = &self.files[file].path;
+        let spot = &self.files[file].spot;
         if open.as_ref().is_none_or(|(number, _)| *number != file) {
-            let opened = OpenOptions::new().write(true).open(path);
-            *open = Some((file, opened.map_err(Error::at("write", path))?));
+            let opened = self.roots.on("write", spot, Root::open_to_write)?;
+            *open = Some((file, opened));
         }
         let (_, target) = open.as_ref().expect("opened just now");
-        long_write::write_all_at(target, content, at).map_err(Error::at("write", path))?;
+        long_write::write_all_at(target, content, at)
+            .map_err(Error::at("write", &self.roots.bases.path(spot)))?;
         begin_to_store(target, at, content.len());
         Ok(())
     }
@@ -228,28 +233,4 @@ fn begin_to_store(file: &File, at: u64, bytes: usize) {
             libc::SYNC_FILE_RANGE_WRITE,
         );
     }
-}
-
-/// Writes a file whole, with these permissions, under a temporary name until it is durable.
-pub(super) fn write_durably(
-    path: &Path,
-    content: &[u8],
-    mode: u32,
-    owner: Option<Owner>,
-) -> Result<(), Error> {
-    let directory = path.parent().expect("a file has a directory");
-    let file = tempfile::Builder::new()
-        .prefix(".walfs-")
-        .permissions(PermissionsExt::from_mode(mode))
-        .tempfile_in(directory);
-    let mut file = file.map_err(Error::at("write", path))?;
-    let written = io::Write::write_all(&mut file, content).and_then(|()| file.as_file().sync_all());
-    written.map_err(Error::at("write", path))?;
-    if let Some(Owner { uid, gid }) = owner {
-        std::os::unix::fs::fchown(&file, Some(uid), Some(gid))
-            .map_err(Error::at("change the owner of", path))?;
-    }
-    file.persist(path)
-        .map_err(|error| Error::at("write", path)(error.error))?;
-    place::sync_directory(directory)
 }

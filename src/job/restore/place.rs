@@ -5,7 +5,7 @@
 //! nothing that could be taken for a cluster. With `pg_control` in place the mark means nothing: the restore was complete.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
-use super::tablespaces::Place;
 use crate::archive::Archive;
+use crate::beneath::{Kind, Root};
 use crate::pg::SystemId;
 use crate::pg::control::ControlFile;
 
@@ -22,7 +22,13 @@ use crate::pg::control::ControlFile;
 pub(super) const MARK: &str = "walfs-restore.json";
 
 /// Where the mark is written, before it takes its name: at every moment there is a whole one, or none.
-const NEW_MARK: &str = "walfs-restore.json.new";
+pub(super) const NEW_MARK: &str = "walfs-restore.json.new";
+
+/// What a file system has at its top: a mount point with nothing else is empty.
+pub(super) const LOST_AND_FOUND: &str = "lost+found";
+
+/// No mark and no `postmaster.pid` is longer, in bytes.
+const LONGEST_NOTE: u64 = 1 << 20;
 
 /// The control file, which is put in place last.
 pub(super) const CONTROL: &str = "global/pg_control";
@@ -38,6 +44,9 @@ pub(super) struct Mark {
     pub system_identifier: Option<String>,
     /// Directories of tablespaces that it writes to.
     pub tablespaces: Vec<PathBuf>,
+    /// The directory that `pg_wal` is a link to.
+    #[serde(default)]
+    pub waldir: Option<PathBuf>,
 }
 
 /// What a directory holds.
@@ -53,37 +62,60 @@ pub(super) enum Holds {
     Files,
 }
 
-/// Looks what is there.
+/// Looks what is there. Of a data directory, a `pg_wal` that is empty, or a link, is no content.
 pub(super) fn look(directory: &Path) -> Result<Holds, Error> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
+    let root = match Root::open(directory) {
+        Ok(root) => root,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Holds::Absent),
         Err(error) => return Err(Error::at("read", directory)(error)),
     };
-    // A mark that was never finished is nothing yet.
-    if entries.flatten().all(|entry| entry.file_name() == NEW_MARK) {
+    if is_empty(&root).map_err(Error::at("read", directory))? {
         return Ok(Holds::Nothing);
     }
-    let mark = directory.join(MARK);
-    let text = match fs::read(&mark) {
-        Ok(text) if !directory.join(CONTROL).exists() => text,
-        Ok(_) => return Ok(Holds::Files),
+    let mark = Path::new(MARK);
+    let text = match root.read(mark, LONGEST_NOTE) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Holds::Files),
-        Err(error) => return Err(Error::at("read", &mark)(error)),
+        Err(error) => return Err(Error::at("read", &directory.join(MARK))(error)),
+        Ok(text) => text,
     };
+    // Below a link there is nothing that this restore has made.
+    if root.kind(Path::new(CONTROL)).is_ok_and(|found| found.is_some()) {
+        return Ok(Holds::Files);
+    }
     match serde_json::from_slice(&text) {
         Ok(mark) => Ok(Holds::Unfinished(mark)),
-        Err(error) => Err(Error::at("read", &mark)(error.into())),
+        Err(error) => Err(Error::at("read", &directory.join(MARK))(error.into())),
     }
+}
+
+fn is_empty(root: &Root) -> io::Result<bool> {
+    for (name, kind) in root.list(Path::new(""))? {
+        let is_nothing = match (name.to_str(), kind) {
+            // A mark that was never finished is nothing yet.
+            (Some(NEW_MARK), Kind::File) | (Some(LOST_AND_FOUND), Kind::Directory) => true,
+            // Where it leads is looked at on its own.
+            (Some("pg_wal"), Kind::Link) => true,
+            (Some("pg_wal"), Kind::Directory) => {
+                let inside = root.list(Path::new("pg_wal"))?;
+                inside.iter().all(|(name, _)| name == LOST_AND_FOUND)
+            }
+            _ => false,
+        };
+        if !is_nothing {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Refuses a directory whose server runs.
 pub(super) fn check_no_server(directory: &Path) -> Result<(), Error> {
-    let path = directory.join("postmaster.pid");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
+    const PID: &str = "postmaster.pid";
+    let read = Root::open(directory).and_then(|root| root.read(Path::new(PID), LONGEST_NOTE));
+    let text = match read {
+        Ok(text) => String::from_utf8_lossy(&text).into_owned(),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::at("read", &path)(error)),
+        Err(error) => return Err(Error::at("read", &directory.join(PID))(error)),
     };
     // Lines: process, data directory, start time, port, socket directory (miscadmin.h).
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -133,7 +165,7 @@ pub(super) fn check_outside(archive: &Archive, directory: &Path) -> Result<(), E
 }
 
 /// Without links, as far as it exists.
-fn real(path: &Path) -> PathBuf {
+pub(super) fn real(path: &Path) -> PathBuf {
     let above = existing(path);
     let resolved = above.canonicalize().unwrap_or_else(|_| above.to_owned());
     resolved.join(path.strip_prefix(above).unwrap_or(Path::new("")))
@@ -145,7 +177,8 @@ pub(super) fn check_same_cluster(directory: &Path, expected: SystemId) -> Result
         directory: directory.to_owned(),
         reason,
     };
-    let bytes = fs::read(directory.join(CONTROL)).map_err(|error| not(format!("{CONTROL}: {error}")))?;
+    let bytes = Root::open(directory).and_then(|root| root.read(Path::new(CONTROL), LONGEST_NOTE));
+    let bytes = bytes.map_err(|error| not(format!("{CONTROL}: {error}")))?;
     let found = ControlFile::parse(&bytes)
         .map_err(|error| not(error.to_string()))?
         .system_id;
@@ -159,19 +192,6 @@ pub(super) fn check_same_cluster(directory: &Path, expected: SystemId) -> Result
     })
 }
 
-/// A tablespace's directory is empty or absent, or one that is this cluster's own.
-pub(super) fn check_tablespace(place: &Place, own: bool) -> Result<(), Error> {
-    let wrong = |reason: String| Error::Tablespace {
-        oid: place.oid,
-        reason,
-    };
-    match look(&place.directory)? {
-        Holds::Absent | Holds::Nothing => Ok(()),
-        Holds::Files if own => Ok(()),
-        Holds::Unfinished(_) | Holds::Files => Err(wrong(format!("{:?} is not empty", place.directory))),
-    }
-}
-
 /// Makes a directory that only its owner may enter, and what is above it.
 pub(super) fn make_directory(directory: &Path) -> Result<(), Error> {
     let made = fs::DirBuilder::new()
@@ -183,27 +203,17 @@ pub(super) fn make_directory(directory: &Path) -> Result<(), Error> {
 
 impl Mark {
     /// Writes it, durably.
-    pub(super) fn write(&self, directory: &Path) -> Result<(), Error> {
-        let (path, mark) = (directory.join(NEW_MARK), directory.join(MARK));
+    pub(super) fn write(&self, data: &Root) -> Result<(), Error> {
+        let (new, mark, top) = (Path::new(NEW_MARK), Path::new(MARK), Path::new(""));
         let text = serde_json::to_vec_pretty(self).expect("plain data becomes JSON");
-        let written = fs::write(&path, text).and_then(|()| fs::File::open(&path)?.sync_all());
-        written.map_err(Error::at("write", &path))?;
-        fs::rename(&path, &mark).map_err(Error::at("write", &mark))?;
-        sync_directory(directory)
-    }
-}
-
-/// Makes what was created and removed in a directory durable.
-pub(super) fn sync_directory(directory: &Path) -> Result<(), Error> {
-    let synced = fs::File::open(directory).and_then(|file| file.sync_all());
-    synced.map_err(Error::at("sync", directory))
-}
-
-/// Removes a file if it is there.
-pub(super) fn remove_file(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::at("remove", path)(error)),
-        _ => Ok(()),
+        let written = data.create(new, 0o600).and_then(|mut file| {
+            file.write_all(&text)?;
+            file.sync_all()
+        });
+        written
+            .and_then(|()| data.rename(new, mark))
+            .and_then(|()| data.sync_directory(top))
+            .map_err(Error::at("write", &data.path().join(MARK)))
     }
 }
 
@@ -214,7 +224,7 @@ pub(super) fn check_room(needed: &[(&Path, u64)]) -> Result<(), Error> {
         let above = existing(directory);
         let device = fs::metadata(above).map_err(Error::at("look at", above))?.dev();
         match devices.iter_mut().find(|(known, ..)| *known == device) {
-            Some((_, _, sum)) => *sum += bytes,
+            Some((_, _, sum)) => *sum = sum.saturating_add(*bytes),
             None => devices.push((device, above, *bytes)),
         }
     }
@@ -233,7 +243,7 @@ pub(super) fn check_room(needed: &[(&Path, u64)]) -> Result<(), Error> {
 }
 
 /// The directory, or the nearest one above it that exists.
-fn existing(directory: &Path) -> &Path {
+pub(super) fn existing(directory: &Path) -> &Path {
     let exists = directory.ancestors().find(|above| above.exists());
     exists.unwrap_or(Path::new("."))
 }
@@ -261,4 +271,10 @@ pub(super) fn sync_file_system(directory: &Path) -> Result<(), Error> {
         return Err(Error::at("sync", directory)(io::Error::last_os_error()));
     }
     Ok(())
+}
+
+/// Whoever runs this.
+pub(super) fn user() -> u32 {
+    // SAFETY: geteuid only reads this process's credentials and cannot fail.
+    unsafe { libc::geteuid() }
 }

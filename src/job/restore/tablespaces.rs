@@ -3,11 +3,10 @@
 //! PostgreSQL finds a tablespace by the link `pg_tblspc/<oid>`, and a start with a `backup_label` makes these links anew
 //! from `tablespace_map`. So both say the same, whatever the backup said.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::error::Error;
+use super::links;
 use crate::archive::tree::summary::Summary;
 
 /// `OLD=NEW` of the command line.
@@ -102,6 +101,10 @@ fn original(oid: u32, location: &str) -> Result<PathBuf, Error> {
         let reason = format!("the name of its directory, {location:?}, is not UTF-8");
         return Err(Error::Tablespace { oid, reason });
     }
+    if location.chars().any(char::is_control) {
+        let reason = format!("the name of its directory, {location:?}, has control characters");
+        return Err(Error::Tablespace { oid, reason });
+    }
     Ok(PathBuf::from(location))
 }
 
@@ -110,8 +113,15 @@ fn check(oid: u32, directory: &Path, data: &Path) -> Result<(), Error> {
     if !directory.is_absolute() {
         return wrong(format!("{directory:?} is no absolute path"));
     }
-    if directory.starts_with(data) {
-        return wrong(format!("{directory:?} lies in the data directory"));
+    let leads_up = |part| matches!(part, Component::ParentDir);
+    if directory.components().any(leads_up) {
+        return wrong(format!("{directory:?} has .. in it"));
+    }
+    // PostgreSQL takes such a place, with a warning.
+    if let Ok(nested) = directory.strip_prefix(data)
+        && links::is_of_cluster(nested)
+    {
+        return wrong(format!("{directory:?} is the data directory's own"));
     }
     if data.starts_with(directory) {
         return wrong(format!("the data directory lies in {directory:?}"));
@@ -119,48 +129,35 @@ fn check(oid: u32, directory: &Path, data: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Where the backup's path belongs: below the data directory, or below a tablespace's own.
-pub(super) fn destination(data: &Path, places: &[Place], path: &[u8]) -> PathBuf {
-    if let Some(rest) = path.strip_prefix(b"pg_tblspc/") {
-        let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
-        let (oid, below) = (&rest[..end], rest.get(end + 1..).unwrap_or_default());
-        let place = places
-            .iter()
-            .find(|place| place.oid.to_string().as_bytes() == oid);
-        if let Some(place) = place {
-            return if below.is_empty() {
-                place.directory.clone()
-            } else {
-                place.directory.join(OsStr::from_bytes(below))
-            };
-        }
-    }
-    if path.is_empty() {
-        data.to_owned()
-    } else {
-        data.join(OsStr::from_bytes(path))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn paths_find_their_tablespace() {
-        let place = |oid, directory: &str| Place {
-            oid,
-            directory: directory.into(),
-        };
-        let places = [place(16400, "/srv/fast"), place(164, "/srv/slow")];
-        let at = |path: &str| destination(Path::new("/data"), &places, path.as_bytes());
-        assert_eq!(at(""), Path::new("/data"));
-        assert_eq!(at("base/1/2"), Path::new("/data/base/1/2"));
-        assert_eq!(at("pg_tblspc"), Path::new("/data/pg_tblspc"));
-        assert_eq!(at("pg_tblspc/16400"), Path::new("/srv/fast"));
-        assert_eq!(at("pg_tblspc/16400/PG_15/x"), Path::new("/srv/fast/PG_15/x"));
-        assert_eq!(at("pg_tblspc/164/x"), Path::new("/srv/slow/x"));
-        // One inside of the data directory (allow_in_place_tablespaces).
-        assert_eq!(at("pg_tblspc/9/x"), Path::new("/data/pg_tblspc/9/x"));
+    fn a_place_is_one_that_a_server_may_have() {
+        let data = Path::new("/srv/pg");
+        let is_right = |place: &str| check(7, Path::new(place), data).is_ok();
+        assert!(is_right("/srv/fast") && is_right("/srv/pg/space") && is_right("/srv/pg/more/space"));
+        for wrong in [
+            "fast",
+            "/srv/pg",
+            "/srv",
+            "/srv/pg/base/x",
+            "/srv/pg/pg_tblspc",
+            "/srv/x/../pg/base",
+        ] {
+            assert!(!is_right(wrong), "{wrong}");
+        }
+    }
+
+    /// Whoever writes the archive says where a tablespace was.
+    #[test]
+    fn a_name_of_several_lines_is_refused() {
+        for wrong in ["", "/srv/a\n2 /etc", "/srv/\u{1b}[2J", "/srv/\u{fffd}"] {
+            let error = original(7, wrong).unwrap_err().to_string();
+            assert!(error.contains("--tablespace-mapping 7="), "{error}");
+            assert!(!error.contains('\u{1b}'), "{error}");
+        }
+        assert_eq!(original(7, "/srv/a b").unwrap(), Path::new("/srv/a b"));
     }
 }

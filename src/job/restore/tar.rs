@@ -3,18 +3,31 @@
 //! interrupted restore begins anew.
 
 use std::ffi::OsStr;
-use std::fs::{self, FileTimes, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::content::Source;
 use super::error::Error;
+use super::finish::Access;
+use super::links::{self, Kind, Verdict};
 use super::place::CONTROL;
-use super::tablespaces::{Place, destination};
+use super::spot::{Roots, Spot};
 use crate::archive::tree::{Content, Entry};
+use crate::beneath::{self, Root};
+use crate::pg::control::CONTROL_FILE_BYTES;
+use crate::pg::tablespace_map::{self, Tablespace};
+
+/// `backup_label` and `tablespace_map` are the first members of `base.tar` (`basebackup.c`).
+const HEAD_MEMBERS: usize = 2;
+
+/// No tablespace map is longer, in bytes.
+const LONGEST_MAP: u64 = 1 << 20;
+
+/// The end of the year 9999, in seconds: no file is younger.
+const LATEST_SECONDS: u64 = 253_402_300_799;
 
 /// How a tar file is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,27 +47,93 @@ struct Volume {
     packing: Packing,
 }
 
-/// Unpacks all tar files. Returns the control file, which is not written.
-pub(super) async fn unpack(source: &Source, data: &Path, places: &[Place]) -> Result<Vec<u8>, Error> {
-    let mut control = None;
+/// What is known when all is unpacked.
+#[derive(Debug)]
+pub(super) struct Unpacked {
+    /// The control file, which is not written.
+    pub control: Vec<u8>,
+    /// Whom the cluster's files are for.
+    pub access: Access,
+}
+
+/// Unpacks all tar files.
+pub(super) async fn unpack(source: &Source, roots: &Arc<Roots>) -> Result<Unpacked, Error> {
+    let mut all = Members::default();
     for entry in source.tree.entries() {
         let Content::File { .. } = entry.content else {
             continue;
         };
-        if entry.name() == b"backup_manifest" {
-            let text = source.small("backup_manifest").await?.unwrap_or_default();
-            let path = data.join("backup_manifest");
-            fs::write(&path, text).map_err(Error::at("write", &path))?;
-            continue;
-        }
-        let Some(volume) = volume(entry) else { continue };
-        let (stream, data, places) = (source.stream(entry), data.to_owned(), places.to_vec());
-        let name = String::from_utf8_lossy(&volume.entry.path).into_owned();
-        let unpacked = tokio::task::spawn_blocking(move || unpack_one(&volume, stream, &data, &places)).await;
+        let (stream, roots) = (source.stream(entry), roots.clone());
+        let name = String::from_utf8_lossy(&entry.path).into_owned();
+        let unpacking: Box<dyn FnOnce() -> io::Result<Members> + Send> = match volume(entry) {
+            Some(volume) => Box::new(move || unpack_one(&volume, stream, &roots)),
+            None if entry.name() == b"backup_manifest" => Box::new(move || put_manifest(stream, &roots)),
+            None => continue,
+        };
+        let unpacked = tokio::task::spawn_blocking(unpacking).await;
         let unpacked = unpacked.expect("unpacking does not panic");
-        control = unpacked.map_err(|error| told(source, &name, error))?.or(control);
+        let members = unpacked.map_err(|error| told(source, &name, error))?;
+        all.control = members.control.or(all.control);
+        all.access = members.access.or(all.access);
     }
-    control.ok_or_else(|| content(source, "base.tar", format!("{CONTROL} is not in it")))
+    let missing = || content(source, "base.tar", format!("{CONTROL} is not in it"));
+    Ok(Unpacked {
+        control: all.control.ok_or_else(missing)?,
+        access: all.access.unwrap_or(Access::Owner),
+    })
+}
+
+/// What a tar file had that is not only written.
+#[derive(Debug, Default)]
+struct Members {
+    control: Option<Vec<u8>>,
+    access: Option<Access>,
+}
+
+fn put_manifest(mut stream: impl Read, roots: &Roots) -> io::Result<Members> {
+    let spot = roots.bases.spot(b"backup_manifest");
+    let mut file = roots.on("write", &spot, |root, below| root.create(below, 0o600))?;
+    io::copy(&mut stream, &mut file)?;
+    Ok(Members::default())
+}
+
+/// Where the tablespaces were, as the head of `base.tar` tells. Nothing if it does not.
+pub(super) async fn tablespaces(source: &Source) -> Result<Vec<Tablespace>, Error> {
+    let volumes = source.tree.entries().iter().filter_map(volume);
+    let base = volumes
+        .into_iter()
+        .find(|volume| volume.entry.path.starts_with(b"base.tar"));
+    let Some(base) = base else { return Ok(Vec::new()) };
+    let name = String::from_utf8_lossy(&base.entry.path).into_owned();
+    let stream = source.stream(&base.entry);
+    let read = tokio::task::spawn_blocking(move || map_in_head(&base, stream)).await;
+    let map = read.expect("reading does not panic");
+    let map = map.map_err(|error| told(source, &name, error))?;
+    tablespace_map::parse(&map).map_err(|error| content(source, &name, error.to_string()))
+}
+
+fn map_in_head(base: &Volume, stream: impl Read + 'static) -> io::Result<Vec<u8>> {
+    let mut archive = tar::Archive::new(base.packing.unpacking(stream)?);
+    for member in archive.entries()?.raw(true).take(HEAD_MEMBERS) {
+        let member = member?;
+        if *member.path_bytes() == *b"tablespace_map" {
+            return bounded(member, LONGEST_MAP);
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// All of a member, if it is no longer than it can be.
+fn bounded(mut member: tar::Entry<'_, impl Read>, most: u64) -> io::Result<Vec<u8>> {
+    let bytes = member.size();
+    if bytes > most {
+        let path = String::from_utf8_lossy(&member.path_bytes()).into_owned();
+        let reason = format!("{path:?} in it has {bytes} bytes, expected at most {most}");
+        return Err(io::Error::other(reason));
+    }
+    let mut content = Vec::new();
+    member.read_to_end(&mut content)?;
+    Ok(content)
 }
 
 fn volume(entry: &Entry) -> Option<Volume> {
@@ -99,36 +178,38 @@ fn content(source: &Source, file: &str, reason: String) -> Error {
     }
 }
 
-fn unpack_one(
-    volume: &Volume,
-    stream: impl Read,
-    data: &Path,
-    places: &[Place],
-) -> io::Result<Option<Vec<u8>>> {
-    let plain: Box<dyn Read> = match volume.packing {
-        Packing::Plain => Box::new(stream),
-        Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stream)),
-        Packing::Lz4 => Box::new(lzzzz::lz4f::ReadDecompressor::new(stream).map_err(io::Error::other)?),
-        Packing::Zstd => Box::new(zstd::Decoder::new(stream)?),
-    };
-    let mut control = None;
-    let mut archive = tar::Archive::new(plain);
-    for member in archive.entries()? {
+impl Packing {
+    fn unpacking(self, stream: impl Read + 'static) -> io::Result<Box<dyn Read>> {
+        Ok(match self {
+            Self::Plain => Box::new(stream),
+            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stream)),
+            Self::Lz4 => Box::new(lzzzz::lz4f::ReadDecompressor::new(stream).map_err(io::Error::other)?),
+            Self::Zstd => Box::new(zstd::Decoder::new(stream)?),
+        })
+    }
+}
+
+fn unpack_one(volume: &Volume, stream: impl Read + 'static, roots: &Roots) -> io::Result<Members> {
+    let mut members = Members::default();
+    let mut archive = tar::Archive::new(volume.packing.unpacking(stream)?);
+    // As they are: the headers of other tars, for long names or holes, state lengths of their own.
+    for member in archive.entries()?.raw(true) {
         let mut member = member?;
         let Some(path) = place_of(volume, &member.path_bytes())? else {
             continue;
         };
+        if path == b"global" {
+            members.access = Some(Access::of(member.header().mode()?));
+        }
         if path == CONTROL.as_bytes() {
-            let mut bytes = Vec::new();
-            member.read_to_end(&mut bytes)?;
-            control = Some(bytes);
+            members.control = Some(bounded(member, CONTROL_FILE_BYTES as u64)?);
             continue;
         }
-        put(&mut member, &path, data, places)?;
+        put(&mut member, &path, roots)?;
     }
     // What follows the end of a tar stream is padding; reading it proves that nothing is cut.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
-    Ok(control)
+    Ok(members)
 }
 
 /// The member's path in the data directory; `None` for the directory itself.
@@ -154,55 +235,67 @@ fn place_of(volume: &Volume, path: &[u8]) -> io::Result<Option<Vec<u8>>> {
     }))
 }
 
-fn put<R: Read>(
-    member: &mut tar::Entry<'_, R>,
-    path: &[u8],
-    data: &Path,
-    places: &[Place],
-) -> io::Result<()> {
-    let to = destination(data, places, path);
-    let is_place = places.iter().any(|place| place.directory == to);
-    let header = member.header();
-    let mode = header.mode()? & 0o7777;
-    match header.entry_type() {
-        // Links of tablespaces are made at the end, by where they are restored to.
-        _ if is_place => Ok(()),
-        tar::EntryType::Directory => make_directory(&to, mode),
-        tar::EntryType::Symlink => {
-            let link = member.link_name_bytes().unwrap_or_default().into_owned();
-            Ok(symlink(OsStr::from_bytes(&link), &to).map_err(Error::at("create", &to))?)
+fn put<R: Read>(member: &mut tar::Entry<'_, R>, path: &[u8], roots: &Roots) -> io::Result<()> {
+    let spot = roots.bases.spot(path);
+    // Links of tablespaces are made at the end, by where they are restored to.
+    if spot.below.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let mode = member.header().mode()? & 0o7777;
+    let shown = || String::from_utf8_lossy(path).into_owned();
+    let kind = match member.header().entry_type() {
+        tar::EntryType::Directory => Kind::Directory,
+        tar::EntryType::Symlink => Kind::Link,
+        tar::EntryType::Regular | tar::EntryType::Continuous => Kind::File,
+        other => {
+            let reason = format!(
+                "{:?} in it is of the kind {other:?}, as pg_basebackup writes none",
+                shown()
+            );
+            return Err(io::Error::other(reason));
         }
-        tar::EntryType::Regular | tar::EntryType::Continuous => {
-            let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(header.mtime()?);
-            write(member, &to, mode, modified)
+    };
+    if !is_in_a_directory(roots, &spot) {
+        let reason = format!("{:?} in it is in no directory that it has before", shown());
+        return Err(io::Error::other(reason));
+    }
+    match (links::verdict(path, kind), kind) {
+        (Verdict::Refuse(reason), _) => Err(io::Error::other(format!("{:?} in it: {reason}", shown()))),
+        (Verdict::LeaveOut, _) => Ok(()),
+        (Verdict::Directory, _) => make_directory(roots, &spot, 0o700),
+        (_, Kind::Directory) => make_directory(roots, &spot, mode),
+        (_, Kind::Link) => {
+            let to = member.link_name_bytes().unwrap_or_default().into_owned();
+            let to = Path::new(OsStr::from_bytes(&to));
+            Ok(roots.on("create", &spot, |root, below| root.link(to, below))?)
         }
-        kind => Err(io::Error::other(format!("{to:?} in it is of the kind {kind:?}"))),
+        (_, Kind::File) => write(member, roots, &spot, mode),
     }
 }
 
-fn make_directory(to: &PathBuf, mode: u32) -> io::Result<()> {
-    if !to.is_dir() {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(to);
-        made.map_err(Error::at("create", to))?;
-    }
-    Ok(
-        fs::set_permissions(to, fs::Permissions::from_mode(mode))
-            .map_err(Error::at("set the mode of", to))?,
-    )
+/// One behind a link is none.
+fn is_in_a_directory(roots: &Roots, spot: &Spot) -> bool {
+    let parent = Spot {
+        base: spot.base,
+        below: spot.below.parent().unwrap_or(Path::new("")).to_owned(),
+    };
+    roots
+        .kind(&parent)
+        .is_ok_and(|kind| kind == Some(beneath::Kind::Directory))
 }
 
-fn write(member: &mut impl Read, to: &Path, mode: u32, modified: SystemTime) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(to)
-        .map_err(Error::at("write", to))?;
+fn make_directory(roots: &Roots, spot: &Spot, mode: u32) -> io::Result<()> {
+    roots.on("create", spot, |root, below| root.make_directory(below, 0o700))?;
+    Ok(roots.on("set the mode of", spot, |root, below| root.set_mode(below, mode))?)
+}
+
+fn write<R: Read>(member: &mut tar::Entry<'_, R>, roots: &Roots, spot: &Spot, mode: u32) -> io::Result<()> {
+    let seconds = member.header().mtime()?.min(LATEST_SECONDS);
+    let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let mut file = roots.on("write", spot, |root: &Root, below| root.create(below, mode))?;
     // A read error is the backup's, a write error this file's; both come out of this.
     io::copy(member, &mut file)?;
-    file.set_permissions(fs::Permissions::from_mode(mode))
-        .and_then(|()| file.set_times(FileTimes::new().set_modified(modified)))
-        .map_err(Error::at("write", to))?;
-    Ok(())
+    Ok(roots.on("set the time of", spot, |root, below| {
+        root.set_modified(below, modified)
+    })?)
 }

@@ -1,0 +1,214 @@
+//! What a restore removes, moves aside and leaves where it is: found before anything is touched, shown by `--dry-run`, and
+//! carried out in one place (promise S7).
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::path::{Path, PathBuf};
+
+use super::Options;
+use super::error::Error;
+use super::place::{self, LOST_AND_FOUND, MARK};
+use super::spot::{Base, Roots, Spot};
+use super::unarchived::Unarchived;
+use crate::archive::Archive;
+use crate::beneath::{Kind, Root};
+use crate::pg::WalName;
+
+/// What becomes of WAL that only the old directory has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OldWal {
+    /// There is none, or the restore is refused.
+    Refuse,
+    /// It stays in `pg_wal`, where recovery finds it.
+    Keep,
+    /// It is moved to this directory, or to one beside its own.
+    SetAside(Option<PathBuf>),
+}
+
+/// WAL that is moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Aside {
+    /// The new directory.
+    pub directory: PathBuf,
+    /// Names of the files.
+    pub files: Vec<WalName>,
+}
+
+/// What is done to what is there and not in the backup.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// What goes, directories with all that is in them.
+    pub remove: Vec<Spot>,
+    /// What is moved.
+    pub aside: Option<Aside>,
+    /// WAL that stays.
+    pub kept: Vec<WalName>,
+}
+
+impl Plan {
+    /// Out of what would go, if there were no WAL in it that only this directory has.
+    ///
+    /// # Errors
+    /// [`Error::UnarchivedWal`], [`Error::KeptWalDiffers`].
+    pub(super) fn new(
+        remove: Vec<Spot>,
+        roots: &Roots,
+        unarchived: &[Unarchived],
+        options: &Options,
+        archive: &Archive,
+    ) -> Result<Self, Error> {
+        let names = || unarchived.iter().map(|wal| wal.name).collect::<Vec<_>>();
+        let pg_wal = || roots.bases.path(&roots.bases.spot(b"pg_wal"));
+        let mut plan = Self {
+            remove,
+            ..Self::default()
+        };
+        match &options.old_wal {
+            _ if unarchived.is_empty() => {}
+            OldWal::Refuse => {
+                return Err(Error::UnarchivedWal {
+                    directory: pg_wal(),
+                    place: archive.place(),
+                    wal: unarchived.to_vec(),
+                });
+            }
+            OldWal::Keep => {
+                if let Some(differs) = unarchived.iter().find(|wal| wal.differs) {
+                    return Err(Error::KeptWalDiffers {
+                        path: differs.path.clone(),
+                    });
+                }
+                plan.kept = names();
+            }
+            OldWal::SetAside(directory) => {
+                let directory = directory.clone().unwrap_or_else(|| beside(&pg_wal(), roots));
+                let files = names();
+                plan.aside = Some(Aside { directory, files });
+            }
+        }
+        plan.spare(roots, &names());
+        Ok(plan)
+    }
+
+    /// Takes WAL, its marks and its directory out of what goes.
+    fn spare(&mut self, roots: &Roots, wal: &[WalName]) {
+        let mut spared: HashSet<Spot> = HashSet::new();
+        for name in wal {
+            let file = format!("pg_wal/{name}");
+            let (ready, done) = (
+                format!("pg_wal/archive_status/{name}.ready"),
+                format!("pg_wal/archive_status/{name}.done"),
+            );
+            spared.extend([file, ready, done].map(|path| roots.bases.spot(path.as_bytes())));
+        }
+        self.remove.retain(|spot| !spared.contains(spot));
+    }
+
+    /// Makes the directory for what is moved: the one step that may fail although nothing was touched.
+    pub(super) fn prepare(&self, roots: &Roots) -> Result<(), Error> {
+        let Some(aside) = &self.aside else { return Ok(()) };
+        let made = fs::DirBuilder::new().mode(0o700).create(&aside.directory);
+        made.map_err(Error::at("create", &aside.directory))?;
+        // Whose the WAL is can read it there.
+        let owner = roots.metadata(&roots.bases.spot(b"pg_wal"))?;
+        match owner.filter(|owner| owner.uid() != place::user()) {
+            Some(owner) => chown(&aside.directory, Some(owner.uid()), Some(owner.gid()))
+                .map_err(Error::at("change the owner of", &aside.directory)),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves and removes.
+    pub(super) fn carry_out(&self, roots: &Roots) -> Result<(), Error> {
+        if let Some(aside) = &self.aside {
+            let to = Root::open(&aside.directory).map_err(Error::at("open", &aside.directory))?;
+            for name in &aside.files {
+                move_aside(roots, *name, &to)?;
+            }
+            to.sync_directory(Path::new(""))
+                .map_err(Error::at("sync", &aside.directory))?;
+        }
+        self.remove
+            .iter()
+            .try_for_each(|spot| roots.on("remove", spot, Root::remove_tree))
+    }
+}
+
+/// A new name beside the directory of the WAL, in the same file system if there is a way.
+fn beside(pg_wal: &Path, roots: &Roots) -> PathBuf {
+    let now = jiff::Timestamp::now();
+    let near = match &roots.bases.wal {
+        Some(waldir) => waldir.canonicalize().unwrap_or_else(|_| pg_wal.to_owned()),
+        None => roots
+            .bases
+            .data
+            .canonicalize()
+            .unwrap_or_else(|_| roots.bases.data.clone()),
+    };
+    let mut name = near.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".walfs-kept-wal-{}", now.strftime("%Y%m%dT%H%M%SZ")));
+    near.with_file_name(name)
+}
+
+/// Moves a file of the WAL and its mark; in another file system it is copied, and removed when the copy is durable.
+fn move_aside(roots: &Roots, name: WalName, to: &Root) -> Result<(), Error> {
+    let spot = roots.bases.spot(format!("pg_wal/{name}").as_bytes());
+    let target = PathBuf::from(name.to_string());
+    roots.on("move aside", &spot, |root, below| {
+        match root.move_to(below, to, &target) {
+            Err(error) if error.kind() == ErrorKind::CrossesDevices => {
+                copy(root, below, to, &target)?;
+                root.remove_file(below).map(drop)
+            }
+            moved => moved,
+        }
+    })?;
+    for ending in ["ready", "done"] {
+        let mark = roots
+            .bases
+            .spot(format!("pg_wal/archive_status/{name}.{ending}").as_bytes());
+        roots.on("remove", &mark, Root::remove_file)?;
+    }
+    Ok(())
+}
+
+fn copy(from: &Root, below: &Path, to: &Root, target: &Path) -> io::Result<()> {
+    let mut copied = to.create(target, 0o600)?;
+    io::copy(&mut from.open_file(below)?, &mut copied)?;
+    copied.sync_all()
+}
+
+/// Everything in the directories that a restore has begun to fill and begins anew with: all that it has made, and what
+/// was put beside that. Of `pg_wal` each file by name: WAL may be among them, and a disk of its own may begin there.
+pub(super) fn everything(roots: &Roots) -> Result<Vec<Spot>, Error> {
+    let mut found = Vec::new();
+    for base in roots.bases.all() {
+        let below = PathBuf::new();
+        list(roots, &Spot { base, below }, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn list(roots: &Roots, directory: &Spot, found: &mut Vec<Spot>) -> Result<(), Error> {
+    let wal = ["pg_wal", "pg_wal/archive_status"].map(|path| roots.bases.spot(path.as_bytes()));
+    let Some(names) = roots.list(directory)? else {
+        return Ok(());
+    };
+    for (name, kind) in names {
+        let spot = Spot {
+            base: directory.base,
+            below: directory.below.join(&name),
+        };
+        let is_top = spot.base == Base::Data && directory.below.as_os_str().is_empty();
+        match kind {
+            Kind::Directory if wal.contains(&spot) => list(roots, &spot, found)?,
+            Kind::Directory if name == LOST_AND_FOUND => {}
+            Kind::Link if is_top && name == "pg_wal" && roots.bases.wal.is_some() => {}
+            _ if is_top && name == MARK => {}
+            _ => found.push(spot),
+        }
+    }
+    Ok(())
+}
