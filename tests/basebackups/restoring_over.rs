@@ -189,7 +189,7 @@ fn b6_a_cluster_comes_back_to_its_places() {
     site.backup("monday");
     site.server.query("INSERT INTO t VALUES (1001)");
     site.server.archive_all();
-    let elsewhere = world.path().join("elsewhere");
+    let elsewhere = world.owned_dir("spaces").join("elsewhere");
     let mapping = |to: &Path| format!("{}={}", nested.display(), to.display());
     let mapping = mapping(&elsewhere);
     let mapped = ["--tablespace-mapping", &mapping];
@@ -274,11 +274,9 @@ fn wal_has_its_own_directory(site: &Site, mapped: &[&str], count: &str) {
     let other = world.path().join("other").display().to_string();
     let output = restoring(site, &[mapped, &["--delta", "--waldir", &other]].concat(), &data);
     assert_refused(&output, &["--delta leaves it where it is"]);
-    for (wrong, why) in [
-        (&*named, "not empty"),
-        (&format!("{}/x", data.display()), "one another"),
-    ] {
-        let fresh = dir.join("fresh");
+    let fresh = dir.join("fresh");
+    let within = fresh.join("x").display().to_string();
+    for (wrong, why) in [(&named, "not empty"), (&within, "one another")] {
         let output = restoring(site, &[mapped, &["--waldir", wrong]].concat(), &fresh);
         assert_refused(&output, &[why, "--waldir"]);
         assert!(!fresh.exists());
