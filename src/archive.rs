@@ -316,7 +316,7 @@ async fn create_marker(store: &Store, options: &Options, patience: Patience) -> 
 
 /// Is this no empty prefix? A new marker could name another codec than the lost one, and every file would be "absent".
 async fn holds_files(store: &Store, patience: Patience) -> Result<bool, Error> {
-    for prefix in ["wal/", "basebackups/", "trees/"] {
+    for prefix in ["wal/", "receiving/", "basebackups/", "trees/"] {
         if !store.list(prefix, None, 1, patience).await?.entries.is_empty() {
             return Ok(true);
         }

@@ -20,6 +20,8 @@ pub mod kernel;
 pub mod listing;
 pub mod node;
 pub mod presence;
+mod receiving;
+pub mod recent;
 mod restoring;
 pub mod serve;
 pub mod settle;

@@ -26,6 +26,7 @@ pub mod forerunner;
 mod frame;
 mod hashed;
 pub mod part;
+pub mod received;
 mod sealed;
 mod spill;
 pub mod tree;
@@ -172,6 +173,12 @@ impl Draft {
     async fn chunks(&mut self) -> io::Result<Chunks> {
         let kept = self.keep_all().await?;
         Ok(kept.into_iter().filter_map(|frame| frame.chunk).collect())
+    }
+
+    /// All of it, and leaves an empty one behind.
+    fn take_all(&mut self) -> Self {
+        let empty = Staging(self.shared.clone()).draft_with(self.compression);
+        std::mem::replace(self, empty)
     }
 
     /// Length of the file so far.

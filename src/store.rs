@@ -44,7 +44,7 @@ pub use requests::Store;
 
 /// Name of an object, relative to the archive's prefix: `wal/000000010000000000000001.lz4`.
 ///
-/// ASCII letters, digits, and `-._/`, no empty, `.` or `..` component, at most 400 bytes (Garage takes 479 with its
+/// Letters and digits of any script, and `-._:+@=,/`, no empty, `.` or `..` component, at most 400 bytes (Garage takes 479 with its
 /// prefix, S3 1024).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
@@ -81,8 +81,12 @@ impl fmt::Display for Key {
 const MAX_KEY_BYTES: usize = 400;
 
 fn is_component(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    !matches!(name, "" | "." | "..") && name.bytes().all(plain)
+    !matches!(name, "" | "." | "..") && name.chars().all(is_plain)
+}
+
+/// Has this character no meaning of its own in keys, paths, addresses and shells?
+pub(crate) fn is_plain(character: char) -> bool {
+    character.is_alphanumeric() || "-._:+@=,".contains(character)
 }
 
 /// What a listing or a `head` tells of an object.

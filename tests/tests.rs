@@ -28,6 +28,8 @@ mod mount_helpers;
 mod mounting;
 // A real PostgreSQL archives through the mount, is lost, and comes back; with outages, kills and damage on the way.
 mod postgres;
+// What `pg_receivewal` does to a `.partial`, and what must be kept of it.
+mod receiving;
 // The directory below FUSE, against a small reference: operations, kills, faults of the store.
 mod reference;
 // What is read is what was archived, or an error that names the damaged object.

@@ -111,6 +111,22 @@ pub enum Error {
         /// The file's name.
         name: WalName,
     },
+    /// A segment is received whose beginning has been received before, and was other (contract W4).
+    #[error(
+        "{name} is refused: {kept_bytes} bytes of it are kept in {place}, and what is written now differs from them. \
+         What is kept stays as it is.\n\
+         HINT: two servers received into one prefix, or one that lost what it had sent, do this; if the kept bytes are \
+         the wrong ones, move the objects receiving/{}.* away.",
+        name.segment().map(|segment| segment.to_string()).unwrap_or_default()
+    )]
+    Kept {
+        /// The file's name.
+        name: WalName,
+        /// The archive.
+        place: String,
+        /// So many bytes from its beginning on.
+        kept_bytes: u64,
+    },
     /// A `.history` or `.backup` file that PostgreSQL would not have written.
     #[error("{name} is refused: {reason}")]
     Text {

@@ -19,7 +19,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::store::Key;
+use crate::store::{Key, is_plain};
 
 pub mod begun;
 pub mod catalogue;
@@ -45,7 +45,8 @@ pub const LATEST: &str = "LATEST";
 /// Longest name of a tree, in bytes.
 const MAX_NAME_BYTES: usize = 100;
 
-/// Name of a tree: ASCII letters, digits, and `-._`, beginning with a letter or digit, at most 100 bytes, not `LATEST`.
+/// Name of a tree: letters and digits of any script, and `-._:+@=,`, beginning with a letter or digit, at most 100
+/// bytes, not `LATEST`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TreeName(String);
 
@@ -70,8 +71,8 @@ impl fmt::Display for TreeName {
 /// A text that cannot name a backup.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} cannot name a backup: expected 1 to {MAX_NAME_BYTES} letters, digits, '-', '.' and '_', beginning with a \
-     letter or digit, and not {LATEST}.\nHINT: monday, or 2026-11-21T0300, for example."
+    "{text:?} cannot name a backup: expected letters, digits and any of -._:+@=, beginning with a letter or digit, at \
+     most {MAX_NAME_BYTES} bytes, and not {LATEST}.\nHINT: monday, or 2026-11-21T0300, for example."
 )]
 pub struct TreeNameError {
     /// What was read.
@@ -82,13 +83,9 @@ impl FromStr for TreeName {
     type Err = TreeNameError;
 
     fn from_str(text: &str) -> Result<Self, TreeNameError> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
         let sane = text.len() <= MAX_NAME_BYTES
-            && text
-                .bytes()
-                .next()
-                .is_some_and(|first| first.is_ascii_alphanumeric())
-            && text.bytes().all(plain)
+            && text.chars().next().is_some_and(char::is_alphanumeric)
+            && text.chars().all(is_plain)
             && !text.eq_ignore_ascii_case(LATEST);
         sane.then(|| Self(text.to_owned())).ok_or_else(|| TreeNameError {
             text: text.to_owned(),
@@ -158,8 +155,19 @@ mod tests {
 
     #[test]
     fn names_are_plain() {
-        for good in ["monday", "2026-11-21T0300", "a", "9.x_y-z"] {
-            assert_eq!(good.parse::<TreeName>().unwrap().as_str(), good);
+        for good in [
+            "monday",
+            "2026-11-21T03:00:00+01",
+            "a",
+            "9.x_y-z",
+            "host=höst,by@me",
+        ] {
+            let name = good.parse::<TreeName>().unwrap();
+            assert_eq!(name.as_str(), good);
+            assert_eq!(
+                TreeId::parse(TreeId::fresh(&name).as_str()).map(|id| id.name()),
+                Some(name)
+            );
         }
         for bad in [
             "",
@@ -168,9 +176,13 @@ mod tests {
             "a/b",
             "LATEST",
             "latest",
-            "ä",
             "a b",
+            "a%20b",
+            "a'b",
+            "a\u{1b}[2J",
+            "a\u{fffd}",
             &"x".repeat(101),
+            &"ä".repeat(51),
         ] {
             assert!(bad.parse::<TreeName>().is_err(), "{bad:?} was taken");
         }

@@ -9,6 +9,7 @@
 mod commit;
 mod early;
 mod header;
+mod received;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -16,6 +17,7 @@ use std::time::SystemTime;
 pub(super) use commit::UPLOAD_MEMORY_BYTES;
 pub use commit::{Committed, Offered};
 pub use early::{Early, EarlyFile};
+pub use received::{MAX_PIECE_BYTES, Piece, Prefix, Prefixes};
 
 pub use super::turns::{Looked, UploadSpace};
 use super::{Archive, Error};
@@ -110,8 +112,13 @@ impl Archive {
     /// # Errors
     /// As [`Archive::look`].
     pub async fn look_before(&self, name: WalName, patience: Patience) -> Result<Looked, Error> {
-        let looked = Looked::begin(self.name_turns.of(name));
+        let looked = self.begin_look(name);
         Ok(looked.found(self.look(name, patience).await?))
+    }
+
+    /// As [`Archive::look_before`] if the store now says that the name is free, to whoever asks it right after this.
+    pub fn begin_look(&self, name: WalName) -> Looked {
+        Looked::begin(self.name_turns.of(name))
     }
 
     /// Reads the seek table at the end of an object.

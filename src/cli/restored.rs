@@ -75,6 +75,9 @@ pub(super) fn print(report: &Report, options: &Options, user: Option<String>, js
         "target: {}, on timeline {}; the archived WAL is whole up to {} ({})",
         options.recovery.target, reach.timeline, reach.last, reach.end
     )?;
+    if let Some(end) = reach.received {
+        writeln!(out, "WAL that was received behind it leads up to {end}")?;
+    }
     if options.dry_run {
         return Ok(());
     }

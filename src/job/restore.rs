@@ -38,6 +38,7 @@ mod links;
 mod lock;
 mod place;
 mod plan;
+mod received;
 mod settings;
 mod spot;
 mod start;
@@ -179,6 +180,9 @@ pub async fn restore(
             (unpacked.control, unpacked.access)
         }
     };
+    if let Some(rest) = &checked.rest {
+        rest.bring(&roots, access).await?;
+    }
     complete(&checked, &roots, options, access, &mut control, progress)?;
     Ok(report)
 }

@@ -82,12 +82,26 @@ impl Asker {
     /// absolute, without symbolic links.
     pub fn intent(&self, mountpoint: &Path, dir: &str, name: &str) -> Intent {
         let target = mountpoint.join(dir).join(name);
-        let evidence = || -> io::Result<Intent> {
-            let arguments = fs::read(self.place.join("cmdline"))?;
-            let directory = fs::read_link(self.place.join("cwd"))?;
-            Ok(command::intent(&command::split(&arguments), &directory, &target))
+        let intent = |(arguments, directory): (Vec<u8>, PathBuf)| {
+            command::intent(&command::split(&arguments), &directory, &target)
         };
-        evidence().unwrap_or(Intent::Unknown)
+        self.evidence().map_or(Intent::Unknown, intent)
+    }
+
+    /// Its command line, and the directory that this is relative to.
+    fn evidence(&self) -> io::Result<(Vec<u8>, PathBuf)> {
+        let arguments = fs::read(self.place.join("cmdline"))?;
+        Ok((arguments, fs::read_link(self.place.join("cwd"))?))
+    }
+
+    /// Is it impossible to see what it is?
+    pub fn is_hidden(&self) -> bool {
+        self.evidence().is_err()
+    }
+
+    /// The number that the kernel gave.
+    pub fn thread(&self) -> u32 {
+        self.pid
     }
 
     /// The regular file called `name` that the process has open for reading only, if there is exactly one: the file

@@ -1,6 +1,8 @@
 //! Lookups of those who are about to bring a file: to them it is not there, whatever the store has.
 
+use crate::archive::wal::Looked;
 use crate::pg::WalName;
+use crate::staging::wal::WalDraft;
 
 use super::asker::{Asker, Intent};
 use super::fs::Fs;
@@ -29,8 +31,35 @@ impl Fs {
         !self.presence.was_archived(name) && (writes() || asker.is_archiving(&name.to_string()))
     }
 
+    /// The store's word may serve once more, if it cannot be seen who was told it; and the upload's look as well, if the
+    /// store will judge what is written.
+    pub(super) fn told_absent(&self, name: WalName, asker: Option<&Asker>, looked: Looked) {
+        if asker.is_none_or(Asker::is_hidden) {
+            let looked = Some(looked).filter(|_| self.archive.marker().put_if_absent);
+            self.recent.absent(name, thread(asker), looked);
+        }
+    }
+
+    /// Was that said to the same thread just now? One in another pid namespace could be anybody's.
+    pub(super) fn was_told_absent(&self, name: WalName, asker: Option<&Asker>) -> bool {
+        asker.is_some_and(|asker| self.recent.was_told(name, asker.thread()))
+    }
+
+    /// The look at the name that its creator has taken already.
+    pub(super) fn looked_before(&self, draft: WalDraft, asker: Option<&Asker>) -> WalDraft {
+        match self.recent.take_look(draft.name(), thread(asker)) {
+            Some(looked) => draft.looked(async { Some(looked) }),
+            None => draft,
+        }
+    }
+
     /// What the process seems to want of a name in `wal/`.
     pub(super) fn intent(&self, name: WalName, asker: &Asker) -> Intent {
         asker.intent(&self.options.mountpoint, "wal", &name.to_string())
     }
+}
+
+/// 0 in other pid namespaces.
+fn thread(asker: Option<&Asker>) -> u32 {
+    asker.map_or(0, Asker::thread)
 }

@@ -34,8 +34,10 @@ impl Fs {
     pub async fn open_directory(&self, ino: u64) -> Result<u64> {
         let listing = match self.node(ino)? {
             Node::Wal => {
-                let listing = WalListing::open(self.archive.clone(), self.options.deadline).await;
-                Listing::Wal(self.noted("list wal", listing)?)
+                let listing = WalListing::open(self.archive.clone(), self.options.deadline);
+                let listed = tokio::try_join!(listing, self.list_received());
+                let (listing, received) = self.noted("list wal", listed)?;
+                Listing::Wal(listing, received)
             }
             Node::Basebackups => {
                 let entries = self.noted("list basebackups", self.list_basebackups().await)?;
@@ -72,7 +74,16 @@ impl Fs {
         let seen = offset.saturating_sub(LISTING_BASE);
         match listing {
             Listing::Fixed => {}
-            Listing::Wal(listing) => entries.extend(self.listed_entries(listing, seen).await?),
+            Listing::Wal(_, received) if Self::is_beyond_archived(offset) => {
+                entries.extend(Self::received_from(received, offset));
+            }
+            Listing::Wal(listing, received) => {
+                let archived = self.listed_entries(listing, seen).await?;
+                match archived.is_empty() {
+                    true => entries.extend(Self::received_from(received, 0)),
+                    false => entries.extend(archived),
+                }
+            }
             Listing::Held(held) => {
                 entries.extend(held.iter().skip(seen as usize).take(HELD_ENTRIES).cloned())
             }
@@ -155,6 +166,9 @@ impl Fs {
             _ => return Err(self.refuse_change(parent, name)),
         }
         if let Some(writing) = name.to_str().and_then(|name| self.writings.find(name)) {
+            if Self::is_kept_in_part(&writing).await {
+                return Err(self.not_being_written(name));
+            }
             self.writings.hide(&writing);
             return Ok(());
         }

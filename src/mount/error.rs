@@ -42,6 +42,12 @@ pub enum Error {
         /// What names there are.
         reason: String,
     },
+    /// A file that its writer has compressed.
+    #[error("{name} is refused: walfs compresses by itself\nHINT: run pg_receivewal without --compress")]
+    Compressed {
+        /// The name.
+        name: String,
+    },
     /// A directory where a file was meant, or the reverse.
     #[error("it is a directory")]
     IsDirectory,
@@ -101,6 +107,8 @@ impl Error {
             Self::Exists => libc::EEXIST,
             Self::Immutable { .. } | Self::Committed { .. } => libc::EPERM,
             Self::BadName { .. } | Self::Invalid { .. } => libc::EINVAL,
+            // The one word that a user of `pg_receivewal --compress` gets to see.
+            Self::Compressed { .. } => libc::EOPNOTSUPP,
             Self::IsDirectory => libc::EISDIR,
             Self::NotDirectory => libc::ENOTDIR,
             Self::BadHandle => libc::EBADF,
@@ -121,6 +129,7 @@ impl Error {
             Self::Archive(_)
                 | Self::Committed { .. }
                 | Self::BadName { .. }
+                | Self::Compressed { .. }
                 | Self::Invalid { .. }
                 | Self::TooLong { .. }
                 | Self::BadBackupName(_)
@@ -153,7 +162,7 @@ fn archive_errno(error: &archive::Error) -> i32 {
     use archive::Error as E;
     match error {
         // "File exists" is what cp then says, which is the truth.
-        E::Conflict { .. } | E::TreeExists { .. } => libc::EEXIST,
+        E::Conflict { .. } | E::Kept { .. } | E::TreeExists { .. } => libc::EEXIST,
         E::Immutable { .. } => libc::EPERM,
         E::TooLong { .. } => libc::EFBIG,
         E::StagingFull { .. } => libc::ENOSPC,

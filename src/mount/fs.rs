@@ -36,6 +36,7 @@ use super::error::Error;
 use super::handles::{Handle, Handles};
 use super::node::{Attributes, Inodes, Kept, Kind, Node, OwnFile};
 use super::presence::Presence;
+use super::recent::Recent;
 use super::status;
 use super::writing::Writings;
 
@@ -83,6 +84,7 @@ pub struct Fs {
     pub(super) writings: Writings,
     pub(super) absences: Absences,
     pub(super) presence: Presence,
+    pub(super) recent: Recent,
     pub(super) ahead: Option<Arc<Ahead>>,
     pub(super) basebackups: Basebackups,
     pub(super) mounted_at: Timestamp,
@@ -112,6 +114,7 @@ impl Fs {
             writings: Writings::default(),
             absences: Absences::default(),
             presence: Presence::default(),
+            recent: Recent::default(),
             ahead: None,
             basebackups: Basebackups::default(),
             mounted_at: Timestamp::now(),
@@ -173,12 +176,25 @@ impl Fs {
         let Some(name) = wal_name(name) else {
             return Err(Error::NotFound);
         };
-        if self.is_for_creating(name, asker) || self.is_yet_to_come(name, asker) {
+        let absent_to_writers = self.is_for_creating(name, asker) || self.is_yet_to_come(name, asker);
+        if absent_to_writers || self.was_told_absent(name, asker) {
             return Err(Error::NotFound);
         }
-        match tokio::time::timeout(PROMPT, self.archived_meta(name, asker)).await {
-            Ok(found) => Ok(self.archived_attributes(name, &found?)),
-            Err(_) => Ok(self.pending_attributes(name)),
+        let found = self.found_attributes(name, asker, self.archived_meta(name, asker));
+        let found = tokio::time::timeout(PROMPT, found).await;
+        found.unwrap_or_else(|_| Ok(self.pending_attributes(name)))
+    }
+
+    /// Of an archived file, or else of what is received of one.
+    async fn found_attributes(
+        &self,
+        name: WalName,
+        asker: Option<&Asker>,
+        archived: impl Future<Output = Result<WalMeta>>,
+    ) -> Result<Attributes> {
+        match archived.await {
+            Err(Error::NotFound) => self.received_attributes(name, asker).await,
+            found => Ok(self.archived_attributes(name, &found?)),
         }
     }
 
@@ -198,7 +214,11 @@ impl Fs {
             .await??
         {
             Some(_) => Err(Error::NotFound),
-            None => self.attributes(Node::AbsentFile(name)),
+            None => match self.received_attributes(name, asker).await {
+                Ok(_) => Err(Error::NotFound),
+                Err(Error::NotFound) => self.attributes(Node::AbsentFile(name)),
+                Err(error) => Err(error),
+            },
         }
     }
 
@@ -209,8 +229,8 @@ impl Fs {
     pub async fn getattr(&self, ino: u64, asker: Option<&Asker>) -> Result<Attributes> {
         match self.node(ino)? {
             Node::Archived(name) => {
-                let meta = self.known_meta(name, asker).await?;
-                Ok(self.archived_attributes(name, &meta))
+                self.found_attributes(name, asker, self.known_meta(name, asker))
+                    .await
             }
             Node::Writing(ino) => {
                 let writing = self.writings.get(ino).ok_or(Error::NotFound)?;
@@ -237,6 +257,12 @@ impl Fs {
                     .await
             }
             (_, Opening::Replace) => self.open_to_replace(ino, asker).await,
+            (Node::Archived(name @ WalName::Partial(segment)), Opening::Write) => {
+                match self.known_meta(name, asker).await {
+                    Err(Error::NotFound) => self.open_received(segment, true, asker).await,
+                    _ => self.open_to_read(ino, asker).await,
+                }
+            }
             (_, Opening::Read | Opening::Write) => self.open_to_read(ino, asker).await,
         }
     }
@@ -247,10 +273,15 @@ impl Fs {
     /// As [`Fs::getattr`].
     pub async fn open_to_read(&self, ino: u64, asker: Option<&Asker>) -> Result<u64> {
         let handle = match self.node(ino)? {
-            Node::Archived(name) => {
-                let bytes = self.known_meta(name, asker).await?.bytes;
-                Handle::Archived { name, bytes }
-            }
+            Node::Archived(name) => match (self.known_meta(name, asker).await, name) {
+                (Err(Error::NotFound), WalName::Partial(segment)) => {
+                    return self.open_received(segment, false, asker).await;
+                }
+                (meta, _) => Handle::Archived {
+                    name,
+                    bytes: meta?.bytes,
+                },
+            },
             Node::AbsentFile(_) => Handle::Text(Bytes::new()),
             Node::OwnFile(file) => Handle::Text(self.text(file).into()),
             Node::Writing(ino) => return self.reopen(ino),
@@ -297,7 +328,7 @@ impl Fs {
                 let start = text.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
                 Ok(text.slice(start..text.len().min(start.saturating_add(bytes))))
             }
-            Handle::Writing { writing, .. } => self.read_back(writing, offset, bytes).await,
+            Handle::Writing(writing) => self.read_back(writing, offset, bytes).await,
             Handle::Draft(open) => self.while_wanted(asker, open.read(offset, bytes)).await?,
             Handle::Listing { .. } => Err(Error::IsDirectory),
         }
@@ -328,7 +359,7 @@ impl Fs {
     pub fn is_close_a_statement(&self, handle: u64) -> bool {
         let handle = self.handles.get(handle);
         handle.is_ok_and(|handle| match &*handle {
-            Handle::Writing { .. } => true,
+            Handle::Writing(_) => true,
             Handle::Draft(open) => open.is_to_write(),
             _ => false,
         })

@@ -30,12 +30,7 @@ pub enum Handle {
     /// A text made when it was opened.
     Text(Bytes),
     /// A file being written.
-    Writing {
-        /// The file.
-        writing: Arc<Writing>,
-        /// Has this handle written to it?
-        wrote: std::sync::atomic::AtomicBool,
-    },
+    Writing(Arc<Writing>),
     /// A file of a complete backup, to be read.
     InTree {
         /// The backup; kept in memory while the file is open.
@@ -59,8 +54,8 @@ pub enum Handle {
 pub enum Listing {
     /// There are only fixed ones.
     Fixed,
-    /// The archived files, page by page.
-    Wal(WalListing),
+    /// The archived files, page by page, and behind them what is received.
+    Wal(WalListing, Vec<Entry>),
     /// These, made when it was opened.
     Held(Vec<Entry>),
     /// Of a backup that is being written: those that were in this directory when it was opened.

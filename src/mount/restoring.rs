@@ -24,12 +24,16 @@ impl Fs {
         let wait = self
             .reader
             .meta(name, intent == Intent::Reads, self.patience(intent));
+        let looked = self.archive.begin_look(name);
         match self.while_wanted(asker, wait).await?? {
             Some(meta) => {
                 self.presence.found(name, meta).await;
                 Ok(meta)
             }
+            // Some of it may have been received.
+            None if matches!(name, WalName::Partial(_)) => Err(Error::NotFound),
             None => {
+                self.told_absent(name, asker, looked);
                 if let Some(family) = asker.and_then(Asker::parent) {
                     self.absences.told(name, family);
                 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::archive::wal::Committed;
-use crate::pg::{HeaderError, PageHeader, WalName};
+use crate::pg::WalName;
 use crate::staging::wal::WalDraft;
 
 use super::asker::Asker;
@@ -25,15 +25,15 @@ impl Fs {
     /// As [`Fs::write`]; [`Error::Archive`] with `Incomplete` for a segment that is not whole.
     pub async fn flush(&self, handle: u64, asker: Option<&Asker>) -> Result<()> {
         let handle = self.handles.get(handle)?;
-        let Handle::Writing { writing, wrote } = &*handle else {
+        let Handle::Writing(writing) = &*handle else {
             return check_draft(&handle);
         };
         let mut content = writing.content.lock().await;
         let killed = self.note_killed(writing, asker);
         match &mut *content {
+            Content::Received(received) => self.keep(received, killed).await,
             Content::Wal(wal) if !is_somebody_elses_to_finish(writing, wal, asker) => {
-                self.settle(writing, wal, wrote.load(Ordering::Acquire), killed)
-                    .await
+                self.settle(writing, wal, killed).await
             }
             _ => Ok(()),
         }
@@ -45,16 +45,14 @@ impl Fs {
     /// As [`Fs::flush`].
     pub async fn fsync(&self, handle: u64, asker: Option<&Asker>) -> Result<()> {
         let handle = self.handles.get(handle)?;
-        let Handle::Writing { writing, wrote } = &*handle else {
+        let Handle::Writing(writing) = &*handle else {
             return check_draft(&handle);
         };
         let mut content = writing.content.lock().await;
         let killed = self.note_killed(writing, asker);
         match &mut *content {
-            Content::Wal(wal) => {
-                self.settle(writing, wal, wrote.load(Ordering::Acquire), killed)
-                    .await
-            }
+            Content::Received(received) => self.keep(received, killed).await,
+            Content::Wal(wal) => self.settle(writing, wal, killed).await,
             // A temporary name: the rename is what makes the file durable, and what can fail.
             Content::Scratch(_) => Ok(()),
         }
@@ -69,14 +67,8 @@ impl Fs {
         killed
     }
 
-    /// Finishes the file, or says what there is to say of it. `wrote`: through this very descriptor.
-    async fn settle(
-        &self,
-        writing: &Arc<Writing>,
-        wal: &mut WalDraft,
-        wrote: bool,
-        killed: bool,
-    ) -> Result<()> {
+    /// Finishes the file, or says what there is to say of it.
+    async fn settle(&self, writing: &Arc<Writing>, wal: &mut WalDraft, killed: bool) -> Result<()> {
         if let Some(verdict) = wal.verdict() {
             return verdict.clone().map(drop).map_err(Error::from);
         }
@@ -87,10 +79,6 @@ impl Fs {
         // The kernel closes what a killed process had open: that is no statement that the file is done.
         if killed {
             return Err(Error::Interrupted);
-        }
-        if is_filled_in_later(wal) {
-            let outcome = if wrote { filled_to_its_end(wal) } else { Ok(()) };
-            return self.noted("archive", outcome);
         }
         let outcome = self.finish(writing, wal).await;
         self.forget_failed(writing, wal);
@@ -122,18 +110,7 @@ impl Fs {
             return outcome;
         }
         if let Some(Ok(committed)) = wal.verdict() {
-            let uploaded = *committed == Committed::Stored;
-            self.metrics.archived(wal.name().to_string(), uploaded);
-            self.presence.archived(wal.name());
-            tracing::info!(
-                "{} {}",
-                if uploaded {
-                    "archived"
-                } else {
-                    "archived before, the same:"
-                },
-                wal.name()
-            );
+            self.note_archived(wal.name(), *committed);
             self.writings.hide(writing);
         }
         if outcome.is_err() {
@@ -142,12 +119,24 @@ impl Fs {
         self.noted("archive", outcome)
     }
 
+    pub(super) fn note_archived(&self, name: WalName, committed: Committed) {
+        let uploaded = committed == Committed::Stored;
+        self.metrics.archived(name.to_string(), uploaded);
+        self.presence.archived(name);
+        self.recent.archived(name);
+        let how = match uploaded {
+            true => "archived",
+            false => "archived before, the same:",
+        };
+        tracing::info!("{how} {name}");
+    }
+
     /// The last reference to an open file is gone. Nothing is ever archived here (contract W3).
     pub async fn release(&self, handle: u64) {
         match self.handles.remove(handle).as_deref() {
-            Some(Handle::Writing { writing, .. }) => {
+            Some(Handle::Writing(writing)) => {
                 warn_of_unfinished(writing);
-                self.writings.close(writing);
+                self.writings.close(writing, !Self::is_safe(writing));
             }
             Some(Handle::Draft(open)) => open.close().await,
             _ => {}
@@ -179,27 +168,6 @@ fn warn_of_unfinished(writing: &Writing) {
             wal.name()
         );
     }
-}
-
-/// Is this `.partial` one of `pg_receivewal`, which lays it out with zeros, fills it in and renames it? It is archived
-/// by the rename, under its final name; as a `.partial` it is never stored.
-fn is_filled_in_later(wal: &mut WalDraft) -> bool {
-    let laid_out = matches!(PageHeader::parse(wal.head()), Err(HeaderError::Zero));
-    matches!(wal.name(), WalName::Partial(_)) && (laid_out || wal.draft().coverage().is_rewritten())
-}
-
-/// Half-filled it must not seem safe: `pg_receivewal --synchronous` would report to its server what is not stored.
-fn filled_to_its_end(wal: &mut WalDraft) -> Result<()> {
-    let bytes = wal.bytes();
-    let coverage = wal.draft().coverage();
-    if coverage.is_rewritten() && coverage.last_write_ends_at(bytes) {
-        return Ok(());
-    }
-    Err(Error::Invalid {
-        name: wal.name().to_string(),
-        reason: "only whole segments are archived, and this one is not filled to its end; \
-                 pg_receivewal cannot be --synchronous here",
-    })
 }
 
 /// A small file's length is not known, so a child's copy of the descriptor, closed in the middle, must not finish it:

@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -70,7 +70,9 @@ impl Fs {
         };
         self.gates_open()?;
         let target = acceptable(OsStr::new(&name))?;
-        self.writings.hide(&old);
+        if !old.is_being_received() {
+            self.writings.hide(&old);
+        }
         Ok(self.start_writing(target, asker).1)
     }
 
@@ -87,9 +89,16 @@ impl Fs {
     fn start_writing(&self, target: Target, asker: Option<&Asker>) -> (Attributes, u64) {
         let (content, visible) = match target {
             Target::Final(name) => {
-                let visible = is_visible_while_written(name).then(|| name.to_string());
+                let visible = Some(name.to_string()).filter(|text| {
+                    is_visible_while_written(name)
+                        && !self
+                            .writings
+                            .find(text)
+                            .is_some_and(|old| old.is_being_received())
+                });
                 let draft = WalDraft::new(self.archive.clone(), &self.staging, name, self.options.deadline);
-                (Content::Wal(Box::new(self.brought(draft, asker))), visible)
+                let draft = self.looked_before(self.brought(draft, asker), asker);
+                (Content::Wal(Box::new(draft)), visible)
             }
             Target::Temporary(name) => (Content::Scratch(self.staging.draft()), Some(name)),
         };
@@ -101,13 +110,7 @@ impl Fs {
             .writings
             .create(self.inodes.fresh(), content, visible, opener);
         let attributes = self.writing_attributes(&writing);
-        (
-            attributes,
-            self.handles.insert(Handle::Writing {
-                writing,
-                wrote: AtomicBool::new(false),
-            }),
-        )
+        (attributes, self.handles.insert(Handle::Writing(writing)))
     }
 
     /// A file that is brought now may have been sent ahead.
@@ -124,10 +127,7 @@ impl Fs {
     pub(super) fn reopen(&self, ino: u64) -> Result<u64> {
         let writing = self.writings.get(ino).ok_or(Error::NotFound)?;
         self.writings.open(&writing);
-        Ok(self.handles.insert(Handle::Writing {
-            writing,
-            wrote: AtomicBool::new(false),
-        }))
+        Ok(self.handles.insert(Handle::Writing(writing)))
     }
 
     /// Takes bytes. The write that completes a segment returns when it is in the store, or why it is not.
@@ -142,8 +142,8 @@ impl Fs {
         asker: Option<&Asker>,
     ) -> Result<usize> {
         let handle = self.handles.get(handle)?;
-        let (writing, wrote) = match &*handle {
-            Handle::Writing { writing, wrote } => (writing, wrote),
+        let writing = match &*handle {
+            Handle::Writing(writing) => writing,
             Handle::Archived { name, .. } => {
                 return Err(Error::Immutable {
                     what: name.to_string(),
@@ -159,13 +159,20 @@ impl Fs {
             _ => return Err(Error::BadHandle),
         };
         check_length(writing, offset.saturating_add(data.len() as u64))?;
-        wrote.store(true, Ordering::Release);
         let mut content = writing.content.lock().await;
+        self.may_be_received(writing, &mut content, offset, data);
         let outcome = match &mut *content {
             Content::Scratch(draft) => draft
                 .write_shared(offset, data)
                 .await
                 .map_err(|error| staging(writing, &error)),
+            Content::Received(received) => {
+                let written = received.write(offset, data).await;
+                if received.has_failed() {
+                    self.writings.hide(writing);
+                }
+                self.noted("write", written.map_err(Error::from))
+            }
             Content::Wal(wal) => {
                 let name = wal.name().to_string();
                 let source = || source(asker, &name);
@@ -186,7 +193,7 @@ impl Fs {
     pub async fn truncate(&self, handle: u64, bytes: u64, asker: Option<&Asker>) -> Result<()> {
         let handle = self.handles.get(handle)?;
         match &*handle {
-            Handle::Writing { writing, .. } => self.truncate_writing(writing, bytes, asker).await,
+            Handle::Writing(writing) => self.truncate_writing(writing, bytes, asker).await,
             Handle::InTree { loaded, entry } => Err(self.refuse_entry(loaded.backup.node(*entry)).await),
             Handle::Draft(open) => open.truncate(bytes).await,
             _ => Err(Error::Immutable {
@@ -226,6 +233,7 @@ impl Fs {
                 .truncate(bytes)
                 .await
                 .map_err(|error| staging(writing, &error)),
+            Content::Received(received) => received.truncate(bytes).await.map_err(Error::from),
             Content::Wal(wal) => {
                 let name = wal.name().to_string();
                 let source = || source(asker, &name);
@@ -285,7 +293,7 @@ impl Fs {
 
     async fn rename_to_final(&self, writing: &Arc<Writing>, name: WalName, replace: bool) -> Result<()> {
         let was_sent_ahead = self.ahead.as_ref().is_some_and(|ahead| ahead.is_ahead(name));
-        if !replace && !was_sent_ahead {
+        if !replace && !was_sent_ahead && !writing.is_received() {
             // Half of the deadline for the look, so that the whole stays below twice the deadline.
             let patience = crate::store::Patience::for_at_most(self.options.deadline / 2);
             if self.archive.wal_meta(name, patience).await?.is_some() {
@@ -293,9 +301,13 @@ impl Fs {
             }
         }
         let mut content = writing.content.lock().await;
+        if let Content::Received(received) = &mut *content {
+            return self.rename_received(writing, received, name).await;
+        }
         let (draft, old_name) = match std::mem::replace(&mut *content, Content::Scratch(self.staging.draft()))
         {
             Content::Scratch(draft) => (draft, None),
+            Content::Received(received) => (received.into_draft(), None),
             Content::Wal(wal) => {
                 let name = wal.name();
                 (wal.into_draft(), Some(name))
@@ -334,11 +346,22 @@ fn acceptable(name: &OsStr) -> Result<Target> {
     match text.parse::<WalName>() {
         Ok(name) => Ok(Target::Final(name)),
         Err(_) if pg::staging_target(text).is_some() => Ok(Target::Temporary(text.to_owned())),
+        Err(_) if is_compressed(text) => Err(Error::Compressed {
+            name: text.to_owned(),
+        }),
         Err(reason) => Err(Error::BadName {
             name: name.to_string_lossy().into_owned(),
             reason: reason.to_string(),
         }),
     }
+}
+
+/// A segment, or a part of one, as `pg_receivewal --compress` names it.
+fn is_compressed(text: &str) -> bool {
+    let packed = text.strip_suffix(".partial").unwrap_or(text);
+    let endings = [".gz", ".lz4", ".zst"];
+    let plain = endings.iter().find_map(|ending| packed.strip_suffix(ending));
+    plain.is_some_and(|plain| plain.parse::<WalName>().is_ok())
 }
 
 /// No WAL file is longer than the largest segment; what would be must not cost memory.

@@ -4,7 +4,7 @@
 //! two openers of one name have separate versions (the orphaned `cp` of a crashed archiver is still writing when the
 //! next one starts). A file under a temporary name, to be renamed, is an ordinary file of this mount: found by name,
 //! opened twice, read back. So is a `.partial`, which PostgreSQL archives like a segment but `pg_receivewal` fills in
-//! and renames.
+//! and renames; while it is received, another one of its name is private.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::pg::WalName;
 use crate::staging::Draft;
+use crate::staging::received::Received;
 use crate::staging::wal::WalDraft;
 
 /// How long a file under a temporary name, with no handle, waits for its rename.
@@ -23,6 +24,8 @@ const LEFT_FOR: Duration = Duration::from_secs(3600);
 pub enum Content {
     /// A WAL file under its final name.
     Wal(Box<WalDraft>),
+    /// A `.partial` that is being filled in.
+    Received(Box<Received>),
     /// Bytes under a temporary name.
     Scratch(Draft),
 }
@@ -32,6 +35,7 @@ impl Content {
     pub fn draft(&mut self) -> &mut Draft {
         match self {
             Self::Wal(wal) => wal.draft(),
+            Self::Received(received) => received.draft(),
             Self::Scratch(draft) => draft,
         }
     }
@@ -52,6 +56,8 @@ pub struct Writing {
     pub bytes: AtomicU64,
     /// Its writer was killed: it will be thrown away.
     pub abandoned: AtomicBool,
+    /// It is received, and stays what is found under its name.
+    pub received: AtomicBool,
     /// The name under which others find it.
     name: Mutex<Option<String>>,
     handles: AtomicUsize,
@@ -63,6 +69,16 @@ impl Writing {
     /// The name under which others find it.
     pub fn name(&self) -> Option<String> {
         self.name.lock().expect("no panic while held").clone()
+    }
+
+    /// Is it one that is received?
+    pub fn is_received(&self) -> bool {
+        self.received.load(Ordering::Acquire)
+    }
+
+    /// ... and has its receiver got it open?
+    pub fn is_being_received(&self) -> bool {
+        self.is_received() && self.handles.load(Ordering::Acquire) > 0
     }
 }
 
@@ -90,6 +106,7 @@ impl Writings {
             content: tokio::sync::Mutex::new(content),
             bytes: AtomicU64::new(0),
             abandoned: AtomicBool::new(false),
+            received: AtomicBool::new(false),
             name: Mutex::new(visible_name.clone()),
             handles: AtomicUsize::new(1),
             left: Mutex::new(None),
@@ -142,11 +159,12 @@ impl Writings {
         }
     }
 
-    /// One handle fewer; the file goes with the last one, unless it can still be found by name.
-    pub fn close(&self, writing: &Writing) {
+    /// One handle fewer; the file goes with the last one, unless it can still be found by name and is `needed`.
+    pub fn close(&self, writing: &Writing, needed: bool) {
         *writing.left.lock().expect("no panic while held") = Some(Instant::now());
         let last = writing.handles.fetch_sub(1, Ordering::AcqRel) == 1;
-        if last && (writing.abandoned.load(Ordering::Acquire) || writing.name().is_none()) {
+        let abandoned = writing.abandoned.load(Ordering::Acquire) || !needed;
+        if last && (abandoned || writing.name().is_none()) {
             self.hide(writing);
             self.by_ino
                 .lock()

@@ -17,8 +17,6 @@ pub struct Coverage {
     went_back: bool,
     /// A byte was written twice.
     rewritten: bool,
-    /// End of the latest write.
-    last_end: u64,
 }
 
 impl Coverage {
@@ -29,7 +27,6 @@ impl Coverage {
         }
         self.went_back |= range.start < self.frontier;
         self.frontier = self.frontier.max(range.end);
-        self.last_end = range.end;
         self.rewritten |= self.insert(range);
     }
 
@@ -95,11 +92,6 @@ impl Coverage {
     pub fn is_rewritten(&self) -> bool {
         self.rewritten
     }
-
-    /// Does the latest write end at `bytes`?
-    pub fn last_write_ends_at(&self, bytes: u64) -> bool {
-        self.last_end == bytes
-    }
 }
 
 #[cfg(test)]
@@ -146,7 +138,7 @@ mod tests {
     #[test]
     fn zeros_first_and_data_after_is_rewriting() {
         let receiver = coverage(&[0..100, 0..10]);
-        assert!(receiver.is_full(100) && receiver.is_rewritten() && !receiver.last_write_ends_at(100));
+        assert!(receiver.is_full(100) && receiver.is_rewritten());
     }
 
     #[test]

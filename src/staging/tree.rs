@@ -42,6 +42,7 @@ mod large;
 mod limits;
 pub mod names;
 mod reading_back;
+mod recalled;
 mod refusal;
 mod sending;
 mod tablespaces;

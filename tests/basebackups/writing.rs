@@ -37,7 +37,23 @@ fn pg_basebackup_plain() {
         assert_eq!(summary["method"], "mount");
         assert_eq!(summary["plain_tar"], true, "{name}");
     }
+    // WAL beside its backup would not be in it.
+    let beside = format!("--waldir={}", site.backup("beside").display());
+    let refused = site.run_backup(&site.backup("without"), &["-Xstream", &beside]);
+    assert!(
+        !refused.status.success() && said(&refused).contains("pg_wal"),
+        "{}",
+        said(&refused)
+    );
+    assert!(
+        site.mount.log().contains("without --waldir"),
+        "{}",
+        site.mount.log()
+    );
 }
+
+/// Whatever names a backup well: a time, a host, a user.
+const ODD_NAME: &str = "2026-11-28T03:00:00+01@höst=1,x";
 
 /// B4: nothing says which files there should be, so it is not complete until `walfs backup-finish` has made a manifest of
 /// those that are there.
@@ -220,8 +236,9 @@ fn fail_a_backup(version: Version) {
     let listed = site.mount.user().shell("ls \"$1\"", &[&site.backups()]);
     assert!(!said(&listed).contains("LATEST"), "{}", said(&listed));
     site.shell("rm -rf \"$1\"", &[&site.backup("x")]);
-    let directory = site.take("x", &["-Xfetch"]);
+    let directory = site.take(ODD_NAME, &["-Xfetch"]);
     site.verify(&directory);
+    wait::until("LATEST to be it", || (site.latest()? == ODD_NAME).then_some(()));
 }
 
 #[test]
@@ -273,7 +290,7 @@ fn small_files_go_out_together() {
         fs::write(source.join(format!("f{index}")), content).expect("write a file");
     }
     let before = puts(&store);
-    let target = mount.path().join("basebackups/x");
+    let target = mount.path().join("basebackups").join(ODD_NAME);
     let copied = mount
         .user()
         .shell("cp -r \"$1\" \"$2\" && sync \"$2\"", &[&source, &target]);

@@ -24,12 +24,19 @@ impl Postgres {
 
     /// `pg_receivewal` into this directory, until it is killed or the directory refuses a file.
     pub fn receive_wal(&self, into: &Path) -> Child {
+        self.receive_wal_with(into, &[])
+    }
+
+    /// The same, with more arguments. For the server it is the standby `receiver`.
+    pub fn receive_wal_with(&self, into: &Path, arguments: &[&str]) -> Child {
         let output = File::create(self.sockets.join("pg_receivewal.log")).expect("make pg_receivewal.log");
         let mut receiver = self.program("pg_receivewal");
         receiver
             .arg("-D")
             .arg(into)
             .arg("--no-loop")
+            .args(arguments)
+            .env("PGAPPNAME", "receiver")
             .stdout(output.try_clone().expect("share the log"));
         receiver.stderr(output).spawn().expect("run pg_receivewal")
     }

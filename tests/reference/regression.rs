@@ -61,7 +61,7 @@ async fn partial_is_archived_after_a_first_try_that_failed() {
 /// What `strace` shows of `pg_receivewal`: zeros, a second descriptor that is synced and closed, data, sync, close,
 /// rename, and the new name synced (contract W6).
 #[tokio::test(flavor = "multi_thread")]
-async fn segment_received_by_pg_receivewal_is_archived_by_its_rename() {
+async fn segment_received_by_pg_receivewal_is_archived_when_it_is_full() {
     let backend = Scripted::map(true);
     let below = below(&backend).await;
     let name = wal::segment_name(1, 3, SEGMENT_BYTES);
@@ -78,21 +78,16 @@ async fn segment_received_by_pg_receivewal_is_archived_by_its_rename() {
     below.fs.flush(handle, None).await.unwrap();
     below.fs.release(handle).await;
     sync(&below, &partial).await;
-    assert_eq!(
-        backend
-            .objects()
-            .keys()
-            .filter(|key| key.starts_with("wal/"))
-            .count(),
-        0
-    );
+    let objects = backend.objects();
+    let archived: Vec<&String> = objects.keys().filter(|key| key.starts_with("wal/")).collect();
+    assert_eq!(archived, [&format!("wal/{name}.lz4")]);
     below.rename(&partial, &name, true).await.unwrap();
     sync(&below, &name).await;
     assert_eq!(below.read(&name).await.unwrap(), **content);
     assert!(matches!(below.lookup(&partial).await, Err(Error::NotFound)));
 }
 
-/// A rename of `pg_receivewal` that failed left its `.partial` as a file that is archived by its rename only; the next
+/// A rename of `pg_receivewal` that failed left its `.partial` as a file that is archived when it is full only; the next
 /// `cp` to that name, an archiver's, was told that all was well, and nothing was stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn partial_whose_rename_failed_is_archived_by_the_next_copy() {

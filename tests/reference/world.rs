@@ -86,7 +86,9 @@ impl World {
                 to,
                 source,
             } => {
-                if let Some((handle, file)) = self.pick(file) {
+                if let Some((handle, file)) = self.pick(file)
+                    && !self.files[&file].would_be_received(from, source)
+                {
                     let (offset, bytes) = self.files[&file].bytes(from, to, source);
                     let outcome = self.below.write(handle, offset as u64, &bytes).await;
                     let outcome = outcome.map(|taken| assert_eq!(taken, bytes.len()));

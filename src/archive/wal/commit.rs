@@ -76,9 +76,7 @@ impl Archive {
         patience: Patience,
     ) -> Result<Committed, Error> {
         if let Some(header) = header {
-            let cluster = self.check_header(name, header, patience).await?;
-            let archived = self.claim(cluster, name, patience).await?;
-            self.check_cluster(name, archived, cluster)?;
+            self.admit(name, header, patience).await?;
         }
         let turn = self.name_turns.of(name);
         let judged = self.store_judges(&*offered);

@@ -6,6 +6,16 @@ use crate::pg::{PageHeader, SegmentName, SegmentSize, TimelineMatch, WalName, hi
 use crate::store::Patience;
 
 impl Archive {
+    /// As [`Archive::check_header`], and ties the archive to the segment's cluster if it is the first.
+    ///
+    /// # Errors
+    /// As [`Archive::check_header`].
+    pub async fn admit(&self, name: WalName, header: &PageHeader, patience: Patience) -> Result<(), Error> {
+        let cluster = self.check_header(name, header, patience).await?;
+        let archived = self.claim(cluster, name, patience).await?;
+        self.check_cluster(name, archived, cluster)
+    }
+
     /// Does a segment's first page fit its name and this archive? Changes nothing.
     ///
     /// # Errors
@@ -34,12 +44,7 @@ impl Archive {
         Ok(offered)
     }
 
-    pub(super) fn check_cluster(
-        &self,
-        name: WalName,
-        archived: Cluster,
-        offered: Cluster,
-    ) -> Result<(), Error> {
+    fn check_cluster(&self, name: WalName, archived: Cluster, offered: Cluster) -> Result<(), Error> {
         if archived.system_id != offered.system_id {
             return Err(Error::WrongCluster {
                 name,

@@ -11,6 +11,7 @@ use super::content::Source;
 use super::error::Error;
 use super::place::{self, CONTROL};
 use super::plan::{self, Plan};
+use super::received::{self, Rest};
 use super::settings::Recovery;
 use super::spot::{Base, Bases, Roots, Spot};
 use super::start::{self, Start};
@@ -46,6 +47,8 @@ pub(super) struct Checked {
     pub plan: Plan,
     /// Segments that the backup needs and does not bring along.
     pub segments: Vec<SegmentName>,
+    /// What was received behind the last archived segment.
+    pub rest: Option<Rest>,
     pub warnings: Vec<String>,
 }
 
@@ -74,7 +77,9 @@ pub(super) async fn check(
         system_id,
         warnings: mut said,
     } = content?;
-    let reach = reach?;
+    let mut reach = reach?;
+    let rest = received::find(archive, &reach, target, patience).await?;
+    reach.received = rest.as_ref().map(|rest| rest.end);
     let mut warnings = check_reach(archive, &reach, options)?;
     warnings.append(&mut said);
     tell_tablespaces(&source, &mut summary).await?;
@@ -92,6 +97,7 @@ pub(super) async fn check(
         files: Arc::default(),
         plan: Plan::default(),
         segments,
+        rest,
         warnings,
     };
     let roots = Roots::open(&checked.bases)?;
@@ -262,11 +268,11 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
             return Err(Error::WalEndsEarly {
                 place: archive.place(),
                 target: recovery.target.to_string(),
-                reached: reach.end,
+                reached: reach.furthest(),
                 reason,
             });
         }
-        Target::Lsn(lsn) if lsn <= reach.end => return Ok(warnings),
+        Target::Lsn(lsn) if lsn <= reach.furthest() => return Ok(warnings),
         _ if reach.gap.is_some() => warnings.push(format!(
             "{reason}: recovery can go no further than {}. WAL behind the gap needs a newer backup.",
             reach.end
@@ -289,7 +295,7 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
 fn is_out_of_reach(recovery: &Recovery, reach: &Reach) -> bool {
     let stops_at_gap = reach.gap.is_some() && !recovery.up_to_gap;
     match recovery.target {
-        Target::Lsn(lsn) => lsn > reach.end,
+        Target::Lsn(lsn) => lsn > reach.furthest(),
         // It would open the database without what is behind the gap, and say nothing.
         Target::Latest => stops_at_gap,
         // What was archived before the target holds nothing of later.

@@ -24,10 +24,21 @@ pub struct Reach {
     pub last: SegmentName,
     /// Where that segment ends.
     pub end: Lsn,
+    /// The segment that would come then.
+    pub next: Option<SegmentName>,
+    /// Where what was received of that ends, if something was.
+    pub received: Option<Lsn>,
     /// The first missing segment, if others behind it are archived.
     pub gap: Option<SegmentName>,
     /// When the newest of the unbroken segments behind the backup was archived, by the store's clock.
     pub newest: Option<SystemTime>,
+}
+
+impl Reach {
+    /// The furthest that recovery could get to, with what was received of the next segment.
+    pub fn furthest(&self) -> Lsn {
+        self.received.unwrap_or(self.end)
+    }
 }
 
 /// A stretch of the WAL that is on one timeline.
@@ -218,13 +229,15 @@ fn add_up(stretches: &[Stretch], mut runs: Vec<Run>, last_own: u64, size: Segmen
             .rev()
             .find(|stretch| stretch.begin.0 / size.bytes() <= number);
         let timeline = on.map_or(Timeline(1), |stretch| stretch.timeline);
-        SegmentName::from_number(timeline, number, size).expect("a number that the archive has")
+        SegmentName::from_number(timeline, number, size)
     };
     Reach {
         timeline: stretches.last().map_or(Timeline(1), |stretch| stretch.timeline),
-        last: name(last),
+        last: name(last).expect("a number that the archive has"),
         end: Lsn((last + 1).saturating_mul(size.bytes())),
-        gap: gap.map(name),
+        next: name(last + 1),
+        received: None,
+        gap: gap.and_then(name),
         newest,
     }
 }

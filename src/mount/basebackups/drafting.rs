@@ -4,6 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -186,9 +187,23 @@ impl Fs {
             return Err(self.refuse_change(parent, name));
         };
         self.gates_open()?;
+        self.noted("link", self.check_link(at, name, target))?;
         let draft = self.draft(at)?;
         let made = draft.make_link(at.entry, name.as_bytes(), target.as_bytes(), making.attributes());
         Ok(self.shown(at.slot, &made.await?))
+    }
+
+    /// `pg_basebackup --waldir` into the mount would leave the backup without the WAL that it has brought along.
+    fn check_link(&self, at: TreeNode, name: &OsStr, target: &OsStr) -> Result<()> {
+        let mountpoint = &self.options.mountpoint;
+        let is_here = !mountpoint.as_os_str().is_empty() && Path::new(target).starts_with(mountpoint);
+        if at.entry == ROOT && name == "pg_wal" && is_here {
+            return Err(Error::Invalid {
+                name: name.to_string_lossy().into_owned(),
+                reason: "WAL beside its backup would not be in it\nHINT: run pg_basebackup without --waldir",
+            });
+        }
+        Ok(())
     }
 
     pub(in super::super) async fn create_in_draft(

@@ -7,15 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::recalled::{Recalled, Stored, WHOLE_BYTES};
 use crate::archive::tree::{Part, TreeId};
 use crate::archive::{self, Archive};
-use crate::codec::Damage;
 use crate::staging::part::FinishedPart;
 use crate::staging::spill::Space;
 use crate::store::{ByteRange, Key, Patience};
@@ -51,6 +50,8 @@ pub(super) struct Sender {
     last_progress: Mutex<Instant>,
     /// Parts that were sent and are not wanted any more.
     forgotten: Mutex<Vec<Outgoing>>,
+    /// Bundles that are read back.
+    recalled: Recalled,
     volumes: AtomicU32,
     /// Has anything gone out in a bundle that the tree does not hold any more?
     strays: AtomicBool,
@@ -113,6 +114,7 @@ impl Sender {
             failure: Mutex::default(),
             last_progress: Mutex::new(Instant::now()),
             forgotten: Mutex::default(),
+            recalled: Recalled::default(),
             volumes: AtomicU32::new(0),
             strays: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
@@ -287,37 +289,35 @@ impl Sender {
             return Ok(Vec::new());
         }
         let damaged = |damage| self.archive.damaged(&part.key, damage);
-        let table = self.archive.seek_table(&part.key, self.patience()).await?;
-        if table.hash() != part.hash {
+        let stored = match part.stored_bytes <= WHOLE_BYTES {
+            true => self.recalled.whole(&self.archive, part, self.patience()).await?,
+            false => Arc::new(self.fetch(&part.key, plain.clone()).await?),
+        };
+        self.note_progress();
+        if stored.table.hash() != part.hash {
             return Err(self.staging_error(&part.key, "it is not what was stored".into()));
         }
-        let frames = table.frames_of(plain.clone());
-        let stored = table.stored_range(frames.clone());
-        let fetched = self.fetch(&part.key, stored.clone()).await?;
-        let unpack = move || -> Result<Vec<u8>, Damage> {
-            let mut out = Vec::with_capacity((plain.end - plain.start) as usize);
-            for frame in frames {
-                let (from, place) = (table.stored_range(frame..frame + 1), table.plain_range(frame));
-                let mut bytes = vec![0; (place.end - place.start) as usize];
-                let within = (from.start - stored.start) as usize..(from.end - stored.start) as usize;
-                table.unpack(frame, &fetched[within], &mut bytes)?;
-                let start = plain.start.saturating_sub(place.start) as usize;
-                let end = (plain.end.min(place.end) - place.start) as usize;
-                out.extend_from_slice(&bytes[start..end]);
-            }
-            Ok(out)
-        };
-        tokio::task::spawn_blocking(unpack)
+        tokio::task::spawn_blocking(move || stored.unpack(plain))
             .await
             .expect("unpacking does not panic")
             .map_err(damaged)
     }
 
-    async fn fetch(&self, key: &Key, stored: Range<u64>) -> Result<Bytes, archive::Error> {
-        let range = ByteRange::Span(stored);
-        let fetched = self.archive.store().get(key, range, self.patience()).await?;
-        self.note_progress();
-        Ok(fetched.bytes)
+    /// The table of a part, and the frames that hold these plain bytes.
+    async fn fetch(&self, key: &Key, plain: Range<u64>) -> Result<Stored, archive::Error> {
+        let table = self.archive.seek_table(key, self.patience()).await?;
+        let range = table.stored_range(table.frames_of(plain));
+        let start = range.start;
+        let fetched = self
+            .archive
+            .store()
+            .get(key, ByteRange::Span(range), self.patience())
+            .await?;
+        Ok(Stored {
+            table,
+            start,
+            bytes: fetched.bytes,
+        })
     }
 
     pub(super) fn patience(&self) -> Patience {

@@ -368,6 +368,23 @@ async fn what_was_bundled_may_change() {
     assert!(!summary.plain_tar);
 }
 
+/// Whoever looks through a backup that is being written reads its small files where they lie in bundles: each of them
+/// is fetched once, not once a file.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_are_read_back_by_bundles() {
+    let place = tempfile::tempdir().unwrap();
+    let archive = archive(place.path()).await;
+    let mut both = Both::begin(&archive).await;
+    for index in 0..2500_u32 {
+        both.whole(&format!("f{index:04}"), &[index as u8; 5000]).await;
+    }
+    let before = archive.store().counts();
+    both.check_reading().await;
+    let gets = archive.store().counts().gets - before.gets;
+    assert!(gets <= 5, "{gets} requests");
+    both.finish().await;
+}
+
 /// `walfs restore` into a mount did it: every file is made and closed, then opened again and filled. The second closing
 /// put it into the same bundle twice, which waited for itself for ever.
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,90 @@
+//! WAL behind the last whole segment: what `pg_receivewal` has kept of the one that it was receiving.
+//!
+//! PostgreSQL does not ask an archive for it. So it is put into `pg_wal` under its segment's name, as long as a segment,
+//! with zeros behind what was received: recovery takes it when the archive has no more, and ends where the WAL in it
+//! ends. Should the whole segment be archived after all, recovery takes that.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use super::error::Error;
+use super::finish::Access;
+use super::spot::Roots;
+use super::target::Target;
+use super::wal::Reach;
+use crate::archive::Archive;
+use crate::beneath::Root;
+use crate::codec::FRAME_BYTES;
+use crate::long_write;
+use crate::pg::{Lsn, SegmentName};
+use crate::staging::received::Received;
+use crate::staging::{self, Draft, Staging};
+use crate::store::Patience;
+
+/// The beginning of a segment that is not archived.
+#[derive(Debug)]
+pub(super) struct Rest {
+    segment: SegmentName,
+    /// Where the WAL in it may end at the latest.
+    pub end: Lsn,
+    content: Mutex<Draft>,
+}
+
+/// Looks for what was received behind the last segment.
+///
+/// # Errors
+/// [`Error::Archive`]: it is damaged, or the store does not answer.
+pub(super) async fn find(
+    archive: &Arc<Archive>,
+    reach: &Reach,
+    target: &Target,
+    patience: Patience,
+) -> Result<Option<Rest>, Error> {
+    let is_needed = match target {
+        Target::Immediate => false,
+        Target::Lsn(lsn) => *lsn > reach.end,
+        _ => true,
+    };
+    let (Some(segment), None, true) = (reach.next, reach.gap, is_needed) else {
+        return Ok(None);
+    };
+    let staging = Staging::new(archive.compression(), &staging::Options::default());
+    let deadline = crate::archive::DEFAULT_DEADLINE;
+    let received = Received::load(archive, &staging, segment, deadline, patience).await?;
+    Ok(received
+        .filter(|received| received.filled_bytes() > 0)
+        .map(|received| Rest {
+            segment,
+            end: Lsn(reach.end.0 + received.filled_bytes()),
+            content: Mutex::new(received.into_draft()),
+        }))
+}
+
+impl Rest {
+    /// Writes it, unless there is a file of that name, which may have more.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub(super) async fn bring(&self, roots: &Roots, access: Access) -> Result<(), Error> {
+        let spot = roots.bases.spot(format!("pg_wal/{}", self.segment).as_bytes());
+        if roots.on("look at", &spot, Root::kind)?.is_some() {
+            return Ok(());
+        }
+        let file = roots.on("write", &spot, |root, below| root.create(below, access.file()))?;
+        let written = self.write(&file).await;
+        written.map_err(Error::at("write", &roots.bases.path(&spot)))
+    }
+
+    async fn write(&self, file: &File) -> std::io::Result<()> {
+        let mut content = self.content.lock().await;
+        let mut at = 0;
+        while at < content.bytes() {
+            let piece = content.read(at, FRAME_BYTES).await?;
+            long_write::write_all(file, &piece)?;
+            at += piece.len() as u64;
+        }
+        file.sync_all()
+    }
+}
