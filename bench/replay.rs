@@ -132,7 +132,7 @@ impl Row {
             let (begin, before) = (Instant::now(), measure::cpu_of(std::process::id()));
             let key = Key::parse(&format!("wal/{name}.lz4")).expect("a key");
             let patience = Patience::for_at_most(Duration::from_secs(60));
-            let fetched = runtime.block_on(store.get(&key, ByteRange::Whole, patience));
+            let fetched = runtime.block_on(store.get(&key, ByteRange::AtMost(u64::MAX), patience));
             let plain = codec::unpack_all(&fetched.expect("an archived segment").bytes).expect("undamaged");
             fs::write(&self.target, plain).expect("write the copy");
             let cost = Cost {

@@ -20,7 +20,8 @@ use tokio::sync::Semaphore;
 
 use crate::codec::Compression;
 use crate::pg::{SegmentName, SegmentSize, SystemId, WalName};
-use crate::store::{self, ByteRange, ErrorKind, Key, Patience, PutMode, Store};
+use crate::printable::shortened;
+use crate::store::{self, ByteRange, Claim, ErrorKind, Key, Patience, PutMode, Stage, Store};
 
 mod error;
 mod place;
@@ -38,6 +39,10 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(45);
 
 const MARKER: &str = "walfs.json";
+
+/// The longest marker, and the longest `cluster.json`; both have some hundred.
+const MARKER_BYTES: u64 = 64 << 10;
+
 const WAL: &str = "wal";
 const CLUSTER: &str = "cluster.json";
 
@@ -97,6 +102,7 @@ pub struct Archive {
     upload_memory: Arc<Semaphore>,
     /// The last segment that was not there yet: most likely, those after it are not either.
     frontier: Mutex<Option<SegmentName>>,
+    is_new: bool,
     /// Did the store show the marker when first asked? Then its other first answers are of the same place.
     is_found_at_once: bool,
 }
@@ -113,9 +119,12 @@ impl Archive {
             read_json::<Marker>(&store, MARKER, patience),
             read_json::<ClusterFile>(&store, CLUSTER, patience)
         );
-        let (marker, is_found_at_once) = match marker {
-            Ok(Some(marker)) => (marker, true),
-            asked => (missed_marker(asked, &store, options, patience).await?, false),
+        let (marker, is_new, is_found_at_once) = match marker {
+            Ok(Some(marker)) => (marker, false, true),
+            asked => {
+                let (marker, is_new) = missed_marker(asked, &store, options, patience).await?;
+                (marker, is_new, false)
+            }
         };
         if marker.format_version != FORMAT_VERSION {
             return Err(Error::Format {
@@ -124,7 +133,7 @@ impl Archive {
             });
         }
         let cluster = if is_found_at_once { cluster? } else { None };
-        store.prepare(&Key::new(WAL), false, patience).await?;
+        claim_folders(&store, &marker, Stage::Opened, patience).await?;
         let compression = choose_compression(&store, &marker, options)?;
         let archive = Self {
             store,
@@ -134,6 +143,7 @@ impl Archive {
             name_turns: Default::default(),
             upload_memory: Arc::new(Semaphore::new((wal::UPLOAD_MEMORY_BYTES >> 10) as usize)),
             frontier: Mutex::default(),
+            is_new,
             is_found_at_once,
         };
         match cluster {
@@ -141,6 +151,11 @@ impl Archive {
             None => archive.cluster(patience).await?,
         };
         Ok(archive)
+    }
+
+    /// Was it made when it was opened here?
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// The store under it.
@@ -246,29 +261,35 @@ impl Archive {
 }
 
 fn choose_compression(store: &Store, marker: &Marker, options: &Options) -> Result<Compression, Error> {
-    let usual = if marker.codec == "zst" {
-        Compression::Zstd { level: 1 }
-    } else {
-        Compression::default()
-    };
+    let usual = [Compression::default(), Compression::Zstd { level: 1 }];
+    let usual = usual.into_iter().find(|codec| codec.extension() == marker.codec);
+    let usual = usual.ok_or_else(|| Error::Marker {
+        key: MARKER,
+        place: store.place(),
+        reason: format!(
+            "its codec is {:?}, expected lz4 or zst\n\
+             HINT: it was changed after it was written, or by a newer walfs; bring it back from a copy of the store",
+            shortened(&marker.codec, 40)
+        ),
+    })?;
     let chosen = options.compression.unwrap_or(usual);
     if chosen.extension() != marker.codec {
         return Err(Error::Codec {
             place: store.place(),
-            archived: if marker.codec == "zst" { "zstd" } else { "lz4" }.into(),
+            archived: usual.to_string(),
             asked: chosen.to_string(),
         });
     }
     Ok(chosen)
 }
 
-/// The marker did not come when it was asked for: because of the archive, or of the place?
+/// The marker did not come when it was asked for: because of the archive, or of the place? And was it made then?
 async fn missed_marker(
     asked: Result<Option<Marker>, Error>,
     store: &Store,
     options: &Options,
     patience: Patience,
-) -> Result<Marker, Error> {
+) -> Result<(Marker, bool), Error> {
     if let Err(Error::Store(error)) = asked
         && error.kind == ErrorKind::Transient
     {
@@ -276,9 +297,12 @@ async fn missed_marker(
     }
     store.arrive(patience).await?;
     match read_json::<Marker>(store, MARKER, patience).await? {
-        Some(marker) => Ok(marker),
-        None if options.create => create_marker(store, options, patience).await,
-        None => Err(Error::NotAnArchive { place: store.place() }),
+        Some(marker) => Ok((marker, false)),
+        None if options.create => Ok((create_marker(store, options, patience).await?, true)),
+        None => Err(Error::NotAnArchive {
+            place: store.place(),
+            nearby: store.nearby(&Key::new(MARKER)).await,
+        }),
     }
 }
 
@@ -295,9 +319,6 @@ async fn create_marker(store: &Store, options: &Options, patience: Patience) -> 
         });
     }
     let conditions = store::probe(store, patience).await?;
-    for folder in [WAL, tree::BASEBACKUPS, tree::TREES] {
-        store.prepare(&Key::new(folder), true, patience).await?;
-    }
     let marker = Marker {
         format_version: FORMAT_VERSION,
         archive_id: format!("{:032x}", fastrand::u128(..)),
@@ -306,12 +327,37 @@ async fn create_marker(store: &Store, options: &Options, patience: Patience) -> 
         complete_if_absent: conditions.complete,
         created_by: concat!("walfs ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
+    // First: an archive whose folders have no marks yet would be taken for one whose disks are missing.
+    claim_folders(store, &marker, Stage::Making, patience).await?;
     put_json_if_absent(store, MARKER, &marker, conditions.put, patience).await?;
-    tracing::info!("made a new archive in {}", store.place());
+    tracing::info!("{} was empty: made a new archive there", store.place());
     // Another opener may have been quicker: what is stored counts.
-    read_json(store, MARKER, patience)
-        .await?
-        .ok_or_else(|| Error::NotAnArchive { place: store.place() })
+    let stored: Option<Marker> = read_json(store, MARKER, patience).await?;
+    let stored = stored.ok_or_else(|| Error::Marker {
+        key: MARKER,
+        place: store.place(),
+        reason: "it was written and is not there".into(),
+    })?;
+    claim_folders(store, &stored, Stage::Made, patience).await?;
+    Ok(stored)
+}
+
+/// Makes sure of the folders that every archive has.
+async fn claim_folders(
+    store: &Store,
+    marker: &Marker,
+    stage: Stage,
+    patience: Patience,
+) -> Result<(), Error> {
+    for folder in [WAL, tree::BASEBACKUPS, tree::TREES] {
+        let claim = Claim {
+            archive_id: marker.archive_id.clone(),
+            stage,
+            needed: folder == WAL,
+        };
+        store.prepare(&Key::new(folder), &claim, patience).await?;
+    }
+    Ok(())
 }
 
 /// Is this no empty prefix? A new marker could name another codec than the lost one, and every file would be "absent".
@@ -329,7 +375,8 @@ async fn read_json<T: for<'a> Deserialize<'a>>(
     key: &'static str,
     patience: Patience,
 ) -> Result<Option<T>, Error> {
-    let fetched = match store.get(&Key::new(key), ByteRange::Whole, patience).await {
+    let most = ByteRange::AtMost(MARKER_BYTES);
+    let fetched = match store.get(&Key::new(key), most, patience).await {
         Ok(fetched) => fetched,
         Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),

@@ -1,26 +1,29 @@
-//! The command line: the only place that prints, reads walfs's environment and decides exit codes.
+//! The command line: the only place that prints (`out`, `log`), reads walfs's environment and decides exit codes.
 //!
 //! Exit codes: 0 done, 1 it failed, 2 wrong usage; `backup` has more. `wal-fetch` is a `restore_command`, and PostgreSQL takes any code
 //! from 1 to 125 for "the archive ends here": it exits 1 only when the store has said that the file does not exist,
 //! and [`FETCH_FAILED`] for everything else, wrong usage included.
-
-#![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use log::start as start_log;
+use out::complain;
+
 pub mod backup;
 pub mod backup_finish;
 pub mod backup_list;
 pub mod connect;
 mod interrupts;
+mod log;
 mod memory;
 pub mod mount;
 pub mod mount_helper;
 mod mounted;
 pub mod options;
+mod out;
 pub mod postgres_config;
 mod progress;
 pub mod restore;
@@ -138,6 +141,7 @@ fn mount_for_mount8(arguments: Vec<OsString>) -> ExitCode {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
+    outlive_the_terminal();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let fetches = arguments.get(1).is_some_and(|command| command == "wal-fetch");
     let matches = match Cli::command().try_get_matches_from(arguments) {
@@ -168,21 +172,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Says what went wrong, for a person.
-fn complain(error: &dyn std::fmt::Display) {
-    eprintln!("walfs: {error}");
-}
-
-/// Log lines go to standard error; `WALFS_LOG` chooses how many.
-fn start_log(usual: &str) {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("WALFS_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
-    let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    // A second call, by a library user who has a log of its own, changes nothing.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(color)
-        .try_init();
+/// A terminal that is closed, or does not want to be written to from the background, ends nothing and stops nothing.
+fn outlive_the_terminal() {
+    for signal in [libc::SIGHUP, libc::SIGTTOU] {
+        // SAFETY: no handler is set, and there are no other threads yet.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
 }

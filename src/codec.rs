@@ -22,7 +22,7 @@ use bytes::{Bytes, BytesMut};
 pub use compression::{Compression, CompressionError};
 pub use damage::Damage;
 pub use format::{MAX_PLAIN_BYTES, frames_of, trailer_bytes};
-pub use frame::{plain_bytes_uncompressed, stored_bytes_uncompressed};
+pub use frame::{most_stored_bytes, plain_bytes_uncompressed, stored_bytes_uncompressed};
 pub use hash::{ContentHash, HashTextError, PieceHash};
 pub use pack::{FrameSummary, Packed, Sealed, pack, seal};
 pub use table::{SeekTable, Tail};
@@ -59,6 +59,15 @@ pub fn pack_all(compression: Compression, plain: &[u8]) -> (Bytes, ContentHash) 
 ///
 /// Any [`Damage`]: every byte of the object is covered by a checksum or has one right value.
 pub fn unpack_all(stored: &[u8]) -> Result<Vec<u8>, Damage> {
+    unpack_at_most(stored, MAX_PLAIN_BYTES)
+}
+
+/// As [`unpack_all`], of an object that somebody else has stored: nothing is unpacked of more than `most_bytes`.
+///
+/// # Errors
+///
+/// As [`unpack_all`]; [`Damage::PlainBytes`].
+pub fn unpack_at_most(stored: &[u8], most_bytes: u64) -> Result<Vec<u8>, Damage> {
     let object_bytes = stored.len() as u64;
     let table = match SeekTable::parse(stored, object_bytes)? {
         Tail::Table(table) => table,
@@ -69,6 +78,12 @@ pub fn unpack_all(stored: &[u8]) -> Result<Vec<u8>, Damage> {
             });
         }
     };
+    if table.plain_bytes() > most_bytes {
+        return Err(Damage::PlainBytes {
+            expected_bytes: most_bytes,
+            found_bytes: table.plain_bytes(),
+        });
+    }
     let mut plain = Vec::new();
     for index in 0..table.frames() {
         let (from, place) = (table.stored_range(index..index + 1), table.plain_range(index));

@@ -7,10 +7,10 @@
 //! The child keeps the parent's working directory, so that relative paths still mean the same.
 
 use std::env;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -20,8 +20,9 @@ use sd_notify::NotifyState;
 
 const READY_FD: &str = "WALFS_READY_FD";
 
-/// The whole of the child's message if all is well. Anything else is the reason why not.
-const READY: &str = "ready\n";
+/// What the child's message begins with if all is well; the rest of the line is for the person who started it. Anything
+/// else is the reason why not.
+const READY: &str = "ready";
 
 /// Why there is no daemon.
 #[derive(Debug, thiserror::Error)]
@@ -29,14 +30,6 @@ pub enum Error {
     /// The child could not be started.
     #[error("cannot start walfs in the background: {source}")]
     Start {
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The log file could not be opened.
-    #[error("cannot write the log file {path:?}: {source}. HINT: name a file that this user can write")]
-    Log {
-        /// The log file.
-        path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
@@ -68,7 +61,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Failed { exit_code, .. } | Self::Died { exit_code, .. } => *exit_code,
-            Self::Start { .. } | Self::Log { .. } => 1,
+            Self::Start { .. } => 1,
         }
     }
 }
@@ -81,48 +74,34 @@ fn look_where(log: &Option<PathBuf>) -> String {
 }
 
 /// The parent's part: starts this program again with the same arguments, in the background, and waits until it is
-/// ready. Its output goes to the end of `log` (made with mode 0600), or nowhere.
+/// ready, with a word of it for whoever started it. Its standard error is this process's until it puts `log` there.
 ///
 /// # Errors
-/// [`Error::Start`], [`Error::Log`], [`Error::Failed`], [`Error::Died`].
-pub fn start(log: Option<&Path>) -> Result<(), Error> {
+/// [`Error::Start`], [`Error::Failed`], [`Error::Died`].
+pub fn start(log: Option<&Path>) -> Result<Option<String>, Error> {
     let program = env::current_exe().map_err(|source| Error::Start { source })?;
     let mut command = Command::new(program);
     command.args(env::args_os().skip(1));
     run(command, log)
 }
 
-fn run(mut command: Command, log: Option<&Path>) -> Result<(), Error> {
-    let output = open_log(log)?;
+fn run(mut command: Command, log: Option<&Path>) -> Result<Option<String>, Error> {
     let (reader, writer) = io::pipe().map_err(|source| Error::Start { source })?;
-    let child = output.try_clone().and_then(|copy| {
-        command.stdin(Stdio::null()).stdout(output).stderr(copy);
-        in_background(&mut command, &writer);
-        command.spawn()
-    });
-    let mut child = child.map_err(|source| Error::Start { source })?;
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    in_background(&mut command, &writer);
+    let mut child = command.spawn().map_err(|source| Error::Start { source })?;
     // Else the pipe would not end when the child does.
     drop(writer);
     match wait(reader) {
-        Ok(text) if text == READY => Ok(()),
+        Ok(text) if text.starts_with(READY) => {
+            let word = text[READY.len()..].trim();
+            Ok((!word.is_empty()).then(|| word.to_owned()))
+        }
         said => {
             let status = child.wait().map_err(|source| Error::Start { source })?;
             Err(judge(&said.unwrap_or_default(), status, log))
         }
     }
-}
-
-fn open_log(log: Option<&Path>) -> Result<File, Error> {
-    let path = log.unwrap_or(Path::new("/dev/null"));
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path);
-    file.map_err(|source| Error::Log {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 /// A session of its own, out of reach of the terminal's signals, and the pipe under its number.
@@ -146,7 +125,7 @@ fn wait(reader: PipeReader) -> io::Result<String> {
     let mut text = Vec::new();
     reader.read_until(b'\n', &mut text)?;
     // Not to the end: what the child has started might still hold the pipe.
-    if text != READY.as_bytes() {
+    if !text.starts_with(READY.as_bytes()) {
         reader.read_to_end(&mut text)?;
     }
     Ok(String::from_utf8_lossy(&text).into_owned())
@@ -188,11 +167,11 @@ impl Ready {
         adopt(number)
     }
 
-    /// Tells the parent that walfs serves: its command line ends with exit code 0.
+    /// Tells the parent that walfs serves: its command line ends with exit code 0, and says `word`, a line, if there is one.
     ///
     /// A parent that is gone is no error: then nobody waits.
-    pub fn ready(self) {
-        self.say(READY);
+    pub fn ready(self, word: Option<&str>) {
+        self.say(&format!("{READY} {}\n", word.unwrap_or_default()));
     }
 
     /// Tells the parent, which prints it, why walfs cannot serve. The parent then waits for this process to end.
@@ -261,7 +240,7 @@ mod tests {
     use super::*;
 
     /// Starts a shell where walfs would start itself.
-    fn daemon(script: &str, log: Option<&Path>) -> Result<(), Error> {
+    fn daemon(script: &str, log: Option<&Path>) -> Result<Option<String>, Error> {
         let mut command = Command::new("sh");
         command.arg("-c").arg(script);
         run(command, log)
@@ -319,21 +298,6 @@ mod tests {
     }
 
     #[test]
-    fn output_is_appended_to_the_log() {
-        let place = tempfile::tempdir().unwrap();
-        let log = place.path().join("log");
-        std::fs::write(&log, "before\n").unwrap();
-        daemon(
-            &format!("echo out; echo err >&2; {}", says("ready\\n")),
-            Some(&log),
-        )
-        .unwrap();
-        assert_eq!(std::fs::read_to_string(&log).unwrap(), "before\nout\nerr\n");
-        let error = daemon("true", Some(&place.path().join("no/log"))).unwrap_err();
-        assert!(matches!(error, Error::Log { .. }), "{error}");
-    }
-
-    #[test]
     fn child_leads_a_session_and_reads_nothing() {
         let script = format!(
             "read line && exit 8; test $(cut -d' ' -f6 /proc/$$/stat) = $$ && {}",
@@ -347,10 +311,10 @@ mod tests {
         let (mut reader, writer) = io::pipe().unwrap();
         let number = writer.as_raw_fd();
         std::mem::forget(writer);
-        adopt(number).unwrap().ready();
+        adopt(number).unwrap().ready(Some("a word"));
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
-        assert_eq!(text, READY);
+        assert_eq!(text, "ready a word\n");
         let file = File::open("/dev/null").unwrap();
         assert!(adopt(file.as_raw_fd()).is_none());
         assert!(file.metadata().is_ok());
@@ -371,10 +335,10 @@ mod tests {
         };
         match (Ready::from_env(), end.as_str()) {
             (None, _) => match start(None) {
-                Ok(()) => println!("daemon: serves"),
+                Ok(_) => println!("daemon: serves"),
                 Err(error) => println!("daemon: {} {error}", error.exit_code()),
             },
-            (Some(ready), "ready") => ready.ready(),
+            (Some(ready), "ready") => ready.ready(None),
             (Some(ready), "failed") => {
                 ready.failed("no such bucket");
                 std::process::exit(9);

@@ -35,6 +35,7 @@ mod long_write;
 pub mod metrics;
 pub mod mount;
 pub mod pg;
+mod printable;
 pub mod read;
 pub mod server;
 pub mod staging;

@@ -23,6 +23,7 @@ mod dir;
 mod large;
 mod leave;
 mod location;
+mod nearby;
 mod probe;
 mod requests;
 mod retry;
@@ -89,6 +90,28 @@ pub(crate) fn is_plain(character: char) -> bool {
     character.is_alphanumeric() || "-._:+@=,".contains(character)
 }
 
+/// Whose a folder is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The archive's id.
+    pub archive_id: String,
+    /// How far the archive is.
+    pub stage: Stage,
+    /// Must it be there? One that is not, and need not, holds nothing.
+    pub needed: bool,
+}
+
+/// How far an archive is whose folders are claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Being made, perhaps by others too: folders are made, and claimed where nobody has.
+    Making,
+    /// Just made: folders belong to the one that was, whoever else has tried.
+    Made,
+    /// There.
+    Opened,
+}
+
 /// What a listing or a `head` tells of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {
@@ -110,8 +133,8 @@ pub enum PutMode {
 /// Which bytes of an object to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ByteRange {
-    /// All of them.
-    Whole,
+    /// All of them. An object of more than so many bytes is [`ErrorKind::Damaged`], and is not read.
+    AtMost(u64),
     /// From `start` up to, not including, `end`; the range must lie inside the object.
     Span(Range<u64>),
     /// The first `n` bytes, or all if the object is smaller.
@@ -252,6 +275,11 @@ impl Error {
     }
 }
 
+/// What is said of an object that has grown.
+fn too_long(bytes: u64, most: u64) -> String {
+    format!("it has {bytes} bytes, {most} at most were expected")
+}
+
 /// Empty room for so many bytes: what somebody has brought along, if it is neither too small nor much too large.
 fn room_for(bytes: usize, mut room: Vec<u8>) -> Vec<u8> {
     if !(bytes..=bytes + bytes / 4).contains(&room.capacity()) {
@@ -275,6 +303,13 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// What to look at where nobody answers.
     fn advice(&self) -> Option<String> {
         None
+    }
+
+    /// Other places near by that have an object of this name, as [`Backend::place`] names them. None is as good as an
+    /// error: it only helps whoever mistyped this one.
+    async fn nearby(&self, marker: &Key) -> Vec<String> {
+        let _ = marker;
+        Vec::new()
     }
 
     /// Stores a whole object. See the module's contract.
@@ -323,10 +358,10 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Forgets an upload and its parts. One that is not there is no error.
     async fn abort_upload(&self, upload: &Upload) -> Result<(), Error>;
 
-    /// Makes a folder for keys that begin with `folder/`, or with `create` false demands that it is there, where keys
-    /// have folders (a local directory). From then on its loss is a loss, and proves no absence.
-    async fn prepare(&self, folder: &Key, create: bool) -> Result<(), Error> {
-        let _ = (folder, create);
+    /// Makes sure, where keys have folders (a local directory), that the one of keys that begin with `folder/` is there
+    /// and the archive's own. From then on its loss is a loss, and proves no absence.
+    async fn prepare(&self, folder: &Key, claim: &Claim) -> Result<(), Error> {
+        let _ = (folder, claim);
         Ok(())
     }
 

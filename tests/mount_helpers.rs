@@ -109,8 +109,11 @@ fn umount(world: &World, log: &Path) {
 fn mount_command_returns_once_the_archive_is_there() {
     let (helper, world) = (Installed::new(), World::new("mount8"));
     let (archive, mountpoint) = (text(&world.archive()), text(&world.mountpoint()));
-    let log = world.path().join("walfs.log");
-    let options = format!("user=postgres,deadline=40s,noatime,log_file={}", log.display());
+    let log = log_of(&world);
+    let options = format!(
+        "create,user=postgres,deadline=40s,noatime,log_file={}",
+        log.display()
+    );
     let output = helper.mount(&["-t", "walfs", &archive, &mountpoint, "-o", &options]);
     assert!(output.status.success(), "mount: {}", said(&output));
     assert_eq!(names_in_wal(&world), "");
@@ -122,10 +125,10 @@ fn mount_command_returns_once_the_archive_is_there() {
 #[test]
 fn line_of_fstab_is_mounted_and_unmounted_by_its_directory() {
     let (helper, world) = (Installed::new(), World::new("fstab"));
-    let log = world.path().join("walfs.log");
+    let log = log_of(&world);
     let fstab = world.path().join("fstab");
     let line = format!(
-        "{} {} walfs setuid=postgres,_netdev,nofail,x-systemd.before=postgresql.service,log_file={} 0 0\n",
+        "{} {} walfs setuid=postgres,create,_netdev,nofail,x-systemd.before=postgresql.service,log_file={} 0 0\n",
         text(&world.archive()),
         text(&world.mountpoint()),
         text(&log)
@@ -180,8 +183,11 @@ fn sloppy_ignores_unknown_options_and_fake_mounts_nothing() {
         "{}",
         said(&output)
     );
-    let log = world.path().join("walfs.log");
-    let options = format!("speed=11,path_style,setuid=postgres,log_file={}", log.display());
+    let log = log_of(&world);
+    let options = format!(
+        "speed=11,create,path_style,setuid=postgres,log_file={}",
+        log.display()
+    );
     let output = helper.mount(&["-s", "-t", "walfs", &archive, &mountpoint, "-o", &options]);
     assert!(output.status.success(), "mount: {}", said(&output));
     assert_eq!(names_in_wal(&world), "");
@@ -198,6 +204,11 @@ fn walfs_mount(world: &World, archive: &str, mountpoint: &Path) -> Command {
         .stdout(Stdio::null())
         .stderr(log_file(world));
     command
+}
+
+/// Where the mount's user can make one.
+fn log_of(world: &World) -> PathBuf {
+    world.owned_dir("log").join("walfs.log")
 }
 
 fn log_file(world: &World) -> File {
@@ -321,7 +332,7 @@ fn sigterm_while_the_store_is_silent_leaves_no_dead_mount() {
 #[test]
 fn daemon_option_returns_when_the_mount_answers() {
     let world = World::new("daemon");
-    let log = world.path().join("daemon.log");
+    let log = log_of(&world);
     let mut command = walfs_mount(&world, &text(&world.archive()), &world.mountpoint());
     command.arg("--daemon").arg("--log-file").arg(&log);
     let status = command.status().expect("run walfs");

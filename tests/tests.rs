@@ -10,14 +10,20 @@ mod common;
 mod archiving;
 // Base backups: taken, written through the mount, browsed, restored.
 mod basebackups;
+// A new archive is made when asked for.
+mod creating;
 // Death after every single call to the store.
 mod crash;
 // Objects cut, changed, exchanged and gone: an error, never wrong bytes.
 mod damage;
 // Objects, read by stock lz4 and zstd; docs/format.md, byte by byte.
 mod format;
+// Archives that somebody else has filled: named, bounded, and passed over.
+mod hostile;
 // A million segments: requests, not memory; and what an operation may ask of the store.
 mod growth;
+// A local archive whose folders are disks of their own.
+mod disks;
 // The harness on its own, without walfs.
 mod harness;
 // Directories as the kernel reads them, without the kernel.
@@ -32,6 +38,8 @@ mod postgres;
 mod receiving;
 // The directory below FUSE, against a small reference: operations, kills, faults of the store.
 mod reference;
+// What is printed and logged: a pipe, terminal or disk that does not take it ends nothing.
+mod printing;
 // What is read is what was archived, or an error that names the damaged object.
 mod restoring;
 // The S3 server of the tests keeps to S3, and its faults are those they are called.

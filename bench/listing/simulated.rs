@@ -37,7 +37,7 @@ pub(super) fn serve(mountpoint: &Path, count: u64, delay: Duration) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let served = async {
         let fs = Arc::new(open(mountpoint, Simulated::new(count, delay)).await);
-        let signals = serve::Signals::new().expect("listen for signals");
+        let signals = serve::Signals::new(|| {}).expect("listen for signals");
         waiting.serve(fs, Duration::from_secs(45), signals, || {}).await
     };
     runtime.expect("start threads").block_on(served).expect("serve");

@@ -166,12 +166,14 @@ pub enum Error {
     },
     /// The prefix holds no archive.
     #[error(
-        "{place} is not a walfs archive: it has no {MARKER}.\n\
-         HINT: check bucket and prefix; `walfs mount` or `walfs wal-push` on an empty prefix makes a new archive."
+        "{place} is not a walfs archive: it has no {MARKER}.\nHINT: {}--create makes a new archive there",
+        near(nearby)
     )]
     NotAnArchive {
         /// The prefix.
         place: String,
+        /// Archives beside it, or in it.
+        nearby: Vec<String>,
     },
     /// Written by a walfs that knows more.
     #[error(
@@ -251,6 +253,14 @@ pub enum Error {
         /// What the system said.
         reason: String,
     },
+}
+
+/// The beginning of a hint for whoever mistyped a place.
+fn near(archives: &[String]) -> String {
+    match archives {
+        [] => "check bucket, prefix or path; ".into(),
+        archives => format!("archives near by: {}; ", archives.join(", ")),
+    }
 }
 
 impl Error {

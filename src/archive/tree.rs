@@ -27,6 +27,7 @@ pub mod chunks;
 mod entry;
 pub mod layout;
 pub mod manifest;
+mod needed;
 pub mod refused;
 pub mod summary;
 pub mod unfinished;

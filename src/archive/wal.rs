@@ -28,6 +28,12 @@ use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience};
 /// A first look at an object's end: the footer, and the whole seek table of a 16 MiB segment.
 const TAIL_BYTES: u64 = 4 << 10;
 
+/// The end of the largest object with a table, a segment of 1 GiB.
+const MOST_TAIL_BYTES: u64 = codec::trailer_bytes(1 << 30);
+
+/// Longest `.history` or `.backup` file, in bytes.
+pub const SMALL_FILE_BYTES: u64 = 1 << 20;
+
 /// What the store said of a name.
 #[derive(Debug, Clone)]
 pub enum Found {
@@ -131,7 +137,9 @@ impl Archive {
             let tail = self.store.get(key, ByteRange::Last(tail_bytes), patience).await?;
             match SeekTable::parse(&tail.bytes, tail.meta.stored_bytes) {
                 Ok(Tail::Table(table)) => return Ok(table),
-                Ok(Tail::NeedLast(bytes)) if bytes > tail_bytes => tail_bytes = bytes,
+                Ok(Tail::NeedLast(bytes)) if bytes > tail_bytes && bytes <= MOST_TAIL_BYTES => {
+                    tail_bytes = bytes
+                }
                 Ok(Tail::NeedLast(needed_bytes)) => {
                     let damage = Damage::ObjectTooShort {
                         object_bytes: tail.meta.stored_bytes,
@@ -159,8 +167,9 @@ impl Archive {
     /// [`Error::Store`], [`Error::Damaged`].
     pub async fn read_small(&self, name: WalName, patience: Patience) -> Result<Option<Vec<u8>>, Error> {
         let key = self.wal_key(name);
-        match self.store.get(&key, ByteRange::Whole, patience).await {
-            Ok(fetched) => codec::unpack_all(&fetched.bytes)
+        let most = ByteRange::AtMost(codec::stored_bytes_uncompressed(SMALL_FILE_BYTES));
+        match self.store.get(&key, most, patience).await {
+            Ok(fetched) => codec::unpack_at_most(&fetched.bytes, SMALL_FILE_BYTES)
                 .map(Some)
                 .map_err(|damage| self.damaged(&key, damage)),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(None),

@@ -18,7 +18,8 @@ use crate::pg::WalName;
 
 use super::connect::{self, ConnectArgs};
 use super::interrupts::{self, Interrupts};
-use super::options::{StoreArgs, bytes, duration};
+use super::options::{CreateArgs, StoreArgs, bytes, duration, newly_made};
+use super::out::Out;
 use super::{complain, memory, progress, start_log};
 use crate::codec::Compression;
 
@@ -39,7 +40,7 @@ pub struct BackupArgs {
     /// Name of the backup [default: the time, like 2026-11-21T030000Z]
     #[arg(value_name = "NAME")]
     name: Option<TreeName>,
-    /// s3://bucket/prefix, file:///directory or a path; made if there is none
+    /// s3://bucket/prefix, file:///directory or a path
     #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
     archive: String,
     /// What PostgreSQL notes in backup_label [default: walfs NAME]
@@ -78,6 +79,8 @@ pub struct BackupArgs {
     /// Say what is being done, and what was taken, also where standard error is no terminal
     #[arg(short, long)]
     verbose: bool,
+    #[command(flatten)]
+    create: CreateArgs,
     #[command(flatten)]
     connect: ConnectArgs,
     #[command(flatten)]
@@ -175,13 +178,14 @@ async fn run(arguments: &BackupArgs) -> Result<Taken, Failure> {
     }
     let opening = archive::Options {
         compression: arguments.compression,
-        create: true,
+        create: arguments.create.create,
     };
     let store = &arguments.store;
     let archive = tokio::select! {
         opened = store.open_straight(&arguments.archive, &opening, store.deadline) => Arc::new(opened?),
         signal = signals.next() => return Err(Failure::Backup(Error::Interrupted(signal))),
     };
+    newly_made(&archive).iter().for_each(|word| complain(word));
     let taken = take(
         &archive,
         &server,
@@ -277,7 +281,7 @@ fn print_json(taken: &Taken) -> std::io::Result<()> {
             .collect(),
         summary: &taken.summary,
     };
-    let mut out = std::io::stdout().lock();
+    let mut out = Out::new();
     serde_json::to_writer_pretty(&mut out, &report)?;
     writeln!(out)
 }

@@ -11,6 +11,7 @@ use crate::pg::Lsn;
 
 use super::complain;
 use super::options::duration;
+use super::out::report;
 
 /// Finish a backup that was copied into the mount by hand
 ///
@@ -58,7 +59,10 @@ pub fn finish(arguments: &FinishArgs) -> ExitCode {
     match finish::finish(&arguments.directory, &options) {
         Ok(done) => {
             let told = done.as_ref().map(tell).unwrap_or_default();
-            println!("{} is complete{told}", arguments.directory.display());
+            report(&format_args!(
+                "{} is complete{told}",
+                arguments.directory.display()
+            ));
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -1,7 +1,7 @@
 //! `walfs backup-list` and `backup-show`: which backups there are, and what is known of one.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -18,10 +18,12 @@ use crate::archive::{self, Archive};
 use crate::job::backup::named;
 use crate::job::listing::{Listed, State, backup, backups};
 use crate::pg::WalName;
+use crate::printable::printable;
 use crate::store::Patience;
 
 use super::options::StoreArgs;
-use super::wal::{Failure, block_on, exit_code, is_broken_pipe};
+use super::out::Out;
+use super::wal::{Failure, block_on, exit_code};
 
 /// List the backups of an archive, from the oldest to the newest, then unfinished ones
 ///
@@ -235,15 +237,9 @@ async fn open(store: &StoreArgs, place: &str) -> Result<Archive, Failure> {
 }
 
 fn write_out(text: &str) -> Result<(), Failure> {
-    match io::stdout()
-        .lock()
-        .write_all(text.as_bytes())
-        .map_err(Failure::from)
-    {
-        // The reader of our pipe has seen enough.
-        Err(error) if is_broken_pipe(&error) => Ok(()),
-        done => done,
-    }
+    let mut out = Out::new();
+    out.write_all(text.as_bytes())?;
+    Ok(out.end()?)
 }
 
 const HEAD: [&str; 11] = [
@@ -253,7 +249,11 @@ const HEAD: [&str; 11] = [
 /// Columns as wide as their widest cell; numbers to the right.
 fn table(listed: &[Listed]) -> String {
     let rows: Vec<[String; 11]> = std::iter::once(HEAD.map(String::from))
-        .chain(listed.iter().map(row))
+        .chain(
+            listed
+                .iter()
+                .map(|listed| row(listed).map(|cell| printable(&cell).into_owned())),
+        )
         .collect();
     let width = |column: usize| {
         rows.iter()
@@ -355,6 +355,7 @@ fn page(listed: &Listed, tree: Option<&Tree>, archive: &str) -> String {
     }
     let mut text = String::new();
     for (key, value) in lines {
+        let value = printable(&value);
         writeln!(text, "{key:<18} {value}").expect("a string takes everything");
     }
     text

@@ -21,18 +21,29 @@ use crate::read::Reader;
 use crate::staging::Staging;
 use crate::store::Patience;
 
-use super::options::{StoreArgs, WriteArgs, bytes};
-use super::{complain, memory, start_log};
+use super::options::{CreateArgs, StoreArgs, WriteArgs, bytes, newly_made};
+use super::{complain, log, memory, start_log};
 
 /// Between our own deadline and one of the kernel's, after which the kernel would end the whole mount.
 const MARGIN: Duration = Duration::from_secs(5);
+
+/// Said where the daemon is started.
+const NO_LOG: &str =
+    "no log is kept\nHINT: --log-file FILE keeps one, in a directory that the mount's user can write";
+
+/// Said where root mounts for nobody.
+const ONLY_ROOT: &str = "the mount is root's: nobody else gets in, PostgreSQL neither\n\
+                         HINT: --user postgres mounts for that user, and runs as it";
+
+/// Seconds that a panic may take to say why.
+const LAST_WORDS_S: libc::c_uint = 5;
 
 /// How long the store may be away before looking for leftovers is given up.
 const SWEEPING: Duration = Duration::from_secs(600);
 
 /// Show an archive as a directory
 ///
-/// The archive is made if there is none. walfs stays in the foreground, with log lines on standard error, unless
+/// A new archive is made only with --create. walfs stays in the foreground, with log lines on standard error, unless
 /// --daemon is given. SIGTERM (and Ctrl-C) lets files that are being written finish, at most for --deadline, then
 /// unmounts; a second one does not wait.
 #[derive(Debug, Args)]
@@ -49,7 +60,10 @@ pub struct MountArgs {
     /// Return 0 once the mount answers, and go on in the background; if that fails, say why and return 1
     #[arg(long)]
     daemon: bool,
-    /// File for the log lines of --daemon (appended to, mode 0600) [default: none are kept]
+    /// File for the log lines of --daemon [default: none are kept]
+    ///
+    /// The mount's user opens it, so it must be able to: with mode 0600 if it is not there, at the end if it is. No
+    /// symbolic link. After SIGHUP it is opened again, for logrotate(8).
     #[arg(long, value_name = "FILE", requires = "daemon")]
     log_file: Option<PathBuf>,
     /// Started as root: mount for this user, and become this user before the archive is opened
@@ -58,9 +72,11 @@ pub struct MountArgs {
     /// Let other users in as well, as far as modes let them: they are 0700 and 0600
     #[arg(long)]
     allow_other: bool,
-    /// Refuse every change; the archive must exist
+    /// Refuse every change
     #[arg(long)]
     read_only: bool,
+    #[command(flatten)]
+    create: CreateArgs,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -114,8 +130,8 @@ fn pg_wal(text: &str) -> Result<PgWal, String> {
 
 const MOUNT_MANUAL: &str = "\
 Examples:
-  walfs mount /srv/archive /mnt/walfs
-  walfs mount --daemon --user postgres --log-file /var/log/walfs.log s3://bucket/prefix /mnt/walfs
+  walfs mount --create /srv/archive /mnt/walfs
+  walfs mount --daemon --user postgres --log-file /var/log/postgresql/walfs.log s3://bucket/prefix /mnt/walfs
   walfs mount --endpoint http://127.0.0.1:9000 --credentials-file keys s3://bucket/prefix /mnt/walfs
 
 Files in the mount:
@@ -147,8 +163,14 @@ pub struct UmountArgs {
 pub fn mount(arguments: &MountArgs) -> ExitCode {
     let ready = Ready::from_env();
     if arguments.daemon && ready.is_none() {
+        if arguments.log_file.is_none() {
+            complain(&NO_LOG);
+        }
         return match daemon::start(arguments.log_file.as_deref()) {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(word) => {
+                word.iter().for_each(|word| complain(word));
+                ExitCode::SUCCESS
+            }
             Err(error) => {
                 complain(&error);
                 ExitCode::from(error.exit_code())
@@ -161,7 +183,10 @@ pub fn mount(arguments: &MountArgs) -> ExitCode {
     match run(arguments, ready) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed { error, ready }) => {
-            complain(&error);
+            // Whoever started the daemon tells it there.
+            if ready.is_none() || log::has_file() {
+                complain(&error);
+            }
             if let Some(ready) = ready {
                 ready.failed(&error);
             }
@@ -174,6 +199,8 @@ pub fn mount(arguments: &MountArgs) -> ExitCode {
 fn end_on_panic() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        // SAFETY: asks for a signal that ends the process, for when its last words wait for their reader.
+        unsafe { libc::alarm(LAST_WORDS_S) };
         usual(panic);
         std::process::abort();
     }));
@@ -190,7 +217,13 @@ fn run(arguments: &MountArgs, ready: Option<Ready>) -> Result<(), Failed> {
         Ok(waiting) => waiting,
         Err(error) => return Err(Failed { error, ready }),
     };
-    // Before there are threads: privileges have been dropped by now.
+    // Privileges have been dropped by now.
+    if let Err(error) = settle_log(arguments, ready.is_some()) {
+        waiting.abandon();
+        let error = error.to_string();
+        return Err(Failed { error, ready });
+    }
+    // Before there are threads.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -208,7 +241,16 @@ fn run(arguments: &MountArgs, ready: Option<Ready>) -> Result<(), Failed> {
     outcome
 }
 
+/// Of a daemon that keeps no log, the terminal is none either.
+fn settle_log(arguments: &MountArgs, is_daemon: bool) -> Result<(), log::Error> {
+    let nowhere = is_daemon.then_some(Path::new("/dev/null"));
+    log::settle(arguments.log_file.as_deref().or(nowhere))
+}
+
 fn mount_point(arguments: &MountArgs) -> Result<serve::Waiting, String> {
+    if arguments.user.is_none() && kernel::Owner::of_this_process().uid == 0 {
+        tracing::warn!("{ONLY_ROOT}");
+    }
     let user = arguments.user.as_deref().map(kernel::lookup_user).transpose();
     let request = Request {
         mountpoint: arguments.mountpoint.clone(),
@@ -222,7 +264,7 @@ fn mount_point(arguments: &MountArgs) -> Result<serve::Waiting, String> {
 
 async fn serve(arguments: &MountArgs, waiting: serve::Waiting, ready: Option<Ready>) -> Result<(), Failed> {
     let deadline = deadline(arguments.store.deadline);
-    let mut signals = match Signals::new() {
+    let mut signals = match Signals::new(log::open_again) {
         Ok(signals) => signals,
         Err(error) => {
             waiting.abandon();
@@ -234,8 +276,8 @@ async fn serve(arguments: &MountArgs, waiting: serve::Waiting, ready: Option<Rea
         opened = open(arguments, waiting.mountpoint(), deadline) => opened,
         name = signals.next() => Err(format!("{name} came before {} was open", arguments.archive)),
     };
-    let fs = match opened {
-        Ok(fs) => Arc::new(fs),
+    let (fs, word) = match opened {
+        Ok((fs, word)) => (Arc::new(fs), word),
         Err(error) => {
             waiting.abandon();
             return Err(Failed { error, ready });
@@ -245,7 +287,7 @@ async fn serve(arguments: &MountArgs, waiting: serve::Waiting, ready: Option<Rea
     let announce = || {
         tracing::info!("{} is mounted on {mountpoint}", arguments.archive);
         if let Some(ready) = ready {
-            ready.ready();
+            ready.ready(word.as_deref());
         }
     };
     let outcome = waiting.serve(fs, deadline, signals, announce).await;
@@ -275,14 +317,20 @@ fn deadline(wanted: Duration) -> Duration {
     }
 }
 
-async fn open(arguments: &MountArgs, mountpoint: &Path, deadline: Duration) -> Result<Fs, String> {
+/// And a word for whoever starts it.
+async fn open(
+    arguments: &MountArgs,
+    mountpoint: &Path,
+    deadline: Duration,
+) -> Result<(Fs, Option<String>), String> {
     let options = archive::Options {
         compression: arguments.write.compression,
-        create: !arguments.read_only,
+        create: arguments.create.create && !arguments.read_only,
     };
     let opened = arguments.store.open(&arguments.archive, &options, deadline).await;
     let archive = Arc::new(opened.map_err(|error| error.to_string())?);
     announce(&archive);
+    let word = newly_made(&archive);
     if !arguments.read_only {
         sweep_in_background(archive.clone());
     }
@@ -310,10 +358,11 @@ async fn open(arguments: &MountArgs, mountpoint: &Path, deadline: Duration) -> R
     };
     let ahead = ahead.map(|given| Ahead::new(archive.clone(), given, deadline, metrics.clone()));
     let fs = Fs::new(archive, reader, staging, metrics, options);
-    Ok(match ahead {
+    let fs = match ahead {
         Some(ahead) => fs.working_ahead(ahead),
         None => fs,
-    })
+    };
+    Ok((fs, word))
 }
 
 /// Takes away what killed backups have left. Nobody waits for it, and the next start tries again.

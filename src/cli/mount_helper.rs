@@ -22,7 +22,8 @@ const DROPPED: [&str; 21] = [
 ];
 
 /// Options without a value, and the flags of `walfs mount` they become.
-const FLAGS: [(&str, &str); 3] = [
+const FLAGS: [(&str, &str); 4] = [
+    ("create", "--create"),
     ("allow_other", "--allow-other"),
     ("ro", "--read-only"),
     ("path_style", "--path-style=always"),
@@ -86,7 +87,7 @@ pub enum Error {
     #[error("-N is not supported. HINT: nsenter --mount=NAMESPACE mount -t walfs ARCHIVE MOUNTPOINT")]
     Namespace,
     /// An option in `-o` that walfs does not know.
-    #[error("unknown mount option {option:?}. HINT: mount -s ignores unknown options")]
+    #[error("unknown mount option {option:?}. HINT: walfs has {}", known_names())]
     Unknown {
         /// As it was typed.
         option: String,
@@ -109,6 +110,13 @@ pub enum Error {
         /// The whole list.
         options: OsString,
     },
+}
+
+/// Every option that means something to walfs.
+fn known_names() -> String {
+    let values = VALUES.iter().map(|(name, _)| format!("{name}="));
+    let flags = FLAGS.iter().map(|(name, _)| (*name).to_owned());
+    flags.chain(values).collect::<Vec<_>>().join(", ")
 }
 
 /// Reads the arguments that follow the helper's name.

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 
 use crate::archive::{self, Archive};
@@ -77,6 +78,21 @@ pub struct StoreArgs {
     #[arg(long, value_name = "TIME", value_parser = duration, env = "WALFS_READ_DEADLINE", hide_env_values = true,
           help_heading = "Store")]
     pub read_deadline: Option<Duration>,
+}
+
+/// May a new archive be made?
+#[derive(Debug, Clone, Copy, Args)]
+pub struct CreateArgs {
+    /// Make a new archive if the place is empty; without it, that is an error, as of a mistyped name
+    #[arg(long, env = "WALFS_CREATE", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    pub create: bool,
+}
+
+/// The word on an archive that was just made, for whoever did not mean to.
+pub fn newly_made(archive: &Archive) -> Option<String> {
+    archive
+        .is_new()
+        .then(|| format!("{} was empty: made a new archive there", archive.place()))
 }
 
 /// How what is written is packed and staged.

@@ -6,6 +6,7 @@
 //! are not UTF-8 come out right. Nothing is read or checked here: neither the mount nor a server.
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::complain;
+use super::out::Out;
 use crate::pg::setting::quoted as setting;
 
 /// Print the lines for postgresql.conf, and why they are as they are
@@ -60,7 +62,8 @@ pub fn print(arguments: &PostgresConfigArgs) -> ExitCode {
         push: &call("wal-push"),
         fetch: &call("wal-fetch"),
     };
-    print!("{}", postgres_config(&mountpoint, direct));
+    let mut out = Out::new();
+    let _ = write!(out, "{}", postgres_config(&mountpoint, direct));
     ExitCode::SUCCESS
 }
 

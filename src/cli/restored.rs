@@ -9,6 +9,8 @@ use serde::Serialize;
 use crate::job::restore::{Options, Report, Target, TargetAction};
 use crate::pg::SegmentName;
 
+use super::out::Out;
+
 /// Files that are named on a terminal; the others are counted.
 const NAMED: usize = 20;
 
@@ -48,7 +50,7 @@ struct Tablespace<'a> {
 
 /// Prints the report; `user` must run the server, if it is another than who restores.
 pub(super) fn print(report: &Report, options: &Options, user: Option<String>, json: bool) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = Out::new();
     if json {
         return writeln!(out, "{}", serde_json::to_string(&as_json(report, options))?);
     }

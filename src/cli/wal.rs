@@ -19,7 +19,8 @@ use crate::pg::WalName;
 use crate::store::Patience;
 
 use super::mounted::Mounted;
-use super::options::{StoreArgs, WriteArgs};
+use super::options::{CreateArgs, StoreArgs, WriteArgs};
+use super::out::Out;
 use super::{FETCH_FAILED, complain, start_log};
 
 mod direct;
@@ -44,6 +45,8 @@ pub struct PushArgs {
     #[command(flatten)]
     way: WayArgs,
     #[command(flatten)]
+    create: CreateArgs,
+    #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
     write: WriteArgs,
@@ -52,7 +55,7 @@ pub struct PushArgs {
 /// Which way to the archive.
 #[derive(Debug, Args)]
 pub struct WayArgs {
-    /// s3://bucket/prefix, file:///directory or a path; wal-push makes it if there is none
+    /// s3://bucket/prefix, file:///directory or a path
     #[arg(
         long,
         value_name = "ARCHIVE",
@@ -276,15 +279,11 @@ async fn list_files(arguments: &ListArgs) -> Result<(), Failure> {
         .store
         .open(&arguments.archive, &options, arguments.store.deadline)
         .await?;
-    match print_all(&archive, arguments).await {
-        // The reader of our pipe has seen enough.
-        Err(error) if is_broken_pipe(&error) => Ok(()),
-        done => done,
-    }
+    print_all(&archive, arguments).await
 }
 
 async fn print_all(archive: &Archive, arguments: &ListArgs) -> Result<(), Failure> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = Out::new();
     if !arguments.json {
         writeln!(
             out,
@@ -300,8 +299,8 @@ async fn print_all(archive: &Archive, arguments: &ListArgs) -> Result<(), Failur
             print_one(&mut out, *name, meta, arguments.json)?;
         }
         match page.next {
-            Some(next) => from = Some(next),
-            None => return Ok(out.flush()?),
+            Some(next) if !out.is_closed() => from = Some(next),
+            _ => return Ok(out.end()?),
         }
     }
 }
@@ -327,11 +326,4 @@ fn print_one(out: &mut impl Write, name: WalName, meta: &WalMeta, json: bool) ->
         )?;
     }
     Ok(())
-}
-
-/// Has the reader of our pipe gone?
-pub(super) fn is_broken_pipe(error: &Failure) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

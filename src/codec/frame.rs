@@ -27,6 +27,12 @@ const LZ4_AROUND_BYTES: usize = LZ4_HEADER.len() + 4 + LZ4_END.len();
 /// Most bytes a frame may take in an object, whichever codec: zstd's own worst case is less than this.
 pub(super) const MAX_STORED_BYTES: u32 = FRAME_BYTES as u32 + 4096;
 
+/// Longest object of so much content, whichever codec.
+pub const fn most_stored_bytes(plain_bytes: u64) -> u64 {
+    let frames_bytes = frames_of(plain_bytes).saturating_mul(MAX_STORED_BYTES as u64);
+    frames_bytes.saturating_add(trailer_bytes(plain_bytes))
+}
+
 /// Stored size of an object made with [`Compression::None`] of so much content.
 ///
 /// A pure function, so that the size of content can be told from a listing: see [`plain_bytes_uncompressed`].

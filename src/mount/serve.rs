@@ -169,18 +169,21 @@ pub struct Signals {
     interrupt: Signal,
     /// Of a closed terminal, or of a log rotation that means somebody else: ends nothing.
     hang_up: Signal,
+    hung_up: fn(),
 }
 
 impl Signals {
-    /// To be made as soon as there is a runtime: a process that dies of SIGTERM leaves a dead mount behind.
+    /// To be made as soon as there is a runtime: a process that dies of SIGTERM leaves a dead mount behind. `hung_up` is
+    /// called at each SIGHUP.
     ///
     /// # Errors
     /// The system's.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(hung_up: fn()) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
+            hung_up,
         })
     }
 
@@ -190,7 +193,10 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hang_up.recv() => tracing::info!("SIGHUP: going on"),
+                _ = self.hang_up.recv() => {
+                    (self.hung_up)();
+                    tracing::info!("SIGHUP: going on");
+                }
             }
         }
     }

@@ -10,7 +10,7 @@ use super::{DECODERS, FRAMES_PER_PIECE, PIECE_BYTES};
 use crate::archive::{Archive, Error};
 use crate::buffers::Buffers;
 use crate::cache::disk::DiskCache;
-use crate::codec::{Damage, SeekTable, Tail};
+use crate::codec::{self, Damage, SeekTable, Tail};
 use crate::pg::WalName;
 use crate::store::{ByteRange, Key, Patience};
 
@@ -64,7 +64,8 @@ impl Fetcher {
     ) -> Result<Bytes, Error> {
         let key = &self.archive.wal_key(name);
         if file_bytes <= PIECE_BYTES {
-            let object = self.whole(key, patience, from_disk).await?;
+            let most_bytes = codec::most_stored_bytes(file_bytes);
+            let object = self.whole(key, most_bytes, patience, from_disk).await?;
             return self.unpack_whole(name, file_bytes, object).await;
         }
         let table = self.archive.seek_table(key, patience).await?;
@@ -117,11 +118,18 @@ impl Fetcher {
     }
 
     /// A whole object, from the disk cache or the store.
-    async fn whole(&self, key: &Key, patience: Patience, from_disk: bool) -> Result<Bytes, Error> {
+    async fn whole(
+        &self,
+        key: &Key,
+        most_bytes: u64,
+        patience: Patience,
+        from_disk: bool,
+    ) -> Result<Bytes, Error> {
         if from_disk && let Some(bytes) = self.on_disk(key).await {
             return Ok(bytes);
         }
-        let fetched = self.archive.store().get(key, ByteRange::Whole, patience).await?;
+        let most = ByteRange::AtMost(most_bytes);
+        let fetched = self.archive.store().get(key, most, patience).await?;
         self.keep_on_disk(key, &fetched.bytes);
         Ok(fetched.bytes)
     }

@@ -127,7 +127,13 @@ async fn read_once(
 ) -> Result<u64, PartError> {
     match &request.wanted {
         Wanted::Whole => {
-            let stored = fetch(archive, request, ByteRange::Whole, patience).await?;
+            let stored = fetch(
+                archive,
+                request,
+                ByteRange::AtMost(request.part.stored_bytes),
+                patience,
+            )
+            .await?;
             let table = parse_whole(&stored).map_err(|damage| broken(archive, request, &damage))?;
             let table = proved(archive, request, table)?;
             let (frames, fetched_bytes) = (0..table.frames(), stored.len() as u64);
@@ -176,6 +182,7 @@ async fn fetch(
     match archive.store().get(&request.part.key, range, patience).await {
         Ok(fetched) => Ok(fetched.bytes),
         Err(error) if error.kind == ErrorKind::NotFound => Err(gone(archive, request)),
+        Err(error) if error.kind == ErrorKind::Damaged => Err(broken(archive, request, &error.message)),
         Err(error) => Err(error.into()),
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
+use crate::archive::wal::SMALL_FILE_BYTES;
 use crate::archive::wal::{Committed, Looked};
 use crate::archive::{Archive, Error};
 use crate::codec::Compression;
@@ -25,9 +26,6 @@ use super::{Draft, Sealed, Staging};
 
 /// Bytes of the first page that are looked at.
 const HEADER_BYTES: usize = 40;
-
-/// `.history` and `.backup` files are a few hundred bytes; this is a bound against mistakes.
-const SMALL_FILE_BYTES: u64 = 1 << 20;
 
 /// What became of a file; it stays.
 pub type Verdict = Result<Committed, Arc<Error>>;

@@ -3,22 +3,26 @@
 //! Written as temporary file, fsync, link (or rename), fsync of the directory; see `dir/write.rs`. Temporary files are
 //! under `.tmp/`, on the same file system, and are never listed.
 //!
-//! The directory that was opened is remembered by device and inode. If its path stops leading there (a disk was
-//! unmounted), nothing is "not found" any more, and nothing is written to whatever the path leads to now: every answer
-//! is a transient error until the directory is back. A disk that comes back under another device number needs a new
-//! start of the process.
+//! The directory that was opened is held open, and so are the folders in it (`dir/folders.rs`). If its path stops
+//! leading there (a disk was unmounted), nothing is "not found" any more, and nothing is written to whatever the path
+//! leads to now: every answer is a transient error until the directory is back. A disk that comes back under another
+//! device number needs a new start of the process.
+//!
+//! Links in the path of the archive are the operator's own; below it none is followed.
 //!
 //! Relies on POSIX: link(2) is atomic and does not replace, fsync is true. A file system without hard links (exFAT)
 //! is refused by the first put.
 
 mod errors;
+mod folders;
 mod listing;
+mod nearby;
 mod read;
 mod upload;
 mod write;
 
-use std::collections::HashSet;
-use std::fs;
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -27,8 +31,10 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::beneath;
+
 use super::{
-    Backend, ByteRange, Conditions, Error, ErrorKind, Fetched, Key, Meta, Page, Part, PutMode, Upload,
+    Backend, ByteRange, Claim, Conditions, Error, ErrorKind, Fetched, Key, Meta, Page, Part, PutMode, Upload,
 };
 
 /// Folder of what is not an object yet.
@@ -44,14 +50,16 @@ pub(super) struct Dir {
 #[derive(Debug)]
 struct Root {
     path: PathBuf,
-    /// Device and inode that `path` led to when it was opened.
-    identity: (u64, u64),
+    /// Held open, so that its device and inode cannot become those of another.
+    below: beneath::Root,
     /// To whom all that root makes here is given: the archive is another's, who must be able to read it.
     owner: Option<(u32, u32)>,
     /// Directories whose own entries are known to be on stable storage.
     durable: Mutex<HashSet<PathBuf>>,
-    /// Folders that belong to the archive: without them nothing in them is "not found".
-    folders: Mutex<HashSet<PathBuf>>,
+    /// Folders that belong to the archive, held open: without them nothing in them is "not found".
+    folders: Mutex<HashMap<PathBuf, beneath::Root>>,
+    /// What lies among the objects, is none, and has been named.
+    odd: Mutex<HashSet<PathBuf>>,
     /// Listings that a later page may continue.
     listings: Mutex<Vec<listing::Listing>>,
 }
@@ -84,21 +92,21 @@ impl Root {
         if create && !path.exists() {
             write::make_root(&path).map_err(failed)?;
         }
-        let meta = fs::metadata(&path).map_err(failed)?;
-        fs::read_dir(&path).map_err(failed)?;
-        let identity = (meta.dev(), meta.ino());
+        let below = beneath::Root::open(&path).map_err(failed)?;
+        let meta = below.metadata(Path::new("")).map_err(failed)?;
         // SAFETY: geteuid cannot fail.
         let is_root = unsafe { libc::geteuid() } == 0;
         let owner = (is_root && meta.uid() != 0).then(|| (meta.uid(), meta.gid()));
         let root = Self {
             path,
-            identity,
+            below,
             owner,
             durable: Mutex::default(),
             folders: Mutex::default(),
+            odd: Mutex::default(),
             listings: Mutex::default(),
         };
-        root.sweep();
+        root.sweep(&root.path.join(TEMP_DIR));
         Ok(root)
     }
 
@@ -117,16 +125,23 @@ impl Root {
                 message,
             ))
         };
+        let opened = self.below.metadata(Path::new("")).map(|opened| identity(&opened));
         match fs::metadata(&self.path) {
-            Ok(meta) if (meta.dev(), meta.ino()) == self.identity => Ok(()),
+            Ok(now) if opened.is_ok_and(|opened| opened == identity(&now)) => Ok(()),
             Ok(_) => gone("another one is in its place".into()),
             Err(error) => gone(error.to_string()),
         }
     }
 
-    fn temp_dir(&self) -> PathBuf {
-        self.path.join(TEMP_DIR)
+    /// Where a file begins that becomes this object: on its disk.
+    fn temp_dir(&self, key: &Key) -> PathBuf {
+        self.disk_of(&self.file(key)).join(TEMP_DIR)
     }
+}
+
+/// Device and inode: which file it is, as long as somebody holds it open.
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
 }
 
 /// Opens a directory only to fsync it: makes its entries durable.
@@ -144,14 +159,20 @@ impl Backend for Dir {
         Some(&self.root.path)
     }
 
-    async fn prepare(&self, folder: &Key, create: bool) -> Result<(), Error> {
-        let folder = folder.clone();
-        self.blocking(move |root| root.prepare(&folder, create)).await
+    async fn prepare(&self, folder: &Key, claim: &Claim) -> Result<(), Error> {
+        let (folder, claim) = (folder.clone(), claim.clone());
+        self.blocking(move |root| root.prepare(&folder, &claim)).await
     }
 
     async fn settle(&self, key: &Key) -> Result<(), Error> {
         let key = key.clone();
         self.blocking(move |root| root.settle(&key)).await
+    }
+
+    async fn nearby(&self, marker: &Key) -> Vec<String> {
+        let marker = marker.clone();
+        let looked = self.blocking(move |root| Ok(nearby::nearby(&root.path, marker.as_str())));
+        looked.await.unwrap_or_default()
     }
 
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::counts::{Counters, count};
 use super::retry::{Pace, Wait};
 use super::{
-    Backend, ByteRange, Conditions, Counts, Error, ErrorKind, Fetched, Key, Leave, Meta, Page, Part,
+    Backend, ByteRange, Claim, Conditions, Counts, Error, ErrorKind, Fetched, Key, Leave, Meta, Page, Part,
     Patience, PutMode, Upload,
 };
 
@@ -20,6 +20,9 @@ pub struct Store {
     counters: Arc<Counters>,
     pace: Pace,
 }
+
+/// How long a hint may take.
+const NEARBY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The most objects that one delete request names (a limit of S3).
 const DELETE_BATCH: usize = 1000;
@@ -54,6 +57,12 @@ impl Store {
             .run(0, || self.backend.arrive())
             .await;
         arrived.map_err(|error| self.advised(error))
+    }
+
+    /// Archives near by, each a place with an object `marker`; for whoever mistyped this one.
+    pub async fn nearby(&self, marker: &Key) -> Vec<String> {
+        let looked = tokio::time::timeout(NEARBY_PATIENCE, self.backend.nearby(marker)).await;
+        looked.unwrap_or_default()
     }
 
     /// The error of a first request, for the person who wrote the address.
@@ -198,10 +207,10 @@ impl Store {
     /// See [`Backend::prepare`].
     ///
     /// # Errors
-    /// `Permanent` if the folder must be there and is not.
-    pub async fn prepare(&self, folder: &Key, create: bool, patience: Patience) -> Result<(), Error> {
+    /// `Permanent` if the folder must be there and is not, or is not the archive's.
+    pub async fn prepare(&self, folder: &Key, claim: &Claim, patience: Patience) -> Result<(), Error> {
         self.wait("prepare", folder.as_str(), patience, 0, || {
-            self.backend.prepare(folder, create)
+            self.backend.prepare(folder, claim)
         })
         .await
     }
@@ -286,7 +295,7 @@ impl Store {
 /// How much a read will bring, as far as the question tells.
 fn expected_bytes(range: &ByteRange) -> u64 {
     match range {
-        ByteRange::Whole => 0,
+        ByteRange::AtMost(_) => 0,
         ByteRange::Span(span) => span.end.saturating_sub(span.start),
         ByteRange::First(bytes) | ByteRange::Last(bytes) => *bytes,
     }

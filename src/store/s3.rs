@@ -7,12 +7,14 @@
 //! The SDK's own retries and its guessing of checksums are off: `retry.rs` repeats, `s3/checksum.rs` computes. Bodies
 //! are signed in memory, never as a stream: some servers refuse streamed signatures over plain http.
 
+mod bounded;
 mod checksum;
 mod client;
 mod error;
 mod held;
 mod listing;
 mod multipart;
+mod nearby;
 mod read;
 mod signing;
 mod write;
@@ -158,6 +160,10 @@ impl Backend for S3 {
 
     fn advice(&self) -> Option<String> {
         Some(self.connections.advice())
+    }
+
+    async fn nearby(&self, marker: &Key) -> Vec<String> {
+        self.look_nearby(marker.as_str()).await
     }
 
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error> {

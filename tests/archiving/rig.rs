@@ -424,7 +424,9 @@ fn garage_object(garage: &Garage, world: &World, key: &str) -> Option<Vec<u8>> {
     let patience = Patience::for_at_most(crate::common::wait::LONG);
     let fetched = runtime.block_on(async {
         let store = store::open(&location, &options).await.expect("open the bucket");
-        store.get(&Key::new(key), ByteRange::Whole, patience).await
+        store
+            .get(&Key::new(key), ByteRange::AtMost(u64::MAX), patience)
+            .await
     });
     match fetched {
         Ok(fetched) => Some(fetched.bytes.to_vec()),

@@ -65,7 +65,7 @@ fn collect(root: &Path, folder: &Path, found: &mut Vec<String>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
             collect(root, &entry.path(), found);
-        } else {
+        } else if entry.file_name() != ".archive_id" {
             let path = entry.path();
             found.push(path.strip_prefix(root).expect("below").display().to_string());
         }

@@ -257,7 +257,7 @@ pub fn files(root: &Path) -> BTreeMap<String, Bytes> {
             let path = entry.expect("list the archive").path();
             let key = path.strip_prefix(root).expect("below the root");
             let key = key.to_str().expect("keys are ASCII").to_owned();
-            if key == ".tmp" {
+            if key == ".tmp" || key.ends_with("/.archive_id") {
                 continue;
             }
             if path.is_dir() {
@@ -313,7 +313,7 @@ impl Backend for Scripted {
                     let (bytes, modified) = find(objects, "get", key)?;
                     let length = bytes.len() as u64;
                     let span = match range {
-                        ByteRange::Whole => 0..length,
+                        ByteRange::AtMost(_) => 0..length,
                         ByteRange::Span(span) => span,
                         ByteRange::First(first) => 0..length.min(first),
                         ByteRange::Last(last) => length.saturating_sub(last)..length,

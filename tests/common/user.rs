@@ -64,6 +64,8 @@ impl User {
             .env("LC_ALL", "C.UTF-8");
         command
             .env("HOME", "/nonexistent")
+            // Nearly every test begins with a new archive.
+            .env("WALFS_CREATE", "true")
             .env("USER", &self.name)
             .current_dir("/");
         if self.switch {

@@ -70,7 +70,7 @@ fn briefly() -> Patience {
 
 async fn get(store: &Store, name: &str, patience: Patience) -> Result<Bytes, Error> {
     store
-        .get(&key(name), ByteRange::Whole, patience)
+        .get(&key(name), ByteRange::AtMost(u64::MAX), patience)
         .await
         .map(|fetched| fetched.bytes)
 }

@@ -18,10 +18,19 @@ use super::summary::{Object, Summary};
 use super::{BASEBACKUPS, Content, Tree, TreeId, TreeName, manifest};
 use crate::archive::{Archive, Error, put_mode};
 use crate::codec::{self, ContentHash};
-use crate::pg::{SegmentName, WalName};
-use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience, PutMode};
+use crate::pg::SegmentName;
+use crate::store::{self, ByteRange, ErrorKind, Key, Meta, Patience, PutMode};
 
 pub(super) const BEGUN: &str = "begun.json";
+
+/// The longest word of who is at a tree, or of why it was not completed.
+pub(super) const WORD_BYTES: u64 = 1 << 20;
+
+/// The longest summary: of a backup that brings a hundred thousand segments along.
+const SUMMARY_BYTES: u64 = 4 << 20;
+
+/// Objects of one folder that are listed; `backup-list` has all of them in memory.
+const MOST_LISTED: usize = 1_000_000;
 
 /// Objects asked for at once.
 pub(super) const READS: usize = 8;
@@ -61,7 +70,7 @@ pub struct Unfinished {
 pub enum BackupWal {
     /// Every segment from start to stop is archived, or in the backup itself.
     Complete,
-    /// These are not.
+    /// These are not; of very many the first ones.
     Missing(Vec<SegmentName>),
 }
 
@@ -181,6 +190,9 @@ impl Archive {
             stored_bytes: inventory.stored_bytes,
             ..summary
         };
+        // What nobody would read again must not be called a backup.
+        let implausible = |reason| self.tree_damaged(name, "its summary", reason);
+        summary.check().map_err(implausible)?;
         self.put_summary(name, &summary, patience).await?;
         Ok(summary)
     }
@@ -261,6 +273,16 @@ impl Archive {
             if done {
                 return Ok(found);
             }
+            if found.len() > MOST_LISTED {
+                let message =
+                    format!("more than {MOST_LISTED} objects are listed, which walfs does not store there");
+                return Err(Error::Store(store::Error {
+                    kind: ErrorKind::Permanent,
+                    operation: "list",
+                    target: format!("{}/{prefix}", self.place()),
+                    message,
+                }));
+            }
         }
     }
 
@@ -269,16 +291,17 @@ impl Archive {
     /// # Errors
     /// [`Error::Store`], [`Error::TreeDamaged`].
     pub async fn summary(&self, name: &TreeName, patience: Patience) -> Result<Option<Summary>, Error> {
+        let broken = |reason: String| self.tree_damaged(name, "its summary", reason);
         let fetched = match self
             .store()
-            .get(&name.summary_key(), ByteRange::Whole, patience)
+            .get(&name.summary_key(), ByteRange::AtMost(SUMMARY_BYTES), patience)
             .await
         {
             Ok(fetched) => fetched,
             Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind == ErrorKind::Damaged => return Err(broken(error.message)),
             Err(error) => return Err(error.into()),
         };
-        let broken = |reason: String| self.tree_damaged(name, "its summary", reason);
         let summary = Summary::parse(&fetched.bytes).map_err(broken)?;
         if summary.tree_id(name).is_none() {
             return Err(broken(format!("it is that of {}", summary.id)));
@@ -299,6 +322,13 @@ impl Archive {
             match self.summary(&name, patience).await {
                 Ok(summary) => Ok(summary.map(|summary| (name, Ok(summary)))),
                 Err(error @ Error::TreeDamaged { .. }) => Ok(Some((name, Err(error)))),
+                // What will not go away by itself is a matter of this one.
+                Err(Error::Store(error))
+                    if matches!(error.kind, ErrorKind::Denied | ErrorKind::Permanent) =>
+                {
+                    let error = self.tree_damaged(&name, "its summary", error.to_string());
+                    Ok(Some((name, Err(error))))
+                }
                 Err(error) => Err(error),
             }
         };
@@ -367,23 +397,24 @@ impl Archive {
         tree: &Tree,
         patience: Patience,
     ) -> Result<Vec<ChunkHash>, Error> {
-        let bytes = self
-            .read_object(name, &self.chunks_key(&tree.id), &summary.chunks, patience)
-            .await?;
         let files = tree
             .entries()
             .iter()
             .filter(|entry| matches!(entry.content, Content::File { .. }));
-        let expected: u64 = files.map(|file| chunks::count(file.bytes())).sum();
-        chunks::from_bytes(&bytes)
-            .filter(|hashes| hashes.len() as u64 == expected)
-            .ok_or_else(|| {
-                self.tree_damaged(
-                    name,
-                    "the list of its chunks",
-                    format!("it does not have {expected} of 16 bytes"),
-                )
-            })
+        let counts = files.map(|file| chunks::count(file.bytes()));
+        let expected = counts.fold(0, u64::saturating_add);
+        let wrong = || {
+            let reason = format!("it does not have {expected} of 16 bytes");
+            self.tree_damaged(name, "the list of its chunks", reason)
+        };
+        // Before it is fetched: what it claims to have is not for it to say.
+        if expected.checked_mul(16) != Some(summary.chunks.plain_bytes) {
+            return Err(wrong());
+        }
+        let bytes = self
+            .read_object(name, &self.chunks_key(&tree.id), &summary.chunks, patience)
+            .await?;
+        chunks::from_bytes(&bytes).ok_or_else(wrong)
     }
 
     /// Is the list of a tree's chunk hashes there, in its length? Without reading it.
@@ -418,12 +449,15 @@ impl Archive {
         patience: Patience,
     ) -> Result<Vec<u8>, Error> {
         let damaged = |reason: String| self.tree_damaged(name, key.as_str(), reason);
-        let stored = match self.store().get(key, ByteRange::Whole, patience).await {
+        let most = ByteRange::AtMost(object.stored_bytes);
+        let stored = match self.store().get(key, most, patience).await {
             Ok(fetched) => fetched.bytes,
             Err(error) if error.kind == ErrorKind::NotFound => return Err(damaged("it is not there".into())),
+            Err(error) if error.kind == ErrorKind::Damaged => return Err(damaged(error.message)),
             Err(error) => return Err(error.into()),
         };
-        let plain = tokio::task::spawn_blocking(move || codec::unpack_all(&stored))
+        let plain_bytes = object.plain_bytes;
+        let plain = tokio::task::spawn_blocking(move || codec::unpack_at_most(&stored, plain_bytes))
             .await
             .expect("unpacking does not panic");
         let plain = plain.map_err(|damage| damaged(damage.to_string()))?;
@@ -431,34 +465,6 @@ impl Archive {
             return Err(damaged("it is not the object that the summary names".into()));
         }
         Ok(plain)
-    }
-
-    /// Is the WAL at hand that makes a backup consistent?
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub async fn backup_wal(&self, summary: &Summary, patience: Patience) -> Result<BackupWal, Error> {
-        let segments = summary.backup.segments().map_err(|reason| Error::Marker {
-            key: BASEBACKUPS,
-            place: self.place(),
-            reason,
-        })?;
-        let own = &summary.backup.own_wal;
-        let asked = segments.into_iter().filter(|segment| !own.contains(segment));
-        let look = |segment: SegmentName| async move {
-            let found = self.wal_meta(WalName::Segment(segment), patience).await?;
-            Ok::<_, Error>(found.is_none().then_some(segment))
-        };
-        let looks = stream::iter(asked).map(look).buffered(READS);
-        let missing: Vec<SegmentName> = looks
-            .try_filter_map(|missing| async move { Ok(missing) })
-            .try_collect()
-            .await?;
-        Ok(if missing.is_empty() {
-            BackupWal::Complete
-        } else {
-            BackupWal::Missing(missing)
-        })
     }
 
     /// Key of a tree's manifest.

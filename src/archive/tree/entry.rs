@@ -6,7 +6,8 @@ use std::ops::Range;
 use jiff::Timestamp;
 
 use super::TreeId;
-use crate::codec::ContentHash;
+use super::layout::MAX_FILE_BYTES;
+use crate::codec::{ContentHash, most_stored_bytes};
 use crate::store::Key;
 
 /// What a file system keeps of a file besides its content.
@@ -122,6 +123,16 @@ pub enum TreeError {
         /// The path, readable.
         path: String,
     },
+    /// A part that none can be.
+    #[error("part {key} claims {plain_bytes} bytes of content, stored as {stored_bytes}, which no part has")]
+    Part {
+        /// Its key.
+        key: Key,
+        /// Bytes of content.
+        plain_bytes: u64,
+        /// Bytes of the object.
+        stored_bytes: u64,
+    },
     /// An extent that is not in its part, or extents that are not the file's length.
     #[error("the extents of {path:?} do not fit: {reason}")]
     Extents {
@@ -139,6 +150,7 @@ impl Tree {
     /// Any [`TreeError`].
     pub fn new(id: TreeId, parts: Vec<Part>, mut entries: Vec<Entry>) -> Result<Self, TreeError> {
         entries.sort_by(|left, right| order(&left.path, &right.path));
+        check_parts(&parts)?;
         check_extents(&parts, &entries)?;
         let (ranges, children) = index(&entries)?;
         Ok(Self {
@@ -185,7 +197,7 @@ impl Tree {
             .entries
             .iter()
             .filter(|entry| matches!(entry.content, Content::File { .. }));
-        files.map(Entry::bytes).sum()
+        files.map(Entry::bytes).fold(0, u64::saturating_add)
     }
 }
 
@@ -205,6 +217,23 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
 
 fn readable(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
+}
+
+/// Most bytes of content of a part: writers close one long before. What is read of a part is bounded by it.
+const MOST_PART_BYTES: u64 = 1 << 30;
+
+fn check_parts(parts: &[Part]) -> Result<(), TreeError> {
+    let fits = |part: &&Part| {
+        part.plain_bytes <= MOST_PART_BYTES && part.stored_bytes <= most_stored_bytes(part.plain_bytes)
+    };
+    match parts.iter().find(|part| !fits(part)) {
+        Some(part) => Err(TreeError::Part {
+            key: part.key.clone(),
+            plain_bytes: part.plain_bytes,
+            stored_bytes: part.stored_bytes,
+        }),
+        None => Ok(()),
+    }
 }
 
 fn check_extents(parts: &[Part], entries: &[Entry]) -> Result<(), TreeError> {
@@ -229,6 +258,9 @@ fn check_extents(parts: &[Part], entries: &[Entry]) -> Result<(), TreeError> {
         }
         if sum != *bytes {
             return Err(wrong("their sum is not the file's length"));
+        }
+        if *bytes > MAX_FILE_BYTES {
+            return Err(wrong("no file is that long"));
         }
     }
     Ok(())

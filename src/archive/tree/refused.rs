@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::TreeId;
+use super::catalogue::WORD_BYTES;
 use crate::archive::{Archive, Error};
 use crate::store::{ByteRange, ErrorKind, Key, Patience, PutMode};
 
@@ -49,9 +50,13 @@ impl Archive {
         let Some(last) = keys.filter(|key| key.as_str().starts_with(&prefix)).max() else {
             return Ok(None);
         };
-        match self.store().get(last, ByteRange::Whole, patience).await {
+        match self
+            .store()
+            .get(last, ByteRange::AtMost(WORD_BYTES), patience)
+            .await
+        {
             Ok(fetched) => Ok(serde_json::from_slice(&fetched.bytes).ok()),
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Damaged) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

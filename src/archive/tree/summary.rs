@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{TreeId, TreeName};
-use crate::codec::ContentHash;
+use crate::codec::{ContentHash, most_stored_bytes};
 use crate::pg::{Lsn, SegmentName, SegmentSize, SystemId, Timeline};
 
 /// The version of the summary that this program writes and reads.
@@ -137,6 +137,11 @@ pub struct WalRange {
 }
 
 impl WalRange {
+    fn count(self, size: SegmentSize) -> u64 {
+        let last = self.end.0.saturating_sub(1).max(self.start.0) / size.bytes();
+        last - self.start.0 / size.bytes() + 1
+    }
+
     /// The segments that hold it, ascending. One that ends on a segment's first byte needs nothing of that segment
     /// (`XLByteToPrevSeg` in xlog_internal.h).
     pub fn segments(self, size: SegmentSize) -> impl Iterator<Item = SegmentName> {
@@ -157,15 +162,47 @@ impl Backup {
         self.wal.last().map(|range| (range.timeline, range.end))
     }
 
-    /// Every segment that must be at hand.
+    /// Every segment that must be at hand, ascending.
     ///
     /// # Errors
-    /// The text of why its segment size is none.
+    /// The text of why it cannot be: no backup needs so much WAL.
     pub fn segments(&self) -> Result<Vec<SegmentName>, String> {
-        let size = SegmentSize::new(self.segment_bytes).map_err(|error| error.to_string())?;
+        let size = self.plausible_wal()?;
         Ok(self.wal.iter().flat_map(|range| range.segments(size)).collect())
     }
+
+    /// Bounds what the ranges claim, before anybody counts them through.
+    fn plausible_wal(&self) -> Result<SegmentSize, String> {
+        let size = SegmentSize::new(self.segment_bytes).map_err(|error| error.to_string())?;
+        let counts = self.wal.iter().map(|range| range.count(size));
+        let count = counts.fold(0, u64::saturating_add);
+        if let Some(range) = self.wal.iter().find(|range| range.start > range.end) {
+            return Err(format!(
+                "its WAL from {} ends before it, at {}",
+                range.start, range.end
+            ));
+        }
+        if !self.wal.is_sorted_by(|one, next| one.timeline < next.timeline) {
+            return Err("the timelines of its WAL are not in order".into());
+        }
+        match count {
+            0 => Err("it names no WAL, which every backup needs".into()),
+            1..=MOST_SEGMENTS => Ok(size),
+            _ => Err(format!(
+                "it claims to need {count} segments of WAL, more than the {MOST_SEGMENTS} of any backup"
+            )),
+        }
+    }
 }
+
+/// Most segments of WAL that are written while a backup is taken: 4 TiB of the usual size.
+const MOST_SEGMENTS: u64 = 1 << 18;
+
+/// Largest manifest and list of chunk hashes, plain, in bytes: of some three million files, or 8 TiB.
+const MOST_INVENTORY_BYTES: u64 = 512 << 20;
+
+/// How much smaller either may become by compression.
+const MOST_RATIO: u64 = 64;
 
 /// A tablespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -260,11 +297,33 @@ impl Summary {
         }
         let summary: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         match summary.summary_version {
-            SUMMARY_VERSION => Ok(summary),
+            SUMMARY_VERSION => summary.check().map(|()| summary),
             other => Err(format!(
                 "it has version {other}, this walfs reads {SUMMARY_VERSION}"
             )),
         }
+    }
+
+    /// Is what it claims, plausible? Its checksum only says that it is as it was written.
+    ///
+    /// # Errors
+    /// What is not, as text.
+    pub fn check(&self) -> Result<(), String> {
+        self.backup.plausible_wal()?;
+        for (what, object) in [("manifest", &self.manifest), ("list of chunks", &self.chunks)] {
+            let by_ratio = object
+                .stored_bytes
+                .saturating_mul(MOST_RATIO)
+                .saturating_add(1 << 20);
+            let most = MOST_INVENTORY_BYTES.min(by_ratio);
+            if object.plain_bytes > most || object.stored_bytes > most_stored_bytes(MOST_INVENTORY_BYTES) {
+                return Err(format!(
+                    "it states a {what} of {} bytes, stored as {}, which none can have",
+                    object.plain_bytes, object.stored_bytes
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Its folder, if it is one of that name's: what another tree's summary points to is not.

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::catalogue::{BEGUN, READS, Unfinished};
+use super::catalogue::{BEGUN, READS, Unfinished, WORD_BYTES};
 use super::summary::Summary;
 use super::{TREES, TreeId, TreeName};
 use crate::archive::{Archive, Error};
@@ -92,9 +92,13 @@ impl Archive {
 
     async fn look_at_unfinished(&self, id: TreeId, patience: Patience) -> Result<Unfinished, Error> {
         let objects = self.list_all(&id.prefix(), patience).await?;
-        let begun = match self.store().get(&id.key(BEGUN), ByteRange::Whole, patience).await {
+        let begun = match self
+            .store()
+            .get(&id.key(BEGUN), ByteRange::AtMost(WORD_BYTES), patience)
+            .await
+        {
             Ok(fetched) => serde_json::from_slice(&fetched.bytes).ok(),
-            Err(error) if error.kind == ErrorKind::NotFound => None,
+            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Damaged) => None,
             Err(error) => return Err(error.into()),
         };
         let keys = objects.iter().map(|(key, _)| key);
@@ -108,7 +112,9 @@ impl Archive {
                 .map(|(_, meta)| meta.modified)
                 .max()
                 .unwrap_or(SystemTime::UNIX_EPOCH),
-            stored_bytes: objects.iter().map(|(_, meta)| meta.stored_bytes).sum(),
+            stored_bytes: objects
+                .iter()
+                .fold(0, |sum, (_, meta)| meta.stored_bytes.saturating_add(sum)),
         })
     }
 

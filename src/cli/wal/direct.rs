@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::super::complain;
+use super::super::options::newly_made;
 use super::{Failure, FetchArgs, PushArgs, beside, cannot_write, put_in_place};
 use crate::archive::wal::{Early, EarlyFile, WalMeta};
 use crate::archive::{self, Archive};
@@ -39,7 +41,10 @@ pub(super) async fn push(
 ) -> Result<(), Failure> {
     let file = open(&arguments.path)?;
     let compression = arguments.write.compression;
-    let store = arguments.store.reach(place, true, deadline).await?;
+    let store = arguments
+        .store
+        .reach(place, arguments.create.create, deadline)
+        .await?;
     let patience = Patience::for_at_most(deadline);
     let early = Early::look(&store, name, compression, patience);
     // Most likely the archive's codec.
@@ -56,9 +61,10 @@ pub(super) async fn push(
     let packed = tokio::spawn(async move { pack(file, &path, likely).await });
     let options = archive::Options {
         compression,
-        create: true,
+        create: arguments.create.create,
     };
     let archive = Arc::new(Archive::open(store, &options, patience).await?);
+    newly_made(&archive).iter().for_each(|word| complain(word));
     let mut packed = packed.await.expect("packing does not panic")?;
     if archive.compression() != staging.compression() {
         // From the file once more: unpacked again, a segment of 1 GiB would lie in memory.

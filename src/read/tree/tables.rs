@@ -162,7 +162,7 @@ impl Inner {
         let fetched = self
             .archive
             .store()
-            .get(&part.key, ByteRange::Whole, patience)
+            .get(&part.key, ByteRange::AtMost(part.stored_bytes), patience)
             .await?;
         // What has grown since is not what was stored, and must not fill the cache.
         if fetched.meta.stored_bytes != part.stored_bytes {

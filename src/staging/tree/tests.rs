@@ -197,7 +197,7 @@ async fn stored(archive: &Archive) -> (Summary, Tree, BTreeMap<String, Vec<u8>>)
     for part in &tree.parts {
         let object = archive
             .store()
-            .get(&part.key, ByteRange::Whole, patience())
+            .get(&part.key, ByteRange::AtMost(u64::MAX), patience())
             .await
             .unwrap();
         let plain = codec::unpack_all(&object.bytes).unwrap();
@@ -240,7 +240,7 @@ async fn as_tar(archive: &Archive, tree: &Tree) -> BTreeMap<String, Vec<u8>> {
         if key.as_str().contains(".tar.") {
             let object = archive
                 .store()
-                .get(&key, ByteRange::Whole, patience())
+                .get(&key, ByteRange::AtMost(u64::MAX), patience())
                 .await
                 .unwrap();
             stream.extend(codec::unpack_all(&object.bytes).unwrap());

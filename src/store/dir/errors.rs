@@ -16,6 +16,8 @@ pub(super) fn kind_of(error: &io::Error) -> ErrorKind {
         Some(libc::ENOTDIR | libc::EISDIR | libc::ELOOP | libc::ENAMETOOLONG) => ErrorKind::Permanent,
         Some(libc::EINVAL | libc::EFBIG | libc::EMLINK | libc::EXDEV) => ErrorKind::Permanent,
         Some(libc::EOPNOTSUPP | libc::ENOSYS) => ErrorKind::Permanent,
+        // Not the system's word but ours: no regular file, a link.
+        None => ErrorKind::Permanent,
         _ => ErrorKind::Transient,
     }
 }
@@ -27,7 +29,9 @@ pub(super) fn open_failed(path: &Path, error: &io::Error) -> Error {
         kind => kind,
     };
     let hint = match error.raw_os_error() {
-        Some(libc::ENOENT) => "\nHINT: check the path; make the directory, for the user that runs walfs",
+        Some(libc::ENOENT) => {
+            "\nHINT: check the path; --create makes a new archive, in a directory that is there"
+        }
         Some(libc::ENOTDIR) => "\nHINT: a local archive is a directory, and so is everything above it",
         _ => hint(error),
     };

@@ -8,13 +8,16 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::folders::MARK;
 use super::{Error, ErrorKind, Key, Page, Root, TEMP_DIR};
 
 /// How long a pass may be continued.
 const FRESH_FOR: Duration = Duration::from_secs(10);
+
+/// Bytes of names of one listing: of ten million segments.
+const MOST_TEXT_BYTES: usize = 320 << 20;
 
 /// How many unfinished listings are kept.
 const MOST_LISTINGS: usize = 4;
@@ -66,15 +69,8 @@ impl Root {
         while page.entries.len() < limit
             && let Some(key) = listing.next()
         {
-            match self.head(&key) {
-                Ok(meta) => page.entries.push((key.clone(), meta)),
-                Err(error) if error.kind == ErrorKind::NotFound => {}
-                Err(error) => {
-                    return Err(Error {
-                        operation: "list",
-                        ..error
-                    });
-                }
+            if let Some(meta) = self.listed(&key)? {
+                page.entries.push((key.clone(), meta));
             }
             key.as_str().clone_into(&mut listing.after);
         }
@@ -131,10 +127,20 @@ impl Listing {
             } else {
                 format!("{folder}/{name}")
             };
-            if is_dir(&entry).map_err(failed)? {
+            // A link to a directory is none.
+            if entry.file_type().map_err(failed)?.is_dir() {
                 self.descend(root, &key)?;
-            } else {
+            } else if name != MARK {
                 self.note(&key);
+            }
+            if self.text.len() > MOST_TEXT_BYTES {
+                let message = "there are more files than walfs can list";
+                return Err(Error::new(
+                    ErrorKind::Permanent,
+                    "list",
+                    path.display().to_string(),
+                    message,
+                ));
             }
         }
         Ok(())
@@ -144,7 +150,9 @@ impl Listing {
     fn descend(&mut self, root: &Root, folder: &str) -> Result<(), Error> {
         let under = format!("{folder}/");
         let matching = under.starts_with(&self.prefix) || self.prefix.starts_with(&under);
-        if folder != TEMP_DIR && matching {
+        // A longer one holds no objects.
+        let is_temp = folder.rsplit('/').next() == Some(TEMP_DIR);
+        if !is_temp && matching && Key::parse(folder).is_some() {
             self.walk(root, folder)?;
         }
         Ok(())
@@ -153,7 +161,7 @@ impl Listing {
     fn note(&mut self, key: &str) {
         let wanted = key.starts_with(&self.prefix) && key > self.after.as_str();
         if wanted && Key::parse(key).is_some() {
-            let start = u32::try_from(self.text.len()).expect("a directory of less than 4 GiB of names");
+            let start = u32::try_from(self.text.len()).expect("less than MOST_TEXT_BYTES");
             self.text.push_str(key);
             self.keys.push((start, key.len() as u16));
         }
@@ -167,10 +175,4 @@ impl Listing {
 
 fn slice(text: &str, (start, length): (u32, u16)) -> &str {
     &text[start as usize..start as usize + usize::from(length)]
-}
-
-/// A link to a directory counts as one; a link to nothing is no directory, and no object either (`head` will say).
-fn is_dir(entry: &fs::DirEntry) -> io::Result<bool> {
-    let kind = entry.file_type()?;
-    Ok(kind.is_dir() || kind.is_symlink() && Path::is_dir(&entry.path()))
 }

@@ -1,14 +1,17 @@
 //! Reading files of the archive's directory, and deleting them.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::super::room_for;
+use super::super::{room_for, too_long};
 use super::{ByteRange, Error, ErrorKind, Fetched, Key, Meta, Root};
+use crate::beneath::Kind;
+
+/// Things that are no objects, named in the log.
+const NAMED_ODD: usize = 1000;
 
 impl Root {
     pub(super) fn get(&self, key: &Key, range: ByteRange) -> Result<Fetched, Error> {
@@ -18,13 +21,13 @@ impl Root {
     pub(super) fn get_into(&self, key: &Key, range: ByteRange, room: Vec<u8>) -> Result<Fetched, Error> {
         let path = self.file(key);
         let failed = |error: io::Error| self.read_error("get", &path, &error);
-        // O_NONBLOCK: opening a FIFO that somebody put there would wait for a writer. Files do not notice.
-        let mut file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&path)
-            .map_err(failed)?;
-        let meta = self.meta_of("get", &path, &file.metadata().map_err(failed)?)?;
+        let mut file = self.open_object(key).map_err(failed)?;
+        let meta = meta_of(&file.metadata().map_err(failed)?);
+        if let ByteRange::AtMost(most) = range
+            && meta.stored_bytes > most
+        {
+            return Err(self.damaged(&path, too_long(meta.stored_bytes, most)));
+        }
         let span = span_of(&range, meta.stored_bytes);
         if span.start > span.end || span.end > meta.stored_bytes {
             return Err(self.damaged(
@@ -47,8 +50,52 @@ impl Root {
 
     pub(super) fn head(&self, key: &Key) -> Result<Meta, Error> {
         let path = self.file(key);
-        let meta = fs::metadata(&path).map_err(|error| self.read_error("head", &path, &error))?;
-        self.meta_of("head", &path, &meta)
+        let failed = |error: io::Error| self.read_error("head", &path, &error);
+        let found = self.below.metadata(Path::new(key.as_str())).map_err(failed)?;
+        match found.file_type() {
+            kind if kind.is_file() => Ok(meta_of(&found)),
+            // `wal` is not there when `wal/x` is.
+            kind if kind.is_dir() => Err(failed(io::Error::from_raw_os_error(libc::ENOENT))),
+            kind if kind.is_symlink() => Err(failed(io::Error::other(
+                "it is a symbolic link, which is not followed",
+            ))),
+            _ => Err(failed(io::Error::other("neither a file nor a directory"))),
+        }
+    }
+
+    /// Opens an object, and nothing else: no directory, no link, nothing that would wait.
+    pub(super) fn open_object(&self, key: &Key) -> io::Result<File> {
+        let inside = Path::new(key.as_str());
+        match self.below.open_file(inside) {
+            Err(error) if error.raw_os_error().is_none() => match self.below.kind(inside) {
+                Ok(Some(Kind::Directory)) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+                _ => Err(error),
+            },
+            opened => opened,
+        }
+    }
+
+    /// What a listing tells of a name: `None` if it is no object. What lies there and can be none is named once.
+    pub(super) fn listed(&self, key: &Key) -> Result<Option<Meta>, Error> {
+        match self.head(key) {
+            Ok(meta) => Ok(Some(meta)),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind == ErrorKind::Permanent => {
+                let mut odd = self.odd.lock().expect("no panic inside");
+                if odd.len() < NAMED_ODD && odd.insert(self.file(key)) {
+                    tracing::warn!(
+                        "passed over among the archive's objects: {}: {}",
+                        error.target,
+                        error.message
+                    );
+                }
+                Ok(None)
+            }
+            Err(error) => Err(Error {
+                operation: "list",
+                ..error
+            }),
+        }
     }
 
     /// Not made durable: a deleted object that is back after a power loss harms nothing.
@@ -69,31 +116,10 @@ impl Root {
         let Some(folder) = folder.filter(|folder| *folder != self.path) else {
             return;
         };
-        let stays = self.folders.lock().expect("no panic inside").contains(folder)
-            || folder.parent() == Some(&self.path);
+        let stays = self.is_folder(folder) || folder.parent() == Some(&self.path);
         if !stays && fs::remove_dir(folder).is_ok() {
             self.forget_durable();
         }
-    }
-
-    /// A directory is no object: `wal` is not there when `wal/x` is.
-    fn meta_of(&self, operation: &'static str, path: &Path, meta: &Metadata) -> Result<Meta, Error> {
-        if meta.is_dir() {
-            return Err(self.read_error(operation, path, &io::Error::from_raw_os_error(libc::ENOENT)));
-        }
-        if !meta.is_file() {
-            let message = "neither a file nor a directory";
-            return Err(Error::new(
-                ErrorKind::Permanent,
-                operation,
-                path.display().to_string(),
-                message,
-            ));
-        }
-        Ok(Meta {
-            stored_bytes: meta.len(),
-            modified: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH),
-        })
     }
 
     fn damaged(&self, path: &Path, message: String) -> Error {
@@ -101,9 +127,16 @@ impl Root {
     }
 }
 
+fn meta_of(file: &Metadata) -> Meta {
+    Meta {
+        stored_bytes: file.len(),
+        modified: file.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+    }
+}
+
 fn span_of(range: &ByteRange, stored_bytes: u64) -> Range<u64> {
     match range {
-        ByteRange::Whole => 0..stored_bytes,
+        ByteRange::AtMost(_) => 0..stored_bytes,
         ByteRange::Span(span) => span.clone(),
         ByteRange::First(bytes) => 0..stored_bytes.min(*bytes),
         ByteRange::Last(bytes) => stored_bytes.saturating_sub(*bytes)..stored_bytes,

@@ -32,7 +32,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 fn temp_files(root: &Root) -> usize {
-    fs::read_dir(root.temp_dir()).unwrap().count()
+    fs::read_dir(root.temp_dir(&key("x"))).unwrap().count()
 }
 
 fn names(root: &Root) -> Vec<String> {
@@ -48,7 +48,7 @@ fn only_the_owner_gets_in() {
     assert_eq!(mode(&root.path), 0o700);
     assert_eq!(mode(&root.path.join("a/b")), 0o700);
     assert_eq!(mode(&root.path.join("a/b/c")), 0o600);
-    assert_eq!(mode(&root.temp_dir()), 0o700);
+    assert_eq!(mode(&root.temp_dir(&key("x"))), 0o700);
 }
 
 #[test]
@@ -70,15 +70,15 @@ fn leftovers_of_a_crash_are_no_objects_and_go_after_a_day() {
     let upload = root.begin_upload(&key("wal/2")).unwrap();
     root.put_part(&upload, 1, b"part").unwrap();
     // A crash between link and unlink leaves a second name; one in the middle of writing leaves half a file.
-    let linked = root.temp_dir().join("walfs-0123456789abcdef.tmp");
+    let linked = root.temp_dir(&key("x")).join("walfs-0123456789abcdef.tmp");
     fs::hard_link(root.path.join("wal/1"), &linked).unwrap();
-    let half = root.temp_dir().join("walfs-fedcba9876543210.tmp");
+    let half = root.temp_dir(&key("x")).join("walfs-fedcba9876543210.tmp");
     fs::write(&half, "hal").unwrap();
-    let foreign = root.temp_dir().join("notes.tmp");
+    let foreign = root.temp_dir(&key("x")).join("notes.tmp");
     fs::write(&foreign, "mine").unwrap();
-    let young = root.temp_dir().join("walfs-00000000000000aa.tmp");
+    let young = root.temp_dir(&key("x")).join("walfs-00000000000000aa.tmp");
     fs::write(&young, "somebody is writing").unwrap();
-    let folder = root.temp_dir().join(&upload.id);
+    let folder = root.temp_dir(&key("x")).join(&upload.id);
     let past = SystemTime::now() - Duration::from_secs(25 * 3600);
     for old in [&linked, &half, &foreign, &folder] {
         fs::File::open(old).unwrap().set_modified(past).unwrap();
@@ -87,7 +87,12 @@ fn leftovers_of_a_crash_are_no_objects_and_go_after_a_day() {
     let root = opened(&scratch);
     assert!(!linked.exists() && !half.exists() && !folder.exists());
     assert!(foreign.exists() && young.exists());
-    assert_eq!(root.get(&key("wal/1"), ByteRange::Whole).unwrap().bytes, "x");
+    assert_eq!(
+        root.get(&key("wal/1"), ByteRange::AtMost(u64::MAX))
+            .unwrap()
+            .bytes,
+        "x"
+    );
 }
 
 #[test]
@@ -103,7 +108,7 @@ fn one_of_many_writers_wins() {
         });
         let winners: Vec<usize> = (0..32).filter(|writer| outcomes[*writer].is_ok()).collect();
         assert_eq!(winners.len(), 1, "{outcomes:?}");
-        let stored = root.get(&key(&name), ByteRange::Whole).unwrap().bytes;
+        let stored = root.get(&key(&name), ByteRange::AtMost(u64::MAX)).unwrap().bytes;
         assert_eq!(stored, winners[0].to_string());
     }
     assert_eq!(temp_files(&root), 0);
@@ -124,7 +129,7 @@ fn a_directory_that_went_away_has_nothing_to_say() {
         for name in ["wal/1", "wal/2"] {
             assert_eq!(kind(root.head(&key(name))), Some(ErrorKind::Transient));
             assert_eq!(
-                kind(root.get(&key(name), ByteRange::Whole)),
+                kind(root.get(&key(name), ByteRange::AtMost(u64::MAX))),
                 Some(ErrorKind::Transient)
             );
             assert_eq!(kind(put(&root, name, "y")), Some(ErrorKind::Transient));
@@ -148,9 +153,14 @@ fn folders_removed_while_we_run_are_made_again() {
     let root = opened(&scratch);
     put(&root, "a/b/1", "x").unwrap();
     fs::remove_dir_all(root.path.join("a")).unwrap();
-    fs::remove_dir_all(root.temp_dir()).unwrap();
+    fs::remove_dir_all(root.temp_dir(&key("x"))).unwrap();
     put(&root, "a/b/1", "y").unwrap();
-    assert_eq!(root.get(&key("a/b/1"), ByteRange::Whole).unwrap().bytes, "y");
+    assert_eq!(
+        root.get(&key("a/b/1"), ByteRange::AtMost(u64::MAX))
+            .unwrap()
+            .bytes,
+        "y"
+    );
 }
 
 #[test]
@@ -165,7 +175,7 @@ fn what_is_no_file_is_no_object() {
             "{absent}"
         );
         assert_eq!(
-            kind(root.get(&key(absent), ByteRange::Whole)),
+            kind(root.get(&key(absent), ByteRange::AtMost(u64::MAX))),
             Some(ErrorKind::NotFound),
             "{absent}"
         );
@@ -233,7 +243,7 @@ fn a_part_that_rotted_is_no_object() {
     let root = opened(&scratch);
     let upload = root.begin_upload(&key("x")).unwrap();
     let part = root.put_part(&upload, 1, b"part").unwrap();
-    fs::write(root.temp_dir().join(&upload.id).join("00001"), "bart").unwrap();
+    fs::write(root.temp_dir(&key("x")).join(&upload.id).join("00001"), "bart").unwrap();
     let outcome = root.complete_upload(&upload, std::slice::from_ref(&part), PutMode::IfAbsent);
     assert_eq!(kind(outcome), Some(ErrorKind::Damaged));
     assert_eq!(kind(root.head(&key("x"))), Some(ErrorKind::NotFound));

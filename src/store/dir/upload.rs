@@ -21,7 +21,7 @@ impl Root {
         };
         let folder = self.folder(&upload);
         let make = || {
-            self.make_durable(&self.temp_dir())?;
+            self.make_durable(&self.temp_dir(key))?;
             make_dir(&folder)
         };
         make().map_err(|error| self.write_error("begin upload", &folder, &error))?;
@@ -59,8 +59,8 @@ impl Root {
     ) -> Result<(), Error> {
         self.check("complete upload")?;
         let temp = self
-            .temp()
-            .map_err(|error| self.write_error("complete upload", &self.temp_dir(), &error))?;
+            .temp(&upload.key)
+            .map_err(|error| self.write_error("complete upload", &self.temp_dir(&upload.key), &error))?;
         for part in parts {
             let bytes = self.read_part(upload, part)?;
             long_write::write_all(&temp.file, &bytes)
@@ -102,7 +102,7 @@ impl Root {
     }
 
     fn folder(&self, upload: &Upload) -> PathBuf {
-        self.temp_dir().join(&upload.id)
+        self.temp_dir(&upload.key).join(&upload.id)
     }
 
     fn part(&self, upload: &Upload, number: u32) -> PathBuf {

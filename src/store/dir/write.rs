@@ -9,11 +9,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Error, ErrorKind, Key, PutMode, Root, sync_dir};
+use super::{Error, Key, PutMode, Root, sync_dir};
 use crate::long_write;
 
 /// Age at which a temporary file has no living owner.
@@ -37,61 +37,26 @@ impl Root {
     pub(super) fn put(&self, key: &Key, body: &[u8], mode: PutMode) -> Result<(), Error> {
         self.check("put")?;
         let temp = self
-            .temp()
-            .map_err(|error| self.write_error("put", &self.temp_dir(), &error))?;
+            .temp(key)
+            .map_err(|error| self.write_error("put", &self.temp_dir(key), &error))?;
         long_write::write_all(&temp.file, body)
             .map_err(|error| self.write_error("put", &temp.path, &error))?;
         self.publish(temp, key, mode)
-    }
-
-    /// See [`super::Backend::prepare`].
-    pub(super) fn prepare(&self, folder: &Key, create: bool) -> Result<(), Error> {
-        self.check("prepare")?;
-        let path = self.file(folder);
-        if create {
-            self.make_durable(&path)
-                .map_err(|error| self.write_error("prepare", &path, &error))?;
-        }
-        self.folders.lock().expect("no panic inside").insert(path.clone());
-        match self.check_folder("prepare", &path.join("x")) {
-            Err(gone) if !path.exists() => Err(Error {
-                kind: ErrorKind::Permanent,
-                ..gone
-            }),
-            found => found,
-        }
-    }
-
-    /// Is the folder that a file belongs into there, if it is one of the archive's?
-    pub(super) fn check_folder(&self, operation: &'static str, file: &Path) -> Result<(), Error> {
-        let Some(folder) = file.parent() else {
-            return Ok(());
-        };
-        if folder.is_dir() || !self.folders.lock().expect("no panic inside").contains(folder) {
-            return Ok(());
-        }
-        let message = "this part of the archive is gone, and with it the proof of what it does not hold\n\
-                       HINT: is its disk mounted? Was it moved?";
-        Err(Error::new(
-            ErrorKind::Transient,
-            operation,
-            folder.display().to_string(),
-            message,
-        ))
     }
 
     /// See [`super::Backend::settle`].
     pub(super) fn settle(&self, key: &Key) -> Result<(), Error> {
         let path = self.file(key);
         let parent = path.parent().expect("a key is below the root");
-        let settle = || File::open(&path)?.sync_all().and_then(|()| sync_dir(parent));
+        let settle = || self.open_object(key)?.sync_all().and_then(|()| sync_dir(parent));
         settle().map_err(|error| self.read_error("settle", &path, &error))
     }
 
-    /// A new temporary file, readable by its owner only.
-    pub(super) fn temp(&self) -> io::Result<Temp> {
-        self.make_durable(&self.temp_dir())?;
-        let path = self.temp_dir().join(temp_name("tmp"));
+    /// A new temporary file for an object, readable by its owner only.
+    pub(super) fn temp(&self, key: &Key) -> io::Result<Temp> {
+        let folder = self.temp_dir(key);
+        self.make_durable(&folder)?;
+        let path = folder.join(temp_name("tmp"));
         let open = || {
             OpenOptions::new()
                 .write(true)
@@ -103,7 +68,7 @@ impl Root {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Somebody tidied up `.tmp` while we ran.
                 self.forget_durable();
-                self.make_durable(&self.temp_dir())?;
+                self.make_durable(&folder)?;
                 open()?
             }
             opened => opened?,
@@ -129,7 +94,7 @@ impl Root {
         };
         publish().map_err(|error| self.publish_error(&path, &error))?;
         // The path led elsewhere meanwhile? Then the file may be on the wrong disk.
-        self.check("put")
+        self.check("put").and_then(|()| self.check_folder("put", &path))
     }
 
     fn give_name(&self, from: &Path, to: &Path, parent: &Path, mode: PutMode) -> io::Result<()> {
@@ -149,26 +114,14 @@ impl Root {
         }
     }
 
-    /// Makes a directory below the root, and every one above it, exist and be durable. Somebody else may have made
-    /// one and not fsynced it yet, so each is done once a process.
-    pub(super) fn make_durable(&self, dir: &Path) -> io::Result<()> {
-        if dir == self.path || self.durable.lock().expect("no panic inside").contains(dir) {
-            return Ok(());
+    /// A directory that root has made in somebody else's archive is theirs.
+    pub(super) fn give_to_owner(&self, dir: &Path) -> io::Result<()> {
+        match self.owner {
+            Some((user, group)) if fs::symlink_metadata(dir)?.uid() == 0 => {
+                std::os::unix::fs::lchown(dir, Some(user), Some(group))
+            }
+            _ => Ok(()),
         }
-        let parent = dir.parent().expect("below the root");
-        self.make_durable(parent)?;
-        make_dir(dir)?;
-        if let Some((user, group)) = self.owner
-            && fs::metadata(dir)?.uid() == 0
-        {
-            chown(dir, Some(user), Some(group))?;
-        }
-        sync_dir(parent)?;
-        self.durable
-            .lock()
-            .expect("no panic inside")
-            .insert(dir.to_owned());
-        Ok(())
     }
 
     /// A directory that was durable is not there: then nothing is known of any.
@@ -177,13 +130,14 @@ impl Root {
     }
 
     /// Removes what crashed processes left under `.tmp/`: only names of our own making. Failure is no harm.
-    pub(super) fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(self.temp_dir()) else {
+    pub(super) fn sweep(&self, folder: &Path) {
+        let Ok(entries) = fs::read_dir(folder) else {
             return;
         };
         for entry in entries.flatten().filter(is_leftover) {
             let path = entry.path();
-            let _ = if path.is_dir() {
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let _ = if is_dir {
                 fs::remove_dir_all(&path)
             } else {
                 fs::remove_file(&path)
@@ -213,10 +167,13 @@ fn is_leftover(entry: &fs::DirEntry) -> bool {
 /// Makes one directory; one that is there is fine.
 pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match path.is_dir() {
-            true => Ok(()),
-            false => Err(io::Error::from_raw_os_error(libc::ENOTDIR)),
-        },
+        // A link to one is none.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            match fs::symlink_metadata(path)?.is_dir() {
+                true => Ok(()),
+                false => Err(io::Error::from_raw_os_error(libc::ENOTDIR)),
+            }
+        }
         made => made,
     }
 }
@@ -224,6 +181,6 @@ pub(super) fn make_dir(path: &Path) -> io::Result<()> {
 /// Makes the archive's own directory, durably. What is above it must be there: a mount point whose disk is missing has
 /// no such directory, and an archive made under it would hide the real one.
 pub(super) fn make_root(path: &Path) -> io::Result<()> {
-    make_dir(path)?;
+    DirBuilder::new().mode(0o700).create(path)?;
     path.parent().map_or(Ok(()), sync_dir)
 }

@@ -25,6 +25,7 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
+use super::bounded::Bounded;
 use super::error::{Failure, chain};
 use crate::store::{Error, ErrorKind, Options, PathStyle};
 
@@ -320,6 +321,7 @@ fn client(config: &SdkConfig, path_style: bool) -> Client {
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .stalled_stream_protection(StalledStreamProtectionConfig::enabled().build())
+        .interceptor(Bounded::Refusal)
         .build();
     Client::from_conf(config)
 }
@@ -332,6 +334,6 @@ async fn look(client: &Client, bucket: &str, prefix: &str) -> Result<(), Failure
     } else {
         listing.prefix(format!("{prefix}/"))
     };
-    let listed = listing.send().await;
+    let listed = listing.customize().interceptor(Bounded::Answer).send().await;
     listed.map(drop).map_err(|error| Failure::of(&error))
 }

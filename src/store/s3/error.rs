@@ -9,6 +9,13 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::ErrorKind;
+use crate::printable::shortened;
+
+/// What is kept of a server's code for an error: the longest of S3's has 50.
+const CODE_BYTES: usize = 200;
+
+/// What is kept of a server's words.
+const MESSAGE_BYTES: usize = 2000;
 
 /// A failed request, without the SDK's types.
 #[derive(Debug, Default)]
@@ -30,7 +37,10 @@ impl Failure {
     {
         let raw = error.raw_response();
         let status = raw.map(|raw| raw.status().as_u16());
-        let code = error.code().filter(|code| !code.is_empty()).map(str::to_owned);
+        let code = error
+            .code()
+            .filter(|code| !code.is_empty())
+            .map(|code| shortened(code, CODE_BYTES).into_owned());
         let message = match (status, &code) {
             (Some(status), Some(code)) => {
                 format!(
@@ -44,7 +54,7 @@ impl Failure {
         Self {
             status,
             code,
-            message,
+            message: shortened(&message, MESSAGE_BYTES).into_owned(),
             region: raw.and_then(region_of),
         }
     }

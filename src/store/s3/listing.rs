@@ -2,6 +2,7 @@
 
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 
+use super::bounded::Bounded;
 use super::{Error, ErrorKind, Key, Meta, Page, S3, system_time};
 
 /// Where a page starts.
@@ -13,6 +14,15 @@ enum Start {
     Token(String),
 }
 
+impl Start {
+    fn is_token(&self, other: &str) -> bool {
+        matches!(self, Self::Token(token) if token == other)
+    }
+}
+
+/// Pages without an object of ours that are asked for in one call: of a million foreign ones.
+const VAIN_PAGES: u32 = 1000;
+
 impl S3 {
     /// Asks on where a page holds no object of ours, because all are foreign or the server gave up searching: to our
     /// caller an empty page means the end.
@@ -23,6 +33,7 @@ impl S3 {
         limit: usize,
     ) -> Result<Page, Error> {
         let mut last = after.map(|after| self.full(after)).unwrap_or_default();
+        let mut vain = 0;
         let mut start = after.map_or(Start::Beginning, |after| Start::After(self.full(after)));
         loop {
             let answer = self.send_list(prefix, &start, limit).await?;
@@ -31,14 +42,15 @@ impl S3 {
             if !entries.is_empty() || !more {
                 return Ok(Page { entries, more });
             }
+            vain += 1;
             if let Some(object) = answer.contents().last() {
                 last = object.key().unwrap_or_default().to_owned();
             }
             start = match answer.next_continuation_token() {
-                Some(token) => Start::Token(token.to_owned()),
-                None if !answer.contents().is_empty() => Start::After(last.clone()),
-                None => {
-                    let message = "a page that is empty, not the last, and leads nowhere";
+                Some(token) if !start.is_token(token) && vain < VAIN_PAGES => Start::Token(token.to_owned()),
+                None if !answer.contents().is_empty() && vain < VAIN_PAGES => Start::After(last.clone()),
+                _ => {
+                    let message = "page after page is empty, and none is the last";
                     return Err(self.error(ErrorKind::Transient, "list", prefix, message));
                 }
             };
@@ -62,7 +74,12 @@ impl S3 {
             Start::After(after) => request.start_after(after),
             Start::Token(token) => request.continuation_token(token),
         };
-        let outcome = request.max_keys(limit as i32).send().await;
+        let outcome = request
+            .max_keys(limit as i32)
+            .customize()
+            .interceptor(Bounded::Answer)
+            .send()
+            .await;
         self.answer(&used, "list", prefix, outcome).await
     }
 

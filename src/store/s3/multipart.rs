@@ -8,6 +8,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 
+use super::bounded::Bounded;
 use super::signing::TlsVouches;
 use super::{Error, ErrorKind, Key, Part, PutMode, S3, Upload, checksum};
 
@@ -22,7 +23,7 @@ impl S3 {
         let request = request
             .checksum_algorithm(ChecksumAlgorithm::Crc32C)
             .checksum_type(ChecksumType::FullObject);
-        let outcome = request.send().await;
+        let outcome = request.customize().interceptor(Bounded::Answer).send().await;
         let answer = self.answer(&used, "begin upload", key.as_str(), outcome).await?;
         let id = answer.upload_id.filter(|id| !id.is_empty());
         let nameless = || {
@@ -51,6 +52,7 @@ impl S3 {
             .checksum_crc32_c(checksum::spell(crc32c))
             .body(ByteStream::from(body))
             .customize()
+            .interceptor(Bounded::Answer)
             .interceptor(TlsVouches);
         let outcome = request.send().await;
         let answer = self
@@ -84,7 +86,7 @@ impl S3 {
             .upload_id(&upload.id)
             .set_if_none_match((mode == PutMode::IfAbsent).then(|| "*".to_owned()))
             .multipart_upload(all);
-        let outcome = request.send().await;
+        let outcome = request.customize().interceptor(Bounded::Answer).send().await;
         let answer = self
             .answer(&used, "complete upload", upload.key.as_str(), outcome)
             .await?;
@@ -99,7 +101,12 @@ impl S3 {
             .abort_multipart_upload()
             .bucket(&self.bucket)
             .key(self.full(upload.key.as_str()));
-        let outcome = request.upload_id(&upload.id).send().await;
+        let outcome = request
+            .upload_id(&upload.id)
+            .customize()
+            .interceptor(Bounded::Answer)
+            .send()
+            .await;
         match self
             .answer(&used, "abort upload", upload.key.as_str(), outcome)
             .await

@@ -6,12 +6,21 @@ use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::types::ChecksumMode;
 use bytes::Bytes;
 
-use super::super::room_for;
+use super::super::{room_for, too_long};
 use super::error::chain;
 use super::{ByteRange, Error, ErrorKind, Fetched, Key, Meta, S3, system_time};
 
 /// Memory taken on a server's word for how long a body will be. More is taken as it comes.
 const MOST_TRUSTED_BYTES: usize = 64 << 20;
+
+/// How much of a body is taken.
+#[derive(Debug, Clone, Copy)]
+enum Most {
+    /// A longer one is damaged.
+    Allowed(u64),
+    /// Of a longer one the rest is left: by a server that does not know ranges.
+    Enough(u64),
+}
 
 impl S3 {
     pub(super) async fn get_object(
@@ -21,18 +30,20 @@ impl S3 {
         room: Vec<u8>,
     ) -> Result<Fetched, Error> {
         match range {
-            ByteRange::Whole => self.get_whole(key, room).await,
+            ByteRange::AtMost(most) => self.get_whole(key, room, most).await,
             // HTTP cannot ask for nothing.
             ByteRange::Span(span) if span.is_empty() => self.get_nothing(key).await,
             ByteRange::First(0) | ByteRange::Last(0) => self.get_nothing(key).await,
             ByteRange::Span(span) => {
                 let range = format!("bytes={}-{}", span.start, span.end - 1);
-                let got = self.send_get(key, Some(range), room).await?;
+                let got = self
+                    .send_get(key, Some(range), room, Most::Enough(span.end))
+                    .await?;
                 self.cut(key, got, span.start, span.end - span.start)
             }
             ByteRange::First(bytes) => {
                 let range = format!("bytes=0-{}", bytes - 1);
-                let got = self.send_get(key, Some(range), room).await?;
+                let got = self.send_get(key, Some(range), room, Most::Enough(bytes)).await?;
                 let size = got.1.meta.stored_bytes;
                 self.cut(key, got, 0, bytes.min(size))
             }
@@ -40,8 +51,8 @@ impl S3 {
         }
     }
 
-    async fn get_whole(&self, key: &Key, room: Vec<u8>) -> Result<Fetched, Error> {
-        let (first, fetched) = self.send_get(key, None, room).await?;
+    async fn get_whole(&self, key: &Key, room: Vec<u8>, most: u64) -> Result<Fetched, Error> {
+        let (first, fetched) = self.send_get(key, None, room, Most::Allowed(most)).await?;
         if first != 0 || fetched.bytes.len() as u64 != fetched.meta.stored_bytes {
             return Err(self.wrong_bytes(key, "a part, where the whole was asked for"));
         }
@@ -57,12 +68,13 @@ impl S3 {
     /// Some servers answer 416 or 500 when fewer bytes are there than asked for, all of them for an empty object.
     async fn get_last(&self, key: &Key, bytes: u64) -> Result<Fetched, Error> {
         let range = format!("bytes=-{bytes}");
-        let got = match self.send_get(key, Some(range), Vec::new()).await {
+        let most = Most::Allowed(bytes.max(MOST_TRUSTED_BYTES as u64));
+        let got = match self.send_get(key, Some(range), Vec::new(), most).await {
             Err(error) if matches!(error.kind, ErrorKind::Damaged | ErrorKind::Transient) => {
                 let meta = self.head_object(key).await.map_err(|_| error.clone())?;
                 let too_small = meta.stored_bytes <= bytes;
                 return if too_small {
-                    self.get_whole(key, Vec::new()).await
+                    self.get_whole(key, Vec::new(), bytes).await
                 } else {
                     Err(error)
                 };
@@ -94,6 +106,7 @@ impl S3 {
         key: &Key,
         range: Option<String>,
         room: Vec<u8>,
+        most: Most,
     ) -> Result<(u64, Fetched), Error> {
         let used = self.connections.current();
         // A checksum of the whole cannot be compared with a part.
@@ -109,9 +122,10 @@ impl S3 {
         }
         let mut answer = self.answer(&used, "get", key.as_str(), outcome).await?;
         self.check_stored("get", key, answer.e_tag(), true)?;
-        let bytes = self.read_body(key, &mut answer, room).await?;
+        let announced = announced(&answer);
+        let bytes = self.read_body(key, &mut answer, room, most).await?;
         let place = match answer.content_range() {
-            None => Some((0, bytes.len() as u64)),
+            None => Some((0, announced.unwrap_or(bytes.len() as u64))),
             Some(text) => parse_content_range(text),
         };
         let (first, stored_bytes) = place.ok_or_else(|| self.wrong_bytes(key, "an unreadable range"))?;
@@ -123,22 +137,41 @@ impl S3 {
         Ok((first, Fetched { bytes, meta }))
     }
 
+    /// The body, or its beginning as far as it is wanted.
     async fn read_body(
         &self,
         key: &Key,
         answer: &mut GetObjectOutput,
         room: Vec<u8>,
+        most: Most,
     ) -> Result<Bytes, Error> {
-        let announced = answer
-            .content_length()
-            .and_then(|length| usize::try_from(length).ok());
-        let mut bytes = room_for(announced.unwrap_or(0).min(MOST_TRUSTED_BYTES), room);
-        while let Some(piece) = answer.body.next().await {
+        let announced = announced(answer);
+        let likely = announced.unwrap_or(0).min(MOST_TRUSTED_BYTES as u64);
+        let mut bytes = room_for(likely as usize, room);
+        loop {
+            match most {
+                Most::Allowed(most) => {
+                    let found = announced.unwrap_or(0).max(bytes.len() as u64);
+                    if found > most {
+                        return Err(self.error(
+                            ErrorKind::Damaged,
+                            "get",
+                            key.as_str(),
+                            too_long(found, most),
+                        ));
+                    }
+                }
+                Most::Enough(enough) if bytes.len() as u64 >= enough => return Ok(bytes.into()),
+                Most::Enough(_) => {}
+            }
+            let Some(piece) = answer.body.next().await else {
+                break;
+            };
             let piece = piece.map_err(|error| self.broken_body(key, &chain(&error)))?;
             bytes.extend_from_slice(&piece);
         }
         match announced {
-            Some(announced) if announced != bytes.len() => {
+            Some(announced) if announced != bytes.len() as u64 => {
                 let message = format!("{} bytes came, {announced} were announced", bytes.len());
                 Err(self.error(ErrorKind::Transient, "get", key.as_str(), message))
             }
@@ -170,15 +203,22 @@ impl S3 {
     pub(super) async fn head_object(&self, key: &Key) -> Result<Meta, Error> {
         let operation = "head";
         let first = Some("bytes=0-0".into());
-        let fetched = match self.send_get(key, first, Vec::new()).await {
+        let fetched = match self.send_get(key, first, Vec::new(), Most::Enough(1)).await {
             // The first byte is outside of an empty object.
-            Err(error) if error.kind == ErrorKind::Damaged => self.get_whole(key, Vec::new()).await,
+            Err(error) if error.kind == ErrorKind::Damaged => self.get_whole(key, Vec::new(), 0).await,
             got => got.map(|(_, fetched)| fetched),
         };
         fetched
             .map(|fetched| fetched.meta)
             .map_err(|error| Error { operation, ..error })
     }
+}
+
+/// How long a body will be, if the server says so.
+fn announced(answer: &GetObjectOutput) -> Option<u64> {
+    answer
+        .content_length()
+        .and_then(|length| u64::try_from(length).ok())
 }
 
 /// The HTTP status of a refusal.

@@ -6,6 +6,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, Delete, ObjectIdentifier};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
+use super::bounded::Bounded;
 use super::held::HoldBack;
 use super::signing::TlsVouches;
 use super::{Error, ErrorKind, Key, Leave, PutMode, S3, checksum};
@@ -34,6 +35,7 @@ impl S3 {
             .set_if_none_match((mode == PutMode::IfAbsent).then(|| "*".to_owned()))
             .body(ByteStream::from(body.clone()))
             .customize()
+            .interceptor(Bounded::Answer)
             .interceptor(TlsVouches);
         let outcome = match leave {
             Some(leave) => request.interceptor(HoldBack { body, leave }).send().await,
@@ -54,7 +56,7 @@ impl S3 {
             .delete_objects()
             .bucket(&self.bucket)
             .delete(self.deletion_of(keys));
-        let outcome = request.send().await;
+        let outcome = request.customize().interceptor(Bounded::Answer).send().await;
         let no_bucket = outcome
             .as_ref()
             .is_err_and(|error| error.code() == Some("NoSuchBucket"));
@@ -96,7 +98,7 @@ impl S3 {
             .delete_object()
             .bucket(&self.bucket)
             .key(self.full(key.as_str()));
-        let outcome = request.send().await;
+        let outcome = request.customize().interceptor(Bounded::Answer).send().await;
         match self.answer(&used, "delete", key.as_str(), outcome).await {
             Err(error) if error.kind != ErrorKind::NotFound => Err(error),
             _ => Ok(()),

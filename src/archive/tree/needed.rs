@@ -1,0 +1,97 @@
+//! The WAL that makes a backup consistent: is it at hand?
+//!
+//! A backup claims a range of WAL. Each segment of a short one is asked for; of a long one the listing is compared, and
+//! only until enough are missing: a range may be a lie.
+
+use std::collections::BTreeSet;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::BASEBACKUPS;
+use super::catalogue::{BackupWal, READS};
+use super::summary::Summary;
+use crate::archive::wal::WalCursor;
+use crate::archive::{Archive, Error};
+use crate::pg::{SegmentName, WalName};
+use crate::store::Patience;
+
+/// Segments that are asked for one by one; a listing of more costs less.
+const ASKED_ONE_BY_ONE: usize = 64;
+
+/// Missing segments after which no more are looked for.
+const MOST_MISSING: usize = 1000;
+
+impl Archive {
+    /// Is the WAL at hand that makes a backup consistent?
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn backup_wal(&self, summary: &Summary, patience: Patience) -> Result<BackupWal, Error> {
+        let segments = summary.backup.segments().map_err(|reason| Error::Marker {
+            key: BASEBACKUPS,
+            place: self.place(),
+            reason,
+        })?;
+        let own: BTreeSet<&SegmentName> = summary.backup.own_wal.iter().collect();
+        let wanted: Vec<SegmentName> = segments
+            .into_iter()
+            .filter(|segment| !own.contains(segment))
+            .collect();
+        let missing = if wanted.len() <= ASKED_ONE_BY_ONE {
+            self.missing_by_asking(wanted, patience).await?
+        } else {
+            self.missing_by_listing(wanted, patience).await?
+        };
+        Ok(if missing.is_empty() {
+            BackupWal::Complete
+        } else {
+            BackupWal::Missing(missing)
+        })
+    }
+
+    async fn missing_by_asking(
+        &self,
+        wanted: Vec<SegmentName>,
+        patience: Patience,
+    ) -> Result<Vec<SegmentName>, Error> {
+        let look = |segment: SegmentName| async move {
+            let found = self.wal_meta(WalName::Segment(segment), patience).await?;
+            Ok::<_, Error>(found.is_none().then_some(segment))
+        };
+        let looks = stream::iter(wanted).map(look).buffered(READS);
+        looks
+            .try_filter_map(|missing| async move { Ok(missing) })
+            .try_collect()
+            .await
+    }
+
+    /// `wanted` ascending.
+    async fn missing_by_listing(
+        &self,
+        wanted: Vec<SegmentName>,
+        patience: Patience,
+    ) -> Result<Vec<SegmentName>, Error> {
+        let mut missing = Vec::new();
+        let mut wanted = wanted.into_iter().peekable();
+        let mut from = wanted.peek().map(|first| WalCursor::before(*first));
+        while wanted.peek().is_some() && missing.len() < MOST_MISSING {
+            let page = self.list_wal(from.as_ref(), patience).await?;
+            let listed = page.entries.iter().filter_map(|(name, _)| match name {
+                WalName::Segment(segment) => Some(*segment),
+                _ => None,
+            });
+            for found in listed {
+                while let Some(absent) = wanted.next_if(|next| *next < found) {
+                    missing.push(absent);
+                }
+                wanted.next_if_eq(&found);
+            }
+            from = page.next;
+            if from.is_none() {
+                missing.extend(wanted.by_ref());
+            }
+        }
+        missing.truncate(MOST_MISSING);
+        Ok(missing)
+    }
+}
