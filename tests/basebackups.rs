@@ -1,5 +1,7 @@
 //! Base backups: taken, written through the mount, browsed, restored (contract B1 to B4, B6, B7).
 
+// Copied by hand, with every PostgreSQL's names of functions.
+mod by_hand;
 // Complete backups read in the mount, by every tool that reads files.
 mod browsing;
 // Read by `walfs backup` while its files shrink, vanish and grow.
