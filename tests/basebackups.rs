@@ -26,6 +26,8 @@ mod recovering;
 mod restoring;
 // Taken although bytes have moved in its files: named, and nothing else.
 mod moved_bytes;
+// PostgreSQL's own tools on what is in the mount.
+mod tools;
 // All ways to take one and all ways back, with every PostgreSQL.
 mod tour;
 // Writing through the mount into a store that hangs, refuses or is slow, and out of local space.
