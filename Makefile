@@ -5,7 +5,7 @@ CARGO ?= cargo
 ROOT_RUNNER := $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg(unix)".runner = "sudo -E"')
 # A test waits for something most of its time: two for each core.
 TEST_THREADS := $(shell echo $$((2 * $$(nproc))))
-SCRIPTS := .ci/needs .ci/postgresql.sh .ci/run .ci/demo $(wildcard mount-helpers/*.sh)
+SCRIPTS := .ci/needs .ci/postgresql.sh .ci/postgresql-npm.sh .ci/run .ci/demo $(wildcard mount-helpers/*.sh)
 
 .PHONY: help build demo matrix test check bench bench-all clean
 
@@ -18,7 +18,7 @@ build: ## build target/release/walfs
 demo: ## archive a PostgreSQL by cp, destroy it, recover it by cp (a few minutes, cleans up)
 	@.ci/demo
 
-matrix: ## bring PostgreSQL 17 and 18 beside the system's, for the tests (unpacked, not installed)
+matrix: ## bring PostgreSQL 13 to 18 beside the system's, for the tests (unpacked, not installed)
 	@.ci/needs matrix
 
 test: ## bring what the tests need (once), then run them all, as root or by sudo

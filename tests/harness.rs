@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::garage::Garage;
-use crate::common::postgres::{self, Options, Postgres, StopMode};
+use crate::common::postgres::{self, Options, Postgres, StopMode, Version};
 use crate::common::recovery::Recovery;
 use crate::common::user::{User, said};
 use crate::common::wal;
@@ -59,7 +59,8 @@ fn every_installed_postgresql_is_lost_and_recovered_to_the_last_row() {
 /// One from another Debian runs with its own libraries: each of its programs must find them, and its share of files.
 #[test]
 fn every_installed_postgresql_has_working_tools() {
-    for version in postgres::installed_versions() {
+    let whole = postgres::installed_versions().into_iter();
+    for version in whole.filter(Version::has_tools) {
         let world = World::new("tools");
         let mut server = Postgres::init(&world.path().join("pg"), &Options::of(version));
         server.start();
@@ -137,7 +138,9 @@ fn run(server: &Postgres, name: &str, arguments: &[&str], path: &Path) -> String
 /// The default is off until 17 and on since 18: what a test asks for is what it gets.
 #[test]
 fn every_installed_postgresql_has_the_checksums_that_were_asked_for() {
-    for version in postgres::installed_versions() {
+    // A server alone is an older one, whose initdb knows the word as 15's does.
+    let whole = postgres::installed_versions().into_iter();
+    for version in whole.filter(Version::has_tools) {
         for (data_checksums, stated) in [(true, "on"), (false, "off")] {
             let world = World::new("checksums");
             let options = Options {

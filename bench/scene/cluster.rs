@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::common::postgres::{self, Postgres, Version};
+use crate::common::version::of_the_system;
 use crate::common::wait;
 use crate::common::world::World;
 use crate::measure::interrupt;
@@ -16,9 +17,9 @@ pub struct Question {
     pub answer: String,
 }
 
-/// The system's own PostgreSQL, which the pgBackRest of the same distribution knows: the oldest one that is there.
+/// The system's own PostgreSQL, which the pgBackRest of the same distribution knows.
 pub fn version() -> Version {
-    postgres::installed_versions().remove(0)
+    of_the_system()
 }
 
 /// pgbench's tables: `scale` times 15 MB.

@@ -6,8 +6,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::postgres::{Options, Postgres, StopMode, installed_versions};
+use crate::common::postgres::{Options, Postgres, StopMode};
 use crate::common::user::User;
+use crate::common::version::of_the_system;
 use crate::common::wait;
 use crate::common::world::World;
 
@@ -23,11 +24,11 @@ pub struct Source {
 }
 
 impl Source {
-    /// `count` full segments that a server under pgbench has archived; the server is gone then. Of the oldest
-    /// PostgreSQL that is there, which the tools of the same distribution know.
+    /// `count` full segments that a server under pgbench has archived; the server is gone then. Of the
+    /// system's own PostgreSQL, which the tools of the same distribution know.
     pub fn new(world: &World, count: usize) -> Source {
         let dir = world.owned_dir("segments");
-        let version = installed_versions().remove(0);
+        let version = of_the_system();
         let major = version.major;
         let mut server = Postgres::init(&world.path().join("source"), &Options::of(version));
         server.archive_with(&format!("cp %p {}/%f", dir.display()));

@@ -15,19 +15,20 @@ use super::out::report;
 
 /// Finish a backup that was copied into the mount by hand
 ///
-/// Between `pg_backup_start` and `pg_backup_stop`, any tool may copy a data directory to a directory in basebackups/
+/// Between `pg_backup_start` and `pg_backup_stop` (in PostgreSQL 13 and 14 `pg_start_backup` and `pg_stop_backup`), any
+/// tool may copy a data directory to a directory in basebackups/
 /// of the mount. This removes what no backup has (the server's lock file, its WAL), reads where the backup ended, writes
 /// its backup_manifest, and commits it: from then on it is listed, never changes, and LATEST may point to it. A copy of a
 /// backup that has its backup_manifest already is compared with that and committed; `sync DIR` does the same.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Example, in one session of psql as user postgres:
-  SELECT pg_backup_start('monday', true);
+  SELECT pg_backup_start('monday', true);  -- 13, 14: pg_start_backup('monday', true, false)
   \\! cp -a /var/lib/postgresql/15/main /mnt/walfs/basebackups/monday
   \\pset tuples_only on
   \\pset format unaligned
   \\o /mnt/walfs/basebackups/monday/backup_label
-  SELECT labelfile FROM pg_backup_stop();
+  SELECT labelfile FROM pg_backup_stop();  -- 13, 14: pg_stop_backup(false)
   \\o
   \\! walfs backup-finish /mnt/walfs/basebackups/monday
 

@@ -130,10 +130,7 @@ pub enum Error {
         source: LabelError,
     },
     /// The control file is none.
-    #[error(
-        "{} cannot be used: {source}\n\
-         HINT: it may have been copied while it was written; copy it again, and finish again.", .path.display()
-    )]
+    #[error("{} cannot be used: {source}{}", .path.display(), torn_hint(source))]
     Control {
         /// The file.
         path: PathBuf,
@@ -168,6 +165,19 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+/// What has a format of its own tells what to do about it.
+fn torn_hint(error: &ControlError) -> &'static str {
+    match error {
+        ControlError::Checksum { .. } | ControlError::Length { .. } | ControlError::Field { .. } => {
+            "\nHINT: it may have been copied while it was written; copy it again, and finish again."
+        }
+        ControlError::TooOld { .. }
+        | ControlError::Format { .. }
+        | ControlError::ByteOrder
+        | ControlError::Layout => "",
+    }
 }
 
 fn io_error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {

@@ -27,6 +27,8 @@
 
 mod poison;
 
+use std::ops::Range;
+
 pub use poison::{cure, is_poisoned, poison};
 
 use super::{Lsn, SegmentSize, SystemId, Timeline};
@@ -36,6 +38,9 @@ pub const CONTROL_FILE_BYTES: usize = 8192;
 
 /// Formats, and where each has its CRC.
 const FORMATS: [(u32, usize); 3] = [(1300, 288), (1700, 288), (1800, 292)];
+
+/// Formats of PostgreSQL 9.0 (903) to 12 (1201).
+const OLDER: Range<u32> = 900..1300;
 
 /// `CATALOG_VERSION_NO` of the released versions.
 const CATALOGS: [(u32, u32); 6] = [
@@ -64,7 +69,16 @@ pub enum ControlError {
         "pg_control was written by a machine of the other byte order: walfs reads little-endian ones only"
     )]
     ByteOrder,
-    /// Older than PostgreSQL 13 or newer than 18.
+    /// Older than PostgreSQL 13.
+    #[error(
+        "pg_control is of format {found}, of PostgreSQL 12 or before; walfs knows 13 and later\n\
+         HINT: PostgreSQL 12 and before are no longer maintained; pg_upgrade leads to a newer one"
+    )]
+    TooOld {
+        /// The stated format.
+        found: u32,
+    },
+    /// Newer than PostgreSQL 18, or none.
     #[error(
         "pg_control is of format {found}, expected 1300 (PostgreSQL 13 to 16), 1700 (17) or 1800 (18)\n\
          HINT: another version of PostgreSQL needs another version of walfs"
@@ -232,6 +246,7 @@ fn check_format(bytes: &[u8]) -> Result<usize, ControlError> {
     match (crc_at(found), crc_at(found.swap_bytes())) {
         (Some(at), _) => Ok(at),
         (None, Some(_)) => Err(ControlError::ByteOrder),
+        (None, None) if OLDER.contains(&found) => Err(ControlError::TooOld { found }),
         (None, None) => Err(ControlError::Format { found }),
     }
 }
@@ -405,9 +420,13 @@ dd75be35";
 
     #[test]
     fn other_formats_are_refused() {
-        for found in [0_u32, 1201, 1301, 1900] {
+        for found in [0_u32, 1301, 1900] {
             let error = ControlFile::parse(&changed(8, &found.to_le_bytes()));
             assert_eq!(error, Err(ControlError::Format { found }));
+        }
+        for found in [903_u32, 1201] {
+            let error = ControlFile::parse(&changed(8, &found.to_le_bytes()));
+            assert_eq!(error, Err(ControlError::TooOld { found }));
         }
         let error = ControlFile::parse(&changed(8, &1300_u32.to_be_bytes()));
         assert_eq!(error, Err(ControlError::ByteOrder));

@@ -214,7 +214,7 @@ fn half_a_copy_is_not_completed() {
 #[test]
 fn a_store_that_fails_fails_the_backup() {
     // Up to 17, pg_basebackup does not look at what close says.
-    for version in installed_versions() {
+    for version in installed_versions().into_iter().filter(Version::has_tools) {
         fail_a_backup(version);
     }
 }

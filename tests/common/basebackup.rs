@@ -13,6 +13,9 @@ use super::user::{User, said};
 use super::walfs::walfs;
 use super::world::World;
 
+/// First version whose checker looks into tables as well as into indexes.
+const CHECKS_TABLES: u32 = 14;
+
 /// Where an archive is.
 pub enum Place {
     Local(PathBuf),
@@ -228,6 +231,27 @@ impl<'a> Site<'a> {
             .arg(data)
             .output()
             .expect("run pg_verifybackup");
+        assert!(output.status.success(), "{}", said(&output));
+    }
+}
+
+impl Postgres {
+    /// Every table and every index against its table, by PostgreSQL's own checker.
+    #[track_caller]
+    pub fn check_all(&self) {
+        if self.version.major < CHECKS_TABLES {
+            self.query("CREATE EXTENSION amcheck");
+            self.query(
+                "SELECT bt_index_check(indexrelid, true) FROM pg_index JOIN pg_class ON oid = indexrelid
+                  WHERE relam = (SELECT oid FROM pg_am WHERE amname = 'btree') AND relpersistence <> 't'",
+            );
+            return;
+        }
+        let mut amcheck = self.program("pg_amcheck");
+        let output = amcheck
+            .args(["--all", "--heapallindexed", "--install-missing"])
+            .output()
+            .expect("run pg_amcheck");
         assert!(output.status.success(), "{}", said(&output));
     }
 }

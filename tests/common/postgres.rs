@@ -234,14 +234,25 @@ impl Postgres {
         });
     }
 
-    /// A client or server program of this version, as postgres, pointed at this server.
+    /// A client or server program of this version, or a client that does for it, as postgres, pointed at this server.
+    #[track_caller]
     pub fn program(&self, name: &str) -> Command {
-        let mut command = self.user.command(self.version.bin.join(name));
+        let mut command = self.user.command(self.version.program(name));
         command
             .env("PGHOST", &self.sockets)
             .env("PGUSER", "postgres")
             .env("PGDATABASE", "postgres");
         command
+    }
+
+    /// `pg_verifybackup` with these arguments. It reads WAL of its own major only: another's is told to leave it.
+    pub fn verify_backup(&self, arguments: &[&str]) -> Command {
+        let mut verify = self.program("pg_verifybackup");
+        if !self.version.has_tools() {
+            verify.arg("-n");
+        }
+        verify.args(arguments);
+        verify
     }
 
     /// Runs SQL; rows come as lines, columns divided by `|`. The error is what psql said.

@@ -46,7 +46,7 @@ fn r1_every_older_postgresql_comes_back() {
             version,
             ..Plan::default()
         };
-        lose_and_recover(&world, &Place::Local, &plan, 60);
+        lose_and_recover(&world, &Place::Local, &plan, 30);
     }
 }
 
