@@ -257,6 +257,15 @@ fn b2_a_sweep_that_fails_is_a_warning() {
         unreachable!("made so")
     };
     site.backup("before");
+    // Whoever waits for a store that does not answer is told so.
+    let late = Rule::new(Action::Delay(std::time::Duration::from_secs(5))).times(1);
+    server.add_rule(late.key("walfs.json"));
+    let told = site.try_backup("told", &[]);
+    assert!(
+        told.status.success() && said(&told).contains("does not answer yet"),
+        "{}",
+        said(&told)
+    );
     let denied = Rule::new(Action::error(403, "AccessDenied"));
     let denied = server.add_rule(denied.operation(Operation::List).key("trees"));
     let output = site.try_backup("taken", &[]);

@@ -151,3 +151,23 @@ fn hint(path: &Path, error: &io::Error) -> String {
             .to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_helps_depends_on_who_asks() {
+        let root = tempfile::tempdir().unwrap();
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        // Our own directory: to be its owner does not help.
+        let own = hint(&root.path().join("base/5/1"), &denied());
+        assert!(own.contains("ls -ld") && !own.contains("run walfs as"), "{own}");
+        // SAFETY: a system call without arguments.
+        if unsafe { libc::geteuid() } != 0 {
+            let others = hint(Path::new("/etc/x"), &denied());
+            assert!(others.contains("run walfs as"), "{others}");
+        }
+        assert_eq!(hint(root.path(), &io::ErrorKind::NotFound.into()), "");
+    }
+}

@@ -59,7 +59,7 @@ fn bring(walked: &mut Walked, root: &Path, file: &Path) -> io::Result<String> {
     if !metadata.is_file() || metadata.len() > MOST_BYTES {
         return Err(io::Error::other("it is no settings file"));
     }
-    if !walked.places.may_follow(&metadata) {
+    if !walked.places.may_follow(&target, &metadata) {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     super::places::open_target(&target)?;

@@ -57,7 +57,7 @@ impl Places {
     pub(super) fn open(&self, path: &[u8]) -> io::Result<File> {
         if let Some(target) = self.files.get(path) {
             let file = open_target(target)?;
-            let may = self.may_follow(&file.metadata()?);
+            let may = self.may_follow(target, &file.metadata()?);
             return may.then_some(file).ok_or(io::ErrorKind::PermissionDenied.into());
         }
         let (root, inside) = self.locate(path);
@@ -73,12 +73,19 @@ impl Places {
             .unwrap_or_else(|| root.path().join(inside))
     }
 
-    /// May a file behind a link be read? Whoever may put a link into the data directory must not have root read for
-    /// them what they could not.
-    pub(super) fn may_follow(&self, target: &Metadata) -> bool {
+    /// May what is at `target`, a path without links, be read for the owner of the data directory? Whoever may put a
+    /// link into it must not have root read for them what they could not: a file of their own, or one that everybody can
+    /// get at; of directories only their own.
+    pub(super) fn may_follow(&self, target: &Path, found: &Metadata) -> bool {
         // SAFETY: a system call without arguments.
         let is_root = unsafe { libc::geteuid() } == 0;
-        !is_root || target.uid() == self.owner || target.mode() & 0o004 != 0
+        let is_open = |path: &Path| {
+            let above = std::fs::metadata(path);
+            above.is_ok_and(|above| above.uid() == self.owner || above.mode() & 0o001 != 0)
+        };
+        !is_root
+            || found.uid() == self.owner
+            || (found.is_file() && found.mode() & 0o004 != 0 && target.ancestors().skip(1).all(is_open))
     }
 
     /// The directory that holds a path, and the rest of the path.
@@ -111,6 +118,35 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn root_reads_for_the_owner_only_what_they_can() {
+        let root = tempfile::tempdir().unwrap();
+        let closed = root.path().join("closed");
+        fs::create_dir(&closed).unwrap();
+        for file in ["open", "own", "closed/open", "secret"] {
+            fs::write(root.path().join(file), "x").unwrap();
+        }
+        let mode = |path: &Path, mode| {
+            let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(mode);
+            fs::set_permissions(path, mode).unwrap();
+        };
+        mode(root.path(), 0o755);
+        mode(&closed, 0o700);
+        mode(&root.path().join("secret"), 0o600);
+        let me = fs::metadata(root.path()).unwrap().uid();
+        let may = |owner: u32, path: &str| {
+            let path = root.path().join(path).canonicalize().unwrap();
+            let places = Places::of(root.path(), owner).unwrap();
+            places.may_follow(&path, &fs::metadata(&path).unwrap())
+        };
+        assert!(may(me, "secret") && may(me, "closed") && may(me, "closed/open"));
+        if me == 0 {
+            // Somebody else's data directory.
+            assert!(may(65534, "open"));
+            assert!(!may(65534, "secret") && !may(65534, "closed") && !may(65534, "closed/open"));
+        }
+    }
 
     #[test]
     fn links_are_followed_where_they_were_noted_and_nowhere_else() {

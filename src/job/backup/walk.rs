@@ -72,6 +72,7 @@ pub(super) fn walk(rules: &Rules) -> Result<Walked, Error> {
         control: None,
         links: Vec::new(),
         to_list: Vec::new(),
+        emptied: tablespaces_inside(root),
     };
     walk.directory(Vec::new(), &top);
     while let Some(path) = walk.to_list.pop() {
@@ -106,6 +107,8 @@ struct Walk<'a> {
     control: Option<Source>,
     links: Vec<Link>,
     to_list: Vec<Vec<u8>>,
+    /// Directories whose contents are copied as a tablespace's.
+    emptied: Vec<Vec<u8>>,
 }
 
 impl Walk<'_> {
@@ -200,18 +203,19 @@ impl Walk<'_> {
                 return Ok(());
             }
         };
-        if metadata.is_dir() && self.is_needed(&path) {
+        let may = self.places.may_follow(&target, &metadata);
+        if metadata.is_dir() && may && self.is_needed(&path) {
             let followed = self.places.follow_directory(&path, &target);
             followed.map_err(|source| unreadable(&target, source))?;
             if !path.starts_with(b"pg_tblspc/") || path[b"pg_tblspc/".len()..].contains(&b'/') {
                 self.note(&path, &target, Fate::Followed);
             }
             self.directory(path, &metadata);
-        } else if metadata.is_file() && self.places.may_follow(&metadata) {
+        } else if metadata.is_file() && may {
             self.note(&path, &target, Fate::Followed);
             self.places.follow_file(&path, target);
             self.file(path, &metadata);
-        } else if metadata.is_file() && self.is_needed(&path) {
+        } else if !may && self.is_needed(&path) {
             return Err(Error::Link {
                 path: real,
                 source: io::ErrorKind::PermissionDenied.into(),
@@ -270,12 +274,33 @@ impl Walk<'_> {
 
     fn directory(&mut self, path: Vec<u8>, metadata: &Metadata) {
         self.push(path.clone(), metadata, None);
-        self.to_list.push(path);
+        if !self.emptied.contains(&path) {
+            self.to_list.push(path);
+        }
     }
 
     fn push(&mut self, path: Vec<u8>, metadata: &Metadata, bytes: Option<u64>) {
         self.sources.push(source(path, metadata, bytes));
     }
+}
+
+/// Directories of the data directory in which tablespaces are, so that nothing is copied twice; PostgreSQL warns of such a
+/// place, and has them empty in its own backups, too.
+fn tablespaces_inside(root: &Path) -> Vec<Vec<u8>> {
+    let Ok(real) = root.canonicalize() else {
+        return Vec::new();
+    };
+    let links = fs::read_dir(root.join("pg_tblspc"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let inside = links.filter_map(|link| {
+        let number: u32 = link.file_name().to_str()?.parse().ok()?;
+        let target = link.path().canonicalize().ok()?;
+        let inside = target.strip_prefix(&real).ok()?.as_os_str().as_bytes().to_vec();
+        (number > 0 && !is_postgresqls_own(&inside)).then_some(inside)
+    });
+    inside.collect()
 }
 
 /// What becomes of a link.
@@ -335,6 +360,8 @@ mod tests {
         fs::create_dir_all(outside.join("PG_14_202107181")).unwrap();
         fs::create_dir_all(root.path().join("wal")).unwrap();
         symlink(&outside, data.join("pg_tblspc/16400")).unwrap();
+        fs::create_dir_all(data.join("space/PG_15_202209061/5")).unwrap();
+        symlink(data.join("space"), data.join("pg_tblspc/16500")).unwrap();
         symlink(root.path().join("wal"), data.join("pg_wal")).unwrap();
         symlink("/etc", data.join("elsewhere")).unwrap();
         let files = [
@@ -348,6 +375,7 @@ mod tests {
             "pg_notify/0000",
             "pg_wal/000000010000000000000001",
             "pg_tblspc/16400/PG_15_202209061/5/16401",
+            "space/PG_15_202209061/5/16501",
             "base/pgsql_tmp/x",
         ];
         for file in files {
@@ -380,7 +408,8 @@ mod tests {
                 "base/5/1249",
                 "base/5/16390_init",
                 "base/5/\\xff",
-                "pg_tblspc/16400/PG_15_202209061/5/16401"
+                "pg_tblspc/16400/PG_15_202209061/5/16401",
+                "pg_tblspc/16500/PG_15_202209061/5/16501"
             ]
         );
         assert_eq!(
@@ -395,8 +424,12 @@ mod tests {
                 "pg_tblspc/16400",
                 "pg_tblspc/16400/PG_15_202209061",
                 "pg_tblspc/16400/PG_15_202209061/5",
+                "pg_tblspc/16500",
+                "pg_tblspc/16500/PG_15_202209061",
+                "pg_tblspc/16500/PG_15_202209061/5",
                 "pg_wal",
-                "pg_wal/archive_status"
+                "pg_wal/archive_status",
+                "space"
             ]
         );
         assert_eq!(&*walked.control.path, b"global/pg_control");
