@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub mod backup;
+pub mod backup_discard;
 pub mod backup_finish;
 pub mod backup_list;
 pub mod connect;
@@ -80,6 +81,7 @@ enum Command {
     BackupList(backup_list::ListArgs),
     BackupShow(backup_list::ShowArgs),
     BackupFinish(backup_finish::FinishArgs),
+    BackupDiscard(backup_discard::DiscardArgs),
     #[command(visible_alias = "backup-fetch")]
     Restore(restore::RestoreArgs),
     PostgresConfig(postgres_config::PostgresConfigArgs),
@@ -162,6 +164,7 @@ pub fn main() -> ExitCode {
         Command::BackupList(arguments) => backup_list::list(&arguments),
         Command::BackupShow(arguments) => backup_list::show(&arguments),
         Command::BackupFinish(arguments) => backup_finish::finish(&arguments),
+        Command::BackupDiscard(arguments) => backup_discard::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::PostgresConfig(arguments) => postgres_config::print(&arguments),
         Command::MountHelper(arguments) => mount_for_mount8(arguments.arguments),
