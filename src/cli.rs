@@ -13,6 +13,7 @@ use log::start as start_log;
 use out::complain;
 
 pub mod backup;
+pub mod backup_discard;
 pub mod backup_finish;
 pub mod backup_list;
 pub mod connect;
@@ -83,6 +84,7 @@ enum Command {
     BackupList(backup_list::ListArgs),
     BackupShow(backup_list::ShowArgs),
     BackupFinish(backup_finish::FinishArgs),
+    BackupDiscard(backup_discard::DiscardArgs),
     #[command(visible_alias = "backup-fetch")]
     Restore(restore::RestoreArgs),
     PostgresConfig(postgres_config::PostgresConfigArgs),
@@ -166,6 +168,7 @@ pub fn main() -> ExitCode {
         Command::BackupList(arguments) => backup_list::list(&arguments),
         Command::BackupShow(arguments) => backup_list::show(&arguments),
         Command::BackupFinish(arguments) => backup_finish::finish(&arguments),
+        Command::BackupDiscard(arguments) => backup_discard::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::PostgresConfig(arguments) => postgres_config::print(&arguments),
         Command::MountHelper(arguments) => mount_for_mount8(arguments.arguments),

@@ -9,6 +9,7 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio_postgres::types::{FromSql, ToSql};
 use tokio_postgres::{Client, NoTls, Row};
@@ -118,6 +119,8 @@ pub struct Stopped {
     pub label: Vec<u8>,
     /// `tablespace_map`, byte for byte; empty without tablespaces.
     pub tablespace_map: Vec<u8>,
+    /// When that was, by this machine's clock, which is the server's.
+    pub at: Timestamp,
 }
 
 /// A session.
@@ -259,6 +262,7 @@ impl Session {
             lsn: lsn(WHAT, &row)?,
             label: column(WHAT, &row, 1)?,
             tablespace_map: column(WHAT, &row, 2)?,
+            at: Timestamp::now(),
         })
     }
 

@@ -1,9 +1,13 @@
 //! Base backups: taken, written through the mount, browsed, restored (contract B1 to B4, B6, B7).
 
 // Copied by hand, with every PostgreSQL's names of functions.
-mod by_hand;
+mod by_example;
+// As old as where they end, whenever they were stored.
+mod aging;
 // Complete backups read in the mount, by every tool that reads files.
 mod browsing;
+// Copied by hand, with links, of running servers and stopped ones.
+mod by_hand;
 // Read by `walfs backup` while its files shrink, vanish and grow.
 mod changing;
 // Read from one end to the other: few requests, and what was fetched ahead.
@@ -18,6 +22,8 @@ mod links;
 mod reading;
 // Taken of a standby of an idle primary, or where no WAL comes.
 mod standbys;
+// Told that it is not done, kept until the operator says otherwise.
+mod keeping;
 // Taken by `walfs backup`, brought back by stock tools, started.
 mod taking;
 // Brought back where the way is not straight: gaps, standbys, owners, two at once, closed archives.

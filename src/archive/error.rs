@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use super::tree::TreeName;
 use super::{FORMAT_VERSION, MARKER};
 use crate::codec::{ContentHash, Damage};
-use crate::pg::{HeaderError, NameError, SegmentSize, SystemId, Timeline, WalName};
+use crate::pg::{HeaderError, NameError, SegmentName, SegmentSize, SystemId, Timeline, WalName};
 use crate::store;
 
 /// What went wrong, in words for the person who reads the log, and in kinds for the code that must answer.
@@ -219,6 +219,19 @@ pub enum Error {
         /// The archive.
         place: String,
     },
+    /// All of that backup is stored but WAL that it needs (contract B2).
+    #[error(
+        "{place} already holds a backup named {name}; it is complete as soon as its WAL is archived, of which {} missing.\n\
+         HINT: let PostgreSQL archive (see pg_stat_archiver), or choose another name for a new backup.", lacking(.missing)
+    )]
+    TreeLacksWal {
+        /// The backup.
+        name: TreeName,
+        /// The archive.
+        place: String,
+        /// The segments.
+        missing: Vec<SegmentName>,
+    },
     /// Something of a backup is not what was stored.
     #[error(
         "backup {name} in {place} is damaged: {what}: {reason}.\n\
@@ -260,6 +273,14 @@ fn near(archives: &[String]) -> String {
     match archives {
         [] => "check bucket, prefix or path; ".into(),
         archives => format!("archives near by: {}; ", archives.join(", ")),
+    }
+}
+
+fn lacking(missing: &[SegmentName]) -> String {
+    match missing {
+        [one] => format!("{one} is"),
+        [first, .., last] => format!("{} segments between {first} and {last} are", missing.len()),
+        [] => "nothing is".into(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::job::finish::{self, Finished, Options};
+use crate::job::finish::{self, Finished, Options, Outcome, Step};
 use crate::pg::Lsn;
 
 use super::complain;
@@ -45,6 +45,9 @@ pub struct FinishArgs {
     /// How long to wait for that file
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     wal_timeout: Duration,
+    /// Say what would be changed in the copy, and change nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 fn lsn(text: &str) -> Result<Lsn, String> {
@@ -56,14 +59,15 @@ pub fn finish(arguments: &FinishArgs) -> ExitCode {
     let options = Options {
         stop_lsn: arguments.stop_lsn,
         wal_timeout: arguments.wal_timeout,
+        dry_run: arguments.dry_run,
     };
     match finish::finish(&arguments.directory, &options) {
-        Ok(done) => {
-            let told = done.as_ref().map(tell).unwrap_or_default();
-            report(&format_args!(
-                "{} is complete{told}",
-                arguments.directory.display()
-            ));
+        Ok(outcome) => {
+            tell(
+                &arguments.directory.display().to_string(),
+                &outcome,
+                options.dry_run,
+            );
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -73,16 +77,47 @@ pub fn finish(arguments: &FinishArgs) -> ExitCode {
     }
 }
 
-fn tell(done: &Finished) -> String {
-    let removed = match done.removed {
-        0 => String::new(),
-        removed => format!("; {removed} files removed that no backup has"),
-    };
+fn tell(directory: &str, outcome: &Outcome, dry_run: bool) {
+    match outcome {
+        Outcome::ByItsManifest if dry_run => report(&format_args!(
+            "{directory} has its backup_manifest: it would be compared, and nothing changed"
+        )),
+        Outcome::ByItsManifest => report(&format_args!("{directory} is complete")),
+        Outcome::Planned(steps) => {
+            for step in steps {
+                report(&format_args!("would {step}"));
+            }
+            report(&format_args!("{directory} would be finished; nothing is changed"));
+        }
+        Outcome::Finished(done) => report(&format_args!("{directory} is complete{}", described(done))),
+    }
+}
+
+fn described(done: &Finished) -> String {
     let Finished {
-        files, bytes, wal, ..
+        files,
+        bytes,
+        steps,
+        wal,
+        has_settings,
     } = done;
-    format!(
-        ": {files} files, {bytes} bytes, WAL from {} to {}{removed}",
+    let removed = steps
+        .iter()
+        .filter(|step| matches!(step, Step::Remove { .. }))
+        .count();
+    let mut text = format!(
+        ": {files} files, {bytes} bytes, WAL from {} to {}",
         wal.start, wal.end
-    )
+    );
+    if removed > 0 {
+        text += &format!("; {removed} files removed that no backup has");
+    }
+    for step in steps.iter().filter(|step| !matches!(step, Step::Remove { .. })) {
+        text += &format!("\nnote: {step}");
+    }
+    if !has_settings {
+        text +=
+            "\nnote: it has no postgresql.conf: this server keeps its settings elsewhere, save them as well";
+    }
+    text
 }

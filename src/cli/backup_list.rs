@@ -12,8 +12,9 @@ use serde::Serialize;
 use crate::archive::tree::Tree;
 use crate::archive::tree::begun::Maker;
 use crate::archive::tree::catalogue::Unfinished;
+use crate::archive::tree::ended::{Ended, KnownFrom};
 use crate::archive::tree::refused::Refused;
-use crate::archive::tree::summary::Summary;
+use crate::archive::tree::summary::{Shape, Summary};
 use crate::archive::{self, Archive};
 use crate::job::backup::named;
 use crate::job::listing::{Listed, State, backup, backups};
@@ -50,13 +51,15 @@ Examples:
 States:
   complete     it can be restored
   WAL missing  its files are stored; it is complete as soon as the named segments are archived
-  incomplete   it is being taken (running), or was: the next `walfs backup` removes it when its maker is dead, which
-               is known at once on the same machine, and elsewhere after 24 hours without a stored byte. With what
-               is wrong, if it was to be completed in the mount and that was refused
-  damaged      its summary cannot be read
+  incomplete   it is being taken (running), or was (abandoned: its maker is dead, which is known at once on the same
+               machine, and elsewhere after 24 hours without a stored byte). What a dead `walfs backup` left is
+               removed by the next one; what was brought through a mount stays until `walfs backup-discard NAME`.
+               With what is wrong, if it was to be completed in the mount and that was refused
+  damaged      its summary cannot be read, or something of it is not there any more
 
-Columns: when it began and when it was complete, the WAL from START to STOP on its timeline (TLI), bytes of files, \
-bytes stored for it, version of PostgreSQL (PG), damaged pages (BAD; - if nobody looked).";
+Columns: KIND is plain (a data directory) or tar (tar files); when it ENDED, at STOP (>: then or later, the archive does \
+not say); the WAL from START to STOP on its timeline (TLI), bytes of files, bytes stored for it, version of PostgreSQL \
+(PG), damaged pages (BAD; - if nobody looked). Backups are as old as their STOP, whenever they were stored.";
 
 /// Show what is known of one backup
 #[derive(Debug, Args)]
@@ -179,12 +182,18 @@ fn state(listed: &Listed) -> String {
 }
 
 fn who(tree: &Unfinished, maker: Maker) -> String {
-    match (&tree.begun, maker) {
+    let since = tree
+        .begun
+        .as_ref()
+        .map(|begun| format!(", begun {}", when(begun.at)));
+    let since = since.unwrap_or_default();
+    let who = match (&tree.begun, maker) {
         (Some(begun), Maker::Running) => format!("running, {} pid {}", begun.host, begun.pid),
-        (Some(begun), Maker::Elsewhere) => format!("begun on {} by pid {}", begun.host, begun.pid),
+        (Some(begun), Maker::Elsewhere) => format!("from {}, pid {}", begun.host, begun.pid),
         (None, Maker::Elsewhere) => "who is at it is not known".to_owned(),
         _ => "abandoned".to_owned(),
-    }
+    };
+    who + &since
 }
 
 /// Runs `walfs backup-list`.
@@ -243,7 +252,7 @@ fn write_out(text: &str) -> Result<(), Failure> {
 }
 
 const HEAD: [&str; 11] = [
-    "NAME", "BEGAN", "FINISHED", "START", "STOP", "TLI", "SIZE", "STORED", "PG", "BAD", "STATE",
+    "NAME", "KIND", "ENDED", "START", "STOP", "TLI", "SIZE", "STORED", "PG", "BAD", "STATE",
 ];
 
 /// Columns as wide as their widest cell; numbers to the right.
@@ -279,61 +288,43 @@ fn table(listed: &[Listed]) -> String {
 }
 
 fn row(listed: &Listed) -> [String; 11] {
-    let dash = || "-".to_owned();
-    let name = listed.name.to_string();
+    let mut row = HEAD.map(|_| "-".to_owned());
+    row[0] = listed.name.to_string();
+    row[10] = state(listed);
     if let State::Unfinished(tree, _) = &listed.state {
-        let began = tree.begun.as_ref().map_or_else(dash, |begun| when(begun.at));
-        let stored = BinaryBytes(tree.stored_bytes).to_string();
-        return [
-            name,
-            began,
-            dash(),
-            dash(),
-            dash(),
-            dash(),
-            dash(),
-            stored,
-            dash(),
-            dash(),
-            state(listed),
-        ];
+        row[7] = BinaryBytes(tree.stored_bytes).to_string();
     }
-    let Some(summary) = listed.summary() else {
-        return [
-            name,
-            dash(),
-            dash(),
-            dash(),
-            dash(),
-            dash(),
-            dash(),
-            dash(),
-            dash(),
-            dash(),
-            state(listed),
-        ];
-    };
+    if let Some(summary) = listed.summary() {
+        fill(&mut row, summary);
+    }
+    row
+}
+
+fn fill(row: &mut [String; 11], summary: &Summary) {
     let backup = &summary.backup;
-    [
-        name,
-        when(summary.began),
-        when(summary.finished),
-        backup.start().map_or_else(dash, |(_, lsn)| lsn.to_string()),
-        backup.stop().map_or_else(dash, |(_, lsn)| lsn.to_string()),
-        backup
-            .stop()
-            .map_or_else(dash, |(timeline, _)| timeline.to_string()),
-        BinaryBytes(summary.bytes).to_string(),
-        BinaryBytes(summary.stored_bytes).to_string(),
-        backup
-            .postgresql_major
-            .map_or_else(dash, |major| major.to_string()),
-        backup
-            .pages
-            .as_ref()
-            .map_or_else(dash, |pages| pages.bad.to_string()),
-        state(listed),
-    ]
+    row[1] = kind(backup.shape).to_owned();
+    row[2] = backup.ended.to_string();
+    if let Some((_, start)) = backup.start() {
+        row[3] = start.to_string();
+    }
+    if let Some((timeline, stop)) = backup.stop() {
+        (row[4], row[5]) = (stop.to_string(), timeline.to_string());
+    }
+    row[6] = BinaryBytes(summary.bytes).to_string();
+    row[7] = BinaryBytes(summary.stored_bytes).to_string();
+    if let Some(major) = backup.postgresql_major {
+        row[8] = major.to_string();
+    }
+    if let Some(pages) = &backup.pages {
+        row[9] = pages.bad.to_string();
+    }
+}
+
+fn kind(shape: Shape) -> &'static str {
+    match shape {
+        Shape::Plain => "plain",
+        Shape::Tar => "tar",
+    }
 }
 
 /// To the second.
@@ -365,8 +356,12 @@ fn of_summary(summary: &Summary) -> Vec<(&'static str, String)> {
     let backup = &summary.backup;
     let unknown = || "not known".to_owned();
     let mut lines = vec![
-        ("began", when(summary.began)),
-        ("finished", when(summary.finished)),
+        ("kind", kind(backup.shape).to_owned()),
+        ("ended", ended(backup.ended)),
+        (
+            "stored",
+            format!("{} to {}", when(summary.began), when(summary.finished)),
+        ),
         ("label", backup.label.clone()),
         (
             "taken from",
@@ -389,7 +384,7 @@ fn of_summary(summary: &Summary) -> Vec<(&'static str, String)> {
         ),
         ("files", summary.files.to_string()),
         ("size", sized(summary.bytes)),
-        ("stored", sized(summary.stored_bytes)),
+        ("stored size", sized(summary.stored_bytes)),
     ];
     for range in &backup.wal {
         lines.push((
@@ -440,6 +435,16 @@ fn of_summary(summary: &Summary) -> Vec<(&'static str, String)> {
     }
     lines.push(("written by", summary.written_by.clone()));
     lines
+}
+
+fn ended(ended: Ended) -> String {
+    let from = match ended.known_from {
+        KnownFrom::Server => "says the server",
+        KnownFrom::BackupHistory => "says its .backup file",
+        KnownFrom::Shutdown => "when its server was shut down",
+        KnownFrom::Start | KnownFrom::Files => "or later: neither the server nor a .backup file said when",
+    };
+    format!("{} ({from})", when(ended.at))
 }
 
 fn sized(bytes: u64) -> String {

@@ -26,7 +26,7 @@ use futures::future::{Either, select};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use crate::archive::tree::catalogue::{Begun, Inventory};
+use crate::archive::tree::catalogue::{Begun, By, Inventory};
 use crate::archive::tree::summary::{Link, Outside, Summary};
 use crate::archive::tree::{Attributes, TreeId, TreeName};
 use crate::archive::{self, Archive};
@@ -299,7 +299,7 @@ impl<'a> Taking<'a> {
         self.progress.phase(Phase::Checkpoint);
         let begun = Begun {
             at: self.began,
-            ..Begun::by_this_process()
+            ..Begun::by_this_process(By::Backup)
         };
         let begin_tree = self.archive.begin_tree(&self.id, &begun, patience());
         // A standby cancels statements that wait as long as a spread checkpoint may take, for replay goes first there.

@@ -31,7 +31,7 @@ pub enum State {
     Complete(Box<Summary>),
     /// All of it is there, but of its WAL these segments are missing.
     WalMissing(Box<Summary>, Vec<SegmentName>),
-    /// Its summary cannot be read, and this is why.
+    /// Its summary cannot be read, or something of it is not there any more, and this is why.
     Damaged(String),
     /// It is being taken, or was.
     Unfinished(Unfinished, Maker),
@@ -74,10 +74,10 @@ pub async fn backups(archive: &Archive, patience: Patience) -> Result<Vec<Listed
 pub async fn backup(archive: &Archive, name: &str, patience: Patience) -> Result<Option<Listed>, Error> {
     if name == LATEST {
         let latest = archive.latest(patience).await?;
-        return Ok(latest.map(|(name, summary)| Listed {
-            name,
-            state: State::Complete(Box::new(summary)),
-        }));
+        let Some((name, summary)) = latest else {
+            return Ok(None);
+        };
+        return Ok(Some(judge(archive, name, Ok(summary), patience).await?));
     }
     let Ok(name) = name.parse::<TreeName>() else {
         return Ok(None);
@@ -98,11 +98,24 @@ async fn judge(
     patience: Patience,
 ) -> Result<Listed, Error> {
     let state = match summary {
-        Ok(summary) => match archive.backup_wal(&summary, patience).await? {
-            BackupWal::Complete => State::Complete(Box::new(summary)),
-            BackupWal::Missing(segments) => State::WalMissing(Box::new(summary), segments),
-        },
+        Ok(summary) => judge_summary(archive, &name, summary, patience).await?,
         Err(error) => State::Damaged(error.to_string()),
     };
     Ok(Listed { name, state })
+}
+
+async fn judge_summary(
+    archive: &Archive,
+    name: &TreeName,
+    mut summary: Summary,
+    patience: Patience,
+) -> Result<State, Error> {
+    if let Some(missing) = archive.missing_of_tree(name, &summary, patience).await? {
+        return Ok(State::Damaged(missing));
+    }
+    summary.backup.ended = archive.ended(&summary.backup, patience).await?;
+    Ok(match archive.backup_wal(&summary, patience).await? {
+        BackupWal::Complete => State::Complete(Box::new(summary)),
+        BackupWal::Missing(segments) => State::WalMissing(Box::new(summary), segments),
+    })
 }

@@ -1,4 +1,5 @@
-//! Taking away what killed backups have left (contract B2), never what somebody is still at.
+//! Taking away what killed `walfs backup` have left (contract B2), never what somebody is still at, nor what was brought
+//! through the mount (contract B9): that is for [`super::discard`].
 
 use std::time::SystemTime;
 
@@ -6,14 +7,14 @@ use crate::archive::tree::begun::Maker;
 use crate::archive::{Archive, Error};
 use crate::store::Patience;
 
-/// Drops every unfinished tree whose maker is dead, and says so in the log. Returns how many.
+/// Drops every unfinished tree that a dead `walfs backup` has left, and says so in the log. Returns how many.
 ///
 /// # Errors
 /// [`Error::Store`]; what was dropped before stays dropped.
 pub async fn sweep(archive: &Archive, patience: Patience) -> Result<usize, Error> {
     let mut dropped = 0;
     for tree in archive.unfinished_trees(patience).await? {
-        if tree.maker(SystemTime::now()) != Maker::Dead {
+        if !tree.may_be_swept() || tree.maker(SystemTime::now()) != Maker::Dead {
             continue;
         }
         match archive.drop_unfinished(&tree.id, patience).await {

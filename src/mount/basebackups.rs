@@ -14,6 +14,7 @@ use futures::{StreamExt, stream};
 
 use crate::archive;
 use crate::archive::tree::{LATEST, TreeName};
+use crate::staging::tree::Change;
 use crate::store::Patience;
 
 use super::asker::Asker;
@@ -89,15 +90,15 @@ impl Fs {
         Patience::for_at_most(self.options.deadline)
     }
 
-    /// Of a backup's own directory: from the summary, so that `ls -l` does not read every manifest. Closed to all but
-    /// its owner, as PostgreSQL demands of a data directory, and as old as the backup is complete.
+    /// Of a backup's own directory: from the summary, so that `ls -l` does not read every manifest. As old as the
+    /// backup's end.
     fn backup_attributes(&self, backup: &Committed) -> Attributes {
         Attributes {
             ino: self.inodes.number(Node::Tree(backup.node(0))),
             kind: Kind::Directory,
             bytes: 0,
-            modified: backup.summary.finished.into(),
-            mode: 0o700,
+            modified: backup.summary.backup.ended.at.into(),
+            mode: backup.summary.mode as u16 & 0o7777,
             owner: None,
             kept: Kept::AWhile,
         }
@@ -148,6 +149,24 @@ impl Fs {
             Node::Draft(at) => self.read_draft_link(at),
             _ => Err(not_of_its_kind("a file")),
         }
+    }
+
+    /// Setting what is so already changes nothing, and `rsync -a` does it at every run. The time of the backup's own directory
+    /// is that of its end, whatever it was copied from; so it is asked for in vain, and that is no error.
+    pub(super) async fn set_in_backup(&self, at: TreeNode, change: Change) -> Result<()> {
+        let shown = self.tree_attributes(at, None).await?;
+        let same = |asked: Option<u32>, found: Option<u32>| asked.is_none() || asked == found;
+        let unchanged = same(change.mode.map(|mode| mode & 0o7777), Some(shown.mode.into()))
+            && same(change.uid, shown.owner.map(|owner| owner.uid))
+            && same(change.gid, shown.owner.map(|owner| owner.gid))
+            && (at.entry == 0
+                || change
+                    .modified
+                    .is_none_or(|time| SystemTime::from(time) == shown.modified));
+        if unchanged {
+            return Ok(());
+        }
+        Err(self.refuse_entry(at).await)
     }
 
     /// Why an entry of a backup is not changed, for the caller and the log.

@@ -134,7 +134,11 @@ impl Error {
                 | Self::TooLong { .. }
                 | Self::BadBackupName(_)
                 | Self::Draft(
-                    Draft::Archive(_) | Draft::NoBackup { .. } | Draft::WrongContent { .. } | Draft::TooLong
+                    Draft::Archive(_)
+                        | Draft::NoBackup { .. }
+                        | Draft::WrongContent { .. }
+                        | Draft::TooDeep { .. }
+                        | Draft::TooLong
                 )
         )
     }
@@ -153,6 +157,7 @@ fn draft_errno(error: &Draft) -> i32 {
         Draft::Complete => libc::EPERM,
         Draft::Removed => libc::ESTALE,
         Draft::TooLong => libc::EFBIG,
+        Draft::TooDeep { .. } => libc::EPERM,
         // Not EINVAL: mv would speak of a directory moved into itself.
         Draft::NoBackup { .. } | Draft::WrongContent { .. } => libc::EIO,
     }
@@ -162,7 +167,7 @@ fn archive_errno(error: &archive::Error) -> i32 {
     use archive::Error as E;
     match error {
         // "File exists" is what cp then says, which is the truth.
-        E::Conflict { .. } | E::Kept { .. } | E::TreeExists { .. } => libc::EEXIST,
+        E::Conflict { .. } | E::Kept { .. } | E::TreeExists { .. } | E::TreeLacksWal { .. } => libc::EEXIST,
         E::Immutable { .. } => libc::EPERM,
         E::TooLong { .. } => libc::EFBIG,
         E::StagingFull { .. } => libc::ENOSPC,

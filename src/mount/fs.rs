@@ -372,7 +372,7 @@ impl Fs {
     /// and `rsync` set them and must not fail.
     pub async fn set_attributes(&self, ino: u64, change: Change) -> Result<()> {
         match self.node(ino)? {
-            Node::Tree(at) => Err(self.refuse_entry(at).await),
+            Node::Tree(at) => self.set_in_backup(at, change).await,
             Node::Draft(at) => self.change_in_draft(at, change).await,
             _ => Ok(()),
         }

@@ -30,6 +30,10 @@ pub struct BackupHistory {
     pub stop_file: SegmentName,
     /// The label the backup was given; may be empty. What is not UTF-8 is replaced.
     pub label: String,
+    /// When it began, as the server wrote it, in its `log_timezone`: `2026-11-20 21:14:03 UTC`.
+    pub start_time: String,
+    /// When it ended, likewise.
+    pub stop_time: String,
     /// The timeline at the start.
     pub start_timeline: Timeline,
     /// The timeline at the end.
@@ -96,6 +100,8 @@ pub fn parse(bytes: &[u8]) -> Result<BackupHistory, BackupHistoryError> {
         stop_lsn,
         stop_file,
         label: value(&text, "LABEL")?.to_owned(),
+        start_time: value(&text, "START TIME")?.to_owned(),
+        stop_time: value(&text, "STOP TIME")?.to_owned(),
         start_timeline: timeline(&text, "START TIMELINE")?,
         stop_timeline: timeline(&text, "STOP TIMELINE")?,
     })
@@ -173,6 +179,8 @@ STOP TIMELINE: 1
             stop_lsn: Lsn(0x300_0138),
             stop_file: segment("000000010000000000000003"),
             label: "nightly: the first".to_owned(),
+            start_time: "2026-11-20 21:14:03 UTC".to_owned(),
+            stop_time: "2026-11-20 21:15:47 UTC".to_owned(),
             start_timeline: Timeline(1),
             stop_timeline: Timeline(1),
         }

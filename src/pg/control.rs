@@ -9,9 +9,11 @@
 //!   8  u32  version of this format   1300 (13 to 16), 1700 (17), 1800 (18)
 //!  12  u32  version of the catalogs  tells 13, 14, 15 and 16 apart
 //!  16  u32  state of the cluster
+//!  24  i64  when this was written, in seconds since 1970
 //!  32  u64  position of the last checkpoint's record
 //!  40  u64  its redo position
 //!  48  u32  its timeline
+//! 104  i64  when it began, by the clock of the server that wrote the WAL
 //! 136  u64  minimum recovery point   0 outside of recovery
 //! 144  u32  its timeline
 //! 208  f64  1234567.0, to know other layouts by
@@ -30,6 +32,8 @@ mod poison;
 use std::ops::Range;
 
 pub use poison::{cure, is_poisoned, poison};
+
+use jiff::Timestamp;
 
 use super::{Lsn, SegmentSize, SystemId, Timeline};
 
@@ -154,6 +158,10 @@ pub struct ControlFile {
     pub catalog_version: u32,
     /// What the cluster was doing.
     pub state: ClusterState,
+    /// When the file was last written, to the second.
+    pub written: Timestamp,
+    /// When the last checkpoint began, to the second, on the server that wrote the WAL: on a standby, its primary.
+    pub checkpoint_time: Timestamp,
     /// Where the last checkpoint's record is.
     pub checkpoint_lsn: Lsn,
     /// From where recovery after a crash would replay.
@@ -193,6 +201,8 @@ impl ControlFile {
             format: u32_at(bytes, 8),
             catalog_version: u32_at(bytes, 12),
             state: state(u32_at(bytes, 16))?,
+            written: time("the time of the file", u64_at(bytes, 24))?,
+            checkpoint_time: time("the time of the last checkpoint", u64_at(bytes, 104))?,
             checkpoint_lsn: Lsn(u64_at(bytes, CHECKPOINT_AT)),
             redo_lsn: Lsn(u64_at(bytes, 40)),
             timeline: Timeline(u32_at(bytes, 48)),
@@ -213,6 +223,22 @@ impl ControlFile {
             .iter()
             .find(|(catalog, _)| *catalog == self.catalog_version);
         known.map(|(_, major)| *major)
+    }
+
+    /// The position behind the last checkpoint's record, where the WAL of a server ends that was shut down: the record has
+    /// 114 bytes, positions are multiples of 8, and a record that crosses into another page begins behind its header.
+    pub fn end_of_checkpoint(&self) -> Lsn {
+        const RECORD_BYTES: u64 = 114;
+        const PAGE_HEADER_BYTES: u64 = 24;
+        const SEGMENT_HEADER_BYTES: u64 = 40;
+        let page = u64::from(self.wal_block_bytes);
+        let end = self.checkpoint_lsn.0 + RECORD_BYTES;
+        let header = match end / page * page {
+            boundary if boundary <= self.checkpoint_lsn.0 || boundary == end => 0,
+            boundary if boundary % self.segment_size.bytes() == 0 => SEGMENT_HEADER_BYTES,
+            _ => PAGE_HEADER_BYTES,
+        };
+        Lsn((end + header).next_multiple_of(8))
     }
 
     /// The one directory in each tablespace that is this cluster's, such as `PG_15_202209061`
@@ -262,6 +288,16 @@ fn check_crc(bytes: &[u8], at: usize) -> Result<(), ControlError> {
 fn state(number: u32) -> Result<ClusterState, ControlError> {
     let known = ClusterState::ALL.get(number as usize).copied();
     known.ok_or_else(|| refused("the cluster's state", "0 to 6", number))
+}
+
+fn time(field: &'static str, seconds: u64) -> Result<Timestamp, ControlError> {
+    let time = i64::try_from(seconds).ok();
+    time.and_then(|seconds| Timestamp::from_second(seconds).ok())
+        .ok_or(ControlError::Field {
+            field,
+            expected: "seconds since 1970",
+            found: seconds,
+        })
 }
 
 fn block_bytes(field: &'static str, number: u32, most: u32) -> Result<u32, ControlError> {
@@ -346,6 +382,8 @@ dd75be35";
             format: 1300,
             catalog_version: 202_209_061,
             state: ClusterState::InProduction,
+            written: Timestamp::from_second(1795265105).unwrap(),
+            checkpoint_time: Timestamp::from_second(1795265105).unwrap(),
             checkpoint_lsn: Lsn(0x400_0060),
             redo_lsn: Lsn(0x400_0028),
             timeline: Timeline(1),
@@ -366,6 +404,22 @@ dd75be35";
         assert_eq!(file.major_version(), Some(15));
         assert_eq!(file.tablespace_directory(15), "PG_15_202209061");
         assert!(file.has_data_checksums());
+    }
+
+    #[test]
+    fn where_the_wal_of_a_stopped_server_ends() {
+        for (checkpoint_lsn, end) in [
+            (0x400_0028, 0x400_00A0),
+            (0x400_1F88, 0x400_2000),
+            (0x400_1FA0, 0x400_2030),
+            (0x4FF_FFA0, 0x500_0040),
+        ] {
+            let file = ControlFile {
+                checkpoint_lsn: Lsn(checkpoint_lsn),
+                ..expected()
+            };
+            assert_eq!(file.end_of_checkpoint(), Lsn(end), "{checkpoint_lsn:X}");
+        }
     }
 
     #[test]

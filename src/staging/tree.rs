@@ -27,7 +27,7 @@ use tokio::sync::RwLock;
 use tokio::time::Instant;
 
 use crate::archive::Archive;
-use crate::archive::tree::catalogue::Begun;
+use crate::archive::tree::catalogue::{Begun, By};
 use crate::archive::tree::{Attributes, TreeId, TreeName};
 
 use super::Staging;
@@ -41,6 +41,7 @@ mod finishing;
 mod large;
 mod limits;
 pub mod names;
+mod nested;
 mod reading_back;
 mod recalled;
 mod refusal;
@@ -156,7 +157,7 @@ impl TreeDraft {
         root: Attributes,
         options: Options,
     ) -> Result<Self, Error> {
-        let begun = Begun::by_this_process();
+        let begun = Begun::by_this_process(By::Mount);
         let patience = crate::store::Patience::for_at_most(options.deadline);
         let id = TreeId::fresh(&name);
         archive.begin_tree(&id, &begun, patience).await?;
@@ -235,7 +236,7 @@ impl TreeDraft {
     /// Makes a directory.
     ///
     /// # Errors
-    /// [`Error::Name`], and why the tree cannot be written to.
+    /// [`Error::Name`], and why the tree cannot be written to; of files and links also [`Error::TooDeep`].
     pub async fn make_directory(
         &self,
         directory: u32,
@@ -270,6 +271,9 @@ impl TreeDraft {
     ) -> Result<Stat, Error> {
         let _turn = self.turn().await?;
         self.still_sound()?;
+        if !matches!(kind, Kind::Directory(_)) {
+            self.check_depth(directory, name)?;
+        }
         let mut names = self.names();
         let number = names.add(directory, name, kind, attributes)?;
         Ok(stat(&names, number)?)
@@ -294,13 +298,15 @@ impl TreeDraft {
     /// tree, or fails.
     ///
     /// # Errors
-    /// [`Error::Name`], [`Error::Archive`], [`Error::NoBackup`], [`Error::WrongContent`], [`Error::Complete`].
+    /// [`Error::Name`], [`Error::Archive`], [`Error::NoBackup`], [`Error::WrongContent`], [`Error::Complete`],
+    /// [`Error::TooDeep`].
     pub async fn rename(&self, from: (u32, &[u8]), to: (u32, &[u8]), replace: bool) -> Result<(), Error> {
         if from == (ROOT, MANIFEST_TMP) && to == (ROOT, MANIFEST) {
             return self.finish_by_manifest(replace).await;
         }
         let turn = self.turn().await?;
         self.still_sound()?;
+        self.check_depth(to.0, to.1)?;
         self.within(&turn, self.move_name(from, to, replace)).await
     }
 

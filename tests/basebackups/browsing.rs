@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use tokio::runtime::Runtime;
+use walfs::archive::tree::ended::{Ended, KnownFrom};
 use walfs::archive::tree::summary::{Backup, Shape, WalRange};
 use walfs::archive::{self, Archive};
 use walfs::pg::backup_manifest::Manifest;
@@ -163,6 +164,10 @@ impl Site {
                 })
                 .collect(),
             label: "taken".into(),
+            ended: Ended {
+                at: manifest.label_made.expect("its label"),
+                known_from: KnownFrom::Start,
+            },
             from_standby: false,
             own_wal: vec![],
             tablespaces: vec![],

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use walfs::archive::tree::catalogue::{BackupWal, Begun};
+use walfs::archive::tree::catalogue::{BackupWal, Begun, By};
+use walfs::archive::tree::ended::{Ended, KnownFrom};
 use walfs::archive::tree::summary::{Backup, Method, Object, SUMMARY_VERSION, Shape, Summary, WalRange};
 use walfs::archive::tree::{Attributes, Content, Entry, Extent, Tree, TreeId, TreeName, chunks};
 use walfs::archive::{self, Archive, Error};
@@ -32,6 +33,7 @@ fn name(text: &str) -> TreeName {
 fn begun() -> Begun {
     Begun {
         at: Timestamp::UNIX_EPOCH,
+        by: By::Backup,
         boot_id: "another".into(),
         host: "elsewhere".into(),
         pid: 1,
@@ -101,6 +103,7 @@ fn summary(tree: &Tree) -> Summary {
         id: tree.id.to_string(),
         manifest: later.clone(),
         chunks: later,
+        mode: 0,
         files: 1,
         bytes: tree.bytes(),
         stored_bytes: 0,
@@ -119,6 +122,10 @@ fn summary(tree: &Tree) -> Summary {
                 end: Lsn(0x200100),
             }],
             label: "test".into(),
+            ended: Ended {
+                at: Timestamp::UNIX_EPOCH,
+                known_from: KnownFrom::Server,
+            },
             from_standby: false,
             own_wal: vec![],
             tablespaces: vec![],
@@ -170,7 +177,7 @@ async fn b2_a_tree_is_there_from_its_commit_on() {
     let again = archive
         .begin_tree(&TreeId::fresh(&name("monday")), &begun(), patience())
         .await;
-    assert!(matches!(again, Err(Error::TreeExists { .. })), "{again:?}");
+    assert!(matches!(again, Err(Error::TreeLacksWal { .. })), "{again:?}");
     let dropped = archive.drop_unfinished(&tree.id, patience()).await;
     assert!(matches!(dropped, Err(Error::TreeExists { .. })), "{dropped:?}");
     assert!(archive.tree(&name("monday"), &found, patience()).await.is_ok());

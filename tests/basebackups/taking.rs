@@ -294,6 +294,12 @@ fn b2_missing_wal_is_named_with_its_cause() {
         text.contains(&missing) && text.contains("archiver fails"),
         "{text}"
     );
+    let again = site.try_backup("lacking", &[]);
+    assert!(
+        said(&again).contains("missing") && !said(&again).contains("never changed"),
+        "{}",
+        said(&again)
+    );
     let latest = site
         .walfs("backup-show")
         .arg("LATEST")

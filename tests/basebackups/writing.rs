@@ -60,8 +60,10 @@ const ODD_NAME: &str = "2026-11-28T03:00:00+01@höst=1,x";
 #[test]
 fn b4_without_a_manifest_a_backup_is_not_complete() {
     let site = Site::local("manifestless");
-    let directory = site.take("m", &["-Xfetch", "--no-manifest"]);
-    site.shell("sync \"$1\"", &[&directory]);
+    let directory = site.backup("m");
+    let told = site.run_backup(&directory, &["-Xfetch", "--no-manifest", "--no-clean"]);
+    assert!(!told.status.success(), "pg_basebackup was told that it is done");
+    site.sync_fails(&directory);
     assert_eq!(site.listed("m")["state"], "incomplete");
     assert_eq!(site.latest(), None);
     let log = site.mount.log();
@@ -163,6 +165,7 @@ fn tablespaces_come_along() {
 fn ordinary_copiers_do() {
     let site = Site::local("copiers");
     let source = site.local_backup();
+    site.shell("chmod 0750 \"$1\"", &[&source]);
     for (name, line) in [
         ("cp", "cp -a \"$1\" \"$2\""),
         (
@@ -187,6 +190,12 @@ fn ordinary_copiers_do() {
                     cd \"$2\" && find . -mindepth 1 -printf '%p %m %T@ %l\\n' | sort >/tmp/b.$$; diff /tmp/a.$$ /tmp/b.$$; \
                     e=$?; rm -f /tmp/a.$$ /tmp/b.$$; exit $e";
         site.shell(same, &[&source, &directory]);
+        site.shell("test \"$(stat -c %a \"$1\")\" = 750", &[&directory]);
+        if name == "rsync" {
+            // What is so already is set once more, and the time of the top directory.
+            site.shell(line, &[&source, &directory]);
+            site.shell("touch -r \"$1\"/PG_VERSION \"$1\"/PG_VERSION", &[&directory]);
+        }
         assert_eq!(site.summary(name).expect("complete")["method"], "by-hand");
     }
 }

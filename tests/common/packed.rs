@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use walfs::archive::Archive;
-use walfs::archive::tree::catalogue::Begun;
+use walfs::archive::tree::catalogue::{Begun, By};
 use walfs::archive::tree::chunks::{self, ChunkHash};
+use walfs::archive::tree::ended::{Ended, KnownFrom};
 use walfs::archive::tree::layout;
 use walfs::archive::tree::summary::{Backup, Method, Object, SUMMARY_VERSION, Shape, Summary, WalRange};
 use walfs::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeId};
@@ -66,6 +67,10 @@ pub fn backup(segment_bytes: u64, start: Lsn, end: Lsn) -> Backup {
             end,
         }],
         label: "packed by a test".into(),
+        ended: Ended {
+            at: Timestamp::now(),
+            known_from: KnownFrom::Server,
+        },
         from_standby: false,
         own_wal: vec![],
         tablespaces: vec![],
@@ -78,6 +83,7 @@ pub fn backup(segment_bytes: u64, start: Lsn, end: Lsn) -> Backup {
 fn begun(at: Timestamp) -> Begun {
     Begun {
         at,
+        by: By::Backup,
         boot_id: "a test's".into(),
         host: "a test's".into(),
         pid: std::process::id(),
@@ -97,6 +103,7 @@ fn summary(tree: &Tree, began: Timestamp, backup: Backup) -> Summary {
         id: tree.id.to_string(),
         manifest: later.clone(),
         chunks: later,
+        mode: 0,
         files: files
             .filter(|entry| matches!(entry.content, Content::File { .. }))
             .count() as u64,

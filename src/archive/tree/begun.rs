@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
-use super::catalogue::{Begun, Unfinished};
+use super::catalogue::{Begun, By, Unfinished};
 
 /// After how long without a stored object a maker that cannot be seen from here is taken for dead.
 pub const SILENCE: Duration = Duration::from_secs(24 * 3600);
@@ -28,10 +28,11 @@ pub enum Maker {
 
 impl Begun {
     /// This process, now.
-    pub fn by_this_process() -> Self {
+    pub fn by_this_process(by: By) -> Self {
         let pid = std::process::id();
         Self {
             at: Timestamp::now(),
+            by,
             boot_id: place(),
             host: read("/proc/sys/kernel/hostname"),
             pid,
@@ -41,6 +42,12 @@ impl Begun {
 }
 
 impl Unfinished {
+    /// May it be swept without anybody's word, once its maker is dead? Only what says itself who began it, and was never told
+    /// that it is done.
+    pub fn may_be_swept(&self) -> bool {
+        self.begun.as_ref().is_some_and(|begun| begun.by == By::Backup)
+    }
+
     /// Is somebody still at it, as far as can be told from here at `now`?
     pub fn maker(&self, now: SystemTime) -> Maker {
         match self.begun.as_ref().filter(|begun| begun.boot_id == place()) {
@@ -95,7 +102,7 @@ mod tests {
     #[test]
     fn a_running_maker_is_seen_however_long_he_is_silent() {
         let now = SystemTime::now();
-        let me = Begun::by_this_process();
+        let me = Begun::by_this_process(By::Backup);
         assert!(me.pid_began_ticks > 0);
         let maker = |begun: &Begun, stored| tree(Some(begun.clone()), stored).maker(now);
         assert_eq!(maker(&me, SystemTime::UNIX_EPOCH), Maker::Running);
@@ -128,7 +135,7 @@ mod tests {
         let now = SystemTime::now();
         let foreign = Begun {
             boot_id: "elsewhere".into(),
-            ..Begun::by_this_process()
+            ..Begun::by_this_process(By::Mount)
         };
         for begun in [Some(foreign), None] {
             let maker = |stored| tree(begun.clone(), stored).maker(now);

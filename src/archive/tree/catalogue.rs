@@ -40,6 +40,8 @@ pub(super) const READS: usize = 8;
 pub struct Begun {
     /// When it was begun.
     pub at: Timestamp,
+    /// What began it.
+    pub by: By,
     /// Where its number means something: the kernel's boot id and the namespace of processes.
     pub boot_id: String,
     /// Its name, for people.
@@ -48,6 +50,17 @@ pub struct Begun {
     pub pid: u32,
     /// When that process began, in clock ticks since boot: numbers are used again.
     pub pid_began_ticks: u64,
+}
+
+/// What begins trees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum By {
+    /// `walfs backup`, which says itself whether a backup is done.
+    Backup,
+    /// Whoever writes through the mount. Tools may have been told that they are done, and what they brought may be the only
+    /// copy that there is: it goes by an operator's word only (contract B9).
+    Mount,
 }
 
 /// A tree without a summary.
@@ -79,6 +92,8 @@ pub enum BackupWal {
 pub struct Inventory {
     manifest: Object,
     chunks: Object,
+    /// Permission bits of the tree's own directory.
+    mode: u32,
     /// Of the tree's own parts and of these two.
     stored_bytes: u64,
 }
@@ -90,8 +105,8 @@ impl Archive {
     /// [`Error::TreeExists`], [`Error::Store`].
     pub async fn begin_tree(&self, id: &TreeId, begun: &Begun, patience: Patience) -> Result<(), Error> {
         let name = id.name();
-        if self.summary(&name, patience).await?.is_some() {
-            return Err(self.tree_exists(&name));
+        if let Some(summary) = self.summary(&name, patience).await? {
+            return Err(self.name_taken(&name, &summary, patience).await);
         }
         let text = Bytes::from(serde_json::to_vec_pretty(begun).expect("plain data becomes JSON"));
         Ok(self
@@ -165,15 +180,17 @@ impl Archive {
         let stored_bytes = own_parts.map(|part| part.stored_bytes).sum::<u64>()
             + manifest.stored_bytes
             + chunks.stored_bytes;
+        let root = tree.entries().first();
         Ok(Inventory {
             manifest,
             chunks,
+            mode: root.map_or(0o700, |root| root.attributes.mode),
             stored_bytes,
         })
     }
 
-    /// Makes a tree exist whose parts and inventory are stored: stores its summary, of which `manifest`, `chunks` and
-    /// `stored_bytes` are filled in here.
+    /// Makes a tree exist whose parts and inventory are stored: stores its summary, of which `manifest`, `chunks`,
+    /// `mode` and `stored_bytes` are filled in here.
     ///
     /// # Errors
     /// [`Error::TreeExists`] if another tree of that name was quicker; [`Error::Store`].
@@ -187,6 +204,7 @@ impl Archive {
         let summary = Summary {
             manifest: inventory.manifest,
             chunks: inventory.chunks,
+            mode: inventory.mode,
             stored_bytes: inventory.stored_bytes,
             ..summary
         };
@@ -230,6 +248,18 @@ impl Archive {
                 _ => Err(self.tree_exists(name)),
             },
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Why a tree of that name is not begun. It may be one that waits for its WAL only.
+    async fn name_taken(&self, name: &TreeName, summary: &Summary, patience: Patience) -> Error {
+        match self.backup_wal(summary, patience).await {
+            Ok(BackupWal::Missing(segments)) => Error::TreeLacksWal {
+                name: name.clone(),
+                place: self.place(),
+                missing: segments,
+            },
+            _ => self.tree_exists(name),
         }
     }
 
@@ -309,7 +339,7 @@ impl Archive {
         Ok(Some(summary))
     }
 
-    /// All complete trees with their summaries, or why one cannot be read, oldest first.
+    /// All complete trees with their summaries, or why one cannot be read, oldest first: by where they end.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -337,11 +367,7 @@ impl Archive {
             .try_filter_map(|found| async { Ok(found) })
             .try_collect()
             .await?;
-        found.sort_by_key(|(_, summary)| {
-            summary
-                .as_ref()
-                .map_or(Timestamp::MIN, |summary| summary.finished)
-        });
+        found.sort_by_key(|(_, summary)| summary.as_ref().ok().map(Summary::age));
         Ok(found)
     }
 

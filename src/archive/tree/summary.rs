@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::ended::Ended;
 use super::{TreeId, TreeName};
 use crate::codec::{ContentHash, most_stored_bytes};
 use crate::pg::{Lsn, SegmentName, SegmentSize, SystemId, Timeline};
@@ -24,15 +25,17 @@ pub struct Summary {
     pub manifest: Object,
     /// Its chunk hashes.
     pub chunks: Object,
+    /// Permission bits of its own directory.
+    pub mode: u32,
     /// Regular files in it.
     pub files: u64,
     /// Their plain bytes.
     pub bytes: u64,
     /// Bytes of its own parts, manifest and chunk hashes, as stored.
     pub stored_bytes: u64,
-    /// When the first of it was stored.
+    /// When the first of it was stored: long after it was taken, if it was brought from elsewhere.
     pub began: Timestamp,
-    /// When it was complete.
+    /// When it was complete in the archive; see [`Backup::ended`].
     pub finished: Timestamp,
     /// What brought it.
     pub method: Method,
@@ -103,6 +106,8 @@ pub struct Backup {
     pub wal: Vec<WalRange>,
     /// The label it was given.
     pub label: String,
+    /// When it ended, at the end of that WAL.
+    pub ended: Ended,
     /// Was it taken from a standby?
     pub from_standby: bool,
     /// Segments that it brings along in its own `pg_wal`.
@@ -326,6 +331,12 @@ impl Summary {
         Ok(())
     }
 
+    /// Backups are as old as this: by the position where they end, and of the same position the one stored last is the
+    /// newest (contract B8).
+    pub fn age(&self) -> (Option<(Timeline, Lsn)>, Timestamp) {
+        (self.backup.stop(), self.finished)
+    }
+
     /// Its folder, if it is one of that name's: what another tree's summary points to is not.
     pub fn tree_id(&self, name: &TreeName) -> Option<TreeId> {
         TreeId::parse(&self.id).filter(|id| id.name() == *name)
@@ -429,6 +440,7 @@ mod text_list {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::archive::tree::ended::KnownFrom;
 
     pub(in crate::archive::tree) fn sample(name: &str) -> Summary {
         let object = Object {
@@ -441,6 +453,7 @@ pub(super) mod tests {
             id: TreeId::fresh(&name.parse().unwrap()).to_string(),
             manifest: object.clone(),
             chunks: object,
+            mode: 0o750,
             files: 1,
             bytes: 2,
             stored_bytes: 3,
@@ -459,6 +472,10 @@ pub(super) mod tests {
                     end: Lsn(0x3000100),
                 }],
                 label: "nightly".into(),
+                ended: Ended {
+                    at: Timestamp::UNIX_EPOCH,
+                    known_from: KnownFrom::Server,
+                },
                 from_standby: false,
                 own_wal: vec![],
                 tablespaces: vec![],

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use super::pack::{self, Whole};
 use super::{Error, Taking, local, wal};
 use crate::archive::tree::chunks::ChunkHash;
+use crate::archive::tree::ended::{Ended, KnownFrom};
 use crate::archive::tree::summary::{
     Method, Object, Pages, SUMMARY_VERSION, Shape, Summary, Tablespace, WalRange,
 };
@@ -27,6 +28,10 @@ impl Taking<'_> {
         let map = tablespace_map::parse(&stopped.tablespace_map)?;
         let wal = self.wal(&label, stopped.lsn)?;
         let pages = self.pages(stopped.lsn);
+        let ended = Ended {
+            at: stopped.at,
+            known_from: KnownFrom::Server,
+        };
         let mut files = vec![Whole {
             path: "backup_label",
             attributes: made_now(control.attributes),
@@ -41,7 +46,7 @@ impl Taking<'_> {
         }
         files.push(control);
         self.send_last(files, &wal);
-        Ok(self.describe(label, map, wal, pages))
+        Ok(self.describe((label, ended), map, wal, pages))
     }
 
     /// The WAL that the backup needs.
@@ -104,7 +109,7 @@ impl Taking<'_> {
     /// What is known of the backup; sizes and hashes come with the commit.
     fn describe(
         &self,
-        label: label::BackupLabel,
+        (label, ended): (label::BackupLabel, Ended),
         map: Vec<tablespace_map::Tablespace>,
         wal: Vec<WalRange>,
         pages: Option<Pages>,
@@ -123,6 +128,7 @@ impl Taking<'_> {
             id: self.id.to_string(),
             manifest: later(),
             chunks: later(),
+            mode: 0,
             files: 0,
             bytes: 0,
             stored_bytes: 0,
@@ -137,6 +143,7 @@ impl Taking<'_> {
                 segment_bytes: self.facts.segment_size.bytes(),
                 wal,
                 label: label.label,
+                ended,
                 from_standby: label.from == BackupFrom::Standby,
                 own_wal: Vec::new(),
                 tablespaces: tablespaces.collect(),

@@ -41,10 +41,11 @@ async fn named(
     patience: Patience,
 ) -> Result<(TreeName, Summary), Error> {
     let found = archive.summary(name, patience).await?;
-    let summary = found.ok_or_else(|| Error::NoBackup {
+    let mut summary = found.ok_or_else(|| Error::NoBackup {
         name: name.to_string(),
         place: archive.place(),
     })?;
+    summary.backup.ended = archive.ended(&summary.backup, patience).await?;
     if let Some(stop) = target.too_early_for(&summary) {
         return Err(Error::TargetTooEarly {
             backup: name.clone(),
@@ -84,13 +85,14 @@ async fn newest(
 ) -> Result<(TreeName, Summary), Error> {
     let summaries = archive.summaries(patience).await?;
     for (name, summary) in summaries.into_iter().rev() {
-        let summary = match summary {
+        let mut summary = match summary {
             Ok(summary) => summary,
             Err(error) => {
                 tracing::warn!("{error}");
                 continue;
             }
         };
+        summary.backup.ended = archive.ended(&summary.backup, patience).await?;
         let reachable = target.too_early_for(&summary).is_none();
         if reachable && archive.backup_wal(&summary, patience).await? == BackupWal::Complete {
             return Ok((name, summary));

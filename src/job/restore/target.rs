@@ -64,12 +64,12 @@ impl Target {
 
     /// Where or when the backup ends, if that is after this target: it cannot be recovered to it.
     ///
-    /// A time is compared with when the backup was complete, a little after its last record. For names and transactions
-    /// only the WAL itself can tell; PostgreSQL does, and stops.
+    /// For names and transactions only the WAL itself can tell; PostgreSQL does, and stops.
     pub fn too_early_for(&self, summary: &Summary) -> Option<String> {
         let stop = summary.backup.stop().map(|(_, lsn)| lsn)?;
+        let reachable_from = summary.backup.ended.reachable_from();
         match self {
-            Self::Time(time) if *time < summary.finished => Some(summary.finished.to_string()),
+            Self::Time(time) if *time < reachable_from => Some(reachable_from.to_string()),
             Self::Lsn(lsn) if *lsn < stop => Some(stop.to_string()),
             _ => None,
         }

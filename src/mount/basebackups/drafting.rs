@@ -214,9 +214,8 @@ impl Fs {
     ) -> Result<(Attributes, u64)> {
         self.gates_open()?;
         let draft = self.draft(at)?;
-        let made = draft
-            .create(at.entry, name.as_bytes(), making.attributes())
-            .await?;
+        let made = draft.create(at.entry, name.as_bytes(), making.attributes()).await;
+        let made = self.noted("create", made.map_err(Error::from))?;
         let entry = made.number;
         let open = OpenDraft {
             draft,

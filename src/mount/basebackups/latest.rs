@@ -70,7 +70,7 @@ impl Fs {
                 Err(error) => return Err(error),
             }
         }
-        backups.sort_by_key(|backup| backup.summary.finished);
+        backups.sort_by_key(|backup| backup.summary.age());
         for backup in backups.iter().rev() {
             if self.has_its_wal(backup).await? {
                 return Ok(Some(backup.name.clone()));
@@ -102,7 +102,7 @@ impl Fs {
             ino: self.inodes.number(Node::Latest),
             kind: Kind::Symlink,
             bytes: name.as_str().len() as u64,
-            modified: backup.summary.finished.into(),
+            modified: backup.summary.backup.ended.at.into(),
             mode: 0o777,
             owner: None,
             kept: Kept::Never,

@@ -3,6 +3,9 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -25,6 +28,8 @@ pub struct File {
 pub struct Manifest {
     /// Format, and from version 2 the cluster.
     pub version: ManifestVersion,
+    /// When `backup_label` was made: while the backup was taken, if the server wrote this manifest.
+    pub label_made: Option<Timestamp>,
     /// Every file but the manifest itself and those of `pg_wal`. No path twice.
     pub files: Vec<File>,
     /// The WAL that recovery needs at least, newest timeline first.
@@ -42,6 +47,7 @@ impl Manifest {
         check_whole(bytes, &document.checksum)?;
         Ok(Self {
             version,
+            label_made: label_made(&document.files),
             files: files(document.files)?,
             wal_ranges: document
                 .wal_ranges
@@ -74,6 +80,8 @@ struct FileObject<'a> {
     encoded_path: Option<Cow<'a, str>>,
     #[serde(rename = "Size")]
     bytes: u64,
+    #[serde(rename = "Last-Modified", borrow, default)]
+    modified: Cow<'a, str>,
     #[serde(rename = "Checksum-Algorithm", borrow)]
     algorithm: Option<Cow<'a, str>>,
     #[serde(rename = "Checksum", borrow)]
@@ -122,6 +130,15 @@ fn check_whole(bytes: &[u8], stated: &str) -> Result<(), ManifestError> {
         expected: stated.to_owned(),
         found: String::from_utf8_lossy(&digits).into_owned(),
     })
+}
+
+/// `2026-11-21 12:45:05 GMT`: always in this zone.
+fn label_made(files: &[FileObject<'_>]) -> Option<Timestamp> {
+    let label = files
+        .iter()
+        .find(|file| file.path.as_deref() == Some("backup_label"))?;
+    let time: DateTime = label.modified.strip_suffix(" GMT")?.parse().ok()?;
+    Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
 fn files(objects: Vec<FileObject<'_>>) -> Result<Vec<File>, ManifestError> {
@@ -243,6 +260,7 @@ mod tests {
     fn version_1_as_postgresql_15_wrote_it() {
         let manifest = Manifest::parse(V1.as_bytes()).unwrap();
         assert_eq!(manifest.version, ManifestVersion::V1);
+        assert_eq!(manifest.label_made, Some("2026-11-21T12:45:05Z".parse().unwrap()));
         let paths: Vec<_> = manifest.files.iter().map(|file| &file.path[..]).collect();
         let odd: &[u8] = b"we\tird \"x\" \\ \x01 \xC3\xBC";
         assert_eq!(paths, [b"backup_label", &b"PG_VERSION"[..], b"inv\xFF\xFE", odd]);
@@ -261,7 +279,7 @@ mod tests {
     fn version_2_has_the_cluster_and_may_have_no_checksums() {
         let manifest = Manifest::parse(sealed(V2_BODY).as_bytes()).unwrap();
         assert_eq!(manifest.version, ManifestVersion::V2(SystemId(u64::MAX)));
-        assert_eq!(manifest.files[0].checksum, None);
+        assert_eq!((manifest.label_made, &manifest.files[0].checksum), (None, &None));
         let timelines: Vec<_> = manifest.wal_ranges.iter().map(|range| range.timeline.0).collect();
         assert_eq!(timelines, [2, 1]);
     }

@@ -5,18 +5,21 @@
 
 use std::sync::Arc;
 
+use crate::archive::tree::ended::Ended;
 use crate::archive::tree::summary::{Backup, Shape, Tablespace, WalRange};
 use crate::pg::backup_manifest::{Manifest, ManifestVersion};
-use crate::pg::control::ControlFile;
+use crate::pg::control::{ClusterState, ControlFile};
 use crate::pg::label::{self, BackupFrom};
 use crate::pg::{SegmentName, SegmentSize, SystemId, tablespace_map};
 
-use super::names::{Kind, ROOT};
+use super::names::{Kind, Names, ROOT};
 use super::tablespaces::{self, Mapped};
 use super::{Error, MANIFEST, TreeDraft};
 
 /// Longest of the files that are read whole to learn what a backup is; a manifest has some hundred bytes a file.
 const TEXT_BYTES: u64 = 512 << 20;
+
+const CONTROL: &[u8] = b"global/pg_control";
 
 impl TreeDraft {
     /// What the tree is as a base backup.
@@ -25,11 +28,13 @@ impl TreeDraft {
     /// [`Error::NoBackup`] says what is missing or does not fit; and as [`TreeDraft::verify`].
     pub(super) async fn recognise(&self, mapped: &[Mapped]) -> Result<Backup, Error> {
         let manifest = self.manifest().await?;
-        let backup = match self.read_text(b"backup_label").await? {
-            Some(label) => self.plain_backup(&label, &manifest).await?,
+        let mut backup = match self.read_text(b"backup_label").await? {
+            Some(label) => self.plain_backup(Some(&label), &manifest).await?,
+            None if self.file_at(CONTROL).is_some() => self.plain_backup(None, &manifest).await?,
             None => self.tar_backup(&manifest).await?,
         };
         self.check_cluster(&backup).await?;
+        backup.ended = self.sender.archive.ended(&backup, self.sender.patience()).await?;
         match backup.shape {
             Shape::Plain => self.verify(&manifest, mapped).await?,
             Shape::Tar => self.verify_tars(&manifest).await?,
@@ -52,20 +57,31 @@ impl TreeDraft {
         Manifest::parse(&text).map_err(|error| self.no_backup(error.to_string()))
     }
 
-    async fn plain_backup(&self, label: &[u8], manifest: &Manifest) -> Result<Backup, Error> {
-        let label = label::parse(label).map_err(|error| self.no_backup(error.to_string()))?;
-        let control = self.read_text(b"global/pg_control").await?;
+    /// Of a server that ran, with its label, or of one that was shut down, without.
+    async fn plain_backup(&self, label: Option<&[u8]>, manifest: &Manifest) -> Result<Backup, Error> {
+        let label = label.map(label::parse).transpose();
+        let label = label.map_err(|error| self.no_backup(error.to_string()))?;
+        let control = self.read_text(CONTROL).await?;
         let control = control.ok_or_else(|| self.no_backup("global/pg_control is not there"))?;
         let control = ControlFile::parse(&control).map_err(|error| self.no_backup(error.to_string()))?;
         self.check_system(manifest, control.system_id)?;
+        self.check_links()?;
+        if label.is_none() && control.state != ClusterState::ShutDown {
+            return Err(self.no_backup(
+                "its server was not shut down cleanly, and it has no backup_label to start from",
+            ));
+        }
         Ok(Backup {
             shape: Shape::Plain,
             system_identifier: Some(control.system_id),
             postgresql_major: self.major_version(&control).await?,
             segment_bytes: control.segment_size.bytes(),
             wal: self.wal_ranges(manifest)?,
-            from_standby: label.from == BackupFrom::Standby,
-            label: label.label,
+            ended: Ended::of_files(&control, label.as_ref()),
+            from_standby: label
+                .as_ref()
+                .is_some_and(|label| label.from == BackupFrom::Standby),
+            label: label.map(|label| label.label).unwrap_or_default(),
             own_wal: self.own_segments(control.segment_size),
             tablespaces: self.plain_tablespaces().await?,
             links: Vec::new(),
@@ -89,6 +105,31 @@ impl TreeDraft {
         }
         let text = self.read_text(b"PG_VERSION").await?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&text).trim().parse().ok())
+    }
+
+    /// What the server would read through a link is not in the backup (contract B10). Links to tablespaces are known by now to
+    /// lead into the tree, and so may others.
+    fn check_links(&self) -> Result<(), Error> {
+        let names = self.names();
+        let mut links = names.all().filter_map(|(number, kind)| match kind {
+            Kind::Symlink(target) => Some((names.path(number)?, target)),
+            _ => None,
+        });
+        let outside =
+            links.find(|(path, target)| !is_tablespace(path) && !leads_inside(&names, path, target));
+        let Some((path, target)) = outside else {
+            return Ok(());
+        };
+        let (path, target) = (String::from_utf8_lossy(&path), String::from_utf8_lossy(target));
+        Err(self.no_backup(match &*path {
+            "pg_wal" => "pg_wal is a link: the copy has no WAL directory\n\
+                         HINT: put an empty one into its place (rm, mkdir -m 700), and fsync the backup's directory"
+                .to_owned(),
+            _ => format!(
+                "{path} is a link to {target}: what it leads to is not in the backup\n\
+                 HINT: put that where the link is (rm, cp -a), and fsync the backup's directory"
+            ),
+        }))
     }
 
     fn check_system(&self, manifest: &Manifest, own: SystemId) -> Result<(), Error> {
@@ -172,4 +213,29 @@ impl TreeDraft {
             _ => None,
         }
     }
+}
+
+fn is_tablespace(path: &[u8]) -> bool {
+    let oid = path.strip_prefix(b"pg_tblspc/");
+    oid.is_some_and(|oid| !oid.contains(&b'/'))
+}
+
+/// Does a link of the tree lead to something else in it, wherever the tree is put?
+fn leads_inside<F>(names: &Names<F>, path: &[u8], target: &[u8]) -> bool {
+    if path == b"pg_wal" {
+        return false;
+    }
+    let mut at: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
+    at.pop();
+    for part in target.split(|&byte| byte == b'/') {
+        match part {
+            b"." => {}
+            b".." if at.pop().is_some() => {}
+            // An absolute path begins with nothing.
+            b"" | b".." => return false,
+            part => at.push(part),
+        }
+    }
+    let found = names.find(&at.join(&b'/'));
+    found.is_some_and(|number| !matches!(names.kind(number), Ok(Kind::Symlink(_)) | Err(_)))
 }

@@ -104,6 +104,7 @@ impl TreeDraft {
             id: tree.id.to_string(),
             manifest: unknown_yet(),
             chunks: unknown_yet(),
+            mode: 0,
             files: files.count() as u64,
             bytes: tree.bytes(),
             stored_bytes: 0,

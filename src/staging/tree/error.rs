@@ -29,6 +29,19 @@ pub enum Error {
     /// Longer than a file of a backup can be, or with too long a hole.
     #[error("a file of a backup has at most 3 TiB, and no hole of more than 64 GiB")]
     TooLong,
+    /// A backup in a folder of what would be one: it would never be complete (contract B9).
+    #[error(
+        "{path} is not taken: a backup's own directory is basebackups/NAME, none deeper, and {name} is no backup itself\n\
+         HINT: put it into basebackups/{hint}"
+    )]
+    TooDeep {
+        /// The tree.
+        name: TreeName,
+        /// The file that a backup's own directory has, from `basebackups/`.
+        path: String,
+        /// A name for that backup.
+        hint: String,
+    },
     /// It cannot be completed as a base backup.
     #[error("{name} is not completed: {reason}")]
     NoBackup {

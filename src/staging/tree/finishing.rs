@@ -31,8 +31,8 @@ impl TreeDraft {
     ///
     /// # Errors
     /// [`Error::Archive`]: what has failed the tree, also while it was being completed. [`Error::WrongContent`],
-    /// [`Error::NoBackup`]: it has a manifest, and is not what that says. Without one it is no error that it is no backup
-    /// yet: directories are synced at any time.
+    /// [`Error::NoBackup`]: it has a manifest, and is not what that says; or it has none, although a backup was begun in it:
+    /// `pg_basebackup --no-manifest` must not be told that it is done. Otherwise it is no error that it is no backup yet.
     pub async fn sync(&self, number: u32) -> Result<(), Error> {
         self.still_sound()?;
         if number != ROOT || self.is_complete() {
@@ -40,7 +40,7 @@ impl TreeDraft {
         }
         let began = Instant::now();
         match self.finish_by_hand(began).await {
-            Err(Error::NoBackup { name, reason }) if !self.has_manifest() => {
+            Err(Error::NoBackup { name, reason }) if self.may_be_synced_unfinished() => {
                 tracing::info!("{name} is not complete as a base backup yet: {reason}");
                 let settled = async {
                     self.sender.settle().await;
@@ -50,6 +50,12 @@ impl TreeDraft {
             }
             outcome => outcome,
         }
+    }
+
+    /// `pg_basebackup` syncs the directory, and then gives its manifest the name.
+    fn may_be_synced_unfinished(&self) -> bool {
+        let on_its_way = self.names().child(ROOT, MANIFEST_TMP).is_ok();
+        !self.has_manifest() && (on_its_way || !self.was_begun_as_backup())
     }
 
     async fn finish_by_hand(&self, began: Instant) -> Result<(), Error> {

@@ -7,6 +7,9 @@
 
 use std::io::Read;
 
+use jiff::Timestamp;
+
+use crate::archive::tree::ended::{Ended, KnownFrom};
 use crate::archive::tree::layout;
 use crate::archive::tree::summary::{Backup, Shape, Tablespace};
 use crate::pg::backup_manifest::{Manifest, ManifestVersion};
@@ -48,6 +51,10 @@ impl TreeDraft {
             postgresql_major: None,
             segment_bytes: size.bytes(),
             wal: self.wal_ranges(manifest)?,
+            ended: Ended {
+                at: manifest.label_made.unwrap_or(Timestamp::UNIX_EPOCH),
+                known_from: KnownFrom::Start,
+            },
             from_standby: label
                 .as_ref()
                 .is_some_and(|label| label.from == BackupFrom::Standby),

@@ -1,0 +1,78 @@
+//! Is what a complete tree consists of still there? As far as a listing tells: whether its content is right, only reading
+//! it shows.
+
+use super::TreeName;
+use super::summary::{Object, Summary};
+use crate::archive::{Archive, Error};
+use crate::store::{Key, Meta, Patience};
+
+/// Objects in the page that is looked at.
+const PAGE: usize = 1000;
+
+impl Archive {
+    /// What is missing of a complete tree, in words. Of one with more than a page of parts only what tells them apart is
+    /// looked for.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn missing_of_tree(
+        &self,
+        name: &TreeName,
+        summary: &Summary,
+        patience: Patience,
+    ) -> Result<Option<String>, Error> {
+        let Some(id) = summary.tree_id(name) else {
+            return Ok(None);
+        };
+        let prefix = id.prefix();
+        let page = self.store().list(&prefix, None, PAGE, patience).await?;
+        let many = page.more;
+        let entries = if many {
+            // Parts are numbers; everything else is behind them.
+            let behind_parts = format!("{prefix}a");
+            let rest = self.store().list(&prefix, Some(&behind_parts), PAGE, patience);
+            rest.await?.entries
+        } else {
+            page.entries
+        };
+        if entries.is_empty() {
+            return Ok(Some(format!("nothing is left in {prefix}")));
+        }
+        for (key, object) in [
+            (self.manifest_key(&id), &summary.manifest),
+            (self.chunks_key(&id), &summary.chunks),
+        ] {
+            if let Some(missing) = missing_object(&entries, &key, object) {
+                return Ok(Some(missing));
+            }
+        }
+        Ok(if many {
+            None
+        } else {
+            missing_bytes(&entries, &prefix, summary)
+        })
+    }
+}
+
+fn missing_object(entries: &[(Key, Meta)], key: &Key, object: &Object) -> Option<String> {
+    let found = entries.iter().find(|(found, _)| found == key);
+    match found.map(|(_, meta)| meta.stored_bytes) {
+        Some(bytes) if bytes == object.stored_bytes => None,
+        Some(bytes) => Some(format!(
+            "{key} has {bytes} bytes, it was stored with {}",
+            object.stored_bytes
+        )),
+        None => Some(format!("{key} is missing")),
+    }
+}
+
+fn missing_bytes(entries: &[(Key, Meta)], prefix: &str, summary: &Summary) -> Option<String> {
+    let told_apart = |key: &Key| !key.as_str()[prefix.len()..].ends_with(".json");
+    let counted = entries.iter().filter(|(key, _)| told_apart(key));
+    let found: u64 = counted.map(|(_, meta)| meta.stored_bytes).sum();
+    let stored = summary.stored_bytes;
+    (found < stored).then(|| {
+        let missing = stored - found;
+        format!("{missing} of the {stored} bytes stored in {prefix} are missing")
+    })
+}
