@@ -17,6 +17,7 @@ pub mod backup_list;
 pub mod connect;
 mod interrupts;
 mod memory;
+mod moment;
 pub mod mount;
 pub mod mount_helper;
 mod mounted;

@@ -1,5 +1,9 @@
 //! Base backups: taken, written through the mount, browsed, restored (contract B1 to B4, B6, B7).
 
+// Timelines that fork while their parent goes on: named, chosen, followed.
+mod branching;
+// What becomes of the settings of a backup, and of a recovery.
+mod configuring;
 // Complete backups read in the mount, by every tool that reads files.
 mod browsing;
 // Read by `walfs backup` while its files shrink, vanish and grow.
