@@ -20,6 +20,7 @@ pub mod connect;
 mod interrupts;
 mod log;
 mod memory;
+mod moment;
 pub mod mount;
 pub mod mount_helper;
 mod mounted;

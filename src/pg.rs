@@ -22,6 +22,7 @@ pub mod label;
 mod lines;
 mod name;
 mod page;
+pub mod record;
 pub mod relation;
 mod segments;
 pub mod setting;

@@ -4,6 +4,10 @@
 mod by_example;
 // As old as where they end, whenever they were stored.
 mod aging;
+// Timelines that fork while their parent goes on: named, chosen, followed.
+mod branching;
+// What becomes of the settings of a backup, and of a recovery.
+mod configuring;
 // Complete backups read in the mount, by every tool that reads files.
 mod browsing;
 // Copied by hand, with links, of running servers and stopped ones.

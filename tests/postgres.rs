@@ -10,6 +10,7 @@ mod losing;
 mod outages;
 mod proof;
 mod receiving;
+mod records;
 mod rewinding;
 mod standby;
 mod unreachable;

@@ -22,7 +22,7 @@ pub use received::{MAX_PIECE_BYTES, Piece, Prefix, Prefixes};
 pub use super::turns::{Looked, UploadSpace};
 use super::{Archive, Error};
 use crate::codec::{self, Damage, SeekTable, Tail};
-use crate::pg::{SegmentName, WalName};
+use crate::pg::{SegmentName, Timeline, WalName};
 use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience};
 
 /// A first look at an object's end: the footer, and the whole seek table of a 16 MiB segment.
@@ -72,6 +72,11 @@ impl WalCursor {
     pub fn before(segment: SegmentName) -> Self {
         // Without the extension: the key itself sorts behind.
         Self(format!("wal/{segment}"))
+    }
+
+    /// Just before everything of this timeline: its history comes first, then its segments.
+    pub fn before_timeline(timeline: Timeline) -> Self {
+        Self(format!("wal/{:08X}", timeline.0))
     }
 }
 

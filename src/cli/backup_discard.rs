@@ -13,6 +13,7 @@ use crate::job::discard::{Planned, discard, plan};
 use crate::store::Patience;
 
 use super::options::StoreArgs;
+use super::out::report;
 use super::wal::{Failure, block_on, exit_code};
 
 /// Remove what an incomplete backup has left
@@ -72,7 +73,7 @@ async fn remove(arguments: &DiscardArgs) -> Result<(), Failure> {
         if !arguments.dry_run {
             discard(&opened, planned, patience()).await?;
         }
-        println!("{verb} {}", described(planned));
+        report(&format_args!("{verb} {}", described(planned)));
     }
     match planned.iter().find(|planned| !planned.goes()) {
         Some(kept) => Err(format!("{} stays: {}", described(kept), why_kept(kept)).into()),

@@ -21,7 +21,7 @@ use crate::pg::{Lsn, Timeline};
 
 use super::options::StoreArgs;
 use super::postgres_config::{fetch_command, restore_command};
-use super::{complain, memory, progress, restored, start_log};
+use super::{complain, memory, moment, progress, restored, start_log};
 
 /// Restore a backup to a data directory, ready to recover
 ///
@@ -34,9 +34,17 @@ pub struct RestoreArgs {
     /// The backup, or LATEST: the newest complete one (that ends before --target-time or --target-lsn)
     #[arg(value_name = "NAME", value_parser = choice)]
     backup: Choice,
-    /// The data directory: empty, or made
+    /// The data directory: empty, or made [default: PGDATA]
     #[arg(value_name = "DIR")]
-    directory: PathBuf,
+    directory: Option<PathBuf>,
+    /// The same, as PostgreSQL's programs take it
+    #[arg(
+        short = 'D',
+        long = "pgdata",
+        value_name = "DIR",
+        conflicts_with = "directory"
+    )]
+    pgdata: Option<PathBuf>,
     /// s3://bucket/prefix, file:///directory or a path
     #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
     archive: String,
@@ -90,8 +98,8 @@ pub struct RestoreArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Recovery")]
 struct RecoveryArgs {
-    /// Recover up to this time, with its offset: "2026-11-21 14:00:00+01"
-    #[arg(long, value_name = "TIME", group = "target", value_parser = time)]
+    /// Recover up to this time, with its offset or zone: "2026-11-21 14:00:00+01", "2026-11-21 13:00:00 UTC"
+    #[arg(long, value_name = "TIME", group = "target", value_parser = moment::parse)]
     target_time: Option<Timestamp>,
     /// Recover up to this position
     #[arg(long, value_name = "LSN", group = "target")]
@@ -109,6 +117,9 @@ struct RecoveryArgs {
     #[arg(long, requires = "target", conflicts_with_all = ["target_name", "immediate"])]
     target_exclusive: bool,
     /// latest, current (that of the backup), or a number
+    ///
+    /// "latest" is the timeline that goes on. Where several have WAL of their own (a copy was opened and has archived, or the
+    /// server went on after a recovery), they are named, and one must be chosen by its number.
     #[arg(long, value_name = "TIMELINE", default_value = "latest", value_parser = timeline)]
     target_timeline: TargetTimeline,
     /// What the server does at the target [default: pause; at the end of the WAL it promotes itself]
@@ -123,8 +134,14 @@ struct RecoveryArgs {
     /// The server that the standby follows
     #[arg(long, value_name = "CONNINFO", requires = "standby")]
     primary_conninfo: Option<String>,
-    /// Let the restored server archive nothing: for a copy beside a server that goes on
+    /// It takes the place of the server that was backed up, which is gone: let it archive as that did
+    ///
+    /// Otherwise archive_mode is off in it: two servers that archive into one archive leave behind what nobody can tell
+    /// apart. It can take over later: `ALTER SYSTEM SET archive_mode = 'on'`, and a restart.
     #[arg(long)]
+    take_over: bool,
+    /// What is done anyway, without --take-over
+    #[arg(long, hide = true, conflicts_with = "take_over")]
     no_archiving: bool,
     /// Where the archive will be mounted: restore_command is then a safe cp [default: walfs wal-fetch, without a mount]
     #[arg(long, value_name = "DIR", env = "WALFS_MOUNTPOINT", hide_env_values = true)]
@@ -144,10 +161,10 @@ enum ActionArg {
 
 const MANUAL: &str = "\
 Examples:
-  walfs restore --archive s3://bucket/prefix LATEST /var/lib/postgresql/15/main
-  walfs restore --archive s3://bucket/prefix --delta LATEST /var/lib/postgresql/15/main
+  walfs restore --archive s3://bucket/prefix --take-over LATEST /var/lib/postgresql/15/main
+  walfs restore --archive s3://bucket/prefix --delta --take-over LATEST /var/lib/postgresql/15/main
   walfs restore --archive /srv/archive --target-time '2026-11-21 13:59:00+01' --target-action promote LATEST /srv/pg
-  walfs restore --archive /srv/archive --tablespace-mapping /srv/fast=/srv/fast2 --no-archiving monday /srv/copy
+  walfs restore --archive /srv/archive --tablespace-mapping /srv/fast=/srv/fast2 monday /srv/copy
 
 What it writes beside the files of the backup: the WAL from the backup's start to its end, in pg_wal; lines in \
 postgresql.auto.conf, between two marks; recovery.signal or standby.signal; where tablespaces are, in pg_tblspc and \
@@ -158,7 +175,12 @@ it as it is, so that pg_verifybackup passes.
 If a segment is missing on the way to the target, it is named and nothing is done: at a gap PostgreSQL would open the \
 database without what is behind it, and say nothing. --up-to-gap accepts that.
 
-A target in postgresql.conf itself is left there: PostgreSQL refuses two different targets.
+Settings of the backup that would hold up, redirect or harm the server are overridden in postgresql.auto.conf or, where \
+nothing overrides them (data_directory), made comments; each is named: targets, recovery_min_apply_delay, slots, cleanup \
+commands, synchronous_standby_names and others. The lines that are for the recovery vanish when it has ended.
+
+The server archives nothing unless --take-over is given. Until it is open nobody can connect, unless it pauses at a target \
+or is a standby.
 
 DIR is refused if a server or another walfs restore runs in it, if it lies in a local archive or around it, or if it is \
 not empty: unless --delta is given and it belongs to the same cluster, \
@@ -249,7 +271,7 @@ fn options(arguments: &RestoreArgs) -> Result<Options, Failure> {
     }
     Ok(Options {
         backup: arguments.backup.clone(),
-        directory: path::absolute(&arguments.directory)?,
+        directory: path::absolute(directory(arguments)?)?,
         delta: arguments.delta,
         old_wal: old_wal(arguments)?,
         waldir: arguments.waldir.as_ref().map(path::absolute).transpose()?,
@@ -266,7 +288,7 @@ fn options(arguments: &RestoreArgs) -> Result<Options, Failure> {
             up_to_gap: recovery.up_to_gap,
             standby: recovery.standby,
             primary_conninfo: recovery.primary_conninfo.clone(),
-            archiving: !recovery.no_archiving,
+            takes_over: recovery.take_over && !recovery.no_archiving,
             restore_command: command(arguments)?,
         },
     })
@@ -278,6 +300,12 @@ fn old_wal(arguments: &RestoreArgs) -> io::Result<OldWal> {
         None => OldWal::Refuse,
         Some(directory) => OldWal::SetAside(directory.as_ref().map(path::absolute).transpose()?),
     })
+}
+
+fn directory(arguments: &RestoreArgs) -> Result<PathBuf, Failure> {
+    let given = arguments.directory.clone().or_else(|| arguments.pgdata.clone());
+    let given = given.or_else(|| std::env::var_os("PGDATA").map(PathBuf::from));
+    given.ok_or_else(|| "no data directory is named.\nHINT: walfs restore --archive ARCHIVE NAME DIR".into())
 }
 
 /// Does a connection string or URI carry a password?
@@ -349,7 +377,7 @@ fn owner_name(directory: &Path) -> Option<String> {
 }
 
 fn choice(text: &str) -> Result<Choice, String> {
-    if text == LATEST {
+    if text.eq_ignore_ascii_case(LATEST) {
         return Ok(Choice::Latest);
     }
     let name = text.parse().map_err(|error| format!("{error}"))?;
@@ -386,11 +414,6 @@ fn timeline(text: &str) -> Result<TargetTimeline, String> {
     }
 }
 
-fn time(text: &str) -> Result<Timestamp, String> {
-    let wrong = |_| format!("{text:?} is no time with an offset, like \"2026-11-21 14:00:00+01\"");
-    text.trim().parse().map_err(wrong)
-}
-
 impl From<ActionArg> for TargetAction {
     fn from(argument: ActionArg) -> Self {
         match argument {
@@ -407,15 +430,6 @@ mod tests {
 
     #[test]
     fn arguments_are_read_as_postgresql_writes_them() {
-        let expected: Timestamp = "2026-11-21T13:00:00Z".parse().unwrap();
-        for text in [
-            "2026-11-21 14:00:00+01",
-            "2026-11-21T13:00:00Z",
-            "2026-11-21 13:00:00.000+00",
-        ] {
-            assert_eq!(time(text), Ok(expected), "{text}");
-        }
-        assert!(time("2026-11-21 14:00:00").is_err());
         assert!(mapping("/a=b").is_err() && mapping("/a").is_err());
         assert_eq!(mapping("16400=/b").unwrap().new, Path::new("/b"));
         let odd = mapping(r"/a\=b=/c\=d\e").unwrap();
@@ -423,5 +437,9 @@ mod tests {
         assert!(mapping("/a=b=/c").is_err() && mapping(r"/a\=/b").is_err());
         assert_eq!(timeline("3"), Ok(TargetTimeline::Number(Timeline(3))));
         assert!(timeline("0").is_err());
+        assert_eq!(
+            (choice("latest"), choice("LATEST")),
+            (Ok(Choice::Latest), Ok(Choice::Latest))
+        );
     }
 }

@@ -6,10 +6,12 @@ use std::path::Path;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
-use crate::job::restore::{Options, Report, Target, TargetAction};
+use crate::job::restore::{Options, Report};
 use crate::pg::SegmentName;
 
 use super::out::Out;
+
+mod next;
 
 /// Files that are named on a terminal; the others are counted.
 const NAMED: usize = 20;
@@ -33,6 +35,8 @@ struct Restored<'a> {
     timeline: u32,
     wal_until: String,
     wal_gap: Option<String>,
+    settings_set_aside: &'a [String],
+    settings_lacking: &'a [&'static str],
     warnings: &'a [String],
 }
 
@@ -80,10 +84,13 @@ pub(super) fn print(report: &Report, options: &Options, user: Option<String>, js
     if let Some(end) = reach.received {
         writeln!(out, "WAL that was received behind it leads up to {end}")?;
     }
+    for setting in &report.settings {
+        writeln!(out, "set aside: {setting}")?;
+    }
     if options.dry_run {
         return Ok(());
     }
-    next(&mut out, report, options, user)
+    next::print(&mut out, report, options, user.as_deref())
 }
 
 /// What went, or will: some of it by name, all of it in `--json`.
@@ -139,47 +146,6 @@ fn bytes(report: &Report, options: &Options) -> String {
     }
 }
 
-/// The commands that an operator needs now.
-fn next(out: &mut impl Write, report: &Report, options: &Options, user: Option<String>) -> io::Result<()> {
-    let as_user = user.map_or_else(String::new, |user| format!("sudo -u {} ", as_sudo_reads(&user)));
-    let directory = options.directory.to_string_lossy().replace('\'', r"'\''");
-    let program = report
-        .postgresql_major
-        .map(|major| format!("/usr/lib/postgresql/{major}/bin/pg_ctl"))
-        .filter(|program| Path::new(program).exists())
-        .unwrap_or_else(|| "pg_ctl".into());
-    writeln!(out, "\nNext:")?;
-    writeln!(
-        out,
-        "  {as_user}{program} -D '{directory}' -l /tmp/recovery.log start"
-    )?;
-    writeln!(
-        out,
-        "  {as_user}psql -c 'SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()'"
-    )?;
-    let pauses = options.recovery.target.setting().is_some()
-        && matches!(options.recovery.action, None | Some(TargetAction::Pause));
-    if options.recovery.standby {
-        writeln!(out, "It is a standby: `SELECT pg_promote()` opens it.")?;
-    } else if pauses {
-        writeln!(
-            out,
-            "It pauses at the target and can be read; `SELECT pg_wal_replay_resume()` opens it."
-        )?;
-    } else if options.recovery.target == Target::Latest {
-        writeln!(out, "At the end of the WAL it opens on a new timeline.")?;
-    }
-    Ok(())
-}
-
-/// A user without a name is a number, which sudo takes for a name without its sign.
-fn as_sudo_reads(user: &str) -> String {
-    match user.bytes().all(|byte| byte.is_ascii_digit()) {
-        true => format!("'#{user}'"),
-        false => user.to_owned(),
-    }
-}
-
 fn as_json<'a>(report: &'a Report, options: &'a Options) -> Restored<'a> {
     let name = |segment: SegmentName| segment.to_string();
     Restored {
@@ -209,6 +175,8 @@ fn as_json<'a>(report: &'a Report, options: &'a Options) -> Restored<'a> {
         timeline: report.reach.timeline.0,
         wal_until: name(report.reach.last),
         wal_gap: report.reach.gap.map(name),
+        settings_set_aside: &report.settings,
+        settings_lacking: &report.lacking,
         warnings: &report.warnings,
     }
 }

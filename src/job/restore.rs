@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::check::Checked;
+use self::configure::Configured;
 use self::content::Source;
 use self::finish::Access;
 use self::lock::Lock;
@@ -27,13 +28,17 @@ use crate::archive::tree::{Content, Entry};
 use crate::pg::control::CONTROL_FILE_BYTES;
 use crate::store::Patience;
 
+mod branches;
 mod check;
 mod choose;
 mod compare;
+mod configure;
 mod content;
+mod ended;
 mod error;
 mod fill;
 mod finish;
+mod forks;
 mod links;
 mod lock;
 mod place;
@@ -45,12 +50,15 @@ mod start;
 mod tablespaces;
 mod tar;
 mod target;
+mod timelines;
 mod unarchived;
 mod wal;
+mod way;
 mod work;
 
 pub use choose::Choice;
 pub use error::Error;
+pub use forks::Branch;
 pub use plan::{Aside, OldWal};
 pub use settings::Recovery;
 pub use tablespaces::{Mapping, Place};
@@ -132,6 +140,10 @@ pub struct Report {
     pub tablespaces: Vec<Place>,
     /// How far the archived WAL leads.
     pub reach: Reach,
+    /// Settings of the backup that were taken from the server, each with the reason.
+    pub settings: Vec<String>,
+    /// Files without which no server starts, and which the backup does not have.
+    pub lacking: Vec<&'static str>,
     /// What the operator should know.
     pub warnings: Vec<String>,
 }
@@ -183,7 +195,10 @@ pub async fn restore(
     if let Some(rest) = &checked.rest {
         rest.bring(&roots, access).await?;
     }
-    complete(&checked, &roots, options, access, &mut control, progress)?;
+    let configured = complete(&checked, &roots, options, access, &mut control, progress)?;
+    report.settings = configured.set_aside;
+    report.lacking = configured.lacking;
+    report.warnings.extend(configured.warnings);
     Ok(report)
 }
 
@@ -225,6 +240,8 @@ fn report(checked: &Checked) -> Report {
         waldir: checked.bases.wal.clone(),
         tablespaces: checked.bases.places.clone(),
         reach: checked.reach.clone(),
+        settings: Vec::new(),
+        lacking: Vec::new(),
         warnings: checked.warnings.clone(),
     }
 }
@@ -292,9 +309,9 @@ fn complete(
     access: Access,
     control: &mut [u8],
     progress: &Arc<dyn Progress>,
-) -> Result<(), Error> {
+) -> Result<Configured, Error> {
     finish::link_elsewhere(roots, access)?;
-    finish::write_settings(roots, &options.recovery, access)?;
+    let configured = configure::configure(roots, &options.recovery, checked.timeline, control, access)?;
     finish::poison_control(roots, control, access)?;
     let tree = &checked.source.tree;
     let is_plain = checked.summary.backup.shape == Shape::Plain;
@@ -312,7 +329,8 @@ fn complete(
             place::sync_file_system(roots.bases.directory(base))?;
         }
     }
-    finish::put_control(roots, control, access.file(), owner)
+    finish::put_control(roots, control, access.file(), owner)?;
+    Ok(configured)
 }
 
 fn owner(ownership: Ownership, source: &Source) -> Option<Owner> {

@@ -16,6 +16,7 @@
 //! 104  i64  when it began, by the clock of the server that wrote the WAL
 //! 136  u64  minimum recovery point   0 outside of recovery
 //! 144  u32  its timeline
+//! 180  u32  max_connections, and four more that recovery needs (`Limits`)
 //! 208  f64  1234567.0, to know other layouts by
 //! 216  u32  block size, in bytes
 //! 220  u32  blocks in each file of a relation, but the last
@@ -27,10 +28,12 @@
 //! Only little-endian files are read. PostgreSQL rewrites the file whole at every checkpoint, so a copy of a running
 //! cluster's can be torn: whoever sees [`ControlError::Checksum`] there reads it again.
 
+mod limits;
 mod poison;
 
 use std::ops::Range;
 
+pub use limits::Limits;
 pub use poison::{cure, is_poisoned, poison};
 
 use jiff::Timestamp;
@@ -173,6 +176,8 @@ pub struct ControlFile {
     pub minimum_recovery_lsn: Lsn,
     /// The timeline of that position; 0 outside of recovery.
     pub minimum_recovery_timeline: Timeline,
+    /// What recovery needs at least.
+    pub limits: Limits,
     /// Size of a data page, usually 8192 bytes.
     pub block_bytes: u32,
     /// How many blocks each file of a relation has but its last, usually 131072: 1 GiB.
@@ -208,6 +213,7 @@ impl ControlFile {
             timeline: Timeline(u32_at(bytes, 48)),
             minimum_recovery_lsn: Lsn(u64_at(bytes, 136)),
             minimum_recovery_timeline: Timeline(u32_at(bytes, 144)),
+            limits: limits(bytes),
             block_bytes: block_bytes("the block size", u32_at(bytes, 216), 32768)?,
             segment_blocks: segment_blocks(u32_at(bytes, 220))?,
             wal_block_bytes: block_bytes("the block size of the WAL", u32_at(bytes, 224), 65536)?,
@@ -283,6 +289,10 @@ fn check_crc(bytes: &[u8], at: usize) -> Result<(), ControlError> {
         return Ok(());
     }
     Err(ControlError::Checksum { expected, found })
+}
+
+fn limits(bytes: &[u8]) -> Limits {
+    Limits::read(|number| Some(u32_at(bytes, 180 + 4 * number))).unwrap_or_default()
 }
 
 fn state(number: u32) -> Result<ClusterState, ControlError> {
@@ -389,6 +399,7 @@ dd75be35";
             timeline: Timeline(1),
             minimum_recovery_lsn: Lsn(0),
             minimum_recovery_timeline: Timeline(0),
+            limits: Limits::read(|number| [100, 8, 10, 0, 64].get(number).copied()).unwrap(),
             block_bytes: 8192,
             segment_blocks: 131_072,
             wal_block_bytes: 8192,

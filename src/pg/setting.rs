@@ -32,6 +32,39 @@ pub fn name(line: &str) -> Option<String> {
     (end > 0).then(|| line[..end].to_ascii_lowercase())
 }
 
+/// Name, in lower case, and value of the setting in a line of a configuration file, as the server reads them.
+pub fn assignment(line: &str) -> Option<(String, String)> {
+    let name = name(line)?;
+    let rest = line.trim_start()[name.len()..].trim_start();
+    let rest = rest.strip_prefix('=').unwrap_or(rest).trim_start();
+    let value = match rest.strip_prefix('\'') {
+        Some(quoted) => unquoted(quoted),
+        None => {
+            let ends = |c: char| c.is_whitespace() || c == '#';
+            rest[..rest.find(ends).unwrap_or(rest.len())].to_owned()
+        }
+    };
+    Some((name, value))
+}
+
+/// What stands before the closing quote. Octal characters, which are of no concern to who reads settings, stay as written.
+fn unquoted(text: &str) -> String {
+    let mut value = String::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\'' if chars.next_if_eq(&'\'').is_none() => break,
+            '\\' => value.extend(chars.next().map(|c| match c {
+                'n' => '\n',
+                't' => '\t',
+                other => other,
+            })),
+            other => value.push(other),
+        }
+    }
+    value
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,5 +85,26 @@ mod tests {
         );
         assert_eq!(name("# restore_command"), None);
         assert_eq!(name(""), None);
+    }
+
+    #[test]
+    fn values_are_read_as_the_server_reads_them() {
+        let of = |line: &str| assignment(line).map(|(name, value)| format!("{name}: {value}"));
+        for (line, expected) in [
+            ("Port=5433 # of the copy", "port: 5433"),
+            ("  port 5433", "port: 5433"),
+            ("a = 'it''s \\\\ # here' # not here", "a: it's \\ # here"),
+            ("include 'x.conf'", "include: x.conf"),
+            ("a", "a: "),
+            ("a = ''", "a: "),
+            ("a='open", "a: open"),
+        ] {
+            assert_eq!(of(line).as_deref(), Some(expected), "{line}");
+        }
+        assert_eq!(
+            of(&format!("x = {}", quoted(b"it's \\"))).as_deref(),
+            Some("x: it's \\")
+        );
+        assert_eq!(of("# a = b"), None);
     }
 }

@@ -15,9 +15,9 @@ use super::received::{self, Rest};
 use super::settings::Recovery;
 use super::spot::{Base, Bases, Roots, Spot};
 use super::start::{self, Start};
-use super::target::Target;
+use super::target::{Target, TargetTimeline};
 use super::wal::{self, Reach};
-use super::{Choice, Options, choose, links, tablespaces, tar, unarchived, work};
+use super::{Choice, Options, choose, ended, links, tablespaces, tar, unarchived, work};
 use crate::archive::tree::TreeName;
 use crate::archive::tree::summary::{Shape, Summary};
 use crate::archive::{self, Archive};
@@ -38,6 +38,8 @@ pub(super) struct Checked {
     /// The control file of a plain backup.
     pub control: Vec<u8>,
     pub reach: Reach,
+    /// What the server is told to follow.
+    pub timeline: TargetTimeline,
     pub start: Start,
     /// The directories by name.
     pub bases: Bases,
@@ -62,13 +64,13 @@ pub(super) async fn check(
     progress: &Arc<dyn Progress>,
     patience: Patience,
 ) -> Result<Checked, Error> {
-    let target = &options.recovery.target;
-    let (backup, mut summary) = choose::choose(archive, &options.backup, target, patience).await?;
+    let chosen = choose::choose(archive, &options.backup, &options.recovery, patience).await?;
+    let (backup, mut summary) = (chosen.backup.name.clone(), chosen.backup.summary.clone());
     // Asked side by side; the first error in this order is told.
     let (wal, content, reach) = futures::join!(
         has_wal(archive, &options.backup, (&backup, &summary), patience),
         content(archive, &backup, &summary, patience),
-        wal::reach(archive, &backup, &summary, options.recovery.timeline, patience)
+        wal::reach(archive, &chosen.backup, &chosen.way, patience)
     );
     wal?;
     let Stored {
@@ -78,9 +80,12 @@ pub(super) async fn check(
         warnings: mut said,
     } = content?;
     let mut reach = reach?;
-    let rest = received::find(archive, &reach, target, patience).await?;
+    let rest = received::find(archive, &reach, &options.recovery.target, patience).await?;
     reach.received = rest.as_ref().map(|rest| rest.end);
-    let mut warnings = check_reach(archive, &reach, options)?;
+    let mut warnings = chosen.warnings;
+    warnings.extend(check_reach(archive, &reach, options)?);
+    let size = chosen.backup.segment_size()?;
+    warnings.extend(ended::warning(archive, &options.recovery.target, &reach, size, patience).await?);
     warnings.append(&mut said);
     tell_tablespaces(&source, &mut summary).await?;
     let places = tablespaces::places(&summary, &options.tablespaces, &options.directory)?;
@@ -92,6 +97,7 @@ pub(super) async fn check(
         system_id,
         control,
         reach,
+        timeline: chosen.timeline,
         start,
         bases,
         files: Arc::default(),
@@ -278,15 +284,6 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
             reach.end
         )),
         _ => {}
-    }
-    let newest = reach.newest.and_then(|time| jiff::Timestamp::try_from(time).ok());
-    if let (Target::Time(time), Some(newest)) = (&recovery.target, newest)
-        && *time > newest
-    {
-        warnings.push(format!(
-            "the newest WAL was archived at {newest:.0}, before the target {time}: unless more comes, the server will \
-             end with \"recovery ended before configured recovery target was reached\"."
-        ));
     }
     Ok(warnings)
 }

@@ -1,11 +1,18 @@
-//! Which backup is meant, and whether all of its own WAL is there.
+//! Which backup is meant, which timeline recovery follows from it, and whether all of its own WAL is there.
 
+use std::sync::Arc;
+
+use super::branches::{Answer, Question};
 use super::error::Error;
-use super::target::Target;
+use super::settings::Recovery;
+use super::target::{Target, TargetTimeline};
+use super::timelines::Timelines;
+use super::way::Way;
 use crate::archive::Archive;
 use crate::archive::tree::catalogue::BackupWal;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{LATEST, TreeName};
+use crate::pg::{Lsn, SegmentSize, Timeline};
 use crate::store::Patience;
 
 /// A backup by name, or the newest that will do.
@@ -13,24 +20,110 @@ use crate::store::Patience;
 pub enum Choice {
     /// This one.
     Named(TreeName),
-    /// The newest complete one that ends before the target.
+    /// The newest complete one that ends before the target, on the way to the timeline.
     Latest,
 }
 
-/// Finds the backup; it ends before the target. Whether all of its own WAL is archived is another question
-/// ([`check_wal`]), which of the newest one is answered already.
+/// A backup that recovery could begin with.
+#[derive(Debug, Clone)]
+pub(super) struct Candidate {
+    pub name: TreeName,
+    pub summary: Summary,
+    /// The timeline on which it ends, and where.
+    pub own: Timeline,
+    pub stop: Lsn,
+}
+
+impl Candidate {
+    /// `None` if it names no WAL.
+    pub(super) fn new(name: TreeName, summary: Summary) -> Option<Self> {
+        let (own, stop) = summary.backup.stop()?;
+        Some(Self {
+            name,
+            summary,
+            own,
+            stop,
+        })
+    }
+
+    /// Does the way go through its end?
+    pub(super) fn is_on(&self, way: &Way) -> bool {
+        way.check_through(self.own, self.stop).is_ok()
+    }
+
+    /// The size of its segments.
+    ///
+    /// # Errors
+    /// [`Error::Content`] if it is none.
+    pub(super) fn segment_size(&self) -> Result<SegmentSize, Error> {
+        SegmentSize::new(self.summary.backup.segment_bytes).map_err(|error| Error::Content {
+            backup: self.name.clone(),
+            file: "its summary".into(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// The way that ends on its own timeline, which needs no history to be followed.
+    pub(super) fn own_way(&self, timelines: &Timelines) -> Way {
+        let known = timelines.way(self.own, true);
+        known.unwrap_or_else(|| Way::new(self.own, &[]))
+    }
+}
+
+/// What is restored, and which way recovery goes.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    pub backup: Candidate,
+    pub way: Way,
+    /// What the server is told.
+    pub timeline: TargetTimeline,
+    pub warnings: Vec<String>,
+}
+
+/// Finds the backup, which ends before the target, and the way from there. Whether all of its own WAL is archived is
+/// another question ([`check_wal`]), which of the newest one is answered already.
 ///
 /// # Errors
-/// [`Error::NoBackup`], [`Error::NoneBefore`], [`Error::TargetTooEarly`], [`Error::Archive`].
+/// [`Error::NoBackup`], [`Error::NoneBefore`], [`Error::TargetTooEarly`], [`Error::NoTimeline`], [`Error::OtherBranch`],
+/// [`Error::NoneOnTimeline`], [`Error::Branches`], [`Error::Archive`].
 pub(super) async fn choose(
+    archive: &Arc<Archive>,
+    choice: &Choice,
+    recovery: &Recovery,
+    patience: Patience,
+) -> Result<Chosen, Error> {
+    let (timelines, candidates) = futures::join!(
+        Timelines::find(archive, patience),
+        candidates(archive, choice, &recovery.target, patience)
+    );
+    let (candidates, timelines) = (candidates?, timelines?);
+    let answer = answer(archive, choice, recovery, (&timelines, &candidates), patience).await?;
+    let (candidate, way) = match choice {
+        Choice::Named(_) => first(&candidates[0], &timelines, answer.as_ref())?,
+        Choice::Latest => newest(archive, &candidates, &timelines, answer.as_ref(), patience).await?,
+    };
+    let mut warnings = answer.map_or_else(Vec::new, |answer| answer.warnings);
+    if recovery.timeline == TargetTimeline::Latest {
+        warnings.extend(timelines.passed_over(candidate.own, way.timeline()));
+    }
+    Ok(Chosen {
+        timeline: told(recovery, &timelines, candidate, way.timeline(), &mut warnings),
+        backup: candidate.clone(),
+        way,
+        warnings,
+    })
+}
+
+/// The backup that was named, or all that end before the target, newest first; never none.
+async fn candidates(
     archive: &Archive,
     choice: &Choice,
     target: &Target,
     patience: Patience,
-) -> Result<(TreeName, Summary), Error> {
+) -> Result<Vec<Candidate>, Error> {
     match choice {
-        Choice::Named(name) => named(archive, name, target, patience).await,
-        Choice::Latest => newest(archive, target, patience).await,
+        Choice::Named(name) => Ok(vec![named(archive, name, target, patience).await?]),
+        Choice::Latest => before(archive, target, patience).await,
     }
 }
 
@@ -39,7 +132,7 @@ async fn named(
     name: &TreeName,
     target: &Target,
     patience: Patience,
-) -> Result<(TreeName, Summary), Error> {
+) -> Result<Candidate, Error> {
     let found = archive.summary(name, patience).await?;
     let mut summary = found.ok_or_else(|| Error::NoBackup {
         name: name.to_string(),
@@ -53,7 +146,159 @@ async fn named(
             stop,
         });
     }
-    Ok((name.clone(), summary))
+    Candidate::new(name.clone(), summary).ok_or_else(|| Error::Content {
+        backup: name.clone(),
+        file: "its summary".into(),
+        reason: "it names no WAL".into(),
+    })
+}
+
+async fn before(archive: &Archive, target: &Target, patience: Patience) -> Result<Vec<Candidate>, Error> {
+    let mut found = Vec::new();
+    for (name, summary) in archive.summaries(patience).await?.into_iter().rev() {
+        let mut summary = match summary {
+            Ok(summary) => summary,
+            Err(error) => {
+                tracing::warn!("{error}");
+                continue;
+            }
+        };
+        summary.backup.ended = archive.ended(&summary.backup, patience).await?;
+        if target.too_early_for(&summary).is_none() {
+            found.extend(Candidate::new(name, summary));
+        }
+    }
+    match found.is_empty() {
+        true => Err(none(archive, target)),
+        false => Ok(found),
+    }
+}
+
+fn none(archive: &Archive, target: &Target) -> Error {
+    let place = archive.place();
+    match target {
+        Target::Time(_) | Target::Lsn(_) => Error::NoneBefore {
+            place,
+            target: target.to_string(),
+        },
+        _ => Error::NoBackup {
+            name: LATEST.into(),
+            place,
+        },
+    }
+}
+
+/// The way that was asked for or found; `None`: each backup's own.
+async fn answer(
+    archive: &Arc<Archive>,
+    choice: &Choice,
+    recovery: &Recovery,
+    (timelines, candidates): (&Timelines, &[Candidate]),
+    patience: Patience,
+) -> Result<Option<Answer>, Error> {
+    let given = |way| {
+        Some(Answer {
+            way,
+            warnings: vec![],
+        })
+    };
+    match recovery.timeline {
+        TargetTimeline::Number(timeline) => {
+            let is_own = candidates.iter().any(|candidate| candidate.own == timeline);
+            let way = timelines.way(timeline, is_own);
+            let place = || archive.place();
+            Ok(given(way.ok_or_else(|| Error::NoTimeline {
+                place: place(),
+                timeline,
+            })?))
+        }
+        TargetTimeline::Current => Ok(None),
+        TargetTimeline::Latest if recovery.target == Target::Immediate => Ok(None),
+        TargetTimeline::Latest => {
+            let question = Question {
+                archive,
+                timelines,
+                candidates,
+                target: &recovery.target,
+                size: candidates[0].segment_size()?,
+                patience,
+            };
+            question.answer(*choice == Choice::Latest).await
+        }
+    }
+}
+
+/// The backup that was named must lie on the way.
+fn first<'a>(
+    candidate: &'a Candidate,
+    timelines: &Timelines,
+    answer: Option<&Answer>,
+) -> Result<(&'a Candidate, Way), Error> {
+    let way = answer.map_or_else(|| candidate.own_way(timelines), |answer| answer.way.clone());
+    match way.check_through(candidate.own, candidate.stop) {
+        Ok(()) => Ok((candidate, way)),
+        Err(reason) => Err(Error::OtherBranch {
+            backup: candidate.name.clone(),
+            stop: candidate.stop,
+            own: candidate.own,
+            timeline: way.timeline(),
+            reason,
+        }),
+    }
+}
+
+/// The newest that lies on the way and has all of its own WAL.
+async fn newest<'a>(
+    archive: &Archive,
+    candidates: &'a [Candidate],
+    timelines: &Timelines,
+    answer: Option<&Answer>,
+    patience: Patience,
+) -> Result<(&'a Candidate, Way), Error> {
+    for candidate in candidates {
+        let way = answer.map_or_else(|| candidate.own_way(timelines), |answer| answer.way.clone());
+        if candidate.is_on(&way)
+            && archive.backup_wal(&candidate.summary, patience).await? == BackupWal::Complete
+        {
+            return Ok((candidate, way));
+        }
+    }
+    Err(Error::NoneOnTimeline {
+        place: archive.place(),
+        timeline: answer.map(|answer| answer.way.timeline()),
+    })
+}
+
+/// The number, so that the server goes where walfs looked: its own `latest` believes every history that is archived. A
+/// standby shall follow timelines to come, which only `latest` does.
+fn told(
+    recovery: &Recovery,
+    timelines: &Timelines,
+    candidate: &Candidate,
+    chosen: Timeline,
+    warnings: &mut Vec<String>,
+) -> TargetTimeline {
+    let is_latest = recovery.timeline == TargetTimeline::Latest;
+    let begun = candidate
+        .summary
+        .backup
+        .start()
+        .map_or(candidate.own, |(begun, _)| begun);
+    if recovery.standby && is_latest {
+        if timelines.latest_of_postgresql(begun) == chosen {
+            return TargetTimeline::Latest;
+        }
+        warnings.push(format!(
+            "the standby stays on timeline {chosen}: \"latest\" would lead PostgreSQL to another one. When its primary has a \
+             new timeline, set recovery_target_timeline."
+        ));
+    }
+    // The server looks for the history of a number, but not for that of the backup's own timeline.
+    let needs_history = chosen != Timeline(1) && !timelines.has_history(chosen);
+    match needs_history {
+        true => TargetTimeline::Current,
+        false => TargetTimeline::Number(chosen),
+    }
 }
 
 /// Is all of the backup's own WAL archived?
@@ -76,37 +321,4 @@ pub(super) async fn check_wal(
             })
         }
     }
-}
-
-async fn newest(
-    archive: &Archive,
-    target: &Target,
-    patience: Patience,
-) -> Result<(TreeName, Summary), Error> {
-    let summaries = archive.summaries(patience).await?;
-    for (name, summary) in summaries.into_iter().rev() {
-        let mut summary = match summary {
-            Ok(summary) => summary,
-            Err(error) => {
-                tracing::warn!("{error}");
-                continue;
-            }
-        };
-        summary.backup.ended = archive.ended(&summary.backup, patience).await?;
-        let reachable = target.too_early_for(&summary).is_none();
-        if reachable && archive.backup_wal(&summary, patience).await? == BackupWal::Complete {
-            return Ok((name, summary));
-        }
-    }
-    let place = archive.place();
-    Err(match target {
-        Target::Time(_) | Target::Lsn(_) => Error::NoneBefore {
-            place,
-            target: target.to_string(),
-        },
-        _ => Error::NoBackup {
-            name: LATEST.into(),
-            place,
-        },
-    })
 }

@@ -5,9 +5,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::forks::Branch;
 use super::unarchived::Unarchived;
 use crate::archive::{self, tree::TreeName};
-use crate::pg::{Lsn, SystemId, Timeline};
+use crate::pg::{Lsn, SystemId, Timeline, WalName};
 use crate::read::part::PartError;
 
 /// What keeps a backup from being restored.
@@ -109,6 +110,31 @@ pub enum Error {
         timeline: Timeline,
         /// What the history says.
         reason: String,
+    },
+    /// No backup from which the timeline can be reached.
+    #[error(
+        "{place} has no complete backup that lies on the way to {}.\nHINT: `walfs backup-list` shows those that there \
+         are; name another --target-timeline.", way(*.timeline)
+    )]
+    NoneOnTimeline {
+        /// The archive.
+        place: String,
+        /// The timeline; `None`: whichever.
+        timeline: Option<Timeline>,
+    },
+    /// Several timelines have WAL of their own, and nobody has said which one is meant.
+    #[error(
+        "in {place} {} timelines have WAL that the others do not have, and only you know which one leads to {target}:{}\n\
+         HINT: name it: {}. What only the others have will not be in the restored server.",
+        .branches.len(), listed(.branches), choices(.branches)
+    )]
+    Branches {
+        /// The archive.
+        place: String,
+        /// The target, in words.
+        target: String,
+        /// The ends that recovery can come to, at least two.
+        branches: Vec<Branch>,
     },
     /// There is something in the directory.
     #[error(
@@ -294,6 +320,32 @@ impl Error {
             source,
         }
     }
+}
+
+impl Error {
+    /// An archived file that cannot be read. The reader's errors are shared; what they say is all that is needed.
+    pub(super) fn unreadable(error: &archive::Error, name: WalName) -> Self {
+        Self::System {
+            operation: "bring",
+            path: PathBuf::from(name.to_string()),
+            source: io::Error::other(error.to_string()),
+        }
+    }
+}
+
+fn way(timeline: Option<Timeline>) -> String {
+    timeline.map_or("any timeline".into(), |timeline| format!("timeline {timeline}"))
+}
+
+fn listed(branches: &[Branch]) -> String {
+    branches.iter().map(|branch| format!("\n  {branch}")).collect()
+}
+
+fn choices(branches: &[Branch]) -> String {
+    let options = branches
+        .iter()
+        .map(|branch| format!("--target-timeline {}", branch.timeline));
+    options.collect::<Vec<_>>().join(", or ")
 }
 
 impl From<PartError> for Error {

@@ -3,13 +3,13 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::configure::SIGNALS;
 use super::error::Error;
 use super::place::{CONTROL, LOST_AND_FOUND, MARK};
-use super::settings::{Recovery, auto_conf};
 use super::spot::{Base, Roots, Spot};
 use super::{Owner, work};
 use crate::archive::Archive;
@@ -23,7 +23,7 @@ use crate::read::{PIECE_BYTES, Reader};
 use crate::store::Patience;
 
 /// No settings file or tablespace map is longer, in bytes.
-const LONGEST_TEXT: u64 = 16 << 20;
+pub(super) const LONGEST_TEXT: u64 = 16 << 20;
 
 /// No `backup_manifest` that is changed is longer, in bytes: some millions of files.
 const LONGEST_MANIFEST: u64 = 1 << 30;
@@ -75,9 +75,6 @@ impl Access {
     }
 }
 
-/// What makes a server recover, or follow: there is at most one of them when all is done.
-const SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
-
 /// Brings the segments that make the backup consistent, so that it needs no archive for that. They are marked as
 /// archived, because they are.
 pub(super) async fn bring_wal(
@@ -104,7 +101,7 @@ pub(super) async fn bring_wal(
             let piece = reader
                 .read(name, segment_bytes, at, PIECE_BYTES as usize, patience)
                 .await;
-            let piece = piece.map_err(|error| unreadable(&error, name))?;
+            let piece = piece.map_err(|error| Error::unreadable(&error, name))?;
             at += piece.len() as u64;
             // Not here: files are being fetched by the same task.
             let target = opened.clone();
@@ -119,15 +116,6 @@ pub(super) async fn bring_wal(
         })?;
     }
     Ok(())
-}
-
-/// The reader's errors are shared; what they say is all that is needed.
-fn unreadable(error: &crate::archive::Error, name: WalName) -> Error {
-    Error::System {
-        operation: "bring",
-        path: PathBuf::from(name.to_string()),
-        source: io::Error::other(error.to_string()),
-    }
 }
 
 /// Makes the links of tablespaces and of the WAL, and has `tablespace_map` say the same, if the backup has one.
@@ -176,23 +164,6 @@ fn link_wal(roots: &Roots, waldir: &Path, link: &Spot) -> Result<(), Error> {
         Ok(to) if root.path().join(&to) == waldir => Ok(()),
         _ => root.link(waldir, below),
     })
-}
-
-/// Writes the settings and the file that begins the recovery.
-pub(super) fn write_settings(roots: &Roots, recovery: &Recovery, access: Access) -> Result<(), Error> {
-    let spot = |path: &str| roots.bases.spot(path.as_bytes());
-    let settings = spot("postgresql.auto.conf");
-    let before = roots.read(&settings, LONGEST_TEXT)?.unwrap_or_default();
-    let write = |spot: &Spot, content: &[u8]| {
-        roots.on("write", spot, |root, below| {
-            root.write(below, content, access.file())
-        })
-    };
-    write(&settings, &auto_conf(&before, recovery))?;
-    for signal in SIGNALS {
-        roots.on("remove", &spot(signal), Root::remove_file)?;
-    }
-    write(&spot(recovery.signal_file()), b"")
 }
 
 /// Gives each file its mode and time, directories last.
@@ -319,7 +290,7 @@ pub(super) fn put_control(roots: &Roots, bytes: &[u8], mode: u32, owner: Option<
 
 /// Has `backup_manifest` describe a file that differs from the backup's, so that `pg_verifybackup` looks for what was
 /// restored. Its line keeps its place and algorithm; the checksum over all lines is made anew.
-fn describe(roots: &Roots, access: Access, file: &str, content: &[u8]) -> Result<(), Error> {
+pub(super) fn describe(roots: &Roots, access: Access, file: &str, content: &[u8]) -> Result<(), Error> {
     let manifest = roots.bases.spot(b"backup_manifest");
     let Some(before) = roots.read(&manifest, LONGEST_MANIFEST)? else {
         return Ok(());

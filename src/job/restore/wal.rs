@@ -1,18 +1,13 @@
-//! How far the archived WAL leads on from a backup, along the timelines that recovery would follow.
-//!
-//! PostgreSQL's `latest` is the last of the timelines that follow each other without a gap in their numbers
-//! (`findNewestTimeLine` of timeline.c). A position is read from the newest timeline that had begun by then; the segment
-//! in which a timeline began is its own, with its parent's pages in front (`XLogFileReadAnyTLI` of xlogrecovery.c).
+//! How far the archived WAL leads on from a backup, along the way that recovery takes.
 
 use std::time::SystemTime;
 
+use super::choose::Candidate;
 use super::error::Error;
-use super::target::TargetTimeline;
+use super::way::{Stretch, Way};
 use crate::archive::Archive;
-use crate::archive::tree::TreeName;
-use crate::archive::tree::summary::Summary;
 use crate::archive::wal::WalCursor;
-use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName, history};
+use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
 use crate::store::Patience;
 
 /// What the archive has behind a backup.
@@ -41,135 +36,39 @@ impl Reach {
     }
 }
 
-/// A stretch of the WAL that is on one timeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stretch {
-    timeline: Timeline,
-    begin: Lsn,
-    /// `None` on the last.
-    end: Option<Lsn>,
-}
-
 /// Segments that follow each other, by number, both ends included; and the time of the last.
 #[derive(Debug, Clone, Copy)]
-struct Run {
-    first: u64,
-    last: u64,
-    newest: SystemTime,
+pub(super) struct Run {
+    pub first: u64,
+    pub last: u64,
+    pub newest: SystemTime,
 }
 
 /// Looks how far the WAL leads from where the backup ends.
 ///
 /// # Errors
-/// [`Error::NoTimeline`], [`Error::OtherBranch`], [`Error::Content`], [`Error::Archive`].
+/// [`Error::Content`], [`Error::Archive`].
 pub(super) async fn reach(
     archive: &Archive,
-    backup: &TreeName,
-    summary: &Summary,
-    wanted: TargetTimeline,
+    candidate: &Candidate,
+    way: &Way,
     patience: Patience,
 ) -> Result<Reach, Error> {
-    let broken = |reason: &str| Error::Content {
-        backup: backup.clone(),
-        file: "its summary".into(),
-        reason: reason.to_owned(),
-    };
-    let size = SegmentSize::new(summary.backup.segment_bytes).map_err(|error| broken(&error.to_string()))?;
-    let (begun, _) = summary.backup.start().ok_or_else(|| broken("it names no WAL"))?;
-    let (own, stop) = summary.backup.stop().ok_or_else(|| broken("it names no WAL"))?;
-    let timeline = match wanted {
-        TargetTimeline::Latest => newest_timeline(archive, begun, patience).await?,
-        TargetTimeline::Current => own,
-        TargetTimeline::Number(timeline) => timeline,
-    };
-    let stretches = stretches(archive, timeline, own, patience).await?;
-    check_branch(backup, own, stop, timeline, &stretches)?;
-    let last_own = stop.0.saturating_sub(1) / size.bytes();
+    let size = candidate.segment_size()?;
+    let last_own = candidate.stop.0.saturating_sub(1) / size.bytes();
+    let stretches = way.stretches();
     let mut runs = Vec::new();
-    for stretch in stretches.iter().filter(|stretch| stretch.timeline >= own) {
+    for stretch in stretches
+        .iter()
+        .filter(|stretch| stretch.timeline >= candidate.own)
+    {
         runs.extend(list(archive, *stretch, last_own, size, patience).await?);
     }
-    Ok(add_up(&stretches, runs, last_own, size))
-}
-
-async fn newest_timeline(archive: &Archive, from: Timeline, patience: Patience) -> Result<Timeline, Error> {
-    let mut newest = from;
-    loop {
-        let next = Timeline(newest.0.saturating_add(1));
-        if next == newest
-            || archive
-                .wal_meta(WalName::History(next), patience)
-                .await?
-                .is_none()
-        {
-            return Ok(newest);
-        }
-        newest = next;
-    }
-}
-
-/// The way to a timeline from the first.
-async fn stretches(
-    archive: &Archive,
-    timeline: Timeline,
-    own: Timeline,
-    patience: Patience,
-) -> Result<Vec<Stretch>, Error> {
-    let name = WalName::History(timeline);
-    let text = archive.read_small(name, patience).await?;
-    let mut found = Vec::new();
-    let mut begin = Lsn(0);
-    if let Some(text) = &text {
-        let entries = history::parse(text, timeline).map_err(|error| crate::archive::Error::Text {
-            name,
-            reason: error.to_string(),
-        })?;
-        for entry in entries {
-            let (timeline, end) = (entry.timeline, Some(entry.end));
-            found.push(Stretch { timeline, begin, end });
-            begin = entry.end;
-        }
-    } else if timeline != own && timeline != Timeline(1) {
-        return Err(Error::NoTimeline {
-            place: archive.place(),
-            timeline,
-        });
-    }
-    found.push(Stretch {
-        timeline,
-        begin,
-        end: None,
-    });
-    Ok(found)
-}
-
-/// Does the way go through the backup's end?
-fn check_branch(
-    backup: &TreeName,
-    own: Timeline,
-    stop: Lsn,
-    timeline: Timeline,
-    stretches: &[Stretch],
-) -> Result<(), Error> {
-    let through = stretches.iter().find(|stretch| stretch.timeline == own);
-    let reason = match through {
-        Some(Stretch { end: Some(end), .. }) if *end < stop => {
-            format!("it left timeline {own} at {end}")
-        }
-        Some(_) => return Ok(()),
-        None => format!("timeline {own} is not among its ancestors"),
-    };
-    Err(Error::OtherBranch {
-        backup: backup.clone(),
-        stop,
-        own,
-        timeline,
-        reason,
-    })
+    Ok(add_up(stretches, runs, last_own, size))
 }
 
 /// The archived segments of a stretch, from number `from` on.
-async fn list(
+pub(super) async fn list(
     archive: &Archive,
     stretch: Stretch,
     from: u64,
@@ -278,16 +177,5 @@ mod tests {
         assert_eq!(reached(&[(3, 5), (5, 9)]), (second(9), None));
         assert_eq!(reached(&[(3, 4), (6, 9)]), (first(4), Some(second(5))));
         assert_eq!(reached(&[(5, 9)]), (first(3), Some(first(4))));
-    }
-
-    #[test]
-    fn a_backup_must_lie_on_the_way() {
-        let name = "monday".parse().unwrap();
-        let stretches = [stretch(1, 0, Some(500)), stretch(3, 500, None)];
-        let check = |own, stop| check_branch(&name, Timeline(own), Lsn(stop), Timeline(3), &stretches);
-        assert!(check(1, 500).is_ok() && check(3, 900).is_ok());
-        let left = check(1, 501).unwrap_err().to_string();
-        assert!(left.contains("left timeline 1 at 0/1F4"), "{left}");
-        assert!(matches!(check(2, 1), Err(Error::OtherBranch { .. })));
     }
 }

@@ -1,0 +1,131 @@
+//! The way through the timelines: on which of them each position of the WAL is read.
+//!
+//! A position is read from the newest timeline that had begun by then; the segment in which a timeline began is its own,
+//! with its parent's pages in front (`XLogFileReadAnyTLI` of xlogrecovery.c).
+
+use crate::pg::history::HistoryEntry;
+use crate::pg::{Lsn, Timeline};
+
+/// A stretch of the WAL that is on one timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stretch {
+    pub timeline: Timeline,
+    pub begin: Lsn,
+    /// `None` on the last.
+    pub end: Option<Lsn>,
+}
+
+/// From the first timeline to one that recovery can end on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Way {
+    stretches: Vec<Stretch>,
+    timeline: Timeline,
+}
+
+impl Way {
+    /// To a timeline with this history; with none, that timeline is all of it.
+    pub(super) fn new(timeline: Timeline, history: &[HistoryEntry]) -> Self {
+        let mut begin = Lsn(0);
+        let mut stretches = Vec::with_capacity(history.len() + 1);
+        for entry in history {
+            let (timeline, end) = (entry.timeline, Some(entry.end));
+            stretches.push(Stretch { timeline, begin, end });
+            begin = entry.end;
+        }
+        let end = None;
+        stretches.push(Stretch { timeline, begin, end });
+        Self { stretches, timeline }
+    }
+
+    /// Where it ends.
+    pub(super) fn timeline(&self) -> Timeline {
+        self.timeline
+    }
+
+    pub(super) fn stretches(&self) -> &[Stretch] {
+        &self.stretches
+    }
+
+    /// The timeline that the last one comes from, and where it left it.
+    pub(super) fn fork(&self) -> Option<(Timeline, Lsn)> {
+        let (_, before) = self.stretches.split_last()?;
+        before
+            .last()
+            .and_then(|parent| Some((parent.timeline, parent.end?)))
+    }
+
+    /// Where it leaves a timeline; `None` if it ends on it or never comes there.
+    pub(super) fn leaves(&self, timeline: Timeline) -> Option<Lsn> {
+        let stretch = self.stretches.iter().find(|stretch| stretch.timeline == timeline);
+        stretch.and_then(|stretch| stretch.end)
+    }
+
+    /// Does it go through this position of that timeline?
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn check_through(&self, timeline: Timeline, position: Lsn) -> Result<(), String> {
+        let through = self.stretches.iter().find(|stretch| stretch.timeline == timeline);
+        match through {
+            Some(Stretch { end: Some(end), .. }) if *end < position => {
+                Err(format!("it left timeline {timeline} at {end}"))
+            }
+            Some(_) => Ok(()),
+            None => Err(format!("timeline {timeline} is not among its ancestors")),
+        }
+    }
+
+    /// Up to where two ways are the same; `None` if they are one.
+    pub(super) fn parts_from(&self, other: &Self) -> Option<Lsn> {
+        let both = self.stretches.iter().zip(&other.stretches);
+        let (own, others) = both.into_iter().find(|(own, others)| own != others)?;
+        if own.timeline != others.timeline {
+            return Some(own.begin.min(others.begin));
+        }
+        let end = |stretch: &Stretch| stretch.end.unwrap_or(Lsn(u64::MAX));
+        Some(end(own).min(end(others)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn way(timeline: u32, history: &[(u32, u64)]) -> Way {
+        let entries = history.iter().map(|(timeline, end)| HistoryEntry {
+            timeline: Timeline(*timeline),
+            end: Lsn(*end),
+            reason: String::new(),
+        });
+        Way::new(Timeline(timeline), &entries.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_backup_must_lie_on_the_way() {
+        let way = way(3, &[(1, 500)]);
+        let through = |timeline, position| way.check_through(Timeline(timeline), Lsn(position));
+        assert!(through(1, 500).is_ok() && through(3, 900).is_ok());
+        assert!(through(1, 501).unwrap_err().contains("left timeline 1 at 0/1F4"));
+        assert!(through(2, 1).is_err());
+    }
+
+    #[test]
+    fn ways_part_where_the_first_leaves() {
+        let (one, two) = (way(1, &[]), way(2, &[(1, 500)]));
+        let (three, four) = (way(3, &[(1, 400)]), way(4, &[(1, 500), (2, 900)]));
+        assert_eq!(one.parts_from(&two), Some(Lsn(500)));
+        assert_eq!(two.parts_from(&three), Some(Lsn(400)));
+        assert_eq!(four.parts_from(&two), Some(Lsn(900)));
+        assert_eq!(four.parts_from(&one), Some(Lsn(500)));
+        assert_eq!(one.parts_from(&one), None);
+        assert_eq!(
+            way(2, &[(1, 500)]).parts_from(&way(3, &[(1, 500)])),
+            Some(Lsn(500))
+        );
+        assert_eq!((four.fork(), one.fork()), (Some((Timeline(2), Lsn(900))), None));
+        assert_eq!(
+            (four.leaves(Timeline(1)), four.leaves(Timeline(4))),
+            (Some(Lsn(500)), None)
+        );
+    }
+}

@@ -1,0 +1,349 @@
+//! Records of the WAL (`xlogrecord.h`, `xlogreader.c`), as far as somebody must know what a segment still says.
+//!
+//! ```text
+//!  0  u32  length of the record, with this header of 24 bytes
+//!  4  u32  transaction
+//!  8  u64  position of the record before
+//! 16  u8   what kind, of its resource manager
+//! 17  u8   resource manager
+//! 20  u32  CRC-32C of all behind this header, then of the header up to here
+//! ```
+//! A record begins at a multiple of 8 and runs over pages; each page begins with a header of 24 bytes, the first of a
+//! segment with one of 40, which says how much of a record from before is left. This is the same in PostgreSQL 13 to 18.
+//! Only little-endian WAL is read. A window is bytes that somebody has read already: its lengths bound everything here.
+
+use jiff::Timestamp;
+
+use super::control::Limits;
+use super::{Lsn, PageHeader};
+
+const HEADER_BYTES: usize = 24;
+
+const PAGE_HEADER_BYTES: usize = 24;
+
+const LONG_PAGE_HEADER_BYTES: usize = 40;
+
+/// `XLP_FIRST_IS_CONTRECORD`; below, `XLP_LONG_HEADER`.
+const CONTINUES: u16 = 0x0001;
+
+const LONG: u16 = 0x0002;
+
+/// `RM_XLOG_ID`; below, `RM_XACT_ID`.
+const XLOG: u8 = 0;
+
+const XACT: u8 = 1;
+
+/// `XLOG_PARAMETER_CHANGE`.
+const PARAMETER_CHANGE: u8 = 0x60;
+
+/// Microseconds from 1970 to 2000, PostgreSQL's epoch.
+const EPOCH: i64 = 946_684_800_000_000;
+
+/// Pages of WAL that follow each other.
+#[derive(Debug, Clone, Copy)]
+pub struct Window<'a> {
+    magic: u16,
+    block_bytes: usize,
+    start: Lsn,
+    bytes: &'a [u8],
+}
+
+/// What is at a position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// A whole record, and its CRC is right.
+    Record(Record),
+    /// One that runs on behind the window, or the position lies there.
+    Beyond,
+    /// None: zeros, what an older segment has left, or damage.
+    Nothing,
+}
+
+/// A record whose CRC is right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Where it begins.
+    pub at: Lsn,
+    /// Where the next one may begin.
+    pub next: Lsn,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    /// Bytes that begin on a page, at `start`; `header` is that of their segment.
+    pub fn new(header: &PageHeader, start: Lsn, bytes: &'a [u8]) -> Self {
+        Self {
+            magic: header.magic,
+            block_bytes: header.block_bytes as usize,
+            start,
+            bytes,
+        }
+    }
+
+    /// The record that begins at a position.
+    pub fn record_at(&self, at: Lsn) -> Found {
+        match self.read(at) {
+            Ok(record) => Found::Record(record),
+            Err(found) => found,
+        }
+    }
+
+    /// Where the first record begins, behind what is left of one from before the window.
+    pub fn first(&self) -> Option<Lsn> {
+        let rest = self.u32_at(16)? as usize;
+        let continues = self.info(0)? & CONTINUES != 0;
+        let end = match continues {
+            true => self.gather(0, rest, rest).ok()?.1,
+            false => 0,
+        };
+        Some(Lsn(self.start.0 + end.next_multiple_of(8) as u64))
+    }
+
+    /// The records from a position on, up to the first that is not whole.
+    pub fn records(self, from: Lsn) -> impl Iterator<Item = Record> + use<'a> {
+        let read = move |at| self.read(at).ok();
+        std::iter::successors(read(from), move |record| read(record.next))
+    }
+
+    fn read(&self, at: Lsn) -> Result<Record, Found> {
+        let offset = at.0.checked_sub(self.start.0).ok_or(Found::Nothing)? as usize;
+        let begin = match offset % self.block_bytes {
+            0 => offset + self.page(offset, 0)?,
+            _ => offset,
+        };
+        let length = self.u32_at(begin).ok_or(Found::Beyond)? as usize;
+        if length < HEADER_BYTES || begin % 8 != 0 {
+            return Err(Found::Nothing);
+        }
+        let (bytes, end) = self.gather(begin, length, 0)?;
+        let expected = u32_of(&bytes, 20);
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[HEADER_BYTES..]), &bytes[..20]);
+        if expected != Some(crc) {
+            return Err(Found::Nothing);
+        }
+        let next = Lsn(self.start.0 + end.next_multiple_of(8) as u64);
+        Ok(Record { at, next, bytes })
+    }
+
+    /// So many bytes from an offset on, without the page headers between; and the offset behind them. `rest` is what the
+    /// page at the offset says is left of the record, if it begins there.
+    fn gather(&self, offset: usize, length: usize, rest: usize) -> Result<(Vec<u8>, usize), Found> {
+        let mut gathered = Vec::with_capacity(length.min(self.bytes.len()));
+        let mut at = offset;
+        if rest > 0 {
+            at += self.page(at, rest)?;
+        }
+        while gathered.len() < length {
+            let left = length - gathered.len();
+            if at.is_multiple_of(self.block_bytes) {
+                at += self.page(at, left)?;
+            }
+            let here = left.min(self.block_bytes - at % self.block_bytes);
+            gathered.extend_from_slice(self.bytes.get(at..at + here).ok_or(Found::Beyond)?);
+            at += here;
+        }
+        Ok((gathered, at))
+    }
+
+    /// Length of a page's header, if it is this place's and has so much left of a record.
+    fn page(&self, at: usize, left: usize) -> Result<usize, Found> {
+        let header = self.bytes.get(at..at + PAGE_HEADER_BYTES).ok_or(Found::Beyond)?;
+        let address = header[8..]
+            .first_chunk()
+            .map(|address| u64::from_le_bytes(*address));
+        let info = self.info(at).ok_or(Found::Beyond)?;
+        let rest = match info & CONTINUES {
+            0 => Some(0),
+            _ => u32_of(header, 16),
+        };
+        let right = header[..2] == self.magic.to_le_bytes()
+            && address == Some(self.start.0 + at as u64)
+            && rest == u32::try_from(left).ok();
+        match (right, info & LONG) {
+            (false, _) => Err(Found::Nothing),
+            (true, 0) => Ok(PAGE_HEADER_BYTES),
+            (true, _) => Ok(LONG_PAGE_HEADER_BYTES),
+        }
+    }
+
+    fn info(&self, at: usize) -> Option<u16> {
+        let bytes = self.bytes.get(at + 2..at + 4)?;
+        bytes.try_into().ok().map(u16::from_le_bytes)
+    }
+
+    fn u32_at(&self, at: usize) -> Option<u32> {
+        u32_of(self.bytes, at)
+    }
+}
+
+fn u32_of(bytes: &[u8], at: usize) -> Option<u32> {
+    let field = bytes.get(at..at + 4)?;
+    field.try_into().ok().map(u32::from_le_bytes)
+}
+
+impl Record {
+    /// When the transaction ended, if it is the record of that.
+    pub fn ended(&self) -> Option<Timestamp> {
+        // Commit, abort, and both of what was prepared (xact.h).
+        let ends = matches!(self.kind() & 0x70, 0x00 | 0x20 | 0x30 | 0x40);
+        let time = self.main().filter(|_| self.manager() == XACT && ends)?.get(..8)?;
+        let since_2000 = time.try_into().map(i64::from_le_bytes).ok()?;
+        Timestamp::from_microsecond(since_2000.checked_add(EPOCH)?).ok()
+    }
+
+    /// The settings that a server in recovery needs from here on, if they change here.
+    pub fn limits(&self) -> Option<Limits> {
+        if self.manager() != XLOG || self.kind() & 0xF0 != PARAMETER_CHANGE {
+            return None;
+        }
+        let main = self.main()?;
+        Limits::read(|number| u32_of(main, 4 * number))
+    }
+
+    fn kind(&self) -> u8 {
+        self.bytes[16]
+    }
+
+    fn manager(&self) -> u8 {
+        self.bytes[17]
+    }
+
+    /// What the record says of itself, behind the headers of its parts; `None` if it has blocks of files, too.
+    fn main(&self) -> Option<&[u8]> {
+        let mut at = HEADER_BYTES;
+        loop {
+            let length = match *self.bytes.get(at)? {
+                // XLR_BLOCK_ID_TOPLEVEL_XID, XLR_BLOCK_ID_ORIGIN
+                252 => {
+                    at += 5;
+                    continue;
+                }
+                253 => {
+                    at += 3;
+                    continue;
+                }
+                254 => u32_of(&self.bytes, at + 1)? as usize,
+                255 => usize::from(*self.bytes.get(at + 1)?),
+                _ => return None,
+            };
+            let begin = self.bytes.len().checked_sub(length)?;
+            return self.bytes.get(begin..);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::SystemId;
+    use crate::pg::Timeline;
+
+    const BLOCK: usize = 8192;
+    const START: Lsn = Lsn(0x300_0000);
+
+    fn header() -> PageHeader {
+        PageHeader {
+            magic: 0xD110,
+            info: LONG,
+            timeline: Timeline(1),
+            page_address: START,
+            system_id: SystemId(1),
+            segment_bytes: 1 << 20,
+            block_bytes: BLOCK as u32,
+        }
+    }
+
+    /// A commit of 2000-01-01 00:00:01, with so many bytes behind it.
+    fn commit(more: usize) -> Vec<u8> {
+        let mut record = vec![0; HEADER_BYTES];
+        let main = [&1_000_000_i64.to_le_bytes()[..], &vec![7; more]].concat();
+        record.push(254);
+        record.extend((main.len() as u32).to_le_bytes());
+        record.extend(main);
+        let length = record.len() as u32;
+        record[..4].copy_from_slice(&length.to_le_bytes());
+        record[17] = XACT;
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&record[HEADER_BYTES..]), &record[..20]);
+        record[20..24].copy_from_slice(&crc.to_le_bytes());
+        record
+    }
+
+    /// Pages with these records, one behind the other.
+    fn pages(count: usize, records: &[Vec<u8>]) -> Vec<u8> {
+        let mut pages = vec![0; count * BLOCK];
+        let mut at = 0;
+        let begin = |pages: &mut Vec<u8>, at: &mut usize, left: usize| {
+            if (*at).is_multiple_of(BLOCK) {
+                let long = *at == 0;
+                let info = u16::from(left > 0) * CONTINUES + u16::from(long) * LONG;
+                pages[*at..*at + 2].copy_from_slice(&0xD110_u16.to_le_bytes());
+                pages[*at + 2..*at + 4].copy_from_slice(&info.to_le_bytes());
+                pages[*at + 8..*at + 16].copy_from_slice(&(START.0 + *at as u64).to_le_bytes());
+                pages[*at + 16..*at + 20].copy_from_slice(&(left as u32).to_le_bytes());
+                *at += if long {
+                    LONG_PAGE_HEADER_BYTES
+                } else {
+                    PAGE_HEADER_BYTES
+                };
+            }
+        };
+        for record in records {
+            for (done, byte) in record.iter().enumerate() {
+                let left = if done == 0 { 0 } else { record.len() - done };
+                begin(&mut pages, &mut at, left);
+                pages[at] = *byte;
+                at += 1;
+            }
+            at = at.next_multiple_of(8);
+        }
+        pages
+    }
+
+    #[test]
+    fn records_are_read_over_pages() {
+        let bytes = pages(5, &[commit(100), commit(20_000), commit(1)]);
+        let window = Window::new(&header(), START, &bytes);
+        assert_eq!(window.first(), Some(START));
+        let found: Vec<Record> = window.records(START).collect();
+        assert_eq!(found.len(), 3);
+        let second: Timestamp = "2000-01-01T00:00:01Z".parse().unwrap();
+        assert!(found.iter().all(|record| record.ended() == Some(second)));
+        assert_eq!(window.record_at(found[2].next), Found::Nothing);
+        // From its second page on: what is left of the second record is passed.
+        let later = Window::new(&header(), Lsn(START.0 + BLOCK as u64), &bytes[BLOCK..]);
+        assert_eq!(later.first(), Some(found[2].at));
+    }
+
+    #[test]
+    fn what_is_no_record() {
+        let mut bytes = pages(5, &[commit(100), commit(20_000)]);
+        let at = Window::new(&header(), START, &bytes)
+            .records(START)
+            .next()
+            .unwrap()
+            .next;
+        let look = |bytes: &[u8], at: Lsn| Window::new(&header(), START, bytes).record_at(at);
+        assert!(matches!(look(&bytes, at), Found::Record(_)));
+        assert_eq!(look(&bytes[..2 * BLOCK], at), Found::Beyond);
+        assert_eq!(look(&bytes, Lsn(START.0 + 5 * BLOCK as u64)), Found::Beyond);
+        assert_eq!(look(&bytes, Lsn(START.0 - 8)), Found::Nothing);
+        assert_eq!(look(&bytes, Lsn(at.0 + 8)), Found::Nothing);
+        bytes[BLOCK + 1000] ^= 1;
+        assert_eq!(look(&bytes, at), Found::Nothing);
+        bytes[BLOCK + 1000] ^= 1;
+        bytes[BLOCK + 9] ^= 1;
+        assert_eq!(look(&bytes, at), Found::Nothing, "a page of another place");
+        assert_eq!(look(&[], START), Found::Beyond);
+    }
+
+    #[test]
+    fn a_length_is_a_claim() {
+        let mut bytes = pages(1, &[commit(100)]);
+        let at = LONG_PAGE_HEADER_BYTES;
+        for length in [0, 23, u32::MAX] {
+            bytes[at..at + 4].copy_from_slice(&length.to_le_bytes());
+            let found = Window::new(&header(), START, &bytes).record_at(START);
+            assert!(!matches!(found, Found::Record(_)), "{length}");
+        }
+    }
+}

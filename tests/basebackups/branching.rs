@@ -1,0 +1,190 @@
+//! Timelines that fork while their parent goes on (contract B12): who is asked, what is followed without a question, and
+//! which backup LATEST then means.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::common::basebackup::Site;
+use crate::common::postgres::{Postgres, newest};
+use crate::common::recovery::Recovery;
+use crate::common::user::{User, said};
+use crate::common::wait;
+use crate::common::world::World;
+
+/// A server, its archive, and what is restored from it.
+struct Forked<'a> {
+    site: Site<'a>,
+    world: &'a World,
+}
+
+impl Forked<'_> {
+    fn try_restore(&self, arguments: &[&str], directory: &Path) -> Output {
+        let mut restore = self.site.walfs("restore");
+        restore
+            .args(["--json", "--no-sync"])
+            .args(arguments)
+            .arg("-D")
+            .arg(directory);
+        restore.output().expect("run walfs")
+    }
+
+    /// The backup and the timeline that a restore would take, and what it says besides.
+    #[track_caller]
+    fn would(&self, arguments: &[&str]) -> (String, u64, String) {
+        let output = self.try_restore(
+            &[arguments, &["--dry-run"]].concat(),
+            &self.dir("dry").join("data"),
+        );
+        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let timeline = report["timeline"].as_u64().expect("a number");
+        (
+            report["backup"].as_str().expect("a name").to_owned(),
+            timeline,
+            report["warnings"].to_string(),
+        )
+    }
+
+    /// Nothing is touched, and both branches are named.
+    #[track_caller]
+    fn asks(&self, arguments: &[&str]) -> String {
+        let directory = self.dir("asked").join("data");
+        let output = self.try_restore(arguments, &directory);
+        let message = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {message}");
+        for text in [
+            "HINT: ",
+            "--target-timeline 1",
+            "--target-timeline 3",
+            "forked from timeline 1 at 0/",
+        ] {
+            assert!(message.contains(text), "{text}: {message}");
+        }
+        assert!(!directory.exists());
+        message
+    }
+
+    /// A server that was restored, open for writing.
+    #[track_caller]
+    fn restored(&self, name: &str, arguments: &[&str]) -> Postgres {
+        let dir = self.dir(name);
+        let output = self.try_restore(arguments, &dir.join("data"));
+        assert!(output.status.success(), "{}", said(&output));
+        let mut server = Postgres::start_as_it_is(&dir, newest(), &[]);
+        assert_eq!(
+            server.recovery_within(wait::LONG),
+            Recovery::Promoted,
+            "{}",
+            server.log()
+        );
+        server
+    }
+
+    fn dir(&self, name: &str) -> PathBuf {
+        let dir = self.world.path().join(name);
+        User::postgres().make_dir(&dir);
+        dir
+    }
+
+    fn push(&self, name: &str, content: &[u8]) {
+        let file = self.world.owned_file(name, content);
+        let output = self
+            .site
+            .walfs("wal-push")
+            .arg(&file)
+            .output()
+            .expect("run walfs");
+        assert!(output.status.success(), "{}", said(&output));
+    }
+}
+
+const ROWS: &str = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM t";
+
+#[test]
+fn b12_timelines_that_go_on_side_by_side_are_named_and_chosen() {
+    let world = World::new("forked");
+    let site = Site::local(&world);
+    let forked = Forked { site, world: &world };
+    let server = &forked.site.server;
+    server.query("CREATE TABLE t (id int)");
+    forked.site.backup("b1");
+    server.query("INSERT INTO t VALUES (1)");
+    let before = server.current_lsn();
+    server.archive_all();
+
+    // Anybody can bring a history: one without WAL leads nowhere, and stands in nobody's way.
+    forked.push("00000002.history", b"1\t0/9000000\tmade up\n");
+    let (backup, timeline, warnings) = forked.would(&["LATEST"]);
+    assert_eq!((backup.as_str(), timeline), ("b1", 1));
+    assert!(
+        warnings.contains("timeline 2 is not followed") && warnings.contains("no segment"),
+        "{warnings}"
+    );
+
+    // A copy beside the server does not archive, whatever it is made of.
+    let beside = forked.restored("beside", &["latest"]);
+    assert_eq!(beside.query("SHOW archive_mode"), "off");
+    assert_eq!(beside.query(ROWS), "1");
+    drop(beside);
+
+    // One that takes over does; and what has merely been left for it is not asked about.
+    let copy = forked.restored("copy", &["--take-over", "LATEST"]);
+    copy.query("INSERT INTO t VALUES (20)");
+    copy.archive_all();
+    assert_eq!(forked.would(&["LATEST"]).1, 3);
+
+    // The server was not gone. One record behind the fork is enough, in a segment that is the last.
+    server.query("INSERT INTO t VALUES (2)");
+    let behind = server.current_lsn();
+    server.archive_all();
+    let message = forked.asks(&["LATEST"]);
+    assert!(
+        message.contains("archived up to 00000001") && message.contains("archived up to 00000003"),
+        "{message}"
+    );
+    forked.asks(&["b1"]);
+    forked.asks(&["LATEST", "--target-time", "2099-01-01 00:00:00 UTC"]);
+    forked.asks(&["LATEST", "--target-xid", "800"]);
+    forked.asks(&["LATEST", "--target-lsn", &behind]);
+    // Where both are one, there is nothing to ask.
+    for arguments in [
+        ["LATEST", "--immediate"].as_slice(),
+        &["LATEST", "--target-lsn", &before],
+    ] {
+        assert_eq!(forked.would(arguments).0, "b1", "{arguments:?}");
+    }
+    for (timeline, rows) in [("1", "1 2"), ("3", "1 20")] {
+        let chosen = forked.restored(
+            &format!("on-{timeline}"),
+            &["LATEST", "--target-timeline", timeline],
+        );
+        assert_eq!(chosen.query(ROWS), rows);
+    }
+
+    // LATEST is the newest that can get there, not the newest of all.
+    forked.site.backup("b2");
+    assert_eq!(forked.would(&["LATEST", "--target-timeline", "1"]).0, "b2");
+    assert_eq!(forked.would(&["LATEST", "--target-timeline", "3"]).0, "b1");
+    forked.asks(&["LATEST"]);
+    let refused = forked.try_restore(
+        &["b2", "--target-timeline", "3"],
+        &forked.dir("refused").join("data"),
+    );
+    assert!(said(&refused).contains("left timeline 1"), "{}", said(&refused));
+
+    // A backup of one branch, begun after the last WAL of the other, settles it: until that goes on.
+    let mut backup = forked.site.walfs("backup");
+    backup
+        .env("PGHOST", world.path().join("copy"))
+        .args(["--fast", "b3"]);
+    let output = backup.output().expect("run walfs");
+    assert!(output.status.success(), "{}", said(&output));
+    let (backup, timeline, warnings) = forked.would(&["LATEST"]);
+    assert_eq!((backup.as_str(), timeline), ("b3", 3));
+    assert!(warnings.contains("taken for abandoned"), "{warnings}");
+    server.query("INSERT INTO t VALUES (3)");
+    server.archive_all();
+    forked.asks(&["LATEST"]);
+}
