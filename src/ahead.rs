@@ -12,9 +12,9 @@
 //! - the archive is never tied to a cluster ahead, only segments of the cluster that it is tied to are stored;
 //! - only segments: a `.history` or `.backup` file does not say of which cluster it is. They cost a round trip each.
 //!
-//! **What `cp` is told** rests on what `cp` brought. Its bytes are hashed; if this process has stored the same content
-//! ahead, and the store has confirmed it, that is success without another request. If the upload is on its way, `cp`
-//! waits for it instead of sending the same again. If it failed, or the content differs, the `cp` is archived as if
+//! **What `cp` is told** rests on what `cp` brought, and on what the store has then. Its bytes are hashed; if this process
+//! has stored the same content ahead, and the store still shows it, which is asked while the bytes come, that is success
+//! without another upload. If the upload is on its way, `cp` waits for it instead of sending the same again. If it failed, or the content differs, the `cp` is archived as if
 //! nothing had been sent, and the store decides. What was sent ahead is forgotten when it is asked for, so a later `cp`
 //! of the same name is compared with what the store has then.
 //!
@@ -178,9 +178,9 @@ impl Ahead {
         match self.runway.send(&pg_wal, name).await {
             Ok(Some(arrived)) => {
                 self.table().learn(Some(arrived.took), self.deadline);
+                promise.keep(arrived.hash);
                 self.metrics.sent_ahead.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!("sent ahead: {name}");
-                promise.keep(arrived.hash);
                 self.complained.store(false, Ordering::Relaxed);
             }
             Ok(None) => tracing::debug!("not sent ahead: {name}"),

@@ -12,7 +12,7 @@
 //! This room knows no FUSE, no cache and no clock beyond the patience it is handed. Keys are spelled here only.
 
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,13 @@ const MARKER: &str = "walfs.json";
 const MARKER_BYTES: u64 = 64 << 10;
 
 const WAL: &str = "wal";
+
+/// How long [`put_first`] waits for other writers, at least.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// ... and how many times as long as its own request took: another one's may take longer.
+const SLOWER: u32 = 4;
+
 const CLUSTER: &str = "cluster.json";
 
 /// `walfs.json`: what this archive is. Never rewritten.
@@ -212,13 +219,9 @@ impl Archive {
             segment_bytes: offered.segment_size.bytes(),
             first_file: name.to_string(),
         };
-        put_json_if_absent(&self.store, CLUSTER, &file, self.marker.put_if_absent, patience).await?;
-        // Read back, whoever won: where the store ignores conditions, all racers see the last writer's.
-        self.cluster(patience).await?.ok_or_else(|| Error::Marker {
-            key: CLUSTER,
-            place: self.place(),
-            reason: "it was written and is not there".into(),
-        })
+        let won = put_first(&self.store, CLUSTER, &file, self.marker.put_if_absent, patience).await?;
+        self.learn_cluster(&won)?;
+        Ok(self.known_cluster().expect("just learnt"))
     }
 
     fn parse_cluster(&self, file: &ClusterFile) -> Result<Cluster, Error> {
@@ -329,17 +332,10 @@ async fn create_marker(store: &Store, options: &Options, patience: Patience) -> 
     };
     // First: an archive whose folders have no marks yet would be taken for one whose disks are missing.
     claim_folders(store, &marker, Stage::Making, patience).await?;
-    put_json_if_absent(store, MARKER, &marker, conditions.put, patience).await?;
+    let won = put_first(store, MARKER, &marker, conditions.put, patience).await?;
     tracing::info!("{} was empty: made a new archive there", store.place());
-    // Another opener may have been quicker: what is stored counts.
-    let stored: Option<Marker> = read_json(store, MARKER, patience).await?;
-    let stored = stored.ok_or_else(|| Error::Marker {
-        key: MARKER,
-        place: store.place(),
-        reason: "it was written and is not there".into(),
-    })?;
-    claim_folders(store, &stored, Stage::Made, patience).await?;
-    Ok(stored)
+    claim_folders(store, &won, Stage::Made, patience).await?;
+    Ok(won)
 }
 
 /// Makes sure of the folders that every archive has.
@@ -387,6 +383,35 @@ async fn read_json<T: for<'a> Deserialize<'a>>(
             key,
             place: store.place(),
             reason: error.to_string(),
+        })
+}
+
+/// Writes what is written once in an archive's life, and gives what is there then: another opener may have been quicker.
+///
+/// A store that keeps no conditions lets the last writer win, and each of two would read back what it wrote itself. So it
+/// is asked once more immediately before, and what is there some time later counts: until then, everybody who had found
+/// nothing has written.
+async fn put_first<T: Serialize + for<'a> Deserialize<'a>>(
+    store: &Store,
+    key: &'static str,
+    value: &T,
+    store_judges: bool,
+    patience: Patience,
+) -> Result<T, Error> {
+    let began = Instant::now();
+    if !store_judges && let Some(there) = read_json(store, key, patience).await? {
+        return Ok(there);
+    }
+    put_json_if_absent(store, key, value, store_judges, patience).await?;
+    if !store_judges {
+        tokio::time::sleep(SETTLED.max(SLOWER * began.elapsed())).await;
+    }
+    read_json(store, key, patience)
+        .await?
+        .ok_or_else(|| Error::Marker {
+            key,
+            place: store.place(),
+            reason: "it was written and is not there".into(),
         })
 }
 

@@ -21,7 +21,24 @@ pub struct Metrics {
     pub read_bytes: AtomicU64,
     last_archived: Mutex<Option<LastFile>>,
     last_error: Mutex<Option<LastError>>,
+    forks: Mutex<Vec<ForkFound>>,
 }
+
+/// Timelines that both go on from one place, as far as this process has seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ForkFound {
+    /// The older one.
+    pub parent_timeline: u32,
+    /// The one that left it.
+    pub child_timeline: u32,
+    /// Where.
+    pub left_at: String,
+    /// An archived segment of the older one that lies behind that.
+    pub parent_goes_on_with: String,
+}
+
+/// More forks than this are not kept.
+const FORKS: usize = 64;
 
 /// The latest archived file.
 #[derive(Debug, Clone, Serialize)]
@@ -62,6 +79,24 @@ impl Metrics {
             time: Timestamp::now(),
             message,
         });
+    }
+
+    /// Notes a fork; true if it was not known.
+    pub fn fork(&self, found: ForkFound) -> bool {
+        let mut forks = self.forks.lock().expect("no panic while held");
+        let same = |known: &ForkFound| {
+            (known.parent_timeline, known.child_timeline) == (found.parent_timeline, found.child_timeline)
+        };
+        let is_new = !forks.iter().any(same);
+        if is_new && forks.len() < FORKS {
+            forks.push(found);
+        }
+        is_new
+    }
+
+    /// The forks that were seen.
+    pub fn forks(&self) -> Vec<ForkFound> {
+        self.forks.lock().expect("no panic while held").clone()
     }
 
     /// The latest archived file.

@@ -27,12 +27,14 @@ pub mod relation;
 mod segments;
 pub mod setting;
 pub mod slru;
+mod switch;
 pub mod tablespace_map;
 mod temporary;
 
 pub use name::{NameError, SegmentName, WalName};
 pub use page::{HeaderError, PageHeader, TimelineMatch};
 pub use segments::segments;
+pub use switch::{Searched, SwitchSearch};
 pub use temporary::staging_target;
 
 const MIB: u64 = 1 << 20;

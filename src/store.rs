@@ -218,7 +218,9 @@ pub enum ErrorKind {
     Transient,
     /// Bytes that came back are not the bytes that were asked for (checksum, length).
     Damaged,
-    /// It will not go away by itself: no such bucket, not a directory, disk full, a bad request.
+    /// There is no room for it. Somebody may make some, but not within the seconds that a request has.
+    Full,
+    /// It will not go away by itself: no such bucket, not a directory, a bad request.
     Permanent,
 }
 

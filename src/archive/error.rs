@@ -97,6 +97,20 @@ pub enum Error {
         /// More, when there is more to say.
         detail: &'static str,
     },
+    /// It is as long as it must be, but not every byte of it has come (contract W3).
+    #[error(
+        "{name} is not archived: its bytes from {begins} to {ends} were never written, and nothing shows that they \
+         are zeros.\n\
+         HINT: a sparse copy needs a source that walfs can see, with zeros there; `cp --sparse=never` writes every byte."
+    )]
+    Gap {
+        /// The file's name.
+        name: WalName,
+        /// The first byte that is missing, counted from 0.
+        begins: u64,
+        /// The first one behind it that is not.
+        ends: u64,
+    },
     /// More bytes than a file of this name has.
     #[error("{name} is refused: it may have {limit_bytes} bytes and more were written.")]
     TooLong {

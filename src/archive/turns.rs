@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Archive;
 use super::wal::{Found, UPLOAD_MEMORY_BYTES};
+use crate::codec::ContentHash;
 use crate::pg::WalName;
 
 /// The writers of one name in this process.
@@ -76,6 +77,11 @@ impl Looked {
 
     pub(super) fn found(self, found: Found) -> Self {
         Self { found, ..self }
+    }
+
+    /// Is this content archived?
+    pub fn shows(&self, hash: ContentHash) -> bool {
+        matches!(&self.found, Found::Archived(table) if table.hash() == hash)
     }
 
     /// Has nobody in this process written the name since, nor been about it?

@@ -9,6 +9,7 @@
 mod commit;
 mod early;
 mod header;
+mod lineage;
 mod received;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::time::SystemTime;
 pub(super) use commit::UPLOAD_MEMORY_BYTES;
 pub use commit::{Committed, Offered};
 pub use early::{Early, EarlyFile};
+pub use lineage::{Child, Fork, Lineage};
 pub use received::{MAX_PIECE_BYTES, Piece, Prefix, Prefixes};
 
 pub use super::turns::{Looked, UploadSpace};

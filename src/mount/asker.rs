@@ -7,6 +7,7 @@
 //! their size. A server that looked at a file in its own mount would wait for itself.
 
 mod command;
+mod seen;
 mod source;
 mod state;
 
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use crate::ahead::{Identity, Origin};
 
 use super::kernel::{field, read_mounts};
+pub use seen::Seen;
 pub use source::CopiedFile;
 use state::{Stat, Status};
 
@@ -82,10 +84,12 @@ impl Asker {
     /// absolute, without symbolic links.
     pub fn intent(&self, mountpoint: &Path, dir: &str, name: &str) -> Intent {
         let target = mountpoint.join(dir).join(name);
-        let intent = |(arguments, directory): (Vec<u8>, PathBuf)| {
-            command::intent(&command::split(&arguments), &directory, &target)
+        let Ok(arguments) = fs::read(self.place.join("cmdline")) else {
+            return Intent::Unknown;
         };
-        self.evidence().map_or(Intent::Unknown, intent)
+        // Of a more privileged process it is hidden: then only what is named from the root is known.
+        let directory = fs::read_link(self.place.join("cwd")).unwrap_or_default();
+        command::intent(&command::split(&arguments), &directory, &target)
     }
 
     /// Its command line, and the directory that this is relative to.
@@ -102,6 +106,13 @@ impl Asker {
     /// The number that the kernel gave.
     pub fn thread(&self) -> u32 {
         self.pid
+    }
+
+    /// The bare name of the program that it runs, if that can be seen.
+    pub fn program(&self) -> Option<String> {
+        let arguments = fs::read(self.place.join("cmdline")).ok()?;
+        let program = command::program_of(&command::split(&arguments))?;
+        Some(String::from_utf8_lossy(program).into_owned())
     }
 
     /// The regular file called `name` that the process has open for reading only, if there is exactly one: the file
@@ -143,17 +154,21 @@ impl Asker {
     }
 
     /// Does it work for the archiver of a PostgreSQL server, on this file? That process is told by the title that the
-    /// server gives it (`init_ps_display` in ps_status.c): `postgres: archiver`, with the cluster's name between; what it
-    /// has started, and maybe a script beneath, has the file's name on its command line.
+    /// server gives it, see [`command::is_archiver`]. What it has started, and maybe a script beneath, has the file's name
+    /// on its command line; an archive module is the archiver itself, which has it in its title.
     pub fn is_archiving(&self, name: &str) -> bool {
         let parents = std::iter::successors(Some(self.clone()), |asker| asker.parent().and_then(Self::of));
         let lines: Vec<String> = parents
             .take(ANCESTORS)
             .map(|asker| asker.command_line())
             .collect();
-        lines
-            .windows(2)
-            .any(|lines| is_archiver(&lines[1]) && lines[0].contains(name))
+        let is_module = lines
+            .first()
+            .is_some_and(|own| command::is_archiver(own) && own.contains(name));
+        is_module
+            || lines
+                .windows(2)
+                .any(|lines| command::is_archiver(&lines[1]) && lines[0].contains(name))
     }
 
     fn command_line(&self) -> String {
@@ -180,10 +195,6 @@ impl Asker {
         let status = unsafe { libc::kill(pid, 0) };
         status != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
     }
-}
-
-fn is_archiver(command_line: &str) -> bool {
-    command_line.starts_with("postgres: ") && command_line.split(' ').any(|word| word == "archiver")
 }
 
 /// By the octal `flags` of a `fdinfo` file.

@@ -48,6 +48,9 @@ impl Fs {
                 let listed = self.list_in_draft(at)?;
                 Listing::Draft(at, basebackups::numbered(listed, LISTING_BASE))
             }
+            Node::Folder(number) => {
+                Listing::Held(basebackups::numbered(self.list_folder(number), LISTING_BASE))
+            }
             Node::Root | Node::Absent | Node::Own => Listing::Fixed,
             _ => return Err(Error::NotDirectory),
         };
@@ -140,6 +143,7 @@ impl Fs {
         let node = self.node(ino)?;
         let above = match node {
             Node::Draft(at) => self.draft_parent(at)?,
+            Node::Folder(_) => Node::Wal,
             _ => self.node(ROOT)?,
         };
         let dots = [(".", node), ("..", above)];
@@ -160,12 +164,16 @@ impl Fs {
     /// # Errors
     /// [`Error::Immutable`] for what is archived (contract B7), [`Error::NotFound`].
     pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
-        match self.node(parent)? {
-            Node::Wal => {}
-            Node::Draft(at) => return self.unlink_in_draft(at, name).await,
-            _ => return Err(self.refuse_change(parent, name)),
+        if let Node::Draft(at) = self.node(parent)? {
+            return self.unlink_in_draft(at, name).await;
         }
-        if let Some(writing) = name.to_str().and_then(|name| self.writings.find(name)) {
+        let place = self
+            .place(parent)
+            .ok_or_else(|| self.refuse_change(parent, name))?;
+        let found = name
+            .to_str()
+            .and_then(|name| self.writings.find(&place.key(name)));
+        if let Some(writing) = found {
             if Self::is_kept_in_part(&writing).await {
                 return Err(self.not_being_written(name));
             }

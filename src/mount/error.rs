@@ -54,6 +54,9 @@ pub enum Error {
     /// See [`Error::IsDirectory`].
     #[error("it is not a directory")]
     NotDirectory,
+    /// A directory that is to be removed has something in it.
+    #[error("it is not empty")]
+    NotEmpty,
     /// No such open file.
     #[error("no such open file")]
     BadHandle,
@@ -65,6 +68,9 @@ pub enum Error {
         /// What does not fit.
         reason: &'static str,
     },
+    /// Something that is not kept here.
+    #[error("it is not kept here")]
+    Unsupported,
     /// Longer than any WAL file.
     #[error("{name} would be longer than the largest segment, 1 GiB")]
     TooLong {
@@ -111,7 +117,9 @@ impl Error {
             Self::Compressed { .. } => libc::EOPNOTSUPP,
             Self::IsDirectory => libc::EISDIR,
             Self::NotDirectory => libc::ENOTDIR,
+            Self::NotEmpty => libc::ENOTEMPTY,
             Self::BadHandle => libc::EBADF,
+            Self::Unsupported => libc::EOPNOTSUPP,
             Self::TooLong { .. } => libc::EFBIG,
             Self::Draft(error) => draft_errno(error),
             Self::BadBackupName(_) => libc::EINVAL,
@@ -176,9 +184,11 @@ fn archive_errno(error: &archive::Error) -> i32 {
         | E::Header { .. }
         | E::WrongTimeline { .. }
         | E::Incomplete { .. }
+        | E::Gap { .. }
         | E::Text { .. }
         | E::Name(_) => libc::EINVAL,
         E::Store(error) if error.kind == ErrorKind::Denied => libc::EACCES,
+        E::Store(error) if error.kind == ErrorKind::Full => libc::ENOSPC,
         // Also an object that was there a moment ago and is gone: that is no proof of absence to restore by.
         E::Store(_)
         | E::Damaged { .. }

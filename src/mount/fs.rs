@@ -32,18 +32,16 @@ use crate::store::Patience;
 use super::absence::Absences;
 use super::asker::Asker;
 use super::basebackups::Basebackups;
+use super::clocks::Clocks;
 use super::error::Error;
+use super::folders::Folders;
+use super::forks::Forks;
 use super::handles::{Handle, Handles};
 use super::node::{Attributes, Inodes, Kept, Kind, Node, OwnFile};
 use super::presence::Presence;
 use super::recent::Recent;
 use super::status;
 use super::writing::Writings;
-
-/// How long a lookup waits. The kernel holds the directory meanwhile, and behind a lookup that creates all others wait;
-/// so a name that is not settled by then is answered as if it were there, and who wants its attributes or its bytes
-/// waits for the store's word with nothing held.
-const PROMPT: Duration = Duration::from_secs(1);
 
 /// How the mounted directory behaves.
 #[derive(Debug, Clone)]
@@ -82,9 +80,12 @@ pub struct Fs {
     pub(super) inodes: Inodes,
     pub(super) handles: Handles,
     pub(super) writings: Writings,
+    pub(super) folders: Folders,
     pub(super) absences: Absences,
     pub(super) presence: Presence,
     pub(super) recent: Recent,
+    pub(super) clocks: Clocks,
+    pub(super) forks: Arc<Forks>,
     pub(super) ahead: Option<Arc<Ahead>>,
     pub(super) basebackups: Basebackups,
     pub(super) mounted_at: Timestamp,
@@ -112,9 +113,12 @@ impl Fs {
             inodes: Inodes::default(),
             handles: Handles::default(),
             writings: Writings::default(),
+            folders: Folders::default(),
             absences: Absences::default(),
             presence: Presence::default(),
             recent: Recent::default(),
+            clocks: Clocks::default(),
+            forks: Arc::default(),
             ahead: None,
             basebackups: Basebackups::default(),
             mounted_at: Timestamp::now(),
@@ -151,6 +155,7 @@ impl Fs {
                 _ => Err(Error::NotFound),
             },
             Node::Wal => self.lookup_wal(name, asker).await,
+            Node::Folder(_) => self.lookup_in_folder(parent, name),
             Node::Absent => self.lookup_absent(name, asker).await,
             Node::Basebackups => self.lookup_basebackup(name, asker).await,
             Node::Tree(at) => self.lookup_in_tree(at, name, asker).await,
@@ -174,28 +179,15 @@ impl Fs {
             return Ok(self.writing_attributes(&writing));
         }
         let Some(name) = wal_name(name) else {
-            return Err(Error::NotFound);
+            let folder = self.folder(name).ok_or(Error::NotFound)?;
+            return self.attributes(folder);
         };
         let absent_to_writers = self.is_for_creating(name, asker) || self.is_yet_to_come(name, asker);
         if absent_to_writers || self.was_told_absent(name, asker) {
             return Err(Error::NotFound);
         }
         let found = self.found_attributes(name, asker, self.archived_meta(name, asker));
-        let found = tokio::time::timeout(PROMPT, found).await;
-        found.unwrap_or_else(|_| Ok(self.pending_attributes(name)))
-    }
-
-    /// Of an archived file, or else of what is received of one.
-    async fn found_attributes(
-        &self,
-        name: WalName,
-        asker: Option<&Asker>,
-        archived: impl Future<Output = Result<WalMeta>>,
-    ) -> Result<Attributes> {
-        match archived.await {
-            Err(Error::NotFound) => self.received_attributes(name, asker).await,
-            found => Ok(self.archived_attributes(name, &found?)),
-        }
+        self.within_moment(name, found).await
     }
 
     /// A name exists here when the store says that it does *not* exist in `wal/`. An answer that does not come is no
@@ -228,14 +220,12 @@ impl Fs {
     /// [`Error::NotFound`] if it is gone, [`Error::Archive`].
     pub async fn getattr(&self, ino: u64, asker: Option<&Asker>) -> Result<Attributes> {
         match self.node(ino)? {
-            Node::Archived(name) => {
-                self.found_attributes(name, asker, self.known_meta(name, asker))
-                    .await
-            }
+            Node::Archived(name) => self.archived_attributes_for(name, asker).await,
             Node::Writing(ino) => {
                 let writing = self.writings.get(ino).ok_or(Error::NotFound)?;
                 Ok(self.writing_attributes(&writing))
             }
+            Node::Folder(number) => self.folder_attributes(number),
             Node::Latest => self.latest_attributes(asker).await,
             Node::Tree(at) => self.tree_attributes(at, asker).await,
             Node::Draft(at) => self.draft_attributes(at),
@@ -287,7 +277,13 @@ impl Fs {
             Node::Writing(ino) => return self.reopen(ino),
             Node::Tree(at) => self.open_in_tree(at, asker).await?,
             Node::Draft(at) => return self.open_in_draft(at, false, false).await,
-            Node::Root | Node::Wal | Node::Absent | Node::Own | Node::Basebackups | Node::Latest => {
+            Node::Root
+            | Node::Wal
+            | Node::Folder(_)
+            | Node::Absent
+            | Node::Own
+            | Node::Basebackups
+            | Node::Latest => {
                 return Err(Error::IsDirectory);
             }
         };
@@ -378,6 +374,18 @@ impl Fs {
         }
     }
 
+    /// Sets or removes an extended attribute, such as an access control list. In `wal/` it is a success without effect, as
+    /// with modes: `cp -p` of a file that has one must not fail, or the archiver stops there for ever.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] elsewhere.
+    pub fn forget_extended_attribute(&self, ino: u64) -> Result<()> {
+        match self.node(ino)? {
+            Node::Wal | Node::Folder(_) | Node::Archived(_) | Node::Writing(_) => Ok(()),
+            _ => Err(Error::Unsupported),
+        }
+    }
+
     pub(super) fn node(&self, ino: u64) -> Result<Node> {
         self.inodes.node(ino).ok_or(Error::NotFound)
     }
@@ -386,14 +394,14 @@ impl Fs {
     pub(super) fn attributes(&self, node: Node) -> Result<Attributes> {
         let directory = matches!(
             node,
-            Node::Root | Node::Wal | Node::Absent | Node::Own | Node::Basebackups
+            Node::Root | Node::Wal | Node::Folder(_) | Node::Absent | Node::Own | Node::Basebackups
         );
         let bytes = match node {
             Node::OwnFile(file) => self.text(file).len() as u64,
             _ => 0,
         };
         let mode = match node {
-            Node::Wal | Node::Basebackups if !self.options.read_only => 0o700,
+            Node::Wal | Node::Folder(_) | Node::Basebackups if !self.options.read_only => 0o700,
             _ if directory => 0o500,
             _ => 0o400,
         };
@@ -404,7 +412,11 @@ impl Fs {
             modified: self.mounted_at.into(),
             mode,
             owner: None,
-            kept: if directory { Kept::AWhile } else { Kept::Never },
+            kept: match node {
+                Node::Folder(_) => Kept::Never,
+                _ if directory => Kept::AWhile,
+                _ => Kept::Never,
+            },
         })
     }
 
@@ -423,19 +435,6 @@ impl Fs {
             } else {
                 Kept::AWhile
             },
-        }
-    }
-
-    /// Of a file that the store has not told us of in time: nothing may be kept, everything is asked again.
-    fn pending_attributes(&self, name: WalName) -> Attributes {
-        Attributes {
-            ino: self.inodes.number(Node::Archived(name)),
-            kind: Kind::File,
-            bytes: 0,
-            modified: self.mounted_at.into(),
-            mode: 0o600,
-            owner: None,
-            kept: Kept::Never,
         }
     }
 

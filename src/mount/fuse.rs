@@ -8,91 +8,30 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
-use std::task::{Context, Waker};
-use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
 use fuser::{
     BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner,
     OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    Session, SessionACL, TimeOrNow, WriteFlags,
+    TimeOrNow, WriteFlags,
 };
-use tokio::runtime::Handle;
 
-use crate::buffers::Buffers;
 use crate::staging::tree::Change;
 
-use super::asker::Asker;
-use super::fs::{Fs, Opening};
-use super::kernel::Owner;
+use super::fs::Opening;
 
 mod asked;
 mod reply;
+mod served;
 
 use asked::{making, timestamp};
 use reply::{
     BLOCK_BYTES, GENERATION, entry_ttl, errno, file_attr, file_type, open_flags, reply_attr, reply_created,
     reply_data, reply_empty, reply_entry,
 };
-
-/// Threads that take requests from the kernel. More than one, so that a copied megabyte does not delay a lookup.
-const EVENT_LOOPS: usize = 3;
-
-/// A directory, served to the kernel.
-#[derive(Debug)]
-pub struct Served {
-    fs: Arc<Fs>,
-    runtime: Handle,
-    owner: Owner,
-    /// Of data that is written.
-    blocks: Buffers,
-}
-
-impl Served {
-    /// Serves `fs` with the tasks of `runtime`; everything in it belongs to `owner`.
-    pub fn new(fs: Arc<Fs>, runtime: Handle, owner: Owner) -> Self {
-        Self {
-            fs,
-            runtime,
-            owner,
-            blocks: Buffers::of_writers(),
-        }
-    }
-
-    fn asker(request: &Request) -> Option<Asker> {
-        Asker::of(request.pid())
-    }
-
-    /// Runs a handler on this thread as far as it goes without a wait, and the rest in the runtime.
-    fn answer(&self, handler: impl Future<Output = ()> + Send + 'static) {
-        let _timers_and_tasks = self.runtime.enter();
-        let mut handler = Box::pin(handler);
-        // Nobody to wake: the runtime asks again at once, and is then the one who is woken.
-        let mut begun = Context::from_waker(Waker::noop());
-        if handler.as_mut().poll(&mut begun).is_pending() {
-            self.runtime.spawn(handler);
-        }
-    }
-}
-
-/// Answers the kernel's first request and serves the mount from threads of its own, until it is unmounted.
-///
-/// # Errors
-/// The kernel speaks no version of the protocol that this program speaks.
-pub fn start(fuse: OwnedFd, served: Served) -> io::Result<JoinHandle<io::Result<()>>> {
-    let mut config = fuser::Config::default();
-    config.n_threads = Some(EVENT_LOOPS);
-    // Who may come in is the kernel's business (`allow_other`, `default_permissions`). fuser's own check would refuse
-    // the close of a process that has changed its user.
-    let session = Session::from_fd(served, fuse, SessionACL::All, config)?;
-    thread::Builder::new()
-        .name("fuse".into())
-        .spawn(move || session.run())
-}
+pub use served::{Served, start};
 
 impl Filesystem for Served {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -108,6 +47,8 @@ impl Filesystem for Served {
                 tracing::warn!("this kernel's FUSE lacks {flag:?}");
             }
         }
+        // Linux 6.6 and later: what is read past the page cache can be mapped for several processes all the same.
+        let _ = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
         let _ = config.set_max_write(BLOCK_BYTES);
         let _ = config.set_max_background(64);
         Ok(())
@@ -243,13 +184,14 @@ impl Filesystem for Served {
         data: &[u8],
         _write_flags: WriteFlags,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         // The one copy of the data before it is compressed: the event loop needs its buffer back.
         let (fs, asker, data) = (self.fs.clone(), Self::asker(request), self.blocks.copy_of(data));
+        let files = lock_owner.map(|owner| owner.0);
         self.answer(async move {
-            match fs.write(handle.0, offset, &data, asker.as_ref()).await {
+            match fs.write(handle.0, offset, &data, files, asker.as_ref()).await {
                 Ok(bytes) => reply.written(bytes as u32),
                 Err(error) => reply.error(errno(&error)),
             }
@@ -261,11 +203,13 @@ impl Filesystem for Served {
         request: &Request,
         _ino: INodeNo,
         handle: FileHandle,
-        _owner: LockOwner,
+        owner: LockOwner,
         reply: ReplyEmpty,
     ) {
         let (fs, asker) = (self.fs.clone(), Self::asker(request));
-        self.answer(async move { reply_empty(reply, fs.flush(handle.0, asker.as_ref()).await) });
+        self.answer(
+            async move { reply_empty(reply, fs.flush(handle.0, Some(owner.0), asker.as_ref()).await) },
+        );
     }
 
     fn fsync(
@@ -299,7 +243,7 @@ impl Filesystem for Served {
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -310,13 +254,16 @@ impl Filesystem for Served {
         if flags.intersects(!RenameFlags::RENAME_NOREPLACE) {
             return reply.error(Errno::EINVAL);
         }
-        let (fs, name, new_name) = (self.fs.clone(), name.to_owned(), new_name.to_owned());
+        let (fs, asker, name, new_name) = (
+            self.fs.clone(),
+            Self::asker(request),
+            name.to_owned(),
+            new_name.to_owned(),
+        );
         let replace = !flags.contains(RenameFlags::RENAME_NOREPLACE);
         self.answer(async move {
-            reply_empty(
-                reply,
-                fs.rename(parent.0, &name, new_parent.0, &new_name, replace).await,
-            );
+            let renamed = fs.rename(parent.0, &name, new_parent.0, &new_name, replace, asker.as_ref());
+            reply_empty(reply, renamed.await);
         });
     }
 
@@ -339,14 +286,10 @@ impl Filesystem for Served {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        let (fs, owner, name, making) = (
-            self.fs.clone(),
-            self.owner,
-            name.to_owned(),
-            making(request, mode),
-        );
+        let (fs, owner, asker, name) = (self.fs.clone(), self.owner, Self::asker(request), name.to_owned());
+        let making = making(request, mode);
         self.answer(async move {
-            match fs.make_directory(parent.0, &name, making).await {
+            match fs.make_directory(parent.0, &name, making, asker.as_ref()).await {
                 Ok(made) => reply_entry(reply, &made, owner),
                 Err(error) => reply.error(errno(&error)),
             }
@@ -491,6 +434,23 @@ impl Filesystem for Served {
             255,
             BLOCK_BYTES,
         );
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty(reply, self.fs.forget_extended_attribute(ino.0));
+    }
+
+    fn removexattr(&self, _request: &Request, ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.fs.forget_extended_attribute(ino.0));
     }
 
     fn getxattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {

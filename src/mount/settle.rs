@@ -2,8 +2,8 @@
 //!
 //! The kernel says "flush" for every descriptor that is closed: by the copier that is done, by a shell that hands the
 //! file to a program, by a child that got a copy of it, and for whatever a killed process had open. Only the first is
-//! a statement. Where a file's length is known nothing depends on telling them apart; what is done here is for the
-//! others, and for saying no.
+//! a statement. Where a file's length is known, and every byte was written once, nothing depends on telling them apart;
+//! what is done here is for the others, and for saying no.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,28 +12,35 @@ use crate::archive::wal::Committed;
 use crate::pg::WalName;
 use crate::staging::wal::WalDraft;
 
-use super::asker::Asker;
+use super::asker::{Asker, Seen};
 use super::error::Error;
 use super::fs::{Fs, Result};
 use super::handles::Handle;
-use super::writing::{Content, Writing};
+use super::writing::{Content, FilesOf, Writing};
 
 impl Fs {
     /// A descriptor is being closed: finishes the file if its writer is done, or repeats the verdict.
     ///
     /// # Errors
     /// As [`Fs::write`]; [`Error::Archive`] with `Incomplete` for a segment that is not whole.
-    pub async fn flush(&self, handle: u64, asker: Option<&Asker>) -> Result<()> {
+    pub async fn flush(&self, handle: u64, files: FilesOf, asker: Option<&Asker>) -> Result<()> {
         let handle = self.handles.get(handle)?;
         let Handle::Writing(writing) = &*handle else {
             return check_draft(&handle);
         };
         let mut content = writing.content.lock().await;
-        let killed = self.note_killed(writing, asker);
+        let seen = match &*content {
+            Content::Wal(wal) if wal.verdict().is_some() => Seen::default(),
+            _ => Seen::of(asker, writing.opener).await,
+        };
+        let ending = Ending {
+            killed: note_killed(writing, &seen),
+            closer: Closer::of(writing, files, &seen),
+        };
         match &mut *content {
-            Content::Received(received) => self.keep(received, killed).await,
-            Content::Wal(wal) if !is_somebody_elses_to_finish(writing, wal, asker) => {
-                self.settle(writing, wal, killed).await
+            Content::Received(received) => self.keep(received, ending.killed).await,
+            Content::Wal(wal) if !is_somebody_elses_to_finish(wal, &seen, ending.closer) => {
+                self.settle(writing, wal, ending).await
             }
             _ => Ok(()),
         }
@@ -49,26 +56,22 @@ impl Fs {
             return check_draft(&handle);
         };
         let mut content = writing.content.lock().await;
-        let killed = self.note_killed(writing, asker);
+        let seen = Seen::of(asker, writing.opener).await;
+        let ending = Ending {
+            killed: note_killed(writing, &seen),
+            // Who wants what there is to be durable does not say that it is all.
+            closer: Closer::Nobody,
+        };
         match &mut *content {
-            Content::Received(received) => self.keep(received, killed).await,
-            Content::Wal(wal) => self.settle(writing, wal, killed).await,
+            Content::Received(received) => self.keep(received, ending.killed).await,
+            Content::Wal(wal) => self.settle(writing, wal, ending).await,
             // A temporary name: the rename is what makes the file durable, and what can fail.
             Content::Scratch(_) => Ok(()),
         }
     }
 
-    /// Is the process that closes the file dying? Then the file goes.
-    fn note_killed(&self, writing: &Writing, asker: Option<&Asker>) -> bool {
-        let killed = asker.and_then(Asker::is_exiting).unwrap_or(false);
-        if killed {
-            writing.abandoned.store(true, Ordering::Release);
-        }
-        killed
-    }
-
     /// Finishes the file, or says what there is to say of it.
-    async fn settle(&self, writing: &Arc<Writing>, wal: &mut WalDraft, killed: bool) -> Result<()> {
+    async fn settle(&self, writing: &Arc<Writing>, wal: &mut WalDraft, ending: Ending) -> Result<()> {
         if let Some(verdict) = wal.verdict() {
             return verdict.clone().map(drop).map_err(Error::from);
         }
@@ -77,8 +80,12 @@ impl Fs {
             return Ok(());
         }
         // The kernel closes what a killed process had open: that is no statement that the file is done.
-        if killed {
+        if ending.killed {
             return Err(Error::Interrupted);
+        }
+        if wal.name().has_pages() && wal.draft().coverage().is_rewritten() && ending.closer != Closer::Writer
+        {
+            return self.noted("archive", Err(unvouched(wal)));
         }
         let outcome = self.finish(writing, wal).await;
         self.forget_failed(writing, wal);
@@ -112,6 +119,7 @@ impl Fs {
         if let Some(Ok(committed)) = wal.verdict() {
             self.note_archived(wal.name(), *committed);
             self.writings.hide(writing);
+            self.look_for_forks(wal);
         }
         if outcome.is_err() {
             self.metrics.failed_files.fetch_add(1, Ordering::Relaxed);
@@ -170,14 +178,66 @@ fn warn_of_unfinished(writing: &Writing) {
     }
 }
 
+/// Only the writer of a file that was written over knows when it is done, and its own close says so: not a child's, not
+/// that of a process that may have been killed, for all that can be seen of it.
+fn unvouched(wal: &WalDraft) -> Error {
+    Error::Invalid {
+        name: wal.name().to_string(),
+        reason: "parts of it were written twice, so only its writer knows when it is whole, and this was no close of \
+                 a writer that walfs can see; bring it under a temporary name and rename it",
+    }
+}
+
+/// What a close or an `fsync` comes from.
+#[derive(Debug, Clone, Copy)]
+struct Ending {
+    /// The process is dying.
+    killed: bool,
+    closer: Closer,
+}
+
+/// Who closes a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closer {
+    /// The process that wrote last, or the one that opened the file; alive, as can be seen.
+    Writer,
+    /// Another process that can be seen: a child that got a copy of the descriptor.
+    Another,
+    /// Nobody who could say that the file is done, or nobody knows who.
+    Nobody,
+}
+
+impl Closer {
+    /// The kernel names the table of open files that a close comes from, as it does with every write; a child has another
+    /// one. Whether it comes from a process that is being killed only the process itself shows.
+    fn of(writing: &Writing, files: FilesOf, seen: &Seen) -> Self {
+        match (seen.process, seen.is_exiting) {
+            _ if seen.begins_a_program => Self::Another,
+            (None, _) | (_, None | Some(true)) => Self::Nobody,
+            (Some(process), _) if process == writing.opener || writing.was_written_by(files) => Self::Writer,
+            (Some(_), _) if writing.opener != 0 => Self::Another,
+            (Some(_), _) => Self::Nobody,
+        }
+    }
+}
+
+/// Is the process that closes the file dying? Then the file goes.
+fn note_killed(writing: &Writing, seen: &Seen) -> bool {
+    let killed = seen.is_exiting == Some(true);
+    if killed {
+        writing.abandoned.store(true, Ordering::Release);
+    }
+    killed
+}
+
 /// A small file's length is not known, so a child's copy of the descriptor, closed in the middle, must not finish it:
-/// that is for the process that opened it, as long as it lives.
-fn is_somebody_elses_to_finish(writing: &Writing, wal: &WalDraft, asker: Option<&Asker>) -> bool {
-    if wal.name().has_pages() || wal.verdict().is_some() {
+/// that is for the process that opened it, as long as it lives. What a child closes of a segment says nothing either.
+fn is_somebody_elses_to_finish(wal: &WalDraft, seen: &Seen, closer: Closer) -> bool {
+    if wal.verdict().is_some() {
         return false;
     }
-    let closer = asker.and_then(Asker::tgid).unwrap_or(0);
-    let known = writing.opener != 0 && closer != 0;
-    let opener_lives = || Asker::of(writing.opener).is_some_and(|opener| !opener.doomed());
-    known && closer != writing.opener && opener_lives()
+    if wal.name().has_pages() || seen.begins_a_program {
+        return closer == Closer::Another;
+    }
+    seen.is_not_the_opener && seen.opener_lives
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::archive::Archive;
-use crate::metrics::{LastError, LastFile, Metrics};
+use crate::metrics::{ForkFound, LastError, LastFile, Metrics};
 use crate::store::Counts;
 
 /// `status.json`.
@@ -30,6 +30,7 @@ struct Status<'a> {
     ahead_bytes: u64,
     last_archived: Option<LastFile>,
     last_error: Option<LastError>,
+    forks: Vec<ForkFound>,
     store_requests: Counts,
 }
 
@@ -68,6 +69,7 @@ pub fn status(archive: &Archive, metrics: &Metrics, gauges: Gauges) -> String {
         ahead_bytes: gauges.ahead_bytes,
         last_archived: metrics.last_archived(),
         last_error: metrics.last_error(),
+        forks: metrics.forks(),
         store_requests: archive.store().counts(),
     };
     let mut text = serde_json::to_string_pretty(&status).expect("plain data becomes JSON");

@@ -1,7 +1,7 @@
-//! Writing into `wal/`: create, write, truncate, rename.
+//! Writing into `wal/`: create, write, truncate. Renaming is in [`super::renaming`].
 //!
 //! The rules of what is archived when are those of [`crate::staging::wal`]; here is what belongs to the mount: who
-//! may see a file being written, and what a rename means. Whose close counts is in [`super::settle`].
+//! may see a file being written. Whose close counts is in [`super::settle`].
 
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::error::Error;
 use super::fs::{Fs, Result};
 use super::handles::Handle;
 use super::node::{Attributes, Node};
-use super::writing::{Content, Writing, is_visible_while_written};
+use super::writing::{Content, FilesOf, Writing, is_visible_while_written};
 
 impl Fs {
     /// Creates a file that the last lookup did not find, or did not look for.
@@ -34,12 +34,16 @@ impl Fs {
     ) -> Result<(Attributes, u64)> {
         match self.node(parent)? {
             Node::Wal => {}
+            Node::Folder(_) => {
+                let place = self.place(parent).ok_or(Error::NotFound)?;
+                return self.noted("create", Err(place.refusal(name)));
+            }
             Node::Draft(at) => return self.create_in_draft(at, name, making).await,
             _ => return Err(self.refuse_change(parent, name)),
         }
         self.gates_open()?;
-        let name = self.noted("create", acceptable(name))?;
-        Ok(self.start_writing(name, asker))
+        let target = self.noted("create", acceptable(name))?;
+        Ok(self.start_writing(target, asker))
     }
 
     /// Opens an archived file to be written again: its bytes are compared, never replaced (contract W4).
@@ -96,7 +100,8 @@ impl Fs {
                             .find(text)
                             .is_some_and(|old| old.is_being_received())
                 });
-                let draft = WalDraft::new(self.archive.clone(), &self.staging, name, self.options.deadline);
+                let deadline = self.writers_deadline(name, asker);
+                let draft = WalDraft::new(self.archive.clone(), &self.staging, name, deadline);
                 let draft = self.looked_before(self.brought(draft, asker), asker);
                 (Content::Wal(Box::new(draft)), visible)
             }
@@ -114,7 +119,7 @@ impl Fs {
     }
 
     /// A file that is brought now may have been sent ahead.
-    fn brought(&self, draft: WalDraft, asker: Option<&Asker>) -> WalDraft {
+    pub(super) fn brought(&self, draft: WalDraft, asker: Option<&Asker>) -> WalDraft {
         let (name, asker) = (draft.name(), asker.cloned());
         let origin = move || asker?.origin(&name.to_string());
         let forerunner = self.ahead.as_ref().and_then(|ahead| ahead.brought(name, origin));
@@ -139,6 +144,7 @@ impl Fs {
         handle: u64,
         offset: u64,
         data: &Bytes,
+        files: FilesOf,
         asker: Option<&Asker>,
     ) -> Result<usize> {
         let handle = self.handles.get(handle)?;
@@ -159,6 +165,7 @@ impl Fs {
             _ => return Err(Error::BadHandle),
         };
         check_length(writing, offset.saturating_add(data.len() as u64))?;
+        writing.written_by(files);
         let mut content = writing.content.lock().await;
         self.may_be_received(writing, &mut content, offset, data);
         let outcome = match &mut *content {
@@ -255,76 +262,6 @@ impl Fs {
             .await
             .map_err(|error| staging(writing, &error))
     }
-
-    /// Renames a file being written: to its final name, which archives it, or to another temporary name.
-    ///
-    /// # Errors
-    /// [`Error::Immutable`] for archived files, [`Error::Exists`], [`Error::BadName`]; as [`Fs::write`].
-    pub async fn rename(
-        &self,
-        parent: u64,
-        name: &OsStr,
-        new_parent: u64,
-        new_name: &OsStr,
-        replace: bool,
-    ) -> Result<()> {
-        if let (Node::Draft(from), Node::Draft(to)) = (self.node(parent)?, self.node(new_parent)?) {
-            return self.rename_in_draft((from, name), (to, new_name), replace).await;
-        }
-        for (parent, name) in [(parent, name), (new_parent, new_name)] {
-            if self.node(parent)? != Node::Wal {
-                return Err(self.refuse_change(parent, name));
-            }
-        }
-        let Some(writing) = name.to_str().and_then(|name| self.writings.find(name)) else {
-            return Err(self.not_being_written(name));
-        };
-        match self.noted("rename", acceptable(new_name))? {
-            Target::Temporary(new_name) if !replace && self.writings.find(&new_name).is_some() => {
-                Err(Error::Exists)
-            }
-            Target::Temporary(new_name) => {
-                self.writings.rename(&writing, new_name);
-                Ok(())
-            }
-            Target::Final(new_name) => self.rename_to_final(&writing, new_name, replace).await,
-        }
-    }
-
-    async fn rename_to_final(&self, writing: &Arc<Writing>, name: WalName, replace: bool) -> Result<()> {
-        let was_sent_ahead = self.ahead.as_ref().is_some_and(|ahead| ahead.is_ahead(name));
-        if !replace && !was_sent_ahead && !writing.is_received() {
-            // Half of the deadline for the look, so that the whole stays below twice the deadline.
-            let patience = crate::store::Patience::for_at_most(self.options.deadline / 2);
-            if self.archive.wal_meta(name, patience).await?.is_some() {
-                return Err(Error::Exists);
-            }
-        }
-        let mut content = writing.content.lock().await;
-        if let Content::Received(received) = &mut *content {
-            return self.rename_received(writing, received, name).await;
-        }
-        let (draft, old_name) = match std::mem::replace(&mut *content, Content::Scratch(self.staging.draft()))
-        {
-            Content::Scratch(draft) => (draft, None),
-            Content::Received(received) => (received.into_draft(), None),
-            Content::Wal(wal) => {
-                let name = wal.name();
-                (wal.into_draft(), Some(name))
-            }
-        };
-        let adopt = |draft, name| WalDraft::adopt(self.archive.clone(), draft, name, self.options.deadline);
-        let mut wal = self.brought(adopt(draft, name), None);
-        let outcome = self.finish(writing, &mut wal).await;
-        // Nothing is lost: the rename can be tried again. What had a final name stays a file of that name, whose
-        // writers must hear whether it is archived.
-        *content = match (&outcome, old_name) {
-            (Ok(()), _) => Content::Wal(Box::new(wal)),
-            (Err(_), Some(old_name)) => Content::Wal(Box::new(adopt(wal.into_draft(), old_name))),
-            (Err(_), None) => Content::Scratch(wal.into_draft()),
-        };
-        outcome
-    }
 }
 
 /// The file of that name that the process is copying.
@@ -336,12 +273,13 @@ fn source(asker: Option<&Asker>, name: &str) -> Option<Source> {
 
 /// A name that may be written in `wal/`.
 #[derive(Debug)]
-enum Target {
+pub(super) enum Target {
     Final(WalName),
+    /// As [`super::folders::Place::key`] has it.
     Temporary(String),
 }
 
-fn acceptable(name: &OsStr) -> Result<Target> {
+pub(super) fn acceptable(name: &OsStr) -> Result<Target> {
     let text = name.to_str().unwrap_or_default();
     match text.parse::<WalName>() {
         Ok(name) => Ok(Target::Final(name)),

@@ -41,6 +41,10 @@ impl Content {
     }
 }
 
+/// A process's table of open files, by the number that the kernel gives it in this mount; `None` when it gives none. The
+/// same in all pid namespaces; a child has another one.
+pub type FilesOf = Option<u64>;
+
 /// One version of a file being written.
 #[derive(Debug)]
 pub struct Writing {
@@ -60,6 +64,8 @@ pub struct Writing {
     pub received: AtomicBool,
     /// The name under which others find it.
     name: Mutex<Option<String>>,
+    /// Whose latest write it was.
+    writer: Mutex<FilesOf>,
     handles: AtomicUsize,
     /// When the last handle was closed, while there is none.
     left: Mutex<Option<Instant>>,
@@ -79,6 +85,16 @@ impl Writing {
     /// ... and has its receiver got it open?
     pub fn is_being_received(&self) -> bool {
         self.is_received() && self.handles.load(Ordering::Acquire) > 0
+    }
+
+    /// Somebody writes to it.
+    pub fn written_by(&self, files: FilesOf) {
+        *self.writer.lock().expect("no panic while held") = files;
+    }
+
+    /// Is this known to be who wrote to it last?
+    pub fn was_written_by(&self, files: FilesOf) -> bool {
+        files.is_some() && *self.writer.lock().expect("no panic while held") == files
     }
 }
 
@@ -108,6 +124,7 @@ impl Writings {
             abandoned: AtomicBool::new(false),
             received: AtomicBool::new(false),
             name: Mutex::new(visible_name.clone()),
+            writer: Mutex::default(),
             handles: AtomicUsize::new(1),
             left: Mutex::new(None),
         });
@@ -134,6 +151,13 @@ impl Writings {
     pub fn find(&self, name: &str) -> Option<Arc<Writing>> {
         let ino = *self.names().get(name)?;
         self.get(ino)
+    }
+
+    /// The names that begin so, in no order.
+    pub fn named(&self, beginning: &str) -> Vec<String> {
+        let names = self.names();
+        let named = names.keys().filter(|name| name.starts_with(beginning));
+        named.cloned().collect()
     }
 
     /// One more handle on a file.

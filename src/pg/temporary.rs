@@ -6,13 +6,18 @@
 use super::WalName;
 
 /// Endings that tools and scripts put on a file that is still on its way.
-const ENDINGS: [&str; 5] = [".tmp", ".temp", ".new", ".part", "~"];
+const ENDINGS: [&str; 6] = [".tmp", ".temp", ".new", ".part", ".part.minio", "~"];
+
+/// Before the final name, in PostgreSQL's own archive module (`basic_archive.c`).
+const BASIC_ARCHIVE: &str = "archtemp.";
 
 /// The final name, if `name` is a temporary one for it.
 ///
 /// | name | who writes it |
 /// |---|---|
 /// | `.FINAL.Ab12Cd` | rsync: six or more letters and digits |
+/// | `archtemp.FINAL.PID.MILLISECONDS` | PostgreSQL's `basic_archive` |
+/// | `FINAL.part.minio` | MinIO's `mc` |
 /// | `FINAL.tmp`, `.temp`, `.new`, `.part`, `FINAL~` | `cp x.tmp && mv`, download tools, editors |
 /// | `FINAL.tmp123`, `FINAL.tmp.123`, `FINAL.tmp-a1B2` | scripts that add a process id |
 /// | `tmp.FINAL`, and each of the above with a dot in front | scripts |
@@ -22,12 +27,25 @@ pub fn staging_target(name: &str) -> Option<WalName> {
     if let Some(target) = name.strip_prefix("tmp.") {
         return target.parse().ok();
     }
+    if let Some(rest) = name.strip_prefix(BASIC_ARCHIVE) {
+        return basic_archive_target(rest);
+    }
     match name.strip_prefix('.') {
         // `.SEGMENT.partial` would read as rsync's `.SEGMENT.RANDOM`.
         Some(hidden) if hidden.parse::<WalName>().is_ok() => None,
         Some(hidden) => split_target(hidden, |ending| is_temporary(ending) || is_rsync(ending)),
         None => split_target(name, is_temporary),
     }
+}
+
+/// `FINAL.PID.MILLISECONDS`
+fn basic_archive_target(rest: &str) -> Option<WalName> {
+    let mut parts = rest.rsplitn(3, '.');
+    let numbers = [parts.next()?, parts.next()?];
+    let are_numbers = numbers
+        .iter()
+        .all(|number| consists_of(number, u8::is_ascii_digit));
+    parts.next()?.parse().ok().filter(|_| are_numbers)
 }
 
 /// Splits into the longest possible final name and an ending that `accepted` takes: both may contain dots.
@@ -80,6 +98,8 @@ mod tests {
                 format!("{target}.temp"),
                 format!("{target}.new"),
                 format!("{target}.part"),
+                format!("{target}.part.minio"),
+                format!("archtemp.{target}.4711.1796000000123"),
                 format!("{target}~"),
                 format!("{target}.tmp123"),
                 format!("{target}.tmp.123"),
@@ -116,6 +136,11 @@ mod tests {
                 format!("tmp.{target}.tmp"),
                 format!("..{target}.tmp"),
                 format!("{target}.swp"),
+                format!("archtemp.{target}"),
+                format!("archtemp.{target}.4711"),
+                format!("archtemp.{target}.4711.x"),
+                format!("archtemp.{target}.tmp.4711.1"),
+                format!(".archtemp.{target}.4711.1796000000123"),
             ] {
                 assert_eq!(staging_target(&name), None, "{name}");
             }

@@ -34,6 +34,11 @@ impl Forerunner {
         word.wait_for(Option::is_some).await.ok().and_then(|hash| *hash)
     }
 
+    /// Is it stored?
+    pub fn is_kept(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
     /// Has it failed?
     pub fn is_lost(&self) -> bool {
         self.0.borrow().is_none() && self.0.has_changed().is_err()
@@ -49,8 +54,9 @@ mod tests {
         let hash = ContentHash::of(b"content");
         let (kept, follows) = promise();
         assert!(!follows.is_lost());
+        assert!(!follows.is_kept());
         kept.keep(hash);
-        assert!(!follows.is_lost());
+        assert!(!follows.is_lost() && follows.is_kept());
         assert_eq!(follows.stored().await, Some(hash));
         let (lost, follows) = promise();
         drop(lost);

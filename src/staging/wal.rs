@@ -2,27 +2,28 @@
 //!
 //! A segment's length is known, so the write (or the truncate of a sparse copy) that completes it is the one that
 //! archives it, and its failure is that write's failure: not every copier looks at `close` (contract W2). What comes
-//! later on the same file only repeats the verdict. A gap in it is a hole of a sparse file if the file that is being
-//! copied has zeros there, or if a writer that only ever went forward says that it is done. The length of a `.history` or `.backup` file is not known; it is
+//! later on the same file only repeats the verdict. The length of a `.history` or `.backup` file is not known; it is
 //! archived when its writer says it is done, or in the write after which it is as long as the file it is copied from.
+//! When a file is whole, and what tells a hole from bytes that are still to come, is in [`whole`].
 
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
-use crate::archive::wal::SMALL_FILE_BYTES;
-use crate::archive::wal::{Committed, Looked};
+use crate::archive::wal::{Committed, Fork, Looked, SMALL_FILE_BYTES};
 use crate::archive::{Archive, Error};
 use crate::codec::Compression;
-use crate::pg::{HeaderError, PageHeader, WalName, backup_history, history};
+use crate::pg::{HeaderError, PageHeader, SwitchSearch, WalName};
 use crate::store::{self, GRACE, Patience};
 
 use super::forerunner::Forerunner;
 use super::{Draft, Sealed, Staging};
+
+mod whole;
 
 /// Bytes of the first page that are looked at.
 const HEADER_BYTES: usize = 40;
@@ -65,7 +66,15 @@ pub struct WalDraft {
     look: Option<Look>,
     /// What was sent of this file ahead of its copier.
     forerunner: Option<Forerunner>,
+    /// Where its WAL ends, looked for as far as its bytes have come.
+    switch: SwitchSearch,
+    /// Was it brought under its name by somebody who says that it is whole?
+    vouched: bool,
+    /// What a history shows.
+    fork: Option<Fork>,
     deadline: Duration,
+    /// When its last question or its upload has to have its answer, once its writer is done: one deadline for all of them.
+    ends: Option<Instant>,
     verdict: Option<Verdict>,
 }
 
@@ -78,11 +87,19 @@ impl WalDraft {
         } else {
             staging.draft_with(Compression::None)
         };
-        Self::adopt(archive, draft, name, deadline)
+        Self::of(archive, draft, name, deadline)
     }
 
-    /// A file that was written under another name so far; to be finished at once.
+    /// A file that was written under another name so far; to be finished at once. Whoever brings it under its name says
+    /// that it is whole.
     pub fn adopt(archive: Arc<Archive>, draft: Draft, name: WalName, deadline: Duration) -> Self {
+        Self {
+            vouched: true,
+            ..Self::of(archive, draft, name, deadline)
+        }
+    }
+
+    fn of(archive: Arc<Archive>, draft: Draft, name: WalName, deadline: Duration) -> Self {
         Self {
             archive,
             name,
@@ -91,7 +108,11 @@ impl WalDraft {
             header: None,
             look: None,
             forerunner: None,
+            switch: SwitchSearch::default(),
+            vouched: false,
+            fork: None,
             deadline,
+            ends: None,
             verdict: None,
         }
     }
@@ -107,6 +128,10 @@ impl WalDraft {
         if self.draft.bytes() == 0 {
             // The hash is all that is needed of it, most likely.
             self.draft = staging.draft().compared();
+        }
+        if forerunner.is_kept() {
+            // What was stored before this copy began may have gone since; asked while the bytes come.
+            self.look = Some(self.look_ahead());
         }
         self.forerunner = Some(forerunner);
         self
@@ -125,6 +150,11 @@ impl WalDraft {
     /// Its first bytes, as far as they have come and are looked at.
     pub fn head(&self) -> &[u8] {
         &self.head
+    }
+
+    /// The fork that a history shows, once it has been checked.
+    pub fn fork(&self) -> Option<Fork> {
+        self.fork
     }
 
     /// What became of it, if that is decided.
@@ -162,7 +192,7 @@ impl WalDraft {
         if let Err(error) = self.take(offset, data).await {
             return Err(self.decide(Err(Arc::new(error))).expect_err("just failed"));
         }
-        if self.is_complete(source) {
+        if self.is_complete(source).await.map_err(Arc::new)? {
             self.complete().await
         } else {
             Ok(())
@@ -188,8 +218,9 @@ impl WalDraft {
         }
         if bytes == 0 {
             (self.head, self.header) = (Vec::new(), None);
+            self.switch = SwitchSearch::default();
         }
-        if self.is_complete(source) {
+        if self.is_complete(source).await.map_err(Arc::new)? {
             self.complete().await
         } else {
             Ok(())
@@ -202,17 +233,19 @@ impl WalDraft {
     /// its parent goes on writing.
     ///
     /// # Errors
-    /// [`Error::Incomplete`], [`Error::Text`], and as [`WalDraft::write`].
+    /// [`Error::Incomplete`], [`Error::Gap`], [`Error::Text`], and as [`WalDraft::write`].
     pub async fn finish(&mut self) -> Result<(), Arc<Error>> {
         if let Some(verdict) = &self.verdict {
             return verdict.clone().map(drop);
         }
+        self.ends = Some(Instant::now() + self.deadline);
         self.check_whole().await.map_err(Arc::new)?;
         self.commit_now().await
     }
 
     /// The last byte has come.
     async fn complete(&mut self) -> Result<(), Arc<Error>> {
+        self.ends = Some(Instant::now() + self.deadline);
         if !self.name.has_pages() {
             self.check_text().await.map_err(Arc::new)?;
         }
@@ -325,102 +358,6 @@ impl WalDraft {
         }
     }
 
-    fn is_complete(&self, source: impl FnOnce() -> Option<Source>) -> bool {
-        let (bytes, coverage) = (self.draft.bytes(), self.draft.coverage());
-        if !self.name.has_pages() {
-            return bytes > 0
-                && coverage.is_full(bytes)
-                && source().is_some_and(|source| source.bytes() == bytes);
-        }
-        // A byte written twice: the writer fills in later what it laid out first, and only it knows when it is done.
-        let Some(header) = self.header.as_ref().filter(|_| !coverage.is_rewritten()) else {
-            return false;
-        };
-        let expected = u64::from(header.segment_bytes);
-        let holes = |source: Source| {
-            source.bytes() == expected && coverage.gaps(expected).all(|gap| source.is_zero(gap))
-        };
-        bytes == expected && (coverage.is_full(expected) || source().is_some_and(holes))
-    }
-
-    /// Is the file one that may be archived as it stands?
-    async fn check_whole(&mut self) -> Result<(), Error> {
-        if self.name.has_pages() {
-            self.check_segment().await
-        } else {
-            self.check_text().await
-        }
-    }
-
-    async fn check_segment(&mut self) -> Result<(), Error> {
-        // Read back rather than remembered: a draft brought under its name by a rename has not been looked at yet.
-        let head = self
-            .draft
-            .read(0, HEADER_BYTES)
-            .await
-            .map_err(|error| self.staging_error(&error))?;
-        let found_bytes = self.draft.bytes();
-        let incomplete = |expected_bytes, detail| Error::Incomplete {
-            name: self.name,
-            expected_bytes,
-            found_bytes,
-            detail,
-        };
-        let header = match PageHeader::parse(&head) {
-            Ok(header) => header,
-            Err(HeaderError::Short { .. }) => {
-                return Err(incomplete(self.segment_bytes().unwrap_or(16 << 20), ""));
-            }
-            Err(reason) => {
-                return Err(Error::Header {
-                    name: self.name,
-                    reason,
-                });
-            }
-        };
-        let expected_bytes = u64::from(header.segment_bytes);
-        if found_bytes != expected_bytes {
-            return Err(incomplete(expected_bytes, ""));
-        }
-        let coverage = self.draft.coverage();
-        if !coverage.is_full(expected_bytes) && !coverage.only_forward() {
-            return Err(incomplete(expected_bytes, ", with gaps between them"));
-        }
-        self.header = Some(header);
-        Ok(())
-    }
-
-    async fn check_text(&mut self) -> Result<(), Error> {
-        let bytes = self.draft.bytes();
-        if bytes > SMALL_FILE_BYTES {
-            return Err(Error::TooLong {
-                name: self.name,
-                limit_bytes: SMALL_FILE_BYTES,
-            });
-        }
-        let text = self
-            .small_text(bytes as usize)
-            .await
-            .map_err(|error| self.staging_error(&error))?;
-        let fault = match self.name {
-            WalName::History(own) => history::parse(&text, own).err().map(|fault| fault.to_string()),
-            WalName::Backup(segment, offset) => match backup_history::parse(&text) {
-                Ok(parsed) => parsed
-                    .check_name(segment, offset)
-                    .err()
-                    .map(|fault| fault.to_string()),
-                Err(fault) => Some(fault.to_string()),
-            },
-            WalName::Segment(_) | WalName::Partial(_) => None,
-        };
-        fault.map_or(Ok(()), |reason| {
-            Err(Error::Text {
-                name: self.name,
-                reason,
-            })
-        })
-    }
-
     /// Asks the store in the background whether the name is taken: the answer is there when the last byte is.
     fn look_ahead(&self) -> Look {
         let (archive, name, patience) = (self.archive.clone(), self.name, self.patience());
@@ -429,18 +366,15 @@ impl WalDraft {
         }))
     }
 
-    /// The whole of a small file, which is stored uncompressed even if it came under another name and was not.
-    async fn small_text(&mut self, bytes: usize) -> io::Result<Bytes> {
-        self.draft.repack(Compression::None).await?;
-        self.draft.read(0, bytes).await
-    }
-
     async fn commit(&mut self) -> Result<Committed, Error> {
         // The store keeps to the deadline by itself; this also bounds waiting for the look, for what was sent ahead, and
         // for another writer of the same name.
         let (deadline, name) = (self.deadline, self.name);
         let place = self.archive.place();
-        tokio::time::timeout(deadline + GRACE, self.commit_with(self.patience()))
+        let left = self
+            .ends
+            .map_or(deadline, |ends| ends.saturating_duration_since(Instant::now()));
+        tokio::time::timeout(left + GRACE, self.commit_with(self.patience()))
             .await
             .unwrap_or_else(|_| {
                 let target = format!("{name} in {place}");
@@ -461,21 +395,35 @@ impl WalDraft {
                 .hash()
                 .await
                 .map_err(|error| self.staging_error(&error))?;
+            let stored_meanwhile = self.look.is_none();
             if forerunner.stored().await == Some(hash) {
-                return Ok(Committed::Stored);
+                if stored_meanwhile {
+                    return Ok(Committed::Stored);
+                }
+                let looked = self.looked_at().await;
+                if looked.as_ref().is_some_and(|looked| looked.shows(hash)) {
+                    return Ok(Committed::Stored);
+                }
+                return self.store(std::future::ready(looked), patience).await;
             }
         }
-        let sealed = self.seal().await?;
         let look = self.look.take();
-        let looking = async { (&mut look?.0).await.ok().flatten() };
+        self.store(async { (&mut look?.0).await.ok().flatten() }, patience)
+            .await
+    }
+
+    async fn looked_at(&mut self) -> Option<Looked> {
+        (&mut self.look.take()?.0).await.ok().flatten()
+    }
+
+    async fn store(
+        &mut self,
+        looking: impl Future<Output = Option<Looked>>,
+        patience: Patience,
+    ) -> Result<Committed, Error> {
+        let sealed = Arc::new(self.seal().await?);
         self.archive
-            .commit_wal(
-                self.name,
-                Arc::new(sealed),
-                self.header.as_ref(),
-                looking,
-                patience,
-            )
+            .commit_wal(self.name, sealed, self.header.as_ref(), looking, patience)
             .await
     }
 
@@ -485,7 +433,8 @@ impl WalDraft {
     }
 
     fn patience(&self) -> Patience {
-        Patience::for_at_most(self.deadline)
+        self.ends
+            .map_or_else(|| Patience::for_at_most(self.deadline), Patience::Until)
     }
 
     fn staging_error(&self, error: &io::Error) -> Error {

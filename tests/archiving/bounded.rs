@@ -4,9 +4,11 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use super::rig::{Rig, SMALL, Source};
+use super::rig::{Place, Rig, SMALL, Source};
 use crate::common::s3::{Action, Logged, Operation, Rule};
 use crate::common::user::said;
+use crate::common::walfs::Options;
+use crate::common::world::{World, detach};
 use crate::common::{wait, wal};
 
 /// The upload of this file.
@@ -240,4 +242,88 @@ fn a_page_that_is_refused_fails_ls() {
         assert_eq!(rig.server().remove_rule(rule), 1, "page {page}");
     }
     assert_eq!(rig.mount.list().len(), 2500);
+}
+
+/// W7: "one total deadline" a copy, whatever its tool asks before it writes, and for whoever writes: a copier that looks
+/// at its target again and again, and one that the daemon may not look into.
+#[test]
+fn w7_a_copy_has_one_deadline_whoever_makes_it() {
+    let rig = Rig::s3(&["--deadline", "6s", "--allow-other"]);
+    rig.archive(&rig.segment(1, 1));
+    let source = rig.segment(2, 2);
+    rig.server().blackhole(true);
+    let began = Instant::now();
+    let copy2 = "import shutil, sys; shutil.copy2(sys.argv[1], sys.argv[2])";
+    let line = format!("/usr/bin/python3 -c '{copy2}' \"$1\" \"$2\"");
+    let output = rig
+        .user()
+        .shell(&line, &[&source.path, &rig.target(&source.name)]);
+    assert!(said(&output).contains("Input/output error"), "{}", said(&output));
+    // A bound, not a measure: each of its questions used to have the whole deadline, 24 s in all.
+    assert!(began.elapsed() < Duration::from_secs(17), "{:?}", began.elapsed());
+    let mut cp = std::process::Command::new("cp");
+    cp.args([&source.path, &rig.target(&source.name)])
+        .stderr(Stdio::null());
+    let mut cp = cp.spawn().expect("run cp as root");
+    assert!(!wait::for_exit("root's cp to end", &mut cp).success());
+    rig.server().blackhole(false);
+    rig.assert_absent(&source.name);
+    rig.archive(&source);
+}
+
+/// S1, O1: "Disk full" is said as what it is, by `cp` too.
+#[test]
+fn s1_a_full_disk_of_a_local_archive_is_no_space_left() {
+    let world = World::new("full");
+    let disk = Disk::of(&world, "size=3m");
+    let mount = Options::local(&world).mount();
+    let rig = Rig {
+        mount,
+        place: Place::Local,
+        world,
+    };
+    let refused = (1..10).find_map(|number| {
+        let source = rig.segment(number, number);
+        let output = rig.cp(&source);
+        (!output.status.success()).then(|| (source, said(&output)))
+    });
+    let (source, message) = refused.expect("the disk is never full");
+    assert!(message.contains("No space left on device"), "{message}");
+    rig.assert_absent(&source.name);
+    rig.assert_last_error(&["No space left on device", "HINT: make room"]);
+    disk.change("size=30m");
+    rig.archive(&source);
+    let Rig { mount, world, .. } = rig;
+    drop((mount, disk, world));
+}
+
+/// A small file system for the archive, taken away at the end.
+struct Disk(std::path::PathBuf);
+
+impl Disk {
+    fn of(world: &World, options: &str) -> Disk {
+        let disk = Disk(world.owned_dir("archive"));
+        let user = crate::common::user::User::postgres();
+        disk.mount(&format!("{options},mode=0700,uid={},gid={}", user.uid, user.gid));
+        disk
+    }
+
+    fn change(&self, options: &str) {
+        self.mount(&format!("remount,{options}"));
+    }
+
+    fn mount(&self, options: &str) {
+        let mut mount = std::process::Command::new("mount");
+        let mounted = mount
+            .args(["-t", "tmpfs", "-o", options, "none"])
+            .arg(&self.0)
+            .status();
+        assert!(mounted.expect("run mount").success());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        detach(&self.0);
+    }
 }

@@ -58,10 +58,10 @@ fn w2_success_means_stored_for_partial_and_backup_files() {
     }
 }
 
-/// A backup history file of a backup that began in this segment of 16 MiB.
+/// A backup history file of a backup that began in this segment of 1 MiB.
 fn backup_file(segment: &str, number: u32) -> Vec<u8> {
     let text = String::from_utf8(backup_history(segment)).expect("ASCII");
-    text.replace("0/2000", &format!("0/{number}000")).into_bytes()
+    text.replace("0/2000", &format!("0/{number:X}00")).into_bytes()
 }
 
 /// W1, W2: 16 MiB, the size that every server has unless told otherwise.

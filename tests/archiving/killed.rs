@@ -1,12 +1,12 @@
 //! Writers that are killed, or give up in the middle: nothing of theirs is ever seen.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use super::rig::{Rig, SMALL, Source, exists, s3_options};
+use super::rig::{Rig, SMALL, Source, exists, s3_options, writer_to};
 use crate::common::postgres::send;
 use crate::common::s3::{Action, Operation, Rule, S3Server};
 use crate::common::user::{User, said};
@@ -143,12 +143,17 @@ impl Blind {
         blind
     }
 
+    fn target(&self, name: &str) -> PathBuf {
+        self.world.mountpoint().join("wal").join(name)
+    }
+
+    fn object(&self, name: &str) -> Option<Vec<u8>> {
+        std::fs::read(self.world.archive().join(format!("wal/{name}.lz4"))).ok()
+    }
+
     /// A shell line as postgres; `$1`... are names in `wal/`.
     fn run(&self, line: &str, names: &[&str]) -> std::process::ExitStatus {
-        let paths: Vec<_> = names
-            .iter()
-            .map(|name| self.world.mountpoint().join("wal").join(name))
-            .collect();
+        let paths: Vec<_> = names.iter().map(|name| self.target(name)).collect();
         let paths: Vec<&Path> = paths.iter().map(|path| path.as_path()).collect();
         User::postgres().shell(line, &paths).status
     }
@@ -213,6 +218,89 @@ fn w3_a_daemon_in_another_pid_namespace_archives_whole_files_only() {
     }
     let again = user.shell(r#"cp "$1" "$2" && cmp "$1" "$2""#, &[&from, &to]);
     assert!(again.status.success(), "{}", said(&again));
+}
+
+/// W3: "(PF_EXITING) ... is only a hint: other pid namespaces hide it". A writer of whom nothing can be seen, killed with a
+/// gap left, or before what it laid out first was filled in. What only a living writer's close could tell is refused.
+#[test]
+fn w3_a_hidden_writer_killed_with_a_gap_leaves_nothing() {
+    let blind = Blind::mount();
+    let name = wal::segment_name(1, 1, SMALL);
+    let content = wal::segment(&name, 1, SMALL, 1);
+    let from = blind.world.owned_file("from", &content);
+    let half = SMALL / 2;
+    let (zeros, last, whole) = (
+        format!("zeros:{SMALL}"),
+        format!("write:{half}:{half}"),
+        format!("truncate:{SMALL}"),
+    );
+    let head = "write:0:8192";
+    for calls in [[head, &last], [head, &whole], [&whole, head], [&zeros, head]] {
+        for end in ["wait", "spawn", "fork", "close"] {
+            let calls = [calls[0], calls[1], end, "wait"];
+            let writer = writer_to(&User::postgres(), &from, &blind.target(&name), &calls);
+            match end {
+                "close" => drop(writer.ended()),
+                _ => drop(writer.waits().kill(libc::SIGKILL)),
+            }
+            assert!(blind.object(&name).is_none(), "{calls:?} archived it");
+        }
+    }
+    assert!(
+        blind
+            .run(&format!(r#"cp {} "$1""#, from.display()), &[&name])
+            .success()
+    );
+    assert!(blind.object(&name).is_some());
+}
+
+/// W2, W3: a sparse copy by somebody of whom nothing can be seen. Where the WAL ends with a switch to the next segment, and
+/// the hole is behind it, the segment is whole; a hole elsewhere may be bytes that never came.
+#[test]
+fn w2_a_hidden_sparse_copier_is_believed_where_the_wal_ends() {
+    let blind = Blind::mount();
+    let uutils = blind
+        .world
+        .public_program(&copiers::cached_program("coreutils-0.12.0/bin/coreutils"));
+    let uutils = uutils.display();
+    let mut number = 0;
+    for (line, end) in [
+        ("cp --sparse=always".to_owned(), 3 * wal::PAGE_BYTES),
+        (format!("{uutils} cp"), 40 * wal::PAGE_BYTES),
+        ("cp".to_owned(), SMALL as usize - wal::PAGE_BYTES),
+    ] {
+        number += 1;
+        let name = wal::segment_name(1, number, SMALL);
+        let content = wal::switched_segment(&name, 1, SMALL, end);
+        let from = blind.world.owned_file("from", &content);
+        let line = format!(
+            r#"fallocate -d {from}; {line} {from} "$1""#,
+            from = from.display()
+        );
+        assert!(blind.run(&line, &[&name]).success(), "{line}");
+        let object = blind.object(&name).expect("it is archived");
+        assert!(unpacked(&blind.world, &object) == content, "{line}: not the same");
+    }
+    let name = wal::segment_name(1, 9, SMALL);
+    let mut content = wal::switched_segment(&name, 1, SMALL, 50 * wal::PAGE_BYTES);
+    content[20 * wal::PAGE_BYTES..30 * wal::PAGE_BYTES].fill(0);
+    let from = blind.world.owned_file("from", &content);
+    let line = format!(
+        r#"dd if={} of="$1" bs=8k conv=sparse status=none"#,
+        from.display()
+    );
+    assert!(
+        !blind.run(&line, &[&name]).success(),
+        "a hole in the WAL is believed"
+    );
+    assert!(blind.object(&name).is_none());
+}
+
+fn unpacked(world: &World, object: &[u8]) -> Vec<u8> {
+    let file = world.path().join("object");
+    std::fs::write(&file, object).expect("write an object");
+    let output = Command::new("lz4").arg("-dc").arg(&file).output();
+    output.expect("run lz4").stdout
 }
 
 /// W3: half a file, closed in good order by a writer that means it (`head -c N > wal/NAME`), is refused.

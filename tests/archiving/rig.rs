@@ -247,18 +247,22 @@ impl Rig {
 
     /// A process that does these system calls on `wal/NAME` one after the other; see `writer.py`.
     pub(crate) fn writer(&self, source: &Source, calls: &[&str]) -> Writer {
-        let mut command = self.user().command("/usr/bin/python3");
-        command
-            .args(["-c", include_str!("writer.py")])
-            .arg(&source.path)
-            .arg(self.target(&source.name))
-            .args(calls);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        Writer(command.spawn().expect("run python3"))
+        writer_to(self.user(), &source.path, &self.target(&source.name), calls)
     }
+}
+
+/// A process that does these system calls on `target`, with the bytes of `source`; see `writer.py`.
+pub(crate) fn writer_to(user: &User, source: &Path, target: &Path, calls: &[&str]) -> Writer {
+    let mut command = user.command("/usr/bin/python3");
+    command
+        .args(["-c", include_str!("writer.py")])
+        .args([source, target])
+        .args(calls);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Writer(command.spawn().expect("run python3"))
 }
 
 /// `cp` of a file to its name in a mount, ready to be run.

@@ -173,3 +173,54 @@ fn w3_a_gap_that_is_filled_later_is_not_archived_as_a_hole() {
     assert!(output.status.success(), "{}", said(&output));
     rig.assert_archived(&source);
 }
+
+/// W3: a child that closes its copy of the descriptor says nothing of its parent's file, nor does one that a program does
+/// not inherit. Gaps, a length set behind the first page, zeros laid out first: none of them is archived before it is
+/// filled in, and the file is archived then.
+#[test]
+fn w3_a_childs_close_archives_nothing() {
+    let rig = Rig::local();
+    let half = SMALL / 2;
+    let (head, zeros, whole) = (
+        "write:0:8192".to_owned(),
+        format!("zeros:{SMALL}"),
+        format!("truncate:{SMALL}"),
+    );
+    let (last, rest) = (
+        format!("write:{half}:{half}"),
+        format!("write:8192:{}", SMALL - 8192),
+    );
+    let ways = [[&head, &last], [&head, &whole], [&whole, &head], [&zeros, &head]];
+    let children = ["fork", "spawn"];
+    let each = ways.iter().flat_map(|way| children.map(|child| (way, child)));
+    for ((way, child), number) in each.zip(1..) {
+        let source = rig.segment(number, number);
+        let calls = [way[0], way[1], child, "fsync-refused", "wait", &rest, "close"];
+        let writer = rig.writer(&source, &calls).waits();
+        rig.assert_absent(&source.name);
+        let output = writer.go_on().ended();
+        assert!(output.status.success(), "{way:?} {child}: {}", said(&output));
+        rig.assert_archived(&source);
+    }
+    rig.mount
+        .assert_status("/archived_files", ways.len() * children.len());
+}
+
+/// W3: a gap is no hole because its writer closes the file, or copies the descriptor, in good order.
+#[test]
+fn w3_a_gap_is_refused_when_it_is_closed() {
+    let rig = Rig::local();
+    let source = rig.segment(1, 1);
+    let (head, whole) = ("write:0:8192", format!("truncate:{SMALL}"));
+    for closing in ["close", "dup", "fsync"] {
+        let output = rig.writer(&source, &[head, &whole, closing]).ended();
+        assert!(
+            said(&output).contains("Invalid argument"),
+            "{closing}: {}",
+            said(&output)
+        );
+        rig.assert_absent(&source.name);
+        rig.assert_last_error(&[&source.name, "from 8192 to 1048576", "HINT", "--sparse=never"]);
+    }
+    rig.archive(&source);
+}

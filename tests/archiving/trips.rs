@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use super::commands::Desk;
 use crate::common::s3::{Action, Logged, Operation, Rule, RuleId};
@@ -94,8 +95,12 @@ fn a_push_is_its_questions_and_one_put() {
     desk.server().clear_requests();
     desk.pushed(&desk.file("00000002.history", &wal::history(1, "0/3000000")));
     let key = "cluster/wal/00000002.history.lz4";
+    // Three listings: does it fit what is archived of its timeline, and of the one that it left?
     let expected = [
         "GET cluster/cluster.json".into(),
+        "GET cluster/wal/00000001".into(),
+        "GET cluster/wal/00000001".into(),
+        "GET cluster/wal/00000002".into(),
         format!("GET {key}"),
         "GET cluster/walfs.json".into(),
         format!("PUT {key}"),
@@ -206,4 +211,34 @@ fn r2_a_refusal_of_everything_is_said_at_once() {
     }
     let mut process = start_fetch(&desk, SECOND);
     assert_eq!(wait::for_exit("walfs to end", &mut process).code(), Some(255));
+}
+
+/// W1: what both were told is archived, is, where the store lets the last writer win: two first processes with different
+/// codecs make one archive of one codec.
+#[test]
+fn w1_of_two_first_writers_with_different_codecs_one_is_refused() {
+    for round in 0..4 {
+        let desk = Desk::s3();
+        desk.server().ignore_conditions(true);
+        let slow = Rule::new(Action::Delay(Duration::from_millis(40 * round)));
+        desk.server()
+            .add_rule(slow.operation(Operation::Put).key("walfs.json"));
+        let start = |number, codec| {
+            let path = desk.segment(number, number);
+            let path = path.to_str().expect("ASCII");
+            start(&desk, &["wal-push", path, "--compression", codec])
+        };
+        let processes = [start(1, "lz4"), start(2, "zstd")];
+        let done = processes.map(|mut process| wait::for_exit("walfs to end", &mut process).success());
+        assert!(done[0] || done[1], "round {round}: neither is archived");
+        for (done, name) in done.iter().zip([FIRST, SECOND]) {
+            let (output, content) = desk.fetch_from(&desk.archive(), name);
+            assert_eq!(
+                content.is_some(),
+                *done,
+                "round {round}, {name}: {}",
+                said(&output)
+            );
+        }
+    }
 }

@@ -100,7 +100,7 @@ impl Below {
     /// One write, as the kernel hands it on.
     pub async fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<usize> {
         let data = Bytes::copy_from_slice(data);
-        self.fs.write(handle, offset, &data, None).await
+        self.fs.write(handle, offset, &data, None, None).await
     }
 
     /// What `cp` does: opens, writes pieces of 128 KiB, closes. The outcome is what a careful copier would report.
@@ -111,7 +111,7 @@ impl Below {
             let offset = (index * (128 << 10)) as u64;
             outcome = outcome.and(self.write(handle, offset, piece).await.map(drop));
         }
-        outcome = outcome.and(self.fs.flush(handle, None).await);
+        outcome = outcome.and(self.fs.flush(handle, None, None).await);
         self.fs.release(handle).await;
         outcome
     }
@@ -135,7 +135,7 @@ impl Below {
     /// `mv`, or with `replace` off `mv -n` of a kernel that has it.
     pub async fn rename(&self, from: &str, to: &str, replace: bool) -> Result<()> {
         let (from, to) = (OsStr::new(from), OsStr::new(to));
-        self.fs.rename(self.wal, from, self.wal, to, replace).await
+        self.fs.rename(self.wal, from, self.wal, to, replace, None).await
     }
 
     /// `ls -l wal`: names and sizes.

@@ -28,6 +28,24 @@ pub fn segment(name: &str, system_id: u64, segment_bytes: u32, seed: u64) -> Vec
     content
 }
 
+/// The same, but with records that follow one another, one to a page, until the one at `end` (on a page's boundary) that
+/// switches to the next segment; from then on zeros, as `pg_switch_wal()` leaves it.
+pub fn switched_segment(name: &str, system_id: u64, segment_bytes: u32, end: usize) -> Vec<u8> {
+    let mut content = segment(name, system_id, segment_bytes, 1);
+    for (number, page) in content[..end].chunks_mut(PAGE_BYTES).enumerate() {
+        let at = if number == 0 { 40 } else { 24 };
+        let record_bytes = (page.len() - at) as u32;
+        page[at..at + 4].copy_from_slice(&record_bytes.to_le_bytes());
+    }
+    let record = end + 24;
+    content[record..].fill(0);
+    content[record..record + 4].copy_from_slice(&24u32.to_le_bytes());
+    content[record + 16] = 0x40;
+    let crc = crc32c::crc32c(&content[record..record + 20]);
+    content[record + 20..record + 24].copy_from_slice(&crc.to_le_bytes());
+    content
+}
+
 /// The name of segment `number` (0 is the first of all) of a timeline.
 pub fn segment_name(timeline: u32, number: u64, segment_bytes: u32) -> String {
     let per_log = (1u64 << 32) / u64::from(segment_bytes);

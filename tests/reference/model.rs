@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use walfs::pg::{HeaderError, PageHeader};
 
+use super::operation::Closer;
 use super::sample::{self, FINALS, NAMES, PIECES, Source};
 
 /// What must come of an operation.
@@ -48,6 +49,8 @@ pub(crate) struct File {
     pub(crate) handles: usize,
     /// Its writer was killed.
     pub(crate) abandoned: bool,
+    /// Could be seen who created it?
+    known: bool,
     /// Which pieces have been written; the last one lies beyond the end.
     written: [bool; PIECES + 1],
     frontier: usize,
@@ -56,7 +59,7 @@ pub(crate) struct File {
 }
 
 impl File {
-    pub(crate) fn new(name: usize) -> Self {
+    pub(crate) fn new(name: usize, known: bool) -> Self {
         let found_by_others = name >= FINALS || NAMES[name].ends_with(".partial");
         Self {
             name,
@@ -65,6 +68,7 @@ impl File {
             verdict: None,
             handles: 1,
             abandoned: false,
+            known,
             written: [false; PIECES + 1],
             frontier: 0,
             went_back: false,
@@ -139,15 +143,12 @@ impl File {
         self.written[..PIECES].iter().all(|written| *written)
     }
 
-    /// Every byte is written, or left out going forward, as in a sparse copy.
-    fn is_covered(&self) -> bool {
-        !self.went_back || self.is_full()
-    }
-
-    /// May it be archived under this name as it stands?
-    fn is_whole(&self, name: &str, archived: &Archived) -> bool {
+    /// May it be archived under this name as it stands? Every byte is written; or `forward`, left out going forward, as in
+    /// a sparse copy.
+    fn is_whole(&self, name: &str, forward: bool, archived: &Archived) -> bool {
         let small = name.contains(".history") || name.contains(".backup");
-        sample::is_valid(name, &self.content, archived.cluster) && (small || self.is_covered())
+        let is_covered = small || self.is_full() || forward && !self.went_back;
+        sample::is_valid(name, &self.content, archived.cluster) && is_covered
     }
 
     /// What a write or a truncate must lead to, after it has been applied (contract W2). Gaps are not holes before the
@@ -159,7 +160,7 @@ impl File {
         }
         let expected = self.borders()[PIECES];
         let complete = !self.rewritten && self.is_full() && self.content.len() == expected;
-        if complete && self.is_whole(name, archived) {
+        if complete && self.is_whole(name, false, archived) {
             return self.archives(name);
         }
         // What can be seen to be wrong may be refused at once: a foreign page, bytes beyond the end.
@@ -185,15 +186,21 @@ impl File {
         }
     }
 
-    /// What a close, or a demand for durability, must lead to (contract W2, W3).
-    pub(crate) fn flush(&self, killed: bool, archived: &Archived) -> Rule {
+    /// What a close, or a demand for durability, must lead to (contract W2, W3). When a segment is whole that was written
+    /// over, only the close of a writer can tell who is seen to live.
+    pub(crate) fn flush(&self, closer: Closer, only_sync: bool, archived: &Archived) -> Rule {
         let name = &NAMES[self.name];
+        let is_writers_close = !only_sync && self.known && closer == Closer::Opener;
+        let is_whole = || {
+            let told = !self.has_pages() || !self.rewritten || is_writers_close;
+            told && self.is_whole(name, false, archived)
+        };
         let answer = match self.verdict {
             Some(true) => Expect::Success,
             Some(false) => Expect::Failure,
             None if self.is_temporary() || self.content.is_empty() => Expect::Success,
-            None if killed => Expect::Either,
-            None if self.is_whole(name, archived) => return self.archives(name),
+            None if closer == Closer::Killed => Expect::Either,
+            None if is_whole() => return self.archives(name),
             None => Expect::Failure,
         };
         Rule::Nothing(answer)
@@ -202,7 +209,7 @@ impl File {
     /// What a rename to a final name must lead to (contract W6).
     pub(crate) fn rename(&self, to: &str, replace: bool, archived: &Archived) -> Rule {
         let taken = !replace && archived.contents.contains_key(to);
-        if taken || !self.is_whole(to, archived) {
+        if taken || !self.is_whole(to, true, archived) {
             return Rule::Nothing(Expect::Failure);
         }
         self.archives(to)

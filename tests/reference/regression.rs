@@ -50,7 +50,7 @@ async fn partial_is_archived_after_a_first_try_that_failed() {
         .unwrap()
         .1;
     below.write(handle, 0, &content).await.unwrap_err();
-    below.fs.flush(handle, None).await.unwrap_err();
+    below.fs.flush(handle, None, None).await.unwrap_err();
     backend.disarm();
     assert!(matches!(below.lookup(&name).await, Err(Error::NotFound)));
     below.fs.release(handle).await;
@@ -75,7 +75,7 @@ async fn segment_received_by_pg_receivewal_is_archived_when_it_is_full() {
     for (index, piece) in content.chunks(100_000).enumerate() {
         below.write(handle, index as u64 * 100_000, piece).await.unwrap();
     }
-    below.fs.flush(handle, None).await.unwrap();
+    below.fs.flush(handle, None, None).await.unwrap();
     below.fs.release(handle).await;
     sync(&below, &partial).await;
     let objects = backend.objects();
@@ -135,6 +135,6 @@ async fn sync(below: &Below, name: &str) {
     let found = below.lookup(name).await.unwrap();
     let handle = below.fs.open_for(found.ino, Opening::Read, None).await.unwrap();
     below.fs.fsync(handle, None).await.unwrap();
-    below.fs.flush(handle, None).await.unwrap();
+    below.fs.flush(handle, None, None).await.unwrap();
     below.fs.release(handle).await;
 }

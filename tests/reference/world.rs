@@ -170,7 +170,7 @@ impl World {
         }
         self.next_file += 1;
         let file = self.next_file;
-        self.files.insert(file, File::new(name));
+        self.files.insert(file, File::new(name, known));
         self.open.push((handle, file));
     }
 
@@ -204,10 +204,10 @@ impl World {
         let (fs, asker) = (&self.below.fs, asker(closer));
         let outcome = match only_sync {
             true => fs.fsync(handle, asker.as_ref()).await,
-            false => fs.flush(handle, asker.as_ref()).await,
+            false => fs.flush(handle, None, asker.as_ref()).await,
         };
         let killed = closer == Closer::Killed;
-        let rule = self.files[&file].flush(killed, &self.archived);
+        let rule = self.files[&file].flush(closer, only_sync, &self.archived);
         self.judge(&rule, &outcome);
         self.change(file, |file| {
             file.abandoned |= killed;

@@ -78,7 +78,11 @@ pub(super) async fn push(
     let asked = archive.clone();
     let looking = async move { asked.looked_early(early).await };
     let mut draft = WalDraft::adopt(archive, packed, name, deadline).looked(looking);
-    Ok(draft.finish().await?)
+    draft.finish().await?;
+    if let Some(fork) = draft.fork() {
+        tracing::warn!("{fork}");
+    }
+    Ok(())
 }
 
 /// Reads the file into the draft.

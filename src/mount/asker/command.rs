@@ -21,6 +21,24 @@ pub(super) fn split(cmdline: &[u8]) -> Vec<&[u8]> {
     text.split(|byte| *byte == 0).collect()
 }
 
+/// The bare name of the program.
+pub(super) fn program_of<'a>(arguments: &[&'a [u8]]) -> Option<&'a [u8]> {
+    program(arguments).map(|(program, _)| program)
+}
+
+/// The title of a server's archiver (`init_ps_display` and `pgarch_archiveXlog`): `postgres: archiver archiving NAME`,
+/// with the cluster's name between.
+pub(super) fn is_archiver(command_line: &str) -> bool {
+    command_line.starts_with("postgres: ") && command_line.split(' ').any(|word| word == "archiver")
+}
+
+/// Is it an archiver whose module brings this file?
+fn archives(arguments: &[&[u8]], target: &Path) -> bool {
+    let title = String::from_utf8_lossy(arguments.first().copied().unwrap_or_default());
+    let name = target.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    is_archiver(&title) && title.ends_with(&format!("archiving {name}"))
+}
+
 /// What a command wants of `target`, a file in the mount.
 pub(super) fn intent(arguments: &[&[u8]], directory: &Path, target: &Path) -> Intent {
     let moves = program(arguments).is_some_and(|(program, _)| program == b"mv");
@@ -31,7 +49,7 @@ pub(super) fn intent(arguments: &[&[u8]], directory: &Path, target: &Path) -> In
         // It asks whether the target is there after a rename that said so, and must hear the same: GNU mv 9.1 otherwise
         // reads memory it has not set, and takes the target for a directory.
         Intent::SeemsToWrite
-    } else if seems_to_write(arguments, directory, target) {
+    } else if seems_to_write(arguments, directory, target) || archives(arguments, target) {
         Intent::SeemsToWrite
     } else if copies_from(arguments, directory, target) {
         Intent::Reads
@@ -261,6 +279,8 @@ mod tests {
             "test ! -f /mnt/walfs/wal/SEG && cp \"pg_wal/SEG\" /mnt/walfs/wal/SEG"
         ]));
         assert!(seems(&["pg_receivewal", "-D", "/mnt/walfs/wal"]));
+        assert!(seems(&["postgres: archiver archiving SEG"]));
+        assert!(seems(&["postgres: main: archiver archiving SEG"]));
         assert!(seems(&["mv", "/mnt/walfs/wal/SEG.tmp", "/mnt/walfs/wal/SEG"]));
         assert!(seems(&[
             "sh",
@@ -293,6 +313,12 @@ mod tests {
             intent_of(&["cmp", "pg_wal/OTHER", "/mnt/walfs/wal/SEG"]),
             Intent::Unknown
         );
+        for title in [
+            "postgres: archiver last was SEG",
+            "postgres: startup waiting for SEG",
+        ] {
+            assert_eq!(intent_of(&[title]), Intent::Unknown, "{title}");
+        }
     }
 
     #[test]

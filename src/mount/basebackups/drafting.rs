@@ -16,6 +16,7 @@ use crate::staging::tree::names::ROOT;
 use crate::staging::tree::{Change, Options, Stat, StatKind, TreeDraft};
 use crate::store::{self, GRACE};
 
+use super::super::asker::Asker;
 use super::super::error::Error;
 use super::super::fs::{Fs, Result};
 use super::super::handles::Handle;
@@ -118,8 +119,18 @@ impl Fs {
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::BadName`], [`Error::Draft`]; [`Error::Immutable`] elsewhere.
-    pub async fn make_directory(&self, parent: u64, name: &OsStr, making: Making) -> Result<Attributes> {
+    pub async fn make_directory(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        making: Making,
+        asker: Option<&Asker>,
+    ) -> Result<Attributes> {
         match self.node(parent)? {
+            Node::Wal => {
+                self.gates_open()?;
+                self.make_folder(name, asker)
+            }
             Node::Basebackups => {
                 self.gates_open()?;
                 let begun = timeout(self.options.deadline + GRACE, self.begin_draft(name, making)).await;
@@ -281,6 +292,7 @@ impl Fs {
     /// [`Error::Draft`]; [`Error::Immutable`], [`Error::Committed`] for what is complete, or no backup.
     pub async fn remove_directory(&self, parent: u64, name: &OsStr) -> Result<()> {
         match self.node(parent)? {
+            Node::Wal => self.remove_folder(name),
             Node::Basebackups => {
                 let name = name.to_str().and_then(|name| name.parse().ok());
                 let slot = name.as_ref().and_then(|name| self.basebackups.drafts.find(name));

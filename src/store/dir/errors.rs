@@ -11,8 +11,7 @@ pub(super) fn kind_of(error: &io::Error) -> ErrorKind {
         Some(libc::ENOENT) => ErrorKind::NotFound,
         Some(libc::EEXIST) => ErrorKind::AlreadyExists,
         Some(libc::EACCES | libc::EPERM | libc::EROFS) => ErrorKind::Denied,
-        // A full disk may be emptied, but not within the seconds that a request has: the caller's caller waits.
-        Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::Permanent,
+        Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::Full,
         Some(libc::ENOTDIR | libc::EISDIR | libc::ELOOP | libc::ENAMETOOLONG) => ErrorKind::Permanent,
         Some(libc::EINVAL | libc::EFBIG | libc::EMLINK | libc::EXDEV) => ErrorKind::Permanent,
         Some(libc::EOPNOTSUPP | libc::ENOSYS) => ErrorKind::Permanent,

@@ -61,7 +61,7 @@ async fn an_answer_is_not_asked_for_twice() {
 
 #[tokio::test]
 async fn who_waits_for_ever_also_waits_for_new_credentials_and_a_lost_bucket() {
-    for kind in [ErrorKind::Denied, ErrorKind::Permanent] {
+    for kind in [ErrorKind::Denied, ErrorKind::Full, ErrorKind::Permanent] {
         let (outcome, attempts) = fail(kind, 9, minute()).await;
         assert_eq!((outcome.unwrap_err().kind, attempts), (kind, 1));
         assert_eq!(fail(kind, 3, Patience::Forever).await.0.unwrap(), 4);
@@ -70,7 +70,7 @@ async fn who_waits_for_ever_also_waits_for_new_credentials_and_a_lost_bucket() {
 
 #[tokio::test]
 async fn a_person_waits_for_the_store_and_not_for_permission() {
-    for kind in [ErrorKind::Denied, ErrorKind::Permanent] {
+    for kind in [ErrorKind::Denied, ErrorKind::Full, ErrorKind::Permanent] {
         let (outcome, attempts) = fail(kind, 9, Patience::WhileAway).await;
         assert_eq!((outcome.unwrap_err().kind, attempts), (kind, 1));
     }

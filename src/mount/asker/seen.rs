@@ -1,0 +1,57 @@
+//! What can be seen of a process that closes a file, within a moment.
+//!
+//! A process that begins another program has its descriptors closed for it while the kernel keeps everybody else from
+//! looking at it: `/proc/PID` waits for the end of that, and that waits for our answer. So the look has a time, on a
+//! thread of its own; a look that does not come back says that the process begins a program, which is no statement about
+//! its files.
+
+use std::time::Duration;
+
+use super::Asker;
+
+/// Far longer than a look at `/proc` takes on a busy machine; the process waits for it.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// What was seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Which process it is.
+    pub process: Option<u32>,
+    /// Is it on its way out?
+    pub is_exiting: Option<bool>,
+    /// It is known to be another one than the opener of the file,
+    pub is_not_the_opener: bool,
+    /// ... which lives.
+    pub opener_lives: bool,
+    /// It begins another program at this moment.
+    pub begins_a_program: bool,
+}
+
+impl Seen {
+    /// Looks at who closes a file, and at the process that opened it (0: not known).
+    pub async fn of(asker: Option<&Asker>, opener: u32) -> Self {
+        let Some(asker) = asker.cloned() else {
+            return Self::default();
+        };
+        let look = tokio::task::spawn_blocking(move || Self::look(&asker, opener));
+        match tokio::time::timeout(MOMENT, look).await {
+            Ok(seen) => seen.unwrap_or_default(),
+            Err(_) => Self {
+                begins_a_program: true,
+                ..Self::default()
+            },
+        }
+    }
+
+    fn look(asker: &Asker, opener: u32) -> Self {
+        let process = asker.tgid();
+        let is_not_the_opener = opener != 0 && process.is_some_and(|process| process != opener);
+        Self {
+            process,
+            is_exiting: asker.is_exiting(),
+            is_not_the_opener,
+            opener_lives: is_not_the_opener && Asker::of(opener).is_some_and(|opener| !opener.doomed()),
+            begins_a_program: false,
+        }
+    }
+}

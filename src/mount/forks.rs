@@ -1,0 +1,118 @@
+//! Two timelines that both go on from one place (contract B12): noticed when either of them is archived.
+//!
+//! A `.history` file that comes when its parent has gone on shows the fork by itself. If the parent goes on later, its
+//! segments show it: after one was brought the archive is asked, behind it and once a minute at most, whether a later
+//! timeline has left this one. Another mount may have archived that, so it is not enough to know what came through here.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::archive::Archive;
+use crate::archive::wal::{Child, Fork};
+use crate::metrics::{ForkFound, Metrics};
+use crate::pg::{SegmentName, Timeline, WalName};
+use crate::staging::wal::WalDraft;
+use crate::store::Patience;
+
+use super::fs::Fs;
+
+/// How often a timeline that is archived is looked behind.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// What is known of the timeline that is archived; servers archive one at a time.
+#[derive(Debug, Default)]
+pub(super) struct Forks(Mutex<Option<Known>>);
+
+#[derive(Debug)]
+struct Known {
+    /// Of this timeline, the latest that was brought.
+    segment: SegmentName,
+    looked_at: Instant,
+    children: Vec<Child>,
+}
+
+impl Forks {
+    /// A segment was brought: those that have left its timeline, as far as is known, and whether it is time to look again;
+    /// then somebody does.
+    fn brought(&self, segment: SegmentName) -> (Vec<Child>, bool) {
+        let mut known = self.0.lock().expect("no panic while held");
+        match &mut *known {
+            Some(known) if known.segment.timeline == segment.timeline => {
+                known.segment = segment;
+                let is_due = known.looked_at.elapsed() > EVERY;
+                if is_due {
+                    known.looked_at = Instant::now();
+                }
+                (known.children.clone(), is_due)
+            }
+            other => {
+                *other = Some(Known {
+                    segment,
+                    looked_at: Instant::now(),
+                    children: Vec::new(),
+                });
+                (Vec::new(), true)
+            }
+        }
+    }
+
+    /// Those that have left a timeline; gives the latest segment that was brought of it.
+    fn learn(&self, timeline: Timeline, children: &[Child]) -> Option<SegmentName> {
+        let mut known = self.0.lock().expect("no panic while held");
+        let known = known
+            .as_mut()
+            .filter(|known| known.segment.timeline == timeline)?;
+        known.children = children.to_vec();
+        Some(known.segment)
+    }
+}
+
+impl Fs {
+    /// A file is archived.
+    pub(super) fn look_for_forks(&self, wal: &WalDraft) {
+        if let Some(fork) = wal.fork() {
+            tell(&self.metrics, &fork);
+        }
+        let WalName::Segment(segment) = wal.name() else {
+            return;
+        };
+        let (children, is_due) = self.forks.brought(segment);
+        if is_due {
+            self.look_behind(segment);
+        } else {
+            tell_all(&self.archive, &self.metrics, &children, segment);
+        }
+    }
+
+    fn look_behind(&self, segment: SegmentName) {
+        let (archive, metrics, forks) = (self.archive.clone(), self.metrics.clone(), self.forks.clone());
+        let patience = Patience::for_at_most(self.options.deadline);
+        tokio::spawn(async move {
+            match archive.children_of(segment.timeline, patience).await {
+                Ok(children) => {
+                    let latest = forks.learn(segment.timeline, &children).unwrap_or(segment);
+                    tell_all(&archive, &metrics, &children, latest);
+                }
+                Err(error) => tracing::debug!("later timelines could not be looked at: {error}"),
+            }
+        });
+    }
+}
+
+fn tell_all(archive: &Archive, metrics: &Metrics, children: &[Child], segment: SegmentName) {
+    let forks = children.iter().filter_map(|child| archive.fork(*child, segment));
+    forks.for_each(|fork| tell(metrics, &fork));
+}
+
+/// Says it once, in the log and in `status.json`.
+fn tell(metrics: &Metrics, fork: &Fork) {
+    let is_new = metrics.fork(ForkFound {
+        parent_timeline: fork.parent.0,
+        child_timeline: fork.child.0,
+        left_at: fork.at.to_string(),
+        parent_goes_on_with: fork.beyond.to_string(),
+    });
+    if is_new {
+        tracing::warn!("{fork}");
+    }
+}
