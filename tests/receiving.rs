@@ -73,7 +73,7 @@ impl<'a> Receiving<'a> {
     }
 
     async fn close(&self) -> Result<(), Error> {
-        let closed = self.below.fs.flush(self.handle, None).await;
+        let closed = self.below.fs.flush(self.handle, None, None).await;
         self.below.fs.release(self.handle).await;
         closed
     }
@@ -107,7 +107,7 @@ async fn sync(below: &Below, name: &str) -> Result<(), Error> {
     let found = below.lookup(name).await?;
     let handle = below.fs.open_for(found.ino, Opening::Write, None).await?;
     below.fs.fsync(handle, None).await?;
-    below.fs.flush(handle, None).await?;
+    below.fs.flush(handle, None, None).await?;
     below.fs.release(handle).await;
     Ok(())
 }

@@ -131,6 +131,7 @@ impl Fs {
         let uploaded = committed == Committed::Stored;
         self.metrics.archived(name.to_string(), uploaded);
         self.presence.archived(name);
+        self.clocks.ended(name);
         self.recent.archived(name);
         let how = match uploaded {
             true => "archived",
