@@ -167,6 +167,12 @@ fn b12_timelines_that_go_on_side_by_side_are_named_and_chosen() {
     forked.site.backup("b2");
     assert_eq!(forked.would(&["LATEST", "--target-timeline", "1"]).0, "b2");
     assert_eq!(forked.would(&["LATEST", "--target-timeline", "3"]).0, "b1");
+    // A backup of one branch, begun after the last WAL of the other, settles it: until that goes on.
+    let (backup, timeline, warnings) = forked.would(&["LATEST"]);
+    assert_eq!((backup.as_str(), timeline), ("b2", 1));
+    assert!(warnings.contains("taken for abandoned"), "{warnings}");
+    copy.query("INSERT INTO t VALUES (21)");
+    copy.archive_all();
     forked.asks(&["LATEST"]);
     let refused = forked.try_restore(
         &["b2", "--target-timeline", "3"],
@@ -174,7 +180,6 @@ fn b12_timelines_that_go_on_side_by_side_are_named_and_chosen() {
     );
     assert!(said(&refused).contains("left timeline 1"), "{}", said(&refused));
 
-    // A backup of one branch, begun after the last WAL of the other, settles it: until that goes on.
     let mut backup = forked.site.walfs("backup");
     backup
         .env("PGHOST", world.path().join("copy"))

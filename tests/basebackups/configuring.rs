@@ -4,11 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use super::mounted::Site as Mounted;
 use crate::common::basebackup::Site;
 use crate::common::postgres::{Postgres, newest};
 use crate::common::recovery::Recovery;
 use crate::common::user::{User, said};
 use crate::common::wait;
+use crate::common::walfs::{BINARY, walfs};
 use crate::common::world::World;
 
 /// Settings that no restored server survives, or none of its users.
@@ -136,23 +138,34 @@ fn auto(dir: &Path) -> String {
     fs::read_to_string(dir.join("data/postgresql.auto.conf")).expect("read the settings")
 }
 
-/// Debian keeps settings outside of the data directory: "Next" must say how the server starts without them.
+/// A copy made by hand where the settings lie elsewhere, as on Debian: "Next" must say how its server starts without them.
 #[test]
-fn b10_a_backup_without_settings_says_how_its_server_starts() {
-    let world = World::new("debian");
-    let site = Site::local(&world);
-    let data = site.server.data().to_owned();
+fn b11_a_backup_without_settings_says_how_its_server_starts() {
+    let site = Mounted::local("debian");
+    let copy = site.world.path().join("copy");
+    site.server.copy_data_dir(&copy);
     let files = ["postgresql.conf", "pg_hba.conf"];
     for file in files {
-        fs::rename(data.join(file), world.path().join(file)).expect("move a file");
+        fs::remove_file(copy.join("data").join(file)).expect("remove a file");
     }
-    site.backup("monday");
-    for file in files {
-        fs::rename(world.path().join(file), data.join(file)).expect("move a file");
-    }
-    let dir = room(&world, "back");
-    let output = restore(&site, &dir.join("data"), &["--target-timeline", "1"]);
+    let backup = site.backup("monday");
+    site.shell("cp -a \"$1\" \"$2\"", &[&copy.join("data"), &backup]);
+    site.server.archive_all();
+    let program = site.world.public_program(Path::new(BINARY));
+    site.shell("\"$1\" backup-finish \"$2\"", &[&program, &backup]);
+
+    let dir = room(&site.world, "back");
+    let mut restore = walfs(&site.world, site.mount.user());
+    restore
+        .args(["restore", "--no-sync", "--archive"])
+        .arg(site.world.archive());
+    let output = restore
+        .arg("monday")
+        .arg(dir.join("data"))
+        .output()
+        .expect("run walfs");
     let text = said(&output);
+    assert!(output.status.success(), "{text}");
     let etc = Path::new("/etc/postgresql").join(newest().major.to_string());
     if etc.is_dir() {
         assert!(
@@ -161,10 +174,10 @@ fn b10_a_backup_without_settings_says_how_its_server_starts() {
         );
         return;
     }
-    let commands = text
+    let commands: Vec<&str> = text
         .lines()
         .filter(|line| line.trim_start().starts_with("echo "))
-        .collect::<Vec<_>>();
+        .collect();
     let done = Command::new("sh")
         .args(["-ec", &commands.join("\n")])
         .output()

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::job::restore::{Options, Report, Target, TargetAction};
+use crate::pg::exclude::SETTINGS_FOLDER;
 use crate::pg::setting::assignment;
 
 /// Where Debian and its relatives keep the settings of their clusters: a folder for each version, in it one for each cluster.
@@ -123,6 +124,10 @@ impl Commands {
             "  # The backup has no {}: bring back the original's, or begin with",
             report.lacking.join(", no ")
         )?;
+        let brought = self.directory.join(SETTINGS_FOLDER);
+        if brought.exists() {
+            writeln!(out, "  # (the original's are in {})", brought.display())?;
+        }
         for file in &report.lacking {
             let line = match *file {
                 "pg_hba.conf" => "local all all peer",
