@@ -83,7 +83,7 @@ pub fn installed_versions() -> Vec<Version> {
 
 /// The newest that is whole: a server and its clients.
 pub fn newest() -> Version {
-    let whole = installed_versions().into_iter().filter(Version::has_tools);
+    let mut whole = installed_versions().into_iter().filter(Version::has_tools);
     whole.next_back().expect("the system's own is whole")
 }
 
