@@ -23,7 +23,6 @@
 
 pub mod ahead;
 pub mod archive;
-#[allow(dead_code, reason = "its users land one after the other")]
 mod beneath;
 mod buffers;
 pub mod cache;

@@ -1,11 +1,11 @@
 //! Finishing a backup that was copied into the mount by hand: between `pg_backup_start` and `pg_backup_stop`, or while its
 //! server was stopped.
 //!
-//! Everything is done through the directory, as its user could: what a base backup leaves out is removed ([`plan`]), the end
-//! of the backup is read from its `.backup` file in `wal/` ([`end`]), every file is read and summed up, and `backup_manifest`
-//! is written and renamed, which is what commits a backup ([`sums`]). So nothing is promised here that the mount does not
+//! Everything is done through the directory, as its user could: what a base backup leaves out is removed (`plan`), the end
+//! of the backup is read from its `.backup` file in `wal/` (`end`), every file is read and summed up, and `backup_manifest`
+//! is written and renamed, which is what commits a backup (`sums`). So nothing is promised here that the mount does not
 //! keep; and as the mount compares the manifest with the bytes that it has stored, what is summed up here is proved to be
-//! these. Nothing but the backup's own directory is changed, whatever links a copy has brought ([`place`]).
+//! these. Nothing but the backup's own directory is changed, whatever links a copy has brought (`place`).
 
 use std::path::Path;
 use std::time::Duration;

@@ -154,7 +154,7 @@ impl Asker {
     }
 
     /// Does it work for the archiver of a PostgreSQL server, on this file? That process is told by the title that the
-    /// server gives it, see [`command::is_archiver`]. What it has started, and maybe a script beneath, has the file's name
+    /// server gives it, see `command::is_archiver`. What it has started, and maybe a script beneath, has the file's name
     /// on its command line; an archive module is the archiver itself, which has it in its title.
     pub fn is_archiving(&self, name: &str) -> bool {
         let parents = std::iter::successors(Some(self.clone()), |asker| asker.parent().and_then(Self::of));

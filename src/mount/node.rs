@@ -32,7 +32,7 @@ pub enum Node {
     AbsentFile(WalName),
     /// A file being written, by its number.
     Writing(u64),
-    /// A folder in `/wal` for what is on its way, see [`super::folders`].
+    /// A folder in `/wal` for what is on its way, see `super::folders`.
     Folder(u32),
     /// `/basebackups`
     Basebackups,

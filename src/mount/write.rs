@@ -1,4 +1,4 @@
-//! Writing into `wal/`: create, write, truncate. Renaming is in [`super::renaming`].
+//! Writing into `wal/`: create, write, truncate. Renaming is in `super::renaming`.
 //!
 //! The rules of what is archived when are those of [`crate::staging::wal`]; here is what belongs to the mount: who
 //! may see a file being written. Whose close counts is in [`super::settle`].

@@ -4,7 +4,7 @@
 //! archives it, and its failure is that write's failure: not every copier looks at `close` (contract W2). What comes
 //! later on the same file only repeats the verdict. The length of a `.history` or `.backup` file is not known; it is
 //! archived when its writer says it is done, or in the write after which it is as long as the file it is copied from.
-//! When a file is whole, and what tells a hole from bytes that are still to come, is in [`whole`].
+//! When a file is whole, and what tells a hole from bytes that are still to come, is in `whole`.
 
 use std::io;
 use std::ops::Range;

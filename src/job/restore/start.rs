@@ -39,6 +39,8 @@ pub(super) fn look(
 ) -> Result<(Start, Bases), Error> {
     let data = &options.directory;
     refuse_dangling(data)?;
+    // Before anything is said of what lies there.
+    place::check_outside(&source.archive, data)?;
     place::check_no_server(data)?;
     let (start, mark) = data_directory(options, source, system_id, shape)?;
     let wal = waldir(options, start, mark.as_ref())?;

@@ -142,6 +142,9 @@ impl Root {
         let parent = dir.parent().expect("below the root");
         self.make_durable(parent)?;
         write::make_dir(dir)?;
+        // A link in its place is refused: what is written would lie elsewhere.
+        self.below
+            .directory(dir.strip_prefix(&self.path).expect("below the root"))?;
         self.give_to_owner(dir)?;
         super::sync_dir(parent)?;
         self.durable

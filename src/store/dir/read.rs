@@ -22,6 +22,7 @@ impl Root {
         let path = self.file(key);
         let failed = |error: io::Error| self.read_error("get", &path, &error);
         let mut file = self.open_object(key).map_err(failed)?;
+        self.check("get")?;
         let meta = meta_of(&file.metadata().map_err(failed)?);
         if let ByteRange::AtMost(most) = range
             && meta.stored_bytes > most
@@ -49,6 +50,12 @@ impl Root {
     }
 
     pub(super) fn head(&self, key: &Key) -> Result<Meta, Error> {
+        let found = self.look(key)?;
+        self.check("head")?;
+        Ok(found)
+    }
+
+    fn look(&self, key: &Key) -> Result<Meta, Error> {
         let path = self.file(key);
         let failed = |error: io::Error| self.read_error("head", &path, &error);
         let found = self.below.metadata(Path::new(key.as_str())).map_err(failed)?;
@@ -77,7 +84,7 @@ impl Root {
 
     /// What a listing tells of a name: `None` if it is no object. What lies there and can be none is named once.
     pub(super) fn listed(&self, key: &Key) -> Result<Option<Meta>, Error> {
-        match self.head(key) {
+        match self.look(key) {
             Ok(meta) => Ok(Some(meta)),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
             Err(error) if error.kind == ErrorKind::Permanent => {
@@ -101,14 +108,13 @@ impl Root {
     /// Not made durable: a deleted object that is back after a power loss harms nothing.
     pub(super) fn delete(&self, key: &Key) -> Result<(), Error> {
         let path = self.file(key);
-        match fs::remove_file(&path).map_err(|error| self.read_error("delete", &path, &error)) {
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
-            Ok(()) => {
-                self.remove_if_empty(path.parent());
-                Ok(())
-            }
-            outcome => outcome,
+        self.check("delete")
+            .and_then(|()| self.check_folder("delete", &path))?;
+        let removed = self.below.remove_file(Path::new(key.as_str()));
+        if removed.map_err(|error| self.read_error("delete", &path, &error))? {
+            self.remove_if_empty(path.parent());
         }
+        Ok(())
     }
 
     /// A folder that is no part of every archive goes with the last object in it. In use again it is made again.
