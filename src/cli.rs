@@ -60,7 +60,7 @@ Exit codes:
   1    it failed; for wal-fetch: the store said that the file does not exist
   2    wrong usage (not of wal-fetch)
   3    backup: the backup is complete, and data pages in it are damaged
-  130  backup: ended by Ctrl-C (143: by SIGTERM, 129: by SIGHUP); nothing of it is kept
+  130  backup: ended by Ctrl-C (143: by SIGTERM); nothing of it is kept
   255  wal-fetch failed in any other way: PostgreSQL stops recovery instead of ending it early
 
 Environment:

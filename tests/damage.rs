@@ -25,8 +25,9 @@ fn contents() -> Contents {
     let segment = |number| wal::segment_name(1, number, SEGMENT_BYTES);
     let pages = |name: &str| wal::segment(&name[..24], SYSTEM, SEGMENT_BYTES, 1);
     let backup = format!(
-        "START WAL LOCATION: 0/200028 (file {0})\nSTOP WAL LOCATION: 0/200138 (file {0})\nLABEL: x\n\
-         START TIMELINE: 1\nSTOP TIMELINE: 1\n",
+        "START WAL LOCATION: 0/200028 (file {0})\nSTOP WAL LOCATION: 0/200138 (file {0})\nCHECKPOINT LOCATION: 0/200028\n\
+         BACKUP METHOD: streamed\nBACKUP FROM: primary\nSTART TIME: 2026-11-28 12:00:00 UTC\nLABEL: x\n\
+         START TIMELINE: 1\nSTOP TIME: 2026-11-28 12:00:01 UTC\nSTOP TIMELINE: 1\n",
         segment(2)
     );
     let partial = format!("{}.partial", segment(3));

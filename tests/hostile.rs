@@ -211,6 +211,10 @@ fn s8_one_odd_object_never_takes_the_others_away() {
     hostile.forge("shown", |summary| {
         summary.backup.label = escape.into();
         summary.written_by = escape.into();
+        let trees = hostile.archive.join("trees");
+        let (from, to) = (trees.join(&hostile.good.id), trees.join(&summary.id));
+        let copied = Command::new("cp").arg("-a").args([from, to]).status();
+        assert!(copied.expect("run cp").success());
     });
 
     let listed = hostile.says("backup-list", &[], 0);

@@ -109,8 +109,8 @@ pg_stop_backup(boolean, boolean). A password comes from PGPASSWORD, PGPASSFILE o
 A standby can be backed up, too. Its primary is asked to end the last segment (pg_switch_wal): the one that --primary \
 names, or its primary_conninfo. If it cannot be asked, walfs says so, and waits until the primary has filled the segment.
 
-Ctrl-C, SIGTERM and SIGHUP end it: the server leaves backup mode, and what was stored is deleted, which may take some \
-seconds. A second signal changes nothing; a third, or SIGQUIT, does not wait for that. What is left then, or after a \
+Ctrl-C and SIGTERM end it: the server leaves backup mode, and what was stored is deleted, which may take some seconds. \
+A terminal that is closed (SIGHUP) does not: the backup goes on to its end. A second signal changes nothing; a third, or SIGQUIT, does not wait for that. What is left then, or after a \
 kill -9, the next backup deletes. If the WAL does not come in time, the backup is kept: backup-list shows what it lacks, and it is \
 complete as soon as that is archived.
 
@@ -119,7 +119,7 @@ Exit codes:
   1    it failed, or its WAL did not come within --wal-timeout
   2    wrong usage
   3    the backup is complete, but data pages in it are damaged: they are named
-  130  ended by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP; nothing is kept";
+  130  ended by Ctrl-C, 143 by SIGTERM; nothing is kept";
 
 /// Runs `walfs backup`.
 pub fn backup(arguments: &BackupArgs) -> ExitCode {

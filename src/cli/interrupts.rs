@@ -1,22 +1,18 @@
-//! Signals that end a command which has something to clean up: SIGINT, SIGTERM, SIGHUP.
+//! Signals that end a command which has something to clean up: SIGINT and SIGTERM. A terminal that is closed ends nothing.
 //!
 //! The first one is the command's to act on. `timeout -s INT` and a terminal's Ctrl-C under it send two at once, to the
 //! process and to its group, and both mean the same: so a second one changes nothing but says that the cleaning up goes
-//! on, and only the third, or SIGQUIT, ends it at once. What was ignored when walfs was started (nohup(1), `&` in a
-//! shell script) stays so.
+//! on, and only the third, or SIGQUIT, ends it at once. What was ignored when walfs was started (`&` in a shell
+//! script) stays so.
 
 use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signals, with their names and what the exit code of whoever they end is: 128 and their number.
-const SIGNALS: [(libc::c_int, &str); 3] = [
-    (libc::SIGINT, "SIGINT"),
-    (libc::SIGTERM, "SIGTERM"),
-    (libc::SIGHUP, "SIGHUP"),
-];
+const SIGNALS: [(libc::c_int, &str); 2] = [(libc::SIGINT, "SIGINT"), (libc::SIGTERM, "SIGTERM")];
 
-/// Listens to the three signals.
+/// Listens to the signals.
 #[derive(Debug)]
 pub(super) struct Interrupts {
     heard: Vec<(Signal, &'static str)>,
@@ -83,6 +79,6 @@ mod tests {
 
     #[test]
     fn codes_are_those_of_a_shell() {
-        assert_eq!(["SIGINT", "SIGTERM", "SIGHUP"].map(code), [130, 143, 129]);
+        assert_eq!(["SIGINT", "SIGTERM"].map(code), [130, 143]);
     }
 }

@@ -202,9 +202,17 @@ fn add_segments(rig: &Rig, numbers: std::ops::Range<u64>) {
 fn s4_a_listing_that_is_stuck_does_not_delay_a_cp() {
     let rig = Rig::s3(&["--deadline", "120s"]);
     rig.archive(&rig.segment(1, 1));
+    // Behind the first segment walfs looks whether another timeline goes on from this one.
+    rig.server().wait_for(1, |request| {
+        request.operation == Operation::List && request.query.contains("00000001~")
+    });
     add_segments(&rig, 2..1501);
-    rig.server()
-        .add_rule(Rule::new(Action::Hang).operation(Operation::List).after(1));
+    rig.server().add_rule(
+        Rule::new(Action::Hang)
+            .operation(Operation::List)
+            .key("wal/")
+            .after(1),
+    );
     let mut ls = rig.user().command("ls");
     let mut ls = ls
         .arg("-f")

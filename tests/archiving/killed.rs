@@ -134,7 +134,7 @@ impl Blind {
         let mut command = Command::new("unshare");
         command.args(["--pid", "--fork", "--kill-child=KILL", BINARY, "mount"]);
         command.arg(world.archive()).arg(world.mountpoint());
-        command.args(["--user", &User::postgres().name]);
+        command.args(["--create", "--user", &User::postgres().name]);
         let daemon = command.stderr(Stdio::null()).spawn().expect("run unshare");
         let blind = Blind { daemon, world };
         wait::until("walfs to mount", || {

@@ -263,7 +263,12 @@ fn a_killed_pg_basebackup_leaves_nothing_complete() {
     });
     child.kill().expect("kill pg_basebackup");
     wait::for_exit("pg_basebackup", &mut child);
-    site.shell("sync \"$1\"", &[&directory]);
+    // B9: whoever asks is told.
+    let synced = site.mount.user().shell("sync \"$1\"", &[&directory]);
+    assert!(
+        !synced.status.success(),
+        "a backup without its manifest is called done"
+    );
     assert!(site.summary("x").is_none());
     assert_eq!(site.latest(), None);
     site.shell("rm -r \"$1\"", &[&directory]);

@@ -1,10 +1,8 @@
 //! PostgreSQL's own archive module, `basic_archive`, instead of a command (PostgreSQL 15 and later).
 
 use std::fs;
-use std::process::Command;
 
 use crate::common::postgres::{Options as ServerOptions, Postgres, StopMode, Version, installed_versions};
-use crate::common::user::said;
 use crate::common::wait;
 use crate::common::walfs::{Mount, Options};
 use crate::common::world::World;
@@ -12,12 +10,10 @@ use crate::common::world::World;
 /// Servers that have the module.
 fn versions() -> Vec<Version> {
     let has_it = |version: &Version| {
-        let output = Command::new(version.bin.join("pg_config"))
-            .arg("--pkglibdir")
-            .output();
-        let output = output.expect("run pg_config");
-        let folder = String::from_utf8(output.stdout).expect("UTF-8");
-        fs::exists(format!("{}/basic_archive.so", folder.trim())).expect("look for the module")
+        // Debian's layout, and that of a server alone.
+        ["../lib/basic_archive.so", "../lib/postgresql/basic_archive.so"]
+            .iter()
+            .any(|module| version.bin.join(module).exists())
     };
     let all = installed_versions().into_iter();
     all.filter(|version| version.major >= 15 && has_it(version))
@@ -104,5 +100,5 @@ fn left_behind(mount: &Mount) -> String {
     let listed = mount
         .user()
         .shell(r#"ls -A "$1" | grep -v '^[0-9A-F]*$' || true"#, &[&mount.wal()]);
-    said(&listed)
+    String::from_utf8_lossy(&listed.stdout).into_owned()
 }
