@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::mounted::Site;
 use crate::common::user::said;
+use crate::common::wait;
 use crate::common::walfs::Options;
 use crate::common::world::World;
 
@@ -53,9 +54,25 @@ fn b8_an_imported_backup_is_as_old_as_its_end() {
     let text = format!("{}{}", said(&output), String::from_utf8_lossy(&output.stdout));
     assert!(text.contains("old"), "{text}");
 
-    site.shell("rm -r \"$1\"/trees/old.*", &[&site.world.archive()]);
-    let listed = site.listed("old");
+    // Deleted by hand: it is damaged, and LATEST is the one before it.
+    site.shell("rm -r \"$1\"/trees/new.*", &[&site.world.archive()]);
+    let listed = site.listed("new");
     assert_eq!(listed["state"], "damaged", "{listed}");
+    wait::until("LATEST to be the other", || {
+        (site.latest()? == "old").then_some(())
+    });
+    let mut restore = site.mount.command(&site.world, "restore");
+    let restore = restore.args(["--no-archiving", "--dry-run", "LATEST"]);
+    let output = restore
+        .arg(site.world.owned_dir("again").join("data"))
+        .output()
+        .expect("run walfs");
+    assert!(output.status.success(), "{}", said(&output));
+    let text = said(&output);
+    assert!(
+        text.contains("new is passed over") && text.contains("old"),
+        "{text}"
+    );
     let shown = site
         .mount
         .command(&site.world, "backup-list")

@@ -371,14 +371,16 @@ impl Archive {
         Ok(found)
     }
 
-    /// Name and summary of the newest tree that is complete with all its WAL; what `LATEST` means.
+    /// Name and summary of the newest tree that is all there, with all its WAL; what `LATEST` means.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub async fn latest(&self, patience: Patience) -> Result<Option<(TreeName, Summary)>, Error> {
         for (name, summary) in self.summaries(patience).await?.into_iter().rev() {
             let Ok(summary) = summary else { continue };
-            if self.backup_wal(&summary, patience).await? == BackupWal::Complete {
+            if self.missing_of_tree(&name, &summary, patience).await?.is_none()
+                && self.backup_wal(&summary, patience).await? == BackupWal::Complete
+            {
                 return Ok(Some((name, summary)));
             }
         }

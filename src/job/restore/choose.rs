@@ -247,7 +247,7 @@ fn first<'a>(
     }
 }
 
-/// The newest that lies on the way and has all of its own WAL.
+/// The newest that lies on the way, is all there, and has all of its own WAL.
 async fn newest<'a>(
     archive: &Archive,
     candidates: &'a [Candidate],
@@ -257,9 +257,13 @@ async fn newest<'a>(
 ) -> Result<(&'a Candidate, Way), Error> {
     for candidate in candidates {
         let way = answer.map_or_else(|| candidate.own_way(timelines), |answer| answer.way.clone());
-        if candidate.is_on(&way)
-            && archive.backup_wal(&candidate.summary, patience).await? == BackupWal::Complete
-        {
+        if !candidate.is_on(&way) {
+            continue;
+        }
+        let (name, summary) = (&candidate.name, &candidate.summary);
+        if let Some(missing) = archive.missing_of_tree(name, summary, patience).await? {
+            tracing::warn!("backup {name} is passed over: {missing}");
+        } else if archive.backup_wal(summary, patience).await? == BackupWal::Complete {
             return Ok((candidate, way));
         }
     }

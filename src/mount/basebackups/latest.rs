@@ -72,11 +72,18 @@ impl Fs {
         }
         backups.sort_by_key(|backup| backup.summary.age());
         for backup in backups.iter().rev() {
-            if self.has_its_wal(backup).await? {
+            if self.has_its_parts(backup).await? && self.has_its_wal(backup).await? {
                 return Ok(Some(backup.name.clone()));
             }
         }
         Ok(None)
+    }
+
+    /// Somebody may have deleted them by hand.
+    async fn has_its_parts(&self, backup: &super::Committed) -> Result<bool> {
+        let (name, patience) = (&backup.name, self.prompt_patience());
+        let missing = self.archive.missing_of_tree(name, &backup.summary, patience);
+        Ok(missing.await?.is_none())
     }
 
     async fn has_its_wal(&self, backup: &super::Committed) -> Result<bool> {
