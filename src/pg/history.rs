@@ -8,6 +8,10 @@
 //! One line for each ancestor, oldest first: timeline, position where it was left, reason. `#` begins a
 //! comment. Stricter than PostgreSQL in what only a file cut short or torn would fail: the last line is
 //! complete, there is at least one entry, and there are no zero bytes.
+//!
+//! A recovery to a target before the place where a timeline began, which reads that timeline's copy of the segment, makes
+//! a successor that has left the timeline before it began. Nothing is read from such an ancestor (`tliOfPointInHistory`),
+//! so it is left out: the successor has left the one before.
 
 use super::{Lsn, Timeline};
 
@@ -71,7 +75,8 @@ pub enum HistoryError {
     },
 }
 
-/// Reads the history of timeline `own`: its ancestors, oldest first, at least one.
+/// Reads the history of timeline `own`: its ancestors that have WAL in it, oldest first, at least one, each left where the
+/// one before was, or behind that.
 ///
 /// # Errors
 /// All of [`HistoryError`].
@@ -82,6 +87,7 @@ pub fn parse(bytes: &[u8], own: Timeline) -> Result<Vec<HistoryEntry>, HistoryEr
         return Err(HistoryError::Truncated { own, found });
     }
     let mut entries: Vec<HistoryEntry> = Vec::new();
+    let mut previous = Timeline(0);
     for (line, found) in (1..).zip(text.lines()) {
         let broken = || HistoryError::Line {
             own,
@@ -96,7 +102,6 @@ pub fn parse(bytes: &[u8], own: Timeline) -> Result<Vec<HistoryEntry>, HistoryEr
             continue;
         }
         let entry = parse_entry(content).ok_or_else(broken)?;
-        let previous = entries.last().map_or(Timeline(0), |last| last.timeline);
         if entry.timeline <= previous || entry.timeline >= own {
             return Err(HistoryError::Order {
                 own,
@@ -105,13 +110,22 @@ pub fn parse(bytes: &[u8], own: Timeline) -> Result<Vec<HistoryEntry>, HistoryEr
                 found: entry.timeline,
             });
         }
-        entries.push(entry);
+        previous = entry.timeline;
+        push(&mut entries, entry);
     }
     if entries.is_empty() {
         Err(HistoryError::Empty { own })
     } else {
         Ok(entries)
     }
+}
+
+/// Without those that this one has left before they began.
+fn push(entries: &mut Vec<HistoryEntry>, mut entry: HistoryEntry) {
+    while let Some(before) = entries.pop_if(|before| before.end > entry.end) {
+        entry.timeline = before.timeline;
+    }
+    entries.push(entry);
 }
 
 /// Any white space separates, as for PostgreSQL's `sscanf`: somebody may have edited the file.
@@ -138,6 +152,23 @@ mod tests {
             end: Lsn(end),
             reason: reason.to_owned(),
         }
+    }
+
+    #[test]
+    fn what_was_left_before_it_began_is_no_ancestor() {
+        let read = |text: &str| -> Vec<(u32, u64)> {
+            let entries = parse(text.as_bytes(), Timeline(9)).expect("a history");
+            let place = |entry: HistoryEntry| (entry.timeline.0, entry.end.0);
+            entries.into_iter().map(place).collect()
+        };
+        // As PostgreSQL 15 wrote it.
+        assert_eq!(read("1\t0/3018CB0\tx\n2\t0/3018C48\ty\n"), [(1, 0x3018C48)]);
+        assert_eq!(read("1\t0/300\n2\t0/500\n3\t0/400\n"), [(1, 0x300), (2, 0x400)]);
+        assert_eq!(
+            read("1\t0/300\n2\t0/500\n3\t0/200\n4\t0/700\n"),
+            [(1, 0x200), (4, 0x700)]
+        );
+        assert_eq!(read("1\t0/300\n2\t0/300\n"), [(1, 0x300), (2, 0x300)]);
     }
 
     #[test]

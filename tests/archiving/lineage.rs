@@ -43,7 +43,6 @@ fn w5_histories_that_contradict_the_archive_are_refused() {
             history(&rig, 2, &[(1, 8)]),
             ["timeline 2 left timeline 1", "0/800000"],
         ),
-        (history(&rig, 4, &[(1, 6), (2, 5)]), ["timeline 2", "0/500000"]),
         (backup(&rig, 3, "0/2000028", "0/2000138"), ["0/2000028", "1 MiB"]),
         (backup(&rig, 3, "0/300028", "0/2000138"), ["0/2000138", "1 MiB"]),
     ] {
@@ -52,6 +51,9 @@ fn w5_histories_that_contradict_the_archive_are_refused() {
         rig.assert_absent(&bad.name);
     }
     rig.archive(&history(&rig, 2, &[(1, 6)]));
+    // After a recovery to a target before timeline 2 began, by the segment that it began in.
+    rig.archive(&history(&rig, 4, &[(1, 6), (2, 5)]));
+    rig.assert_logged(&["timeline 4 left timeline 1 at 0/500000", "goes on"]);
     let other = history(&rig, 3, &[(1, 5), (2, 8)]);
     rig.refuse(&other);
     rig.assert_last_error(&[

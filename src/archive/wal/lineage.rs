@@ -66,7 +66,7 @@ impl Archive {
     /// Does the history of timeline `own` fit what is archived?
     ///
     /// # Errors
-    /// [`Error::Text`]: it contradicts itself, the archived history of an ancestor, or archived segments of its own
+    /// [`Error::Text`]: it contradicts the archived history of an ancestor, or archived segments of its own
     /// timeline. [`Error::Store`].
     pub async fn check_history(
         &self,
@@ -81,9 +81,6 @@ impl Archive {
                  archive another cluster to a prefix of its own"
             ),
         };
-        if let Some(reason) = went_backward(entries) {
-            return Err(refused(reason));
-        }
         let (Some(parent), Some(cluster)) = (entries.last(), self.cluster(patience).await?) else {
             return Ok(Lineage::default());
         };
@@ -250,15 +247,6 @@ impl Archive {
     }
 }
 
-/// A timeline cannot end before it has begun.
-fn went_backward(entries: &[HistoryEntry]) -> Option<String> {
-    let pair = entries.windows(2).find(|pair| pair[1].end < pair[0].end)?;
-    Some(format!(
-        "it states that timeline {} ended at {}, and before that, at {}, timeline {}",
-        pair[0].timeline, pair[0].end, pair[1].end, pair[1].timeline
-    ))
-}
-
 /// A timeline has no segments from before it left its parent.
 fn began_before(
     own: Timeline,
@@ -309,16 +297,6 @@ mod tests {
 
     fn segment(timeline: u32, number: u64) -> SegmentName {
         SegmentName::from_number(Timeline(timeline), number, SegmentSize::new(SIZE).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn timelines_end_after_they_began() {
-        assert_eq!(went_backward(&[entry(1, 5), entry(2, 5), entry(4, 9)]), None);
-        let reason = went_backward(&[entry(1, 5), entry(2, 4)]).unwrap();
-        assert!(
-            reason.contains("timeline 1 ended at 0/5") && reason.contains("0/4"),
-            "{reason}"
-        );
     }
 
     #[test]
