@@ -18,6 +18,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
 
+/// What `mkfs` puts into the top of a file system, for root alone: nobody's file.
+pub(crate) const LOST_AND_FOUND: &str = "lost+found";
+
 /// What an open directory is opened with.
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -213,6 +216,21 @@ impl Root {
             from_name,
             &to_parent,
             to_name,
+        )?)
+    }
+
+    /// Gives a file a second name below the same directory.
+    ///
+    /// # Errors
+    /// Those of `linkat(2)`, `EEXIST` if the name is taken; a link in the way.
+    pub(crate) fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let ((from_parent, from_name), (to_parent, to_name)) = (self.parent(from)?, self.parent(to)?);
+        Ok(rustix::fs::linkat(
+            &from_parent,
+            from_name,
+            &to_parent,
+            to_name,
+            AtFlags::empty(),
         )?)
     }
 

@@ -97,6 +97,8 @@ fn w1_a_folder_whose_disk_is_gone_proves_nothing_and_takes_nothing() {
         assert!(!proved.status.success(), "proved absent: {}", segment.display());
     }
     assert_eq!(fs::read_dir(&disk.place).expect("list").count(), 0);
+    let listed = User::postgres().shell(r#"ls "$1/wal""#, &[mount.path()]);
+    assert!(!listed.status.success(), "an empty listing of what is gone");
     // Every new process, too.
     let nowhere = world.owned_dir("to").join("x");
     let fetched = files

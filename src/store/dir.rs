@@ -110,6 +110,11 @@ impl Root {
         Ok(root)
     }
 
+    /// A path of the archive as it is below the directory that was opened.
+    fn inside<'a>(&self, path: &'a Path) -> &'a Path {
+        path.strip_prefix(&self.path).expect("below the root")
+    }
+
     fn file(&self, key: &Key) -> PathBuf {
         self.path.join(key.as_str())
     }

@@ -25,7 +25,7 @@ pub(super) const MARK: &str = "walfs-restore.json";
 pub(super) const NEW_MARK: &str = "walfs-restore.json.new";
 
 /// What a file system has at its top: a mount point with nothing else is empty.
-pub(super) const LOST_AND_FOUND: &str = "lost+found";
+pub(super) use crate::beneath::LOST_AND_FOUND;
 
 /// No mark and no `postmaster.pid` is longer, in bytes.
 const LONGEST_NOTE: u64 = 1 << 20;
@@ -133,6 +133,43 @@ pub(super) fn check_no_server(directory: &Path) -> Result<(), Error> {
         return Err(Error::ServerRuns { directory, pid });
     }
     Ok(())
+}
+
+/// Refuses a directory that the server of another data directory uses: it is behind one of that one's links. Servers are
+/// known by their working directory, as far as this user may see it.
+pub(super) fn check_not_used(directory: &Path, data: &Path) -> Result<(), Error> {
+    let (Ok(real), Ok(processes)) = (directory.canonicalize(), fs::read_dir("/proc")) else {
+        return Ok(());
+    };
+    let own = data.canonicalize().ok();
+    for process in processes.flatten() {
+        if fs::read(process.path().join("comm")).is_ok_and(|name| name.trim_ascii() != b"postgres") {
+            continue;
+        }
+        let pid = process.file_name().to_str().and_then(|name| name.parse().ok());
+        let server = fs::read_link(process.path().join("cwd"));
+        let (Some(pid), Ok(server)) = (pid, server) else {
+            continue;
+        };
+        if own.as_ref() != Some(&server) && server.join(CONTROL).is_file() && uses(&server, &real) {
+            let directory = directory.to_owned();
+            return Err(Error::Used {
+                directory,
+                server,
+                pid,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn uses(server: &Path, directory: &Path) -> bool {
+    let tablespaces = fs::read_dir(server.join("pg_tblspc"));
+    let tablespaces = tablespaces.into_iter().flatten().flatten();
+    let mut links = tablespaces
+        .map(|entry| entry.path())
+        .chain([server.join("pg_wal")]);
+    links.any(|link| link.canonicalize().is_ok_and(|real| real == directory))
 }
 
 fn is_alive(pid: i32) -> bool {

@@ -111,6 +111,21 @@ impl Root {
         Err(Error::new(kind, operation, folder.display().to_string(), GONE))
     }
 
+    /// The same for each folder that keys with this prefix may be in.
+    pub(super) fn check_folders_of(&self, prefix: &str) -> Result<(), Error> {
+        let held: Vec<PathBuf> = {
+            let folders = self.folders.lock().expect("no panic inside");
+            folders.keys().cloned().collect()
+        };
+        let may_hold = |folder: &PathBuf| {
+            let under = format!("{}/", self.inside(folder).display());
+            under.starts_with(prefix) || prefix.starts_with(&under)
+        };
+        held.into_iter()
+            .filter(may_hold)
+            .try_for_each(|folder| self.check_folder("list", &folder))
+    }
+
     /// The folder right below the root that a path is in, or is.
     fn folder_of(&self, file: &Path) -> Option<PathBuf> {
         let below = file.strip_prefix(&self.path).ok()?;
@@ -143,8 +158,7 @@ impl Root {
         self.make_durable(parent)?;
         write::make_dir(dir)?;
         // A link in its place is refused: what is written would lie elsewhere.
-        self.below
-            .directory(dir.strip_prefix(&self.path).expect("below the root"))?;
+        self.below.directory(self.inside(dir))?;
         self.give_to_owner(dir)?;
         super::sync_dir(parent)?;
         self.durable

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::folders::MARK;
 use super::{Error, ErrorKind, Key, Page, Root, TEMP_DIR};
+use crate::beneath::LOST_AND_FOUND;
 
 /// How long a pass may be continued.
 const FRESH_FOR: Duration = Duration::from_secs(10);
@@ -102,6 +103,7 @@ impl Listing {
         new.walk(root, &folder)?;
         // Only now: a disk that was unmounted during the pass has shown nothing.
         root.check("list")?;
+        root.check_folders_of(&new.prefix)?;
         let text = &new.text;
         new.keys
             .sort_unstable_by(|one, other| slice(text, *other).cmp(slice(text, *one)));
@@ -151,8 +153,8 @@ impl Listing {
         let under = format!("{folder}/");
         let matching = under.starts_with(&self.prefix) || self.prefix.starts_with(&under);
         // A longer one holds no objects.
-        let is_temp = folder.rsplit('/').next() == Some(TEMP_DIR);
-        if !is_temp && matching && Key::parse(folder).is_some() {
+        let is_foreign = matches!(folder.rsplit('/').next(), Some(TEMP_DIR | LOST_AND_FOUND));
+        if !is_foreign && matching && Key::parse(folder).is_some() {
             self.walk(root, folder)?;
         }
         Ok(())

@@ -147,6 +147,50 @@ fn a_directory_that_went_away_has_nothing_to_say() {
     }
 }
 
+/// S6: neither what is written nor what is swept goes through a link that took a folder's place, at once or while we run.
+#[test]
+fn s6_a_link_in_place_of_a_folder_is_not_followed() {
+    let scratch = scratch();
+    let outside = scratch.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let root = opened(&scratch);
+    put(&root, "a/b/1", "x").unwrap();
+    for folder in ["a", "a/b", TEMP_DIR] {
+        let place = root.path.join(folder);
+        let away = scratch.path().join("away");
+        fs::rename(&place, &away).unwrap();
+        std::os::unix::fs::symlink(&outside, &place).unwrap();
+        assert!(put(&root, "a/b/2", "y").is_err(), "{folder}");
+        let upload = root.begin_upload(&key("a/b/3"));
+        let done = upload.and_then(|upload| {
+            let part = root.put_part(&upload, 1, b"z")?;
+            root.complete_upload(&upload, &[part], PutMode::IfAbsent)
+        });
+        assert!(done.is_err(), "{folder}");
+        let left = outside.join("walfs-0123456789abcdef.tmp");
+        let old = SystemTime::now() - Duration::from_secs(3 * 86400);
+        fs::File::create(&left).unwrap().set_modified(old).unwrap();
+        root.sweep(&place);
+        let names: Vec<_> = fs::read_dir(&outside).unwrap().flatten().collect();
+        assert_eq!(names.len(), 1, "{folder}: {names:?}");
+        fs::remove_file(left).unwrap();
+        fs::remove_file(&place).unwrap();
+        fs::rename(&away, &place).unwrap();
+    }
+    put(&root, "a/b/2", "y").unwrap();
+}
+
+/// S8: what `mkfs` makes for root is nobody's.
+#[test]
+fn s8_lost_and_found_is_passed_over() {
+    let scratch = scratch();
+    let root = opened(&scratch);
+    put(&root, "wal/1", "x").unwrap();
+    fs::create_dir(root.path.join("wal/lost+found")).unwrap();
+    fs::write(root.path.join("wal/lost+found/x"), "x").unwrap();
+    assert_eq!(names(&root), ["wal/1"]);
+}
+
 #[test]
 fn folders_removed_while_we_run_are_made_again() {
     let scratch = scratch();

@@ -3,12 +3,9 @@
 //! That writes everything twice. The place of a part in the object is not known before the size of all parts is, and
 //! objects in parts are rare in a local archive.
 
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use super::write::{make_dir, temp_name};
+use super::write::temp_name;
 use super::{Error, ErrorKind, Key, Part, PutMode, Root, Upload};
 use crate::long_write;
 
@@ -22,7 +19,7 @@ impl Root {
         let folder = self.folder(&upload);
         let make = || {
             self.make_durable(&self.temp_dir(key))?;
-            make_dir(&folder)
+            self.below.make_directory(self.inside(&folder), 0o700)
         };
         make().map_err(|error| self.write_error("begin upload", &folder, &error))?;
         Ok(upload)
@@ -33,13 +30,9 @@ impl Root {
         let path = self.part(upload, number);
         let beside = self.folder(upload).join(temp_name("tmp"));
         let write = || {
-            let file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&beside)?;
+            let file = self.below.create(self.inside(&beside), 0o600)?;
             long_write::write_all(&file, body)?;
-            fs::rename(&beside, &path)
+            self.below.rename(self.inside(&beside), self.inside(&path))
         };
         write().map_err(|error| self.read_error("put part", &path, &error))?;
         let crc32c = crc32c::crc32c(body);
@@ -74,7 +67,8 @@ impl Root {
 
     fn read_part(&self, upload: &Upload, part: &Part) -> Result<Vec<u8>, Error> {
         let path = self.part(upload, part.number);
-        let bytes = fs::read(&path).map_err(|error| self.read_error("complete upload", &path, &error))?;
+        let read = self.below.read(self.inside(&path), part.bytes);
+        let bytes = read.map_err(|error| self.read_error("complete upload", &path, &error))?;
         if bytes.len() as u64 == part.bytes && crc32c::crc32c(&bytes) == part.crc32c {
             return Ok(bytes);
         }
@@ -93,12 +87,8 @@ impl Root {
 
     pub(super) fn abort_upload(&self, upload: &Upload) -> Result<(), Error> {
         let folder = self.folder(upload);
-        match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(self.write_error("abort upload", &folder, &error))
-            }
-            _ => Ok(()),
-        }
+        let removed = self.below.remove_tree(self.inside(&folder));
+        removed.map_err(|error| self.write_error("abort upload", &folder, &error))
     }
 
     fn folder(&self, upload: &Upload) -> PathBuf {

@@ -7,9 +7,9 @@
 //! A crash leaves a temporary file, or a finished object with a second name under `.tmp/`: [`Root::sweep`] removes
 //! both a day later.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -57,13 +57,7 @@ impl Root {
         let folder = self.temp_dir(key);
         self.make_durable(&folder)?;
         let path = folder.join(temp_name("tmp"));
-        let open = || {
-            OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
-        };
+        let open = || self.below.create(self.inside(&path), 0o600);
         let file = match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Somebody tidied up `.tmp` while we ran.
@@ -98,9 +92,10 @@ impl Root {
     }
 
     fn give_name(&self, from: &Path, to: &Path, parent: &Path, mode: PutMode) -> io::Result<()> {
+        let (inside, final_name) = (self.inside(from), self.inside(to));
         let name = || match mode {
-            PutMode::IfAbsent => fs::hard_link(from, to),
-            PutMode::Overwrite => fs::rename(from, to),
+            PutMode::IfAbsent => self.below.hard_link(inside, final_name),
+            PutMode::Overwrite => self.below.rename(inside, final_name),
         };
         self.make_durable(parent)?;
         match name() {
@@ -131,18 +126,18 @@ impl Root {
 
     /// Removes what crashed processes left under `.tmp/`: only names of our own making. Failure is no harm.
     pub(super) fn sweep(&self, folder: &Path) {
-        let Ok(entries) = fs::read_dir(folder) else {
-            return;
-        };
-        for entry in entries.flatten().filter(is_leftover) {
-            let path = entry.path();
-            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            let _ = if is_dir {
-                fs::remove_dir_all(&path)
-            } else {
-                fs::remove_file(&path)
-            };
-            tracing::info!("removed a leftover of a crash: {}", path.display());
+        let folder = self.inside(folder);
+        for (name, _) in self.below.list(folder).unwrap_or_default() {
+            let inside = folder.join(&name);
+            let is_leftover = self.below.metadata(&inside).is_ok_and(|found| is_old(&found));
+            if is_leftover && name.to_str().is_some_and(is_temp_name) {
+                match self.below.remove_tree(&inside) {
+                    Ok(()) => tracing::info!("removed a leftover of a crash: {}", inside.display()),
+                    Err(error) => {
+                        tracing::debug!("{}: a leftover of a crash stays: {error}", inside.display());
+                    }
+                }
+            }
         }
     }
 }
@@ -158,10 +153,9 @@ fn is_temp_name(name: &str) -> bool {
     stem.and_then(|stem| stem.strip_prefix("walfs-")).is_some_and(hex)
 }
 
-fn is_leftover(entry: &fs::DirEntry) -> bool {
-    let modified = entry.metadata().and_then(|meta| meta.modified());
-    let old = modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > LEFTOVER_AGE));
-    old && entry.file_name().to_str().is_some_and(is_temp_name)
+fn is_old(found: &fs::Metadata) -> bool {
+    let modified = found.modified();
+    modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > LEFTOVER_AGE))
 }
 
 /// Makes one directory; one that is there is fine.
