@@ -243,7 +243,7 @@ fn report(taken: &Taken, arguments: &BackupArgs) -> ExitCode {
     }
     match &taken.summary.backup.pages {
         Some(pages) if pages.bad > 0 => {
-            complain(&bad_pages(taken, pages));
+            complain(&bad_pages(&taken.name.to_string(), pages));
             ExitCode::from(EXIT_BAD_PAGES)
         }
         _ => {
@@ -297,7 +297,8 @@ fn lacking(taken: &Taken, missing: &MissingWal) -> String {
     )
 }
 
-fn bad_pages(taken: &Taken, pages: &Pages) -> String {
+/// Says that a backup is complete, and which of its data pages are not.
+pub(super) fn bad_pages(name: &str, pages: &Pages) -> String {
     const NAMED: usize = 10;
     let first = pages.first_bad.iter().take(NAMED);
     let lines: Vec<String> = first
@@ -308,9 +309,8 @@ fn bad_pages(taken: &Taken, pages: &Pages) -> String {
         more => format!("\n  and {more} more"),
     };
     format!(
-        "backup {} is complete, and {} of its pages are damaged:{}{more}\n\
+        "backup {name} is complete, and {} of its pages are damaged:{}{more}\n\
          HINT: the disk, its memory or a hand has changed them; an earlier backup may have them whole.",
-        taken.name,
         pages.bad,
         lines.concat()
     )

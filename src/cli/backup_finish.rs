@@ -9,6 +9,7 @@ use clap::Args;
 use crate::job::finish::{self, Finished, Options, Outcome, Step};
 use crate::pg::Lsn;
 
+use super::backup::bad_pages;
 use super::complain;
 use super::options::duration;
 use super::out::report;
@@ -34,7 +35,8 @@ Example, in one session of psql as user postgres:
 
 With tablespaces, spcmapfile of pg_backup_stop goes to tablespace_map, and each directory to pg_tblspc/OID.
 
-Exit codes: 0 it is complete, 1 it is not and stays as it is, 2 wrong usage.")]
+Exit codes: 0 it is complete, 1 it is not and stays as it is, 2 wrong usage, 3 it is complete, but data pages in it are \
+damaged: they are named.")]
 pub struct FinishArgs {
     /// The backup's directory in the mount
     #[arg(value_name = "DIR")]
@@ -68,7 +70,16 @@ pub fn finish(arguments: &FinishArgs) -> ExitCode {
                 &outcome,
                 options.dry_run,
             );
-            ExitCode::SUCCESS
+            match &outcome {
+                Outcome::Finished(done) if done.pages.bad > 0 => {
+                    complain(&bad_pages(
+                        &arguments.directory.display().to_string(),
+                        &done.pages,
+                    ));
+                    ExitCode::from(3)
+                }
+                _ => ExitCode::SUCCESS,
+            }
         }
         Err(error) => {
             complain(&error);
@@ -100,6 +111,7 @@ fn described(done: &Finished) -> String {
         steps,
         wal,
         has_settings,
+        ..
     } = done;
     let removed = steps
         .iter()

@@ -47,7 +47,7 @@ mod error;
 mod local;
 mod outside;
 mod pack;
-mod pages;
+pub(super) mod pages;
 mod places;
 mod queue;
 mod rate;

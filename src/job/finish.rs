@@ -10,8 +10,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::archive::tree::summary::Pages;
+use crate::job::backup::pages::Rules;
 use crate::pg::Lsn;
 use crate::pg::backup_manifest::WalRange;
+use crate::pg::control::ControlFile;
+use crate::pg::data_page::PageChecker;
 
 mod end;
 mod error;
@@ -48,6 +52,8 @@ pub struct Finished {
     pub steps: Vec<Step>,
     /// The WAL that makes it consistent.
     pub wal: WalRange,
+    /// What a look at its data pages found.
+    pub pages: Pages,
     /// Does it have the server's `postgresql.conf`? Some keep it elsewhere.
     pub has_settings: bool,
 }
@@ -80,7 +86,15 @@ pub fn finish(directory: &Path, options: &Options) -> Result<Outcome, Error> {
     let range = end::wal_range(&place, &source, options)?;
     end::check_wal(&place, (&source, &plan), range, options)?;
     plan.carry_out(&place)?;
-    let files = sums::sum_up(&place, &plan.files)?;
+    let (files, found) = sums::sum_up(&place, &plan.files, page_rules(&source.control, range))?;
+    if let Some((file, block, lsn)) = found.beyond(range.end) {
+        return Err(Error::Later {
+            file,
+            block,
+            lsn,
+            end: range.end,
+        });
+    }
     sums::write_manifest(&place, &source.control, &files, range)?;
     Ok(Outcome::Finished(Finished {
         files: files.len(),
@@ -88,7 +102,18 @@ pub fn finish(directory: &Path, options: &Options) -> Result<Outcome, Error> {
         has_settings: plan.files.iter().any(|file| file == "postgresql.conf"),
         steps: plan.steps,
         wal: range,
+        pages: found.settle(range.end),
     }))
+}
+
+/// A page that changed after the start is the WAL's, which has it whole.
+fn page_rules(control: &ControlFile, range: WalRange) -> Rules {
+    let page_bytes = control.block_bytes;
+    Rules {
+        page_bytes,
+        file_pages: control.segment_blocks,
+        checker: PageChecker::new(page_bytes, range.start, control.data_checksum_version != 0),
+    }
 }
 
 /// A copy of a whole backup, with its manifest: the mount completes it when its directory is synced, if all is there. One

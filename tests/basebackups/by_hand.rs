@@ -148,6 +148,43 @@ fn a_stopped_servers_copy_is_a_backup() {
     assert_eq!(back.query("SELECT count(*) FROM later"), "1");
 }
 
+/// B2, B4: files of several moments are no backup, and damaged pages are named, as by `walfs backup`.
+#[test]
+fn b4_pages_of_a_copy_are_looked_at() {
+    let mut site = Site::local("pages");
+    site.server
+        .query("CREATE TABLE t AS SELECT generate_series(1, 100000) AS id");
+    let table = site.server.query("SELECT pg_relation_filepath('t')");
+    site.server.stop(StopMode::Fast);
+    let data = site.server.data().to_owned();
+
+    let damaged = site.backup("damaged");
+    site.shell("cp -a \"$1\" \"$2\"", &[&data, &damaged]);
+    site.shell(
+        "printf xxxxxxxx | dd of=\"$1\" bs=1 seek=24672 conv=notrunc status=none; truncate -s -100 \"$1\"",
+        &[&damaged.join(&table)],
+    );
+    let said = finish(&site, &damaged, &[], 3);
+    assert!(said.contains("is complete"), "{said}");
+    let at_fault: Vec<&str> = said.lines().filter(|line| line.contains(&table)).collect();
+    assert!(at_fault.len() >= 2 && at_fault[0].contains("block 3 "), "{said}");
+
+    // A control file from when the server was stopped, and the rest from later.
+    let late = site.backup("late");
+    site.shell("cp -a \"$1\" \"$2\"", &[&data, &late]);
+    site.server.start();
+    site.server.query("UPDATE t SET id = -id");
+    site.server.query("CHECKPOINT");
+    site.server.archive_all();
+    site.shell("cp \"$1\" \"$2\"", &[&data.join(&table), &late.join(&table)]);
+    let said = finish(&site, &late, &[], 1);
+    assert!(
+        said.contains(&table) && said.contains("several moments"),
+        "{said}"
+    );
+    assert!(site.summary("late").is_none());
+}
+
 /// A copy as README has it, with its label.
 fn copy(site: &Site, name: &str) -> PathBuf {
     let directory = site.backup(name);

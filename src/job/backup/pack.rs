@@ -279,7 +279,7 @@ impl Packer<'_> {
 
     fn check_length(&mut self, opened: &Opened) {
         if let Some(rules) = self.shared.rules {
-            check_length(rules, opened, &mut self.found);
+            check_length(rules, (&opened.path, &opened.file), opened.bytes, &mut self.found);
         }
     }
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::queue::Opened;
 use super::reading::read_at;
 use crate::archive::tree::summary::{BadPage, Pages};
 use crate::pg::Lsn;
@@ -25,7 +24,7 @@ const LISTED: usize = 100;
 const REMEMBERED: usize = 1000;
 
 /// The largest page whose boundaries all reads respect: they cut files at multiples of 8 KiB.
-pub(super) const LARGEST_PAGE_BYTES: u32 = 8192;
+pub(in crate::job) const LARGEST_PAGE_BYTES: u32 = 8192;
 
 /// How often a page, or a length, that is wrong is looked at again.
 const LOOKS: u32 = 3;
@@ -38,16 +37,16 @@ const WAITED_FOR: u64 = 10;
 
 /// What holds for every page of a cluster.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rules {
-    pub(super) page_bytes: u32,
+pub(in crate::job) struct Rules {
+    pub(in crate::job) page_bytes: u32,
     /// Pages of each file of a relation but the last.
-    pub(super) file_pages: u32,
-    pub(super) checker: PageChecker,
+    pub(in crate::job) file_pages: u32,
+    pub(in crate::job) checker: PageChecker,
 }
 
 /// What was found in pages so far.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
+pub(in crate::job) struct Findings {
     pages: Pages,
     /// Those with the latest changes: when, which file, which block.
     newest: BTreeSet<(Lsn, Arc<[u8]>, u32)>,
@@ -55,7 +54,7 @@ pub(super) struct Findings {
 
 impl Findings {
     /// Adds what another thread has found.
-    pub(super) fn add(&mut self, mut more: Self) {
+    pub(in crate::job) fn add(&mut self, mut more: Self) {
         self.pages.verified += more.pages.verified;
         self.pages.bad += more.pages.bad;
         self.pages.first_bad.append(&mut more.pages.first_bad);
@@ -65,8 +64,14 @@ impl Findings {
         }
     }
 
+    /// The page with the latest change, if that lies behind `end`: file, block, and where.
+    pub(in crate::job) fn beyond(&self, end: Lsn) -> Option<(String, u32, Lsn)> {
+        let (lsn, path, block) = self.newest.last()?;
+        (*lsn > end).then(|| (String::from_utf8_lossy(path).into_owned(), *block, *lsn))
+    }
+
     /// All of it, now that the backup's WAL is known to end at `end`: in order, and not more than are listed.
-    pub(super) fn settle(mut self, end: Lsn) -> Pages {
+    pub(in crate::job) fn settle(mut self, end: Lsn) -> Pages {
         for (lsn, path, block) in std::mem::take(&mut self.newest) {
             if lsn > end {
                 self.report(&path, block, Damage::BeyondWal { lsn });
@@ -109,23 +114,27 @@ impl Findings {
 }
 
 /// Looks at the length of a file of pages, again if it may just be growing.
-pub(super) fn check_length(rules: Rules, opened: &Opened, found: &mut Findings) {
-    let relation = relation_file(&opened.path);
+pub(in crate::job) fn check_length(
+    rules: Rules,
+    (path, file): (&[u8], &File),
+    mut bytes: u64,
+    found: &mut Findings,
+) {
+    let relation = relation_file(path);
     let most_pages = match relation {
         Some(_) => rules.file_pages,
-        None if slru::is_slru_file(&opened.path) => slru::FILE_PAGES,
+        None if slru::is_slru_file(path) => slru::FILE_PAGES,
         None => return,
     };
     let page_bytes = u64::from(rules.page_bytes);
     let is_right =
         |bytes: u64| bytes.is_multiple_of(page_bytes) && bytes / page_bytes <= u64::from(most_pages);
-    let mut bytes = opened.bytes;
     for _ in 0..LOOKS {
         if is_right(bytes) {
             return;
         }
         thread::sleep(PAUSE);
-        bytes = opened.file.metadata().map_or(bytes, |metadata| metadata.len());
+        bytes = file.metadata().map_or(bytes, |metadata| metadata.len());
     }
     if !is_right(bytes) {
         let base = relation.map_or(0, |relation| relation.first_block(rules.file_pages));
@@ -134,17 +143,13 @@ pub(super) fn check_length(rules: Rules, opened: &Opened, found: &mut Findings) 
             page_bytes: rules.page_bytes,
             most_pages,
         };
-        found.report(
-            &opened.path,
-            base.wrapping_add((bytes / page_bytes) as u32),
-            damage,
-        );
+        found.report(path, base.wrapping_add((bytes / page_bytes) as u32), damage);
     }
 }
 
 /// Looks at the pages of one file.
 #[derive(Debug)]
-pub(super) struct Verifier {
+pub(in crate::job) struct Verifier {
     rules: Rules,
     path: Arc<[u8]>,
     relation: RelationFile,
@@ -152,7 +157,7 @@ pub(super) struct Verifier {
 
 impl Verifier {
     /// For a file with that path; `None` if it has no pages.
-    pub(super) fn of(rules: Option<Rules>, path: &[u8]) -> Option<Self> {
+    pub(in crate::job) fn of(rules: Option<Rules>, path: &[u8]) -> Option<Self> {
         let relation = relation_file(path)?;
         rules.map(|rules| Self {
             rules,
@@ -163,7 +168,7 @@ impl Verifier {
 
     /// Looks at the whole pages among `bytes`, which were read at `offset`. A page that is better the second time is
     /// put in its place.
-    pub(super) fn check(&self, bytes: &mut [u8], offset: u64, file: &File, found: &mut Findings) {
+    pub(in crate::job) fn check(&self, bytes: &mut [u8], offset: u64, file: &File, found: &mut Findings) {
         let page_bytes = u64::from(self.rules.page_bytes);
         let first = (offset / page_bytes) as u32;
         let base = self

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::pg::control::ControlError;
 use crate::pg::label::LabelError;
-use crate::pg::{SegmentName, WalName};
+use crate::pg::{Lsn, SegmentName, WalName};
 
 /// Why a backup was not finished. It stays as it is, and can be finished later.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,22 @@ pub enum Error {
     OtherManifest {
         /// The manifest.
         path: PathBuf,
+    },
+    /// A page of it is younger than its WAL.
+    #[error(
+        "block {block} of {file} was changed at {lsn}, behind the end of this backup at {end}: the files were copied after \
+         that, or are of several moments.\n\
+         HINT: copy all of them again, between pg_backup_start and pg_backup_stop, or while the server is stopped."
+    )]
+    Later {
+        /// The file, from the data directory.
+        file: String,
+        /// The block of the relation.
+        block: u32,
+        /// Its last change.
+        lsn: Lsn,
+        /// Where the backup's WAL ends.
+        end: Lsn,
     },
     /// A part of every data directory is not there.
     #[error(
