@@ -64,7 +64,7 @@ pub struct RestoreArgs {
     set_aside_wal: Option<Option<PathBuf>>,
     /// Put the WAL on a disk of its own: pg_wal is a link to WALDIR, which is empty or made
     ///
-    /// Without it a link pg_wal in DIR stays, and so does the directory that it leads to, also with --delta. DIR/pg_wal may be
+    /// Without it a link pg_wal in DIR stays; with --delta the directory that it leads to must be named. DIR/pg_wal may be
     /// prepared, as a link or as an empty mount point (with lost+found).
     #[arg(long, value_name = "WALDIR")]
     waldir: Option<PathBuf>,
@@ -182,11 +182,15 @@ commands, synchronous_standby_names and others. The lines that are for the recov
 The server archives nothing unless --take-over is given. Until it is open nobody can connect, unless it pauses at a target \
 or is a standby.
 
+--target-name and --target-xid do not say when they were: with them LATEST is refused if there is a choice, name the backup.
+
 DIR is refused if a server or another walfs restore runs in it, if it lies in a local archive or around it, or if it is \
 not empty: unless --delta is given and it belongs to the same cluster, \
 or it is what an interrupted restore has left. --delta removes what is not in the backup; a directory that a link in it \
-points to is left as it is, only the link goes. WAL that the archive does not have is never removed. No link below DIR, a \
-tablespace's directory or WALDIR is followed: a backup with a link in place of its data is refused, and pg_wal and other \
+points to is left as it is, only the link goes. What pg_wal and tablespaces have outside of DIR is replaced only if --waldir \
+and --tablespace-mapping name it: in a copy of a data directory these links are still its original's. WAL that the archive \
+does not have is never removed. No link below DIR, a tablespace's directory or WALDIR is followed: a backup with a link in \
+place of its data is refused, and pg_wal and other \
 directories that are empty in every backup are made in place of a link.
 
 Without walfs: with the archive mounted, `cp -a /mnt/walfs/basebackups/LATEST/. DIR` gives the same files; then write \

@@ -54,6 +54,17 @@ fn b8_an_imported_backup_is_as_old_as_its_end() {
     let text = format!("{}{}", said(&output), String::from_utf8_lossy(&output.stdout));
     assert!(text.contains("old"), "{text}");
 
+    // When a name was given is not known, so neither is which backup ends before it.
+    let mut restore = site.mount.command(&site.world, "restore");
+    let restore = restore.args(["--no-archiving", "--dry-run", "--target-name", "x", "LATEST"]);
+    let output = restore
+        .arg(site.world.path().join("nowhere"))
+        .output()
+        .expect("run walfs");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let text = said(&output);
+    assert!(text.contains("new (") && text.contains("old ("), "{text}");
+
     // Deleted by hand: it is damaged, and LATEST is the one before it.
     site.shell("rm -r \"$1\"/trees/new.*", &[&site.world.archive()]);
     let listed = site.listed("new");

@@ -117,6 +117,18 @@ fn s7_wal_that_is_nowhere_else_is_never_removed() {
         assert_refused(&output, &["walfs wal-push", "--keep-wal", "--set-aside-wal"]);
     }
     assert_eq!(seen(&data), before);
+    // A mark says that some command returned 0, not that this archive has the same.
+    let marked = copied(&world.path().join("pg"), &world.path().join("marked"));
+    let names = segments(&marked.join("pg_wal"));
+    let archived = names.iter().rfind(|name| **name < only_here[0]);
+    let archived = archived.expect("an archived segment");
+    let mark = format!("pg_wal/archive_status/{archived}.done");
+    assert!(marked.join(mark).exists());
+    let segment = marked.join("pg_wal").join(archived);
+    let mut bytes = fs::read(&segment).expect("read a segment");
+    bytes[20_000] ^= 1;
+    fs::write(&segment, bytes).expect("change it");
+    assert_refused(&restoring(&site, &["--delta"], &marked), &[archived]);
     let ids = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM t";
 
     // Left in its place, recovery goes through it.
@@ -163,6 +175,39 @@ fn s7_wal_that_is_nowhere_else_is_never_removed() {
     let output = restoring(&site, &["--delta"], &data);
     assert_refused(&output, &[&only_here[2]]);
     assert!(!said(&output).contains(&only_here[0]), "{}", said(&output));
+}
+
+/// S6, S7: a copy of a data directory has the links of its original. What they lead to is that one's, which lives.
+#[test]
+fn s7_what_the_links_of_a_copy_lead_to_stays_the_originals() {
+    let world = World::new("a-copy");
+    let mut site = Site::local(&world);
+    let space = world.owned_dir("spaces").join("space");
+    User::postgres().make_dir(&space);
+    site.server
+        .query(&format!("CREATE TABLESPACE s LOCATION '{}'", space.display()));
+    site.server
+        .query("CREATE TABLE t TABLESPACE s AS SELECT generate_series(1, 1000) AS id");
+    site.backup("monday");
+    site.server.stop(StopMode::Fast);
+    let copy = copied(&world.path().join("pg"), &world.path().join("copy"));
+    site.server.start();
+    site.server.query("INSERT INTO t VALUES (1001)");
+    site.server.query("CHECKPOINT");
+    site.server.archive_all();
+
+    let before = seen(&space);
+    let delta = ["--delta", "--set-aside-wal"];
+    let output = restoring(&site, &delta, &copy);
+    let named = format!("{0}={0}", space.display());
+    assert_refused(&output, &["outside of it", "--tablespace-mapping="]);
+    let said_so = [&delta[..], &["--tablespace-mapping", &named]].concat();
+    assert_refused(
+        &restoring(&site, &said_so, &copy),
+        &["is used by the PostgreSQL server"],
+    );
+    assert_eq!(seen(&space), before);
+    assert_eq!(site.server.query("SELECT count(*) FROM t"), "1001");
 }
 
 /// "permissions right", a disk for the WAL, a tablespace in the data directory: as the cluster had it.
@@ -266,7 +311,13 @@ fn wal_has_its_own_directory(site: &Site, mapped: &[&str], count: &str) {
     assert!(!segments(Path::new(&named)).is_empty());
     assert_eq!(recovered(&dir, count), "1001");
     // --delta leaves the link and the disk as they are, and what is only there comes aside on that disk.
-    let report = restore(site, &[mapped, &["--delta", "--set-aside-wal"]].concat(), &data);
+    // A copy of the directory has the same links: what lies behind them is replaced only if it is named.
+    let before = seen(&wal);
+    let output = restoring(site, &[mapped, &["--delta", "--set-aside-wal"]].concat(), &data);
+    assert_refused(&output, &["outside of it", "--waldir=", &named]);
+    assert_eq!(seen(&wal), before);
+    let delta = [mapped, &["--delta", "--set-aside-wal", "--waldir", &named]].concat();
+    let report = restore(site, &delta, &data);
     assert_eq!(link(&data), Path::new(&named));
     let moved = report["wal_set_aside"]["directory"].as_str().expect("a path");
     assert!(Path::new(moved).starts_with(&wal), "{report}");

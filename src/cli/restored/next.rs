@@ -46,7 +46,8 @@ fn say_recovery(out: &mut impl Write, options: &Options) -> io::Result<()> {
             out,
             "It pauses at the target and can be read; `SELECT pg_wal_replay_resume()` opens it. What a statement under way \
              at the\ntarget had locked stays locked until then: a table just before its DROP cannot be read. Open it, or \
-             end before the\nlock: --target-exclusive --target-lsn LSN, of the \"Standby LOCK\" that pg_waldump shows."
+             end before the\nlock: --target-exclusive --target-lsn LSN, of the \"Standby LOCK\" that pg_waldump shows. Take no replica of it before it \
+             is open:\nthat would stop at the target, too."
         )?;
     } else if recovery.action == Some(TargetAction::Shutdown) {
         writeln!(

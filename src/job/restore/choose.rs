@@ -85,7 +85,7 @@ pub(super) struct Chosen {
 ///
 /// # Errors
 /// [`Error::NoBackup`], [`Error::NoneBefore`], [`Error::TargetTooEarly`], [`Error::NoTimeline`], [`Error::OtherBranch`],
-/// [`Error::NoneOnTimeline`], [`Error::Branches`], [`Error::Archive`].
+/// [`Error::NoneOnTimeline`], [`Error::Branches`], [`Error::Undecided`], [`Error::Archive`].
 pub(super) async fn choose(
     archive: &Arc<Archive>,
     choice: &Choice,
@@ -100,7 +100,10 @@ pub(super) async fn choose(
     let answer = answer(archive, choice, recovery, (&timelines, &candidates), patience).await?;
     let (candidate, way) = match choice {
         Choice::Named(_) => first(&candidates[0], &timelines, answer.as_ref())?,
-        Choice::Latest => newest(archive, &candidates, &timelines, answer.as_ref(), patience).await?,
+        Choice::Latest => {
+            refuse_undecided(&candidates, &recovery.target)?;
+            newest(archive, &candidates, &timelines, answer.as_ref(), patience).await?
+        }
     };
     let mut warnings = answer.map_or_else(Vec::new, |answer| answer.warnings);
     if recovery.timeline == TargetTimeline::Latest {
@@ -225,6 +228,20 @@ async fn answer(
             };
             question.answer(*choice == Choice::Latest).await
         }
+    }
+}
+
+/// A name or a transaction does not say when it was: of several backups each may end before it.
+fn refuse_undecided(candidates: &[Candidate], target: &Target) -> Result<(), Error> {
+    match target {
+        Target::Name(_) | Target::Xid(_) if candidates.len() > 1 => Err(Error::Undecided {
+            target: target.to_string(),
+            backups: candidates
+                .iter()
+                .map(|candidate| (candidate.name.clone(), candidate.summary.backup.ended.at))
+                .collect(),
+        }),
+        _ => Ok(()),
     }
 }
 

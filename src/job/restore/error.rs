@@ -39,6 +39,17 @@ pub enum Error {
         /// The target, in words.
         target: String,
     },
+    /// Several backups may lie before the target.
+    #[error(
+        "which backup ends before {target} is not known, so LATEST is none.\n\
+         HINT: name the newest that ended before it: {}.", times(.backups)
+    )]
+    Undecided {
+        /// The target, in words.
+        target: String,
+        /// Those that there are, with when each ended, newest first.
+        backups: Vec<(TreeName, jiff::Timestamp)>,
+    },
     /// WAL without which the backup is not consistent.
     #[error(
         "backup {backup} cannot be restored: {missing} of the WAL that makes it consistent is not in {place}.\n\
@@ -168,6 +179,31 @@ pub enum Error {
         found: SystemId,
         /// The backup's.
         expected: SystemId,
+    },
+    /// What lies behind links out of the directory was not named.
+    #[error(
+        "{directory:?} has links to directories with files outside of it, which --delta would replace and remove. If it is \
+         a copy, they are its original's.\n\
+         HINT: if no other data directory uses them, add {words}; otherwise restore to an empty directory."
+    )]
+    BehindLinks {
+        /// The directory.
+        directory: PathBuf,
+        /// The options that name them.
+        words: String,
+    },
+    /// Another server has it as its own.
+    #[error(
+        "{directory:?} is used by the PostgreSQL server that runs in {server:?}, process {pid}.\n\
+         HINT: --waldir and --tablespace-mapping name other directories."
+    )]
+    Used {
+        /// The directory.
+        directory: PathBuf,
+        /// The server's data directory.
+        server: PathBuf,
+        /// Its process.
+        pid: i32,
     },
     /// A server runs on it.
     #[error(
@@ -339,6 +375,11 @@ fn way(timeline: Option<Timeline>) -> String {
 
 fn listed(branches: &[Branch]) -> String {
     branches.iter().map(|branch| format!("\n  {branch}")).collect()
+}
+
+fn times(backups: &[(TreeName, jiff::Timestamp)]) -> String {
+    let said = backups.iter().map(|(name, ended)| format!("{name} ({ended:.0})"));
+    said.collect::<Vec<_>>().join(", ")
 }
 
 fn choices(branches: &[Branch]) -> String {

@@ -211,6 +211,15 @@ pub(super) fn set_access(roots: &Roots, access: Access) -> Result<(), Error> {
     };
     set(b"", access.directory())?;
     set(b"pg_wal", access.directory())?;
+    let pg_wal = roots.bases.spot(b"pg_wal");
+    if roots.kind(&pg_wal)? != Some(Kind::Directory) {
+        return set(b"backup_manifest", access.file());
+    }
+    for (name, kind) in roots.on("read", &pg_wal, Root::list)? {
+        if kind == Kind::File {
+            set(&[b"pg_wal/", name.as_bytes()].concat(), access.file())?;
+        }
+    }
     set(b"backup_manifest", access.file())
 }
 

@@ -139,13 +139,19 @@ impl Plan {
         let found = given.settings.effective(rule.name);
         let absent = || found.is_some_and(|found| !given.is_there(&found.value));
         match rule.deed {
-            Deed::Neutral(_) | Deed::NeutralBeside(_) => {
+            Deed::Neutral(_) | Deed::NeutralAlone(_) | Deed::NeutralBeside(_) => {
                 let Some(neutral) = rule.deed.neutral(given.recovery.takes_over) else {
                     return;
                 };
                 let found = found.filter(|found| !is_same(&found.value, neutral));
                 if let Some(found) = found {
                     self.put_aside(rule, &found.value, &found.file);
+                }
+                if matches!(rule.deed, Deed::NeutralAlone(_)) {
+                    let files = given.settings.files_with(rule.name).into_iter();
+                    let others = files.filter(|file| *file != Path::new(AUTO));
+                    self.comments
+                        .extend(others.map(|file| (file.to_owned(), rule.name)));
                 }
                 let is_ours = passing.iter().any(|(name, _)| *name == rule.name);
                 if !is_ours && given.is_elsewhere(rule.name, neutral) {

@@ -58,7 +58,44 @@ pub(super) fn look(
         place::check_outside(&source.archive, directory)?;
         check_writable(directory)?;
     }
+    if start == Start::Delta {
+        refuse_unnamed(options, &bases)?;
+    }
+    for base in bases.all() {
+        place::check_not_used(bases.directory(base), data)?;
+    }
     Ok((start, bases))
+}
+
+/// A copy of a data directory has the links of its original, which may live: what lies behind one is replaced only if the
+/// operator names it.
+fn refuse_unnamed(options: &Options, bases: &Bases) -> Result<(), Error> {
+    let has_files =
+        |directory: &Path| Ok::<_, Error>(!matches!(place::look(directory)?, Holds::Absent | Holds::Nothing));
+    let mut words = Vec::new();
+    if let (None, Some(wal)) = (&options.waldir, &bases.wal)
+        && has_files(wal)?
+    {
+        words.push(format!("--waldir={wal:?}"));
+    }
+    let data = place::real(&options.directory);
+    for Place { oid, directory } in &bases.places {
+        let is_named = options
+            .tablespaces
+            .iter()
+            .any(|mapping| is_same(&mapping.new, directory));
+        let is_inside = place::real(directory).starts_with(&data);
+        if !is_named && !is_inside && has_files(directory)? {
+            words.push(format!("--tablespace-mapping={oid}={directory:?}"));
+        }
+    }
+    match words.is_empty() {
+        true => Ok(()),
+        false => Err(Error::BehindLinks {
+            directory: options.directory.clone(),
+            words: words.join(" "),
+        }),
+    }
 }
 
 fn data_directory(

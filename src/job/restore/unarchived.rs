@@ -40,7 +40,6 @@ struct Local {
     name: WalName,
     spot: Spot,
     is_ready: bool,
-    is_done: bool,
 }
 
 /// Finds it, in the order of names.
@@ -87,8 +86,9 @@ async fn found(archive: &Archive, local: &Local, patience: Patience) -> Result<F
 }
 
 fn is_same(roots: &Roots, local: &Local, table: &SeekTable) -> Result<bool, Error> {
-    // What the archiver has brought is what there is; a beginning differs from the whole that came later.
-    if local.is_done || matches!(local.name, WalName::Partial(_)) {
+    // A beginning differs from the whole that came later. A mark proves nothing: another server, or a command that archives
+    // elsewhere, may have left it.
+    if matches!(local.name, WalName::Partial(_)) {
         return Ok(true);
     }
     let hash = roots.on("read", &local.spot, |root, below| {
@@ -112,17 +112,13 @@ fn local(roots: &Roots) -> Result<Vec<Local>, Error> {
             continue;
         };
         let spot = roots.bases.spot(format!("pg_wal/{name}").as_bytes());
-        let has_mark = |ending: &str| {
-            let mark = format!("pg_wal/archive_status/{name}.{ending}");
-            // Behind a link there is none.
-            let found = roots.kind(&roots.bases.spot(mark.as_bytes()));
-            found.is_ok_and(|kind| kind.is_some())
-        };
         if is_wal(roots, name, &spot)? {
+            let mark = format!("pg_wal/archive_status/{name}.ready");
+            // Behind a link there is none.
+            let found_mark = roots.kind(&roots.bases.spot(mark.as_bytes()));
             found.push(Local {
                 name,
-                is_ready: has_mark("ready"),
-                is_done: has_mark("done"),
+                is_ready: found_mark.is_ok_and(|kind| kind.is_some()),
                 spot,
             });
         }

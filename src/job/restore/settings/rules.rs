@@ -4,6 +4,7 @@
 //! | what is done | when the backup sets it |
 //! |---|---|
 //! | [`Deed::Neutral`] | overridden in `postgresql.auto.conf`, for good: a clone made later has it as well |
+//! | [`Deed::NeutralAlone`] | the same, and its lines become comments: one in other letters would count beside it |
 //! | [`Deed::NeutralBeside`] | the same, unless the server takes over |
 //! | [`Deed::Comment`] | its line becomes a comment: no later file overrides it |
 //! | [`Deed::CommentIfAbsent`] | the same, if the file that it names is not on this machine |
@@ -28,6 +29,7 @@ pub(super) struct Rule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Deed {
     Neutral(&'static str),
+    NeutralAlone(&'static str),
     NeutralBeside(&'static str),
     Comment,
     CommentIfAbsent,
@@ -52,11 +54,11 @@ const TLS: &str = "with ssl = on the server does not start without it";
 
 /// Targets come first: a second one is refused, unless it is taken back before the other is set.
 const RULES: [Rule; 24] = [
-    rule("recovery_target", EVER, Deed::Neutral(""), TARGET),
-    rule("recovery_target_name", EVER, Deed::Neutral(""), TARGET),
-    rule("recovery_target_time", EVER, Deed::Neutral(""), TARGET),
-    rule("recovery_target_xid", EVER, Deed::Neutral(""), TARGET),
-    rule("recovery_target_lsn", EVER, Deed::Neutral(""), TARGET),
+    rule("recovery_target", EVER, Deed::NeutralAlone(""), TARGET),
+    rule("recovery_target_name", EVER, Deed::NeutralAlone(""), TARGET),
+    rule("recovery_target_time", EVER, Deed::NeutralAlone(""), TARGET),
+    rule("recovery_target_xid", EVER, Deed::NeutralAlone(""), TARGET),
+    rule("recovery_target_lsn", EVER, Deed::NeutralAlone(""), TARGET),
     rule(
         "recovery_target_timeline",
         EVER,
@@ -150,7 +152,7 @@ impl Deed {
     /// The value that overrides, if one does.
     pub(super) fn neutral(self, takes_over: bool) -> Option<&'static str> {
         match self {
-            Self::Neutral(value) => Some(value),
+            Self::Neutral(value) | Self::NeutralAlone(value) => Some(value),
             Self::NeutralBeside(value) if !takes_over => Some(value),
             _ => None,
         }
