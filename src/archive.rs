@@ -118,7 +118,7 @@ impl Archive {
     /// Reads the marker, or makes a new archive (probing the store for conditional writes).
     ///
     /// # Errors
-    /// [`Error::NotAnArchive`] on an empty prefix without `options.create`, [`Error::Format`], [`Error::Codec`],
+    /// [`Error::NotAnArchive`] on an empty prefix without `options.create`, [`Error::Inside`], [`Error::Format`], [`Error::Codec`],
     /// [`Error::Store`] when the store does not answer within `patience`.
     pub async fn open(store: Store, options: &Options, patience: Patience) -> Result<Self, Error> {
         // Asked at the same time; what the second says counts once the first has said what this is.
@@ -321,6 +321,12 @@ async fn create_marker(store: &Store, options: &Options, patience: Patience) -> 
                 .into(),
         });
     }
+    if let Some(around) = store.around(&Key::new(MARKER)).await {
+        return Err(Error::Inside {
+            place: store.place(),
+            around,
+        });
+    }
     let conditions = store::probe(store, patience).await?;
     let marker = Marker {
         format_version: FORMAT_VERSION,
@@ -333,7 +339,7 @@ async fn create_marker(store: &Store, options: &Options, patience: Patience) -> 
     // First: an archive whose folders have no marks yet would be taken for one whose disks are missing.
     claim_folders(store, &marker, Stage::Making, patience).await?;
     let won = put_first(store, MARKER, &marker, conditions.put, patience).await?;
-    tracing::info!("{} was empty: made a new archive there", store.place());
+    tracing::info!("{} held no archive: made a new archive there", store.place());
     claim_folders(store, &won, Stage::Made, patience).await?;
     Ok(won)
 }

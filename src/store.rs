@@ -314,6 +314,12 @@ pub trait Backend: Send + Sync + fmt::Debug {
         Vec::new()
     }
 
+    /// The nearest place around this one that has an object of this name; as far as it can be asked.
+    async fn around(&self, marker: &Key) -> Option<String> {
+        let _ = marker;
+        None
+    }
+
     /// Stores a whole object. See the module's contract.
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error>;
 

@@ -95,6 +95,13 @@ fn b13_a_new_archive_is_asked_for() {
         "{}",
         said(&refused)
     );
+    // An archive holds no other.
+    let deeper = world.owned_dir("right/deeper");
+    let refused = desk.push(&deeper.display().to_string(), &["--create"]);
+    let inside = format!("lies in the archive {shown}");
+    assert!(said(&refused).contains(&inside), "{}", said(&refused));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(!deeper.join("walfs.json").exists());
     // The mount alike, and the daemon says what it has made.
     let mount = Options::of(&world, &typo.display().to_string()).env("WALFS_CREATE", "0");
     let refused = mount.refused();
@@ -137,6 +144,12 @@ fn b13_a_mistyped_prefix_names_the_right_one() {
         !far.status.success() && !said(&far).contains("near by"),
         "{}",
         said(&far)
+    );
+    let inside = desk.push(&place("pg/main/wal/x"), &["--create"]);
+    assert!(
+        !inside.status.success() && said(&inside).contains(&place("pg/main")),
+        "{}",
+        said(&inside)
     );
     assert_eq!(server.keys(""), keys, "something was made");
 }

@@ -189,6 +189,17 @@ pub enum Error {
         /// Archives beside it, or in it.
         nearby: Vec<String>,
     },
+    /// A new archive would lie in another one.
+    #[error(
+        "no archive is made in {place}: it lies in the archive {around}.\n\
+         HINT: choose a place beside that; if that one was made by mistake, delete it first."
+    )]
+    Inside {
+        /// The prefix.
+        place: String,
+        /// The archive around it.
+        around: String,
+    },
     /// Written by a walfs that knows more.
     #[error(
         "{place} has format version {found}; this walfs reads version {FORMAT_VERSION}.\nHINT: use a newer walfs."

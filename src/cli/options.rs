@@ -92,7 +92,7 @@ pub struct CreateArgs {
 pub fn newly_made(archive: &Archive) -> Option<String> {
     archive
         .is_new()
-        .then(|| format!("{} was empty: made a new archive there", archive.place()))
+        .then(|| format!("{} held no archive: made a new archive there", archive.place()))
 }
 
 /// How what is written is packed and staged.

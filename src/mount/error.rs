@@ -195,6 +195,7 @@ fn archive_errno(error: &archive::Error) -> i32 {
         | E::Misplaced { .. }
         | E::TreeDamaged { .. }
         | E::NotAnArchive { .. }
+        | E::Inside { .. }
         | E::Format { .. }
         | E::Marker { .. }
         | E::Codec { .. }

@@ -239,17 +239,27 @@ impl WalDraft {
             return verdict.clone().map(drop);
         }
         self.ends = Some(Instant::now() + self.deadline);
-        self.check_whole().await.map_err(Arc::new)?;
-        self.commit_now().await
+        let checked = self.check_whole().await;
+        self.commit_checked(checked).await
     }
 
     /// The last byte has come.
     async fn complete(&mut self) -> Result<(), Arc<Error>> {
         self.ends = Some(Instant::now() + self.deadline);
-        if !self.name.has_pages() {
-            self.check_text().await.map_err(Arc::new)?;
+        let checked = match self.name.has_pages() {
+            true => Ok(()),
+            false => self.check_text().await,
+        };
+        self.commit_checked(checked).await
+    }
+
+    /// What is not whole may still become so; that the store did not say what is archived there, is the verdict.
+    async fn commit_checked(&mut self, checked: Result<(), Error>) -> Result<(), Arc<Error>> {
+        match checked {
+            Ok(()) => self.commit_now().await,
+            Err(error @ Error::Store(_)) => self.decide(Err(Arc::new(error))).map(drop),
+            Err(error) => Err(Arc::new(error)),
         }
-        self.commit_now().await
     }
 
     async fn commit_now(&mut self) -> Result<(), Arc<Error>> {

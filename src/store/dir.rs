@@ -180,6 +180,12 @@ impl Backend for Dir {
         looked.await.unwrap_or_default()
     }
 
+    async fn around(&self, marker: &Key) -> Option<String> {
+        let marker = marker.clone();
+        let looked = self.blocking(move |root| Ok(nearby::around(&root.path, marker.as_str())));
+        looked.await.unwrap_or_default()
+    }
+
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error> {
         let key = key.clone();
         self.blocking(move |root| root.put(&key, &body, mode)).await

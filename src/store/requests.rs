@@ -65,6 +65,12 @@ impl Store {
         looked.unwrap_or_default()
     }
 
+    /// The archive that this place lies in, if that can be seen: a place with an object `marker`.
+    pub async fn around(&self, marker: &Key) -> Option<String> {
+        let looked = tokio::time::timeout(NEARBY_PATIENCE, self.backend.around(marker)).await;
+        looked.unwrap_or_default()
+    }
+
     /// The error of a first request, for the person who wrote the address.
     pub(crate) fn advised(&self, mut error: Error) -> Error {
         if let Some(advice) = self

@@ -166,6 +166,10 @@ impl Backend for S3 {
         self.look_nearby(marker.as_str()).await
     }
 
+    async fn around(&self, marker: &Key) -> Option<String> {
+        self.look_around(marker.as_str()).await
+    }
+
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), Error> {
         self.put_object(key, body, mode, None).await
     }

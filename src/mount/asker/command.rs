@@ -82,8 +82,10 @@ fn copies_to(arguments: &[&[u8]], directory: &Path, target: &Path) -> bool {
     let Some((last, earlier)) = arguments.split_last() else {
         return false;
     };
-    // A source in the mount: it is read there, or renamed, and must be told the truth of both names.
-    let in_mount = |path: &&[u8]| resolve(directory, path).starts_with(mount_of(target));
+    // A source in the mount: it is read there, or renamed, and must be told the truth of both names. The receiver of rsync
+    // works in its target's directory: an option is no path there.
+    let in_mount =
+        |path: &&[u8]| !path.starts_with(b"-") && resolve(directory, path).starts_with(mount_of(target));
     if !COPIERS.contains(&program) || earlier.iter().any(in_mount) {
         return false;
     }
@@ -259,6 +261,13 @@ mod tests {
     fn copiers_into_the_directory() {
         assert!(copies("cp pg_wal/SEG /mnt/walfs/wal/"));
         assert!(copies("rsync -a pg_wal/SEG /mnt/walfs/wal"));
+        let receiver = ["rsync", "-a", "/pg_wal/SEG", "/mnt/walfs/wal/SEG"].map(str::as_bytes);
+        let within = intent(
+            &receiver,
+            Path::new("/mnt/walfs/wal"),
+            Path::new("/mnt/walfs/wal/SEG"),
+        );
+        assert_eq!(within, Intent::Writes);
         assert!(!copies("cp pg_wal/OTHER /mnt/walfs/wal/"));
         assert!(!copies("cp /mnt/walfs/wal/SEG /mnt/walfs/wal/"));
     }

@@ -30,6 +30,16 @@ pub(super) fn nearby(place: &Path, marker: &str) -> Vec<String> {
         .collect()
 }
 
+/// The nearest directory above `place`, links followed, that has a file `marker`.
+pub(super) fn around(place: &Path, marker: &str) -> Option<String> {
+    let place = place.canonicalize().ok()?;
+    let above = place
+        .ancestors()
+        .skip(1)
+        .find(|above| is_file(above.join(marker)));
+    above.map(|above| above.display().to_string())
+}
+
 fn folders(folder: &Path, mounts: &HashSet<PathBuf>) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().take(ENTRIES);
     let own = entries.filter(|entry| !mounts.contains(&entry.path()));

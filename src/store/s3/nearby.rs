@@ -35,6 +35,23 @@ impl S3 {
         found
     }
 
+    /// The nearest prefix above this one that has an object `marker`.
+    pub(super) async fn look_around(&self, marker: &str) -> Option<String> {
+        let mut rest = self.prefix.as_str();
+        while !rest.is_empty() {
+            rest = rest.rsplit_once('/').map_or("", |(above, _)| above);
+            let folder = if rest.is_empty() {
+                String::new()
+            } else {
+                format!("{rest}/")
+            };
+            if self.has(format!("{folder}{marker}")).await {
+                return Some(format!("s3://{}/{rest}", self.bucket));
+            }
+        }
+        None
+    }
+
     async fn folders(&self, prefix: &str) -> Vec<String> {
         let used = self.connections.current();
         let listing = used.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
