@@ -113,6 +113,19 @@ fn b12_a_copy_does_not_archive() {
     assert!(planned(&files, &takes_over).warnings[0].contains("archive nothing"));
 }
 
+/// To PostgreSQL a target in capitals is another one than that which overrides it, and two are refused.
+#[test]
+fn b11_a_target_in_capitals_becomes_a_comment() {
+    let main = "Recovery_Target_Name = 'x'\nport = 5433\n";
+    let files = Made(vec![(MAIN, main)]);
+    let plan = planned(&files, &recovery(Target::Latest));
+    assert_eq!(plan.comments, [(PathBuf::from(MAIN), "recovery_target_name")]);
+    assert_eq!(plan.set_aside.len(), 1, "{:?}", plan.set_aside);
+    let after = String::from_utf8(commented(main.as_bytes(), "recovery_target_name")).unwrap();
+    let left: Vec<&str> = after.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(left, ["port = 5433"]);
+}
+
 #[test]
 fn b11_what_would_hold_up_or_harm_is_set_aside_and_said() {
     let main = "recovery_min_apply_delay = 4h\nprimary_slot_name = 'a'\nport = 5433\n\
