@@ -1,4 +1,4 @@
-//! Working ahead (contract W8): PostgreSQL archives one file at a time, so while it brings one, the next ones are
+//! Working ahead (promise W8): PostgreSQL archives one file at a time, so while it brings one, the next ones are
 //! already compressed and sent, side by side, in the order in which they will be asked for.
 //!
 //! **Is it right that an object is in the archive before `cp` has brought it?** It is: a segment with a `.ready` mark is

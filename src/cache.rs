@@ -2,7 +2,7 @@
 //!
 //! A cache may lose anything at any time, and knows nothing of archives: the caller names a block and passes the
 //! future that fetches it. Of many callers that want the same missing block one fetches and all get it. A failure is
-//! handed to those who wait and then forgotten; so is an absence: nothing absent is remembered (contract R1).
+//! handed to those who wait and then forgotten; so is an absence: nothing absent is remembered (promise R1).
 
 use std::sync::Arc;
 

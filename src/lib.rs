@@ -7,7 +7,9 @@
 //!  jobs   cli > job > server, staging (in) or read (out) > codec, archive > store
 //! ```
 //!
-//! Calls go down, results come up. What holds everywhere, and each time something is absent:
+//! What walfs promises to its users is in `docs/promises.md`; comments call a line of it "promise W4".
+//!
+//! Calls go down, results come up. Invariants, each stated as something that never happens:
 //!
 //! - [`pg`] and [`codec`] do no I/O: each rule is tested with byte arrays.
 //! - Only [`archive`] spells the keys of objects, and nothing in this library deletes an archived one: what a backup

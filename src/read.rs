@@ -2,12 +2,12 @@
 //!
 //! A file is read in pieces of [`PIECE_BYTES`]; a 16 MiB segment is one piece and costs one request. Every frame's
 //! checksum and its place in the content's hash tree are verified before a byte of its piece is handed out, so that
-//! nothing unverified ever leaves (contract R3), and a file larger than the cache can be read at random.
+//! nothing unverified ever leaves (promise R3), and a file larger than the cache can be read at random.
 //!
 //! Where it is wished, the segments that will be wanted next are fetched meanwhile (`ahead`).
 //!
 //! With [`Patience::Forever`] a read waits for as long as the store is away: an error here would be taken by
-//! PostgreSQL for the end of the WAL (contract R1).
+//! PostgreSQL for the end of the WAL (promise R1).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -66,7 +66,7 @@ impl Reader {
         }
     }
 
-    /// The same, where the segments that will be wanted next are fetched before they are (contract R4).
+    /// The same, where the segments that will be wanted next are fetched before they are (promise R4).
     pub fn fetching_ahead(mut self) -> Self {
         self.ahead = Some(Ahead::new(
             self.fetcher.clone(),
@@ -91,7 +91,7 @@ impl Reader {
         self.ahead.as_ref().map_or(0, Ahead::bytes)
     }
 
-    /// Is the file archived? `None` only when the store itself said now that it is not (contract R1). What was fetched
+    /// Is the file archived? `None` only when the store itself said now that it is not (promise R1). What was fetched
     /// ahead is known to be.
     ///
     /// `wants_all`: the asker will read all of it at once, so that it may be fetched with the answer.

@@ -1,6 +1,6 @@
 //! Archiving through the kernel, as its users know it: the real binary, mounted, and whatever copies into it. What
-//! `cp` calls success is in the store; what fails has left nothing; nobody waits for ever. Each test quotes the line
-//! of the contract that it keeps.
+//! `cp` calls success is in the store; what fails has left nothing; nobody waits for ever. Each test quotes the promise
+//! that it keeps.
 //!
 //! Small segments (1 MiB) unless the size is the subject, so that the module is quick.
 

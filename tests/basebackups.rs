@@ -1,4 +1,4 @@
-//! Base backups: taken, written through the mount, browsed, restored (contract B1 to B4, B6, B7).
+//! Base backups: taken, written through the mount, browsed, restored (promise B1 to B4, B6, B7).
 
 // Copied by hand, with every PostgreSQL's names of functions.
 mod by_example;

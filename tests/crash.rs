@@ -1,4 +1,4 @@
-//! Death at any moment (contract S2): an archive is made and files are brought to it, and after every single call to
+//! Death at any moment (promise S2): an archive is made and files are brought to it, and after every single call to
 //! the store everything is dropped, as `kill -9` or a power cut would. A new start finds whatever was acknowledged,
 //! shows nothing that is not whole, and can go on.
 //!

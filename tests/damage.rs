@@ -1,4 +1,4 @@
-//! Damage to stored objects (contract R3): whatever happens to one, reading gives the bytes that were archived, or an
+//! Damage to stored objects (promise R3): whatever happens to one, reading gives the bytes that were archived, or an
 //! error that names the object. Never other bytes, never a file that is short and looks whole, and never "no such file"
 //! for an object that is there.
 

@@ -1,4 +1,4 @@
-//! What grows with the archive, and what must not (contract S3, S4): a directory of a million segments is gone through
+//! What grows with the archive, and what must not (promise S3, S4): a directory of a million segments is gone through
 //! page by page, a lookup asks the store as often as with one, and every operation has its number of requests.
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! What `pg_receivewal` asks of a directory, below FUSE: a `.partial` that is laid out, filled in, synced over and over,
-//! found again by the next process, and renamed when it is full. Whatever a sync has acknowledged stays (contract W1).
+//! found again by the next process, and renamed when it is full. Whatever a sync has acknowledged stays (promise W1).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

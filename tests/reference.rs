@@ -1,4 +1,4 @@
-//! Sequences of operations on the mounted directory, without a mount, against a small reference (contract W2 to W6, R1,
+//! Sequences of operations on the mounted directory, without a mount, against a small reference (promise W2 to W6, R1,
 //! R3, S1, S2): what is archived is at every step exactly what the reference says, an operation that acknowledges
 //! succeeds if and only if it is archived, and nothing archived ever changes. Writers go forward, backward, sparsely,
 //! twice; are killed; race; the store fails, hangs, loses its answers; the daemon starts again.

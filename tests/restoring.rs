@@ -18,7 +18,7 @@ use crate::common::world::World;
 
 const SYSTEM_ID: u64 = 7_000_000_000_000_000_042;
 const MIB: u32 = 1 << 20;
-/// Memory that the daemon may use (contract S3).
+/// Memory that the daemon may use (promise S3).
 const MEMORY_MIB: u64 = 256;
 
 type Damage = Box<dyn Fn(&mut Vec<u8>, &[u8])>;

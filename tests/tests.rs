@@ -1,4 +1,5 @@
-//! The promises of walfs, each driven from outside: by `cp`, `psql`, `kill -9`, an S3 that answers 503.
+//! The promises of walfs (docs/promises.md), each driven from outside: by `cp`, `psql`, `kill -9`, an S3 that answers
+//! 503. A test that keeps one has its name in front: `w4_...` keeps promise W4.
 
 // What a test says goes to whoever reads its failure.
 #![allow(clippy::print_stderr)]

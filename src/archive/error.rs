@@ -14,7 +14,7 @@ pub enum Error {
     /// The store did not do it; its kind says whether it may help to wait.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// Other content is archived under this name (contract W4).
+    /// Other content is archived under this name (promise W4).
     #[error(
         "{name} is already archived in {place} with different content: \
          archived hash {archived}, this file's {offered}. The archived file stays as it is.\n\
@@ -31,7 +31,7 @@ pub enum Error {
         /// Hash of what was brought.
         offered: ContentHash,
     },
-    /// A segment of another cluster (contract W5).
+    /// A segment of another cluster (promise W5).
     #[error(
         "{name} belongs to the cluster with system identifier {offered}, but the archive {place} holds \
          the WAL of system identifier {archived}.\n\
@@ -62,7 +62,7 @@ pub enum Error {
         /// The segment's own.
         offered: SegmentSize,
     },
-    /// The first page is not that of the segment the name promises (contract W3).
+    /// The first page is not that of the segment the name promises (promise W3).
     #[error(
         "{name} is refused: {reason}\nHINT: compare it with `pg_waldump`; only whole, untouched segments are archived."
     )]
@@ -97,7 +97,7 @@ pub enum Error {
         /// More, when there is more to say.
         detail: &'static str,
     },
-    /// It is as long as it must be, but not every byte of it has come (contract W3).
+    /// It is as long as it must be, but not every byte of it has come (promise W3).
     #[error(
         "{name} is not archived: its bytes from {begins} to {ends} were never written, and nothing shows that they \
          are zeros.\n\
@@ -119,13 +119,13 @@ pub enum Error {
         /// The longest it may be.
         limit_bytes: u64,
     },
-    /// It is archived and stays as it is (contract W4).
+    /// It is archived and stays as it is (promise W4).
     #[error("{name} is archived and cannot be changed.")]
     Immutable {
         /// The file's name.
         name: WalName,
     },
-    /// A segment is received whose beginning has been received before, and was other (contract W4).
+    /// A segment is received whose beginning has been received before, and was other (promise W4).
     #[error(
         "{name} is refused: {kept_bytes} bytes of it are kept in {place}, and what is written now differs from them. \
          What is kept stays as it is.\n\
@@ -152,7 +152,7 @@ pub enum Error {
     /// The name is not one PostgreSQL gives to WAL.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// Stored bytes are not what was stored (contract R3).
+    /// Stored bytes are not what was stored (promise R3).
     #[error(
         "{key} in {place} is damaged: {damage}.\n\
          HINT: the object was changed or cut after it was stored; bring it back from a copy of the store."
@@ -165,7 +165,7 @@ pub enum Error {
         /// What does not fit.
         damage: Box<Damage>,
     },
-    /// A whole object, but of another name (contract R3).
+    /// A whole object, but of another name (promise R3).
     #[error(
         "{key} in {place} holds another file's content: {reason}.\n\
          HINT: objects were exchanged or renamed; bring this one back from a copy of the store."
@@ -233,7 +233,7 @@ pub enum Error {
         /// The codec asked for.
         asked: String,
     },
-    /// A backup of that name is complete (contract B7).
+    /// A backup of that name is complete (promise B7).
     #[error(
         "{place} already holds a backup named {name}, and a complete backup is never changed.\n\
          HINT: choose another name; `walfs backup-list` shows those that are taken."
@@ -244,7 +244,7 @@ pub enum Error {
         /// The archive.
         place: String,
     },
-    /// All of that backup is stored but WAL that it needs (contract B2).
+    /// All of that backup is stored but WAL that it needs (promise B2).
     #[error(
         "{place} already holds a backup named {name}; it is complete as soon as its WAL is archived, of which {} missing.\n\
          HINT: let PostgreSQL archive (see pg_stat_archiver), or choose another name for a new backup.", lacking(.missing)

@@ -1,4 +1,4 @@
-//! Archived WAL: write-once, of the right cluster, whole (contract W1, W3 to W6).
+//! Archived WAL: write-once, of the right cluster, whole (promise W1, W3 to W6).
 //!
 //! A file is offered with its hash already known. If the archive holds the same content under that name, that is a
 //! success without an upload, because PostgreSQL archives again after a crash; other content is a conflict, and what
@@ -83,7 +83,7 @@ impl WalCursor {
 }
 
 impl Archive {
-    /// Is the file archived? `None` only when the store itself said that it is not (contract R1).
+    /// Is the file archived? `None` only when the store itself said that it is not (promise R1).
     ///
     /// # Errors
     /// [`Error::Store`]: the store gave no answer within `patience`.

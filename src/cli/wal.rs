@@ -185,7 +185,7 @@ async fn push_file(arguments: &PushArgs) -> Result<(), Failure> {
     let name: WalName = name.parse()?;
     let began = Instant::now();
     let through = |mount: &Mounted| mount.push(&arguments.path, name);
-    // One deadline for both ways together (contract W7).
+    // One deadline for both ways together (promise W7).
     let left = || {
         arguments
             .store

@@ -1,4 +1,4 @@
-//! Takes a base backup: backup mode around a parallel copy of the data directory into the archive (contract B2 to B4).
+//! Takes a base backup: backup mode around a parallel copy of the data directory into the archive (promise B2 to B4).
 //!
 //! 1. Who is the server, whose is the archive, is the data directory that server's?
 //! 2. The tree is begun, and backup mode: a checkpoint. What killed backups left is swept meanwhile.

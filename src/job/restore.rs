@@ -1,4 +1,4 @@
-//! `walfs restore`: a backup becomes a data directory again, and is told where to recover to (contract B6).
+//! `walfs restore`: a backup becomes a data directory again, and is told where to recover to (promise B6).
 //!
 //! First everything is looked at and nothing touched: the backup, the WAL up to the target, the directories, the room on
 //! their disks. Then the missing bytes are brought, by parts and in parallel. What is missing is found by content: in an

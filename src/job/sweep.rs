@@ -1,5 +1,5 @@
-//! Taking away what killed `walfs backup` have left (contract B2), never what somebody is still at, nor what was brought
-//! through the mount (contract B9): that is for [`super::discard`].
+//! Taking away what killed `walfs backup` have left (promise B2), never what somebody is still at, nor what was brought
+//! through the mount (promise B9): that is for [`super::discard`].
 
 use std::time::SystemTime;
 

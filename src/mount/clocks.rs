@@ -1,4 +1,4 @@
-//! One deadline a copy (contract W7). A copier asks several questions before it writes, and each may wait for the store:
+//! One deadline a copy (promise W7). A copier asks several questions before it writes, and each may wait for the store:
 //! what it has waited already counts.
 
 use std::collections::VecDeque;

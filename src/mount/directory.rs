@@ -162,7 +162,7 @@ impl Fs {
     /// Removes a name: only of a file that is being written under a temporary name.
     ///
     /// # Errors
-    /// [`Error::Immutable`] for what is archived (contract B7), [`Error::NotFound`].
+    /// [`Error::Immutable`] for what is archived (promise B7), [`Error::NotFound`].
     pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
         if let Node::Draft(at) = self.node(parent)? {
             return self.unlink_in_draft(at, name).await;

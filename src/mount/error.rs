@@ -26,7 +26,7 @@ pub enum Error {
         /// What was to be changed.
         what: String,
     },
-    /// What is in a complete backup stays as it is (contract B7).
+    /// What is in a complete backup stays as it is (promise B7).
     #[error("{name} is not changed: backup {backup} is complete, and a complete backup stays as it is")]
     Committed {
         /// The file, or the name that was to be made.

@@ -1,4 +1,4 @@
-//! Two timelines that both go on from one place (contract B12): noticed when either of them is archived.
+//! Two timelines that both go on from one place (promise B12): noticed when either of them is archived.
 //!
 //! A `.history` file that comes when its parent has gone on shows the fork by itself. If the parent goes on later, its
 //! segments show it: after one was brought the archive is asked, behind it and once a minute at most, whether a later

@@ -6,7 +6,7 @@
 //!   statement), or evidently copies *to* the name it looks up (then the store need not be asked; everybody else's
 //!   lookup waits for as long as the store is away, because PostgreSQL takes an error for the end of the WAL).
 //! - **Nothing waits for anything else.** An operation locks at most the one file it is about; lookups and listings
-//!   lock nothing (contract S4). The kernel does: a lookup holds its directory. So no lookup waits for long, see
+//!   lock nothing (promise S4). The kernel does: a lookup holds its directory. So no lookup waits for long, see
 //!   [`Fs::lookup`].
 //! - **A wait never outlives its process.** While a request waits, its process is looked at; once it is being killed
 //!   the request is answered EINTR, which it will not see, so that it can go (a FUSE request cannot be interrupted).
@@ -46,11 +46,11 @@ use super::writing::Writings;
 /// How the mounted directory behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Total time of any wait for the store on behalf of a writer (contract W7).
+    /// Total time of any wait for the store on behalf of a writer (promise W7).
     pub deadline: Duration,
     /// How long completing a backup may take, even while it gets on; `None`: for as long as it takes.
     pub longest: Option<Duration>,
-    /// Total time of a wait on behalf of a reader; `None`: for as long as it takes (contract R1).
+    /// Total time of a wait on behalf of a reader; `None`: for as long as it takes (promise R1).
     pub read_deadline: Option<Duration>,
     /// Refuse all writing.
     pub read_only: bool,
@@ -126,7 +126,7 @@ impl Fs {
         }
     }
 
-    /// The same, where segments are sent ahead of the archiver (contract W8).
+    /// The same, where segments are sent ahead of the archiver (promise W8).
     pub fn working_ahead(mut self, ahead: Arc<Ahead>) -> Self {
         self.ahead = Some(ahead);
         self

@@ -2,7 +2,7 @@
 //!
 //! An event loop takes a request apart and begins with it. What needs no wait (a write into memory, a read of what is
 //! cached) is answered there and then, because handing it to another thread would cost more than doing it; at its first
-//! wait the rest goes to the runtime, and the reply goes out from there. So no request ever waits for another (contract
+//! wait the rest goes to the runtime, and the reply goes out from there. So no request ever waits for another (promise
 //! S4). A handler must not panic in an event loop (fuser would lose the
 //! thread, and with the last one the mount): the process ends on any panic instead, and callers get ENOTCONN.
 

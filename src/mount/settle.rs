@@ -140,7 +140,7 @@ impl Fs {
         tracing::info!("{how} {name}");
     }
 
-    /// The last reference to an open file is gone. Nothing is ever archived here (contract W3).
+    /// The last reference to an open file is gone. Nothing is ever archived here (promise W3).
     pub async fn release(&self, handle: u64) {
         match self.handles.remove(handle).as_deref() {
             Some(Handle::Writing(writing)) => {

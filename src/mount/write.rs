@@ -46,7 +46,7 @@ impl Fs {
         Ok(self.start_writing(target, asker))
     }
 
-    /// Opens an archived file to be written again: its bytes are compared, never replaced (contract W4).
+    /// Opens an archived file to be written again: its bytes are compared, never replaced (promise W4).
     ///
     /// # Errors
     /// [`Error::Immutable`], [`Error::ReadOnly`].

@@ -1,4 +1,4 @@
-//! Segments fetched before they are asked for (contract R4).
+//! Segments fetched before they are asked for (promise R4).
 //!
 //! Recovery asks for one segment after the other, and each would cost a lookup, a request and unpacking. So whoever reads
 //! a segment from its start has the next ones fetched meanwhile (`sequence` says which), side by side, each by a flight

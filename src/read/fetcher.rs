@@ -1,5 +1,5 @@
 //! Stored bytes into verified plain bytes: fetching a piece of an archived file, from the disk cache or the store, and
-//! unpacking it with every checksum compared (contract R3).
+//! unpacking it with every checksum compared (promise R3).
 
 use std::sync::Arc;
 

@@ -49,7 +49,7 @@ impl Default for Space {
 
 impl Space {
     /// A share for somebody who waits; he waits for it for a moment only. Who waits longer is behind requests that
-    /// hang, and hold no bytes: he goes without (contract S4).
+    /// hang, and hold no bytes: he goes without (promise S4).
     pub(super) async fn take(&self, bytes: u64) -> Option<Held> {
         if self.free.available_permits() < kib(bytes) as usize {
             drop(self.spare().take());

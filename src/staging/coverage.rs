@@ -1,6 +1,6 @@
 //! Which bytes of a file have been written, and in which manner: pure arithmetic.
 //!
-//! Whether a segment is whole (contract W3) is decided from this. Most copiers go forward and leave no gap. Copiers of
+//! Whether a segment is whole (promise W3) is decided from this. Most copiers go forward and leave no gap. Copiers of
 //! sparse files leave holes, which are zeros on purpose: GNU `cp` goes forward and brings the file to its full length
 //! last, uutils `cp` sets the length first. So a gap is a hole only if something else says so.
 

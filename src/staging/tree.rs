@@ -8,7 +8,7 @@
 //! What that means for a writer:
 //!
 //! - **An error stays.** An upload that has failed for as long as the deadline fails the tree: every later `fsync`,
-//!   `close`, `rename` and `create` in it says so, and it can never be completed (contract B2). Not every writer looks
+//!   `close`, `rename` and `create` in it says so, and it can never be completed (promise B2). Not every writer looks
 //!   at `close`.
 //! - **`fsync` of a file is no promise yet.** Nothing of an unfinished tree survives its daemon, so there is nothing to
 //!   wait for: thousands of files are synced one by one at the end of `pg_basebackup`. Everything is durable when the

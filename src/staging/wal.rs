@@ -1,7 +1,7 @@
 //! The rules by which a WAL file that is being written becomes archived: the same for the mount and for `wal-push`.
 //!
 //! A segment's length is known, so the write (or the truncate of a sparse copy) that completes it is the one that
-//! archives it, and its failure is that write's failure: not every copier looks at `close` (contract W2). What comes
+//! archives it, and its failure is that write's failure: not every copier looks at `close` (promise W2). What comes
 //! later on the same file only repeats the verdict. The length of a `.history` or `.backup` file is not known; it is
 //! archived when its writer says it is done, or in the write after which it is as long as the file it is copied from.
 //! When a file is whole, and what tells a hole from bytes that are still to come, is in `whole`.

@@ -1,4 +1,4 @@
-//! Working ahead (contract W8): segments that wait in `pg_wal` are sent before their `cp` comes, and what is told to
+//! Working ahead (promise W8): segments that wait in `pg_wal` are sent before their `cp` comes, and what is told to
 //! `cp` is true all the same.
 //!
 //! Most tests make a `pg_wal` of their own, to break it; with a real server in [`server`].

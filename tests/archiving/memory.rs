@@ -1,4 +1,4 @@
-//! The bound of the whole daemon (contract S3), with all that needs memory at the same time.
+//! The bound of the whole daemon (promise S3), with all that needs memory at the same time.
 
 use std::fs;
 use std::path::Path;

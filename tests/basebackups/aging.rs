@@ -1,4 +1,4 @@
-//! A backup is as old as its stop position, whenever it was stored (contract B8).
+//! A backup is as old as its stop position, whenever it was stored (promise B8).
 
 use jiff::Timestamp;
 

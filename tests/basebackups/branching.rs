@@ -1,4 +1,4 @@
-//! Timelines that fork while their parent goes on (contract B12): who is asked, what is followed without a question, and
+//! Timelines that fork while their parent goes on (promise B12): who is asked, what is followed without a question, and
 //! which backup LATEST then means.
 
 use std::path::{Path, PathBuf};

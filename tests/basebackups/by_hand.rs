@@ -1,5 +1,5 @@
 //! Copies of data directories, finished by `walfs backup-finish`: with links in them, of running servers and of stopped ones
-//! (contract S6, S7, B9, B10).
+//! (promise S6, S7, B9, B10).
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Which backups there are: complete ones, unfinished ones, damaged ones, and what `LATEST` means (contract B2, B7).
+//! Which backups there are: complete ones, unfinished ones, damaged ones, and what `LATEST` means (promise B2, B7).
 
 use std::sync::Arc;
 use std::time::Duration;

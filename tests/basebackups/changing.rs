@@ -1,4 +1,4 @@
-//! Files that shrink, vanish and grow while `walfs backup` reads them (contract B3).
+//! Files that shrink, vanish and grow while `walfs backup` reads them (promise B3).
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! A restored server runs, whatever its backup's settings were (contract B11), and what is printed about it is true.
+//! A restored server runs, whatever its backup's settings were (promise B11), and what is printed about it is true.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Damaged backups and `walfs restore` (contract R3): whatever is done to an object, the restored files are those of the
+//! Damaged backups and `walfs restore` (promise R3): whatever is done to an object, the restored files are those of the
 //! backup, or the command fails, names the backup and leaves nothing that a server would start from.
 
 use std::fs;

@@ -1,5 +1,5 @@
 //! Complete backups read from one end to the other, without the kernel: what that asks of the store where parts have become
-//! small by compression, and what damage and errors ahead of the reader do (contract R3). On both kinds of store.
+//! small by compression, and what damage and errors ahead of the reader do (promise R3). On both kinds of store.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Done stays done, and what is not done is not thrown away (contract B9).
+//! Done stays done, and what is not done is not thrown away (promise B9).
 
 use std::path::Path;
 use std::process::Output;

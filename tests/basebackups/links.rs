@@ -1,4 +1,4 @@
-//! What a server needs and what is not in its data directory: behind links, and settings elsewhere (contract B10).
+//! What a server needs and what is not in its data directory: behind links, and settings elsewhere (promise B10).
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,4 +1,4 @@
-//! Damage that moves bytes, which checksums of pages do not find: `walfs backup` names it, and nothing else (contract B4).
+//! Damage that moves bytes, which checksums of pages do not find: `walfs backup` names it, and nothing else (promise B4).
 
 use std::fs::{self, File};
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! Reading of complete backups, without the kernel: what it asks of the store, and what damage does (contract R3). On
+//! Reading of complete backups, without the kernel: what it asks of the store, and what damage does (promise R3). On
 //! both kinds of store; the backup is a directory made up for it.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
 //! `walfs restore` where the way is not straight: WAL with a gap, a standby, another owner, tar files, somebody else at
-//! the same directory, an archive that may not be read (contract B6, O1, S1).
+//! the same directory, an archive that may not be read (promise B6, O1, S1).
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -1,4 +1,4 @@
-//! `walfs restore` (contract B6): a real server's backup comes back, recovers to where it was told, and what cannot be
+//! `walfs restore` (promise B6): a real server's backup comes back, recovers to where it was told, and what cannot be
 //! restored is refused before anything is touched.
 
 use std::collections::BTreeMap;

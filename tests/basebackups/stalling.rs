@@ -1,5 +1,5 @@
 //! Writing base backups into a store that hangs, refuses or is slow, and into a staging directory without room
-//! (contract W7, S1).
+//! (promise W7, S1).
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

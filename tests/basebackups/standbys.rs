@@ -1,4 +1,4 @@
-//! Backups of a standby whose primary is idle, and of servers whose WAL does not come (contract B2, B3).
+//! Backups of a standby whose primary is idle, and of servers whose WAL does not come (promise B2, B3).
 
 use crate::common::basebackup::Site;
 use crate::common::user::said;

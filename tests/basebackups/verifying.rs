@@ -1,4 +1,4 @@
-//! Backups written through the mount that are not what their own manifest says (contract B2, B4).
+//! Backups written through the mount that are not what their own manifest says (promise B2, B4).
 
 use super::mounted::{Site, directory_has, on_s3};
 use crate::common::s3::{Operation, S3Server};

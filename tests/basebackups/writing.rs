@@ -1,4 +1,4 @@
-//! Base backups written through the mount by PostgreSQL's own tools and by ordinary copiers (contract B1, B2, B7).
+//! Base backups written through the mount by PostgreSQL's own tools and by ordinary copiers (promise B1, B2, B7).
 
 use std::fs;
 use std::path::Path;

@@ -199,7 +199,7 @@ impl<'a> Site<'a> {
             .number("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'walfs backup'")
     }
 
-    /// Contract R5: the files of a backup, brought back by `cat`, `lz4` and `tar`, into `dir/data`.
+    /// Promise R5: the files of a backup, brought back by `cat`, `lz4` and `tar`, into `dir/data`.
     #[track_caller]
     pub fn unpack(&self, summary: &Value, dir: &Path) -> PathBuf {
         let user = User::postgres();

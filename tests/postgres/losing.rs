@@ -7,7 +7,7 @@ use std::process::Command;
 use super::*;
 use crate::common::postgres::installed_versions;
 
-/// Memory that the daemon may use (contract S3).
+/// Memory that the daemon may use (promise S3).
 const MEMORY_MIB: u64 = 256;
 
 /// R1, W1: 50 segments of 16 MiB under load into a local directory, and back to the last committed row.

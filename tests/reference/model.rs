@@ -1,4 +1,4 @@
-//! The reference: what a careful reader of the contract expects of the directory, in a few maps.
+//! The reference: what a careful reader of docs/promises.md expects of the directory, in a few maps.
 //!
 //! A [`File`] is one version of a file being written; what is archived is a map of names to contents. Nothing here
 //! waits, and nothing here knows how the real thing does it.
@@ -25,7 +25,7 @@ pub(crate) enum Rule {
 pub(crate) enum Expect {
     Success,
     Failure,
-    /// The contract leaves it open.
+    /// The promises leave it open.
     Either,
 }
 
@@ -151,7 +151,7 @@ impl File {
         sample::is_valid(name, &self.content, archived.cluster) && is_covered
     }
 
-    /// What a write or a truncate must lead to, after it has been applied (contract W2). Gaps are not holes before the
+    /// What a write or a truncate must lead to, after it has been applied (promise W2). Gaps are not holes before the
     /// writer says that it is done: there is no source file here to show it.
     pub(crate) fn after_change(&self, archived: &Archived) -> Rule {
         let name = &NAMES[self.name];
@@ -186,7 +186,7 @@ impl File {
         }
     }
 
-    /// What a close, or a demand for durability, must lead to (contract W2, W3). When a segment is whole that was written
+    /// What a close, or a demand for durability, must lead to (promise W2, W3). When a segment is whole that was written
     /// over, only the close of a writer can tell who is seen to live.
     pub(crate) fn flush(&self, closer: Closer, only_sync: bool, archived: &Archived) -> Rule {
         let name = &NAMES[self.name];
@@ -206,7 +206,7 @@ impl File {
         Rule::Nothing(answer)
     }
 
-    /// What a rename to a final name must lead to (contract W6).
+    /// What a rename to a final name must lead to (promise W6).
     pub(crate) fn rename(&self, to: &str, replace: bool, archived: &Archived) -> Rule {
         let taken = !replace && archived.contents.contains_key(to);
         if taken || !self.is_whole(to, true, archived) {

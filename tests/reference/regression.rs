@@ -59,7 +59,7 @@ async fn partial_is_archived_after_a_first_try_that_failed() {
 }
 
 /// What `strace` shows of `pg_receivewal`: zeros, a second descriptor that is synced and closed, data, sync, close,
-/// rename, and the new name synced (contract W6).
+/// rename, and the new name synced (promise W6).
 #[tokio::test(flavor = "multi_thread")]
 async fn segment_received_by_pg_receivewal_is_archived_when_it_is_full() {
     let backend = Scripted::map(true);

@@ -119,7 +119,7 @@ pub(crate) fn cuts(bytes: usize) -> [usize; PIECES + 1] {
 
 /// May this content stand under this final name, in an archive of that cluster (or of none yet)?
 ///
-/// This is contract W3 and W5 for whole contents; what of them has been written is not asked here.
+/// This is promise W3 and W5 for whole contents; what of them has been written is not asked here.
 pub(crate) fn is_valid(name: &str, content: &[u8], cluster: Option<u64>) -> bool {
     match name.parse().expect("a final name") {
         WalName::History(timeline) => history::parse(content, timeline).is_ok(),

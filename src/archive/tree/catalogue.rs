@@ -59,7 +59,7 @@ pub enum By {
     /// `walfs backup`, which says itself whether a backup is done.
     Backup,
     /// Whoever writes through the mount. Tools may have been told that they are done, and what they brought may be the only
-    /// copy that there is: it goes by an operator's word only (contract B9).
+    /// copy that there is: it goes by an operator's word only (promise B9).
     Mount,
 }
 
@@ -78,7 +78,7 @@ pub struct Unfinished {
     pub stored_bytes: u64,
 }
 
-/// Is all the WAL at hand that makes a backup consistent (contract B2)?
+/// Is all the WAL at hand that makes a backup consistent (promise B2)?
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackupWal {
     /// Every segment from start to stop is archived, or in the backup itself.

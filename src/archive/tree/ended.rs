@@ -1,4 +1,4 @@
-//! When a backup ended: the moment of its stop position, never that of its storing (contract B8).
+//! When a backup ended: the moment of its stop position, never that of its storing (promise B8).
 //!
 //! Who took it may have asked the server. Otherwise the `.backup` file says it that the server leaves in `wal/`: its times
 //! are those of the server's `log_timezone`, whose abbreviation means nothing by itself unless it is UTC or a number. But

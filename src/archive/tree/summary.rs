@@ -332,7 +332,7 @@ impl Summary {
     }
 
     /// Backups are as old as this: by the position where they end, and of the same position the one stored last is the
-    /// newest (contract B8).
+    /// newest (promise B8).
     pub fn age(&self) -> (Option<(Timeline, Lsn)>, Timestamp) {
         (self.backup.stop(), self.finished)
     }

@@ -59,11 +59,11 @@ pub enum Committed {
 }
 
 impl Archive {
-    /// Archives a file. `Ok` means: the store has all of it (contract W1), now or already.
+    /// Archives a file. `Ok` means: the store has all of it (promise W1), now or already.
     ///
     /// `header` is the first page's, for segments. `looking`: what the store says of the name, asked while the file came;
     /// `None` if it was not, or it gave no answer. The upload does not wait for it, only its end does: so archiving takes
-    /// the time of the longer of the two, and what is archived already is not stored again (contract W4).
+    /// the time of the longer of the two, and what is archived already is not stored again (promise W4).
     ///
     /// # Errors
     /// Those of [`Archive::check_header`], and [`Error::Conflict`].
@@ -155,7 +155,7 @@ impl Archive {
     }
 
     /// The same content is archived if the store can show all of it: an earlier put may have ended with a wrong
-    /// checksum, and its object be there all the same (contract W1).
+    /// checksum, and its object be there all the same (promise W1).
     async fn compare(
         &self,
         name: WalName,

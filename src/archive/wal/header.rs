@@ -1,4 +1,4 @@
-//! Is a segment this archive's? Told by its first page (contract W5).
+//! Is a segment this archive's? Told by its first page (promise W5).
 
 use super::{Archive, Error};
 use crate::archive::Cluster;

@@ -1,4 +1,4 @@
-//! Does a `.history` or `.backup` file fit what is archived (contract W5, B12)?
+//! Does a `.history` or `.backup` file fit what is archived (promise W5, B12)?
 //!
 //! Neither says of which cluster it is, and PostgreSQL follows the newest history that it finds. What contradicts the
 //! archive for certain is refused; of what only looks odd (an archive may have begun later than its cluster) the log tells.

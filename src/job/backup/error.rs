@@ -22,7 +22,7 @@ pub enum Error {
     /// The archive.
     #[error(transparent)]
     Archive(#[from] archive::Error),
-    /// The archive is another cluster's (contract W5).
+    /// The archive is another cluster's (promise W5).
     #[error(
         "the server has system identifier {offered}, but the archive {place} is that of {archived}.\n\
          HINT: a database made by initdb or pg_upgrade has a new identifier; give it a new prefix."

@@ -1,5 +1,5 @@
 //! Settings that are not in the data directory: `/etc/postgresql` of Debian, or wherever `config_file`, `hba_file` and
-//! `ident_file` and what they include are (contract B10).
+//! `ident_file` and what they include are (promise B10).
 //!
 //! They are in the backup below [`SETTINGS_FOLDER`], under the path that they have on the server's machine. There they do nothing:
 //! whoever restores the backup takes from them what the new machine needs. Keys and certificates outside of the data

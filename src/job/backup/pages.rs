@@ -1,4 +1,4 @@
-//! Data pages, looked at on the way (contract B4): a damaged one is read again, because it may have been written at that
+//! Data pages, looked at on the way (promise B4): a damaged one is read again, because it may have been written at that
 //! moment, and then reported by file and block. It is copied as it is; the backup is kept, and marked.
 //!
 //! A page that changed since the backup began is recovery's business, if the backup's WAL has the change. Whether it has

@@ -129,7 +129,7 @@ pub enum Error {
         /// The link.
         path: PathBuf,
     },
-    /// What the server reads through links is not in the backup (contract B10).
+    /// What the server reads through links is not in the backup (promise B10).
     #[error(
         "{} is a link to {}{}: what it leads to is not in the backup.\n\
          HINT: put it where the link is: rm the link, then cp -a what it leads to into its place.",

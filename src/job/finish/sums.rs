@@ -36,7 +36,7 @@ pub(super) struct Summed {
     crc32c: u32,
 }
 
-/// Reads all of them, several at a time, and looks at their data pages (contract B4).
+/// Reads all of them, several at a time, and looks at their data pages (promise B4).
 ///
 /// # Errors
 /// [`Error::Io`].

@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL follows the highest number. But a timeline is often a copy that somebody opened for a look, or the server that
 //! the copy was made of: following it may leave committed and archived rows behind, without a word. So an end is taken
-//! by itself only if there is no other, and the operator is asked where several have WAL of their own (contract B12).
+//! by itself only if there is no other, and the operator is asked where several have WAL of their own (promise B12).
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -1,6 +1,6 @@
 //! What tells the server to recover: lines in `postgresql.auto.conf`, which is read after every other file, and
 //! `recovery.signal` or `standby.signal`. And what of the backup's settings would hold up, redirect or harm it
-//! ([`rules`], contract B11).
+//! ([`rules`], promise B11).
 //!
 //! The lines stand between two marks and replace those of an earlier restore, by name as well: `ALTER SYSTEM` drops the
 //! marks. Those that are for the recovery vanish with it: `recovery_end_command` takes them out again, so that no clone of

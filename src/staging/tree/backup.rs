@@ -1,7 +1,7 @@
 //! What a tree must hold to be a base backup, and what is known of it then.
 //!
 //! Read out of what was written: `backup_label`, `backup_manifest`, `global/pg_control`. Without a manifest nothing says
-//! which files there should be, so no tree is complete without one (contract B4).
+//! which files there should be, so no tree is complete without one (promise B4).
 
 use std::sync::Arc;
 
@@ -107,7 +107,7 @@ impl TreeDraft {
         Ok(String::from_utf8_lossy(&text).trim().parse().ok())
     }
 
-    /// What the server would read through a link is not in the backup (contract B10). Links to tablespaces are known by now to
+    /// What the server would read through a link is not in the backup (promise B10). Links to tablespaces are known by now to
     /// lead into the tree, and so may others.
     fn check_links(&self) -> Result<(), Error> {
         let names = self.names();
@@ -173,7 +173,7 @@ impl TreeDraft {
         children.filter_map(whole).collect()
     }
 
-    /// A backup of another cluster has no business here (contract W5).
+    /// A backup of another cluster has no business here (promise W5).
     async fn check_cluster(&self, backup: &Backup) -> Result<(), Error> {
         let archive = &self.sender.archive;
         let Some(cluster) = archive.cluster(self.sender.patience()).await? else {

@@ -17,7 +17,7 @@ pub enum Error {
     /// The archive, or its store: or what has failed the tree before.
     #[error(transparent)]
     Archive(#[from] Failure),
-    /// The tree is complete, and does not change any more (contract B7).
+    /// The tree is complete, and does not change any more (promise B7).
     #[error("the backup is complete and is not changed any more")]
     Complete,
     /// The tree has been removed.
@@ -29,7 +29,7 @@ pub enum Error {
     /// Longer than a file of a backup can be, or with too long a hole.
     #[error("a file of a backup has at most 3 TiB, and no hole of more than 64 GiB")]
     TooLong,
-    /// A backup in a folder of what would be one: it would never be complete (contract B9).
+    /// A backup in a folder of what would be one: it would never be complete (promise B9).
     #[error(
         "{path} is not taken: a backup's own directory is basebackups/NAME, none deeper, and {name} is no backup itself\n\
          HINT: put it into basebackups/{hint}"

@@ -1,4 +1,4 @@
-//! How long an operation on a tree may last (contract W7).
+//! How long an operation on a tree may last (promise W7).
 //!
 //! A process inside `write`, `fsync`, `rename` or `close` cannot be killed. So an operation has one deadline for all
 //! that it waits for together: its turn, room, its file, what must be fetched back. What was dropped half way has lost

@@ -1,7 +1,7 @@
 //! A backup in a folder of another tree, `basebackups/host1/monday`: refused at its first file.
 //!
 //! Only a tree's own directory can be a backup. One below would be taken, synced and verified by its tools, and never be
-//! complete (contract B9). So what only a backup's own directory has is not taken below a directory that has none of it.
+//! complete (promise B9). So what only a backup's own directory has is not taken below a directory that has none of it.
 //! In a tree that is a backup itself such files are data like others: somebody keeps a backup in a data directory.
 
 use super::names::ROOT;

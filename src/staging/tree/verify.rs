@@ -1,4 +1,4 @@
-//! Is a tree what its own `backup_manifest` says? (contract B4)
+//! Is a tree what its own `backup_manifest` says? (promise B4)
 //!
 //! What lies in a manifest is compared as `pg_verifybackup` would do it later, with what is stored:
 //!

@@ -1,4 +1,4 @@
-//! When a WAL file that is being written is whole (contract W3).
+//! When a WAL file that is being written is whole (promise W3).
 //!
 //! A segment is whole when every byte of it has been written. Copiers of sparse files leave gaps on purpose; that it is
 //! closed is no evidence of that, because a killed writer's file is closed too, and so is a child's copy of a descriptor

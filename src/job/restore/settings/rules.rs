@@ -1,5 +1,5 @@
 //! The settings that can hold up, redirect or harm a restored server, by version of PostgreSQL, and what is done with each
-//! (contract B11).
+//! (promise B11).
 //!
 //! | what is done | when the backup sets it |
 //! |---|---|
