@@ -19,4 +19,5 @@ pub mod version;
 pub mod wait;
 pub mod wal;
 pub mod walfs;
+pub mod watch;
 pub mod world;

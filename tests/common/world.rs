@@ -12,6 +12,7 @@ use std::thread;
 use tempfile::TempDir;
 
 use super::user::User;
+use super::watch::Watched;
 
 /// `archive/` (owned by postgres), `mnt/` (the caller's, so postgres cannot write beneath a mount that is gone), and
 /// room for more. Mode 0755 up to here: postgres gets in, whoever runs the tests.
@@ -19,6 +20,7 @@ use super::user::User;
 pub struct World {
     dir: Option<TempDir>,
     path: PathBuf,
+    _watched: Watched,
 }
 
 impl World {
@@ -33,7 +35,12 @@ impl World {
         User::postgres().make_dir(&path.join("archive"));
         fs::create_dir(path.join("mnt")).expect("make the mount point");
         set_mode(&path.join("mnt"), 0o755);
-        World { dir: Some(dir), path }
+        let watched = Watched::begin(&path);
+        World {
+            dir: Some(dir),
+            path,
+            _watched: watched,
+        }
     }
 
     /// The whole of it.
