@@ -6,6 +6,9 @@
 //! `cp` never comes, the archive holds one true segment more than was acknowledged, which harms no recovery. What must
 //! not be stored is what the archiver would not bring, so:
 //!
+//! - each is stored only when the archive has the one before it as this server wrote it: its end waits for that
+//!   ([`table::Turn`]). Of two servers that have parted, one is refused at the first segment in which they differ, and
+//!   nothing behind it comes into the archive;
 //! - work begins only while a copier is bringing a file that is marked ready in that directory, and where the copier
 //!   can be seen in `/proc`, only if the file it reads *is* the one there, by device and inode: a given directory that
 //!   belongs to another server is refused, whatever system identifier it has;
@@ -41,14 +44,15 @@ use crate::metrics::Metrics;
 use crate::pg::{SegmentName, WalName};
 use crate::staging::forerunner::{Forerunner, Promise, promise};
 
-use flight::Runway;
+use flight::{Flight, Runway};
 use pg_wal::PgWal;
 pub use pg_wal::{Identity, Origin};
-use table::Table;
+use table::{Next, Table};
 
 /// Memory for segments that are packed and sent ahead, in bytes; part of what uploads may take in all. The rest of
-/// that, 18 MiB, is there for copiers and base backups. Two of 16 MiB are packed at once, and more are on their way,
-/// because what is packed is most often a fraction of that. Of segments above 32 MiB none is sent ahead.
+/// that, 18 MiB, is there for copiers and base backups: what is sent ahead waits for a copier, which must never wait for
+/// memory that it holds. So of segments above 16 MiB none is sent ahead. Two of these are packed at once, and more are on
+/// their way, because what is packed is most often a fraction of that.
 pub const ROOM_BYTES: u64 = 34 << 20;
 
 /// Sends segments ahead of the archiver.
@@ -115,6 +119,13 @@ impl Ahead {
         matches!(name, WalName::Segment(segment) if self.table().is_ahead(segment))
     }
 
+    /// What has become of a file that a copier brought: is it archived?
+    pub fn settled(&self, name: WalName, accepted: bool) {
+        if let WalName::Segment(segment) = name {
+            self.table().settled(segment, accepted);
+        }
+    }
+
     /// Begins as many as may be begun.
     async fn plan(
         self: Arc<Self>,
@@ -174,16 +185,18 @@ impl Ahead {
         found
     }
 
-    async fn send(self: Arc<Self>, pg_wal: PgWal, name: SegmentName, promise: Promise) {
-        match self.runway.send(&pg_wal, name).await {
-            Ok(Some(arrived)) => {
-                self.table().learn(Some(arrived.took), self.deadline);
-                promise.keep(arrived.hash);
+    async fn send(self: Arc<Self>, pg_wal: PgWal, next: Next, promise: Promise) {
+        let name = next.name;
+        match self.runway.send(&pg_wal, next).await {
+            Ok(Flight::Arrived { hash, took }) => {
+                self.table().learn(Some(took), self.deadline);
+                promise.keep(hash);
                 self.metrics.sent_ahead.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!("sent ahead: {name}");
                 self.complained.store(false, Ordering::Relaxed);
             }
-            Ok(None) => tracing::debug!("not sent ahead: {name}"),
+            Ok(Flight::NotYet) => self.table().put_back(name),
+            Ok(Flight::NotSent) => tracing::debug!("not sent ahead: {name}"),
             Err(error) => {
                 if matches!(error, Error::Store(_)) {
                     self.table().learn(None, self.deadline);

@@ -28,6 +28,8 @@ mod reading;
 mod standbys;
 // Told that it is not done, kept until the operator says otherwise.
 mod keeping;
+// Swept, discarded and removed by others meanwhile: complete is said of what is there.
+mod swept;
 // Taken by `walfs backup`, brought back by stock tools, started.
 mod taking;
 // Brought back where the way is not straight: gaps, standbys, owners, two at once, closed archives.

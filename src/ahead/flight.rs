@@ -6,7 +6,7 @@
 //! writing is packed in one go, on one thread, into the bytes of the object itself, so that the memory it takes is the
 //! object's size.
 
-use std::future::ready;
+use std::future::{pending, ready};
 use std::io::{Cursor, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -19,8 +19,9 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{Either, select};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
-use crate::archive::wal::{Offered, UploadSpace};
+use crate::archive::wal::{Offered, UPLOAD_MEMORY_BYTES, UploadSpace};
 use crate::archive::{Archive, Error};
 use crate::buffers::{Buffers, Filling};
 use crate::codec::{self, Compression, ContentHash, FRAME_BYTES};
@@ -28,6 +29,7 @@ use crate::pg::{PageHeader, SegmentName, WalName};
 use crate::store::Patience;
 
 use super::pg_wal::{Opened, PgWal};
+use super::table::Next;
 
 /// What an object may be longer than its content, in KiB: headers of frames and the table of a 32 MiB segment.
 const OVERHEAD_KIB: u32 = 64;
@@ -44,11 +46,15 @@ pub(super) struct Runway {
     buffers: Buffers,
 }
 
-/// What was sent ahead, and how long its upload took.
+/// What has become of a segment.
 #[derive(Debug)]
-pub(super) struct Arrived {
-    pub(super) hash: ContentHash,
-    pub(super) took: Duration,
+pub(super) enum Flight {
+    /// It is stored. Its upload took so long.
+    Arrived { hash: ContentHash, took: Duration },
+    /// The archive does not have the one before it: it may be tried again.
+    NotYet,
+    /// It does not wait any more, or there is no room for it.
+    NotSent,
 }
 
 impl Runway {
@@ -65,14 +71,22 @@ impl Runway {
         }
     }
 
-    /// Stores a segment. `None`: it does not wait any more, or there is no room for it.
+    /// Stores a segment, when the archive has the one before it.
     ///
     /// # Errors
     /// As [`Archive::commit_wal`].
-    pub(super) async fn send(&self, pg_wal: &PgWal, name: SegmentName) -> Result<Option<Arrived>, Error> {
+    pub(super) async fn send(
+        &self,
+        pg_wal: &PgWal,
+        Next { name, before, own }: Next,
+    ) -> Result<Flight, Error> {
+        if !before.room.is_given().await {
+            return Ok(Flight::NotYet);
+        }
         let Some((room, space)) = self.room().await else {
-            return Ok(None);
+            return Ok(Flight::NotSent);
         };
+        own.room.give();
         let packer = self.packers.acquire().await.expect("never closed");
         let patience = Patience::for_at_most(self.deadline);
         let wal_name = WalName::Segment(name);
@@ -85,22 +99,47 @@ impl Runway {
         };
         drop(packer);
         let Some((header, object)) = packed? else {
-            return Ok(None);
+            return Ok(Flight::NotSent);
         };
         let object = object.within(room, space);
         let (hash, began) = (object.hash, Instant::now());
-        self.archive
-            .commit_wal(wal_name, Arc::new(object), Some(&header), looking, patience)
-            .await?;
+        let accepted = before.accepted.clone();
+        let looking = async {
+            let looked = looking.await;
+            match accepted.is_given().await {
+                true => looked,
+                false => pending().await,
+            }
+        };
+        let refused = async {
+            if before.accepted.is_given().await {
+                pending().await
+            }
+        };
+        let object = Arc::new(object);
+        let committing = self
+            .archive
+            .commit_wal(wal_name, object, Some(&header), looking, patience);
+        tokio::select! {
+            biased;
+            () = refused => return Ok(Flight::NotYet),
+            committed = timeout(self.deadline, committing) => match committed {
+                Ok(committed) => committed?,
+                // Its copier may never come again, and its memory is wanted.
+                Err(_) => return Ok(Flight::NotYet),
+            },
+        };
+        own.accepted.give();
         let took = began.elapsed();
-        Ok(Some(Arrived { hash, took }))
+        Ok(Flight::Arrived { hash, took })
     }
 
     /// Memory for one more segment, of our own and of what uploads may take. Never waits in front of a copier.
     async fn room(&self) -> Option<(OwnedSemaphorePermit, UploadSpace)> {
         let bytes = self.archive.known_cluster()?.segment_size.bytes();
         let kib = (bytes >> 10) as u32 + OVERHEAD_KIB;
-        if u64::from(kib) << 10 > self.room_bytes {
+        let for_copiers = UPLOAD_MEMORY_BYTES - self.room_bytes;
+        if u64::from(kib) << 10 > self.room_bytes.min(for_copiers) {
             return None;
         }
         let room = self

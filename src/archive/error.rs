@@ -257,6 +257,19 @@ pub enum Error {
         /// The segments.
         missing: Vec<SegmentName>,
     },
+    /// Something of a backup went while the rest was still being stored.
+    #[error(
+        "backup {name} in {place} is not complete: {missing}. It was removed while the backup was being made.\n\
+         HINT: make it again under another name; another walfs took this one for left behind."
+    )]
+    TreeRemoved {
+        /// The backup.
+        name: TreeName,
+        /// The archive.
+        place: String,
+        /// What is gone.
+        missing: String,
+    },
     /// Something of a backup is not what was stored.
     #[error(
         "backup {name} in {place} is damaged: {what}: {reason}.\n\

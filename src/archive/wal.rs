@@ -15,7 +15,7 @@ mod received;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub(super) use commit::UPLOAD_MEMORY_BYTES;
+pub(crate) use commit::UPLOAD_MEMORY_BYTES;
 pub use commit::{Committed, Offered};
 pub use early::{Early, EarlyFile};
 pub use lineage::{Child, Fork, Lineage};
@@ -204,7 +204,7 @@ impl Archive {
         Ok(WalPage { entries, next })
     }
 
-    /// One damaged small file must not hide all others: it is listed, as empty, and reading it says what is wrong.
+    /// One damaged file must not hide all others: it is listed, as empty, and reading it says what is wrong.
     async fn listed_meta(&self, name: WalName, meta: &Meta, patience: Patience) -> Result<WalMeta, Error> {
         match self.plain_meta(name, meta, patience).await {
             Err(error @ Error::Damaged { .. }) => {
@@ -220,8 +220,8 @@ impl Archive {
     }
 
     /// The plain size, without reading the object: of the cluster for segments, of the stored size for small files,
-    /// which are stored uncompressed for this reason. Nothing archived is empty: an object of that size has been cut,
-    /// and would otherwise be read to its end without a look at it.
+    /// which are stored uncompressed for this reason. Nothing archived is empty, and no segment smaller than its own seek
+    /// table: an object of such a size has been cut.
     async fn plain_meta(&self, name: WalName, meta: &Meta, patience: Patience) -> Result<WalMeta, Error> {
         let bytes = match name {
             WalName::Segment(_) | WalName::Partial(_) => {
@@ -230,7 +230,16 @@ impl Archive {
                     place: self.place(),
                     reason: format!("it is missing, although {name} is archived"),
                 })?;
-                cluster.segment_size.bytes()
+                let bytes = cluster.segment_size.bytes();
+                let needed_bytes = codec::trailer_bytes(bytes);
+                if meta.stored_bytes <= needed_bytes {
+                    let damage = Damage::ObjectTooShort {
+                        object_bytes: meta.stored_bytes,
+                        needed_bytes,
+                    };
+                    return Err(self.damaged(&self.wal_key(name), damage));
+                }
+                bytes
             }
             WalName::History(_) | WalName::Backup(..) => codec::plain_bytes_uncompressed(meta.stored_bytes)
                 .filter(|&bytes| bytes > 0)

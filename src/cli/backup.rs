@@ -164,7 +164,7 @@ impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Failure {
 
 fn exit_code(error: &Error) -> ExitCode {
     match error {
-        Error::Interrupted(signal) => interrupts::exit_code(signal),
+        Error::Interrupted(signal) | Error::InterruptedLast(signal) => interrupts::exit_code(signal),
         _ => ExitCode::FAILURE,
     }
 }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use crate::archive;
 use crate::archive::tree::TreeName;
 use crate::archive::tree::begun::Maker;
+use crate::archive::tree::catalogue::Begun;
 use crate::job::discard::{Planned, discard, plan};
 use crate::store::Patience;
 
@@ -88,9 +89,10 @@ fn described(Planned { tree, .. }: &Planned) -> String {
 }
 
 fn why_kept(Planned { tree, maker }: &Planned) -> String {
-    let (host, pid) = match &tree.begun {
-        Some(begun) => (begun.host.as_str(), begun.pid),
-        None => ("an unknown host", 0),
+    let Some(Begun { host, pid, .. }) = &tree.begun else {
+        return "it does not say who is at it.\n\
+                HINT: run this again when nothing was stored for 24 hours."
+            .to_owned();
     };
     match maker {
         Maker::Running => {

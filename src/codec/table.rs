@@ -201,6 +201,16 @@ impl SeekTable {
         .unpack(stored, plain)
     }
 
+    /// Is this the plain content of a frame?
+    ///
+    /// # Panics
+    ///
+    /// If there is no such frame.
+    pub fn holds(&self, frame: u64, piece: &[u8]) -> bool {
+        let alone = self.entries.len() == 1;
+        self.entries[frame as usize].value == hash::table_value(frame, alone, piece)
+    }
+
     /// Verifies and unpacks neighbouring frames. `stored` begins with the first of them, and so does `plain`.
     ///
     /// # Errors

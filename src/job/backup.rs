@@ -19,12 +19,11 @@
 
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::TryFutureExt;
 use futures::future::{Either, select};
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::archive::tree::catalogue::{Begun, By, Inventory};
 use crate::archive::tree::summary::{Link, Outside, Summary};
@@ -164,6 +163,8 @@ struct Taking<'a> {
     settings: Settings,
     control: ControlFile,
     began: Timestamp,
+    /// Told when the archive knows that it has begun.
+    begun: Arc<Notify>,
     id: TreeId,
     packers: Option<AtWork>,
     uploads: Uploads,
@@ -204,6 +205,7 @@ impl<'a> Taking<'a> {
             settings,
             control,
             began,
+            begun: Arc::default(),
             id,
             packers: None,
             uploads: Uploads::default(),
@@ -214,8 +216,10 @@ impl<'a> Taking<'a> {
 
     /// Everything but the commit.
     async fn prepare(&mut self) -> Result<Prepared, Error> {
-        let archive = self.archive;
+        let (archive, begun) = (self.archive, self.begun.clone());
         let swept = async {
+            // What has just been stored shows the store's time.
+            begun.notified().await;
             if let Err(error) = sweep(archive, patience()).await {
                 tracing::warn!(
                     "what killed backups have left is not removed, the next one will try: {error}"
@@ -256,7 +260,7 @@ impl<'a> Taking<'a> {
                 outcome = &mut committing => outcome,
                 signal = interrupted => match tokio::time::timeout(CLEANING, &mut committing).await {
                     Ok(outcome) => outcome,
-                    Err(_) => return Err(Error::Interrupted(signal)),
+                    Err(_) => return Err(Error::InterruptedLast(signal)),
                 },
             }
         };
@@ -267,7 +271,10 @@ impl<'a> Taking<'a> {
                 missing_wal,
             }),
             Err(error) => {
-                if matches!(error, archive::Error::TreeExists { .. }) {
+                if matches!(
+                    error,
+                    archive::Error::TreeExists { .. } | archive::Error::TreeRemoved { .. }
+                ) {
                     self.clean_up().await;
                 }
                 Err(error.into())
@@ -308,7 +315,12 @@ impl<'a> Taking<'a> {
             let start = self.session.start_backup(&self.options.label, fast).await?;
             Ok::<_, Error>((self.list().await?, start))
         };
-        let ((), begun) = tokio::try_join!(begin_tree.err_into(), begin_copy)?;
+        let begin_tree = async {
+            begin_tree.await?;
+            self.begun.notify_one();
+            Ok(())
+        };
+        let ((), begun) = tokio::try_join!(begin_tree, begin_copy)?;
         Ok(begun)
     }
 
@@ -316,13 +328,8 @@ impl<'a> Taking<'a> {
     async fn complete(&mut self, stopped: Stopped, control: Whole) -> Result<Prepared, Error> {
         let mut summary = self.finish(stopped, control)?;
         let (tree, hashes) = self.tree()?;
-        let (archive, uploads, stored_at) = (self.archive, &mut self.uploads, OnceLock::new());
-        let stored = async {
-            let inventory = archive.store_inventory(&tree, hashes, patience);
-            let ((), inventory) = tokio::try_join!(uploads.wait(), inventory.err_into())?;
-            stored_at.get_or_init(Instant::now);
-            Ok::<_, Error>(inventory)
-        };
+        let (archive, tree, stored_at) = (self.archive, Arc::new(tree), OnceLock::new());
+        let stored = self.uploads.store_inventory(archive, &tree, hashes, &stored_at);
         let within = wal::Within {
             stored_at: &stored_at,
             timeout: self.options.wal_timeout,
@@ -339,6 +346,9 @@ impl<'a> Taking<'a> {
         let (inventory, missing_wal) = tokio::try_join!(stored, archived)?;
         // The archive may have had no WAL, and so no owner, when the backup began.
         check_cluster(archive, &self.facts).await?;
+        if missing_wal.is_none() {
+            wal::check_own(archive, &self.facts.data_directory, &summary.backup).await?;
+        }
         let files = tree.entries().iter();
         let files = files.filter(|entry| matches!(entry.content, archive::tree::Content::File { .. }));
         summary.files = files.count() as u64;
@@ -436,8 +446,14 @@ impl<'a> Taking<'a> {
     async fn delete(self) {
         drop(self.packers);
         self.session.abandon().await;
-        // An upload that is broken off may still arrive; one that has ended is deleted with the rest.
-        self.uploads.settle().await;
+        // An upload that is broken off may still arrive; one that has ended is deleted with the rest. Without the word of
+        // who began it, what arrives later would be nobody's.
+        if !self.uploads.settle().await {
+            tracing::warn!(
+                "what this backup has stored is not deleted, for some of it is still on its way; the next one will"
+            );
+            return;
+        }
         if let Err(error) = self
             .archive
             .drop_unfinished(&self.id, Patience::for_at_most(CLEANING))

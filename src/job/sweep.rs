@@ -7,14 +7,19 @@ use crate::archive::tree::begun::Maker;
 use crate::archive::{Archive, Error};
 use crate::store::Patience;
 
-/// Drops every unfinished tree that a dead `walfs backup` has left, and says so in the log. Returns how many.
+/// Drops every unfinished tree that a dead `walfs backup` has left, and says so in the log. Returns how many. A maker that
+/// cannot be seen from here is dead when something else was stored a day after its last object.
 ///
 /// # Errors
 /// [`Error::Store`]; what was dropped before stays dropped.
 pub async fn sweep(archive: &Archive, patience: Patience) -> Result<usize, Error> {
     let mut dropped = 0;
-    for tree in archive.unfinished_trees(patience).await? {
-        if !tree.may_be_swept() || tree.maker(SystemTime::now()) != Maker::Dead {
+    let trees = archive.unfinished_trees(patience).await?;
+    // The store's clock, as far as it is known: ours may be a day ahead of it.
+    let newest = trees.iter().map(|tree| tree.last_stored).max();
+    let now = newest.unwrap_or_else(SystemTime::now);
+    for tree in trees {
+        if !tree.may_be_swept() || tree.maker(now) != Maker::Dead {
             continue;
         }
         match archive.drop_unfinished(&tree.id, patience).await {

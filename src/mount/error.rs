@@ -194,6 +194,7 @@ fn archive_errno(error: &archive::Error) -> i32 {
         | E::Damaged { .. }
         | E::Misplaced { .. }
         | E::TreeDamaged { .. }
+        | E::TreeRemoved { .. }
         | E::NotAnArchive { .. }
         | E::Inside { .. }
         | E::Format { .. }

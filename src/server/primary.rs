@@ -2,6 +2,7 @@
 
 use crate::pg::{Lsn, SystemId};
 
+use super::conninfo::is_conninfo;
 use super::{Error, Resolved, Session, Target, column};
 
 impl Session {
@@ -18,9 +19,9 @@ impl Session {
             return None;
         }
         let target = Target {
-            database: Some(conninfo).map(|text| match text.contains('=') {
-                true => text,
-                false => format!("dbname={text}"),
+            database: Some(match is_conninfo(&conninfo) {
+                true => conninfo,
+                false => format!("dbname={conninfo}"),
             }),
             secret: true,
             ..Target::default()

@@ -215,6 +215,28 @@ fn w8_another_content_than_was_sent_is_refused() {
     waiting.rig.assert_archived(&sent);
 }
 
+/// W8, W4: of two servers that have parted, one is refused at the first segment in which they differ. What it has behind
+/// that one must not come into the archive: it would follow the other's WAL.
+#[test]
+fn w8_behind_a_refused_segment_nothing_is_stored() {
+    let waiting = Waiting::new(6, &[]);
+    let name = waiting.source(3).name;
+    let others = wal::segment(&name, CLUSTER, SMALL, 99);
+    let (object, _) = walfs::codec::pack_all(walfs::codec::Compression::default(), &others);
+    let server = waiting.rig.server();
+    server.put_object(&format!("cluster/wal/{name}.lz4"), object.to_vec());
+    waiting.bring(2);
+    for _ in 0..2 {
+        let message = waiting.rig.refuse(&waiting.source(3));
+        assert!(message.contains("File exists"), "{message}");
+    }
+    for number in 4..=6 {
+        let name = waiting.source(number).name;
+        assert!(waiting.rig.object(&name).is_none(), "{name} is stored");
+    }
+    waiting.rig.mount.assert_status("/sent_ahead", 0);
+}
+
 /// W3, W5: nothing is sent ahead that would be refused when it is brought, nor what is not a finished segment.
 #[test]
 fn w8_only_what_may_be_archived_is_sent() {

@@ -143,7 +143,7 @@ impl Archive {
     /// three objects.
     ///
     /// # Errors
-    /// [`Error::TreeExists`] if another tree of that name was quicker; [`Error::Store`].
+    /// As [`Archive::commit_stored`].
     pub async fn commit_tree(
         &self,
         tree: &Tree,
@@ -168,10 +168,12 @@ impl Archive {
         patience: impl Fn() -> Patience,
     ) -> Result<Inventory, Error> {
         let (manifest_key, chunks_key) = (self.manifest_key(&tree.id), self.chunks_key(&tree.id));
-        let (manifest, chunks) = futures::try_join!(
+        // Both to their end: one that is broken off may arrive after its tree was given up.
+        let (manifest, chunks) = futures::join!(
             self.put_object(&manifest_key, manifest::to_text(tree), patience()),
             self.put_object(&chunks_key, chunks::to_bytes(hashes), patience())
-        )?;
+        );
+        let (manifest, chunks) = (manifest?, chunks?);
         let own = tree.id.prefix();
         let own_parts = tree
             .parts
@@ -193,7 +195,8 @@ impl Archive {
     /// `mode` and `stored_bytes` are filled in here.
     ///
     /// # Errors
-    /// [`Error::TreeExists`] if another tree of that name was quicker; [`Error::Store`].
+    /// [`Error::TreeExists`] if another tree of that name was quicker; [`Error::TreeRemoved`] if some of it is gone;
+    /// [`Error::Store`].
     pub async fn commit_stored(
         &self,
         name: &TreeName,
@@ -211,7 +214,11 @@ impl Archive {
         // What nobody would read again must not be called a backup.
         let implausible = |reason| self.tree_damaged(name, "its summary", reason);
         summary.check().map_err(implausible)?;
+        // Another process may have taken its maker for dead. Before: nothing incomplete comes to exist. Behind: what went
+        // in between is told.
+        self.check_stored(name, &summary, patience).await?;
         self.put_summary(name, &summary, patience).await?;
+        self.check_stored(name, &summary, patience).await?;
         Ok(summary)
     }
 

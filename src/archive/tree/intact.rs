@@ -1,8 +1,8 @@
 //! Is what a complete tree consists of still there? As far as a listing tells: whether its content is right, only reading
 //! it shows.
 
-use super::TreeName;
 use super::summary::{Object, Summary};
+use super::{TreeId, TreeName};
 use crate::archive::{Archive, Error};
 use crate::store::{Key, Meta, Patience};
 
@@ -35,22 +35,50 @@ impl Archive {
         } else {
             page.entries
         };
+        let told_apart = self.missing_inventory(&id, summary, &entries);
+        Ok(told_apart.or_else(|| match many {
+            true => None,
+            false => missing_bytes(&entries, &prefix, summary),
+        }))
+    }
+
+    /// Is everything there that was stored of a tree? Every object of it is listed.
+    ///
+    /// # Errors
+    /// [`Error::TreeRemoved`], [`Error::Store`].
+    pub(super) async fn check_stored(
+        &self,
+        name: &TreeName,
+        summary: &Summary,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        let Some(id) = summary.tree_id(name) else {
+            return Ok(());
+        };
+        let prefix = id.prefix();
+        let entries = self.list_all(&prefix, patience).await?;
+        let missing = self.missing_inventory(&id, summary, &entries);
+        match missing.or_else(|| missing_bytes(&entries, &prefix, summary)) {
+            None => Ok(()),
+            Some(missing) => Err(Error::TreeRemoved {
+                name: name.clone(),
+                place: self.place(),
+                missing,
+            }),
+        }
+    }
+
+    /// Which of the objects is missing that tell the parts apart?
+    fn missing_inventory(&self, id: &TreeId, summary: &Summary, entries: &[(Key, Meta)]) -> Option<String> {
         if entries.is_empty() {
-            return Ok(Some(format!("nothing is left in {prefix}")));
+            return Some(format!("nothing is left in {}", id.prefix()));
         }
-        for (key, object) in [
-            (self.manifest_key(&id), &summary.manifest),
-            (self.chunks_key(&id), &summary.chunks),
-        ] {
-            if let Some(missing) = missing_object(&entries, &key, object) {
-                return Ok(Some(missing));
-            }
-        }
-        Ok(if many {
-            None
-        } else {
-            missing_bytes(&entries, &prefix, summary)
-        })
+        [
+            (self.manifest_key(id), &summary.manifest),
+            (self.chunks_key(id), &summary.chunks),
+        ]
+        .iter()
+        .find_map(|(key, object)| missing_object(entries, key, object))
     }
 }
 

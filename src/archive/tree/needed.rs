@@ -55,7 +55,11 @@ impl Archive {
         patience: Patience,
     ) -> Result<Vec<SegmentName>, Error> {
         let look = |segment: SegmentName| async move {
-            let found = self.wal_meta(WalName::Segment(segment), patience).await?;
+            // One that has been cut is not at hand.
+            let found = match self.wal_meta(WalName::Segment(segment), patience).await {
+                Err(Error::Damaged { .. }) => None,
+                found => found?,
+            };
             Ok::<_, Error>(found.is_none().then_some(segment))
         };
         let looks = stream::iter(wanted).map(look).buffered(READS);
@@ -76,8 +80,8 @@ impl Archive {
         let mut from = wanted.peek().map(|first| WalCursor::before(*first));
         while wanted.peek().is_some() && missing.len() < MOST_MISSING {
             let page = self.list_wal(from.as_ref(), patience).await?;
-            let listed = page.entries.iter().filter_map(|(name, _)| match name {
-                WalName::Segment(segment) => Some(*segment),
+            let listed = page.entries.iter().filter_map(|(name, meta)| match name {
+                WalName::Segment(segment) if meta.bytes > 0 => Some(*segment),
                 _ => None,
             });
             for found in listed {

@@ -32,7 +32,7 @@ const PART_BYTES: u64 = 16 << 20;
 
 /// Bodies of uploads held in memory at once, by all of them together: an incompressible slice of a backup and a segment
 /// of 16 MiB, or three of these. One that is larger has it all.
-pub(in crate::archive) const UPLOAD_MEMORY_BYTES: u64 = 52 << 20;
+pub(crate) const UPLOAD_MEMORY_BYTES: u64 = 52 << 20;
 
 /// A finished object, ready to be read for its upload as often as it takes.
 #[async_trait]

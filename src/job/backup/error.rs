@@ -6,11 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::archive::tree::TreeError;
-use crate::pg::SystemId;
 use crate::pg::control::ControlError;
 use crate::pg::history::HistoryError;
 use crate::pg::label::LabelError;
 use crate::pg::tablespace_map::TablespaceMapError;
+use crate::pg::{SegmentName, SystemId};
 use crate::{archive, server};
 
 /// What can go wrong with a backup.
@@ -111,9 +111,28 @@ pub enum Error {
     /// What was copied is no tree: a bug, but better said than stored.
     #[error("what was copied does not fit together: {0}")]
     Tree(#[from] TreeError),
+    /// The archived WAL is another server's.
+    #[error(
+        "{segment} in {place} has other content than {segment} in this server's pg_wal: another server archives there, and \
+         this backup would not recover.\n\
+         HINT: pg_stat_archiver shows since when this server's WAL is refused; give it an archive of its own \
+         (`walfs mount --create` with another prefix)."
+    )]
+    OtherWal {
+        /// The segment.
+        segment: SegmentName,
+        /// The archive.
+        place: String,
+    },
     /// Somebody wants it to end.
-    #[error("stopped by {0}; nothing of this backup is kept")]
+    #[error("stopped by {0}; the backup is given up")]
     Interrupted(&'static str),
+    /// The same while it was being completed.
+    #[error(
+        "stopped by {0} while the backup was being completed, and the store has not answered.\n\
+         HINT: `walfs backup-list` shows whether it is complete."
+    )]
+    InterruptedLast(&'static str),
     /// Another thread has failed, and says why.
     #[error("the copy was stopped")]
     Stopped,

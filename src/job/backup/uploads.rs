@@ -1,14 +1,16 @@
 //! Parts on their way to the store, several at once, and what has arrived.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
 use super::assemble::Collected;
 use super::pack::Built;
 use super::{Error, patience};
-use crate::archive::tree::TreeId;
+use crate::archive::tree::catalogue::Inventory;
+use crate::archive::tree::chunks::ChunkHash;
+use crate::archive::tree::{Tree, TreeId};
 use crate::archive::{self, Archive};
 
 /// Parts on their way to the store at once.
@@ -22,6 +24,7 @@ const SETTLING: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
     tasks: JoinSet<Result<(), archive::Error>>,
+    inventory: JoinSet<Result<Inventory, archive::Error>>,
     /// What is stored, or on its way.
     pub(super) collected: Collected,
 }
@@ -66,9 +69,29 @@ impl Uploads {
         Ok(())
     }
 
-    /// Lets what is on its way arrive, for a moment.
-    pub(super) async fn settle(mut self) {
-        let arrived = async { while self.tasks.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(SETTLING, arrived).await;
+    /// Stores what tells the parts apart, beside them. A caller that does not wait to the end leaves it on its way.
+    pub(super) async fn store_inventory(
+        &mut self,
+        archive: &Arc<Archive>,
+        tree: &Arc<Tree>,
+        hashes: Vec<ChunkHash>,
+        stored_at: &OnceLock<Instant>,
+    ) -> Result<Inventory, Error> {
+        let (archive, tree) = (archive.clone(), tree.clone());
+        self.inventory
+            .spawn(async move { archive.store_inventory(&tree, hashes, patience).await });
+        self.wait().await?;
+        let inventory = self.inventory.join_next().await.expect("begun above");
+        stored_at.get_or_init(Instant::now);
+        Ok(inventory.expect("storing does not panic")?)
+    }
+
+    /// Lets what is on its way arrive, for a moment. `false`: some of it may still arrive later.
+    pub(super) async fn settle(mut self) -> bool {
+        let arrived = async {
+            while self.tasks.join_next().await.is_some() {}
+            while self.inventory.join_next().await.is_some() {}
+        };
+        tokio::time::timeout(SETTLING, arrived).await.is_ok()
     }
 }

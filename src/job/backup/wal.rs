@@ -1,18 +1,22 @@
 //! The WAL of a backup: which it is, and waiting for it.
 
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::Error;
+use super::{Error, blocking};
 use crate::archive::tree::summary::{Backup, WalRange};
+use crate::archive::wal::Found;
 use crate::archive::{self, Archive};
 use crate::beneath::Root;
+use crate::codec::{FRAME_BYTES, SeekTable};
 use crate::job::progress::{Phase, Progress};
-use crate::pg::{Lsn, SegmentName, Timeline, WalName, history};
+use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName, history};
 use crate::server::Session;
 use crate::store::{ErrorKind, Patience};
 
@@ -22,6 +26,9 @@ const LOOK_EVERY: Range<Duration> = Duration::from_millis(20)..Duration::from_se
 
 /// Segments asked for at once.
 const LOOKS: usize = 16;
+
+/// Segments compared at once.
+const COMPARED: usize = 2;
 
 /// After how long it is said why a segment may not come.
 const EXPLAIN_AFTER: Duration = Duration::from_secs(20);
@@ -159,6 +166,75 @@ pub(super) async fn wait(
 /// be by more than that, for 23 looks instead of 5 in five seconds.
 fn next_look(waited: Duration) -> Duration {
     (waited / 4).clamp(LOOK_EVERY.start, LOOK_EVERY.end)
+}
+
+/// Is the archived WAL the server's own? Another server may have archived under the same names, while this one is refused:
+/// then the backup would not recover. What the server has recycled was archived by itself.
+///
+/// # Errors
+/// [`Error::OtherWal`]; [`Error::Archive`], [`Error::Read`].
+pub(super) async fn check_own(archive: &Archive, root: &Path, backup: &Backup) -> Result<(), Error> {
+    let size = SegmentSize::new(backup.segment_bytes).expect("the segment size was checked");
+    let (_, end) = backup.stop().expect("a backup needs WAL");
+    let segments = backup.segments().expect("the segment size was checked");
+    let last = segments.last().copied();
+    let wal = Root::open(&root.join("pg_wal")).map_err(|source| Error::read(root, source))?;
+    let wal = Arc::new(wal);
+    let compare = |segment: SegmentName| {
+        // A standby may not have received the rest of the last one; a primary has ended it.
+        let most_bytes = match backup.from_standby && Some(segment) == last {
+            true => end.0 % size.bytes(),
+            false => size.bytes(),
+        };
+        let wal = wal.clone();
+        async move {
+            let patience = Patience::for_at_most(LOOK_PATIENCE);
+            let Found::Archived(table) = archive.look(WalName::Segment(segment), patience).await? else {
+                return Ok(());
+            };
+            let name = segment.to_string();
+            let path = wal.path().join(&name);
+            let same = blocking(move || {
+                has_same(&wal, Path::new(&name), &table, most_bytes)
+                    .map_err(|source| Error::read(&path, source))
+            });
+            match same.await? {
+                true => Ok(()),
+                false => Err(Error::OtherWal {
+                    segment,
+                    place: archive.place(),
+                }),
+            }
+        }
+    };
+    let compared = stream::iter(segments).map(compare).buffer_unordered(COMPARED);
+    compared.try_collect().await
+}
+
+/// Does a file have the first `most_bytes` of an archived one, in whole frames? One that goes meanwhile does.
+fn has_same(wal: &Root, name: &Path, table: &SeekTable, most_bytes: u64) -> io::Result<bool> {
+    let file = match wal.open_file(name) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    let mut piece = vec![0; FRAME_BYTES];
+    let mut same = true;
+    for frame in 0..table.frames() {
+        let place = table.plain_range(frame);
+        if !same || place.end > most_bytes {
+            break;
+        }
+        piece.truncate((place.end - place.start) as usize);
+        same = match file.read_exact_at(&mut piece, place.start) {
+            Ok(()) => table.holds(frame, &piece),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
+            Err(error) => return Err(error),
+        };
+    }
+    let opened = file.metadata()?.ino();
+    let recycled = !matches!(wal.metadata(name), Ok(now) if now.ino() == opened);
+    Ok(same || recycled)
 }
 
 async fn still_missing(

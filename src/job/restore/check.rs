@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use futures::{StreamExt, TryStreamExt, stream};
+
 use super::compare::{self, FileWork};
 use super::content::Source;
 use super::error::Error;
@@ -20,6 +22,7 @@ use super::wal::{self, Reach};
 use super::{Choice, Options, choose, ended, links, tablespaces, tar, unarchived, work};
 use crate::archive::tree::TreeName;
 use crate::archive::tree::summary::{Shape, Summary};
+use crate::archive::wal::Found;
 use crate::archive::{self, Archive};
 use crate::job::progress::{Phase, Progress};
 use crate::pg::control::{CONTROL_FILE_BYTES, ClusterState, ControlFile};
@@ -28,6 +31,12 @@ use crate::store::Patience;
 
 /// A list of chunks up to this length is read only to see whether it is whole, in bytes.
 const LONGEST_CHUNKS: u64 = 16 << 20;
+
+/// Segments of the backup's own WAL whose seek tables are read: of a longer range its beginning.
+const PROBED: usize = 64;
+
+/// Seek tables read at once.
+const PROBES: usize = 8;
 
 /// A restore that can begin.
 #[derive(Debug)]
@@ -67,12 +76,12 @@ pub(super) async fn check(
     let chosen = choose::choose(archive, &options.backup, &options.recovery, patience).await?;
     let (backup, mut summary) = (chosen.backup.name.clone(), chosen.backup.summary.clone());
     // Asked side by side; the first error in this order is told.
-    let (wal, content, reach) = futures::join!(
-        has_wal(archive, &options.backup, (&backup, &summary), patience),
+    let (there, content, reach) = futures::join!(
+        is_there(archive, &options.backup, (&backup, &summary), patience),
         content(archive, &backup, &summary, patience),
         wal::reach(archive, &chosen.backup, &chosen.way, patience)
     );
-    wal?;
+    there?;
     let Stored {
         source,
         control,
@@ -139,17 +148,28 @@ async fn tell_tablespaces(source: &Source, summary: &mut Summary) -> Result<(), 
     Ok(())
 }
 
-/// The newest backup was chosen by its WAL.
-async fn has_wal(
+/// Is the backup all there, and the WAL that makes it consistent? As far as listings and seek tables tell. The newest one
+/// was chosen because it is.
+async fn is_there(
     archive: &Archive,
     choice: &Choice,
-    chosen: (&TreeName, &Summary),
+    (name, summary): (&TreeName, &Summary),
     patience: Patience,
 ) -> Result<(), Error> {
-    match choice {
-        Choice::Latest => Ok(()),
-        Choice::Named(_) => choose::check_wal(archive, chosen, patience).await,
+    if let Choice::Named(_) = choice {
+        if let Some(missing) = archive.missing_of_tree(name, summary, patience).await? {
+            return Err(Error::Content {
+                backup: name.clone(),
+                file: "what is stored of it".into(),
+                reason: missing,
+            });
+        }
+        choose::check_wal(archive, (name, summary), patience).await?;
     }
+    let segments = needed_segments(name, summary)?.into_iter().take(PROBED);
+    let probes = stream::iter(segments).map(|segment| archive.look(WalName::Segment(segment), patience));
+    let probed: Result<Vec<Found>, _> = probes.buffered(PROBES).try_collect().await;
+    Ok(probed.map(drop)?)
 }
 
 /// What the backup has.
