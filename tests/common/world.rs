@@ -4,15 +4,20 @@
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::user::User;
 use super::watch::Watched;
+
+/// After that long a copy of a program is an earlier build's.
+const OLD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `archive/` (owned by postgres), `mnt/` (the caller's, so postgres cannot write beneath a mount that is gone), and
 /// room for more. Mode 0755 up to here: postgres gets in, whoever runs the tests.
@@ -73,22 +78,67 @@ impl World {
         file
     }
 
-    /// A program where every user can run it: what cargo built is often in a home that only its owner may enter.
+    /// A program where every user can run it: what cargo built is often in a home that only its owner may enter. It is
+    /// copied once for all tests: a binary with its line numbers has some 80 MB.
     pub fn public_program(&self, program: &Path) -> PathBuf {
-        let public = self.path.join(program.file_name().expect("a program has a name"));
-        if !public.exists() {
-            // By a process of its own: a file that this one has open for writing cannot be run, and a fork of another
-            // test's thread keeps it open for a moment longer.
-            let status = Command::new("cp")
-                .arg(program)
-                .arg(&public)
-                .status()
-                .expect("run cp");
-            assert!(status.success(), "cannot copy {}", program.display());
-            set_mode(&public, 0o755);
+        static COPIES: Mutex<Vec<(PathBuf, PathBuf)>> = Mutex::new(Vec::new());
+        let mut copies = COPIES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, copy)) = copies.iter().find(|(of, _)| of == program) {
+            return copy.clone();
         }
-        public
+        let copy = copied(program);
+        copies.push((program.to_owned(), copy.clone()));
+        copy
     }
+}
+
+/// By its identity, so that a later run finds it, and one of another build makes its own.
+fn copied(program: &Path) -> PathBuf {
+    let built = fs::metadata(program).expect("look at a program");
+    let directory = std::env::temp_dir().join(format!("walfs-test-programs-{}", User::caller().uid));
+    fs::create_dir_all(&directory).expect("make a directory");
+    set_mode(&directory, 0o755);
+    assert_eq!(
+        fs::symlink_metadata(&directory).expect("look at it").uid(),
+        User::caller().uid
+    );
+    let kept = directory.join(format!(
+        "{}-{}-{}",
+        built.ino(),
+        built.mtime(),
+        built.mtime_nsec()
+    ));
+    let copy = kept.join(program.file_name().expect("a program has a name"));
+    if copy.exists() {
+        return copy;
+    }
+    // What earlier builds have left.
+    for entry in fs::read_dir(&directory).expect("list it").flatten() {
+        let age = entry.metadata().and_then(|meta| meta.modified()).ok();
+        if age
+            .and_then(|age| age.elapsed().ok())
+            .is_some_and(|age| age > OLD)
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let making = tempfile::tempdir_in(&directory).expect("make a directory");
+    set_mode(making.path(), 0o755);
+    // By a process of its own: a file that this one has open for writing cannot be run, and a fork of another test's thread
+    // keeps it open for a moment longer.
+    let made = making.path().join(copy.file_name().expect("named above"));
+    let status = Command::new("cp")
+        .arg(program)
+        .arg(&made)
+        .status()
+        .expect("run cp");
+    assert!(status.success(), "cannot copy {}", program.display());
+    set_mode(&made, 0o755);
+    // Another run may have been quicker: then its copy is as good.
+    if fs::rename(making.path(), &kept).is_ok() {
+        let _ = making.keep();
+    }
+    copy
 }
 
 impl Drop for World {
