@@ -1,17 +1,21 @@
 //! A throw-away PostgreSQL: a cluster in a directory of its own, reached through a socket in that directory only, run
 //! as user postgres, gone with the test. Recovery from a copied data directory is in `recovery.rs`.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use super::user::{User, said};
 pub use super::version::{Version, installed_versions, newest};
 use super::wait;
+use super::world::kept_for_all;
 
 /// What `initdb` is told, and whether the server may lie about fsync.
 #[derive(Clone, Debug)]
@@ -45,6 +49,26 @@ impl Options {
     }
 }
 
+/// A data directory as `initdb` makes it: two seconds of both cores, for hundreds of tests.
+fn initialised(options: &Options) -> PathBuf {
+    let Options {
+        version,
+        segment_mib,
+        data_checksums,
+        ..
+    } = options;
+    let initdb = fs::metadata(version.program("initdb")).expect("look at initdb");
+    let key = format!(
+        "cluster-{}-{}-{segment_mib}-{data_checksums}",
+        initdb.ino(),
+        initdb.mtime()
+    );
+    let kept = kept_for_all(&key, |place| {
+        Postgres::in_dir(&place.join("pg"), version.clone()).initdb(options);
+    });
+    kept.join("pg/data")
+}
+
 /// How to stop a server, in PostgreSQL's words.
 #[derive(Clone, Copy, Debug)]
 pub enum StopMode {
@@ -68,27 +92,17 @@ impl Postgres {
     /// A new cluster in `dir` (made here; its log and socket are beside the data), not started.
     pub fn init(dir: &Path, options: &Options) -> Postgres {
         let postgres = Postgres::in_dir(dir, options.version.clone());
-        let mut initdb = postgres.program("initdb");
-        initdb.arg("-D").arg(&postgres.data).args([
-            "-A",
-            "trust",
-            "-U",
-            "postgres",
-            "-E",
-            "UTF8",
-            "--locale=C",
-        ]);
-        initdb
-            .arg("--no-sync")
-            .arg(format!("--wal-segsize={}", options.segment_mib));
-        if options.data_checksums {
-            initdb.arg("--data-checksums");
-        } else if options.version.major >= 18 {
-            // Since 18 they are on unless told otherwise (initdb.c); before, the word is not known.
-            initdb.arg("--no-data-checksums");
+        // The first one in a world is copied; a second one must be another cluster.
+        static HAVE_ONE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+        let world = dir.parent().expect("a world").to_owned();
+        let is_first = HAVE_ONE
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(world);
+        match is_first {
+            true => postgres.copy_of(&initialised(options)),
+            false => postgres.initdb(options),
         }
-        let output = initdb.output().expect("run initdb");
-        assert!(output.status.success(), "initdb: {}", said(&output));
         postgres.configure(&[
             ("listen_addresses", ""),
             ("fsync", if options.fsync { "on" } else { "off" }),
@@ -100,6 +114,31 @@ impl Postgres {
             ("log_min_messages", "info"),
         ]);
         postgres
+    }
+
+    fn initdb(&self, options: &Options) {
+        let mut initdb = self.program("initdb");
+        initdb
+            .arg("-D")
+            .arg(&self.data)
+            .args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"]);
+        initdb
+            .arg("--no-sync")
+            .arg(format!("--wal-segsize={}", options.segment_mib));
+        if options.data_checksums {
+            initdb.arg("--data-checksums");
+        } else if options.version.major >= 18 {
+            // Since 18 they are on unless told otherwise (initdb.c); before, the word is not known.
+            initdb.arg("--no-data-checksums");
+        }
+        let output = initdb.output().expect("run initdb");
+        assert!(output.status.success(), "initdb: {}", said(&output));
+    }
+
+    fn copy_of(&self, data: &Path) {
+        let mut copy = Command::new("cp");
+        let output = copy.arg("-a").arg(data).arg(&self.data).output().expect("run cp");
+        assert!(output.status.success(), "cp: {}", said(&output));
     }
 
     /// The places of a cluster in `dir`, whose data directory may exist already.

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::user::User;
 use super::watch::Watched;
 
-/// After that long a copy of a program is an earlier build's.
+/// After that long what is kept for all tests is an earlier build's.
 const OLD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `archive/` (owned by postgres), `mnt/` (the caller's, so postgres cannot write beneath a mount that is gone), and
@@ -81,42 +81,47 @@ impl World {
     /// A program where every user can run it: what cargo built is often in a home that only its owner may enter. It is
     /// copied once for all tests: a binary with its line numbers has some 80 MB.
     pub fn public_program(&self, program: &Path) -> PathBuf {
-        static COPIES: Mutex<Vec<(PathBuf, PathBuf)>> = Mutex::new(Vec::new());
-        let mut copies = COPIES.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, copy)) = copies.iter().find(|(of, _)| of == program) {
-            return copy.clone();
-        }
-        let copy = copied(program);
-        copies.push((program.to_owned(), copy.clone()));
-        copy
+        let built = fs::metadata(program).expect("look at a program");
+        let name = program.file_name().expect("a program has a name");
+        let key = format!("{}-{}-{}", built.ino(), built.mtime(), built.mtime_nsec());
+        let kept = kept_for_all(&key, |place| {
+            // By a process of its own: a file that this one has open for writing cannot be run, and a fork of another
+            // test's thread keeps it open for a moment longer.
+            let copy = place.join(name);
+            let status = Command::new("cp")
+                .arg(program)
+                .arg(&copy)
+                .status()
+                .expect("run cp");
+            assert!(status.success(), "cannot copy {}", program.display());
+            set_mode(&copy, 0o755);
+        });
+        kept.join(name)
     }
 }
 
-/// By its identity, so that a later run finds it, and one of another build makes its own.
-fn copied(program: &Path) -> PathBuf {
-    let built = fs::metadata(program).expect("look at a program");
-    let directory = std::env::temp_dir().join(format!("walfs-test-programs-{}", User::caller().uid));
+/// A directory that all tests read and `make` fills, once, also for later runs. `key` tells what is in it.
+pub fn kept_for_all(key: &str, make: impl FnOnce(&Path)) -> PathBuf {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let directory = std::env::temp_dir().join(format!("walfs-tests-{}", User::caller().uid));
     fs::create_dir_all(&directory).expect("make a directory");
-    set_mode(&directory, 0o755);
-    assert_eq!(
-        fs::symlink_metadata(&directory).expect("look at it").uid(),
-        User::caller().uid
+    let found = fs::symlink_metadata(&directory).expect("look at it");
+    assert!(
+        found.is_dir() && found.uid() == User::caller().uid,
+        "{} is another user's",
+        directory.display()
     );
-    let kept = directory.join(format!(
-        "{}-{}-{}",
-        built.ino(),
-        built.mtime(),
-        built.mtime_nsec()
-    ));
-    let copy = kept.join(program.file_name().expect("a program has a name"));
-    if copy.exists() {
-        return copy;
+    set_mode(&directory, 0o755);
+    let kept = directory.join(key);
+    if kept.exists() {
+        return kept;
     }
-    // What earlier builds have left.
+    // What was made for earlier builds.
     for entry in fs::read_dir(&directory).expect("list it").flatten() {
-        let age = entry.metadata().and_then(|meta| meta.modified()).ok();
-        if age
-            .and_then(|age| age.elapsed().ok())
+        let made = entry.metadata().and_then(|meta| meta.modified()).ok();
+        if made
+            .and_then(|made| made.elapsed().ok())
             .is_some_and(|age| age > OLD)
         {
             let _ = fs::remove_dir_all(entry.path());
@@ -124,21 +129,12 @@ fn copied(program: &Path) -> PathBuf {
     }
     let making = tempfile::tempdir_in(&directory).expect("make a directory");
     set_mode(making.path(), 0o755);
-    // By a process of its own: a file that this one has open for writing cannot be run, and a fork of another test's thread
-    // keeps it open for a moment longer.
-    let made = making.path().join(copy.file_name().expect("named above"));
-    let status = Command::new("cp")
-        .arg(program)
-        .arg(&made)
-        .status()
-        .expect("run cp");
-    assert!(status.success(), "cannot copy {}", program.display());
-    set_mode(&made, 0o755);
-    // Another run may have been quicker: then its copy is as good.
+    make(making.path());
+    // Another run may have been quicker: then its directory is as good.
     if fs::rename(making.path(), &kept).is_ok() {
         let _ = making.keep();
     }
-    copy
+    kept
 }
 
 impl Drop for World {
