@@ -12,7 +12,7 @@ use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -61,9 +61,79 @@ impl Root {
         Ok(Self { directory, path })
     }
 
+    /// Opens a directory only to reach, or make, what is below it: that needs no permission to read it.
+    ///
+    /// # Errors
+    /// That of `open(2)`.
+    pub(crate) fn open_to_pass(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(path, flags, Mode::empty())?;
+        let path = path.to_owned();
+        Ok(Self { directory, path })
+    }
+
     /// Its path, as it was named.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where it is now, without links: of the directory that is held open, whatever its name stands for by now.
+    ///
+    /// # Errors
+    /// Those of `readlink(2)`.
+    pub(crate) fn real(&self) -> io::Result<PathBuf> {
+        fs::read_link(by_handle(self.directory.as_fd()))
+    }
+
+    /// Does a path lead to this very directory? Links are followed.
+    ///
+    /// # Errors
+    /// Those of `stat(2)`, but for a path that leads nowhere.
+    pub(crate) fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let there = match fs::metadata(path) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(false);
+            }
+            found => found?,
+        };
+        let own = self.metadata(Path::new(""))?;
+        Ok((own.dev(), own.ino()) == (there.dev(), there.ino()))
+    }
+
+    /// The directory that it is in: as the kernel knows it, not by its path.
+    ///
+    /// # Errors
+    /// Those of `openat(2)`.
+    pub(crate) fn above(&self) -> io::Result<Self> {
+        let directory = rustix::fs::openat(&self.directory, "..", DIRECTORY, Mode::empty())?;
+        let path = self.path.parent().unwrap_or(Path::new("/")).to_owned();
+        Ok(Self { directory, path })
+    }
+
+    /// The directory as a file: what locks or syncs it.
+    ///
+    /// # Errors
+    /// Those of `dup(2)`.
+    pub(crate) fn file(&self) -> io::Result<File> {
+        Ok(File::from(self.directory.try_clone()?))
+    }
+
+    /// Has all that was written to its file system made durable: one wait instead of one for each file. Since Linux 5.8 it
+    /// tells of what could not be written (syncfs(2)).
+    ///
+    /// # Errors
+    /// Those of `syncfs(2)`.
+    pub(crate) fn sync_file_system(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.directory)?)
+    }
+
+    /// Bytes that this user may still write to its file system.
+    ///
+    /// # Errors
+    /// Those of `fstatvfs(3)`.
+    pub(crate) fn free_bytes(&self) -> io::Result<u64> {
+        let found = rustix::fs::fstatvfs(&self.directory)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
     /// A directory below it.
@@ -193,6 +263,24 @@ impl Root {
             }
         }
         Ok(())
+    }
+
+    /// Makes a directory of which there was nothing, for its owner alone, and opens it. One with something in it was put in
+    /// its place meanwhile, and is refused.
+    ///
+    /// # Errors
+    /// Those of `mkdirat(2)`, `EEXIST` if the name is taken; a link in the way.
+    pub(crate) fn make_new(&self, inside: &Path) -> io::Result<Self> {
+        let (parent, name) = self.parent(inside)?;
+        rustix::fs::mkdirat(&parent, name, Mode::from(0o700))?;
+        let directory = enter(parent.as_fd(), name)?;
+        let path = self.path.join(inside);
+        let made = Self { directory, path };
+        let top = Path::new("");
+        if !made.list(top)?.is_empty() {
+            return Err(io::Error::other("another directory was put in its place"));
+        }
+        Ok(made)
     }
 
     /// Makes a link anew; a file or link in its place goes.

@@ -54,3 +54,5 @@ mod writing;
 mod restoring_safely;
 // Brought back over WAL that is nowhere else, to disks of its own, for a group to read.
 mod restoring_over;
+// Brought back while somebody puts links and other directories in the place of the target.
+mod restoring_swapped;

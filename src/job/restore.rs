@@ -19,7 +19,7 @@ use self::content::Source;
 use self::finish::Access;
 use self::lock::Lock;
 use self::place::{CONTROL, Mark};
-use self::spot::{Base, Roots, Spot};
+use self::spot::{Base, Held, Roots, Spot};
 use self::start::Start;
 use super::progress::{Phase, Progress};
 use crate::archive::Archive;
@@ -159,25 +159,30 @@ pub async fn restore(
     progress: &Arc<dyn Progress>,
     patience: Patience,
 ) -> Result<Report, Error> {
-    let lock = lock::take(options)?;
-    let checked = check::check(archive, options, progress, patience).await?;
+    let data = Held::open(&options.directory)?;
+    let lock = match options.dry_run {
+        true => None,
+        false => lock::take(&data)?,
+    };
+    let mut checked = check::check(archive, options, data, progress, patience).await?;
     let mut report = report(&checked);
     if options.dry_run {
         return Ok(report);
     }
-    let (roots, _lock) = begin(&checked, lock)?;
+    let _lock = begin(&mut checked, lock)?;
+    let (checked, roots) = (&checked, &checked.roots);
     progress.phase(Phase::Restoring {
         bytes: report.bytes - report.kept_bytes,
     });
     let segment_bytes = checked.summary.backup.segment_bytes;
     let segments = &checked.segments;
-    let bring_wal = |access| finish::bring_wal(archive, &roots, segments, segment_bytes, access, patience);
+    let bring_wal = |access| finish::bring_wal(archive, roots, segments, segment_bytes, access, patience);
     let (mut control, access) = match checked.summary.backup.shape {
         Shape::Plain => {
             let access = Access::of_tree(&checked.source.tree);
-            make_places(&checked, &roots, options)?;
-            let fill = fill::fill(&checked.source, &roots, &checked.files, options.jobs, progress);
-            if has_files_of_wal(&checked) {
+            make_places(checked, roots, options)?;
+            let fill = fill::fill(&checked.source, roots, &checked.files, options.jobs, progress);
+            if has_files_of_wal(checked) {
                 // The archive's are right, and written last.
                 report.fetched_bytes = fill.await?;
                 bring_wal(access).await?;
@@ -187,15 +192,15 @@ pub async fn restore(
             (checked.control.clone(), access)
         }
         Shape::Tar => {
-            let unpacked = tar::unpack(&checked.source, &roots).await?;
+            let unpacked = tar::unpack(&checked.source, roots).await?;
             bring_wal(unpacked.access).await?;
             (unpacked.control, unpacked.access)
         }
     };
     if let Some(rest) = &checked.rest {
-        rest.bring(&roots, access).await?;
+        rest.bring(roots, access).await?;
     }
-    let configured = complete(&checked, &roots, options, access, &mut control, progress)?;
+    let configured = complete(checked, roots, options, access, &mut control, progress)?;
     report.settings = configured.set_aside;
     report.lacking = configured.lacking;
     report.warnings.extend(configured.warnings);
@@ -233,12 +238,12 @@ fn report(checked: &Checked) -> Report {
             .plan
             .remove
             .iter()
-            .map(|spot| checked.bases.path(spot))
+            .map(|spot| checked.roots.bases.path(spot))
             .collect(),
         set_aside: checked.plan.aside.clone(),
         kept_wal: checked.plan.kept.iter().map(ToString::to_string).collect(),
-        waldir: checked.bases.wal.clone(),
-        tablespaces: checked.bases.places.clone(),
+        waldir: checked.roots.bases.wal.clone(),
+        tablespaces: checked.roots.bases.places.clone(),
         reach: checked.reach.clone(),
         settings: Vec::new(),
         lacking: Vec::new(),
@@ -247,32 +252,45 @@ fn report(checked: &Checked) -> Report {
 }
 
 /// From here on the directory is changed: it is marked, and no server starts from it.
-fn begin(checked: &Checked, lock: Option<Lock>) -> Result<(Arc<Roots>, Lock), Error> {
-    let (bases, plan) = (&checked.bases, &checked.plan);
-    place::check_no_server(&bases.data)?;
-    plan.prepare(&Roots::open(bases)?)?;
+fn begin(checked: &mut Checked, lock: Option<Lock>) -> Result<Lock, Error> {
+    let plan = &checked.plan;
+    if let Ok(data) = checked.roots.root(Base::Data) {
+        place::check_no_server(data)?;
+    }
+    checked.roots.check_unmoved()?;
+    plan.prepare(&checked.roots)?;
+    let roots = Arc::get_mut(&mut checked.roots).expect("nothing works on them yet");
     let lock = match lock {
         Some(lock) => lock,
-        None => lock::make(&bases.data)?,
+        None => lock::lock(roots.make_data()?)?,
     };
-    let roots = Roots::make(bases)?;
+    roots.make()?;
     let mark = Mark {
         archive_id: checked.source.archive.marker().archive_id.clone(),
         backup: checked.source.backup.to_string(),
         system_identifier: checked.system_id.map(|id| id.to_string()),
-        tablespaces: bases.places.iter().map(|place| place.directory.clone()).collect(),
-        waldir: bases.wal.clone(),
+        tablespaces: roots
+            .bases
+            .places
+            .iter()
+            .map(|place| place.directory.clone())
+            .collect(),
+        waldir: roots.bases.wal.clone(),
     };
-    mark.write(roots.root(Base::Data).map_err(Error::at("open", &bases.data))?)?;
-    let control = bases.spot(CONTROL.as_bytes());
+    mark.write(
+        roots
+            .root(Base::Data)
+            .map_err(Error::at("open", &roots.bases.data))?,
+    )?;
+    let control = roots.bases.spot(CONTROL.as_bytes());
     roots.on("remove", &control, |root, below| {
         match root.remove_file(below)? {
             true => root.sync_directory(Path::new("global")),
             false => Ok(()),
         }
     })?;
-    plan.carry_out(&roots)?;
-    Ok((Arc::new(roots), lock))
+    plan.carry_out(roots)?;
+    Ok(lock)
 }
 
 /// Makes all directories, links, and files but the control file, as long as they shall be.
@@ -296,8 +314,8 @@ fn make_places(checked: &Checked, roots: &Roots, options: &Options) -> Result<()
 fn destinations(checked: &Checked) -> Vec<(&Entry, Spot)> {
     let entries = checked.source.tree.entries().iter();
     entries
-        .map(|entry| (entry, checked.bases.spot(&entry.path)))
-        .filter(|(_, spot)| !checked.bases.is_nested(spot))
+        .map(|entry| (entry, checked.roots.bases.spot(&entry.path)))
+        .filter(|(_, spot)| !checked.roots.bases.is_nested(spot))
         .collect()
 }
 
@@ -325,10 +343,11 @@ fn complete(
     }
     if options.sync {
         progress.phase(Phase::Syncing);
-        for base in roots.bases.all() {
-            place::sync_file_system(roots.bases.directory(base))?;
+        for (_, root) in roots.all() {
+            root.sync_file_system().map_err(Error::at("sync", root.path()))?;
         }
     }
+    roots.check_unmoved()?;
     finish::put_control(roots, control, access.file(), owner)?;
     Ok(configured)
 }

@@ -22,7 +22,7 @@ use crate::common::walfs::walfs;
 use crate::common::world::World;
 
 /// Content, mode, owner and time of everything below a directory.
-fn seen(directory: &Path) -> BTreeMap<PathBuf, String> {
+pub(super) fn seen(directory: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut left = vec![directory.to_owned()];
     while let Some(path) = left.pop() {
@@ -132,7 +132,7 @@ async fn open(world: &World) -> Archive {
 }
 
 #[track_caller]
-fn assert_refused(output: &Output, texts: &[&str]) {
+pub(super) fn assert_refused(output: &Output, texts: &[&str]) {
     let message = said(output);
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("HINT: "), "{message}");
@@ -220,7 +220,7 @@ fn s6_links_in_a_backup_are_never_followed() {
 }
 
 /// Only root names an owner.
-fn owner_words() -> usize {
+pub(super) fn owner_words() -> usize {
     if crate::common::user::is_root() { 2 } else { 0 }
 }
 

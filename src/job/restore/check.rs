@@ -15,7 +15,7 @@ use super::place::{self, CONTROL};
 use super::plan::{self, Plan};
 use super::received::{self, Rest};
 use super::settings::Recovery;
-use super::spot::{Base, Bases, Roots, Spot};
+use super::spot::{Base, Held, Roots, Spot};
 use super::start::{self, Start};
 use super::target::{Target, TargetTimeline};
 use super::wal::{self, Reach};
@@ -24,6 +24,7 @@ use crate::archive::tree::TreeName;
 use crate::archive::tree::summary::{Shape, Summary};
 use crate::archive::wal::Found;
 use crate::archive::{self, Archive};
+use crate::beneath::Root;
 use crate::job::progress::{Phase, Progress};
 use crate::pg::control::{CONTROL_FILE_BYTES, ClusterState, ControlFile};
 use crate::pg::{SegmentName, SystemId, WalName};
@@ -50,8 +51,8 @@ pub(super) struct Checked {
     /// What the server is told to follow.
     pub timeline: TargetTimeline,
     pub start: Start,
-    /// The directories by name.
-    pub bases: Bases,
+    /// The directories, held open.
+    pub roots: Arc<Roots>,
     /// Files of a plain backup.
     pub files: Arc<Vec<FileWork>>,
     /// What becomes of what is there and not in the backup.
@@ -70,6 +71,7 @@ pub(super) struct Checked {
 pub(super) async fn check(
     archive: &Arc<Archive>,
     options: &Options,
+    data: Held,
     progress: &Arc<dyn Progress>,
     patience: Patience,
 ) -> Result<Checked, Error> {
@@ -98,7 +100,7 @@ pub(super) async fn check(
     warnings.append(&mut said);
     tell_tablespaces(&source, &mut summary).await?;
     let places = tablespaces::places(&summary, &options.tablespaces, &options.directory)?;
-    let (start, bases) = start::look(options, &source, system_id, summary.backup.shape, places)?;
+    let (start, roots) = start::look(options, &source, system_id, summary.backup.shape, places, data)?;
     let segments = needed_segments(&backup, &summary)?;
     let mut checked = Checked {
         source,
@@ -108,23 +110,22 @@ pub(super) async fn check(
         reach,
         timeline: chosen.timeline,
         start,
-        bases,
+        roots: Arc::new(roots),
         files: Arc::default(),
         plan: Plan::default(),
         segments,
         rest,
         warnings,
     };
-    let roots = Roots::open(&checked.bases)?;
     let strangers = match (checked.summary.backup.shape, checked.start) {
-        (Shape::Plain, _) => compare_files(&mut checked, &roots, options, progress).await?,
-        (Shape::Tar, Start::Unfinished) => plan::everything(&roots)?,
+        (Shape::Plain, _) => compare_files(&mut checked, options, progress).await?,
+        (Shape::Tar, Start::Unfinished) => plan::everything(&checked.roots)?,
         (Shape::Tar, _) => Vec::new(),
     };
     if checked.start != Start::Empty {
-        plan_for(&mut checked, &roots, strangers, options).await?;
+        plan_for(&mut checked, strangers, options).await?;
     }
-    check_room(&checked, &roots)?;
+    check_room(&checked)?;
     Ok(checked)
 }
 
@@ -339,12 +340,11 @@ fn needed_segments(backup: &TreeName, summary: &Summary) -> Result<Vec<SegmentNa
 /// Finds what is missing; returns what is too much.
 async fn compare_files(
     checked: &mut Checked,
-    roots: &Roots,
     options: &Options,
     progress: &Arc<dyn Progress>,
 ) -> Result<Vec<Spot>, Error> {
-    let (source, summary) = (&checked.source, &checked.summary);
-    let mut files = compare::files(&source.tree, &checked.bases);
+    let (source, summary, roots) = (&checked.source, &checked.summary, &checked.roots);
+    let mut files = compare::files(&source.tree, &roots.bases);
     let mut strangers = Vec::new();
     if checked.start != Start::Empty {
         progress.phase(Phase::Comparing { bytes: summary.bytes });
@@ -373,17 +373,12 @@ async fn compare_files(
 }
 
 /// Says what becomes of what is too much, and of WAL that is nowhere else.
-async fn plan_for(
-    checked: &mut Checked,
-    roots: &Roots,
-    strangers: Vec<Spot>,
-    options: &Options,
-) -> Result<(), Error> {
-    let archive = &checked.source.archive;
+async fn plan_for(checked: &mut Checked, strangers: Vec<Spot>, options: &Options) -> Result<(), Error> {
+    let (archive, roots) = (&checked.source.archive, &checked.roots);
     let mut unarchived = unarchived::find(archive, roots, checked.source.patience).await?;
     // A backup may bring WAL of its own.
     let files = Arc::make_mut(&mut checked.files);
-    let own = |name: WalName| checked.bases.spot(format!("pg_wal/{name}").as_bytes());
+    let own = |name: WalName| roots.bases.spot(format!("pg_wal/{name}").as_bytes());
     unarchived.retain_mut(|wal| {
         let file = files.iter().find(|file| file.spot == own(wal.name));
         wal.differs |= file.is_some();
@@ -401,8 +396,8 @@ async fn plan_for(
 }
 
 /// Room for what is not there yet. What a tar file unpacks to is not known; at least as much as itself.
-fn check_room(checked: &Checked, roots: &Roots) -> Result<(), Error> {
-    let bases = &checked.bases;
+fn check_room(checked: &Checked) -> Result<(), Error> {
+    let (roots, bases) = (&checked.roots, &checked.roots.bases);
     let wal_bytes = (checked.segments.len() as u64).saturating_mul(checked.summary.backup.segment_bytes);
     let mut needed: Vec<(Base, u64)> = bases.all().map(|base| (base, 0)).collect();
     let mut add = |base: Base, bytes: u64| {
@@ -419,9 +414,9 @@ fn check_room(checked: &Checked, roots: &Roots) -> Result<(), Error> {
         let there = there.map_or(0, |found| found.blocks() * 512);
         add(file.spot.base, file.bytes.saturating_sub(there));
     }
-    let needed: Vec<(&Path, u64)> = needed
+    let needed: Vec<(&Root, u64)> = needed
         .iter()
-        .map(|(base, bytes)| (bases.directory(*base), *bytes))
+        .filter_map(|(base, bytes)| Some((roots.nearest(*base)?, *bytes)))
         .collect();
     place::check_room(&needed)
 }

@@ -218,6 +218,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::job::restore::spot::Held;
 
     fn roots(directory: &Path) -> Roots {
         let bases = Bases {
@@ -225,7 +226,8 @@ mod tests {
             wal: None,
             places: Vec::new(),
         };
-        Roots::open(&bases).unwrap()
+        let data = Held::open(directory).unwrap();
+        Roots::new(bases, vec![(Base::Data, data)])
     }
 
     fn work(name: &str, bytes: u64) -> FileWork {

@@ -192,6 +192,18 @@ pub enum Error {
         /// The options that name them.
         words: String,
     },
+    /// The path leads elsewhere than when it was looked at.
+    #[error(
+        "{directory:?} was replaced while the backup was restored to it: something else has that name by now. Nothing was \
+         written there; the directory that walfs works in is {now:?}, and it is not complete.\n\
+         HINT: find out who renamed it, put it back and run the same command again: it goes on where it was."
+    )]
+    Replaced {
+        /// The path.
+        directory: PathBuf,
+        /// Where the directory is that it led to.
+        now: PathBuf,
+    },
     /// Another server has it as its own.
     #[error(
         "{directory:?} is used by the PostgreSQL server that runs in {server:?}, process {pid}.\n\

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -63,19 +63,17 @@ pub(super) enum Holds {
 }
 
 /// Looks what is there. Of a data directory, a `pg_wal` that is empty, or a link, is no content.
-pub(super) fn look(directory: &Path) -> Result<Holds, Error> {
-    let root = match Root::open(directory) {
-        Ok(root) => root,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Holds::Absent),
-        Err(error) => return Err(Error::at("read", directory)(error)),
+pub(super) fn look(root: Option<&Root>) -> Result<Holds, Error> {
+    let Some(root) = root else {
+        return Ok(Holds::Absent);
     };
-    if is_empty(&root).map_err(Error::at("read", directory))? {
+    if is_empty(root).map_err(Error::at("read", root.path()))? {
         return Ok(Holds::Nothing);
     }
     let mark = Path::new(MARK);
     let text = match root.read(mark, LONGEST_NOTE) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Holds::Files),
-        Err(error) => return Err(Error::at("read", &directory.join(MARK))(error)),
+        Err(error) => return Err(Error::at("read", &root.path().join(MARK))(error)),
         Ok(text) => text,
     };
     // Below a link there is nothing that this restore has made.
@@ -84,7 +82,7 @@ pub(super) fn look(directory: &Path) -> Result<Holds, Error> {
     }
     match serde_json::from_slice(&text) {
         Ok(mark) => Ok(Holds::Unfinished(mark)),
-        Err(error) => Err(Error::at("read", &directory.join(MARK))(error.into())),
+        Err(error) => Err(Error::at("read", &root.path().join(MARK))(error.into())),
     }
 }
 
@@ -109,13 +107,12 @@ fn is_empty(root: &Root) -> io::Result<bool> {
 }
 
 /// Refuses a directory whose server runs.
-pub(super) fn check_no_server(directory: &Path) -> Result<(), Error> {
+pub(super) fn check_no_server(data: &Root) -> Result<(), Error> {
     const PID: &str = "postmaster.pid";
-    let read = Root::open(directory).and_then(|root| root.read(Path::new(PID), LONGEST_NOTE));
-    let text = match read {
+    let text = match data.read(Path::new(PID), LONGEST_NOTE) {
         Ok(text) => String::from_utf8_lossy(&text).into_owned(),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::at("read", &directory.join(PID))(error)),
+        Err(error) => return Err(Error::at("read", &data.path().join(PID))(error)),
     };
     // Lines: process, data directory, start time, port, socket directory (miscadmin.h).
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -129,19 +126,18 @@ pub(super) fn check_no_server(directory: &Path) -> Result<(), Error> {
     };
     // In another container its number means nothing here, but its socket may be seen.
     if is_alive(pid) || socket.is_some_and(|socket| answers(&socket)) {
-        let directory = directory.to_owned();
+        let directory = data.path().to_owned();
         return Err(Error::ServerRuns { directory, pid });
     }
     Ok(())
 }
 
 /// Refuses a directory that the server of another data directory uses: it is behind one of that one's links. Servers are
-/// known by their working directory, as far as this user may see it.
-pub(super) fn check_not_used(directory: &Path, data: &Path) -> Result<(), Error> {
-    let (Ok(real), Ok(processes)) = (directory.canonicalize(), fs::read_dir("/proc")) else {
+/// known by their working directory, as far as this user may see it. Paths are without links.
+pub(super) fn check_not_used(directory: &Path, real: &Path, data: &Path) -> Result<(), Error> {
+    let Ok(processes) = fs::read_dir("/proc") else {
         return Ok(());
     };
-    let own = data.canonicalize().ok();
     for process in processes.flatten() {
         if fs::read(process.path().join("comm")).is_ok_and(|name| name.trim_ascii() != b"postgres") {
             continue;
@@ -151,7 +147,7 @@ pub(super) fn check_not_used(directory: &Path, data: &Path) -> Result<(), Error>
         let (Some(pid), Ok(server)) = (pid, server) else {
             continue;
         };
-        if own.as_ref() != Some(&server) && server.join(CONTROL).is_file() && uses(&server, &real) {
+        if data != server && server.join(CONTROL).is_file() && uses(&server, real) {
             let directory = directory.to_owned();
             return Err(Error::Used {
                 directory,
@@ -187,12 +183,12 @@ fn answers(socket: &Path) -> bool {
 }
 
 /// Refuses a directory in the archive's own, and one that the archive lies in: what is too much in it would be removed.
-pub(super) fn check_outside(archive: &Archive, directory: &Path) -> Result<(), Error> {
+pub(super) fn check_outside(archive: &Archive, directory: &Path, real: &Path) -> Result<(), Error> {
     let Some(own) = archive.store().directory() else {
         return Ok(());
     };
-    let (own_real, real) = (real(own), real(directory));
-    if !own_real.starts_with(&real) && !real.starts_with(&own_real) {
+    let own_real = own.canonicalize().unwrap_or_else(|_| own.to_owned());
+    if !own_real.starts_with(real) && !real.starts_with(&own_real) {
         return Ok(());
     }
     Err(Error::InArchive {
@@ -201,20 +197,13 @@ pub(super) fn check_outside(archive: &Archive, directory: &Path) -> Result<(), E
     })
 }
 
-/// Without links, as far as it exists.
-pub(super) fn real(path: &Path) -> PathBuf {
-    let above = existing(path);
-    let resolved = above.canonicalize().unwrap_or_else(|_| above.to_owned());
-    resolved.join(path.strip_prefix(above).unwrap_or(Path::new("")))
-}
-
 /// Refuses files that are not those of this cluster.
-pub(super) fn check_same_cluster(directory: &Path, expected: SystemId) -> Result<(), Error> {
+pub(super) fn check_same_cluster(data: &Root, expected: SystemId) -> Result<(), Error> {
     let not = |reason: String| Error::NotACluster {
-        directory: directory.to_owned(),
+        directory: data.path().to_owned(),
         reason,
     };
-    let bytes = Root::open(directory).and_then(|root| root.read(Path::new(CONTROL), LONGEST_NOTE));
+    let bytes = data.read(Path::new(CONTROL), LONGEST_NOTE);
     let bytes = bytes.map_err(|error| not(format!("{CONTROL}: {error}")))?;
     let found = ControlFile::parse(&bytes)
         .map_err(|error| not(error.to_string()))?
@@ -223,19 +212,10 @@ pub(super) fn check_same_cluster(directory: &Path, expected: SystemId) -> Result
         return Ok(());
     }
     Err(Error::Foreign {
-        directory: directory.to_owned(),
+        directory: data.path().to_owned(),
         found,
         expected,
     })
-}
-
-/// Makes a directory that only its owner may enter, and what is above it.
-pub(super) fn make_directory(directory: &Path) -> Result<(), Error> {
-    let made = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory);
-    made.map_err(Error::at("create", directory))
 }
 
 impl Mark {
@@ -255,22 +235,21 @@ impl Mark {
 }
 
 /// Refuses if the bytes that go to each place do not fit. Places in one file system are added up.
-pub(super) fn check_room(needed: &[(&Path, u64)]) -> Result<(), Error> {
-    let mut devices: Vec<(u64, &Path, u64)> = Vec::new();
-    for (directory, bytes) in needed {
-        let above = existing(directory);
-        let device = fs::metadata(above).map_err(Error::at("look at", above))?.dev();
+pub(super) fn check_room(needed: &[(&Root, u64)]) -> Result<(), Error> {
+    let mut devices: Vec<(u64, &Root, u64)> = Vec::new();
+    for (root, bytes) in needed {
+        let found = root.metadata(Path::new(""));
+        let device = found.map_err(Error::at("look at", root.path()))?.dev();
         match devices.iter_mut().find(|(known, ..)| *known == device) {
             Some((_, _, sum)) => *sum = sum.saturating_add(*bytes),
-            None => devices.push((device, above, *bytes)),
+            None => devices.push((device, root, *bytes)),
         }
     }
-    for (_, directory, needed_bytes) in devices {
-        let free_bytes = free_bytes(directory)?;
+    for (_, root, needed_bytes) in devices {
+        let free_bytes = root.free_bytes().map_err(Error::at("look at", root.path()))?;
         if free_bytes < needed_bytes {
-            let directory = directory.to_owned();
             return Err(Error::NoRoom {
-                directory,
+                directory: root.path().to_owned(),
                 needed_bytes,
                 free_bytes,
             });
@@ -283,31 +262,6 @@ pub(super) fn check_room(needed: &[(&Path, u64)]) -> Result<(), Error> {
 pub(super) fn existing(directory: &Path) -> &Path {
     let exists = directory.ancestors().find(|above| above.exists());
     exists.unwrap_or(Path::new("."))
-}
-
-fn free_bytes(directory: &Path) -> Result<u64, Error> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(directory.as_os_str().as_bytes())
-        .map_err(|error| Error::at("look at", directory)(error.into()))?;
-    // SAFETY: all-zero bytes are a valid `statvfs`: numbers only.
-    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path is terminated and `found` has room; both outlive the call.
-    if unsafe { libc::statvfs(path.as_ptr(), &raw mut found) } != 0 {
-        return Err(Error::at("look at", directory)(io::Error::last_os_error()));
-    }
-    Ok(found.f_bavail.saturating_mul(found.f_frsize))
-}
-
-/// Has all that was written to the file system of a directory made durable: one wait instead of one for each file.
-/// Since Linux 5.8 it tells of what could not be written (syncfs(2)).
-pub(super) fn sync_file_system(directory: &Path) -> Result<(), Error> {
-    use std::os::fd::AsRawFd;
-    let file = fs::File::open(directory).map_err(Error::at("open", directory))?;
-    // SAFETY: the descriptor is open during the call.
-    if unsafe { libc::syncfs(file.as_raw_fd()) } != 0 {
-        return Err(Error::at("sync", directory)(io::Error::last_os_error()));
-    }
-    Ok(())
 }
 
 /// Whoever runs this.

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
-use super::place;
+use super::place::{self, Holds};
 use super::tablespaces::Place;
 use crate::beneath::{Kind, Root};
 
@@ -104,6 +104,13 @@ impl Bases {
             .filter_map(|place| place.directory.strip_prefix(&self.data).ok())
     }
 
+    /// Where in the data directory a tablespace's directory lies, if it does.
+    pub(super) fn nested_path(&self, base: Base) -> Option<&Path> {
+        let directory = self.directory(base);
+        let nested = matches!(base, Base::Tablespace(_)).then(|| directory.strip_prefix(&self.data).ok());
+        nested.flatten()
+    }
+
     /// Is it what a tablespace's directory in the data directory holds? A backup may have that twice.
     pub(super) fn is_nested(&self, spot: &Spot) -> bool {
         let is_below = |nested: &Path| spot.below.starts_with(nested) && spot.below != nested;
@@ -121,69 +128,183 @@ fn inside<'a>(path: &'a [u8], directory: &[u8]) -> Option<&'a [u8]> {
     }
 }
 
+/// A directory as the first look found it. It is held open from then on: whatever its path leads to later, all work is done
+/// in what was looked at, or made below what was (promise S6).
+#[derive(Debug)]
+pub(super) enum Held {
+    /// It is there.
+    There(Root),
+    /// It is not: the nearest directory above it, and the way down from that one.
+    Missing { above: Root, below: PathBuf },
+}
+
+impl Held {
+    /// Opens it. Links in the path are followed, this once.
+    ///
+    /// # Errors
+    /// That of `open(2)`, but for a directory that is not there.
+    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
+        match Root::open(directory) {
+            Ok(root) => return Ok(Self::There(root)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::at("open", directory)(error)),
+        }
+        for ancestor in directory.ancestors().skip(1) {
+            match Root::open_to_pass(ancestor) {
+                Ok(above) => {
+                    let below = directory.strip_prefix(ancestor).unwrap_or(Path::new(""));
+                    let below = below.to_owned();
+                    return Ok(Self::Missing { above, below });
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::at("open", ancestor)(error)),
+            }
+        }
+        Err(Error::at("open", directory)(ErrorKind::NotFound.into()))
+    }
+
+    /// The directory, if it is there.
+    pub(super) fn root(&self) -> Option<&Root> {
+        match self {
+            Self::There(root) => Some(root),
+            Self::Missing { .. } => None,
+        }
+    }
+
+    /// The directory, or the nearest one above it.
+    fn nearest(&self) -> &Root {
+        match self {
+            Self::There(root) => root,
+            Self::Missing { above, .. } => above,
+        }
+    }
+
+    /// Where it is, or will be, without links.
+    pub(super) fn real(&self) -> Result<PathBuf, Error> {
+        let nearest = self.nearest();
+        let real = nearest.real().map_err(Error::at("look at", nearest.path()))?;
+        Ok(match self {
+            Self::There(_) => real,
+            Self::Missing { below, .. } => real.join(below),
+        })
+    }
+
+    /// Makes it, if it was not there: for its owner alone, and below what was seen, without following a link. By now there may
+    /// be one, but with nothing in it.
+    fn make(self, directory: &Path) -> Result<Root, Error> {
+        let (above, below) = match self {
+            Self::There(root) => return Ok(root),
+            Self::Missing { above, below } => (above, below),
+        };
+        let made = above
+            .make_directory(&below, 0o700)
+            .and_then(|()| above.directory(&below))
+            .map_err(Error::at("create", directory))?;
+        match place::look(Some(&made))? {
+            Holds::Absent | Holds::Nothing => Ok(made),
+            Holds::Unfinished(_) | Holds::Files => Err(Error::NotEmpty {
+                directory: directory.to_owned(),
+            }),
+        }
+    }
+}
+
 /// The directories, held open. What is not there is empty.
 #[derive(Debug)]
 pub(super) struct Roots {
     /// By name.
     pub bases: Bases,
     open: Vec<(Base, Root)>,
+    /// Those that are yet to be made, but for tablespaces in the data directory.
+    missing: Vec<(Base, Held)>,
 }
 
 impl Roots {
-    /// Opens those that are there.
-    pub(super) fn open(bases: &Bases) -> Result<Self, Error> {
-        let mut roots = Self {
-            bases: bases.clone(),
-            open: Vec::new(),
-        };
-        for base in bases.all() {
-            let opened = roots.open_one(base);
-            match opened {
-                Ok(root) => roots.open.push((base, root)),
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::at("open", bases.directory(base))(error)),
+    /// Of the directories that were looked at.
+    pub(super) fn new(bases: Bases, held: Vec<(Base, Held)>) -> Self {
+        let (mut open, mut missing) = (Vec::new(), Vec::new());
+        for (base, held) in held {
+            match held {
+                Held::There(root) => open.push((base, root)),
+                held @ Held::Missing { .. } => missing.push((base, held)),
             }
         }
-        Ok(roots)
+        Self { bases, open, missing }
     }
 
-    /// Makes those that are missing, for their owner alone, and opens all.
-    pub(super) fn make(bases: &Bases) -> Result<Self, Error> {
-        let mut roots = Self {
-            bases: bases.clone(),
-            open: Vec::new(),
-        };
-        for base in bases.all() {
-            match roots.nested_path(base) {
-                Some(nested) => {
-                    let spot = Spot {
-                        base: Base::Data,
-                        below: nested.to_owned(),
-                    };
-                    roots.on("create", &spot, |root, below| root.make_directory(below, 0o700))?;
-                }
-                None => place::make_directory(bases.directory(base))?,
-            }
-            let root = roots.open_one(base);
-            let root = root.map_err(Error::at("open", bases.directory(base)))?;
-            roots.open.push((base, root));
+    /// Makes those that are missing, for their owner alone. Of two that lie in one another the outer one first.
+    pub(super) fn make(&mut self) -> Result<(), Error> {
+        let mut missing = std::mem::take(&mut self.missing);
+        missing.sort_by_key(|(base, _)| self.bases.directory(*base).components().count());
+        for (base, held) in missing {
+            let made = held.make(self.bases.directory(base))?;
+            self.open.push((base, made));
         }
-        Ok(roots)
+        for base in self.bases.all() {
+            let Some(nested) = self.nested_path(base).map(Path::to_owned) else {
+                continue;
+            };
+            if self.root(base).is_ok() {
+                continue;
+            }
+            let spot = Spot {
+                base: Base::Data,
+                below: nested,
+            };
+            let made = self.on("create", &spot, |root, below| {
+                root.make_directory(below, 0o700)?;
+                root.directory(below)
+            })?;
+            self.open.push((base, made));
+        }
+        self.open.sort_by_key(|(base, _)| *base);
+        Ok(())
+    }
+
+    /// Makes the data directory, if it is missing.
+    pub(super) fn make_data(&mut self) -> Result<&Root, Error> {
+        let data = self.missing.iter().position(|(base, _)| *base == Base::Data);
+        if let Some(at) = data {
+            let (base, held) = self.missing.swap_remove(at);
+            let made = held.make(&self.bases.data)?;
+            self.open.insert(0, (base, made));
+        }
+        let made = self.root(Base::Data);
+        made.map_err(Error::at("open", &self.bases.data))
+    }
+
+    /// Refuses to go on, or to be content, if a path leads elsewhere by now: whoever can rename a directory has put
+    /// another one, or a link, in its place.
+    pub(super) fn check_unmoved(&self) -> Result<(), Error> {
+        let above = self.missing.iter().map(|(_, held)| held.nearest());
+        let above = above.map(|root| (root.path(), root));
+        let open = self.all().map(|(base, root)| (self.bases.directory(base), root));
+        for (directory, root) in open.chain(above) {
+            if !root.is_at(directory).map_err(Error::at("look at", directory))? {
+                return Err(Error::Replaced {
+                    directory: directory.to_owned(),
+                    now: root.real().map_err(Error::at("look at", directory))?,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// A tablespace's directory in the data directory is no more the operator's word than what else is in there.
     fn nested_path(&self, base: Base) -> Option<&Path> {
-        let directory = self.bases.directory(base);
-        let nested =
-            matches!(base, Base::Tablespace(_)).then(|| directory.strip_prefix(&self.bases.data).ok());
-        nested.flatten()
+        self.bases.nested_path(base)
     }
 
-    fn open_one(&self, base: Base) -> io::Result<Root> {
-        match self.nested_path(base) {
-            Some(nested) => self.root(Base::Data)?.directory(nested),
-            None => Root::open(self.bases.directory(base)),
-        }
+    /// The directory, or the nearest one above it that is there.
+    pub(super) fn nearest(&self, base: Base) -> Option<&Root> {
+        let base = match self.nested_path(base) {
+            Some(_) if self.root(base).is_err() => Base::Data,
+            _ => base,
+        };
+        let missing = || self.missing.iter().find(|(known, _)| *known == base);
+        self.root(base)
+            .ok()
+            .or_else(|| missing().map(|(_, held)| held.nearest()))
     }
 
     /// A directory that is there.

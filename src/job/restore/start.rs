@@ -10,9 +10,10 @@ use super::Options;
 use super::content::Source;
 use super::error::Error;
 use super::place::{self, Holds, Mark};
-use super::spot::Bases;
+use super::spot::{Base, Bases, Held, Roots};
 use super::tablespaces::Place;
 use crate::archive::tree::summary::Shape;
+use crate::beneath::{Kind, Root};
 use crate::pg::SystemId;
 
 /// What the data directory was when it was looked at.
@@ -26,7 +27,7 @@ pub(super) enum Start {
     Delta,
 }
 
-/// Looks at all directories.
+/// Looks at all directories, and holds them open from then on. `data` is the first of them.
 ///
 /// # Errors
 /// Why one of them cannot be used; nothing was touched.
@@ -36,57 +37,87 @@ pub(super) fn look(
     system_id: Option<SystemId>,
     shape: Shape,
     places: Vec<Place>,
-) -> Result<(Start, Bases), Error> {
-    let data = &options.directory;
-    refuse_dangling(data)?;
+    data: Held,
+) -> Result<(Start, Roots), Error> {
+    let directory = &options.directory;
+    refuse_dangling(directory)?;
+    let real_data = data.real()?;
     // Before anything is said of what lies there.
-    place::check_outside(&source.archive, data)?;
-    place::check_no_server(data)?;
-    let (start, mark) = data_directory(options, source, system_id, shape)?;
-    let wal = waldir(options, start, mark.as_ref())?;
-    for place in &places {
-        refuse_dangling(&place.directory)?;
-        check_tablespace(place, is_own(place, data, mark.as_ref()))?;
+    place::check_outside(&source.archive, directory, &real_data)?;
+    if let Some(root) = data.root() {
+        place::check_no_server(root)?;
     }
+    let (start, mark) = data_directory(options, source, system_id, shape, data.root())?;
+    let wal = waldir(options, start, mark.as_ref(), &data)?;
     let bases = Bases {
-        data: data.clone(),
-        wal,
+        data: directory.clone(),
+        wal: wal.as_ref().map(|(path, _)| path.clone()),
         places,
     };
-    for base in bases.all() {
-        let directory = bases.directory(base);
-        place::check_outside(&source.archive, directory)?;
+    let mut held = Vec::new();
+    for (number, place) in bases.places.iter().enumerate() {
+        refuse_dangling(&place.directory)?;
+        let base = Base::Tablespace(number);
+        let found = match bases.nested_path(base) {
+            Some(nested) => nested_place(&data, nested, &place.directory)?,
+            None => Some(Held::open(&place.directory)?),
+        };
+        let root = found.as_ref().and_then(Held::root);
+        check_tablespace(place, root, is_own(place, data.root(), mark.as_ref()))?;
+        held.extend(found.map(|found| (base, found)));
+    }
+    held.extend(wal.map(|(_, wal)| (Base::Wal, wal)));
+    held.push((Base::Data, data));
+    held.sort_by_key(|(base, _)| *base);
+    let real = |base: Base, held: &Held| Ok::<_, Error>((bases.directory(base), held.real()?));
+    let real: Vec<(&Path, PathBuf)> = held
+        .iter()
+        .map(|(base, held)| real(*base, held))
+        .collect::<Result<_, _>>()?;
+    for (directory, real) in &real {
+        place::check_outside(&source.archive, directory, real)?;
         check_writable(directory)?;
     }
     if start == Start::Delta {
-        refuse_unnamed(options, &bases)?;
+        refuse_unnamed(options, &bases, &held)?;
     }
-    for base in bases.all() {
-        place::check_not_used(bases.directory(base), data)?;
+    for (directory, real) in &real {
+        place::check_not_used(directory, real, &real_data)?;
     }
-    Ok((start, bases))
+    Ok((start, Roots::new(bases, held)))
+}
+
+/// A tablespace's directory in the data directory: no link in there is followed. `None`: it is not there.
+fn nested_place(data: &Held, nested: &Path, directory: &Path) -> Result<Option<Held>, Error> {
+    let Some(data) = data.root() else { return Ok(None) };
+    match data.directory(nested) {
+        Ok(root) => Ok(Some(Held::There(root))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::at("open", directory)(error)),
+    }
 }
 
 /// A copy of a data directory has the links of its original, which may live: what lies behind one is replaced only if the
 /// operator names it.
-fn refuse_unnamed(options: &Options, bases: &Bases) -> Result<(), Error> {
-    let has_files =
-        |directory: &Path| Ok::<_, Error>(!matches!(place::look(directory)?, Holds::Absent | Holds::Nothing));
+fn refuse_unnamed(options: &Options, bases: &Bases, held: &[(Base, Held)]) -> Result<(), Error> {
     let mut words = Vec::new();
-    if let (None, Some(wal)) = (&options.waldir, &bases.wal)
-        && has_files(wal)?
-    {
-        words.push(format!("--waldir={wal:?}"));
-    }
-    let data = place::real(&options.directory);
-    for Place { oid, directory } in &bases.places {
-        let is_named = options
-            .tablespaces
-            .iter()
-            .any(|mapping| is_same(&mapping.new, directory));
-        let is_inside = place::real(directory).starts_with(&data);
-        if !is_named && !is_inside && has_files(directory)? {
-            words.push(format!("--tablespace-mapping={oid}={directory:?}"));
+    let real_data = held[0].1.real()?;
+    for (base, held) in held {
+        if matches!(place::look(held.root())?, Holds::Absent | Holds::Nothing) {
+            continue;
+        }
+        match *base {
+            Base::Data => {}
+            Base::Wal if options.waldir.is_some() => {}
+            Base::Wal => words.push(format!("--waldir={:?}", bases.directory(*base))),
+            Base::Tablespace(number) => {
+                let Place { oid, directory } = &bases.places[number];
+                let mut named = options.tablespaces.iter();
+                let is_named = named.any(|mapping| is_same(&mapping.new, directory));
+                if !is_named && !held.real()?.starts_with(&real_data) {
+                    words.push(format!("--tablespace-mapping={oid}={directory:?}"));
+                }
+            }
         }
     }
     match words.is_empty() {
@@ -103,28 +134,29 @@ fn data_directory(
     source: &Source,
     system_id: Option<SystemId>,
     shape: Shape,
+    data: Option<&Root>,
 ) -> Result<(Start, Option<Mark>), Error> {
     let directory = &options.directory;
     let not = |reason: &str| Error::NotACluster {
         directory: directory.clone(),
         reason: reason.into(),
     };
-    match place::look(directory)? {
-        Holds::Absent | Holds::Nothing => Ok((Start::Empty, None)),
-        Holds::Unfinished(mark) => {
+    match (place::look(data)?, data) {
+        (Holds::Absent | Holds::Nothing, _) | (_, None) => Ok((Start::Empty, None)),
+        (Holds::Unfinished(mark), _) => {
             check_mark(&mark, source, system_id).map_err(not)?;
             Ok((Start::Unfinished, Some(mark)))
         }
-        Holds::Files if !options.delta => {
+        (Holds::Files, _) if !options.delta => {
             let directory = directory.clone();
             Err(Error::NotEmpty { directory })
         }
-        Holds::Files if shape == Shape::Tar => Err(not(
+        (Holds::Files, _) if shape == Shape::Tar => Err(not(
             "the backup is kept in tar files, with which nothing can be compared",
         )),
-        Holds::Files => {
+        (Holds::Files, Some(data)) => {
             let expected = system_id.ok_or_else(|| not("the backup does not say whose it is"))?;
-            place::check_same_cluster(directory, expected)?;
+            place::check_same_cluster(data, expected)?;
             Ok((Start::Delta, None))
         }
     }
@@ -140,9 +172,15 @@ fn check_mark(mark: &Mark, source: &Source, system_id: Option<SystemId>) -> Resu
 }
 
 /// Where `pg_wal` is, or shall be, a link to: as it was told, or as the directory has it already.
-fn waldir(options: &Options, start: Start, mark: Option<&Mark>) -> Result<Option<PathBuf>, Error> {
-    let (data, link) = (&options.directory, options.directory.join("pg_wal"));
-    let there = fs::read_link(&link).ok().map(|to| data.join(to));
+fn waldir(
+    options: &Options,
+    start: Start,
+    mark: Option<&Mark>,
+    data: &Held,
+) -> Result<Option<(PathBuf, Held)>, Error> {
+    let link = Path::new("pg_wal");
+    let there = data.root().and_then(|root| root.read_link(link).ok());
+    let there = there.map(|to| options.directory.join(to));
     let Some(directory) = options.waldir.clone().or(there.clone()) else {
         return Ok(None);
     };
@@ -152,25 +190,27 @@ fn waldir(options: &Options, start: Start, mark: Option<&Mark>) -> Result<Option
     };
     let is_linked = there.as_deref().is_some_and(|there| is_same(there, &directory));
     if options.waldir.is_none() {
-        refuse_dangling(&link)?;
+        refuse_dangling(&options.directory.join(link))?;
     }
     refuse_dangling(&directory)?;
-    let (real, real_data) = (place::real(&directory), place::real(data));
+    let held = Held::open(&directory)?;
+    let (real, real_data) = (held.real()?, data.real()?);
     if real.starts_with(&real_data) || real_data.starts_with(&real) {
         return Err(wrong("it and the data directory lie in one another"));
     }
     if start == Start::Delta && !is_linked {
         return Err(wrong("pg_wal is elsewhere, and --delta leaves it where it is"));
     }
-    if link.is_dir() && there.is_none() {
+    let kind = data.root().and_then(|root| root.kind(link).ok().flatten());
+    if kind == Some(Kind::Directory) {
         return Err(wrong("the data directory has a directory pg_wal already"));
     }
     let is_own = mark.is_some_and(|mark| mark.waldir.as_deref() == Some(&*directory));
-    let is_empty = matches!(place::look(&directory)?, Holds::Absent | Holds::Nothing);
+    let is_empty = matches!(place::look(held.root())?, Holds::Absent | Holds::Nothing);
     if !is_own && start != Start::Delta && !is_empty {
         return Err(wrong("it is not empty"));
     }
-    Ok(Some(directory))
+    Ok(Some((directory, held)))
 }
 
 fn is_same(left: &Path, right: &Path) -> bool {
@@ -179,8 +219,8 @@ fn is_same(left: &Path, right: &Path) -> bool {
 }
 
 /// A tablespace's directory is empty or absent, or one that is this cluster's own.
-fn check_tablespace(place: &Place, own: bool) -> Result<(), Error> {
-    match place::look(&place.directory)? {
+fn check_tablespace(place: &Place, root: Option<&Root>, own: bool) -> Result<(), Error> {
+    match place::look(root)? {
         Holds::Absent | Holds::Nothing => Ok(()),
         Holds::Files if own => Ok(()),
         Holds::Unfinished(_) | Holds::Files => Err(Error::Tablespace {
@@ -191,9 +231,10 @@ fn check_tablespace(place: &Place, own: bool) -> Result<(), Error> {
 }
 
 /// Is the tablespace's directory this cluster's, or this restore's, already?
-fn is_own(place: &Place, data: &Path, mark: Option<&Mark>) -> bool {
-    let link = fs::read_link(data.join("pg_tblspc").join(place.oid.to_string()));
-    link.is_ok_and(|to| to == place.directory)
+fn is_own(place: &Place, data: Option<&Root>, mark: Option<&Mark>) -> bool {
+    let link = Path::new("pg_tblspc").join(place.oid.to_string());
+    let to = data.and_then(|data| data.read_link(&link).ok());
+    to.is_some_and(|to| to == place.directory)
         || mark.is_some_and(|mark| mark.tablespaces.contains(&place.directory))
 }
 
