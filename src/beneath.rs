@@ -100,12 +100,13 @@ impl Root {
         Ok((own.dev(), own.ino()) == (there.dev(), there.ino()))
     }
 
-    /// The directory that it is in: as the kernel knows it, not by its path.
+    /// The directory that it is in: as the kernel knows it, not by its path. Only to reach what is below it.
     ///
     /// # Errors
     /// Those of `openat(2)`.
     pub(crate) fn above(&self) -> io::Result<Self> {
-        let directory = rustix::fs::openat(&self.directory, "..", DIRECTORY, Mode::empty())?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(&self.directory, "..", flags, Mode::empty())?;
         let path = self.path.parent().unwrap_or(Path::new("/")).to_owned();
         Ok(Self { directory, path })
     }

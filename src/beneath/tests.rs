@@ -175,3 +175,33 @@ fn times_modes_and_names_are_set() {
     root.sync_directory(path("base")).unwrap();
     assert_eq!(root.list(path("base")).unwrap(), []);
 }
+
+/// Somebody who can rename the directory puts a link in its place: what was opened stays what it is.
+#[test]
+fn s6_a_directory_is_known_however_its_name_is_used() {
+    let scene = Place::new();
+    let (inside, moved) = (scene.place.path().join("in"), scene.place.path().join("moved"));
+    assert!(scene.root.is_at(&inside).unwrap());
+    fs::rename(&inside, &moved).unwrap();
+    assert!(!scene.root.is_at(&inside).unwrap());
+    symlink(scene.place.path().join("out"), &inside).unwrap();
+    assert!(!scene.root.is_at(&inside).unwrap() && scene.root.is_at(&moved).unwrap());
+    let place = scene.place.path().canonicalize().unwrap();
+    assert_eq!(scene.root.real().unwrap(), place.join("moved"));
+    // Beside it is where it is, not where its name leads.
+    let beside = scene.root.above().unwrap().make_new(path("new")).unwrap();
+    assert_eq!(beside.real().unwrap(), place.join("new"));
+    assert_eq!(beside.metadata(path("")).unwrap().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn s6_a_new_directory_is_new() {
+    let scene = Place::new();
+    let before = scene.outside();
+    for taken in ["folder", "file", "near", "base"] {
+        let error = scene.root.make_new(path(taken)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{taken}");
+    }
+    assert!(scene.root.make_new(path("folder/new")).is_err());
+    assert_eq!(scene.outside(), before);
+}

@@ -258,7 +258,7 @@ fn begin(checked: &mut Checked, lock: Option<Lock>) -> Result<Lock, Error> {
         place::check_no_server(data)?;
     }
     checked.roots.check_unmoved()?;
-    plan.prepare(&checked.roots)?;
+    let aside = plan.prepare(&checked.roots)?;
     let roots = Arc::get_mut(&mut checked.roots).expect("nothing works on them yet");
     let lock = match lock {
         Some(lock) => lock,
@@ -289,7 +289,7 @@ fn begin(checked: &mut Checked, lock: Option<Lock>) -> Result<Lock, Error> {
             false => Ok(()),
         }
     })?;
-    plan.carry_out(roots)?;
+    plan.carry_out(roots, aside.as_ref())?;
     Ok(lock)
 }
 

@@ -159,6 +159,8 @@ fn s7_wal_that_is_nowhere_else_is_never_removed() {
     }
     assert_eq!(recovered(&aside, ids), "1");
 
+    the_wal_set_aside_is_its_owners(&site);
+
     // The commands that the refusal prints do what it says.
     let message = said(&restoring(&site, &["--delta"], &data));
     let program = world.public_program(Path::new(crate::common::walfs::BINARY));
@@ -175,6 +177,28 @@ fn s7_wal_that_is_nowhere_else_is_never_removed() {
     let output = restoring(&site, &["--delta"], &data);
     assert_refused(&output, &[&only_here[2]]);
     assert!(!said(&output).contains(&only_here[0]), "{}", said(&output));
+}
+
+/// S6: root makes the directory, and gives that one to whom the WAL belongs.
+fn the_wal_set_aside_is_its_owners(site: &Site) {
+    let there = copied(&site.world.path().join("pg"), &site.world.path().join("by-root"));
+    let mut restore = walfs(site.world, &User::caller());
+    restore.args([
+        "restore",
+        "--no-archiving",
+        "--no-sync",
+        "--json",
+        "--delta",
+        "--set-aside-wal",
+    ]);
+    restore.args(["--archive", &site.place.archive(), "LATEST"]);
+    let output = restore.arg(&there).output().expect("run walfs");
+    assert!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let moved = report["wal_set_aside"]["directory"].as_str().expect("a path");
+    let meta = fs::symlink_metadata(moved).expect("look at it");
+    assert!(meta.is_dir() && meta.uid() == User::postgres().uid, "{report}");
+    assert_eq!(meta.mode() & 0o777, 0o700);
 }
 
 /// S6, S7: a copy of a data directory has the links of its original. What they lead to is that one's, which lives.

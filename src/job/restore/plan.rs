@@ -2,9 +2,8 @@
 //! carried out in one place (promise S7).
 
 use std::collections::HashSet;
-use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Options;
@@ -43,6 +42,8 @@ pub(super) struct Plan {
     pub remove: Vec<Spot>,
     /// What is moved.
     pub aside: Option<Aside>,
+    /// The directory beside which that is put, if nobody has said where.
+    beside: Option<Base>,
     /// WAL that stays.
     pub kept: Vec<WalName>,
 }
@@ -83,7 +84,14 @@ impl Plan {
                 plan.kept = names();
             }
             OldWal::SetAside(directory) => {
-                let directory = directory.clone().unwrap_or_else(|| beside(&pg_wal(), roots));
+                let directory = match directory {
+                    Some(directory) => directory.clone(),
+                    None => {
+                        let near = roots.bases.wal.as_ref().map_or(Base::Data, |_| Base::Wal);
+                        plan.beside = Some(near);
+                        beside(near, roots)?
+                    }
+                };
                 let files = names();
                 plan.aside = Some(Aside { directory, files });
             }
@@ -107,28 +115,34 @@ impl Plan {
     }
 
     /// Makes the directory for what is moved: the one step that may fail although nothing was touched.
-    pub(super) fn prepare(&self, roots: &Roots) -> Result<(), Error> {
-        let Some(aside) = &self.aside else { return Ok(()) };
-        let made = fs::DirBuilder::new().mode(0o700).create(&aside.directory);
-        made.map_err(Error::at("create", &aside.directory))?;
+    pub(super) fn prepare(&self, roots: &Roots) -> Result<Option<Root>, Error> {
+        let Some(Aside { directory, .. }) = &self.aside else {
+            return Ok(None);
+        };
+        let above = match self.beside {
+            Some(near) => roots.root(near).and_then(Root::above),
+            None => Root::open_to_pass(directory.parent().unwrap_or(Path::new("/"))),
+        };
+        let name = Path::new(directory.file_name().unwrap_or_default());
+        let made = above.and_then(|above| above.make_new(name));
+        let made = made.map_err(Error::at("create", directory))?;
         // Whose the WAL is can read it there.
         let owner = roots.metadata(&roots.bases.spot(b"pg_wal"))?;
-        match owner.filter(|owner| owner.uid() != place::user()) {
-            Some(owner) => chown(&aside.directory, Some(owner.uid()), Some(owner.gid()))
-                .map_err(Error::at("change the owner of", &aside.directory)),
-            None => Ok(()),
+        if let Some(owner) = owner.filter(|owner| owner.uid() != place::user()) {
+            made.set_owner(Path::new(""), owner.uid(), owner.gid())
+                .map_err(Error::at("change the owner of", directory))?;
         }
+        Ok(Some(made))
     }
 
-    /// Moves and removes.
-    pub(super) fn carry_out(&self, roots: &Roots) -> Result<(), Error> {
-        if let Some(aside) = &self.aside {
-            let to = Root::open(&aside.directory).map_err(Error::at("open", &aside.directory))?;
-            for name in &aside.files {
-                move_aside(roots, *name, &to)?;
+    /// Moves, to the directory that was made for it, and removes.
+    pub(super) fn carry_out(&self, roots: &Roots, aside: Option<&Root>) -> Result<(), Error> {
+        if let (Some(Aside { directory, files }), Some(to)) = (&self.aside, aside) {
+            for name in files {
+                move_aside(roots, *name, to)?;
             }
             to.sync_directory(Path::new(""))
-                .map_err(Error::at("sync", &aside.directory))?;
+                .map_err(Error::at("sync", directory))?;
         }
         self.remove
             .iter()
@@ -136,20 +150,14 @@ impl Plan {
     }
 }
 
-/// A new name beside the directory of the WAL, in the same file system if there is a way.
-fn beside(pg_wal: &Path, roots: &Roots) -> PathBuf {
+/// A new name beside a directory, in the same file system if there is a way.
+fn beside(near: Base, roots: &Roots) -> Result<PathBuf, Error> {
     let now = jiff::Timestamp::now();
-    let near = match &roots.bases.wal {
-        Some(waldir) => waldir.canonicalize().unwrap_or_else(|_| pg_wal.to_owned()),
-        None => roots
-            .bases
-            .data
-            .canonicalize()
-            .unwrap_or_else(|_| roots.bases.data.clone()),
-    };
-    let mut name = near.file_name().unwrap_or_default().to_owned();
+    let real = roots.root(near).and_then(Root::real);
+    let real = real.map_err(Error::at("look at", roots.bases.directory(near)))?;
+    let mut name = real.file_name().unwrap_or_default().to_owned();
     name.push(format!(".walfs-kept-wal-{}", now.strftime("%Y%m%dT%H%M%SZ")));
-    near.with_file_name(name)
+    Ok(real.with_file_name(name))
 }
 
 /// Moves a file of the WAL and its mark; in another file system it is copied, and removed when the copy is durable.
