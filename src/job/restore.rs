@@ -193,6 +193,7 @@ pub async fn restore(
         }
         Shape::Tar => {
             let unpacked = tar::unpack(&checked.source, roots).await?;
+            report.warnings.extend(unpacked.warnings);
             bring_wal(unpacked.access).await?;
             (unpacked.control, unpacked.access)
         }
@@ -314,6 +315,7 @@ fn make_places(checked: &Checked, roots: &Roots, options: &Options) -> Result<()
 fn destinations(checked: &Checked) -> Vec<(&Entry, Spot)> {
     let entries = checked.source.tree.entries().iter();
     entries
+        .filter(|entry| !links::is_left_out(&entry.path))
         .map(|entry| (entry, checked.roots.bases.spot(&entry.path)))
         .filter(|(_, spot)| !checked.roots.bases.is_nested(spot))
         .collect()

@@ -454,3 +454,63 @@ fn r3_a_damaged_list_of_chunks_is_said_by_a_plain_restore() {
         fs::remove_dir_all(&dir).expect("remove what was restored");
     }
 }
+
+/// What walfs, or the command that it gives the server, writes for a moment in the data directory is never a backup's.
+#[test]
+fn s6_names_that_walfs_writes_do_not_come_from_a_backup() {
+    let world = World::new("own-names");
+    let forge = Forge::new(&world);
+    let file = forge.outside.join("precious");
+    let own = ["postgresql.auto.conf.walfs", "global/.walfs-pg_control"];
+    let forged = forge.changed("own", |copy| {
+        for name in own {
+            put_link(&copy.join(name), &file);
+        }
+        fs::create_dir_all(copy.join("more/postgresql.auto.conf.walfs/deeper")).expect("make a directory");
+        fs::write(copy.join("more/postgresql.auto.conf.walfs/deeper/file"), "x").expect("write a file");
+        fs::write(copy.join("more/zz"), "behind it").expect("write a file");
+    });
+    forge.pack("own", &forged, forge.described.clone());
+    forge.pack_tar("own-tar", |tar| {
+        for name in own {
+            let to = file.to_str().expect("UTF-8");
+            member(tar, tar::EntryType::Symlink, name, to, b"");
+        }
+    });
+    for name in ["own", "own-tar"] {
+        let data = world.path().join(format!("back-{name}"));
+        let output = forge.restore_beside(name, &data, &[]);
+        assert!(output.status.success(), "{}", said(&output));
+        for own in own {
+            assert!(fs::symlink_metadata(data.join(own)).is_err(), "{name}: {own}");
+            assert!(said(&output).contains(&format!("warning: {own} of the backup is left out")));
+        }
+        // Should there be a link all the same, the server does not write through it.
+        put_link(&data.join(own[0]), &file);
+        let before = seen(&forge.outside);
+        end_recovery(&data);
+        assert_eq!(seen(&forge.outside), before, "{name}");
+        let settings = fs::read_to_string(data.join("postgresql.auto.conf")).expect("the settings");
+        assert!(!settings.contains("restore_command"), "{settings}");
+    }
+    let data = world.path().join("back-own");
+    assert!(!data.join("more/postgresql.auto.conf.walfs").exists());
+    // The file behind it is whole, also when it is compared by its hash.
+    fs::write(data.join("more/zz"), "changed").expect("change a file");
+    let output = forge.restore_beside("own", &data, &["--delta"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(fs::read(data.join("more/zz")).expect("a file"), b"behind it");
+}
+
+/// What the server does when it has recovered.
+fn end_recovery(data: &Path) {
+    let settings = fs::read_to_string(data.join("postgresql.auto.conf")).expect("the settings");
+    let mut lines = settings.lines();
+    let command = lines.find_map(|line| line.strip_prefix("recovery_end_command = '"));
+    let command = command.and_then(|command| command.strip_suffix('\''));
+    let command = command.expect("a command").replace("''", "'");
+    let mut shell = std::process::Command::new("sh");
+    let ended = shell.arg("-c").arg(&command).current_dir(data).output();
+    let ended = ended.expect("run sh");
+    assert!(ended.status.success(), "{command}: {}", said(&ended));
+}

@@ -12,6 +12,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use super::error::Error;
+use super::links;
 use super::place::{CONTROL, LOST_AND_FOUND, MARK};
 use super::spot::{Base, Bases, Roots, Spot};
 use crate::archive::tree::chunks::{self, ChunkHash};
@@ -45,7 +46,7 @@ pub(super) fn files(tree: &Tree, bases: &Bases) -> Vec<FileWork> {
         let first = hashes;
         hashes += chunks::count(bytes) as usize;
         let spot = bases.spot(&entry.path);
-        if *entry.path == *CONTROL.as_bytes() || bases.is_nested(&spot) {
+        if *entry.path == *CONTROL.as_bytes() || links::is_left_out(&entry.path) || bases.is_nested(&spot) {
             continue;
         }
         let whole = 0..bytes;
@@ -162,6 +163,7 @@ impl Search<'_> {
         kind: Kind,
     ) -> Result<Option<bool>, Error> {
         let expected = self.tree.find(path).and_then(|number| self.tree.entry(number));
+        let expected = expected.filter(|_| !links::is_left_out(path));
         let nested = |of: fn(&Path, &Path) -> bool| {
             let mut nested = self.roots.bases.nested();
             spot.base == Base::Data && nested.any(|nested| of(nested, &spot.below))

@@ -9,9 +9,9 @@ use std::time::SystemTime;
 
 use super::configure::SIGNALS;
 use super::error::Error;
-use super::place::{CONTROL, LOST_AND_FOUND, MARK};
+use super::place::{CONTROL, LOST_AND_FOUND, MARK, NEW_CONTROL};
 use super::spot::{Base, Roots, Spot};
-use super::{Owner, work};
+use super::{Owner, links, work};
 use crate::archive::Archive;
 use crate::archive::tree::{Attributes, Content, Entry, Tree};
 use crate::beneath::{Kind, Root};
@@ -239,7 +239,7 @@ pub(super) fn own_all(roots: &Roots, tree: Option<&Tree>, owner: Owner) -> Resul
                 (Base::Tablespace(number), Some(tree)) => {
                     let oid = roots.bases.places[number].oid;
                     let path = [format!("pg_tblspc/{oid}/").as_bytes(), name.as_bytes()].concat();
-                    tree.find(&path).is_some()
+                    tree.find(&path).is_some() && !links::is_left_out(&path)
                 }
                 _ => !(name == LOST_AND_FOUND && kind == Kind::Directory),
             };
@@ -278,16 +278,16 @@ pub(super) fn poison_control(roots: &Roots, bytes: &mut [u8], access: Access) ->
 
 /// Puts the control file in place: from here on a server can start, and the mark means nothing.
 pub(super) fn put_control(roots: &Roots, bytes: &[u8], mode: u32, owner: Option<Owner>) -> Result<(), Error> {
-    let (new, control) = (Path::new("global/.walfs-pg_control"), Path::new(CONTROL));
+    let (new, control) = (Path::new("global").join(NEW_CONTROL), Path::new(CONTROL));
     let spot = roots.bases.spot(CONTROL.as_bytes());
     roots.on("write", &spot, |root, _| {
-        let mut file = root.create(new, mode)?;
+        let mut file = root.create(&new, mode)?;
         file.write_all(bytes)?;
         if let Some(Owner { uid, gid }) = owner {
-            root.set_owner(new, uid, gid)?;
+            root.set_owner(&new, uid, gid)?;
         }
         file.sync_all()?;
-        root.rename(new, control)?;
+        root.rename(&new, control)?;
         root.sync_directory(Path::new("global"))
     })?;
     let mark = roots.bases.spot(MARK.as_bytes());

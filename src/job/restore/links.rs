@@ -3,6 +3,7 @@
 //! A copy made by hand may have links: `pg_wal` on a disk of its own, settings in /etc. What was behind them is not in the
 //! backup, and a restored server must not work in the directories of the one it comes from. So:
 //!
+//! - what walfs itself writes in a data directory has its own names, which nothing of a backup has: it is left out;
 //! - what is empty in every backup becomes a directory: `pg_wal`, `pg_replslot` and the like;
 //! - `postgresql.auto.conf`, which is written anew, becomes a file;
 //! - what holds data or steers the recovery is missing: the backup is refused before anything is touched;
@@ -12,7 +13,8 @@ use std::path::Path;
 
 use crate::archive::tree::{Content, Entry, Tree};
 
-use super::place::{MARK, NEW_MARK};
+use super::place::{MARK, NEW_CONTROL, NEW_MARK};
+use super::settings::NEW_AUTO;
 
 /// Directories whose content no backup needs.
 const EMPTY: [&str; 10] = [
@@ -53,6 +55,10 @@ const OWN: [&str; 4] = [
     "standby.signal",
 ];
 
+/// What walfs leaves for a moment: files that are written before they take their name. Wherever a backup has such a name, the
+/// restored server, or walfs, would write through it.
+const PASSING: [&str; 2] = [NEW_AUTO, NEW_CONTROL];
+
 /// What is to be done with something that a backup has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -60,8 +66,8 @@ pub(super) enum Verdict {
     Keep,
     /// A directory is made in its place.
     Directory,
-    /// It is left out.
-    LeaveOut,
+    /// It is left out, with what is in it, for this reason.
+    LeaveOut(&'static str),
     /// It cannot be restored, for this reason.
     Refuse(&'static str),
 }
@@ -84,10 +90,13 @@ pub(super) fn verdict(path: &[u8], kind: Kind) -> Verdict {
         path.strip_prefix(name.as_bytes())
             .is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
     });
+    if let Some(reason) = left_out(path) {
+        return Verdict::LeaveOut(reason);
+    }
     match kind {
         _ if is(&[MARK, NEW_MARK]) => Verdict::Refuse("it has the name of the mark of an unfinished restore"),
         Kind::Link if is(&EMPTY) => Verdict::Directory,
-        Kind::Link if is(&OWN) => Verdict::LeaveOut,
+        Kind::Link if is(&OWN) => Verdict::LeaveOut("a link in its place is not followed"),
         Kind::Link if in_data || is(&FILES) => {
             Verdict::Refuse("it is a symbolic link, and what it leads to is not in the backup")
         }
@@ -95,6 +104,25 @@ pub(super) fn verdict(path: &[u8], kind: Kind) -> Verdict {
         Kind::File if is(&EMPTY) || is(&FULL) => Verdict::Refuse("it is a file, not a directory"),
         _ => Verdict::Keep,
     }
+}
+
+/// Why a path is not restored whatever is there, if it is not.
+fn left_out(path: &[u8]) -> Option<&'static str> {
+    let mut names = path.split(|byte| *byte == b'/');
+    let is_passing = |name: &[u8]| PASSING.iter().any(|passing| passing.as_bytes() == name);
+    names
+        .any(is_passing)
+        .then_some("walfs uses that name itself, for a moment")
+}
+
+/// Is a path not restored, whatever is there? Its entry stays in the tree, in which files are counted.
+pub(super) fn is_left_out(path: &[u8]) -> bool {
+    left_out(path).is_some()
+}
+
+/// What is told of a path that is left out.
+pub(super) fn told(path: &[u8], reason: &str) -> String {
+    format!("{} of the backup is left out: {reason}.", shown(path))
 }
 
 /// Does the path, from the data directory, lead to what PostgreSQL itself keeps there?
@@ -124,13 +152,25 @@ pub(super) fn settled(tree: &Tree) -> Result<Option<(Tree, Vec<String>)>, Refuse
         match verdict(&entry.path, kind(entry)) {
             Verdict::Keep => entries.push(entry.clone()),
             Verdict::Directory => {
-                warnings.push(said(entry, "a directory is made in its place"));
+                warnings.push(format!(
+                    "{} is a link to {} in the backup: a directory is made in its place.",
+                    shown(&entry.path),
+                    target(entry)
+                ));
                 entries.push(directory(entry, tree));
                 changed = true;
             }
-            Verdict::LeaveOut => {
-                warnings.push(said(entry, "it is not followed, and left out"));
-                changed = true;
+            Verdict::LeaveOut(reason) => {
+                let above = entry.path.iter().rposition(|byte| *byte == b'/');
+                // Of a directory it is said once.
+                if !is_left_out(&entry.path[..above.unwrap_or_default()]) {
+                    warnings.push(told(&entry.path, reason));
+                }
+                match entry.content {
+                    Content::Symlink(_) => changed = true,
+                    // Whatever has bytes stays, and is passed over: the tree's bytes are counted by it.
+                    _ => entries.push(entry.clone()),
+                }
             }
             Verdict::Refuse(reason) => {
                 let path = shown(&entry.path);
@@ -139,7 +179,7 @@ pub(super) fn settled(tree: &Tree) -> Result<Option<(Tree, Vec<String>)>, Refuse
         }
     }
     let tree = || Tree::new(tree.id.clone(), tree.parts.clone(), entries).expect("links hold nothing");
-    Ok(changed.then(|| (tree(), warnings)))
+    Ok((changed || !warnings.is_empty()).then(|| (tree(), warnings)))
 }
 
 fn kind(entry: &Entry) -> Kind {
@@ -159,12 +199,11 @@ fn directory(link: &Entry, tree: &Tree) -> Entry {
     made
 }
 
-fn said(entry: &Entry, what: &str) -> String {
-    let to = match &entry.content {
+fn target(entry: &Entry) -> String {
+    match &entry.content {
         Content::Symlink(to) => shown(to),
         _ => String::new(),
-    };
-    format!("{} is a link to {to} in the backup: {what}.", shown(&entry.path))
+    }
 }
 
 /// For a message: on one line, without control characters.
@@ -208,7 +247,14 @@ mod tests {
         for path in ["pg_wal", "pg_stat_tmp", "pg_wal/archive_status"] {
             assert_eq!(of(path), Verdict::Directory, "{path}");
         }
-        assert_eq!(of("postgresql.auto.conf"), Verdict::LeaveOut);
+        for path in [
+            "postgresql.auto.conf",
+            "postgresql.auto.conf.walfs",
+            "global/.walfs-pg_control",
+            "x/.walfs-pg_control/y",
+        ] {
+            assert!(matches!(of(path), Verdict::LeaveOut(_)), "{path}");
+        }
         for path in [
             "global",
             "global/pg_control",

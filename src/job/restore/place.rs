@@ -33,6 +33,9 @@ const LONGEST_NOTE: u64 = 1 << 20;
 /// The control file, which is put in place last.
 pub(super) const CONTROL: &str = "global/pg_control";
 
+/// Where it is written, in the same directory, before it takes that name.
+pub(super) const NEW_CONTROL: &str = ".walfs-pg_control";
+
 /// What an unfinished restore says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {

@@ -19,6 +19,9 @@ mod rules;
 pub(super) use files::{AUTO, Files, MAIN, Settings};
 use rules::{Deed, Rule, is_same};
 
+/// Where the server writes [`AUTO`] anew, at the end of the recovery.
+pub(super) const NEW_AUTO: &str = "postgresql.auto.conf.walfs";
+
 /// Begins the lines.
 const BEGIN: &str = "# walfs restore: begin";
 
@@ -309,7 +312,8 @@ fn kept(before: &[u8], passing: &[(&str, Vec<u8>)], given: &Given<'_>) -> Vec<u8
 }
 
 /// Takes the settings of the recovery out of [`AUTO`] again, once it has ended, whoever has written that file anew since.
-/// What another file sets as well is made neutral instead. The server runs it in its data directory.
+/// What another file sets as well is made neutral instead. The server runs it in its data directory. Whatever has the name
+/// [`NEW_AUTO`] goes first, and the shell makes the file anew or not at all: no link is written through (promise S6).
 fn end_command(passing: &[(&'static str, Vec<u8>)], given: &Given<'_>) -> Vec<u8> {
     let neutral = |name: &str| {
         let rule = rules::of(given.postgresql_major).find(|rule| rule.name == name)?;
@@ -326,7 +330,8 @@ fn end_command(passing: &[(&'static str, Vec<u8>)], given: &Given<'_>) -> Vec<u8
     }
     let gone = gone.join("|");
     format!(
-        "{script} -e '/^({gone}) *=/d' {AUTO} > {AUTO}.walfs && {{ sync {AUTO}.walfs; mv {AUTO}.walfs {AUTO}; }}"
+        "rm -f {NEW_AUTO} && set -C && {script} -e '/^({gone}) *=/d' {AUTO} > {NEW_AUTO} && \
+         {{ sync {NEW_AUTO}; mv {NEW_AUTO} {AUTO}; }}"
     )
     .into()
 }

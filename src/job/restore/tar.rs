@@ -26,6 +26,9 @@ const HEAD_MEMBERS: usize = 2;
 /// No tablespace map is longer, in bytes.
 const LONGEST_MAP: u64 = 1 << 20;
 
+/// Members of a tar file that are left out and named.
+const TOLD: usize = 8;
+
 /// The end of the year 9999, in seconds: no file is younger.
 const LATEST_SECONDS: u64 = 253_402_300_799;
 
@@ -54,6 +57,8 @@ pub(super) struct Unpacked {
     pub control: Vec<u8>,
     /// Whom the cluster's files are for.
     pub access: Access,
+    /// What was left out.
+    pub warnings: Vec<String>,
 }
 
 /// Unpacks all tar files.
@@ -75,11 +80,13 @@ pub(super) async fn unpack(source: &Source, roots: &Arc<Roots>) -> Result<Unpack
         let members = unpacked.map_err(|error| told(source, &name, error))?;
         all.control = members.control.or(all.control);
         all.access = members.access.or(all.access);
+        all.left_out.extend(members.left_out);
     }
     let missing = || content(source, "base.tar", format!("{CONTROL} is not in it"));
     Ok(Unpacked {
         control: all.control.ok_or_else(missing)?,
         access: all.access.unwrap_or(Access::Owner),
+        warnings: all.left_out,
     })
 }
 
@@ -88,6 +95,8 @@ pub(super) async fn unpack(source: &Source, roots: &Arc<Roots>) -> Result<Unpack
 struct Members {
     control: Option<Vec<u8>>,
     access: Option<Access>,
+    /// What was left out, in words: the first of it.
+    left_out: Vec<String>,
 }
 
 fn put_manifest(mut stream: impl Read, roots: &Roots) -> io::Result<Members> {
@@ -205,7 +214,11 @@ fn unpack_one(volume: &Volume, stream: impl Read + 'static, roots: &Roots) -> io
             members.control = Some(bounded(member, CONTROL_FILE_BYTES as u64)?);
             continue;
         }
-        put(&mut member, &path, roots)?;
+        if let Some(told) = put(&mut member, &path, roots)?
+            && members.left_out.len() < TOLD
+        {
+            members.left_out.push(told);
+        }
     }
     // What follows the end of a tar stream is padding; reading it proves that nothing is cut.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
@@ -235,11 +248,12 @@ fn place_of(volume: &Volume, path: &[u8]) -> io::Result<Option<Vec<u8>>> {
     }))
 }
 
-fn put<R: Read>(member: &mut tar::Entry<'_, R>, path: &[u8], roots: &Roots) -> io::Result<()> {
+/// Says what is left out.
+fn put<R: Read>(member: &mut tar::Entry<'_, R>, path: &[u8], roots: &Roots) -> io::Result<Option<String>> {
     let spot = roots.bases.spot(path);
     // Links of tablespaces are made at the end, by where they are restored to.
     if spot.below.as_os_str().is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let mode = member.header().mode()? & 0o7777;
     let shown = || String::from_utf8_lossy(path).into_owned();
@@ -255,13 +269,16 @@ fn put<R: Read>(member: &mut tar::Entry<'_, R>, path: &[u8], roots: &Roots) -> i
             return Err(io::Error::other(reason));
         }
     };
+    let verdict = links::verdict(path, kind);
+    if let Verdict::LeaveOut(reason) = verdict {
+        return Ok(Some(links::told(path, reason)));
+    }
     if !is_in_a_directory(roots, &spot) {
         let reason = format!("{:?} in it is in no directory that it has before", shown());
         return Err(io::Error::other(reason));
     }
-    match (links::verdict(path, kind), kind) {
+    let done = match (verdict, kind) {
         (Verdict::Refuse(reason), _) => Err(io::Error::other(format!("{:?} in it: {reason}", shown()))),
-        (Verdict::LeaveOut, _) => Ok(()),
         (Verdict::Directory, _) => make_directory(roots, &spot, 0o700),
         (_, Kind::Directory) => make_directory(roots, &spot, mode),
         (_, Kind::Link) => {
@@ -270,7 +287,8 @@ fn put<R: Read>(member: &mut tar::Entry<'_, R>, path: &[u8], roots: &Roots) -> i
             Ok(roots.on("create", &spot, |root, below| root.link(to, below))?)
         }
         (_, Kind::File) => write(member, roots, &spot, mode),
-    }
+    };
+    done.map(|()| None)
 }
 
 /// One behind a link is none.

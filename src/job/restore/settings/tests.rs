@@ -223,6 +223,9 @@ fn the_end_command_takes_out_what_was_for_the_recovery() {
     .unwrap()
     .1;
     std::fs::write(directory.path().join(AUTO), &written).unwrap();
+    // Whoever has put a link there gets nothing written through it.
+    let elsewhere = tempfile::NamedTempFile::new().unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), directory.path().join(NEW_AUTO)).unwrap();
     let status = std::process::Command::new("sh")
         .args(["-c", &command])
         .current_dir(directory.path())
@@ -234,4 +237,5 @@ fn the_end_command_takes_out_what_was_for_the_recovery() {
         "work_mem = '8MB'\nrecovery_target_time = ''\narchive_mode = 'off'\n"
     );
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    assert_eq!(std::fs::read(elsewhere.path()).unwrap(), b"");
 }
