@@ -502,6 +502,94 @@ fn s6_names_that_walfs_writes_do_not_come_from_a_backup() {
     assert_eq!(fs::read(data.join("more/zz")).expect("a file"), b"behind it");
 }
 
+/// The archive says where a tablespace was. Were it to say what is in there as well, it could put any file into any directory
+/// that is empty.
+#[test]
+fn s6_a_tablespace_holds_nothing_but_a_tablespaces_content() {
+    let world = World::new("contents");
+    let forge = Forge::new(&world);
+    let empty = forge.outside.join("empty");
+    let backup = Backup {
+        tablespaces: vec![Tablespace {
+            oid: 16400,
+            location: empty.display().to_string(),
+        }],
+        ..forge.described.clone()
+    };
+    type Make = fn(&Path);
+    let cases: [(&str, Make); 3] = [
+        ("authorized_keys", |at| fs::write(at, "x").expect("write a file")),
+        ("PG_15_202209061", |at| put_link(at, Path::new("/etc"))),
+        ("cron.d", |at| fs::create_dir(at).expect("make a directory")),
+    ];
+    for (case, (name, make)) in cases.into_iter().enumerate() {
+        let backup_name = format!("content-{case}");
+        let forged = forge.changed(&backup_name, |copy| {
+            fs::create_dir_all(copy.join("pg_tblspc/16400")).expect("make a directory");
+            make(&copy.join("pg_tblspc/16400").join(name));
+        });
+        forge.pack(&backup_name, &forged, backup.clone());
+        let data = world.path().join("back");
+        let output = forge.restore_beside(&backup_name, &data, &[]);
+        assert_refused(&output, &[name, "tablespace"]);
+        assert!(!data.exists());
+        fs::remove_dir_all(forged).expect("remove the copy");
+    }
+    forge.pack_tar("content-tar", |tar| {
+        member(tar, tar::EntryType::Directory, "pg_tblspc/16400/", "", b"");
+        member(tar, tar::EntryType::Regular, "pg_tblspc/16400/cron", "", b"x");
+    });
+    let output = forge.restore_beside("content-tar", &world.path().join("back-tar"), &[]);
+    assert_refused(&output, &["pg_tblspc/16400/cron", "tablespace"]);
+}
+
+/// A cluster that is stopped has no process that could be seen.
+#[test]
+fn s6_nothing_is_restored_into_another_clusters_data_directory() {
+    let world = World::new("inside");
+    let forge = Forge::new(&world);
+    let forged = forge.changed("spaced", |copy| {
+        fs::create_dir_all(copy.join("pg_tblspc/16400")).expect("make a directory");
+    });
+    let location = world.path().join("space").display().to_string();
+    let backup = Backup {
+        tablespaces: vec![Tablespace { oid: 16400, location }],
+        ..forge.described.clone()
+    };
+    forge.pack("spaced", &forged, backup);
+    let other = world.path().join("other");
+    let output = forge.restore("monday", &other, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    fs::create_dir(other.join("empty")).expect("make a directory");
+    let link = world.path().join("link");
+    symlink(other.join("base"), &link).expect("make a link");
+    let before = seen(&other);
+    let data = world.path().join("back");
+    let hint = ["lies in", "data directory of another cluster"];
+    for within in [other.join("empty"), other.join("base/new"), link.join("new/deep")] {
+        let output = forge.restore("monday", &within, &[]);
+        assert_refused(&output, &hint);
+        let waldir = ["--waldir", within.to_str().expect("UTF-8")];
+        assert_refused(&forge.restore("monday", &data, &waldir), &hint);
+        let mapping = format!("16400={}", within.display());
+        let mapping = ["--tablespace-mapping", &mapping];
+        assert_refused(&forge.restore("spaced", &data, &mapping), &hint);
+    }
+    assert_eq!(seen(&other), before);
+    assert!(!data.exists());
+    // Its own directory, by another name.
+    let alias = world.path().join("alias");
+    symlink(world.path(), &alias).expect("make a link");
+    let mapping = format!("16400={}", alias.join("back/base/space").display());
+    let output = forge.restore("spaced", &data, &["--tablespace-mapping", &mapping]);
+    assert_refused(&output, &["leads to where", "back"]);
+    assert!(!data.exists());
+    // A server that runs is known by its process, and its directory as a whole is its own.
+    let within = forge.site.server.data().join("new");
+    let output = forge.restore("monday", &within, &[]);
+    assert_refused(&output, &hint);
+}
+
 /// What the server does when it has recovered.
 fn end_recovery(data: &Path) {
     let settings = fs::read_to_string(data.join("postgresql.auto.conf")).expect("the settings");

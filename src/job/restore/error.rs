@@ -204,6 +204,19 @@ pub enum Error {
         /// Where the directory is that it led to.
         now: PathBuf,
     },
+    /// Another cluster's data directory, whether its server runs or not.
+    #[error(
+        "{directory:?} lies in {cluster:?}, which is the data directory of another cluster: it has PG_VERSION and \
+         global/pg_control.\n\
+         HINT: restore to a directory outside of it; --waldir and --tablespace-mapping name other places for the WAL and for \
+         tablespaces."
+    )]
+    InCluster {
+        /// What was to be restored to.
+        directory: PathBuf,
+        /// The data directory.
+        cluster: PathBuf,
+    },
     /// Another server has it as its own.
     #[error(
         "{directory:?} is used by the PostgreSQL server that runs in {server:?}, process {pid}.\n\

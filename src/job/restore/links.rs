@@ -4,6 +4,8 @@
 //! backup, and a restored server must not work in the directories of the one it comes from. So:
 //!
 //! - what walfs itself writes in a data directory has its own names, which nothing of a backup has: it is left out;
+//! - at the top of a tablespace, whose place the archive names, there are only the directories of PostgreSQL's versions: a
+//!   backup with something else there is refused;
 //! - what is empty in every backup becomes a directory: `pg_wal`, `pg_replslot` and the like;
 //! - `postgresql.auto.conf`, which is written anew, becomes a file;
 //! - what holds data or steers the recovery is missing: the backup is refused before anything is touched;
@@ -13,7 +15,7 @@ use std::path::Path;
 
 use crate::archive::tree::{Content, Entry, Tree};
 
-use super::place::{MARK, NEW_CONTROL, NEW_MARK};
+use super::place::{LOST_AND_FOUND, MARK, NEW_CONTROL, NEW_MARK};
 use super::settings::NEW_AUTO;
 
 /// Directories whose content no backup needs.
@@ -95,6 +97,9 @@ pub(super) fn verdict(path: &[u8], kind: Kind) -> Verdict {
     }
     match kind {
         _ if is(&[MARK, NEW_MARK]) => Verdict::Refuse("it has the name of the mark of an unfinished restore"),
+        _ if is_stranger(path, kind) => Verdict::Refuse(
+            "it is no content of a tablespace, at whose top PostgreSQL has only directories named PG_*",
+        ),
         Kind::Link if is(&EMPTY) => Verdict::Directory,
         Kind::Link if is(&OWN) => Verdict::LeaveOut("a link in its place is not followed"),
         Kind::Link if in_data || is(&FILES) => {
@@ -110,9 +115,26 @@ pub(super) fn verdict(path: &[u8], kind: Kind) -> Verdict {
 fn left_out(path: &[u8]) -> Option<&'static str> {
     let mut names = path.split(|byte| *byte == b'/');
     let is_passing = |name: &[u8]| PASSING.iter().any(|passing| passing.as_bytes() == name);
-    names
-        .any(is_passing)
-        .then_some("walfs uses that name itself, for a moment")
+    if names.any(is_passing) {
+        return Some("walfs uses that name itself, for a moment");
+    }
+    let (top, _) = in_tablespace(path)?;
+    (top == LOST_AND_FOUND.as_bytes()).then_some("it was the file system's own")
+}
+
+/// The name at the top of a tablespace that a path goes through, and whether it ends there.
+fn in_tablespace(path: &[u8]) -> Option<(&[u8], bool)> {
+    let mut names = path.strip_prefix(b"pg_tblspc/")?.split(|byte| *byte == b'/');
+    let oid = names.next()?;
+    let top = names.next()?;
+    (!oid.is_empty() && oid.iter().all(u8::is_ascii_digit)).then(|| (top, names.next().is_none()))
+}
+
+/// Is it, in a tablespace, not what PostgreSQL has there? It looks for nothing but the directory of its version
+/// (`TABLESPACE_VERSION_DIRECTORY`, `PG_15_202209061` and the like), and whoever wrote the archive says where the tablespace is.
+fn is_stranger(path: &[u8], kind: Kind) -> bool {
+    in_tablespace(path)
+        .is_some_and(|(top, is_end)| !top.starts_with(b"PG_") || (is_end && kind != Kind::Directory))
 }
 
 /// Is a path not restored, whatever is there? Its entry stays in the tree, in which files are counted.
@@ -278,6 +300,29 @@ mod tests {
         assert!(refused("pg_wal", Kind::File) && refused("global", Kind::File));
         assert!(refused("backup_label", Kind::Directory) && refused("postgresql.auto.conf", Kind::Directory));
         assert!(!refused("postgresql.auto.conf", Kind::File) && !refused("pg_wal", Kind::Directory));
+    }
+
+    #[test]
+    fn a_tablespace_holds_directories_of_versions() {
+        let refused = |path: &str, kind| matches!(verdict(path.as_bytes(), kind), Verdict::Refuse(_));
+        for path in [
+            "pg_tblspc/7/authorized_keys",
+            "pg_tblspc/7/x/y",
+            "pg_tblspc/7/PG_15",
+        ] {
+            assert!(refused(path, Kind::File) && refused(path, Kind::Link), "{path}");
+        }
+        assert!(refused("pg_tblspc/7/x", Kind::Directory));
+        let directory = verdict(b"pg_tblspc/7/lost+found", Kind::Directory);
+        assert!(matches!(directory, Verdict::LeaveOut(_)));
+        for (path, kind) in [
+            ("pg_tblspc/7", Kind::Directory),
+            ("pg_tblspc/7/PG_15_202209061", Kind::Directory),
+            ("pg_tblspc/7/PG_15_202209061/5/1259", Kind::File),
+            ("pg_tblspc/note", Kind::File),
+        ] {
+            assert_eq!(verdict(path.as_bytes(), kind), Verdict::Keep, "{path}");
+        }
     }
 
     #[test]

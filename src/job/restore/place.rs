@@ -135,8 +135,9 @@ pub(super) fn check_no_server(data: &Root) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses a directory that the server of another data directory uses: it is behind one of that one's links. Servers are
-/// known by their working directory, as far as this user may see it. Paths are without links.
+/// Refuses a directory that the server of another data directory uses, or that lies in one, or that holds one: a tablespace of
+/// it, or its WAL, behind one of its links. Servers are known by their working directory, as far as this user may see it. Paths
+/// are without links.
 pub(super) fn check_not_used(directory: &Path, real: &Path, data: &Path) -> Result<(), Error> {
     let Ok(processes) = fs::read_dir("/proc") else {
         return Ok(());
@@ -162,13 +163,39 @@ pub(super) fn check_not_used(directory: &Path, real: &Path, data: &Path) -> Resu
     Ok(())
 }
 
+/// Is it, or is in it, or does it hold, one of the server's directories?
 fn uses(server: &Path, directory: &Path) -> bool {
-    let tablespaces = fs::read_dir(server.join("pg_tblspc"));
+    let mut own = elsewhere(server).chain([server.to_owned()]);
+    own.any(|own| own.starts_with(directory) || directory.starts_with(&own))
+}
+
+/// What the links of a data directory lead to: tablespaces, and the WAL.
+fn elsewhere(data: &Path) -> impl Iterator<Item = PathBuf> {
+    let tablespaces = fs::read_dir(data.join("pg_tblspc"));
     let tablespaces = tablespaces.into_iter().flatten().flatten();
-    let mut links = tablespaces
-        .map(|entry| entry.path())
-        .chain([server.join("pg_wal")]);
-    links.any(|link| link.canonicalize().is_ok_and(|real| real == directory))
+    let links = tablespaces.map(|entry| entry.path()).chain([data.join("pg_wal")]);
+    links.filter_map(|link| link.canonicalize().ok())
+}
+
+/// Refuses a directory that lies in another cluster's data directory, whether its server runs or not. Paths are without links.
+/// What `data` itself has there already, by a link, stays where it is, unless that cluster has it, too.
+pub(super) fn check_not_in_cluster(directory: &Path, real: &Path, data: &Path) -> Result<(), Error> {
+    let is_file = |path: PathBuf| fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+    let is_cluster = |above: &Path| is_file(above.join("PG_VERSION")) && is_file(above.join(CONTROL));
+    for cluster in real.ancestors().skip(1).filter(|above| *above != data) {
+        if !is_cluster(cluster) {
+            continue;
+        }
+        let is_linked = |from: &Path| elsewhere(from).any(|to| to == real);
+        if is_linked(data) && !is_linked(cluster) {
+            continue;
+        }
+        return Err(Error::InCluster {
+            directory: directory.to_owned(),
+            cluster: cluster.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 fn is_alive(pid: i32) -> bool {

@@ -9,6 +9,7 @@ use rustix::fs::{Access, AtFlags, CWD};
 use super::Options;
 use super::content::Source;
 use super::error::Error;
+use super::links;
 use super::place::{self, Holds, Mark};
 use super::spot::{Base, Bases, Held, Roots};
 use super::tablespaces::Place;
@@ -75,9 +76,11 @@ pub(super) fn look(
         .map(|(base, held)| real(*base, held))
         .collect::<Result<_, _>>()?;
     for (directory, real) in &real {
+        place::check_not_in_cluster(directory, real, &real_data)?;
         place::check_outside(&source.archive, directory, real)?;
         check_writable(directory)?;
     }
+    check_apart(&bases, &held)?;
     if start == Start::Delta {
         refuse_unnamed(options, &bases, &held)?;
     }
@@ -85,6 +88,37 @@ pub(super) fn look(
         place::check_not_used(directory, real, &real_data)?;
     }
     Ok((start, Roots::new(bases, held)))
+}
+
+/// Whatever links lead to them: tablespaces are apart from each other, from the WAL and from what PostgreSQL keeps in the data
+/// directory.
+fn check_apart(bases: &Bases, held: &[(Base, Held)]) -> Result<(), Error> {
+    let mut known: Vec<(Base, PathBuf)> = Vec::new();
+    for (base, held) in held {
+        let real = held.real()?;
+        if let Base::Tablespace(number) = *base {
+            let Place { oid, directory } = &bases.places[number];
+            let wrong = |what: &str| Error::Tablespace {
+                oid: *oid,
+                reason: format!("{directory:?} {what}"),
+            };
+            for (other, there) in &known {
+                let is_wrong = match other {
+                    Base::Data => {
+                        there.starts_with(&real) || real.strip_prefix(there).is_ok_and(links::is_of_cluster)
+                    }
+                    Base::Wal => real.starts_with(there),
+                    Base::Tablespace(_) => real == *there,
+                };
+                if is_wrong {
+                    let other = bases.directory(*other);
+                    return Err(wrong(&format!("leads to where {other:?} is, or what is in it")));
+                }
+            }
+        }
+        known.push((*base, real));
+    }
+    Ok(())
 }
 
 /// A tablespace's directory in the data directory: no link in there is followed. `None`: it is not there.
