@@ -18,7 +18,7 @@ use self::configure::Configured;
 use self::content::Source;
 use self::finish::Access;
 use self::lock::Lock;
-use self::place::{CONTROL, Mark};
+use self::place::{CONTROL, Mark, PlaceMark};
 use self::spot::{Base, Held, Roots, Spot};
 use self::start::Start;
 use super::progress::{Phase, Progress};
@@ -267,6 +267,7 @@ fn begin(checked: &mut Checked, lock: Option<Lock>) -> Result<Lock, Error> {
     };
     roots.make()?;
     let mark = Mark {
+        restore: Some(checked.restore.clone()),
         archive_id: checked.source.archive.marker().archive_id.clone(),
         backup: checked.source.backup.to_string(),
         system_identifier: checked.system_id.map(|id| id.to_string()),
@@ -283,6 +284,11 @@ fn begin(checked: &mut Checked, lock: Option<Lock>) -> Result<Lock, Error> {
             .root(Base::Data)
             .map_err(Error::at("open", &roots.bases.data))?,
     )?;
+    let mark = PlaceMark {
+        restore: checked.restore.clone(),
+        directory: roots.bases.data.clone(),
+    };
+    roots.outside().try_for_each(|root| mark.write(root))?;
     let control = roots.bases.spot(CONTROL.as_bytes());
     roots.on("remove", &control, |root, below| {
         match root.remove_file(below)? {

@@ -51,6 +51,8 @@ pub(super) struct Checked {
     /// What the server is told to follow.
     pub timeline: TargetTimeline,
     pub start: Start,
+    /// By which name the restore marks its directories.
+    pub restore: String,
     /// The directories, held open.
     pub roots: Arc<Roots>,
     /// Files of a plain backup.
@@ -100,7 +102,8 @@ pub(super) async fn check(
     warnings.append(&mut said);
     tell_tablespaces(&source, &mut summary).await?;
     let places = tablespaces::places(&summary, &options.tablespaces, &options.directory)?;
-    let (start, roots) = start::look(options, &source, system_id, summary.backup.shape, places, data)?;
+    let (start, roots, restore) =
+        start::look(options, &source, system_id, summary.backup.shape, places, data)?;
     let segments = needed_segments(&backup, &summary)?;
     let mut checked = Checked {
         source,
@@ -110,6 +113,7 @@ pub(super) async fn check(
         reach,
         timeline: chosen.timeline,
         start,
+        restore,
         roots: Arc::new(roots),
         files: Arc::default(),
         plan: Plan::default(),

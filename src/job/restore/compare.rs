@@ -13,7 +13,7 @@ use std::path::Path;
 
 use super::error::Error;
 use super::links;
-use super::place::{CONTROL, LOST_AND_FOUND, MARK};
+use super::place::{CONTROL, LOST_AND_FOUND, MARK, PLACE_MARK};
 use super::spot::{Base, Bases, Roots, Spot};
 use crate::archive::tree::chunks::{self, ChunkHash};
 use crate::archive::tree::{Content, Tree};
@@ -169,7 +169,12 @@ impl Search<'_> {
             spot.base == Base::Data && nested.any(|nested| of(nested, &spot.below))
         };
         Ok(match expected.map(|entry| &entry.content) {
-            _ if path == MARK.as_bytes() || is_own_link(&self.roots.bases, path, kind) => Some(false),
+            _ if path == MARK.as_bytes()
+                || is_place_mark(spot)
+                || is_own_link(&self.roots.bases, path, kind) =>
+            {
+                Some(false)
+            }
             _ if kind == Kind::Directory
                 && (is_lost_and_found(spot) || nested(|nested, at| nested == at)) =>
             {
@@ -203,6 +208,11 @@ fn is_own_link(bases: &Bases, path: &[u8], kind: Kind) -> bool {
         None => path == b"pg_wal" && bases.wal.is_some(),
     };
     is_own && kind == Kind::Link
+}
+
+/// The restore's own, which comes and goes with it.
+fn is_place_mark(spot: &Spot) -> bool {
+    spot.base != Base::Data && spot.below == Path::new(PLACE_MARK)
 }
 
 /// A file system's own, where a directory is its mount point.

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use super::configure::SIGNALS;
 use super::error::Error;
-use super::place::{CONTROL, LOST_AND_FOUND, MARK, NEW_CONTROL};
+use super::place::{CONTROL, LOST_AND_FOUND, MARK, NEW_CONTROL, PLACE_MARK};
 use super::spot::{Base, Roots, Spot};
 use super::{Owner, links, work};
 use crate::archive::Archive;
@@ -276,7 +276,7 @@ pub(super) fn poison_control(roots: &Roots, bytes: &mut [u8], access: Access) ->
     describe(roots, access, CONTROL, bytes)
 }
 
-/// Puts the control file in place: from here on a server can start, and the mark means nothing.
+/// Puts the control file in place: from here on a server can start, and the marks mean nothing.
 pub(super) fn put_control(roots: &Roots, bytes: &[u8], mode: u32, owner: Option<Owner>) -> Result<(), Error> {
     let (new, control) = (Path::new("global").join(NEW_CONTROL), Path::new(CONTROL));
     let spot = roots.bases.spot(CONTROL.as_bytes());
@@ -290,6 +290,12 @@ pub(super) fn put_control(roots: &Roots, bytes: &[u8], mode: u32, owner: Option<
         root.rename(&new, control)?;
         root.sync_directory(Path::new("global"))
     })?;
+    // Those elsewhere first: as long as there is one, this one says whose they are.
+    for root in roots.outside() {
+        root.remove_file(Path::new(PLACE_MARK))
+            .and_then(|_| root.sync_directory(Path::new("")))
+            .map_err(Error::at("remove", &root.path().join(PLACE_MARK)))?;
+    }
     let mark = roots.bases.spot(MARK.as_bytes());
     roots.on("remove", &mark, |root, below| {
         root.remove_file(below)?;

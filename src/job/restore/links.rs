@@ -15,7 +15,7 @@ use std::path::Path;
 
 use crate::archive::tree::{Content, Entry, Tree};
 
-use super::place::{LOST_AND_FOUND, MARK, NEW_CONTROL, NEW_MARK};
+use super::place::{LOST_AND_FOUND, MARK, NEW_CONTROL, NEW_MARK, NEW_PLACE_MARK, PLACE_MARK};
 use super::settings::NEW_AUTO;
 
 /// Directories whose content no backup needs.
@@ -59,7 +59,7 @@ const OWN: [&str; 4] = [
 
 /// What walfs leaves for a moment: files that are written before they take their name. Wherever a backup has such a name, the
 /// restored server, or walfs, would write through it.
-const PASSING: [&str; 2] = [NEW_AUTO, NEW_CONTROL];
+const PASSING: [&str; 4] = [NEW_AUTO, NEW_CONTROL, PLACE_MARK, NEW_PLACE_MARK];
 
 /// What is to be done with something that a backup has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,6 +3,9 @@
 //! The mark is a file, written before anything else and removed when all but `global/pg_control` is in place and durable.
 //! A data directory without that file is one that no server starts, so an interrupted restore is known by the mark, and by
 //! nothing that could be taken for a cluster. With `pg_control` in place the mark means nothing: the restore was complete.
+//!
+//! Directories outside of it, of tablespaces and of the WAL, have a mark of their own, which says whose they are as long as the
+//! restore is unfinished: that the data directory's mark names them proves nothing of what is in them later.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -24,6 +27,12 @@ pub(super) const MARK: &str = "walfs-restore.json";
 /// Where the mark is written, before it takes its name: at every moment there is a whole one, or none.
 pub(super) const NEW_MARK: &str = "walfs-restore.json.new";
 
+/// Name of the mark in a directory outside of the data directory. Another one: nobody goes on with a restore *to* there.
+pub(super) const PLACE_MARK: &str = "walfs-restore-place.json";
+
+/// Where that is written, before it takes its name.
+pub(super) const NEW_PLACE_MARK: &str = "walfs-restore-place.json.new";
+
 /// What a file system has at its top: a mount point with nothing else is empty.
 pub(super) use crate::beneath::LOST_AND_FOUND;
 
@@ -39,6 +48,9 @@ pub(super) const NEW_CONTROL: &str = ".walfs-pg_control";
 /// What an unfinished restore says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
+    /// Which restore it is, by a random name; absent in the marks of earlier versions.
+    #[serde(default)]
+    pub restore: Option<String>,
     /// The archive that it restores from.
     pub archive_id: String,
     /// The backup.
@@ -50,6 +62,20 @@ pub(super) struct Mark {
     /// The directory that `pg_wal` is a link to.
     #[serde(default)]
     pub waldir: Option<PathBuf>,
+}
+
+/// What a directory of an unfinished restore, outside of the data directory, says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PlaceMark {
+    /// That of [`Mark`].
+    pub restore: String,
+    /// The data directory, for people.
+    pub directory: PathBuf,
+}
+
+/// A name for a restore that no other has.
+pub(super) fn fresh_restore() -> String {
+    format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
 }
 
 /// What a directory holds.
@@ -93,7 +119,7 @@ fn is_empty(root: &Root) -> io::Result<bool> {
     for (name, kind) in root.list(Path::new(""))? {
         let is_nothing = match (name.to_str(), kind) {
             // A mark that was never finished is nothing yet.
-            (Some(NEW_MARK), Kind::File) | (Some(LOST_AND_FOUND), Kind::Directory) => true,
+            (Some(NEW_MARK | NEW_PLACE_MARK), Kind::File) | (Some(LOST_AND_FOUND), Kind::Directory) => true,
             // Where it leads is looked at on its own.
             (Some("pg_wal"), Kind::Link) => true,
             (Some("pg_wal"), Kind::Directory) => {
@@ -251,17 +277,37 @@ pub(super) fn check_same_cluster(data: &Root, expected: SystemId) -> Result<(), 
 impl Mark {
     /// Writes it, durably.
     pub(super) fn write(&self, data: &Root) -> Result<(), Error> {
-        let (new, mark, top) = (Path::new(NEW_MARK), Path::new(MARK), Path::new(""));
-        let text = serde_json::to_vec_pretty(self).expect("plain data becomes JSON");
-        let written = data.create(new, 0o600).and_then(|mut file| {
-            file.write_all(&text)?;
-            file.sync_all()
-        });
-        written
-            .and_then(|()| data.rename(new, mark))
-            .and_then(|()| data.sync_directory(top))
-            .map_err(Error::at("write", &data.path().join(MARK)))
+        write_mark(self, data, NEW_MARK, MARK)
     }
+}
+
+impl PlaceMark {
+    /// Writes it, durably.
+    pub(super) fn write(&self, root: &Root) -> Result<(), Error> {
+        write_mark(self, root, NEW_PLACE_MARK, PLACE_MARK)
+    }
+
+    /// The one that is there; `None`: there is none, or nothing that walfs has written.
+    pub(super) fn read(root: &Root) -> Result<Option<Self>, Error> {
+        match root.read(Path::new(PLACE_MARK), LONGEST_NOTE) {
+            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::at("read", &root.path().join(PLACE_MARK))(error)),
+        }
+    }
+}
+
+fn write_mark(mark: &impl Serialize, root: &Root, new: &str, name: &str) -> Result<(), Error> {
+    let (new, name, top) = (Path::new(new), Path::new(name), Path::new(""));
+    let text = serde_json::to_vec_pretty(mark).expect("plain data becomes JSON");
+    let written = root.create(new, 0o600).and_then(|mut file| {
+        file.write_all(&text)?;
+        file.sync_all()
+    });
+    written
+        .and_then(|()| root.rename(new, name))
+        .and_then(|()| root.sync_directory(top))
+        .map_err(Error::at("write", &root.path().join(name)))
 }
 
 /// Refuses if the bytes that go to each place do not fit. Places in one file system are added up.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::Options;
 use super::error::Error;
-use super::place::{self, LOST_AND_FOUND, MARK};
+use super::place::{self, LOST_AND_FOUND, MARK, PLACE_MARK};
 use super::spot::{Base, Roots, Spot};
 use super::unarchived::Unarchived;
 use crate::archive::Archive;
@@ -215,6 +215,7 @@ fn list(roots: &Roots, directory: &Spot, found: &mut Vec<Spot>) -> Result<(), Er
             Kind::Directory if name == LOST_AND_FOUND => {}
             Kind::Link if is_top && name == "pg_wal" && roots.bases.wal.is_some() => {}
             _ if is_top && name == MARK => {}
+            _ if spot.base != Base::Data && spot.below == Path::new(PLACE_MARK) => {}
             _ => found.push(spot),
         }
     }

@@ -320,6 +320,14 @@ impl Roots {
         self.open.iter().map(|(base, root)| (*base, root))
     }
 
+    /// All that are there and not in the data directory.
+    pub(super) fn outside(&self) -> impl Iterator<Item = &Root> {
+        let outside = |base: Base| base != Base::Data && self.nested_path(base).is_none();
+        self.all()
+            .filter(move |(base, _)| outside(*base))
+            .map(|(_, root)| root)
+    }
+
     /// Does something at a spot; an error names the file.
     pub(super) fn on<T>(
         &self,

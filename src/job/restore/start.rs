@@ -10,7 +10,7 @@ use super::Options;
 use super::content::Source;
 use super::error::Error;
 use super::links;
-use super::place::{self, Holds, Mark};
+use super::place::{self, Holds, Mark, PlaceMark};
 use super::spot::{Base, Bases, Held, Roots};
 use super::tablespaces::Place;
 use crate::archive::tree::summary::Shape;
@@ -28,7 +28,8 @@ pub(super) enum Start {
     Delta,
 }
 
-/// Looks at all directories, and holds them open from then on. `data` is the first of them.
+/// Looks at all directories, and holds them open from then on. `data` is the first of them. Says by which name the restore
+/// marks them: that of the one that it goes on with, or a new one.
 ///
 /// # Errors
 /// Why one of them cannot be used; nothing was touched.
@@ -39,7 +40,7 @@ pub(super) fn look(
     shape: Shape,
     places: Vec<Place>,
     data: Held,
-) -> Result<(Start, Roots), Error> {
+) -> Result<(Start, Roots, String), Error> {
     let directory = &options.directory;
     refuse_dangling(directory)?;
     let real_data = data.real()?;
@@ -59,12 +60,22 @@ pub(super) fn look(
     for (number, place) in bases.places.iter().enumerate() {
         refuse_dangling(&place.directory)?;
         let base = Base::Tablespace(number);
-        let found = match bases.nested_path(base) {
+        let nested = bases.nested_path(base);
+        let found = match nested {
             Some(nested) => nested_place(&data, nested, &place.directory)?,
             None => Some(Held::open(&place.directory)?),
         };
         let root = found.as_ref().and_then(Held::root);
-        check_tablespace(place, root, is_own(place, data.root(), mark.as_ref()))?;
+        let is_own = match (start, &mark) {
+            (Start::Empty, _) => false,
+            (Start::Delta, _) => is_linked(place, data.root()),
+            // What lies in the data directory, its own mark answers for.
+            (Start::Unfinished, Some(mark)) if nested.is_some() => {
+                mark.tablespaces.contains(&place.directory)
+            }
+            (Start::Unfinished, mark) => is_marked(mark.as_ref(), root)?,
+        };
+        check_tablespace(place, root, is_own)?;
         held.extend(found.map(|found| (base, found)));
     }
     held.extend(wal.map(|(_, wal)| (Base::Wal, wal)));
@@ -87,7 +98,10 @@ pub(super) fn look(
     for (directory, real) in &real {
         place::check_not_used(directory, real, &real_data)?;
     }
-    Ok((start, Roots::new(bases, held)))
+    let restore = mark
+        .and_then(|mark| mark.restore)
+        .unwrap_or_else(place::fresh_restore);
+    Ok((start, Roots::new(bases, held), restore))
 }
 
 /// Whatever links lead to them: tablespaces are apart from each other, from the WAL and from what PostgreSQL keeps in the data
@@ -105,7 +119,11 @@ fn check_apart(bases: &Bases, held: &[(Base, Held)]) -> Result<(), Error> {
             for (other, there) in &known {
                 let is_wrong = match other {
                     Base::Data => {
-                        there.starts_with(&real) || real.strip_prefix(there).is_ok_and(links::is_of_cluster)
+                        let inside = real.strip_prefix(there).ok();
+                        there.starts_with(&real)
+                            || inside.is_some_and(|inside| {
+                                bases.nested_path(*base).is_none() || links::is_of_cluster(inside)
+                            })
                     }
                     Base::Wal => real.starts_with(there),
                     Base::Tablespace(_) => real == *there,
@@ -239,7 +257,7 @@ fn waldir(
     if kind == Some(Kind::Directory) {
         return Err(wrong("the data directory has a directory pg_wal already"));
     }
-    let is_own = mark.is_some_and(|mark| mark.waldir.as_deref() == Some(&*directory));
+    let is_own = is_marked(mark, held.root())?;
     let is_empty = matches!(place::look(held.root())?, Holds::Absent | Holds::Nothing);
     if !is_own && start != Start::Delta && !is_empty {
         return Err(wrong("it is not empty"));
@@ -264,12 +282,21 @@ fn check_tablespace(place: &Place, root: Option<&Root>, own: bool) -> Result<(),
     }
 }
 
-/// Is the tablespace's directory this cluster's, or this restore's, already?
-fn is_own(place: &Place, data: Option<&Root>, mark: Option<&Mark>) -> bool {
+/// Is the tablespace's directory this cluster's already?
+fn is_linked(place: &Place, data: Option<&Root>) -> bool {
     let link = Path::new("pg_tblspc").join(place.oid.to_string());
     let to = data.and_then(|data| data.read_link(&link).ok());
     to.is_some_and(|to| to == place.directory)
-        || mark.is_some_and(|mark| mark.tablespaces.contains(&place.directory))
+}
+
+/// Has the unfinished restore that left a mark in the data directory left one here as well? What that mark says of other
+/// directories may be long past: they may have been removed, and be another cluster's by now.
+fn is_marked(mark: Option<&Mark>, root: Option<&Root>) -> Result<bool, Error> {
+    let (Some(mark), Some(root)) = (mark, root) else {
+        return Ok(false);
+    };
+    let found = PlaceMark::read(root)?;
+    Ok(mark.restore.is_some() && found.is_some_and(|found| Some(found.restore) == mark.restore))
 }
 
 /// A link without an end is neither a directory nor a free name.
