@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -588,6 +590,47 @@ fn s6_nothing_is_restored_into_another_clusters_data_directory() {
     let within = forge.site.server.data().join("new");
     let output = forge.restore("monday", &within, &[]);
     assert_refused(&output, &hint);
+}
+
+/// A `postmaster.pid` that no server wrote: no number in it ends the restore, and no socket holds it up.
+#[test]
+fn s8_a_pid_file_neither_panics_nor_hangs_a_restore() {
+    let world = World::new("pid-file");
+    let forge = Forge::new(&world);
+    let data = world.path().join("back");
+    let output = forge.restore("monday", &data, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    fs::write(data.join("postmaster.pid"), "-2147483648\n").expect("write a file");
+    let output = forge.restore("monday", &data, &["--delta"]);
+    assert!(output.status.success(), "{}", said(&output));
+    // Somebody listens, accepts nothing, and as many wait as may.
+    let run = tempfile::tempdir().expect("a short path");
+    let listener = UnixListener::bind(run.path().join(".s.PGSQL.5432")).expect("listen");
+    // SAFETY: a system call on an open descriptor, without pointers.
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+    let waiting = fill_queue(&run.path().join(".s.PGSQL.5432"));
+    let lines = format!("-2147483648\n/data\n1\n5432\n{}\n", run.path().display());
+    fs::write(data.join("postmaster.pid"), lines).expect("write a file");
+    let output = forge.restore("monday", &data, &["--delta"]);
+    assert_refused(&output, &["not known whether", ".s.PGSQL.5432", "pg_ctl stop"]);
+    assert!(data.join("global/pg_control").exists());
+    drop((listener, waiting));
+    let output = forge.restore("monday", &data, &["--delta"]);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+/// Connects until no more may wait.
+fn fill_queue(socket: &Path) -> Vec<UnixStream> {
+    let mut waiting = Vec::new();
+    loop {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let socket = socket.to_owned();
+        std::thread::spawn(move || sender.send(UnixStream::connect(socket)));
+        match receiver.recv_timeout(std::time::Duration::from_secs(1)) {
+            Ok(connected) => waiting.push(connected.expect("connect")),
+            Err(_) => return waiting,
+        }
+    }
 }
 
 /// What the server does when it has recovered.

@@ -241,6 +241,20 @@ pub enum Error {
         /// The postmaster.
         pid: i32,
     },
+    /// Perhaps a server runs on it.
+    #[error(
+        "it is not known whether a PostgreSQL server runs in {directory:?}: its postmaster.pid names the socket {socket:?}, \
+         where somebody listens, but no connection was accepted within {seconds} seconds.\n\
+         HINT: stop the server with `pg_ctl stop`; if that is no server, remove postmaster.pid."
+    )]
+    ServerSilent {
+        /// The directory.
+        directory: PathBuf,
+        /// The socket.
+        socket: PathBuf,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// Another restore is at it.
     #[error(
         "another `walfs restore` works in {directory:?}.\nHINT: let it end, or restore to another directory; \

@@ -12,6 +12,8 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +40,9 @@ pub(super) use crate::beneath::LOST_AND_FOUND;
 
 /// No mark and no `postmaster.pid` is longer, in bytes.
 const LONGEST_NOTE: u64 = 1 << 20;
+
+/// How long a server's socket may take to accept a connection.
+const ANSWER_WAIT: Duration = Duration::from_secs(3);
 
 /// The control file, which is put in place last.
 pub(super) const CONTROL: &str = "global/pg_control";
@@ -143,22 +148,42 @@ pub(super) fn check_no_server(data: &Root) -> Result<(), Error> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Error::at("read", &data.path().join(PID))(error)),
     };
-    // Lines: process, data directory, start time, port, socket directory (miscadmin.h).
+    let (pid, socket) = named_in(&text);
+    // In another container its number means nothing here, but its socket may be seen.
+    let directory = || data.path().to_owned();
+    if is_alive(pid) {
+        return Err(Error::ServerRuns {
+            directory: directory(),
+            pid,
+        });
+    }
+    match socket.map(|socket| (answer(&socket), socket)) {
+        Some((Answer::Taken, _)) => Err(Error::ServerRuns {
+            directory: directory(),
+            pid,
+        }),
+        Some((Answer::None, socket)) => Err(Error::ServerSilent {
+            directory: directory(),
+            socket,
+            seconds: ANSWER_WAIT.as_secs(),
+        }),
+        Some((Answer::Refused, _)) | None => Ok(()),
+    }
+}
+
+/// The process and the socket that a `postmaster.pid` names. Its lines: process, data directory, start time, port, socket
+/// directory (miscadmin.h); the number of a process that serves nobody else is negative.
+fn named_in(text: &str) -> (i32, Option<PathBuf>) {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let pid = lines
-        .first()
-        .and_then(|line| line.parse::<i32>().ok())
-        .map_or(0, i32::abs);
-    let socket = match (lines.get(3), lines.get(4)) {
+    let pid = lines.first().and_then(|line| line.parse::<i32>().ok());
+    let socket = match (
+        lines.get(3).and_then(|port| port.parse::<u16>().ok()),
+        lines.get(4),
+    ) {
         (Some(port), Some(directory)) => Some(Path::new(directory).join(format!(".s.PGSQL.{port}"))),
         _ => None,
     };
-    // In another container its number means nothing here, but its socket may be seen.
-    if is_alive(pid) || socket.is_some_and(|socket| answers(&socket)) {
-        let directory = data.path().to_owned();
-        return Err(Error::ServerRuns { directory, pid });
-    }
-    Ok(())
+    (pid.and_then(i32::checked_abs).unwrap_or(0), socket)
 }
 
 /// Refuses a directory that the server of another data directory uses, or that lies in one, or that holds one: a tablespace of
@@ -233,9 +258,31 @@ fn is_alive(pid: i32) -> bool {
     found == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
 
-fn answers(socket: &Path) -> bool {
-    fs::symlink_metadata(socket).is_ok_and(|found| found.file_type().is_socket())
-        && UnixStream::connect(socket).is_ok()
+/// What a socket says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// Somebody listens.
+    Taken,
+    /// Nobody does.
+    Refused,
+    /// Somebody listens who takes no connection, and as many wait as may.
+    None,
+}
+
+/// Connects, within a bound: the kernel waits as long as the queue is full.
+fn answer(socket: &Path) -> Answer {
+    if !fs::symlink_metadata(socket).is_ok_and(|found| found.file_type().is_socket()) {
+        return Answer::Refused;
+    }
+    let (sender, receiver) = mpsc::channel();
+    let socket = socket.to_owned();
+    // Left behind if it waits: it holds nothing.
+    std::thread::spawn(move || sender.send(UnixStream::connect(socket).is_ok()));
+    match receiver.recv_timeout(ANSWER_WAIT) {
+        Ok(true) => Answer::Taken,
+        Ok(false) => Answer::Refused,
+        Err(_) => Answer::None,
+    }
 }
 
 /// Refuses a directory in the archive's own, and one that the archive lies in: what is too much in it would be removed.
@@ -344,4 +391,26 @@ pub(super) fn existing(directory: &Path) -> &Path {
 pub(super) fn user() -> u32 {
     // SAFETY: geteuid only reads this process's credentials and cannot fail.
     unsafe { libc::geteuid() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s8_numbers_of_a_pid_file_are_claims() {
+        let of = |text: &str| named_in(text);
+        let socket = Some(PathBuf::from("/run/postgresql/.s.PGSQL.5432"));
+        assert_eq!(of("77\n/data\n1000\n5432\n/run/postgresql\n"), (77, socket));
+        assert_eq!(of("-77\n"), (77, None));
+        for text in [
+            "-2147483648\n",
+            "",
+            "x\n",
+            "99999999999\n",
+            "-2147483648\n/\n1\n/../x\n/run\n",
+        ] {
+            assert_eq!(of(text), (0, None), "{text}");
+        }
+    }
 }
