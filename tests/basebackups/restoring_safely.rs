@@ -633,6 +633,40 @@ fn fill_queue(socket: &Path) -> Vec<UnixStream> {
     }
 }
 
+/// A process that has the number by now would keep the restored server from its start.
+#[test]
+fn b11_what_a_running_server_writes_for_itself_is_left_out() {
+    let world = World::new("servers-own");
+    let forge = Forge::new(&world);
+    let own = ["postmaster.opts", "postmaster.pid"];
+    let forged = forge.changed("running", |copy| {
+        for name in own {
+            fs::write(copy.join(name), "1\n").expect("write a file");
+        }
+    });
+    forge.pack("running", &forged, forge.described.clone());
+    forge.pack_tar("running-tar", |tar| {
+        for name in own {
+            member(tar, tar::EntryType::Regular, name, "", b"1\n");
+        }
+    });
+    for name in ["running", "running-tar"] {
+        let data = world.path().join(format!("back-{name}"));
+        let output = forge.restore(name, &data, &[]);
+        assert!(output.status.success(), "{}", said(&output));
+        for own in own {
+            assert!(!data.join(own).exists(), "{name}: {own}");
+            assert!(said(&output).contains(&format!("warning: {own} of the backup is left out")));
+        }
+    }
+    // Every file that follows in the list of hashes is still compared with its own.
+    let data = world.path().join("back-running");
+    let output = forge.restore("running", &data, &["--delta", "--dry-run"]);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let number = |name: &str| report[name].as_u64().expect("a number");
+    assert!(number("kept_bytes") * 10 > number("bytes") * 9, "{report}");
+}
+
 /// What the server does when it has recovered.
 fn end_recovery(data: &Path) {
     let settings = fs::read_to_string(data.join("postgresql.auto.conf")).expect("the settings");

@@ -4,6 +4,7 @@
 //! backup, and a restored server must not work in the directories of the one it comes from. So:
 //!
 //! - what walfs itself writes in a data directory has its own names, which nothing of a backup has: it is left out;
+//! - so has a running server, which writes `postmaster.pid` and the like for itself;
 //! - at the top of a tablespace, whose place the archive names, there are only the directories of PostgreSQL's versions: a
 //!   backup with something else there is refused;
 //! - what is empty in every backup becomes a directory: `pg_wal`, `pg_replslot` and the like;
@@ -50,11 +51,14 @@ const FULL: [&str; 10] = [
 const FILES: [&str; 4] = ["PG_VERSION", "backup_label", "backup_manifest", "tablespace_map"];
 
 /// Files that the restore writes itself, or removes.
-const OWN: [&str; 4] = [
-    "postgresql.auto.conf",
+const OWN: [&str; 3] = ["postgresql.auto.conf", "recovery.signal", "standby.signal"];
+
+/// Files that a running server writes for itself, and no base backup has (`excludeFiles` of `basebackup.c`).
+const SERVERS: [&str; 4] = [
+    "current_logfiles.tmp",
+    "postgresql.auto.conf.tmp",
+    "postmaster.opts",
     "postmaster.pid",
-    "recovery.signal",
-    "standby.signal",
 ];
 
 /// What walfs leaves for a moment: files that are written before they take their name. Wherever a backup has such a name, the
@@ -117,6 +121,10 @@ fn left_out(path: &[u8]) -> Option<&'static str> {
     let is_passing = |name: &[u8]| PASSING.iter().any(|passing| passing.as_bytes() == name);
     if names.any(is_passing) {
         return Some("walfs uses that name itself, for a moment");
+    }
+    let first = path.split(|byte| *byte == b'/').next().unwrap_or_default();
+    if SERVERS.iter().any(|name| name.as_bytes() == first) {
+        return Some("a running server writes it for itself");
     }
     let (top, _) = in_tablespace(path)?;
     (top == LOST_AND_FOUND.as_bytes()).then_some("it was the file system's own")
@@ -274,6 +282,8 @@ mod tests {
             "postgresql.auto.conf.walfs",
             "global/.walfs-pg_control",
             "x/.walfs-pg_control/y",
+            "postmaster.pid",
+            "postmaster.opts",
         ] {
             assert!(matches!(of(path), Verdict::LeaveOut(_)), "{path}");
         }
