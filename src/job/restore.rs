@@ -194,6 +194,9 @@ pub async fn restore(
         Shape::Tar => {
             let unpacked = tar::unpack(&checked.source, roots).await?;
             report.warnings.extend(unpacked.warnings);
+            let label = roots.read(&roots.bases.spot(check::LABEL.as_bytes()), check::LONGEST_LABEL)?;
+            let (name, backup) = (&checked.source.backup, &checked.summary.backup);
+            check::check_beginning(name, backup, &unpacked.control, label.as_deref())?;
             bring_wal(unpacked.access).await?;
             (unpacked.control, unpacked.access)
         }

@@ -667,6 +667,52 @@ fn b11_what_a_running_server_writes_for_itself_is_left_out() {
     assert!(number("kept_bytes") * 10 > number("bytes") * 9, "{report}");
 }
 
+/// The WAL was looked for by the summary; the server goes by these two files.
+#[test]
+fn r3_what_recovery_begins_from_is_that_of_the_backup() {
+    let world = World::new("beginning");
+    let forge = Forge::new(&world);
+    let label = fs::read_to_string(forge.good.join("backup_label")).expect("the label");
+    let start = forge.described.wal[0].start.to_string();
+    let elsewhere = label.replace(&start, "0/100028");
+    assert_ne!(label, elsewhere);
+    let timeline = label.replace("(file 00000001", "(file 00000002");
+    let timeline = timeline.replace("TIMELINE: 1", "TIMELINE: 2");
+    assert_ne!(label, timeline);
+    // Whose it is differs; its checksum is right again.
+    let mut another = fs::read(forge.good.join("global/pg_control")).expect("the control file");
+    let sum_at = |at: &usize| another[*at..at + 4] == crc32c::crc32c(&another[..*at]).to_le_bytes();
+    let end = (8..another.len() - 4).find(sum_at).expect("its checksum");
+    another[0] ^= 1;
+    let sum = crc32c::crc32c(&another[..end]);
+    another[end..end + 4].copy_from_slice(&sum.to_le_bytes());
+    let cases: [(&str, &[u8], &str); 5] = [
+        ("backup_label", b"", "not complete"),
+        ("backup_label", b"rubbish\n", "not complete"),
+        ("backup_label", elsewhere.as_bytes(), "by its summary"),
+        ("backup_label", timeline.as_bytes(), "on timeline 2"),
+        ("global/pg_control", &another, "by its summary"),
+    ];
+    for (case, (file, content, reason)) in cases.into_iter().enumerate() {
+        let name = format!("begins-{case}");
+        let forged = forge.changed(&name, |copy| {
+            fs::write(copy.join(file), content).expect("write a file");
+        });
+        forge.pack(&name, &forged, forge.described.clone());
+        let data = world.path().join("back");
+        assert_refused(&forge.restore(&name, &data, &[]), &[file, reason]);
+        assert!(!data.exists());
+        fs::remove_dir_all(forged).expect("remove the copy");
+        forge.pack_tar(&format!("{name}-tar"), |tar| {
+            member(tar, tar::EntryType::Regular, file, "", content);
+        });
+        let data = world.path().join(format!("back-{case}"));
+        let output = forge.restore(&format!("{name}-tar"), &data, &[]);
+        assert_refused(&output, &[file, reason]);
+        assert!(!data.join("global/pg_control").exists());
+    }
+}
+
 /// What the server does when it has recovered.
 fn end_recovery(data: &Path) {
     let settings = fs::read_to_string(data.join("postgresql.auto.conf")).expect("the settings");

@@ -21,17 +21,23 @@ use super::target::{Target, TargetTimeline};
 use super::wal::{self, Reach};
 use super::{Choice, Options, choose, ended, links, tablespaces, tar, unarchived, work};
 use crate::archive::tree::TreeName;
-use crate::archive::tree::summary::{Shape, Summary};
+use crate::archive::tree::summary::{Backup, Shape, Summary};
 use crate::archive::wal::Found;
 use crate::archive::{self, Archive};
 use crate::beneath::Root;
 use crate::job::progress::{Phase, Progress};
 use crate::pg::control::{CONTROL_FILE_BYTES, ClusterState, ControlFile};
-use crate::pg::{SegmentName, SystemId, WalName};
+use crate::pg::{SegmentName, SystemId, WalName, label};
 use crate::store::Patience;
 
 /// A list of chunks up to this length is read only to see whether it is whole, in bytes.
 const LONGEST_CHUNKS: u64 = 16 << 20;
+
+/// Where recovery begins, of a server that was copied while it ran.
+pub(super) const LABEL: &str = "backup_label";
+
+/// No backup label is longer, in bytes.
+pub(super) const LONGEST_LABEL: u64 = 64 << 10;
 
 /// Segments of the backup's own WAL whose seek tables are read: of a longer range its beginning.
 const PROBED: usize = 64;
@@ -262,25 +268,65 @@ async fn control(source: &Source, summary: &Summary) -> Result<(Vec<u8>, Option<
     if summary.backup.shape == Shape::Tar {
         return Ok((Vec::new(), summary.backup.system_identifier));
     }
-    let wrong = |reason: String| Error::Content {
+    let (control, label) = futures::join!(
+        source.small(CONTROL, CONTROL_FILE_BYTES as u64),
+        source.small(LABEL, LONGEST_LABEL)
+    );
+    let missing = || Error::Content {
         backup: source.backup.clone(),
         file: CONTROL.into(),
+        reason: "it is missing".into(),
+    };
+    let (control, label) = (control?.ok_or_else(missing)?, label?);
+    let found = check_beginning(&source.backup, &summary.backup, &control, label.as_deref())?;
+    Ok((control, Some(found)))
+}
+
+/// Is what the server begins from that of the backup that was chosen? The WAL was looked for by the summary, and the server goes
+/// by these two. Says whose the control file is.
+///
+/// # Errors
+/// [`Error::Content`].
+pub(super) fn check_beginning(
+    name: &TreeName,
+    backup: &Backup,
+    control: &[u8],
+    label: Option<&[u8]>,
+) -> Result<SystemId, Error> {
+    let wrong = |file: &str, reason: String| Error::Content {
+        backup: name.clone(),
+        file: file.into(),
         reason,
     };
-    let bytes = source
-        .small(CONTROL, CONTROL_FILE_BYTES as u64)
-        .await?
-        .ok_or_else(|| wrong("it is missing".into()))?;
-    let file = ControlFile::parse(&bytes).map_err(|error| wrong(error.to_string()))?;
-    let clean = matches!(
-        file.state,
+    let control = ControlFile::parse(control).map_err(|error| wrong(CONTROL, error.to_string()))?;
+    let found = control.system_id;
+    if let Some(expected) = backup.system_identifier.filter(|expected| *expected != found) {
+        let reason = format!("it is of the cluster {found}, but the backup, by its summary, of {expected}");
+        return Err(wrong(CONTROL, reason));
+    }
+    let is_clean = matches!(
+        control.state,
         ClusterState::ShutDown | ClusterState::ShutDownInRecovery
     );
-    if !clean && source.tree.find(b"backup_label").is_none() {
+    let Some(label) = label else {
         let reason = "it was copied from a running server, and there is no backup_label to start from";
-        return Err(wrong(reason.into()));
+        return match is_clean {
+            true => Ok(found),
+            false => Err(wrong(CONTROL, reason.into())),
+        };
+    };
+    let label = label::parse(label).map_err(|error| wrong(LABEL, error.to_string()))?;
+    let began = (label.start_timeline(), label.start_lsn);
+    match backup.start() {
+        Some(start) if start != began => {
+            let reason = format!(
+                "it begins at {} on timeline {}, but the backup, by its summary, at {} on timeline {}",
+                began.1, began.0, start.1, start.0
+            );
+            Err(wrong(LABEL, reason))
+        }
+        _ => Ok(found),
     }
-    Ok((bytes, Some(file.system_id)))
 }
 
 /// Does the WAL lead to the target? What only PostgreSQL can tell becomes a warning.
