@@ -224,18 +224,16 @@ fn report(checked: &Checked) -> Report {
         .flat_map(|file| &file.missing)
         .map(|range| range.end - range.start)
         .sum();
+    let (files, bytes) = checked.content();
     Report {
         backup: checked.source.backup.to_string(),
         postgresql_major: checked.summary.backup.postgresql_major,
-        files: checked.summary.files,
-        bytes: checked.summary.bytes,
+        files,
+        bytes,
         kept_bytes: match (checked.start, checked.summary.backup.shape) {
             (Start::Empty, _) | (_, Shape::Tar) => 0,
             // The control file, not among those compared, is always brought.
-            _ => checked
-                .summary
-                .bytes
-                .saturating_sub(missing_bytes.saturating_add(CONTROL_FILE_BYTES as u64)),
+            _ => bytes.saturating_sub(missing_bytes.saturating_add(CONTROL_FILE_BYTES as u64)),
         },
         fetched_bytes: 0,
         removed: checked

@@ -12,7 +12,7 @@ use std::process::Output;
 
 use serde_json::Value;
 use tokio::runtime::Runtime;
-use walfs::archive::tree::summary::{Backup, Shape, Tablespace};
+use walfs::archive::tree::summary::{Backup, Shape, Summary, Tablespace};
 use walfs::archive::{self, Archive};
 use walfs::store::{self, Location, Patience};
 
@@ -711,6 +711,31 @@ fn r3_what_recovery_begins_from_is_that_of_the_backup() {
         assert_refused(&output, &[file, reason]);
         assert!(!data.join("global/pg_control").exists());
     }
+}
+
+/// What is said of a restore is what was restored.
+#[test]
+fn s8_numbers_of_a_summary_are_claims() {
+    let world = World::new("claims");
+    let site = Site::local(&world);
+    site.backup("monday");
+    let restore = |dir: &str| {
+        let mut restore = site.walfs("restore");
+        let restore = restore.args(["--no-archiving", "--no-sync", "--json", "--dry-run", "monday"]);
+        let output = restore.arg(world.path().join(dir)).output().expect("run walfs");
+        assert!(output.status.success(), "{}", said(&output));
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (report["files"].clone(), report["bytes"].clone())
+    };
+    let right = restore("back");
+    let path = world.archive().join("basebackups/monday.json");
+    let mut summary = Summary::parse(&fs::read(&path).expect("the summary")).expect("a summary");
+    assert_eq!(right, (summary.files.into(), summary.bytes.into()));
+    (summary.files, summary.bytes) = (1 << 50, 1 << 60);
+    fs::remove_file(&path).expect("remove the summary");
+    fs::write(&path, summary.to_text()).expect("write another");
+    User::postgres().own(&path);
+    assert_eq!(restore("again"), right);
 }
 
 /// What the server does when it has recovered.

@@ -180,7 +180,7 @@ fn s6_an_old_directory_that_is_swapped_is_not_followed() {
     fs::write(victim.join("PG_VERSION"), "its own\n").expect("change a file");
     fs::write(victim.join("stranger"), "its own\n").expect("write a file");
     let before = seen(&victim);
-    let output = scene.meanwhile(&["--delta"], &data, hang("/chunks"), || {
+    let output = scene.meanwhile(&["--delta"], &data, hang("/chunks"), |_| {
         drop(swap(&data, &victim))
     });
     assert_eq!(seen(&victim), before, "{}", said(&output));

@@ -20,8 +20,8 @@ use super::start::{self, Start};
 use super::target::{Target, TargetTimeline};
 use super::wal::{self, Reach};
 use super::{Choice, Options, choose, ended, links, tablespaces, tar, unarchived, work};
-use crate::archive::tree::TreeName;
 use crate::archive::tree::summary::{Backup, Shape, Summary};
+use crate::archive::tree::{Content, TreeName};
 use crate::archive::wal::Found;
 use crate::archive::{self, Archive};
 use crate::beneath::Root;
@@ -70,6 +70,17 @@ pub(super) struct Checked {
     /// What was received behind the last archived segment.
     pub rest: Option<Rest>,
     pub warnings: Vec<String>,
+}
+
+impl Checked {
+    /// Files that are restored, and their bytes: by the tree, of which each byte is brought. The summary only claims them.
+    pub(super) fn content(&self) -> (u64, u64) {
+        let entries = self.source.tree.entries().iter();
+        let files = entries.filter(|entry| {
+            matches!(entry.content, Content::File { .. }) && !links::is_left_out(&entry.path)
+        });
+        files.fold((0, 0), |(files, bytes), entry| (files + 1, bytes + entry.bytes()))
+    }
 }
 
 /// Looks at the backup, its WAL and the directories.
@@ -397,7 +408,9 @@ async fn compare_files(
     let mut files = compare::files(&source.tree, &roots.bases);
     let mut strangers = Vec::new();
     if checked.start != Start::Empty {
-        progress.phase(Phase::Comparing { bytes: summary.bytes });
+        progress.phase(Phase::Comparing {
+            bytes: checked.content().1,
+        });
         let hashes = source
             .archive
             .chunk_hashes(&source.backup, summary, &source.tree, source.patience)
@@ -457,7 +470,7 @@ fn check_room(checked: &Checked) -> Result<(), Error> {
     };
     add(bases.spot(b"pg_wal").base, wal_bytes);
     if checked.summary.backup.shape == Shape::Tar {
-        add(Base::Data, checked.summary.bytes);
+        add(Base::Data, checked.content().1);
     }
     for file in checked.files.iter() {
         let there = roots.metadata(&file.spot).ok().flatten();
