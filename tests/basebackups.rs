@@ -56,3 +56,5 @@ mod restoring_safely;
 mod restoring_over;
 // Brought back while somebody puts links and other directories in the place of the target.
 mod restoring_swapped;
+// Brought back from backups that are not what they say.
+mod restoring_forged;

@@ -4,15 +4,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use serde_json::Value;
 use tokio::runtime::Runtime;
-use walfs::archive::tree::summary::{Backup, Shape, Summary, Tablespace};
+use walfs::archive::tree::summary::{Backup, Shape, Tablespace};
 use walfs::archive::{self, Archive};
 use walfs::store::{self, Location, Patience};
 
@@ -45,18 +43,18 @@ pub(super) fn seen(directory: &Path) -> BTreeMap<PathBuf, String> {
 }
 
 /// A real backup as files, and a directory of somebody else's that no restore may touch.
-struct Forge<'a> {
-    site: Site<'a>,
+pub(super) struct Forge<'a> {
+    pub(super) site: Site<'a>,
     /// The backup's files.
-    good: PathBuf,
-    outside: PathBuf,
-    described: Backup,
+    pub(super) good: PathBuf,
+    pub(super) outside: PathBuf,
+    pub(super) described: Backup,
     archive: Archive,
     runtime: Runtime,
 }
 
 impl<'a> Forge<'a> {
-    fn new(world: &'a World) -> Self {
+    pub(super) fn new(world: &'a World) -> Self {
         let site = Site::local(world);
         let taken = site.backup("monday");
         let described = serde_json::from_value(taken["backup"].clone()).expect("what a backup is");
@@ -85,13 +83,13 @@ impl<'a> Forge<'a> {
     }
 
     /// Stores a directory as a backup.
-    fn pack(&self, name: &str, directory: &Path, backup: Backup) {
+    pub(super) fn pack(&self, name: &str, directory: &Path, backup: Backup) {
         self.runtime
             .block_on(packed::pack(&self.archive, name, directory, backup));
     }
 
     /// The files of the backup, with something in the place of one of them.
-    fn changed(&self, name: &str, change: impl FnOnce(&Path)) -> PathBuf {
+    pub(super) fn changed(&self, name: &str, change: impl FnOnce(&Path)) -> PathBuf {
         let copy = self.world().path().join(format!("forged-{name}"));
         let copied = User::caller().shell("cp -a \"$1\" \"$2\"", &[&self.good, &copy]);
         assert!(copied.status.success(), "{}", said(&copied));
@@ -100,7 +98,7 @@ impl<'a> Forge<'a> {
     }
 
     /// `walfs restore NAME DIR` by whoever runs the tests: root, where it hurts most.
-    fn restore(&self, name: &str, data: &Path, arguments: &[&str]) -> Output {
+    pub(super) fn restore(&self, name: &str, data: &Path, arguments: &[&str]) -> Output {
         let mut restore = walfs(self.world(), &User::caller());
         restore
             .args(["restore", "--no-archiving", "--no-sync", "--json"])
@@ -114,7 +112,7 @@ impl<'a> Forge<'a> {
 
     /// A restore that leaves everything outside of its directory as it was.
     #[track_caller]
-    fn restore_beside(&self, name: &str, data: &Path, arguments: &[&str]) -> Output {
+    pub(super) fn restore_beside(&self, name: &str, data: &Path, arguments: &[&str]) -> Output {
         let before = seen(&self.outside);
         let output = self.restore(name, data, arguments);
         assert_eq!(seen(&self.outside), before, "{name}: {}", said(&output));
@@ -144,7 +142,7 @@ pub(super) fn assert_refused(output: &Output, texts: &[&str]) {
     );
 }
 
-fn put_link(at: &Path, to: &Path) {
+pub(super) fn put_link(at: &Path, to: &Path) {
     match fs::symlink_metadata(at).map(|found| found.is_dir()) {
         Ok(true) => fs::remove_dir_all(at).expect("remove a directory"),
         Ok(false) => fs::remove_file(at).expect("remove a file"),
@@ -273,7 +271,13 @@ fn s6_links_in_an_old_directory_are_never_followed() {
 }
 
 /// A member of a tar file, as bytes.
-fn member(archive: &mut tar::Builder<Vec<u8>>, kind: tar::EntryType, path: &str, link: &str, content: &[u8]) {
+pub(super) fn member(
+    archive: &mut tar::Builder<Vec<u8>>,
+    kind: tar::EntryType,
+    path: &str,
+    link: &str,
+    content: &[u8],
+) {
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(kind);
     header.set_path(path).expect("a path");
@@ -289,7 +293,7 @@ fn member(archive: &mut tar::Builder<Vec<u8>>, kind: tar::EntryType, path: &str,
 
 impl Forge<'_> {
     /// A tar backup whose `base.tar` has these members behind those that belong there.
-    fn pack_tar(&self, name: &str, more: impl FnOnce(&mut tar::Builder<Vec<u8>>)) {
+    pub(super) fn pack_tar(&self, name: &str, more: impl FnOnce(&mut tar::Builder<Vec<u8>>)) {
         let mut base = tar::Builder::new(Vec::new());
         base.follow_symlinks(false);
         base.append_dir_all("", &self.good).expect("append the files");
@@ -455,298 +459,4 @@ fn r3_a_damaged_list_of_chunks_is_said_by_a_plain_restore() {
         );
         fs::remove_dir_all(&dir).expect("remove what was restored");
     }
-}
-
-/// What walfs, or the command that it gives the server, writes for a moment in the data directory is never a backup's.
-#[test]
-fn s6_names_that_walfs_writes_do_not_come_from_a_backup() {
-    let world = World::new("own-names");
-    let forge = Forge::new(&world);
-    let file = forge.outside.join("precious");
-    let own = ["postgresql.auto.conf.walfs", "global/.walfs-pg_control"];
-    let forged = forge.changed("own", |copy| {
-        for name in own {
-            put_link(&copy.join(name), &file);
-        }
-        fs::create_dir_all(copy.join("more/postgresql.auto.conf.walfs/deeper")).expect("make a directory");
-        fs::write(copy.join("more/postgresql.auto.conf.walfs/deeper/file"), "x").expect("write a file");
-        fs::write(copy.join("more/zz"), "behind it").expect("write a file");
-    });
-    forge.pack("own", &forged, forge.described.clone());
-    forge.pack_tar("own-tar", |tar| {
-        for name in own {
-            let to = file.to_str().expect("UTF-8");
-            member(tar, tar::EntryType::Symlink, name, to, b"");
-        }
-    });
-    for name in ["own", "own-tar"] {
-        let data = world.path().join(format!("back-{name}"));
-        let output = forge.restore_beside(name, &data, &[]);
-        assert!(output.status.success(), "{}", said(&output));
-        for own in own {
-            assert!(fs::symlink_metadata(data.join(own)).is_err(), "{name}: {own}");
-            assert!(said(&output).contains(&format!("warning: {own} of the backup is left out")));
-        }
-        // Should there be a link all the same, the server does not write through it.
-        put_link(&data.join(own[0]), &file);
-        let before = seen(&forge.outside);
-        end_recovery(&data);
-        assert_eq!(seen(&forge.outside), before, "{name}");
-        let settings = fs::read_to_string(data.join("postgresql.auto.conf")).expect("the settings");
-        assert!(!settings.contains("restore_command"), "{settings}");
-    }
-    let data = world.path().join("back-own");
-    assert!(!data.join("more/postgresql.auto.conf.walfs").exists());
-    // The file behind it is whole, also when it is compared by its hash.
-    fs::write(data.join("more/zz"), "changed").expect("change a file");
-    let output = forge.restore_beside("own", &data, &["--delta"]);
-    assert!(output.status.success(), "{}", said(&output));
-    assert_eq!(fs::read(data.join("more/zz")).expect("a file"), b"behind it");
-}
-
-/// The archive says where a tablespace was. Were it to say what is in there as well, it could put any file into any directory
-/// that is empty.
-#[test]
-fn s6_a_tablespace_holds_nothing_but_a_tablespaces_content() {
-    let world = World::new("contents");
-    let forge = Forge::new(&world);
-    let empty = forge.outside.join("empty");
-    let backup = Backup {
-        tablespaces: vec![Tablespace {
-            oid: 16400,
-            location: empty.display().to_string(),
-        }],
-        ..forge.described.clone()
-    };
-    type Make = fn(&Path);
-    let cases: [(&str, Make); 3] = [
-        ("authorized_keys", |at| fs::write(at, "x").expect("write a file")),
-        ("PG_15_202209061", |at| put_link(at, Path::new("/etc"))),
-        ("cron.d", |at| fs::create_dir(at).expect("make a directory")),
-    ];
-    for (case, (name, make)) in cases.into_iter().enumerate() {
-        let backup_name = format!("content-{case}");
-        let forged = forge.changed(&backup_name, |copy| {
-            fs::create_dir_all(copy.join("pg_tblspc/16400")).expect("make a directory");
-            make(&copy.join("pg_tblspc/16400").join(name));
-        });
-        forge.pack(&backup_name, &forged, backup.clone());
-        let data = world.path().join("back");
-        let output = forge.restore_beside(&backup_name, &data, &[]);
-        assert_refused(&output, &[name, "tablespace"]);
-        assert!(!data.exists());
-        fs::remove_dir_all(forged).expect("remove the copy");
-    }
-    forge.pack_tar("content-tar", |tar| {
-        member(tar, tar::EntryType::Directory, "pg_tblspc/16400/", "", b"");
-        member(tar, tar::EntryType::Regular, "pg_tblspc/16400/cron", "", b"x");
-    });
-    let output = forge.restore_beside("content-tar", &world.path().join("back-tar"), &[]);
-    assert_refused(&output, &["pg_tblspc/16400/cron", "tablespace"]);
-}
-
-/// A cluster that is stopped has no process that could be seen.
-#[test]
-fn s6_nothing_is_restored_into_another_clusters_data_directory() {
-    let world = World::new("inside");
-    let forge = Forge::new(&world);
-    let forged = forge.changed("spaced", |copy| {
-        fs::create_dir_all(copy.join("pg_tblspc/16400")).expect("make a directory");
-    });
-    let location = world.path().join("space").display().to_string();
-    let backup = Backup {
-        tablespaces: vec![Tablespace { oid: 16400, location }],
-        ..forge.described.clone()
-    };
-    forge.pack("spaced", &forged, backup);
-    let other = world.path().join("other");
-    let output = forge.restore("monday", &other, &[]);
-    assert!(output.status.success(), "{}", said(&output));
-    fs::create_dir(other.join("empty")).expect("make a directory");
-    let link = world.path().join("link");
-    symlink(other.join("base"), &link).expect("make a link");
-    let before = seen(&other);
-    let data = world.path().join("back");
-    let hint = ["lies in", "data directory of another cluster"];
-    for within in [other.join("empty"), other.join("base/new"), link.join("new/deep")] {
-        let output = forge.restore("monday", &within, &[]);
-        assert_refused(&output, &hint);
-        let waldir = ["--waldir", within.to_str().expect("UTF-8")];
-        assert_refused(&forge.restore("monday", &data, &waldir), &hint);
-        let mapping = format!("16400={}", within.display());
-        let mapping = ["--tablespace-mapping", &mapping];
-        assert_refused(&forge.restore("spaced", &data, &mapping), &hint);
-    }
-    assert_eq!(seen(&other), before);
-    assert!(!data.exists());
-    // Its own directory, by another name.
-    let alias = world.path().join("alias");
-    symlink(world.path(), &alias).expect("make a link");
-    let mapping = format!("16400={}", alias.join("back/base/space").display());
-    let output = forge.restore("spaced", &data, &["--tablespace-mapping", &mapping]);
-    assert_refused(&output, &["leads to where", "back"]);
-    assert!(!data.exists());
-    // A server that runs is known by its process, and its directory as a whole is its own.
-    let within = forge.site.server.data().join("new");
-    let output = forge.restore("monday", &within, &[]);
-    assert_refused(&output, &hint);
-}
-
-/// A `postmaster.pid` that no server wrote: no number in it ends the restore, and no socket holds it up.
-#[test]
-fn s8_a_pid_file_neither_panics_nor_hangs_a_restore() {
-    let world = World::new("pid-file");
-    let forge = Forge::new(&world);
-    let data = world.path().join("back");
-    let output = forge.restore("monday", &data, &[]);
-    assert!(output.status.success(), "{}", said(&output));
-    fs::write(data.join("postmaster.pid"), "-2147483648\n").expect("write a file");
-    let output = forge.restore("monday", &data, &["--delta"]);
-    assert!(output.status.success(), "{}", said(&output));
-    // Somebody listens, accepts nothing, and as many wait as may.
-    let run = tempfile::tempdir().expect("a short path");
-    let listener = UnixListener::bind(run.path().join(".s.PGSQL.5432")).expect("listen");
-    // SAFETY: a system call on an open descriptor, without pointers.
-    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
-    let waiting = fill_queue(&run.path().join(".s.PGSQL.5432"));
-    let lines = format!("-2147483648\n/data\n1\n5432\n{}\n", run.path().display());
-    fs::write(data.join("postmaster.pid"), lines).expect("write a file");
-    let output = forge.restore("monday", &data, &["--delta"]);
-    assert_refused(&output, &["not known whether", ".s.PGSQL.5432", "pg_ctl stop"]);
-    assert!(data.join("global/pg_control").exists());
-    drop((listener, waiting));
-    let output = forge.restore("monday", &data, &["--delta"]);
-    assert!(output.status.success(), "{}", said(&output));
-}
-
-/// Connects until no more may wait.
-fn fill_queue(socket: &Path) -> Vec<UnixStream> {
-    let mut waiting = Vec::new();
-    loop {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let socket = socket.to_owned();
-        std::thread::spawn(move || sender.send(UnixStream::connect(socket)));
-        match receiver.recv_timeout(std::time::Duration::from_secs(1)) {
-            Ok(connected) => waiting.push(connected.expect("connect")),
-            Err(_) => return waiting,
-        }
-    }
-}
-
-/// A process that has the number by now would keep the restored server from its start.
-#[test]
-fn b11_what_a_running_server_writes_for_itself_is_left_out() {
-    let world = World::new("servers-own");
-    let forge = Forge::new(&world);
-    let own = ["postmaster.opts", "postmaster.pid"];
-    let forged = forge.changed("running", |copy| {
-        for name in own {
-            fs::write(copy.join(name), "1\n").expect("write a file");
-        }
-    });
-    forge.pack("running", &forged, forge.described.clone());
-    forge.pack_tar("running-tar", |tar| {
-        for name in own {
-            member(tar, tar::EntryType::Regular, name, "", b"1\n");
-        }
-    });
-    for name in ["running", "running-tar"] {
-        let data = world.path().join(format!("back-{name}"));
-        let output = forge.restore(name, &data, &[]);
-        assert!(output.status.success(), "{}", said(&output));
-        for own in own {
-            assert!(!data.join(own).exists(), "{name}: {own}");
-            assert!(said(&output).contains(&format!("warning: {own} of the backup is left out")));
-        }
-    }
-    // Every file that follows in the list of hashes is still compared with its own.
-    let data = world.path().join("back-running");
-    let output = forge.restore("running", &data, &["--delta", "--dry-run"]);
-    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let number = |name: &str| report[name].as_u64().expect("a number");
-    assert!(number("kept_bytes") * 10 > number("bytes") * 9, "{report}");
-}
-
-/// The WAL was looked for by the summary; the server goes by these two files.
-#[test]
-fn r3_what_recovery_begins_from_is_that_of_the_backup() {
-    let world = World::new("beginning");
-    let forge = Forge::new(&world);
-    let label = fs::read_to_string(forge.good.join("backup_label")).expect("the label");
-    let start = forge.described.wal[0].start.to_string();
-    let elsewhere = label.replace(&start, "0/100028");
-    assert_ne!(label, elsewhere);
-    let timeline = label.replace("(file 00000001", "(file 00000002");
-    let timeline = timeline.replace("TIMELINE: 1", "TIMELINE: 2");
-    assert_ne!(label, timeline);
-    // Whose it is differs; its checksum is right again.
-    let mut another = fs::read(forge.good.join("global/pg_control")).expect("the control file");
-    let sum_at = |at: &usize| another[*at..at + 4] == crc32c::crc32c(&another[..*at]).to_le_bytes();
-    let end = (8..another.len() - 4).find(sum_at).expect("its checksum");
-    another[0] ^= 1;
-    let sum = crc32c::crc32c(&another[..end]);
-    another[end..end + 4].copy_from_slice(&sum.to_le_bytes());
-    let cases: [(&str, &[u8], &str); 5] = [
-        ("backup_label", b"", "not complete"),
-        ("backup_label", b"rubbish\n", "not complete"),
-        ("backup_label", elsewhere.as_bytes(), "by its summary"),
-        ("backup_label", timeline.as_bytes(), "on timeline 2"),
-        ("global/pg_control", &another, "by its summary"),
-    ];
-    for (case, (file, content, reason)) in cases.into_iter().enumerate() {
-        let name = format!("begins-{case}");
-        let forged = forge.changed(&name, |copy| {
-            fs::write(copy.join(file), content).expect("write a file");
-        });
-        forge.pack(&name, &forged, forge.described.clone());
-        let data = world.path().join("back");
-        assert_refused(&forge.restore(&name, &data, &[]), &[file, reason]);
-        assert!(!data.exists());
-        fs::remove_dir_all(forged).expect("remove the copy");
-        forge.pack_tar(&format!("{name}-tar"), |tar| {
-            member(tar, tar::EntryType::Regular, file, "", content);
-        });
-        let data = world.path().join(format!("back-{case}"));
-        let output = forge.restore(&format!("{name}-tar"), &data, &[]);
-        assert_refused(&output, &[file, reason]);
-        assert!(!data.join("global/pg_control").exists());
-    }
-}
-
-/// What is said of a restore is what was restored.
-#[test]
-fn s8_numbers_of_a_summary_are_claims() {
-    let world = World::new("claims");
-    let site = Site::local(&world);
-    site.backup("monday");
-    let restore = |dir: &str| {
-        let mut restore = site.walfs("restore");
-        let restore = restore.args(["--no-archiving", "--no-sync", "--json", "--dry-run", "monday"]);
-        let output = restore.arg(world.path().join(dir)).output().expect("run walfs");
-        assert!(output.status.success(), "{}", said(&output));
-        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        (report["files"].clone(), report["bytes"].clone())
-    };
-    let right = restore("back");
-    let path = world.archive().join("basebackups/monday.json");
-    let mut summary = Summary::parse(&fs::read(&path).expect("the summary")).expect("a summary");
-    assert_eq!(right, (summary.files.into(), summary.bytes.into()));
-    (summary.files, summary.bytes) = (1 << 50, 1 << 60);
-    fs::remove_file(&path).expect("remove the summary");
-    fs::write(&path, summary.to_text()).expect("write another");
-    User::postgres().own(&path);
-    assert_eq!(restore("again"), right);
-}
-
-/// What the server does when it has recovered.
-fn end_recovery(data: &Path) {
-    let settings = fs::read_to_string(data.join("postgresql.auto.conf")).expect("the settings");
-    let mut lines = settings.lines();
-    let command = lines.find_map(|line| line.strip_prefix("recovery_end_command = '"));
-    let command = command.and_then(|command| command.strip_suffix('\''));
-    let command = command.expect("a command").replace("''", "'");
-    let mut shell = std::process::Command::new("sh");
-    let ended = shell.arg("-c").arg(&command).current_dir(data).output();
-    let ended = ended.expect("run sh");
-    assert!(ended.status.success(), "{command}: {}", said(&ended));
 }
