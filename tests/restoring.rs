@@ -4,6 +4,7 @@
 //! The segments are made, not written by a server; the recovery of one is in `postgres/proof.rs`.
 
 mod ahead;
+mod cached;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -93,7 +93,8 @@ pub struct MountArgs {
     #[arg(long, value_name = "SIZE", default_value = "40MiB", value_parser = bytes, env = "WALFS_CACHE_MEMORY",
           hide_env_values = true, help_heading = "Reading")]
     cache_memory: u64,
-    /// Keep fetched objects in this directory too, compressed as they are; it may be lost at any time [default: none]
+    /// Keep fetched objects in this directory too, compressed as they are; it may be lost at any time. What else lies there
+    /// is left alone [default: none]
     #[arg(
         long,
         value_name = "DIR",

@@ -125,7 +125,7 @@ impl Fetcher {
         patience: Patience,
         from_disk: bool,
     ) -> Result<Bytes, Error> {
-        if from_disk && let Some(bytes) = self.on_disk(key).await {
+        if from_disk && let Some(bytes) = self.on_disk(key, most_bytes).await {
             return Ok(bytes);
         }
         let most = ByteRange::AtMost(most_bytes);
@@ -134,11 +134,11 @@ impl Fetcher {
         Ok(fetched.bytes)
     }
 
-    /// An object in the disk cache, unverified.
-    pub(super) async fn on_disk(&self, key: &Key) -> Option<Bytes> {
+    /// An object in the disk cache, unverified, if it has at most so many bytes.
+    pub(super) async fn on_disk(&self, key: &Key, most_bytes: u64) -> Option<Bytes> {
         let disk = self.disk.clone()?;
         let (archive_id, object) = (self.archive.marker().archive_id.clone(), key.as_str().to_owned());
-        let cached = tokio::task::spawn_blocking(move || disk.get(&archive_id, &object));
+        let cached = tokio::task::spawn_blocking(move || disk.get(&archive_id, &object, most_bytes));
         cached.await.expect("reading does not panic")
     }
 

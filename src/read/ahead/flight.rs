@@ -10,10 +10,12 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, Shared};
 use tokio::task::AbortHandle;
 
+use super::super::PIECE_BYTES;
 use super::super::fetcher::Fetcher;
 use super::super::space::{Held, Space};
-use crate::archive::Error;
 use crate::archive::wal::WalMeta;
+use crate::archive::{Archive, Error};
+use crate::codec;
 use crate::pg::WalName;
 use crate::store::{ByteRange, ErrorKind, Patience};
 
@@ -144,11 +146,13 @@ async fn fetch_whole(
 ) -> Result<Option<(WalMeta, Stored)>, Error> {
     let (archive, key) = (&fetcher.archive, fetcher.archive.wal_key(name));
     let patience = Patience::for_at_most(ALLOWANCE);
-    if let Some(bytes) = fetcher.on_disk(&key).await {
-        // Whether it is still archived is the store's to say.
+    if let Some(bytes) = fetcher.on_disk(&key, most_stored_bytes(archive)).await {
+        // Whether it is still archived, and how long it is, is the store's to say.
         let object = archive.store().head(&key, patience).await?;
-        let meta = archive.wal_meta_of(name, &object, patience).await?;
-        return Ok(Some((meta, Stored { bytes, held })));
+        if object.stored_bytes == bytes.len() as u64 {
+            let meta = archive.wal_meta_of(name, &object, patience).await?;
+            return Ok(Some((meta, Stored { bytes, held })));
+        }
     }
     let room = held.room();
     let room_bytes = room.capacity() as u64;
@@ -174,4 +178,12 @@ async fn fetch_whole(
     let meta = archive.wal_meta_of(name, &first.meta, patience).await?;
     fetcher.keep_on_disk(&key, &bytes);
     Ok(Some((meta, Stored { bytes, held })))
+}
+
+/// The longest object that a file fetched whole can have.
+fn most_stored_bytes(archive: &Archive) -> u64 {
+    let segment_bytes = archive
+        .known_cluster()
+        .map(|cluster| cluster.segment_size.bytes());
+    codec::most_stored_bytes(segment_bytes.unwrap_or(PIECE_BYTES).min(PIECE_BYTES))
 }
