@@ -214,6 +214,11 @@ impl Archive {
         if let Some(cluster) = self.cluster(patience).await? {
             return Ok(cluster);
         }
+        if let Some(archived) = self.first_with_pages(patience).await? {
+            // Another writer may have tied it, and archived, since we asked.
+            let tied = self.cluster(patience).await?;
+            return tied.ok_or_else(|| self.cluster_missing(archived));
+        }
         let file = ClusterFile {
             system_identifier: offered.system_id.to_string(),
             segment_bytes: offered.segment_size.bytes(),
@@ -222,6 +227,37 @@ impl Archive {
         let won = put_first(&self.store, CLUSTER, &file, self.marker.put_if_absent, patience).await?;
         self.learn_cluster(&won)?;
         Ok(self.known_cluster().expect("just learnt"))
+    }
+
+    /// The first segment or `.partial` that is archived. Other files name no cluster: a history may come before the first
+    /// segment.
+    async fn first_with_pages(&self, patience: Patience) -> Result<Option<WalName>, Error> {
+        let (prefix, mut after) = (format!("{WAL}/"), None);
+        loop {
+            let page = self.store.list(&prefix, after.as_deref(), 1000, patience).await?;
+            let names = page.entries.iter().filter_map(|(key, _)| self.wal_name(key));
+            if let Some(found) = names.into_iter().find(|name| name.has_pages()) {
+                return Ok(Some(found));
+            }
+            match (page.more, page.entries.last()) {
+                (true, Some((key, _))) => after = Some(key.as_str().to_owned()),
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// Whose the archive is was known, and is not any more.
+    fn cluster_missing(&self, archived: WalName) -> Error {
+        Error::Marker {
+            key: CLUSTER,
+            place: self.place(),
+            reason: format!(
+                "it is missing, although {archived} is archived\n\
+                 HINT: bring it back from a copy of the store, or write it anew: {{\"system_identifier\": \"N\", \
+                 \"segment_bytes\": BYTES, \"first_file\": \"{archived}\"}}, with N and BYTES as pg_controldata shows them \
+                 (\"Database system identifier\", \"Bytes per WAL segment\") of the cluster whose WAL is archived there"
+            ),
+        }
     }
 
     fn parse_cluster(&self, file: &ClusterFile) -> Result<Cluster, Error> {

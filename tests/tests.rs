@@ -25,6 +25,8 @@ mod hostile;
 mod growth;
 // A local archive whose folders are disks of their own.
 mod disks;
+// A local archive that has lost something.
+mod lost;
 // The harness on its own, without walfs.
 mod harness;
 // Directories as the kernel reads them, without the kernel.

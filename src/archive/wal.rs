@@ -225,11 +225,8 @@ impl Archive {
     async fn plain_meta(&self, name: WalName, meta: &Meta, patience: Patience) -> Result<WalMeta, Error> {
         let bytes = match name {
             WalName::Segment(_) | WalName::Partial(_) => {
-                let cluster = self.cluster(patience).await?.ok_or_else(|| Error::Marker {
-                    key: super::CLUSTER,
-                    place: self.place(),
-                    reason: format!("it is missing, although {name} is archived"),
-                })?;
+                let cluster = self.cluster(patience).await?;
+                let cluster = cluster.ok_or_else(|| self.cluster_missing(name))?;
                 let bytes = cluster.segment_size.bytes();
                 let needed_bytes = codec::trailer_bytes(bytes);
                 if meta.stored_bytes <= needed_bytes {
