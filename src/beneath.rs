@@ -507,7 +507,8 @@ fn by_handle(handle: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()))
 }
 
-fn kind_of(kind: fs::FileType) -> Kind {
+/// What the system calls it.
+pub(crate) fn kind_of(kind: fs::FileType) -> Kind {
     match kind {
         _ if kind.is_file() => Kind::File,
         _ if kind.is_dir() => Kind::Directory,

@@ -27,6 +27,8 @@ mod growth;
 mod disks;
 // A local archive that has lost something.
 mod lost;
+// What lies in the place of one object and is none is that object's damage, and nothing else's.
+mod odd;
 // The harness on its own, without walfs.
 mod harness;
 // Directories as the kernel reads them, without the kernel.

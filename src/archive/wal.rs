@@ -25,7 +25,7 @@ pub use super::turns::{Looked, UploadSpace};
 use super::{Archive, Error};
 use crate::codec::{self, Damage, SeekTable, Tail};
 use crate::pg::{SegmentName, Timeline, WalName};
-use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience};
+use crate::store::{self, ByteRange, ErrorKind, Key, Meta, Patience};
 
 /// A first look at an object's end: the footer, and the whole seek table of a 16 MiB segment.
 const TAIL_BYTES: u64 = 4 << 10;
@@ -91,7 +91,7 @@ impl Archive {
         match self.store.head(&self.wal_key(name), patience).await {
             Ok(meta) => self.plain_meta(name, &meta, patience).await.map(Some),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(self.unless_damaged(&self.wal_key(name), error)),
         }
     }
 
@@ -141,7 +141,8 @@ impl Archive {
     pub async fn seek_table(&self, key: &Key, patience: Patience) -> Result<SeekTable, Error> {
         let mut tail_bytes = TAIL_BYTES;
         loop {
-            let tail = self.store.get(key, ByteRange::Last(tail_bytes), patience).await?;
+            let tail = self.store.get(key, ByteRange::Last(tail_bytes), patience).await;
+            let tail = tail.map_err(|error| self.unless_damaged(key, error))?;
             match SeekTable::parse(&tail.bytes, tail.meta.stored_bytes) {
                 Ok(Tail::Table(table)) => return Ok(table),
                 Ok(Tail::NeedLast(bytes)) if bytes > tail_bytes && bytes <= MOST_TAIL_BYTES => {
@@ -168,6 +169,17 @@ impl Archive {
         }
     }
 
+    /// What the store said of an object; where it is no fault of the store, an error that says so.
+    fn unless_damaged(&self, key: &Key, error: store::Error) -> Error {
+        match error.kind {
+            ErrorKind::Damaged => {
+                let reason = error.message;
+                self.damaged(key, Damage::NoObject { reason })
+            }
+            _ => error.into(),
+        }
+    }
+
     /// Reads a `.history` or `.backup` file whole; `None` when the store said it is not there.
     ///
     /// # Errors
@@ -180,7 +192,7 @@ impl Archive {
                 .map(Some)
                 .map_err(|damage| self.damaged(&key, damage)),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(self.unless_damaged(&key, error)),
         }
     }
 

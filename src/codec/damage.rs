@@ -7,6 +7,12 @@ use super::ContentHash;
 /// Bytes that are not what an undamaged object would have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
+    /// Found before a byte of it was read.
+    #[error("{reason}")]
+    NoObject {
+        /// What is there, and what was expected.
+        reason: String,
+    },
     /// Fewer bytes than the smallest object, or than its table.
     #[error("the object has {object_bytes} bytes, at least {needed_bytes} were expected")]
     ObjectTooShort {

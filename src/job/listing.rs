@@ -53,11 +53,15 @@ impl Listed {
 /// [`Error::Store`].
 pub async fn backups(archive: &Archive, patience: Patience) -> Result<Vec<Listed>, Error> {
     let complete = archive.summaries(patience).await?;
-    let unfinished = archive.unfinished_beside(&complete, patience).await?;
+    let beside = archive.unfinished_beside(&complete, patience).await?;
     let looks = stream::iter(complete).map(|(name, summary)| judge(archive, name, summary, patience));
     let mut listed: Vec<Listed> = looks.buffered(LOOKS).try_collect().await?;
+    listed.extend(beside.unreadable.into_iter().map(|(name, error)| Listed {
+        name,
+        state: State::Damaged(error.to_string()),
+    }));
     let now = SystemTime::now();
-    listed.extend(unfinished.into_iter().map(|tree| {
+    listed.extend(beside.unfinished.into_iter().map(|tree| {
         let maker = tree.maker(now);
         Listed {
             name: tree.id.name(),

@@ -31,8 +31,8 @@ pub async fn sweep(archive: &Archive, patience: Patience) -> Result<usize, Error
                     tree.stored_bytes
                 );
             }
-            // Committed between the two looks: then it is no leftover.
-            Err(Error::TreeExists { .. }) => {}
+            // Committed between the two looks, or nobody can tell any more: then it is no leftover.
+            Err(Error::TreeExists { .. } | Error::TreeDamaged { .. }) => {}
             Err(error) => return Err(error),
         }
     }

@@ -78,6 +78,15 @@ pub struct Unfinished {
     pub stored_bytes: u64,
 }
 
+/// What there is beside the trees whose summaries are listed.
+#[derive(Debug, Default)]
+pub struct Beside {
+    /// Trees without a summary.
+    pub unfinished: Vec<Unfinished>,
+    /// Names of trees in the place of whose summary lies something that cannot be read, and why.
+    pub unreadable: Vec<(TreeName, Error)>,
+}
+
 /// Is all the WAL at hand that makes a backup consistent (promise B2)?
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackupWal {
@@ -346,6 +355,23 @@ impl Archive {
         Ok(Some(summary))
     }
 
+    /// As [`Archive::summary`]; with why one cannot be read, where that is a matter of this one.
+    pub(super) async fn readable_summary(
+        &self,
+        name: &TreeName,
+        patience: Patience,
+    ) -> Result<Result<Option<Summary>, Error>, Error> {
+        match self.summary(name, patience).await {
+            Ok(summary) => Ok(Ok(summary)),
+            Err(error @ Error::TreeDamaged { .. }) => Ok(Err(error)),
+            // What will not go away by itself.
+            Err(Error::Store(error)) if matches!(error.kind, ErrorKind::Denied | ErrorKind::Permanent) => {
+                Ok(Err(self.tree_damaged(name, "its summary", error.to_string())))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// All complete trees with their summaries, or why one cannot be read, oldest first: by where they end.
     ///
     /// # Errors
@@ -356,18 +382,8 @@ impl Archive {
     ) -> Result<Vec<(TreeName, Result<Summary, Error>)>, Error> {
         let names = self.trees(patience).await?;
         let read = |(name, _): (TreeName, SystemTime)| async move {
-            match self.summary(&name, patience).await {
-                Ok(summary) => Ok(summary.map(|summary| (name, Ok(summary)))),
-                Err(error @ Error::TreeDamaged { .. }) => Ok(Some((name, Err(error)))),
-                // What will not go away by itself is a matter of this one.
-                Err(Error::Store(error))
-                    if matches!(error.kind, ErrorKind::Denied | ErrorKind::Permanent) =>
-                {
-                    let error = self.tree_damaged(&name, "its summary", error.to_string());
-                    Ok(Some((name, Err(error))))
-                }
-                Err(error) => Err(error),
-            }
+            let summary = self.readable_summary(&name, patience).await?;
+            Ok::<_, Error>(summary.transpose().map(|summary| (name, summary)))
         };
         let read = stream::iter(names).map(read).buffered(READS);
         let mut found: Vec<(TreeName, Result<Summary, Error>)> = read

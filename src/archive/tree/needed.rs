@@ -55,9 +55,12 @@ impl Archive {
         patience: Patience,
     ) -> Result<Vec<SegmentName>, Error> {
         let look = |segment: SegmentName| async move {
-            // One that has been cut is not at hand.
+            // One that has been cut, or is no file, is not at hand.
             let found = match self.wal_meta(WalName::Segment(segment), patience).await {
-                Err(Error::Damaged { .. }) => None,
+                Err(error @ Error::Damaged { .. }) => {
+                    tracing::warn!("{error}");
+                    None
+                }
                 found => found?,
             };
             Ok::<_, Error>(found.is_none().then_some(segment))

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::catalogue::{BEGUN, READS, Unfinished, WORD_BYTES};
+use super::catalogue::{BEGUN, Beside, READS, Unfinished, WORD_BYTES};
 use super::summary::Summary;
 use super::{TREES, TreeId, TreeName};
 use crate::archive::{Archive, Error};
@@ -20,7 +20,7 @@ impl Archive {
     /// [`Error::Store`].
     pub async fn unfinished_trees(&self, patience: Patience) -> Result<Vec<Unfinished>, Error> {
         let complete = self.summaries(patience).await?;
-        self.unfinished_beside(&complete, patience).await
+        Ok(self.unfinished_beside(&complete, patience).await?.unfinished)
     }
 
     /// As [`Archive::unfinished_trees`], by somebody who has the complete ones at hand.
@@ -34,7 +34,7 @@ impl Archive {
         &self,
         complete: &[(TreeName, Result<Summary, Error>)],
         patience: Patience,
-    ) -> Result<Vec<Unfinished>, Error> {
+    ) -> Result<Beside, Error> {
         let known: BTreeSet<String> = complete
             .iter()
             .filter_map(|(_, summary)| Some(summary.as_ref().ok()?.id.clone()))
@@ -43,11 +43,24 @@ impl Archive {
         let gaps: Vec<String> = std::iter::once(format!("{TREES}/")).chain(behind).collect();
         let looks = stream::iter(gaps).map(|after| self.folders_in_gap(after, &known, patience));
         let folders: Vec<Vec<TreeId>> = looks.buffered(READS).try_collect().await?;
-        let looks = stream::iter(folders.into_iter().flatten()).map(|id| self.if_unfinished(id, patience));
-        let found: Vec<Option<Unfinished>> = looks.buffered(READS).try_collect().await?;
-        let mut found: Vec<Unfinished> = found.into_iter().flatten().collect();
-        found.sort_by(|left, right| left.id.cmp(&right.id));
-        Ok(found)
+        let looks = stream::iter(folders.into_iter().flatten()).map(|id| self.look_at_folder(id, patience));
+        let folders: Vec<Folder> = looks.buffered(READS).try_collect().await?;
+        let listed: BTreeSet<&TreeName> = complete.iter().map(|(name, _)| name).collect();
+        let mut beside = Beside::default();
+        for folder in folders {
+            match folder {
+                Folder::Committed => {}
+                Folder::Unfinished(tree) => beside.unfinished.push(tree),
+                Folder::NotKnown(name, error) => {
+                    let told = |(told, _): &(TreeName, Error)| *told == name;
+                    if !listed.contains(&name) && !beside.unreadable.iter().any(told) {
+                        beside.unreadable.push((name, error));
+                    }
+                }
+            }
+        }
+        beside.unfinished.sort_by(|left, right| left.id.cmp(&right.id));
+        Ok(beside)
     }
 
     /// Folders behind `after`, up to the next one that is known.
@@ -73,21 +86,13 @@ impl Archive {
         }
     }
 
-    async fn if_unfinished(&self, id: TreeId, patience: Patience) -> Result<Option<Unfinished>, Error> {
+    async fn look_at_folder(&self, id: TreeId, patience: Patience) -> Result<Folder, Error> {
         // It may have been committed since the summaries were read.
-        if self.is_committed(&id, patience).await? {
-            return Ok(None);
-        }
-        Ok(Some(self.look_at_unfinished(id, patience).await?))
-    }
-
-    async fn is_committed(&self, id: &TreeId, patience: Patience) -> Result<bool, Error> {
-        // A summary that cannot be read may be this tree's: then it is not for us to judge.
-        match self.summary(&id.name(), patience).await {
-            Ok(summary) => Ok(summary.is_some_and(|summary| summary.id == id.as_str())),
-            Err(Error::TreeDamaged { .. }) => Ok(true),
-            Err(error) => Err(error),
-        }
+        Ok(match self.readable_summary(&id.name(), patience).await? {
+            Ok(summary) if is_of(summary.as_ref(), &id) => Folder::Committed,
+            Ok(_) => Folder::Unfinished(self.look_at_unfinished(id, patience).await?),
+            Err(error) => Folder::NotKnown(id.name(), error),
+        })
     }
 
     async fn look_at_unfinished(&self, id: TreeId, patience: Patience) -> Result<Unfinished, Error> {
@@ -118,12 +123,12 @@ impl Archive {
         })
     }
 
-    /// Deletes an unfinished tree. A committed one is refused, whoever asks.
+    /// Deletes an unfinished tree. A committed one is refused, whoever asks, and so is one whose summary cannot be read.
     ///
     /// # Errors
-    /// [`Error::TreeExists`] if it is committed, [`Error::Store`].
+    /// [`Error::TreeExists`] if it is committed, [`Error::TreeDamaged`] if that cannot be known; [`Error::Store`].
     pub async fn drop_unfinished(&self, id: &TreeId, patience: Patience) -> Result<(), Error> {
-        if self.is_committed(id, patience).await? {
+        if is_of(self.summary(&id.name(), patience).await?.as_ref(), id) {
             return Err(self.tree_exists(&id.name()));
         }
         let objects = self.list_all(&id.prefix(), patience).await?;
@@ -135,6 +140,19 @@ impl Archive {
         self.store().delete(&rest, patience).await?;
         Ok(self.store().delete(&begun, patience).await?)
     }
+}
+
+/// What a folder among the trees is.
+enum Folder {
+    /// A complete one's.
+    Committed,
+    Unfinished(Unfinished),
+    /// The summary of its name cannot be read, and may be its own: then it is not for us to judge.
+    NotKnown(TreeName, Error),
+}
+
+fn is_of(summary: Option<&Summary>, id: &TreeId) -> bool {
+    summary.is_some_and(|summary| summary.id == id.as_str())
 }
 
 /// Where a listing goes on behind a folder: '0' is the byte after '/'.

@@ -15,7 +15,7 @@ pub(super) fn kind_of(error: &io::Error) -> ErrorKind {
         Some(libc::ENOTDIR | libc::EISDIR | libc::ELOOP | libc::ENAMETOOLONG) => ErrorKind::Permanent,
         Some(libc::EINVAL | libc::EFBIG | libc::EMLINK | libc::EXDEV) => ErrorKind::Permanent,
         Some(libc::EOPNOTSUPP | libc::ENOSYS) => ErrorKind::Permanent,
-        // Not the system's word but ours: no regular file, a link.
+        // Not the system's word but ours: a link in the way.
         None => ErrorKind::Permanent,
         _ => ErrorKind::Transient,
     }
@@ -65,13 +65,14 @@ fn with_hint(kind: ErrorKind, operation: &'static str, path: &Path, error: &io::
 
 impl Root {
     /// An error of reading. "Not found" is believed only while the directory is the one that was opened; a component
-    /// of the path being a file is an honest "not found" as well.
+    /// of the path being a file is an honest "not found" as well. What lies there and is no object is damage of this one.
     pub(super) fn read_error(&self, operation: &'static str, path: &Path, error: &io::Error) -> Error {
         let kind = match error.raw_os_error() {
             Some(libc::ENOTDIR) => ErrorKind::NotFound,
+            None => ErrorKind::Damaged,
             _ => kind_of(error),
         };
-        if kind == ErrorKind::NotFound
+        if matches!(kind, ErrorKind::NotFound | ErrorKind::Damaged)
             && let Err(gone) = self
                 .check(operation)
                 .and_then(|()| self.check_folder(operation, path))

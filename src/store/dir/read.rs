@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use super::super::{room_for, too_long};
 use super::{ByteRange, Error, ErrorKind, Fetched, Key, Meta, Root};
-use crate::beneath::Kind;
+use crate::beneath::{Kind, kind_of};
 
 /// Things that are no objects, named in the log.
 const NAMED_ODD: usize = 1000;
@@ -59,27 +59,22 @@ impl Root {
         let path = self.file(key);
         let failed = |error: io::Error| self.read_error("head", &path, &error);
         let found = self.below.metadata(Path::new(key.as_str())).map_err(failed)?;
-        match found.file_type() {
-            kind if kind.is_file() => Ok(meta_of(&found)),
-            // `wal` is not there when `wal/x` is.
-            kind if kind.is_dir() => Err(failed(io::Error::from_raw_os_error(libc::ENOENT))),
-            kind if kind.is_symlink() => Err(failed(io::Error::other(
-                "it is a symbolic link, which is not followed",
-            ))),
-            _ => Err(failed(io::Error::other("neither a file nor a directory"))),
+        match kind_of(found.file_type()) {
+            Kind::File => Ok(meta_of(&found)),
+            kind => Err(failed(no_object(key, kind))),
         }
     }
 
     /// Opens an object, and nothing else: no directory, no link, nothing that would wait.
     pub(super) fn open_object(&self, key: &Key) -> io::Result<File> {
         let inside = Path::new(key.as_str());
-        match self.below.open_file(inside) {
-            Err(error) if error.raw_os_error().is_none() => match self.below.kind(inside) {
-                Ok(Some(Kind::Directory)) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
-                _ => Err(error),
-            },
-            opened => opened,
-        }
+        // A device may say anything to whoever opens it.
+        self.below
+            .open_file(inside)
+            .map_err(|error| match self.below.kind(inside) {
+                Ok(Some(kind)) if kind != Kind::File => no_object(key, kind),
+                _ => error,
+            })
     }
 
     /// What a listing tells of a name: `None` if it is no object. What lies there and can be none is named once.
@@ -87,7 +82,7 @@ impl Root {
         match self.look(key) {
             Ok(meta) => Ok(Some(meta)),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-            Err(error) if error.kind == ErrorKind::Permanent => {
+            Err(error) if error.kind == ErrorKind::Damaged => {
                 let mut odd = self.odd.lock().expect("no panic inside");
                 if odd.len() < NAMED_ODD && odd.insert(self.file(key)) {
                     tracing::warn!(
@@ -130,6 +125,19 @@ impl Root {
 
     fn damaged(&self, path: &Path, message: String) -> Error {
         Error::new(ErrorKind::Damaged, "get", path.display().to_string(), message)
+    }
+}
+
+/// What is said of a thing that is no file, under a key.
+fn no_object(key: &Key, kind: Kind) -> io::Error {
+    let name = key.as_str().rsplit('/').next().unwrap_or_default();
+    match kind {
+        // `wal` is not there when `wal/x` is. Each object has an extension, and no folder in which there are others.
+        Kind::Directory if !name.contains('.') => io::Error::from_raw_os_error(libc::ENOENT),
+        Kind::Directory => io::Error::other("it is a directory, a file was expected"),
+        Kind::Link => io::Error::other("it is a symbolic link, which is not followed"),
+        Kind::Special => io::Error::other("it is a FIFO, socket or device, a file was expected"),
+        Kind::File => io::Error::other("it has become a file"),
     }
 }
 
