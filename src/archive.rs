@@ -387,11 +387,16 @@ async fn claim_folders(
     stage: Stage,
     patience: Patience,
 ) -> Result<(), Error> {
-    for folder in [WAL, tree::BASEBACKUPS, tree::TREES] {
+    let backups = [
+        (tree::BASEBACKUPS, Some(tree::TREES)),
+        (tree::TREES, Some(tree::BASEBACKUPS)),
+    ];
+    for (folder, twin) in std::iter::once((WAL, None)).chain(backups) {
         let claim = Claim {
             archive_id: marker.archive_id.clone(),
             stage,
             needed: folder == WAL,
+            twin: twin.map(Key::new),
         };
         store.prepare(&Key::new(folder), &claim, patience).await?;
     }

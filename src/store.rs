@@ -99,6 +99,8 @@ pub struct Claim {
     pub stage: Stage,
     /// Must it be there? One that is not, and need not, holds nothing.
     pub needed: bool,
+    /// The folder that holds something exactly if this one does.
+    pub twin: Option<Key>,
 }
 
 /// How far an archive is whose folders are claimed.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use super::common::basebackup::Site;
 use super::common::user::{User, said};
 use super::common::wal;
 use super::common::walfs::{Mount, walfs};
@@ -85,4 +86,94 @@ fn w5_an_archive_that_lost_its_cluster_is_not_another_ones() {
     is_refused(&archiver.push(2, THEIRS), &["system identifier"]);
     succeeds(&archiver.push(2, OURS));
     assert!(Path::new(&object(&world, &second)).exists());
+}
+
+/// The line of a backup in `backup-list`.
+#[track_caller]
+fn line(site: &Site<'_>, name: &str) -> String {
+    let output = site.walfs("backup-list").output().expect("run walfs");
+    succeeds(&output);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let found = text.lines().find(|line| line.starts_with(&format!("{name} ")));
+    found.unwrap_or_else(|| panic!("no {name} in: {text}")).to_owned()
+}
+
+/// B9: without its summary a complete backup looks like one that was killed. It may be the only copy of something.
+#[test]
+fn b9_a_backup_that_lost_its_summary_is_kept_and_named() {
+    let world = World::new("unsummed");
+    let site = Site::local(&world);
+    let taken = site.backup("w1");
+    let id = taken["id"].as_str().expect("an id");
+    let stored = || site.place.keys(&format!("trees/{id}"));
+    let (whole, summaries) = (stored(), world.archive().join("basebackups"));
+    assert!(whole.len() > 3, "{whole:?}");
+    let summary = summaries.join("w1.json");
+    let text = fs::read(&summary).expect("read the summary");
+    let bring_back = || {
+        fs::write(&summary, &text).expect("bring it back");
+        User::postgres().own(&summary);
+    };
+
+    fs::remove_file(&summary).expect("lose it");
+    site.backup("w2");
+    assert_eq!(stored(), whole, "the next backup removed some of it");
+    let mount = Mount::local(&world);
+    mount.wait_for_log("may be a complete backup whose summary, basebackups/w1.json, is missing: it stays");
+    drop(mount);
+    assert_eq!(stored(), whole, "a mount removed some of it");
+    let shown = line(&site, "w1");
+    for word in [
+        "summary missing",
+        "basebackups/w1.json",
+        "walfs backup-discard w1",
+    ] {
+        assert!(shown.contains(word), "no {word:?} in: {shown}");
+    }
+    assert_eq!(site.state("w1").as_deref(), Some("summary missing"));
+    assert_eq!(site.state("w2").as_deref(), Some("complete"));
+    bring_back();
+    assert_eq!(site.state("w1").as_deref(), Some("complete"));
+
+    // In its place lies what is none.
+    fs::remove_file(&summary).expect("lose it");
+    User::postgres().make_dir(&summary);
+    site.backup("w3");
+    assert_eq!(stored(), whole, "the next backup removed some of it");
+    let shown = line(&site, "w1");
+    assert!(
+        shown.contains("damaged: ") && shown.contains("it is a directory"),
+        "{shown}"
+    );
+    let discard = || {
+        site.walfs("backup-discard")
+            .arg("w1")
+            .output()
+            .expect("run walfs")
+    };
+    assert_eq!(discard().status.code(), Some(1));
+    assert_eq!(stored(), whole, "it was discarded, and may be complete");
+    fs::remove_dir(&summary).expect("remove it");
+
+    // All of them are gone, and the folder's mark with them.
+    let away = world.path().join("away");
+    fs::rename(&summaries, &away).expect("take the folder away");
+    User::postgres().make_dir(&summaries);
+    let refused = site.walfs("backup-list").output().expect("run walfs");
+    is_refused(
+        &refused,
+        &["it is empty", "HINT: ", "trees", "bring back what it held"],
+    );
+    assert!(!said(&refused).contains("remove it"), "{}", said(&refused));
+    fs::remove_dir(&summaries).expect("remove it all the same");
+    site.backup("w4");
+    assert_eq!(stored(), whole, "the next backup removed some of it");
+    for lost in ["w1", "w2", "w3"] {
+        assert_eq!(site.state(lost).as_deref(), Some("summary missing"), "{lost}");
+    }
+
+    // The operator's word.
+    succeeds(&discard());
+    assert!(stored().is_empty(), "{:?}", stored());
+    assert_eq!(site.state("w1"), None);
 }

@@ -19,8 +19,9 @@ use super::wal::{Failure, block_on, exit_code};
 
 /// Remove what an incomplete backup has left
 ///
-/// What was brought through a mount and did not become complete is kept, for it may be the only copy of something. This
-/// removes it, once its mount has ended. Complete backups, and those that somebody may be at, stay.
+/// What was brought through a mount and did not become complete is kept, for it may be the only copy of something; so is a
+/// backup whose summary is missing. This removes it, once its mount has ended. Complete backups, and those that somebody may
+/// be at, stay.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

@@ -55,6 +55,9 @@ States:
                machine, and elsewhere after 24 hours without a stored byte). What a dead `walfs backup` left is
                removed by the next one; what was brought through a mount stays until `walfs backup-discard NAME`.
                With what is wrong, if it was to be completed in the mount and that was refused
+  summary missing
+               abandoned, with all that comes before its summary: a complete backup that has lost it, or one that was
+               killed just before. It stays until `walfs backup-discard NAME`
   damaged      its summary cannot be read, or something of it is not there any more
 
 Columns: KIND is plain (a data directory) or tar (tar files); when it ENDED, at STOP (>: then or later, the archive does \
@@ -152,6 +155,7 @@ fn word(state: &State) -> &'static str {
         State::Complete(_) => "complete",
         State::WalMissing(..) => "WAL missing",
         State::Damaged(_) => "damaged",
+        State::Unfinished(tree, maker) if tree.may_have_lost_its_summary(*maker) => "summary missing",
         State::Unfinished(..) => "incomplete",
     }
 }
@@ -170,6 +174,12 @@ fn state(listed: &Listed) -> String {
         State::Complete(_) => "complete".to_owned(),
         State::WalMissing(_, segments) => format!("WAL missing: {}", named(segments)),
         State::Damaged(reason) => format!("damaged: {}", reason.lines().next().unwrap_or_default()),
+        State::Unfinished(tree, maker) if tree.may_have_lost_its_summary(*maker) => format!(
+            "summary missing: {} is not there, all else may be; bring it back from a copy of the store, or remove the rest \
+             by `walfs backup-discard {}`",
+            listed.name.summary_key(),
+            listed.name
+        ),
         State::Unfinished(tree, maker) => {
             let refused = tree
                 .refused

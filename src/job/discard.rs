@@ -1,6 +1,7 @@
 //! Removing what incomplete backups of a name have left, on an operator's word (promise B9).
 //!
-//! What was brought through a mount and is not complete goes in no other way but `rm -r` in that mount. A backup that is
+//! What was brought through a mount and is not complete goes in no other way but `rm -r` in that mount, and what may have
+//! lost its summary in no other way at all. A backup that is
 //! complete is none of it, nor is one at which somebody still may be.
 
 use std::time::SystemTime;

@@ -1,5 +1,5 @@
 //! Taking away what killed `walfs backup` have left (promise B2), never what somebody is still at, nor what was brought
-//! through the mount (promise B9): that is for [`super::discard`].
+//! through the mount, nor what may be a complete backup without its summary (promise B9): that is for [`super::discard`].
 
 use std::time::SystemTime;
 
@@ -19,7 +19,17 @@ pub async fn sweep(archive: &Archive, patience: Patience) -> Result<usize, Error
     let newest = trees.iter().map(|tree| tree.last_stored).max();
     let now = newest.unwrap_or_else(SystemTime::now);
     for tree in trees {
-        if !tree.may_be_swept() || tree.maker(now) != Maker::Dead {
+        let maker = tree.maker(now);
+        if tree.may_have_lost_its_summary(maker) {
+            tracing::warn!(
+                "{} may be a complete backup whose summary, {}, is missing: it stays.\n\
+                 HINT: bring the summary back from a copy of the store, or remove the rest by `walfs backup-discard {}`.",
+                tree.id.prefix(),
+                tree.id.name().summary_key(),
+                tree.id.name()
+            );
+        }
+        if !tree.may_be_swept() || maker != Maker::Dead {
             continue;
         }
         match archive.drop_unfinished(&tree.id, patience).await {

@@ -44,10 +44,17 @@ impl Begun {
 }
 
 impl Unfinished {
-    /// May it be swept without anybody's word, once its maker is dead? Only what says itself who began it, and was never told
-    /// that it is done.
+    /// May it be swept without anybody's word, once its maker is dead? Only what says itself who began it, was never told
+    /// that it is done, and cannot be a complete one that has lost its summary (promise B9).
     pub fn may_be_swept(&self) -> bool {
-        self.begun.as_ref().is_some_and(|begun| begun.by == By::Backup)
+        let is_own = self.begun.as_ref().is_some_and(|begun| begun.by == By::Backup);
+        is_own && !self.has_inventory
+    }
+
+    /// May it be a complete one that has lost its summary? Not while its maker may yet store that, nor where a mount has
+    /// said why it did not.
+    pub fn may_have_lost_its_summary(&self, maker: Maker) -> bool {
+        self.has_inventory && self.refused.is_none() && maker == Maker::Dead
     }
 
     /// Is somebody still at it, as far as can be told from here at `now`?
@@ -147,6 +154,7 @@ mod tests {
             id: TreeId::fresh(&"monday".parse().unwrap()),
             begun,
             refused: None,
+            has_inventory: false,
             last_stored,
             stored_bytes: 0,
         }

@@ -72,6 +72,9 @@ pub struct Unfinished {
     pub begun: Option<Begun>,
     /// Why it was not completed when its maker wanted that; `None` if nobody has wanted it yet.
     pub refused: Option<Refused>,
+    /// Is stored of it what tells its parts apart? That comes last before the summary: it may be complete, and have lost
+    /// that.
+    pub has_inventory: bool,
     /// When the last object of it was stored.
     pub last_stored: SystemTime,
     /// Bytes stored of it.

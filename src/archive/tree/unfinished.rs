@@ -106,12 +106,15 @@ impl Archive {
             Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Damaged) => None,
             Err(error) => return Err(error.into()),
         };
+        let inventory = [self.manifest_key(&id), self.chunks_key(&id)];
+        let has_inventory = objects.iter().any(|(key, _)| inventory.contains(key));
         let keys = objects.iter().map(|(key, _)| key);
         let refused = self.last_refused(&id, keys, patience).await?;
         Ok(Unfinished {
             id,
             begun,
             refused,
+            has_inventory,
             last_stored: objects
                 .iter()
                 .map(|(_, meta)| meta.modified)

@@ -71,14 +71,32 @@ impl Root {
                 Err(refused(held.path(), &message))
             }
             (None, Stage::Opened) if is_empty(held.path()).map_err(failed)? => {
-                let message = format!(
-                    "it is empty, and has no {MARK}\nHINT: is its disk mounted? If it shall be empty, in a copy of an \
-                     archive without backups, remove it"
-                );
+                let twin = claim.twin.as_ref().filter(|twin| self.holds_something(twin));
+                let hint = match twin {
+                    _ if claim.needed => {
+                        "Otherwise bring back what it held, from a copy of the archive".to_owned()
+                    }
+                    Some(twin) => format!(
+                        "Something is in {twin}, so it was not empty: bring back what it held, from a copy of the archive"
+                    ),
+                    None => {
+                        "If it shall be empty, in a copy of an archive without backups, remove it".to_owned()
+                    }
+                };
+                let message = format!("it is empty, and has no {MARK}\nHINT: is its disk mounted? {hint}");
                 Err(refused(held.path(), &message))
             }
             (None, Stage::Opened) => Ok(()),
         }
+    }
+
+    /// Is there anything in a folder, beside its mark? A doubt counts.
+    fn holds_something(&self, folder: &Key) -> bool {
+        let mut found = match self.below.list(Path::new(folder.as_str())) {
+            Err(error) => return error.kind() != io::ErrorKind::NotFound,
+            Ok(found) => found.into_iter(),
+        };
+        found.any(|(name, _)| name != MARK)
     }
 
     fn write_mark(&self, held: &beneath::Root, claim: &Claim) -> io::Result<()> {
