@@ -115,7 +115,12 @@ pub(super) fn settle(file: Option<&Path>) -> Result<(), Error> {
     log.file = LogFile::Closed(path.to_owned());
     match log.open() {
         Err(Error::Open { source, .. }) if is_full(&source) => return Ok(()),
-        opened => opened?,
+        Err(error) => {
+            // It never was: what is said now still goes to whoever started this.
+            log.file = LogFile::None;
+            return Err(error);
+        }
+        Ok(()) => {}
     }
     log.write(&early);
     Ok(())
