@@ -216,6 +216,8 @@ pub enum ErrorKind {
     AlreadyExists,
     /// Credentials missing, refused or expired, or no permission (S3 403).
     Denied,
+    /// Nothing is taken there: the file system is mounted read-only.
+    ReadOnly,
     /// Network, 5xx, throttling, time-out: may go away by itself.
     Transient,
     /// Bytes that came back are not the bytes that were asked for (checksum, length).

@@ -37,6 +37,13 @@ impl Disk {
             .arg(&self.place));
     }
 
+    /// As the kernel does after an error of the disk.
+    fn make_read_only(&self) {
+        run(Command::new("mount")
+            .args(["-o", "remount,bind,ro"])
+            .arg(&self.place));
+    }
+
     /// As an administrator would who does not wait for walfs.
     fn unmount(&self) {
         detach(&self.place);
@@ -131,6 +138,34 @@ fn w1_a_folder_whose_disk_is_gone_proves_nothing_and_takes_nothing() {
     fs::write(&mark, "00000000000000000000000000000000\n").expect("change the mark");
     let refused = files.walfs("wal-list").output().expect("run walfs");
     assert!(said(&refused).contains("another archive"), "{}", said(&refused));
+    disk.unmount();
+    detach(&disk.disk);
+}
+
+/// S1, O1: what a file system that is read-only says is not that somebody has no permission.
+#[test]
+fn o1_an_archive_that_became_read_only_says_so() {
+    if !is_root() {
+        eprintln!("skipped: only root can mount a disk");
+        return;
+    }
+    let world = World::new("read-only");
+    let (files, disk) = (Files(&world), Disk::new(&world, world.archive().join("wal")));
+    let mut mount = Options::local(&world).args(&["--deadline", "2s"]).mount();
+    let [first, second] = [1, 2].map(|number| files.segment(number));
+    assert!(files.cp(&first).status.success(), "{}", mount.log());
+    disk.make_read_only();
+    let failed = files.cp(&second);
+    assert!(!failed.status.success(), "archived onto a read-only disk");
+    assert!(
+        said(&failed).contains("Read-only file system"),
+        "{}",
+        said(&failed)
+    );
+    mount.wait_for_log("HINT: the archive's file system is mounted read-only");
+    let pushed = files.walfs("wal-push").arg(&second).output().expect("run walfs");
+    assert_eq!(pushed.status.code(), Some(1), "{}", said(&pushed));
+    mount.terminate();
     disk.unmount();
     detach(&disk.disk);
 }

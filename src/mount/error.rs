@@ -188,6 +188,7 @@ fn archive_errno(error: &archive::Error) -> i32 {
         | E::Text { .. }
         | E::Name(_) => libc::EINVAL,
         E::Store(error) if error.kind == ErrorKind::Denied => libc::EACCES,
+        E::Store(error) if error.kind == ErrorKind::ReadOnly => libc::EROFS,
         E::Store(error) if error.kind == ErrorKind::Full => libc::ENOSPC,
         // Also an object that was there a moment ago and is gone: that is no proof of absence to restore by.
         E::Store(_)

@@ -92,8 +92,8 @@ impl Store {
     ///
     /// # Errors
     /// `AlreadyExists` with [`PutMode::IfAbsent`]: also after an ambiguous failure of this very request, whose retry
-    /// met the object of its first try. Compare contents before judging. After any other error but `Denied` the object
-    /// may or may not be there.
+    /// met the object of its first try. Compare contents before judging. After any other error but `Denied` and
+    /// `ReadOnly` the object may or may not be there.
     pub async fn put(&self, key: &Key, body: Bytes, mode: PutMode, patience: Patience) -> Result<(), Error> {
         let bytes = body.len() as u64;
         let attempt = || {

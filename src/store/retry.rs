@@ -122,7 +122,9 @@ impl<'a> Wait<'a> {
             ErrorKind::Damaged => self.attempts < DAMAGED_ATTEMPTS,
             // Somebody can mend a lapsed key or a lost bucket; who waits for ever waits for that too, because any
             // error would be taken for the end of the WAL (promise R1). A person can mend it and start again.
-            ErrorKind::Denied | ErrorKind::Full | ErrorKind::Permanent => self.outlasts_refusals,
+            ErrorKind::Denied | ErrorKind::ReadOnly | ErrorKind::Full | ErrorKind::Permanent => {
+                self.outlasts_refusals
+            }
         }
     }
 

@@ -10,7 +10,8 @@ pub(super) fn kind_of(error: &io::Error) -> ErrorKind {
     match error.raw_os_error() {
         Some(libc::ENOENT) => ErrorKind::NotFound,
         Some(libc::EEXIST) => ErrorKind::AlreadyExists,
-        Some(libc::EACCES | libc::EPERM | libc::EROFS) => ErrorKind::Denied,
+        Some(libc::EACCES | libc::EPERM) => ErrorKind::Denied,
+        Some(libc::EROFS) => ErrorKind::ReadOnly,
         Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::Full,
         Some(libc::ENOTDIR | libc::EISDIR | libc::ELOOP | libc::ENAMETOOLONG) => ErrorKind::Permanent,
         Some(libc::EINVAL | libc::EFBIG | libc::EMLINK | libc::EXDEV) => ErrorKind::Permanent,

@@ -323,7 +323,7 @@ fn errnos_are_what_they_mean() {
     assert_eq!(kind(libc::ENOENT), ErrorKind::NotFound);
     assert_eq!(kind(libc::EEXIST), ErrorKind::AlreadyExists);
     assert_eq!(kind(libc::EACCES), ErrorKind::Denied);
-    assert_eq!(kind(libc::EROFS), ErrorKind::Denied);
+    assert_eq!(kind(libc::EROFS), ErrorKind::ReadOnly);
     assert_eq!(kind(libc::ENOSPC), ErrorKind::Full);
     for hiccup in [
         libc::EIO,
