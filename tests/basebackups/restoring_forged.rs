@@ -280,7 +280,8 @@ fn s8_numbers_of_a_summary_are_claims() {
     let restore = |dir: &str| {
         let mut restore = site.walfs("restore");
         let restore = restore.args(["--no-archiving", "--no-sync", "--json", "--dry-run", "monday"]);
-        let output = restore.arg(world.path().join(dir)).output().expect("run walfs");
+        let data = world.owned_dir(dir).join("data");
+        let output = restore.arg(data).output().expect("run walfs");
         assert!(output.status.success(), "{}", said(&output));
         let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         (report["files"].clone(), report["bytes"].clone())
