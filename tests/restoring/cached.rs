@@ -16,6 +16,9 @@ use crate::common::world::World;
 /// What no object is, and no memory holds.
 const ENORMOUS_BYTES: u64 = 6 << 30;
 
+/// What is done to a cached object.
+type Hurt<'a> = (&'a str, &'a dyn Fn(&Path));
+
 /// A mount with a small cache directory.
 fn mount(world: &World, cache: &Path) -> Mount {
     let cache = cache.to_str().expect("UTF-8");
@@ -119,7 +122,7 @@ fn s3_what_lies_in_the_place_of_a_cached_object_is_not_believed() {
         fs::remove_file(path).expect("remove the entry");
         User::postgres().make_dir(path);
     };
-    let odd: [(&str, &dyn Fn(&Path)); 4] = [
+    let odd: [Hurt<'_>; 4] = [
         ("enormous", &enormous),
         ("a FIFO", &fifo),
         ("a link", &link),

@@ -4,7 +4,7 @@
 use super::summary::{Object, Summary};
 use super::{TreeId, TreeName};
 use crate::archive::{Archive, Error};
-use crate::store::{Key, Meta, Patience};
+use crate::store::{ErrorKind, Key, Meta, Patience};
 
 /// Objects in the page that is looked at.
 const PAGE: usize = 1000;
@@ -42,7 +42,8 @@ impl Archive {
         }))
     }
 
-    /// Is everything there that was stored of a tree? Every object of it is listed.
+    /// Is everything there that was stored of a tree? Every object of it is listed. Of a store that refuses to list nothing
+    /// can be told but what it has confirmed.
     ///
     /// # Errors
     /// [`Error::TreeRemoved`], [`Error::Store`].
@@ -56,7 +57,13 @@ impl Archive {
             return Ok(());
         };
         let prefix = id.prefix();
-        let entries = self.list_all(&prefix, patience).await?;
+        let entries = match self.list_all(&prefix, patience).await {
+            Err(Error::Store(error)) if error.kind == ErrorKind::Denied => {
+                tracing::warn!("whether all of backup {name} is still there cannot be seen: {error}");
+                return Ok(());
+            }
+            listed => listed?,
+        };
         let missing = self.missing_inventory(&id, summary, &entries);
         match missing.or_else(|| missing_bytes(&entries, &prefix, summary)) {
             None => Ok(()),
