@@ -1,8 +1,10 @@
 //! Is what a complete tree consists of still there? As far as a listing tells: whether its content is right, only reading
 //! it shows.
 
+use std::collections::HashMap;
+
 use super::summary::{Object, Summary};
-use super::{TreeId, TreeName};
+use super::{Tree, TreeId, TreeName};
 use crate::archive::{Archive, Error};
 use crate::store::{ErrorKind, Key, Meta, Patience};
 
@@ -39,6 +41,39 @@ impl Archive {
         Ok(told_apart.or_else(|| match many {
             true => None,
             false => missing_bytes(&entries, &prefix, summary),
+        }))
+    }
+
+    /// The first part of a tree that is gone or cut, and what is wrong with it: as far as a listing tells. Of a store that
+    /// refuses to list nothing is told.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn missing_part(
+        &self,
+        tree: &Tree,
+        patience: Patience,
+    ) -> Result<Option<(Key, String)>, Error> {
+        let prefix = tree.id.prefix();
+        let listed = match self.list_all(&prefix, patience).await {
+            Err(Error::Store(error)) if error.kind == ErrorKind::Denied => return Ok(None),
+            listed => listed?,
+        };
+        let listed: HashMap<&Key, u64> = listed
+            .iter()
+            .map(|(key, meta)| (key, meta.stored_bytes))
+            .collect();
+        let mut own = tree
+            .parts
+            .iter()
+            .filter(|part| part.key.as_str().starts_with(&prefix));
+        Ok(own.find_map(|part| match listed.get(&part.key) {
+            Some(&bytes) if bytes == part.stored_bytes => None,
+            Some(bytes) => {
+                let reason = format!("it has {bytes} bytes, it was stored with {}", part.stored_bytes);
+                Some((part.key.clone(), reason))
+            }
+            None => Some((part.key.clone(), "it is not there".to_owned())),
         }))
     }
 

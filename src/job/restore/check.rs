@@ -97,12 +97,12 @@ pub(super) async fn check(
     let chosen = choose::choose(archive, &options.backup, &options.recovery, patience).await?;
     let (backup, mut summary) = (chosen.backup.name.clone(), chosen.backup.summary.clone());
     // Asked side by side; the first error in this order is told.
-    let (there, content, reach) = futures::join!(
-        is_there(archive, &options.backup, (&backup, &summary), patience),
+    let (wal, content, reach) = futures::join!(
+        has_wal(archive, &options.backup, (&backup, &summary), patience),
         content(archive, &backup, &summary, patience),
         wal::reach(archive, &chosen.backup, &chosen.way, patience)
     );
-    there?;
+    wal?;
     let Stored {
         source,
         control,
@@ -170,22 +170,15 @@ async fn tell_tablespaces(source: &Source, summary: &mut Summary) -> Result<(), 
     Ok(())
 }
 
-/// Is the backup all there, and the WAL that makes it consistent? As far as listings and seek tables tell. The newest one
-/// was chosen because it is.
-async fn is_there(
+/// Is the WAL there that makes the backup consistent, and whole? As far as seek tables tell. The newest backup was chosen
+/// because its WAL is there.
+async fn has_wal(
     archive: &Archive,
     choice: &Choice,
     (name, summary): (&TreeName, &Summary),
     patience: Patience,
 ) -> Result<(), Error> {
     if let Choice::Named(_) = choice {
-        if let Some(missing) = archive.missing_of_tree(name, summary, patience).await? {
-            return Err(Error::Content {
-                backup: name.clone(),
-                file: "what is stored of it".into(),
-                reason: missing,
-            });
-        }
         choose::check_wal(archive, (name, summary), patience).await?;
     }
     let segments = needed_segments(name, summary)?.into_iter().take(PROBED);
@@ -218,6 +211,9 @@ async fn content(
         file: file.into(),
         reason: reason.into(),
     };
+    if let Some((part, reason)) = archive.missing_part(&tree, patience).await? {
+        return Err(wrong(part.as_str(), &reason));
+    }
     let settled = links::settled(&tree).map_err(|refused| wrong(&refused.path, refused.reason))?;
     let (tree, warnings) = match settled {
         Some((tree, warnings)) => (Arc::new(tree), warnings),
