@@ -7,7 +7,7 @@
 //! not be stored is what the archiver would not bring, so:
 //!
 //! - each is stored only when the archive has the one before it as this server wrote it: its end waits for that
-//!   ([`table::Turn`]). Of two servers that have parted, one is refused at the first segment in which they differ, and
+//!   (ahead/table.rs). Of two servers that have parted, one is refused at the first segment in which they differ, and
 //!   nothing behind it comes into the archive;
 //! - work begins only while a copier is bringing a file that is marked ready in that directory, and where the copier
 //!   can be seen in `/proc`, only if the file it reads *is* the one there, by device and inode: a given directory that
