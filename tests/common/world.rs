@@ -31,6 +31,9 @@ pub struct World {
 impl World {
     /// A new, empty one. `name` is seen in paths, keep it short: a socket's path may have 107 bytes.
     pub fn new(name: &str) -> World {
+        // A shell has what runs in its background ignore it, and what a test interrupts would inherit that.
+        // SAFETY: sets the disposition that every process begins with.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
         let dir = tempfile::Builder::new()
             .prefix(&format!("walfs-{name}-"))
             .tempdir()
