@@ -167,11 +167,8 @@ impl Ahead {
         Some(pg_wal)
     }
 
+    /// Seen anew for each file: two servers may archive through one mount.
     fn pg_wal(&self, current: WalName, origin: impl FnOnce() -> Option<Origin>) -> Option<PgWal> {
-        let known = self.found().clone().filter(|known| known.is_ready(current));
-        if known.is_some() {
-            return known;
-        }
         let found = PgWal::of(self.given.as_deref(), current, origin().as_ref()).unwrap_or_else(|given| {
             self.complain(&format!(
                 "{} is not the directory that {current} is archived from, nothing is sent ahead\n\
@@ -180,9 +177,12 @@ impl Ahead {
             ));
             None
         });
-        let found = found.filter(|found| found.is_ready(current));
-        self.found().clone_from(&found);
-        found
+        let found = found.filter(|found| found.is_ready(current))?;
+        let before = self.found().replace(found.clone());
+        if before.is_some_and(|before| before != found) {
+            self.table().begin_anew();
+        }
+        Some(found)
     }
 
     async fn send(self: Arc<Self>, pg_wal: PgWal, next: Next, promise: Promise) {

@@ -44,7 +44,7 @@ impl From<&Metadata> for Identity {
 }
 
 /// A `pg_wal`. Its functions wait for the disk.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PgWal(PathBuf);
 
 /// A finished segment, opened.

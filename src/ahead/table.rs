@@ -145,6 +145,12 @@ impl Table {
         Some(Next { name, before, own })
     }
 
+    /// Another server archives now: nothing of the one before it may follow.
+    pub(super) fn begin_anew(&mut self) {
+        self.begun.clear();
+        self.next.clear();
+    }
+
     /// It was not tried, for the archive did not have the one before it.
     pub(super) fn put_back(&mut self, name: SegmentName) {
         let is_wanted = self.current.as_ref().is_some_and(|current| name > current.name);

@@ -237,6 +237,36 @@ fn w8_behind_a_refused_segment_nothing_is_stored() {
     waiting.rig.mount.assert_status("/sent_ahead", 0);
 }
 
+/// W8, W4: the same for two servers that archive through one mount, in turns.
+#[test]
+fn w8_two_servers_through_one_mount_are_not_mixed() {
+    let waiting = Waiting::new(2, &[]);
+    waiting.bring(2);
+    let other = make_pg_wal(&waiting.rig.world, "other");
+    let of_other = |number| {
+        let name = wal::segment_name(1, number, SMALL);
+        let content = wal::segment(&name, CLUSTER, SMALL, 100 + number);
+        put_ready(&waiting.rig, &other, &name, content)
+    };
+    let others: Vec<Source> = (3..=8).map(of_other).collect();
+    waiting.segment(3);
+    waiting.bring(3);
+    waiting.rig.refuse(&others[0]);
+    for number in 4..=5 {
+        waiting.segment(number);
+        waiting.bring(number);
+        waiting.rig.assert_archived(&waiting.source(number));
+    }
+    waiting.rig.refuse(&others[2]);
+    for source in &others[3..] {
+        assert!(
+            waiting.rig.object(&source.name).is_none(),
+            "{} is stored",
+            source.name
+        );
+    }
+}
+
 /// W3, W5: nothing is sent ahead that would be refused when it is brought, nor what is not a finished segment.
 #[test]
 fn w8_only_what_may_be_archived_is_sent() {

@@ -18,7 +18,7 @@ use crate::codec::{FRAME_BYTES, SeekTable};
 use crate::job::progress::{Phase, Progress};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName, history};
 use crate::server::Session;
-use crate::store::{ErrorKind, Patience};
+use crate::store::{ByteRange, ErrorKind, Patience};
 
 /// Between two looks into the archive: at first, and at last. The WAL of a server with nothing else to archive is there
 /// after a tenth of a second or two.
@@ -175,27 +175,36 @@ fn next_look(waited: Duration) -> Duration {
 /// [`Error::OtherWal`]; [`Error::Archive`], [`Error::Read`].
 pub(super) async fn check_own(archive: &Archive, root: &Path, backup: &Backup) -> Result<(), Error> {
     let size = SegmentSize::new(backup.segment_bytes).expect("the segment size was checked");
-    let (_, end) = backup.stop().expect("a backup needs WAL");
-    let segments = backup.segments().expect("the segment size was checked");
-    let last = segments.last().copied();
     let wal = Root::open(&root.join("pg_wal")).map_err(|source| Error::read(root, source))?;
     let wal = Arc::new(wal);
-    let compare = |segment: SegmentName| {
-        // A standby may not have received the rest of the last one; a primary has ended it.
-        let most_bytes = match backup.from_standby && Some(segment) == last {
-            true => end.0 % size.bytes(),
-            false => size.bytes(),
+    // A standby may not have the rest of a range's last segment, or another one than is archived; a primary has ended it.
+    let needed = backup.wal.iter().flat_map(|range| {
+        let within = match range.end.0 % size.bytes() {
+            0 => size.bytes(),
+            within => within,
         };
+        let segments: Vec<_> = range.segments(size).collect();
+        let last = segments.last().copied();
+        segments.into_iter().map(
+            move |segment| match backup.from_standby && Some(segment) == last {
+                true => (segment, within),
+                false => (segment, size.bytes()),
+            },
+        )
+    });
+    let compare = |(segment, most_bytes): (SegmentName, u64)| {
         let wal = wal.clone();
         async move {
             let patience = Patience::for_at_most(LOOK_PATIENCE);
-            let Found::Archived(table) = archive.look(WalName::Segment(segment), patience).await? else {
+            let archived = WalName::Segment(segment);
+            let Found::Archived(table) = archive.look(archived, patience).await? else {
                 return Ok(());
             };
+            let rest = first_of_frame(archive, archived, &table, most_bytes, patience).await?;
             let name = segment.to_string();
             let path = wal.path().join(&name);
             let same = blocking(move || {
-                has_same(&wal, Path::new(&name), &table, most_bytes)
+                has_same(&wal, Path::new(&name), &table, most_bytes, &rest)
                     .map_err(|source| Error::read(&path, source))
             });
             match same.await? {
@@ -207,12 +216,39 @@ pub(super) async fn check_own(archive: &Archive, root: &Path, backup: &Backup) -
             }
         }
     };
+    let segments: Vec<_> = needed.collect();
     let compared = stream::iter(segments).map(compare).buffer_unordered(COMPARED);
     compared.try_collect().await
 }
 
-/// Does a file have the first `most_bytes` of an archived one, in whole frames? One that goes meanwhile does.
-fn has_same(wal: &Root, name: &Path, table: &SeekTable, most_bytes: u64) -> io::Result<bool> {
+/// The archived bytes from the last frame's beginning up to `end`, where that frame is not whole.
+async fn first_of_frame(
+    archive: &Archive,
+    name: WalName,
+    table: &SeekTable,
+    end: u64,
+    patience: Patience,
+) -> Result<Vec<u8>, archive::Error> {
+    let frame = end / FRAME_BYTES as u64;
+    if end.is_multiple_of(FRAME_BYTES as u64) || frame >= table.frames() {
+        return Ok(Vec::new());
+    }
+    let (key, range) = (archive.wal_key(name), table.stored_range(frame..frame + 1));
+    let fetched = archive
+        .store()
+        .get(&key, ByteRange::Span(range), patience)
+        .await?;
+    let place = table.plain_range(frame);
+    let mut plain = vec![0; (place.end - place.start) as usize];
+    table
+        .unpack(frame, &fetched.bytes, &mut plain)
+        .map_err(|damage| archive.damaged(&key, damage))?;
+    plain.truncate((end - place.start) as usize);
+    Ok(plain)
+}
+
+/// Does a file have the first `most_bytes` of an archived one, the last of which are `rest`? One that goes meanwhile does.
+fn has_same(wal: &Root, name: &Path, table: &SeekTable, most_bytes: u64, rest: &[u8]) -> io::Result<bool> {
     let file = match wal.open_file(name) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
@@ -228,6 +264,14 @@ fn has_same(wal: &Root, name: &Path, table: &SeekTable, most_bytes: u64) -> io::
         piece.truncate((place.end - place.start) as usize);
         same = match file.read_exact_at(&mut piece, place.start) {
             Ok(()) => table.holds(frame, &piece),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
+            Err(error) => return Err(error),
+        };
+    }
+    if same && !rest.is_empty() {
+        piece.resize(rest.len(), 0);
+        same = match file.read_exact_at(&mut piece, most_bytes - rest.len() as u64) {
+            Ok(()) => piece == rest,
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
             Err(error) => return Err(error),
         };
