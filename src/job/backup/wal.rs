@@ -342,6 +342,41 @@ mod tests {
         }
     }
 
+    /// B2: up to the byte where a standby's backup ends, and no further.
+    #[test]
+    fn b2_a_file_is_compared_up_to_the_end_of_its_range() {
+        let place = tempfile::tempdir().unwrap();
+        let (wal, name) = (Root::open(place.path()).unwrap(), Path::new("segment"));
+        let archived: Vec<u8> = (0..2 * FRAME_BYTES).map(|at| (at / 100) as u8).collect();
+        let object = crate::codec::pack_all(crate::codec::Compression::default(), &archived).0;
+        let Ok(crate::codec::Tail::Table(table)) = SeekTable::parse(&object, object.len() as u64) else {
+            panic!("no table")
+        };
+        let (whole, frame) = (archived.len(), FRAME_BYTES);
+        let same = |end: usize, changed: Option<usize>| {
+            let mut own = archived.clone();
+            changed.into_iter().for_each(|at| own[at] ^= 1);
+            std::fs::write(place.path().join(name), own).unwrap();
+            let rest = &archived[end / frame * frame..end];
+            has_same(&wal, name, &table, end as u64, rest).unwrap()
+        };
+        for end in [100, frame, frame + 100, whole] {
+            assert!(same(end, None), "{end}");
+            assert!(!same(end, Some(end - 1)), "{end}");
+            assert!(end == whole || same(end, Some(end)), "{end}");
+        }
+        std::fs::write(place.path().join(name), &archived[..frame]).unwrap();
+        assert!(
+            !has_same(&wal, name, &table, whole as u64, &[]).unwrap(),
+            "it is short"
+        );
+        std::fs::remove_file(place.path().join(name)).unwrap();
+        assert!(
+            has_same(&wal, name, &table, whole as u64, &[]).unwrap(),
+            "it was recycled"
+        );
+    }
+
     #[test]
     fn a_backup_over_timelines_needs_a_part_of_each() {
         let ancestors = [entry(1, 50), entry(2, 200), entry(3, 300)];
