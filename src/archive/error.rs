@@ -257,10 +257,26 @@ pub enum Error {
         /// The segments.
         missing: Vec<SegmentName>,
     },
+    /// WAL that was missing when the backup was stored came from another server (promise B2).
+    #[error(
+        "backup {name} in {place} cannot be restored: {} of the WAL that makes it consistent is another server's, which \
+         archived there after this backup.\n\
+         HINT: take a new backup; give each server an archive of its own.",
+        first_of(.others)
+    )]
+    TreeOtherWal {
+        /// The backup.
+        name: TreeName,
+        /// The archive.
+        place: String,
+        /// The segments, never none.
+        others: Vec<SegmentName>,
+    },
     /// Something of a backup went while the rest was still being stored.
     #[error(
         "backup {name} in {place} is not complete: {missing}. It was removed while the backup was being made.\n\
-         HINT: make it again under another name; another walfs took this one for left behind."
+         HINT: make it again under another name; it was removed by hand, or by a walfs that took it for left behind by a \
+         killed one."
     )]
     TreeRemoved {
         /// The backup.
@@ -311,6 +327,14 @@ fn near(archives: &[String]) -> String {
     match archives {
         [] => "check bucket, prefix or path; ".into(),
         archives => format!("archives near by: {}; ", archives.join(", ")),
+    }
+}
+
+fn first_of(segments: &[SegmentName]) -> String {
+    match segments {
+        [] => "nothing".into(),
+        [one] => one.to_string(),
+        [first, rest @ ..] => format!("{first} and {} more", rest.len()),
     }
 }
 

@@ -10,6 +10,7 @@ mod commit;
 mod early;
 mod header;
 mod lineage;
+mod own;
 mod received;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub(crate) use commit::UPLOAD_MEMORY_BYTES;
 pub use commit::{Committed, Offered};
 pub use early::{Early, EarlyFile};
 pub use lineage::{Child, Fork, Lineage};
+pub use own::Compared;
 pub use received::{MAX_PIECE_BYTES, Piece, Prefix, Prefixes};
 
 pub use super::turns::{Looked, UploadSpace};

@@ -6,6 +6,7 @@
 //! table of nodes that leads to the right root proves each of them.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 
 use blake3::Hasher;
@@ -22,6 +23,16 @@ impl ContentHash {
     /// Hash of content that is at hand whole.
     pub fn of(plain: &[u8]) -> Self {
         Self(*blake3::hash(plain).as_bytes())
+    }
+
+    /// Hash of all that is read.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn of_all(content: impl Read) -> io::Result<Self> {
+        let mut hasher = Hasher::new();
+        hasher.update_reader(content)?;
+        Ok(Self(*hasher.finalize().as_bytes()))
     }
 
     /// The hash with these bytes.

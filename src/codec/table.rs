@@ -211,6 +211,22 @@ impl SeekTable {
         self.entries[frame as usize].value == hash::table_value(frame, alone, piece)
     }
 
+    /// BLAKE3 of the content's beginning: of so many frames, and of `rest`, the first bytes of the frame behind them.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer frames, or `rest` is empty: without it the hash is another one's.
+    pub fn hash_of_first(&self, frames: u64, rest: &[u8]) -> ContentHash {
+        assert!(!rest.is_empty(), "{frames} frames");
+        let behind = Entry {
+            stored_bytes: 0,
+            crc32c: 0,
+            value: hash::table_value(frames, frames == 0, rest),
+        };
+        let whole = &self.entries[..frames as usize];
+        hash::root(&[whole, &[behind]].concat())
+    }
+
     /// Verifies and unpacks neighbouring frames. `stored` begins with the first of them, and so does `plain`.
     ///
     /// # Errors
@@ -320,6 +336,16 @@ mod tests {
         }
         let short = table.cut(2, &fetched[..fetched.len() - 1], 1);
         assert!(matches!(short, Err(Damage::ObjectTooShort { .. })), "{short:?}");
+    }
+
+    #[test]
+    fn the_hash_of_a_beginning_is_that_of_its_bytes() {
+        let (plain, _, table) = three_frames();
+        for end in [1, 100, FRAME_BYTES, FRAME_BYTES + 1, 2 * FRAME_BYTES, plain.len()] {
+            let frames = (end - 1) / FRAME_BYTES;
+            let found = table.hash_of_first(frames as u64, &plain[frames * FRAME_BYTES..end]);
+            assert_eq!(found, ContentHash::of(&plain[..end]), "{end} bytes");
+        }
     }
 
     #[test]

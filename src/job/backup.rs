@@ -346,9 +346,9 @@ impl<'a> Taking<'a> {
         let (inventory, missing_wal) = tokio::try_join!(stored, archived)?;
         // The archive may have had no WAL, and so no owner, when the backup began.
         check_cluster(archive, &self.facts).await?;
-        if missing_wal.is_none() {
-            wal::check_own(archive, &self.facts.data_directory, &summary.backup).await?;
-        }
+        let (root, backup) = (self.facts.data_directory.clone(), summary.backup.clone());
+        let own = blocking(move || wal::own(&root, &backup)).await?;
+        summary.backup.awaited = wal::check_own(archive, own).await?;
         let files = tree.entries().iter();
         let files = files.filter(|entry| matches!(entry.content, archive::tree::Content::File { .. }));
         summary.files = files.count() as u64;

@@ -121,5 +121,6 @@ async fn judge_summary(
     Ok(match archive.backup_wal(&summary, patience).await? {
         BackupWal::Complete => State::Complete(Box::new(summary)),
         BackupWal::Missing(segments) => State::WalMissing(Box::new(summary), segments),
+        BackupWal::Others(segments) => State::Damaged(archive.other_wal(name, segments).to_string()),
     })
 }

@@ -196,6 +196,7 @@ fn archive_errno(error: &archive::Error) -> i32 {
         | E::Misplaced { .. }
         | E::TreeDamaged { .. }
         | E::TreeRemoved { .. }
+        | E::TreeOtherWal { .. }
         | E::NotAnArchive { .. }
         | E::Inside { .. }
         | E::Format { .. }

@@ -170,6 +170,7 @@ impl Site {
             },
             from_standby: false,
             own_wal: vec![],
+            awaited: vec![],
             tablespaces: vec![],
             links: vec![],
             outside: vec![],

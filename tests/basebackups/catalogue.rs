@@ -128,6 +128,7 @@ fn summary(tree: &Tree) -> Summary {
             },
             from_standby: false,
             own_wal: vec![],
+            awaited: vec![],
             tablespaces: vec![],
             links: vec![],
             outside: vec![],

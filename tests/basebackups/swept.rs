@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use crate::common::basebackup::{Place, Site};
@@ -104,36 +104,89 @@ fn b2_what_was_removed_meanwhile_is_not_called_complete() {
 fn b2_the_wal_of_another_server_makes_no_backup_complete() {
     let world = World::new("others");
     let mut site = Site::local(&world);
+    let copy = copy_of_the_server(&mut site);
+    site.server.start();
+    write_and_archive(&site);
+    site.server.stop(StopMode::Fast);
+    let _other = start_copy(&copy);
+    let output = backup_of_copy(&site, &copy);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("other content") && text.contains("HINT"), "{text}");
+    assert_eq!(site.state("nightly"), None, "{text}");
+}
+
+/// B2: also not when it comes after the backup has been stored without its WAL.
+#[test]
+fn b2_the_wal_of_another_server_completes_no_backup_later() {
+    let world = World::new("others-later");
+    let mut site = Site::local(&world);
+    let copy = copy_of_the_server(&mut site);
+    let mut other = start_copy(&copy);
+    other.configure(&[("archive_command", "false")]);
+    other.reload();
+    let output = backup_of_copy(&site, &copy);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(
+        site.state("nightly").as_deref(),
+        Some("WAL missing"),
+        "{}",
+        said(&output)
+    );
+    other.stop(StopMode::Fast);
+    site.server.start();
+    write_and_archive(&site);
+    assert_eq!(site.state("nightly").as_deref(), Some("damaged"));
+    for name in ["LATEST", "nightly"] {
+        let mut restore = site.walfs("restore");
+        let output = restore.arg(name).arg(world.owned_dir(name)).output();
+        let output = output.expect("run walfs");
+        assert_eq!(output.status.code(), Some(1), "{name}: {}", said(&output));
+        assert!(
+            said(&output).contains("another server") && said(&output).contains("HINT"),
+            "{name}: {}",
+            said(&output)
+        );
+    }
+}
+
+/// Stops the server, whose WAL is archived, and copies it: two that have one system identifier.
+fn copy_of_the_server(site: &mut Site<'_>) -> PathBuf {
     site.server.pgbench_init(1);
     site.server.archive_all();
     site.server.stop(StopMode::Fast);
-    let copy = world.owned_dir("copy");
+    let copy = site.world.owned_dir("copy");
     let status = Command::new("cp")
         .args(["-a"])
         .arg(site.server.data())
         .arg(copy.join("data"))
         .status();
     assert!(status.expect("run cp").success());
-    site.server.start();
+    copy
+}
+
+fn start_copy(copy: &Path) -> Postgres {
+    let other = Postgres::start_as_it_is(copy, newest(), &[]);
+    wait::until("the copy to be open", || other.psql("SELECT 1").ok());
+    other.query("CREATE TABLE of_the_copy (id int)");
+    other
+}
+
+fn write_and_archive(site: &Site<'_>) {
     for round in 0..4 {
         site.server
             .query(&format!("CREATE TABLE original_{round} (id int)"));
         site.server.switch_wal();
     }
     site.server.archive_all();
-    site.server.stop(StopMode::Fast);
-    let other = Postgres::start_as_it_is(&copy, newest(), &[]);
-    wait::until("the copy to be open", || other.psql("SELECT 1").ok());
-    other.query("CREATE TABLE of_the_copy (id int)");
+}
+
+fn backup_of_copy(site: &Site<'_>, copy: &Path) -> Output {
     let mut backup = site.walfs("backup");
     backup
-        .env("PGHOST", &copy)
+        .env("PGHOST", copy)
         .args(["--fast", "--wal-timeout", "5s", "nightly"]);
-    let output = backup.output().expect("run walfs");
-    let text = said(&output);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("other content") && text.contains("HINT"), "{text}");
-    assert_eq!(site.state("nightly"), None, "{text}");
+    backup.output().expect("run walfs")
 }
 
 /// B2: what was on its way when a signal came is taken away as well.

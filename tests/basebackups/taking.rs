@@ -263,6 +263,9 @@ fn b2_a_sweep_that_fails_is_a_warning() {
         unreachable!("made so")
     };
     site.backup("before");
+    wait::until("the archiver to be done with the store", || {
+        site.server.ready_segments().is_empty().then_some(())
+    });
     // Whoever waits for a store that does not answer is told so.
     let late = Rule::new(Action::Delay(std::time::Duration::from_secs(5))).times(1);
     server.add_rule(late.key("walfs.json"));

@@ -97,6 +97,8 @@ pub enum BackupWal {
     Complete,
     /// These are not; of very many the first ones.
     Missing(Vec<SegmentName>),
+    /// These came after the backup, from another server: recovery with them would fail, or end in its history.
+    Others(Vec<SegmentName>),
 }
 
 /// What a summary says of the objects that tell a tree's parts apart.
@@ -279,6 +281,15 @@ impl Archive {
                 missing: segments,
             },
             _ => self.tree_exists(name),
+        }
+    }
+
+    /// An error that names the backup and WAL that came from another server.
+    pub fn other_wal(&self, name: &TreeName, others: Vec<SegmentName>) -> Error {
+        Error::TreeOtherWal {
+            name: name.clone(),
+            place: self.place(),
+            others,
         }
     }
 

@@ -9,8 +9,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::BASEBACKUPS;
 use super::catalogue::{BackupWal, READS};
-use super::summary::Summary;
-use crate::archive::wal::WalCursor;
+use super::summary::{OwnSegment, Summary};
+use crate::archive::wal::{Compared, WalCursor};
 use crate::archive::{Archive, Error};
 use crate::pg::{SegmentName, WalName};
 use crate::store::Patience;
@@ -33,20 +33,52 @@ impl Archive {
             reason,
         })?;
         let own: BTreeSet<&SegmentName> = summary.backup.own_wal.iter().collect();
+        let (mut missing, others) = self.compare_awaited(&summary.backup.awaited, patience).await?;
+        if !others.is_empty() {
+            return Ok(BackupWal::Others(others));
+        }
+        let awaited = summary.backup.awaited.iter().map(|awaited| awaited.segment);
+        let awaited: BTreeSet<SegmentName> = awaited.collect();
         let wanted: Vec<SegmentName> = segments
             .into_iter()
-            .filter(|segment| !own.contains(segment))
+            .filter(|segment| !own.contains(segment) && !awaited.contains(segment))
             .collect();
-        let missing = if wanted.len() <= ASKED_ONE_BY_ONE {
+        missing.extend(if wanted.len() <= ASKED_ONE_BY_ONE {
             self.missing_by_asking(wanted, patience).await?
         } else {
             self.missing_by_listing(wanted, patience).await?
-        };
+        });
+        missing.sort();
         Ok(if missing.is_empty() {
             BackupWal::Complete
         } else {
             BackupWal::Missing(missing)
         })
+    }
+
+    /// Those that are not there, and those that are another server's.
+    async fn compare_awaited(
+        &self,
+        awaited: &[OwnSegment],
+        patience: Patience,
+    ) -> Result<(Vec<SegmentName>, Vec<SegmentName>), Error> {
+        let compare = |own: OwnSegment| async move {
+            let compared = match self.compare_wal(&own, patience).await {
+                Err(error @ Error::Damaged { .. }) => {
+                    tracing::warn!("{error}");
+                    Compared::Absent
+                }
+                compared => compared?,
+            };
+            Ok::<_, Error>((own.segment, compared))
+        };
+        let compared = stream::iter(awaited.iter().copied()).map(compare);
+        let compared: Vec<_> = compared.buffered(READS).try_collect().await?;
+        let with = |wanted: Compared| {
+            let found = compared.iter().filter(move |(_, found)| *found == wanted);
+            found.map(|(segment, _)| *segment).collect()
+        };
+        Ok((with(Compared::Absent), with(Compared::Other)))
     }
 
     async fn missing_by_asking(

@@ -113,6 +113,9 @@ pub struct Backup {
     /// Segments that it brings along in its own `pg_wal`.
     #[serde(with = "text_list", default, skip_serializing_if = "Vec::is_empty")]
     pub own_wal: Vec<SegmentName>,
+    /// Segments that were not archived yet when it was stored. What comes under their names later must be this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub awaited: Vec<OwnSegment>,
     /// Its tablespaces, besides the two that every cluster has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tablespaces: Vec<Tablespace>,
@@ -125,6 +128,19 @@ pub struct Backup {
     /// What its data pages were like while it was taken; absent if nobody looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pages: Option<Pages>,
+}
+
+/// What a server itself has of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnSegment {
+    /// Its name.
+    #[serde(with = "text")]
+    pub segment: SegmentName,
+    /// So many of its first bytes are meant.
+    pub bytes: u64,
+    /// Their BLAKE3, 64 hexadecimal digits.
+    #[serde(with = "text")]
+    pub hash: ContentHash,
 }
 
 /// WAL of one timeline, from `start` up to `end`.
@@ -167,13 +183,20 @@ impl Backup {
         self.wal.last().map(|range| (range.timeline, range.end))
     }
 
-    /// Every segment that must be at hand, ascending.
+    /// Every segment that must be at hand, ascending. A segment in which a timeline was left is that of the next one: it
+    /// begins with a copy, and PostgreSQL reads no other.
     ///
     /// # Errors
     /// The text of why it cannot be: no backup needs so much WAL.
     pub fn segments(&self) -> Result<Vec<SegmentName>, String> {
         let size = self.plausible_wal()?;
-        Ok(self.wal.iter().flat_map(|range| range.segments(size)).collect())
+        let nexts = self.wal.iter().skip(1).map(|next| next.start.0 / size.bytes());
+        let ends = nexts.chain([u64::MAX]);
+        let own = |(range, end): (&WalRange, u64)| {
+            let segments = range.segments(size);
+            segments.take_while(move |segment| segment.number(size) < end)
+        };
+        Ok(self.wal.iter().zip(ends).flat_map(own).collect())
     }
 
     /// Bounds what the ranges claim, before anybody counts them through.
@@ -189,6 +212,9 @@ impl Backup {
         }
         if !self.wal.is_sorted_by(|one, next| one.timeline < next.timeline) {
             return Err("the timelines of its WAL are not in order".into());
+        }
+        if let Some(own) = self.awaited.iter().find(|own| !(1..=size.bytes()).contains(&own.bytes)) {
+            return Err(format!("it awaits {} bytes of {}", own.bytes, own.segment));
         }
         match count {
             0 => Err("it names no WAL, which every backup needs".into()),
@@ -351,7 +377,7 @@ mod text {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    use super::{Lsn, SegmentName, SystemId, Timeline};
+    use super::{ContentHash, Lsn, SegmentName, SystemId, Timeline};
     use crate::pg::WalName;
 
     /// A value of this module's parent that is written as text.
@@ -375,6 +401,15 @@ mod text {
         }
         fn read(text: &str) -> Option<Self> {
             text.parse().ok().map(Self)
+        }
+    }
+
+    impl Text for ContentHash {
+        fn show(&self) -> String {
+            self.to_string()
+        }
+        fn read(text: &str) -> Option<Self> {
+            text.parse().ok()
         }
     }
 
@@ -438,11 +473,11 @@ mod text_list {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::archive::tree::ended::KnownFrom;
 
-    pub(in crate::archive::tree) fn sample(name: &str) -> Summary {
+    pub(crate) fn sample(name: &str) -> Summary {
         let object = Object {
             plain_bytes: 10,
             stored_bytes: 20,
@@ -478,6 +513,7 @@ pub(super) mod tests {
                 },
                 from_standby: false,
                 own_wal: vec![],
+                awaited: vec![],
                 tablespaces: vec![],
                 links: vec![],
                 outside: vec![],
@@ -504,6 +540,11 @@ pub(super) mod tests {
             if round == 0 {
                 summary.backup.system_identifier = None;
                 summary.backup.own_wal = vec![text_name("000000010000000000000002")];
+                summary.backup.awaited = vec![OwnSegment {
+                    segment: text_name("000000010000000000000003"),
+                    bytes: 16 << 20,
+                    hash: ContentHash::of(b"WAL"),
+                }];
             }
         }
     }
@@ -530,6 +571,43 @@ pub(super) mod tests {
         assert_eq!(segments(0x200028, 0x300000), [2]);
         assert_eq!(segments(0x200028, 0x300001), [2, 3]);
         assert_eq!(segments(0x200000, 0x200000), [2]);
+    }
+
+    /// The segment of a fork may be in the archive under its new timeline's name only.
+    #[test]
+    fn the_segment_of_a_fork_is_that_of_the_new_timeline() {
+        let mut backup = sample("monday").backup;
+        let range = |timeline, start, end| WalRange {
+            timeline: Timeline(timeline),
+            start: Lsn(start),
+            end: Lsn(end),
+        };
+        let names = |ranges: &[WalRange], backup: &mut Backup| {
+            backup.wal = ranges.to_vec();
+            let segments = backup.segments().unwrap();
+            segments.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let inside = [range(1, 0x2000028, 0x4000100), range(2, 0x4000100, 0x5000100)];
+        assert_eq!(
+            names(&inside, &mut backup),
+            [
+                "000000010000000000000002",
+                "000000010000000000000003",
+                "000000020000000000000004",
+                "000000020000000000000005"
+            ]
+        );
+        let boundary = [range(1, 0x2000028, 0x3000000), range(2, 0x3000000, 0x3000100)];
+        assert_eq!(
+            names(&boundary, &mut backup),
+            ["000000010000000000000002", "000000020000000000000003"]
+        );
+        let twice = [
+            range(1, 0x2000028, 0x2000100),
+            range(2, 0x2000100, 0x2000200),
+            range(3, 0x2000200, 0x2000300),
+        ];
+        assert_eq!(names(&twice, &mut backup), ["000000030000000000000002"]);
     }
 
     #[test]

@@ -146,6 +146,7 @@ impl Taking<'_> {
                 ended,
                 from_standby: label.from == BackupFrom::Standby,
                 own_wal: Vec::new(),
+                awaited: Vec::new(),
                 tablespaces: tablespaces.collect(),
                 links: self.links.iter().take(LISTED).cloned().collect(),
                 outside: self.outside.iter().take(LISTED).cloned().collect(),

@@ -1,24 +1,24 @@
 //! The WAL of a backup: which it is, and waiting for it.
 
-use std::io;
+use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{Error, blocking};
-use crate::archive::tree::summary::{Backup, WalRange};
-use crate::archive::wal::Found;
+use super::Error;
+use crate::archive::tree::summary::{Backup, OwnSegment, WalRange};
+use crate::archive::wal::Compared;
 use crate::archive::{self, Archive};
 use crate::beneath::Root;
-use crate::codec::{FRAME_BYTES, SeekTable};
+use crate::codec::ContentHash;
 use crate::job::progress::{Phase, Progress};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName, history};
 use crate::server::Session;
-use crate::store::{ByteRange, ErrorKind, Patience};
+use crate::store::{ErrorKind, Patience};
 
 /// Between two looks into the archive: at first, and at last. The WAL of a server with nothing else to archive is there
 /// after a tenth of a second or two.
@@ -28,7 +28,10 @@ const LOOK_EVERY: Range<Duration> = Duration::from_millis(20)..Duration::from_se
 const LOOKS: usize = 16;
 
 /// Segments compared at once.
-const COMPARED: usize = 2;
+const COMPARED: usize = 8;
+
+/// Segments that are compared when they come.
+const MOST_AWAITED: usize = 1000;
 
 /// After how long it is said why a segment may not come.
 const EXPLAIN_AFTER: Duration = Duration::from_secs(20);
@@ -168,117 +171,64 @@ fn next_look(waited: Duration) -> Duration {
     (waited / 4).clamp(LOOK_EVERY.start, LOOK_EVERY.end)
 }
 
-/// Is the archived WAL the server's own? Another server may have archived under the same names, while this one is refused:
-/// then the backup would not recover. What the server has recycled was archived by itself.
+/// What the server itself still has of a backup's WAL, in `pg_wal`. What it has recycled was archived by itself.
 ///
 /// # Errors
-/// [`Error::OtherWal`]; [`Error::Archive`], [`Error::Read`].
-pub(super) async fn check_own(archive: &Archive, root: &Path, backup: &Backup) -> Result<(), Error> {
+/// [`Error::Read`].
+pub(super) fn own(root: &Path, backup: &Backup) -> Result<Vec<OwnSegment>, Error> {
     let size = SegmentSize::new(backup.segment_bytes).expect("the segment size was checked");
     let wal = Root::open(&root.join("pg_wal")).map_err(|source| Error::read(root, source))?;
-    let wal = Arc::new(wal);
-    // A standby may not have the rest of a range's last segment, or another one than is archived; a primary has ended it.
-    let needed = backup.wal.iter().flat_map(|range| {
-        let within = match range.end.0 % size.bytes() {
-            0 => size.bytes(),
-            within => within,
-        };
-        let segments: Vec<_> = range.segments(size).collect();
-        let last = segments.last().copied();
-        segments.into_iter().map(
-            move |segment| match backup.from_standby && Some(segment) == last {
-                true => (segment, within),
-                false => (segment, size.bytes()),
-            },
-        )
-    });
-    let compare = |(segment, most_bytes): (SegmentName, u64)| {
-        let wal = wal.clone();
-        async move {
-            let patience = Patience::for_at_most(LOOK_PATIENCE);
-            let archived = WalName::Segment(segment);
-            let Found::Archived(table) = archive.look(archived, patience).await? else {
-                return Ok(());
-            };
-            let rest = first_of_frame(archive, archived, &table, most_bytes, patience).await?;
-            let name = segment.to_string();
-            let path = wal.path().join(&name);
-            let same = blocking(move || {
-                has_same(&wal, Path::new(&name), &table, most_bytes, &rest)
-                    .map_err(|source| Error::read(&path, source))
-            });
-            match same.await? {
-                true => Ok(()),
-                false => Err(Error::OtherWal {
-                    segment,
-                    place: archive.place(),
-                }),
-            }
-        }
+    let segments = backup.segments().expect("the segment size was checked");
+    // A standby may not have the rest of the last one, or another one than is archived; a primary has ended it.
+    let end = match (backup.stop(), backup.from_standby) {
+        (Some((_, end)), true) => end.0.saturating_sub(1) % size.bytes() + 1,
+        _ => size.bytes(),
     };
-    let segments: Vec<_> = needed.collect();
-    let compared = stream::iter(segments).map(compare).buffer_unordered(COMPARED);
-    compared.try_collect().await
-}
-
-/// The archived bytes from the last frame's beginning up to `end`, where that frame is not whole.
-async fn first_of_frame(
-    archive: &Archive,
-    name: WalName,
-    table: &SeekTable,
-    end: u64,
-    patience: Patience,
-) -> Result<Vec<u8>, archive::Error> {
-    let frame = end / FRAME_BYTES as u64;
-    if end.is_multiple_of(FRAME_BYTES as u64) || frame >= table.frames() {
-        return Ok(Vec::new());
+    let last = segments.last().copied();
+    let mut found = Vec::new();
+    for segment in segments {
+        let bytes = if Some(segment) == last { end } else { size.bytes() };
+        let name = segment.to_string();
+        let hash = hash_of_first(&wal, Path::new(&name), bytes);
+        let hash = hash.map_err(|source| Error::read(&wal.path().join(&name), source))?;
+        found.extend(hash.map(|hash| OwnSegment { segment, bytes, hash }));
     }
-    let (key, range) = (archive.wal_key(name), table.stored_range(frame..frame + 1));
-    let fetched = archive
-        .store()
-        .get(&key, ByteRange::Span(range), patience)
-        .await?;
-    let place = table.plain_range(frame);
-    let mut plain = vec![0; (place.end - place.start) as usize];
-    table
-        .unpack(frame, &fetched.bytes, &mut plain)
-        .map_err(|damage| archive.damaged(&key, damage))?;
-    plain.truncate((end - place.start) as usize);
-    Ok(plain)
+    Ok(found)
 }
 
-/// Does a file have the first `most_bytes` of an archived one, the last of which are `rest`? One that goes meanwhile does.
-fn has_same(wal: &Root, name: &Path, table: &SeekTable, most_bytes: u64, rest: &[u8]) -> io::Result<bool> {
+/// `None` if the file is not there, or was recycled while it was read.
+fn hash_of_first(wal: &Root, name: &Path, bytes: u64) -> io::Result<Option<ContentHash>> {
     let file = match wal.open_file(name) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-        Err(error) => return Err(error),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
     };
-    let mut piece = vec![0; FRAME_BYTES];
-    let mut same = true;
-    for frame in 0..table.frames() {
-        let place = table.plain_range(frame);
-        if !same || place.end > most_bytes {
-            break;
-        }
-        piece.truncate((place.end - place.start) as usize);
-        same = match file.read_exact_at(&mut piece, place.start) {
-            Ok(()) => table.holds(frame, &piece),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
-            Err(error) => return Err(error),
-        };
-    }
-    if same && !rest.is_empty() {
-        piece.resize(rest.len(), 0);
-        same = match file.read_exact_at(&mut piece, most_bytes - rest.len() as u64) {
-            Ok(()) => piece == rest,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
-            Err(error) => return Err(error),
-        };
-    }
     let opened = file.metadata()?.ino();
-    let recycled = !matches!(wal.metadata(name), Ok(now) if now.ino() == opened);
-    Ok(same || recycled)
+    let hash = ContentHash::of_all(file.take(bytes))?;
+    let is_there = matches!(wal.metadata(name), Ok(now) if now.ino() == opened);
+    Ok(is_there.then_some(hash))
+}
+
+/// Is the archived WAL the server's own? Another server may have archived under the same names, while this one is refused:
+/// then the backup would not recover. Gives what is not archived yet: of very much the newest.
+///
+/// # Errors
+/// [`Error::OtherWal`]; [`Error::Archive`].
+pub(super) async fn check_own(archive: &Archive, own: Vec<OwnSegment>) -> Result<Vec<OwnSegment>, Error> {
+    let patience = Patience::for_at_most(LOOK_PATIENCE);
+    let compare = |own: OwnSegment| async move {
+        match archive.compare_wal(&own, patience).await? {
+            Compared::Same => Ok(None),
+            Compared::Absent => Ok(Some(own)),
+            Compared::Other => Err(Error::OtherWal {
+                segment: own.segment,
+                place: archive.place(),
+            }),
+        }
+    };
+    let compared = stream::iter(own).map(compare).buffered(COMPARED);
+    let absent: Vec<Option<OwnSegment>> = compared.try_collect().await?;
+    let mut absent: Vec<OwnSegment> = absent.into_iter().flatten().collect();
+    Ok(absent.split_off(absent.len().saturating_sub(MOST_AWAITED)))
 }
 
 async fn still_missing(
@@ -324,6 +274,7 @@ pub fn named(segments: &[SegmentName]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::tree::summary::tests::sample;
     use crate::pg::history::HistoryEntry;
 
     fn entry(timeline: u32, end: u64) -> HistoryEntry {
@@ -346,35 +297,32 @@ mod tests {
     #[test]
     fn b2_a_file_is_compared_up_to_the_end_of_its_range() {
         let place = tempfile::tempdir().unwrap();
-        let (wal, name) = (Root::open(place.path()).unwrap(), Path::new("segment"));
-        let archived: Vec<u8> = (0..2 * FRAME_BYTES).map(|at| (at / 100) as u8).collect();
-        let object = crate::codec::pack_all(crate::codec::Compression::default(), &archived).0;
-        let Ok(crate::codec::Tail::Table(table)) = SeekTable::parse(&object, object.len() as u64) else {
-            panic!("no table")
-        };
-        let (whole, frame) = (archived.len(), FRAME_BYTES);
-        let same = |end: usize, changed: Option<usize>| {
-            let mut own = archived.clone();
-            changed.into_iter().for_each(|at| own[at] ^= 1);
-            std::fs::write(place.path().join(name), own).unwrap();
-            let rest = &archived[end / frame * frame..end];
-            has_same(&wal, name, &table, end as u64, rest).unwrap()
-        };
-        for end in [100, frame, frame + 100, whole] {
-            assert!(same(end, None), "{end}");
-            assert!(!same(end, Some(end - 1)), "{end}");
-            assert!(end == whole || same(end, Some(end)), "{end}");
+        let wal = place.path().join("pg_wal");
+        std::fs::create_dir(&wal).unwrap();
+        let content = |number: usize| vec![number as u8; 1 << 20];
+        for number in 2..=4 {
+            std::fs::write(wal.join(format!("0000000100000000{number:08X}")), content(number)).unwrap();
         }
-        std::fs::write(place.path().join(name), &archived[..frame]).unwrap();
-        assert!(
-            !has_same(&wal, name, &table, whole as u64, &[]).unwrap(),
-            "it is short"
-        );
-        std::fs::remove_file(place.path().join(name)).unwrap();
-        assert!(
-            has_same(&wal, name, &table, whole as u64, &[]).unwrap(),
-            "it was recycled"
-        );
+        let mut backup = Backup {
+            segment_bytes: 1 << 20,
+            wal: vec![range(1, 0x200028, 0x400100)],
+            from_standby: true,
+            ..sample("monday").backup
+        };
+        let bytes = |backup: &Backup| -> Vec<u64> {
+            let own = own(place.path(), backup).unwrap();
+            for (own, number) in own.iter().zip(2..) {
+                assert_eq!(own.hash, ContentHash::of(&content(number)[..own.bytes as usize]));
+            }
+            own.iter().map(|own| own.bytes).collect()
+        };
+        assert_eq!(bytes(&backup), [1 << 20, 1 << 20, 0x100]);
+        backup.wal[0].end = Lsn(0x500000);
+        assert_eq!(bytes(&backup), [1 << 20; 3]);
+        (backup.wal[0].end, backup.from_standby) = (Lsn(0x400100), false);
+        assert_eq!(bytes(&backup), [1 << 20; 3]);
+        std::fs::remove_file(wal.join("000000010000000000000004")).unwrap();
+        assert_eq!(bytes(&backup), [1 << 20; 2], "one was recycled");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::settings::Recovery;
 use super::target::{Target, TargetTimeline};
 use super::timelines::Timelines;
 use super::way::Way;
-use crate::archive::Archive;
+use crate::archive::{self, Archive};
 use crate::archive::tree::catalogue::BackupWal;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{LATEST, TreeName};
@@ -280,8 +280,15 @@ async fn newest<'a>(
         let (name, summary) = (&candidate.name, &candidate.summary);
         if let Some(missing) = archive.missing_of_tree(name, summary, patience).await? {
             tracing::warn!("backup {name} is passed over: {missing}");
-        } else if archive.backup_wal(summary, patience).await? == BackupWal::Complete {
-            return Ok((candidate, way));
+            continue;
+        }
+        match check_wal(archive, (name, summary), patience).await {
+            Ok(()) => return Ok((candidate, way)),
+            Err(Error::MissingWal { .. }) => {}
+            Err(Error::Archive(error @ archive::Error::TreeOtherWal { .. })) => {
+                tracing::warn!("backup {name} is passed over: {error}");
+            }
+            Err(error) => return Err(error),
         }
     }
     Err(Error::NoneOnTimeline {
@@ -325,7 +332,7 @@ fn told(
 /// Is all of the backup's own WAL archived?
 ///
 /// # Errors
-/// [`Error::MissingWal`], [`Error::Archive`].
+/// [`Error::MissingWal`]; [`Error::Archive`], also for WAL of another server.
 pub(super) async fn check_wal(
     archive: &Archive,
     (name, summary): (&TreeName, &Summary),
@@ -341,5 +348,6 @@ pub(super) async fn check_wal(
                 place: archive.place(),
             })
         }
+        BackupWal::Others(segments) => Err(archive.other_wal(name, segments).into()),
     }
 }

@@ -83,6 +83,7 @@ impl TreeDraft {
                 .is_some_and(|label| label.from == BackupFrom::Standby),
             label: label.map(|label| label.label).unwrap_or_default(),
             own_wal: self.own_segments(control.segment_size),
+            awaited: Vec::new(),
             tablespaces: self.plain_tablespaces().await?,
             links: Vec::new(),
             outside: Vec::new(),

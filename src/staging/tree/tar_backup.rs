@@ -60,6 +60,7 @@ impl TreeDraft {
                 .is_some_and(|label| label.from == BackupFrom::Standby),
             label: label.map(|label| label.label).unwrap_or_default(),
             own_wal: whole.map(|(name, _)| *name).collect(),
+            awaited: Vec::new(),
             tablespaces: self.tar_tablespaces(&map)?,
             links: Vec::new(),
             outside: Vec::new(),

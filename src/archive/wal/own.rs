@@ -1,0 +1,62 @@
+//! Is an archived segment the one that a server has? Another server may have archived under the same name.
+
+use super::Found;
+use crate::archive::tree::summary::OwnSegment;
+use crate::archive::{Archive, Error};
+use crate::codec::{ContentHash, FRAME_BYTES, SeekTable};
+use crate::pg::WalName;
+use crate::store::{ByteRange, Patience};
+
+/// What is archived under a segment's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compared {
+    /// Nothing.
+    Absent,
+    /// What the server has.
+    Same,
+    /// Something else.
+    Other,
+}
+
+impl Archive {
+    /// Compares what is archived with what a server has: by the seek table, and where less than all of it is meant, by the
+    /// frame in which that ends.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Damaged`].
+    pub async fn compare_wal(&self, own: &OwnSegment, patience: Patience) -> Result<Compared, Error> {
+        let name = WalName::Segment(own.segment);
+        let Found::Archived(table) = self.look(name, patience).await? else {
+            return Ok(Compared::Absent);
+        };
+        let found = match own.bytes {
+            0 => return Ok(Compared::Same),
+            bytes if bytes > table.plain_bytes() => return Ok(Compared::Other),
+            bytes if bytes == table.plain_bytes() => table.hash(),
+            bytes => self.hash_of_first(name, &table, bytes, patience).await?,
+        };
+        Ok(match found == own.hash {
+            true => Compared::Same,
+            false => Compared::Other,
+        })
+    }
+
+    async fn hash_of_first(
+        &self,
+        name: WalName,
+        table: &SeekTable,
+        bytes: u64,
+        patience: Patience,
+    ) -> Result<ContentHash, Error> {
+        let key = self.wal_key(name);
+        let frame = (bytes - 1) / FRAME_BYTES as u64;
+        let range = ByteRange::Span(table.stored_range(frame..frame + 1));
+        let fetched = self.store().get(&key, range, patience).await?;
+        let place = table.plain_range(frame);
+        let mut plain = vec![0; (place.end - place.start) as usize];
+        table
+            .unpack(frame, &fetched.bytes, &mut plain)
+            .map_err(|damage| self.damaged(&key, damage))?;
+        Ok(table.hash_of_first(frame, &plain[..(bytes - place.start) as usize]))
+    }
+}
