@@ -396,11 +396,15 @@ pub(super) fn standby(site: &Site<'_>, world: &World, more: &[(&str, &str)]) -> 
     site.server.pgbench_init(1);
     let taken = site.backup("first");
     site.server.archive_all();
-    let dir = world.path().join("standby");
-    site.unpack(&taken, &dir);
+    standby_of(site, &taken, &world.path().join("standby"), more)
+}
+
+/// A standby out of a backup, in `dir`, that follows by the archive, with more settings.
+pub(super) fn standby_of(site: &Site<'_>, taken: &serde_json::Value, dir: &Path, more: &[(&str, &str)]) -> Postgres {
+    site.unpack(taken, dir);
     let restore = site.restore_command();
     let settings = [("restore_command", &*restore), ("hot_standby", "on")];
-    let mut standby = Postgres::recovering(&dir, newest(), &[&settings, more].concat());
+    let mut standby = Postgres::recovering(dir, newest(), &[&settings, more].concat());
     let data = standby.data();
     fs::rename(data.join("recovery.signal"), data.join("standby.signal")).expect("make it a standby");
     standby.start();
