@@ -72,7 +72,9 @@ fn b3_a_cascading_standby_is_backed_up_over_a_promotion() {
     site.server.query("CHECKPOINT");
     let follows = |standby: &Postgres, position: &str| {
         let followed = format!("SELECT pg_last_wal_replay_lsn() >= '{position}'");
-        wait::until("a standby to follow", || (standby.query(&followed) == "t").then_some(()));
+        wait::until("a standby to follow", || {
+            (standby.query(&followed) == "t").then_some(())
+        });
     };
     let position = site.server.current_lsn();
     standbys.iter().for_each(|standby| follows(standby, &position));
@@ -104,7 +106,11 @@ fn b3_a_cascading_standby_is_backed_up_over_a_promotion() {
     let old_forks = old_forks.iter().filter(|key| key.contains(".partial"));
     assert_eq!(old_forks.count(), 1, "{listed}");
     let target = world.owned_dir("restored");
-    let restored = site.walfs("restore").arg("over-it").arg(target.join("data")).output();
+    let restored = site
+        .walfs("restore")
+        .arg("over-it")
+        .arg(target.join("data"))
+        .output();
     let restored = restored.expect("run walfs");
     assert!(restored.status.success(), "{}", said(&restored));
     let back = Postgres::start_as_it_is(&target, newest(), &[]);

@@ -400,7 +400,12 @@ pub(super) fn standby(site: &Site<'_>, world: &World, more: &[(&str, &str)]) -> 
 }
 
 /// A standby out of a backup, in `dir`, that follows by the archive, with more settings.
-pub(super) fn standby_of(site: &Site<'_>, taken: &serde_json::Value, dir: &Path, more: &[(&str, &str)]) -> Postgres {
+pub(super) fn standby_of(
+    site: &Site<'_>,
+    taken: &serde_json::Value,
+    dir: &Path,
+    more: &[(&str, &str)],
+) -> Postgres {
     site.unpack(taken, dir);
     let restore = site.restore_command();
     let settings = [("restore_command", &*restore), ("hot_standby", "on")];

@@ -213,7 +213,11 @@ impl Backup {
         if !self.wal.is_sorted_by(|one, next| one.timeline < next.timeline) {
             return Err("the timelines of its WAL are not in order".into());
         }
-        if let Some(own) = self.awaited.iter().find(|own| !(1..=size.bytes()).contains(&own.bytes)) {
+        if let Some(own) = self
+            .awaited
+            .iter()
+            .find(|own| !(1..=size.bytes()).contains(&own.bytes))
+        {
             return Err(format!("it awaits {} bytes of {}", own.bytes, own.segment));
         }
         match count {

@@ -8,10 +8,10 @@ use super::settings::Recovery;
 use super::target::{Target, TargetTimeline};
 use super::timelines::Timelines;
 use super::way::Way;
-use crate::archive::{self, Archive};
 use crate::archive::tree::catalogue::BackupWal;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{LATEST, TreeName};
+use crate::archive::{self, Archive};
 use crate::pg::{Lsn, SegmentSize, Timeline};
 use crate::store::Patience;
 
