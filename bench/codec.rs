@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use common::world::World;
 use sha2::Digest;
-use walfs::codec::{Compression, FRAME_BYTES, Packed, SeekTable, Tail, pack, seal, trailer_bytes};
+use walfs::codec::{Compression, FRAME_BYTES, Packed, SeekTable, Tail, finish, pack, trailer_bytes};
 
 /// Most of each kind of content that is packed.
 const CONTENT_BYTES: usize = 64 << 20;
@@ -194,13 +194,13 @@ fn seek_table(plain_bytes: u64) -> Vec<String> {
     let compression = Compression::default();
     let piece = vec![7; FRAME_BYTES];
     let frames = plain_bytes / FRAME_BYTES as u64;
-    let sealed = seal(
+    let finished = finish(
         compression,
         (0..frames).map(|index| pack(compression, index, &piece).summary),
     );
-    let parse = || match SeekTable::parse(&sealed.trailer, sealed.stored_bytes) {
+    let parse = || match SeekTable::parse(&finished.trailer, finished.stored_bytes) {
         Ok(Tail::Table(table)) => table,
-        other => panic!("a trailer just sealed: {other:?}"),
+        other => panic!("a trailer just made: {other:?}"),
     };
     let table = parse();
     let time = best(|| keep(parse()));

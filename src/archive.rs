@@ -25,7 +25,7 @@ use crate::store::{self, ByteRange, Claim, ErrorKind, Key, Patience, PutMode, St
 
 mod error;
 mod place;
-mod prove;
+mod plain;
 pub mod tree;
 mod turns;
 pub mod wal;

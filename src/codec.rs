@@ -1,7 +1,7 @@
 //! The bytes of a stored object: independent frames, then a seek table that stock decompressors skip.
 //!
 //! Content is cut in pieces of [`FRAME_BYTES`]; each piece becomes a *frame* of its own, packed in any order and on
-//! any thread ([`pack()`]), and [`seal`] makes the trailer that ends the object. A reader parses the trailer once
+//! any thread ([`pack()`]), and [`finish`] makes the trailer that ends the object. A reader parses the trailer once
 //! ([`SeekTable::parse`], which proves it against the content's hash) and from then on unpacks any frame alone, each
 //! proving itself against the table. `docs/format.md` has every byte and why it is there.
 //!
@@ -17,14 +17,14 @@ mod hash;
 mod pack;
 mod table;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 pub use compression::{Compression, CompressionError};
 pub use damage::Damage;
 pub use format::{MAX_PLAIN_BYTES, frames_of, trailer_bytes};
 pub use frame::{most_stored_bytes, plain_bytes_uncompressed, stored_bytes_uncompressed};
 pub use hash::{ContentHash, HashTextError, PieceHash};
-pub use pack::{FrameSummary, Packed, Sealed, pack, seal};
+pub use pack::{Finished, FrameSummary, ObjectBuilder, Packed, finish, pack};
 pub use table::{SeekTable, Tail};
 
 /// Plain bytes in each frame but the last, which may have fewer: 256 KiB.
@@ -36,19 +36,12 @@ pub const FRAME_BYTES: usize = 1 << format::FRAME_LOG2;
 ///
 /// For small content; staging packs frame by frame. The hash equals [`ContentHash::of`]`(plain)`.
 pub fn pack_all(compression: Compression, plain: &[u8]) -> (Bytes, ContentHash) {
-    let packed = plain
+    let mut builder = ObjectBuilder::new(compression, Vec::new());
+    let written = plain
         .chunks(FRAME_BYTES)
-        .zip(0..)
-        .map(|(piece, index)| pack(compression, index, piece));
-    let mut object = BytesMut::new();
-    let mut summaries = Vec::new();
-    for frame in packed {
-        object.extend_from_slice(&frame.stored);
-        summaries.push(frame.summary);
-    }
-    let sealed = seal(compression, summaries);
-    object.extend_from_slice(&sealed.trailer);
-    (object.freeze(), sealed.hash)
+        .try_for_each(|piece| builder.push(piece));
+    let (object, finished) = written.and_then(|()| builder.finish()).expect("memory takes all");
+    (object.into(), finished.hash)
 }
 
 /// Gives back the content of a whole stored object, verified.
@@ -68,34 +61,14 @@ pub fn unpack_all(stored: &[u8]) -> Result<Vec<u8>, Damage> {
 ///
 /// As [`unpack_all`]; [`Damage::PlainBytes`].
 pub fn unpack_at_most(stored: &[u8], most_bytes: u64) -> Result<Vec<u8>, Damage> {
-    let object_bytes = stored.len() as u64;
-    let table = match SeekTable::parse(stored, object_bytes)? {
-        Tail::Table(table) => table,
-        Tail::NeedLast(needed_bytes) => {
-            return Err(Damage::ObjectTooShort {
-                object_bytes,
-                needed_bytes,
-            });
-        }
-    };
+    let table = SeekTable::of_whole(stored)?;
     if table.plain_bytes() > most_bytes {
         return Err(Damage::PlainBytes {
             expected_bytes: most_bytes,
             found_bytes: table.plain_bytes(),
         });
     }
-    let mut plain = Vec::new();
-    for index in 0..table.frames() {
-        let (from, place) = (table.stored_range(index..index + 1), table.plain_range(index));
-        let start = plain.len();
-        plain.resize(start + (place.end - place.start) as usize, 0);
-        table.unpack(
-            index,
-            &stored[from.start as usize..from.end as usize],
-            &mut plain[start..],
-        )?;
-    }
-    Ok(plain)
+    table.unpack_range(0..table.plain_bytes(), stored)
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! walfs: a PostgreSQL archive, mounted as a directory.
 //!
 //! ```text
-//!  write  kernel > mount > staging > codec > archive > store > S3 or directory
+//!  write  kernel > mount > staging > parts, codec > archive > store > S3 or directory
 //!  ahead  pg_wal > ahead > codec > archive > store > S3 or directory
 //!  read   kernel < mount < read < cache, codec < archive < store < S3 or directory
-//!  jobs   cli > job > server, staging (in) or read (out) > codec, archive > store
+//!  jobs   cli > job > server, parts (in) or read (out) > codec, archive > store
 //! ```
 //!
 //! What walfs promises to its users is in `docs/promises.md`; comments call a line of it "promise W4".
@@ -35,6 +35,7 @@ pub mod job;
 mod long_write;
 pub mod metrics;
 pub mod mount;
+pub mod parts;
 pub mod pg;
 mod printable;
 pub mod read;

@@ -19,24 +19,22 @@ use tokio::task::JoinHandle;
 
 use crate::buffers::Buffers;
 use crate::codec::{self, Compression, FRAME_BYTES};
+use crate::parts::chunk::{Chunk, Chunks};
 
-mod chunk;
 pub mod coverage;
+mod finished;
 pub mod forerunner;
 mod frame;
 mod hashed;
-pub mod part;
 pub mod received;
-mod sealed;
 mod spill;
 pub mod tree;
 pub mod wal;
 
-use chunk::{Chunk, Chunks};
 use coverage::Coverage;
+pub use finished::FinishedDraft;
 use frame::Frame;
 use hashed::Hashed;
-pub use sealed::Sealed;
 use spill::{Kept, Space, Spill};
 
 const FRAME: u64 = FRAME_BYTES as u64;
@@ -294,7 +292,7 @@ impl Draft {
                 self.open_frame(index).await?;
             }
         }
-        // Not before: what is packed partly one way and partly the other cannot be sealed.
+        // Not before: what is packed partly one way and partly the other cannot be finished.
         self.compression = compression;
         self.limit_open_frames().await
     }
@@ -303,11 +301,11 @@ impl Draft {
     ///
     /// # Errors
     /// As [`Draft::write`].
-    pub async fn seal(&mut self) -> io::Result<Sealed> {
+    pub async fn finish(&mut self) -> io::Result<FinishedDraft> {
         let kept = self.keep_all().await?;
-        let sealed = codec::seal(self.compression, kept.iter().map(|frame| frame.summary));
+        let finished = codec::finish(self.compression, kept.iter().map(|frame| frame.summary));
         let buffers = self.shared.objects.clone();
-        Ok(Sealed::new(kept, sealed, self.spill.clone(), buffers))
+        Ok(FinishedDraft::new(kept, finished, self.spill.clone(), buffers))
     }
 
     /// Every frame up to the file's end, packed.

@@ -7,7 +7,7 @@
 //! object's size.
 
 use std::future::{pending, ready};
-use std::io::{Cursor, Write};
+use std::io::Cursor;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::pin::pin;
@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use crate::archive::wal::{Offered, UPLOAD_MEMORY_BYTES, UploadSpace};
 use crate::archive::{Archive, Error};
 use crate::buffers::{Buffers, Filling};
-use crate::codec::{self, Compression, ContentHash, FRAME_BYTES};
+use crate::codec::{Compression, ContentHash, FRAME_BYTES, ObjectBuilder};
 use crate::pg::{PageHeader, SegmentName, WalName};
 use crate::store::Patience;
 
@@ -226,23 +226,18 @@ struct Object {
 
 fn pack(opened: &Opened, compression: Compression, mut room: Filling) -> std::io::Result<Object> {
     // Address space only: pages that the object does not come to use are never touched.
-    let mut object = Cursor::new(room.room());
+    let mut object = ObjectBuilder::new(compression, Cursor::new(room.room()));
     let mut plain = vec![0; FRAME_BYTES];
-    let mut summaries = Vec::new();
     for index in 0..opened.bytes.div_ceil(FRAME_BYTES as u64) {
         let start = index * FRAME_BYTES as u64;
         plain.truncate((opened.bytes - start).min(FRAME_BYTES as u64) as usize);
         opened.file.read_exact_at(&mut plain, start)?;
-        let packed = codec::pack(compression, index, &plain);
-        object.write_all(&packed.stored)?;
-        summaries.push(packed.summary);
+        object.push(&plain)?;
     }
-    let sealed = codec::seal(compression, summaries);
-    object.write_all(&sealed.trailer)?;
-    let bytes = object.position() as usize;
+    let (_, finished) = object.finish()?;
     Ok(Object {
-        bytes: room.filled_to(bytes),
-        hash: sealed.hash,
+        bytes: room.filled_to(finished.stored_bytes as usize),
+        hash: finished.hash,
         held: None,
     })
 }

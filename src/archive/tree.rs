@@ -7,7 +7,8 @@
 //! - a *manifest*, `trees/<id>/manifest.<codec>`: every file with its attributes and its extents ([`manifest`]);
 //! - the *chunk hashes*, `trees/<id>/chunks.<codec>`: one for each 256 KiB of each file, by which a later backup or a
 //!   restore finds what has not changed ([`chunks`]);
-//! - the *summary*, `basebackups/<name>.json`, written last and only if absent: with it the tree exists ([`summary`]).
+//! - the *summary*, `basebackups/<name>.json` (the folder says what the tree holds, [`TreeKind`]), written last and only
+//!   if absent: with it the tree exists ([`summary`]).
 //!
 //! Each names the next by key and hash, so that whoever has the summary can prove every byte. Parts are never
 //! rewritten. The id is the name and a random number: what a killed backup has left behind can never be mixed with a
@@ -18,6 +19,8 @@
 
 use std::fmt;
 use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 use crate::store::{Key, is_plain};
 
@@ -37,13 +40,33 @@ pub mod unfinished;
 pub use entry::{Attributes, Content, Entry, Extent, Part, Tree, TreeError};
 
 /// Folder of the summaries of base backups, and their directory in the mount.
-pub const BASEBACKUPS: &str = "basebackups";
+pub const BASEBACKUPS: &str = TreeKind::BaseBackup.folder();
 
 /// Folder of everything else of every tree.
 pub const TREES: &str = "trees";
 
 /// The name that stands for the newest complete backup.
 pub const LATEST: &str = "LATEST";
+
+/// What a tree holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TreeKind {
+    /// A base backup of a cluster.
+    BaseBackup,
+}
+
+impl TreeKind {
+    /// All there are.
+    pub const ALL: [Self; 1] = [Self::BaseBackup];
+
+    /// Folder of the summaries of these trees. Names are unique in it.
+    pub const fn folder(self) -> &'static str {
+        match self {
+            Self::BaseBackup => "basebackups",
+        }
+    }
+}
 
 /// Longest name of a tree, in bytes.
 const MAX_NAME_BYTES: usize = 100;
@@ -60,8 +83,8 @@ impl TreeName {
     }
 
     /// Key of the summary, which is the tree's existence.
-    pub fn summary_key(&self) -> Key {
-        Key::new(format!("{BASEBACKUPS}/{self}.json"))
+    pub fn summary_key(&self, kind: TreeKind) -> Key {
+        Key::new(format!("{}/{self}.json", kind.folder()))
     }
 }
 

@@ -9,12 +9,12 @@ use indicatif::BinaryBytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::archive::tree::Tree;
 use crate::archive::tree::begun::Maker;
 use crate::archive::tree::catalogue::Unfinished;
 use crate::archive::tree::ended::{Ended, KnownFrom};
 use crate::archive::tree::refused::Refused;
 use crate::archive::tree::summary::{Shape, Summary};
+use crate::archive::tree::{Tree, TreeKind};
 use crate::archive::{self, Archive};
 use crate::job::backup::named;
 use crate::job::listing::{Listed, State, backup, backups};
@@ -177,7 +177,7 @@ fn state(listed: &Listed) -> String {
         State::Unfinished(tree, maker) if tree.may_have_lost_its_summary(*maker) => format!(
             "summary missing: {} is not there, all else may be; bring it back from a copy of the store, or remove the rest \
              by `walfs backup-discard {}`",
-            listed.name.summary_key(),
+            listed.name.summary_key(TreeKind::BaseBackup),
             listed.name
         ),
         State::Unfinished(tree, maker) => {

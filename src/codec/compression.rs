@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use super::frame::Container;
+use super::format::Container;
 
 /// LZ4 accelerations worth having: beyond the last the library itself changes nothing.
 const LZ4_ACCELERATIONS: RangeInclusive<i32> = 1..=65_537;

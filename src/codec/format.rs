@@ -30,7 +30,6 @@
 //!
 //! This file turns fields into bytes and back; whether the fields fit the object is `table.rs`'s question.
 
-use super::frame::Container;
 use super::{ContentHash, Damage, FRAME_BYTES};
 
 /// Binary logarithm of [`FRAME_BYTES`].
@@ -82,6 +81,31 @@ pub const fn trailer_bytes(plain_bytes: u64) -> u64 {
 /// Bytes of a trailer with so many entries.
 pub(super) const fn trailer_bytes_for(frames: u64) -> u64 {
     frames * ENTRY_BYTES as u64 + (HEADER_BYTES + FOOTER_BYTES) as u64
+}
+
+/// The kind of frames in an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Container {
+    /// Also of uncompressed objects.
+    Lz4,
+    Zstd,
+}
+
+impl Container {
+    pub(super) const fn code(self) -> u8 {
+        match self {
+            Self::Lz4 => 1,
+            Self::Zstd => 2,
+        }
+    }
+
+    pub(super) const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Lz4),
+            2 => Some(Self::Zstd),
+            _ => None,
+        }
+    }
 }
 
 /// What the seek table knows of a frame.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use lzzzz::lz4;
 use zstd::bulk::{Compressor, Decompressor};
 
-use super::format::{Entry, frames_of, trailer_bytes};
+use super::format::{Container, Entry, frames_of, trailer_bytes};
 use super::{Compression, ContentHash, Damage, FRAME_BYTES, MAX_PLAIN_BYTES, hash};
 
 /// Magic 0x184D2204; version 1 with independent blocks, no checksums, no content size; blocks up to 256 KiB; the
@@ -50,31 +50,6 @@ pub fn plain_bytes_uncompressed(stored_bytes: u64) -> Option<u64> {
     let plain_bytes = frames_bytes.checked_sub(frames * per_frame)?;
     let fits = plain_bytes <= MAX_PLAIN_BYTES && stored_bytes_uncompressed(plain_bytes) == stored_bytes;
     fits.then_some(plain_bytes)
-}
-
-/// The kind of frames in an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Container {
-    /// Also of uncompressed objects.
-    Lz4,
-    Zstd,
-}
-
-impl Container {
-    pub(super) const fn code(self) -> u8 {
-        match self {
-            Self::Lz4 => 1,
-            Self::Zstd => 2,
-        }
-    }
-
-    pub(super) const fn from_code(code: u8) -> Option<Self> {
-        match code {
-            1 => Some(Self::Lz4),
-            2 => Some(Self::Zstd),
-            _ => None,
-        }
-    }
 }
 
 thread_local! {

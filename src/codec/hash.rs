@@ -13,7 +13,6 @@ use blake3::Hasher;
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
 use super::FRAME_BYTES;
-use super::format::Entry;
 
 /// BLAKE3 of plain content: what `b3sum` prints. Shown and read as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,15 +105,7 @@ impl PieceHash {
                     alone: Some(hash), ..
                 },
             ] => *hash,
-            _ => root(&pieces.iter().map(Self::entry).collect::<Vec<_>>()),
-        }
-    }
-
-    fn entry(&self) -> Entry {
-        Entry {
-            stored_bytes: 0,
-            crc32c: 0,
-            value: self.node,
+            _ => root(&pieces.iter().map(|piece| piece.node).collect::<Vec<_>>()),
         }
     }
 }
@@ -130,31 +121,31 @@ pub(super) fn table_value(index: u64, alone: bool, piece: &[u8]) -> ChainingValu
 }
 
 /// The content hash that the values of a table lead to.
-pub(super) fn root(entries: &[Entry]) -> ContentHash {
-    match entries {
+pub(super) fn root(values: &[ChainingValue]) -> ContentHash {
+    match values {
         [] => ContentHash::of(&[]),
-        [alone] => ContentHash(alone.value),
+        [alone] => ContentHash(*alone),
         _ => {
-            let (left, right) = halves(entries);
+            let (left, right) = halves(values);
             ContentHash(*merge_subtrees_root(&node(left), &node(right), Mode::Hash).as_bytes())
         }
     }
 }
 
 /// The node over one or more frames. Recurses to the binary logarithm of their number.
-fn node(entries: &[Entry]) -> ChainingValue {
-    match entries {
-        [one] => one.value,
+fn node(values: &[ChainingValue]) -> ChainingValue {
+    match values {
+        [one] => *one,
         _ => {
-            let (left, right) = halves(entries);
+            let (left, right) = halves(values);
             merge_subtrees_non_root(&node(left), &node(right), Mode::Hash)
         }
     }
 }
 
 /// Where BLAKE3 splits two or more subtrees: to the left the largest power of two that leaves something.
-fn halves(entries: &[Entry]) -> (&[Entry], &[Entry]) {
-    entries.split_at(entries.len().next_power_of_two() / 2)
+fn halves(values: &[ChainingValue]) -> (&[ChainingValue], &[ChainingValue]) {
+    values.split_at(values.len().next_power_of_two() / 2)
 }
 
 #[cfg(test)]
@@ -185,14 +176,10 @@ mod tests {
         for frames in 2..=9 {
             for last in [1, 1025, FRAME_BYTES] {
                 let plain = &content[..(frames - 1) * FRAME_BYTES + last];
-                let entries: Vec<_> = plain
+                let values: Vec<_> = plain
                     .chunks(FRAME_BYTES)
                     .zip(0..)
-                    .map(|(piece, index)| Entry {
-                        stored_bytes: 1,
-                        crc32c: 0,
-                        value: table_value(index, false, piece),
-                    })
+                    .map(|(piece, index)| table_value(index, false, piece))
                     .collect();
                 let pieces: Vec<_> = plain
                     .chunks(FRAME_BYTES)
@@ -205,7 +192,7 @@ mod tests {
                     ContentHash::of(&plain[..FRAME_BYTES])
                 );
                 assert_eq!(
-                    root(&entries),
+                    root(&values),
                     ContentHash::of(plain),
                     "{frames} frames, {last} bytes in the last"
                 );

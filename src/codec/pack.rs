@@ -1,12 +1,14 @@
 //! Writing: pieces become frames in any order, frames become an object.
 //!
 //! A [`Packed`] frame is its bytes and a small [`FrameSummary`]; once the bytes have gone elsewhere (a file, a part
-//! of an upload) the summaries are all that [`seal`] needs.
+//! of an upload) the summaries are all that [`finish`] needs. An [`ObjectBuilder`] does both for pieces that come in order.
+
+use std::io::{self, Write};
 
 use bytes::Bytes;
 
-use super::format::{ENTRY_BYTES, Entry, Footer, HEADER_BYTES, header, trailer_bytes};
-use super::frame::{self, Container, Expected};
+use super::format::{Container, ENTRY_BYTES, Entry, Footer, HEADER_BYTES, header, trailer_bytes};
+use super::frame::{self, Expected};
 use super::{Compression, ContentHash, Damage, FRAME_BYTES, MAX_PLAIN_BYTES, PieceHash, hash};
 
 /// A frame ready to be stored. Cheap to clone.
@@ -131,7 +133,7 @@ pub fn pack(compression: Compression, index: u64, plain: &[u8]) -> Packed {
 
 /// What completes an object.
 #[derive(Debug, Clone)]
-pub struct Sealed {
+pub struct Finished {
     /// Bytes that follow the last frame.
     pub trailer: Bytes,
     /// BLAKE3 of the content.
@@ -148,7 +150,7 @@ pub struct Sealed {
 ///
 /// If the frames are not one content: numbered 0, 1, 2 ..., all but the last full, all of `compression`'s container.
 /// (`none` and `lz4` share theirs.) Each of these would make an object that cannot be read.
-pub fn seal(compression: Compression, frames: impl IntoIterator<Item = FrameSummary>) -> Sealed {
+pub fn finish(compression: Compression, frames: impl IntoIterator<Item = FrameSummary>) -> Finished {
     let frames: Vec<FrameSummary> = frames.into_iter().collect();
     assert_one_content(compression.container(), &frames);
     let entries: Vec<Entry> = frames
@@ -157,9 +159,9 @@ pub fn seal(compression: Compression, frames: impl IntoIterator<Item = FrameSumm
         .collect();
     let plain_bytes = frames.iter().map(|frame| u64::from(frame.plain_bytes)).sum();
     let frames_bytes: u64 = entries.iter().map(|entry| u64::from(entry.stored_bytes)).sum();
-    let hash = hash::root(&entries);
+    let hash = hash::root(&entries.iter().map(|entry| entry.value).collect::<Vec<_>>());
     let trailer = trailer(compression.container(), plain_bytes, hash, &entries);
-    Sealed {
+    Finished {
         trailer,
         hash,
         plain_bytes,
@@ -167,10 +169,60 @@ pub fn seal(compression: Compression, frames: impl IntoIterator<Item = FrameSumm
     }
 }
 
+/// Writes an object of pieces that come in order.
+#[derive(Debug)]
+pub struct ObjectBuilder<W> {
+    compression: Compression,
+    frames: Vec<FrameSummary>,
+    object: W,
+}
+
+impl<W: Write> ObjectBuilder<W> {
+    /// Nothing yet. The object goes to `object`.
+    pub const fn new(compression: Compression, object: W) -> Self {
+        Self {
+            compression,
+            frames: Vec::new(),
+            object,
+        }
+    }
+
+    /// Frames so far.
+    pub const fn frames(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Packs the next piece: all but the last have [`FRAME_BYTES`].
+    ///
+    /// # Errors
+    ///
+    /// Those of `object`.
+    ///
+    /// # Panics
+    ///
+    /// As [`pack`].
+    pub fn push(&mut self, piece: &[u8]) -> io::Result<()> {
+        let packed = pack(self.compression, self.frames.len() as u64, piece);
+        self.frames.push(packed.summary);
+        self.object.write_all(&packed.stored)
+    }
+
+    /// Writes the trailer, and gives back where the object went.
+    ///
+    /// # Errors
+    ///
+    /// Those of `object`.
+    pub fn finish(mut self) -> io::Result<(W, Finished)> {
+        let finished = finish(self.compression, self.frames);
+        self.object.write_all(&finished.trailer)?;
+        Ok((self.object, finished))
+    }
+}
+
 fn assert_one_content(container: Container, frames: &[FrameSummary]) {
     for (place, frame) in frames.iter().enumerate() {
         let last = place + 1 == frames.len();
-        assert_eq!(frame.index, place as u64, "frames are sealed in order");
+        assert_eq!(frame.index, place as u64, "frames are finished in order");
         assert!(
             last || frame.plain_bytes as usize == FRAME_BYTES,
             "frame {place} is short, and not the last"
@@ -215,12 +267,12 @@ mod tests {
         let pack_one = |(piece, index)| pack(Compression::None, index, piece);
         let mut packed: Vec<Packed> = pieces.into_iter().map(pack_one).collect();
         packed.sort_by_key(|frame| frame.summary.index());
-        let sealed = seal(Compression::None, packed.iter().map(|frame| frame.summary));
+        let finished = finish(Compression::None, packed.iter().map(|frame| frame.summary));
         let mut object: Vec<u8> = packed.iter().flat_map(|frame| frame.stored.to_vec()).collect();
-        object.extend_from_slice(&sealed.trailer);
-        assert_eq!(sealed.hash, ContentHash::of(&plain));
+        object.extend_from_slice(&finished.trailer);
+        assert_eq!(finished.hash, ContentHash::of(&plain));
         assert_eq!(
-            (sealed.plain_bytes, sealed.stored_bytes),
+            (finished.plain_bytes, finished.stored_bytes),
             (plain.len() as u64, object.len() as u64)
         );
         assert_eq!(object, crate::codec::pack_all(Compression::None, &plain).0);
@@ -255,6 +307,6 @@ mod tests {
             pack(Compression::None, 0, b"short"),
             pack(Compression::None, 1, b"last"),
         ];
-        seal(Compression::None, frames.map(|frame| frame.summary));
+        finish(Compression::None, frames.map(|frame| frame.summary));
     }
 }

@@ -7,9 +7,9 @@
 use std::ops::Range;
 
 use super::format::{
-    ENTRY_BYTES, Entry, FOOTER_BYTES, Footer, HEADER_BYTES, frames_of, header, trailer_bytes,
+    Container, ENTRY_BYTES, Entry, FOOTER_BYTES, Footer, HEADER_BYTES, frames_of, header, trailer_bytes,
 };
-use super::frame::{Container, Expected, MAX_STORED_BYTES};
+use super::frame::{Expected, MAX_STORED_BYTES};
 use super::{ContentHash, Damage, FRAME_BYTES, hash};
 
 /// Answer to the last bytes of an object.
@@ -74,6 +74,22 @@ impl SeekTable {
         Self::from_trailer(&footer, trailer, object_bytes).map(Tail::Table)
     }
 
+    /// Reads the table of an object that is at hand whole.
+    ///
+    /// # Errors
+    ///
+    /// As [`SeekTable::parse`].
+    pub fn of_whole(object: &[u8]) -> Result<Self, Damage> {
+        let object_bytes = object.len() as u64;
+        match Self::parse(object, object_bytes)? {
+            Tail::Table(table) => Ok(table),
+            Tail::NeedLast(needed_bytes) => Err(Damage::ObjectTooShort {
+                object_bytes,
+                needed_bytes,
+            }),
+        }
+    }
+
     fn from_trailer(footer: &Footer, trailer: &[u8], object_bytes: u64) -> Result<Self, Damage> {
         let (head, _) = trailer.split_at(trailer.len() - FOOTER_BYTES);
         let entries = read_entries(footer, head)?;
@@ -91,7 +107,7 @@ impl SeekTable {
             plain_bytes,
             ..
         } = *footer;
-        let found = hash::root(&entries);
+        let found = hash::root(&entries.iter().map(|entry| entry.value).collect::<Vec<_>>());
         if found != expected {
             return Err(Damage::TableHash { expected, found });
         }
@@ -218,13 +234,9 @@ impl SeekTable {
     /// If there are fewer frames, or `rest` is empty: without it the hash is another one's.
     pub fn hash_of_first(&self, frames: u64, rest: &[u8]) -> ContentHash {
         assert!(!rest.is_empty(), "{frames} frames");
-        let behind = Entry {
-            stored_bytes: 0,
-            crc32c: 0,
-            value: hash::table_value(frames, frames == 0, rest),
-        };
-        let whole = &self.entries[..frames as usize];
-        hash::root(&[whole, &[behind]].concat())
+        let whole = self.entries[..frames as usize].iter().map(|entry| entry.value);
+        let behind = hash::table_value(frames, frames == 0, rest);
+        hash::root(&whole.chain([behind]).collect::<Vec<_>>())
     }
 
     /// Verifies and unpacks neighbouring frames. `stored` begins with the first of them, and so does `plain`.
@@ -245,6 +257,27 @@ impl SeekTable {
             rest = behind;
         }
         Ok(())
+    }
+
+    /// Verifies and unpacks the bytes of a range of the content, as far as there are any. `stored` begins with the first
+    /// frame of [`SeekTable::frames_of`] the range. Memory grows with what has been proved, not with what is claimed.
+    ///
+    /// # Errors
+    ///
+    /// As [`SeekTable::unpack`] and [`SeekTable::cut`].
+    pub fn unpack_range(&self, plain: Range<u64>, stored: &[u8]) -> Result<Vec<u8>, Damage> {
+        let frames = self.frames_of(plain.clone());
+        let begin = frames.start * FRAME_BYTES as u64;
+        let mut out = Vec::new();
+        for frame in frames.clone() {
+            let place = self.plain_range(frame);
+            let start = out.len();
+            out.resize(start + (place.end - place.start) as usize, 0);
+            self.unpack(frame, self.cut(frame, stored, frames.start)?, &mut out[start..])?;
+        }
+        out.truncate(plain.end.saturating_sub(begin).min(out.len() as u64) as usize);
+        out.drain(..(plain.start.saturating_sub(begin) as usize).min(out.len()));
+        Ok(out)
     }
 }
 
@@ -346,6 +379,31 @@ mod tests {
             let found = table.hash_of_first(frames as u64, &plain[frames * FRAME_BYTES..end]);
             assert_eq!(found, ContentHash::of(&plain[..end]), "{end} bytes");
         }
+    }
+
+    #[test]
+    fn a_range_of_the_content_is_cut_out_of_its_frames() {
+        let (plain, object, table) = three_frames();
+        let (frame, end) = (FRAME_BYTES as u64, plain.len() as u64);
+        for range in [
+            0..end,
+            0..1,
+            frame - 1..frame + 1,
+            frame..end,
+            end - 1..end + 9,
+            5..5,
+            end..end + 1,
+        ] {
+            let frames = table.frames_of(range.clone());
+            let stored = &object[table.stored_range(frames).start as usize..];
+            let expected = &plain[(range.start.min(end)) as usize..range.end.min(end) as usize];
+            assert_eq!(
+                table.unpack_range(range.clone(), stored).unwrap(),
+                expected,
+                "{range:?}"
+            );
+        }
+        assert_eq!(SeekTable::of_whole(&object), Ok(table));
     }
 
     #[test]

@@ -25,9 +25,9 @@ use futures::future::{Either, select};
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
 
-use crate::archive::tree::catalogue::{Begun, By, Inventory};
-use crate::archive::tree::summary::{Link, Outside, Summary};
-use crate::archive::tree::{Attributes, TreeId, TreeName};
+use crate::archive::tree::catalogue::{Begun, By};
+use crate::archive::tree::summary::{Description, Inventory, Link, Outside, Summary};
+use crate::archive::tree::{Attributes, TreeId, TreeKind, TreeName};
 use crate::archive::{self, Archive};
 use crate::job::progress::{Phase, Progress};
 use crate::job::sweep::sweep;
@@ -149,7 +149,7 @@ fn patience() -> Patience {
 /// A backup that has everything but its commit.
 struct Prepared {
     inventory: Inventory,
-    summary: Summary,
+    description: Description,
     missing_wal: Option<MissingWal>,
 }
 
@@ -247,14 +247,14 @@ impl<'a> Taking<'a> {
         self,
         Prepared {
             inventory,
-            summary,
+            description,
             missing_wal,
         }: Prepared,
         interrupted: impl Future<Output = &'static str>,
     ) -> Result<Taken, Error> {
         let name = self.options.name.clone();
         let outcome = {
-            let committing = self.archive.commit_stored(&name, inventory, summary, patience());
+            let committing = self.archive.commit_stored(inventory, description, patience());
             let mut committing = pin!(committing);
             tokio::select! {
                 outcome = &mut committing => outcome,
@@ -306,7 +306,7 @@ impl<'a> Taking<'a> {
         self.progress.phase(Phase::Checkpoint);
         let begun = Begun {
             at: self.began,
-            ..Begun::by_this_process(By::Backup)
+            ..Begun::by_this_process(TreeKind::BaseBackup, By::Backup)
         };
         let begin_tree = self.archive.begin_tree(&self.id, &begun, patience());
         // A standby cancels statements that wait as long as a spread checkpoint may take, for replay goes first there.
@@ -326,7 +326,7 @@ impl<'a> Taking<'a> {
 
     /// Waits for everything that a backup is made of.
     async fn complete(&mut self, stopped: Stopped, control: Whole) -> Result<Prepared, Error> {
-        let mut summary = self.finish(stopped, control)?;
+        let mut description = self.finish(stopped, control)?;
         let (tree, hashes) = self.tree()?;
         let (archive, tree, stored_at) = (self.archive, Arc::new(tree), OnceLock::new());
         let stored = self.uploads.store_inventory(archive, &tree, hashes, &stored_at);
@@ -337,26 +337,21 @@ impl<'a> Taking<'a> {
         let (session, facts, primary) = (&self.session, &self.facts, self.options.primary.as_ref());
         let archived = async {
             if facts.in_recovery
-                && let Some((_, end)) = summary.backup.stop()
+                && let Some((_, end)) = description.backup.stop()
             {
                 arrival::end_segment(session, facts, primary, end).await;
             }
-            wal::wait(archive, &summary.backup, session, within, &*self.progress).await
+            wal::wait(archive, &description.backup, session, within, &*self.progress).await
         };
         let (inventory, missing_wal) = tokio::try_join!(stored, archived)?;
         // The archive may have had no WAL, and so no owner, when the backup began.
         check_cluster(archive, &self.facts).await?;
-        let (root, backup) = (self.facts.data_directory.clone(), summary.backup.clone());
+        let (root, backup) = (self.facts.data_directory.clone(), description.backup.clone());
         let own = blocking(move || wal::own(&root, &backup)).await?;
-        summary.backup.awaited = wal::check_own(archive, own).await?;
-        let files = tree.entries().iter();
-        let files = files.filter(|entry| matches!(entry.content, archive::tree::Content::File { .. }));
-        summary.files = files.count() as u64;
-        summary.bytes = tree.bytes();
-        summary.finished = Timestamp::now();
+        description.backup.awaited = wal::check_own(archive, own).await?;
         Ok(Prepared {
             inventory,
-            summary,
+            description,
             missing_wal,
         })
     }

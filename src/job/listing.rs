@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::archive::tree::begun::Maker;
 use crate::archive::tree::catalogue::{BackupWal, Unfinished};
 use crate::archive::tree::summary::Summary;
-use crate::archive::tree::{LATEST, TreeName};
+use crate::archive::tree::{LATEST, TreeKind, TreeName};
 use crate::archive::{Archive, Error};
 use crate::pg::SegmentName;
 use crate::store::Patience;
@@ -52,7 +52,7 @@ impl Listed {
 /// # Errors
 /// [`Error::Store`].
 pub async fn backups(archive: &Archive, patience: Patience) -> Result<Vec<Listed>, Error> {
-    let complete = archive.summaries(patience).await?;
+    let complete = archive.summaries(TreeKind::BaseBackup, patience).await?;
     let beside = archive.unfinished_beside(&complete, patience).await?;
     let looks = stream::iter(complete).map(|(name, summary)| judge(archive, name, summary, patience));
     let mut listed: Vec<Listed> = looks.buffered(LOOKS).try_collect().await?;
@@ -86,7 +86,7 @@ pub async fn backup(archive: &Archive, name: &str, patience: Patience) -> Result
     let Ok(name) = name.parse::<TreeName>() else {
         return Ok(None);
     };
-    let summary = match archive.summary(&name, patience).await {
+    let summary = match archive.summary(TreeKind::BaseBackup, &name, patience).await {
         Ok(None) => return Ok(None),
         Ok(Some(summary)) => Ok(summary),
         Err(error @ Error::TreeDamaged { .. }) => Err(error),

@@ -3,6 +3,7 @@
 
 use std::time::SystemTime;
 
+use crate::archive::tree::TreeKind;
 use crate::archive::tree::begun::Maker;
 use crate::archive::{Archive, Error};
 use crate::store::Patience;
@@ -25,7 +26,7 @@ pub async fn sweep(archive: &Archive, patience: Patience) -> Result<usize, Error
                 "{} may be a complete backup whose summary, {}, is missing: it stays.\n\
                  HINT: bring the summary back from a copy of the store, or remove the rest by `walfs backup-discard {}`.",
                 tree.id.prefix(),
-                tree.id.name().summary_key(),
+                tree.id.name().summary_key(TreeKind::BaseBackup),
                 tree.id.name()
             );
         }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use crate::archive;
-use crate::archive::tree::{LATEST, TreeName};
+use crate::archive::tree::{LATEST, TreeKind, TreeName};
 use crate::staging::tree::Change;
 use crate::store::Patience;
 
@@ -69,7 +69,9 @@ impl Fs {
         if let Some(known) = self.basebackups.slots.known(name).await {
             return Ok(known);
         }
-        let summary = self.archive.summary(name, self.prompt_patience());
+        let summary = self
+            .archive
+            .summary(TreeKind::BaseBackup, name, self.prompt_patience());
         let summary = self.while_wanted(asker, summary).await??.ok_or(Error::NotFound)?;
         let found = self.basebackups.slots.insert(name, summary).await;
         found.map_err(|reason| self.archive.tree_damaged(name, "its summary", reason).into())
@@ -77,7 +79,10 @@ impl Fs {
 
     /// Every complete backup by name, when it was stored, and what there is to know of it or why that cannot be read.
     async fn all_committed(&self) -> Result<Vec<(TreeName, SystemTime, Result<Arc<Committed>>)>> {
-        let trees = self.archive.trees(self.prompt_patience()).await?;
+        let trees = self
+            .archive
+            .trees(TreeKind::BaseBackup, self.prompt_patience())
+            .await?;
         let asked = stream::iter(trees).map(|(name, stored)| async move {
             let backup = self.committed(&name, None).await;
             (name, stored, backup)

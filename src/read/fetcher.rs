@@ -10,7 +10,7 @@ use super::{DECODERS, FRAMES_PER_PIECE, PIECE_BYTES};
 use crate::archive::{Archive, Error};
 use crate::buffers::Buffers;
 use crate::cache::disk::DiskCache;
-use crate::codec::{self, Damage, SeekTable, Tail};
+use crate::codec::{self, Damage, SeekTable};
 use crate::pg::WalName;
 use crate::store::{ByteRange, Key, Patience};
 
@@ -82,7 +82,7 @@ impl Fetcher {
         object: Bytes,
     ) -> Result<Bytes, Error> {
         let key = self.archive.wal_key(name);
-        let table = parse_whole(&object).map_err(|damage| self.archive.damaged(&key, damage))?;
+        let table = SeekTable::of_whole(&object).map_err(|damage| self.archive.damaged(&key, damage))?;
         self.unpack(name, file_bytes, table, 0, object).await
     }
 
@@ -149,16 +149,6 @@ impl Fetcher {
             let copy = object.clone();
             tokio::task::spawn_blocking(move || disk.put(&archive_id, &key, &copy));
         }
-    }
-}
-
-pub(super) fn parse_whole(object: &Bytes) -> Result<SeekTable, Damage> {
-    match SeekTable::parse(object, object.len() as u64)? {
-        Tail::Table(table) => Ok(table),
-        Tail::NeedLast(needed_bytes) => Err(Damage::ObjectTooShort {
-            object_bytes: object.len() as u64,
-            needed_bytes,
-        }),
     }
 }
 

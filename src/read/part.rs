@@ -14,7 +14,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::fetcher::parse_whole;
 use crate::archive::tree::{Part, TreeName};
 use crate::archive::{Archive, Error};
 use crate::codec::{Damage, FRAME_BYTES, SeekTable, frames_of};
@@ -134,7 +133,7 @@ async fn read_once(
                 patience,
             )
             .await?;
-            let table = parse_whole(&stored).map_err(|damage| broken(archive, request, &damage))?;
+            let table = SeekTable::of_whole(&stored).map_err(|damage| broken(archive, request, &damage))?;
             let table = proved(archive, request, table)?;
             let (frames, fetched_bytes) = (0..table.frames(), stored.len() as u64);
             let _turn = turn(decoders).await;

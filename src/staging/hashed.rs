@@ -35,7 +35,7 @@ pub(super) fn hash(index: u64, plain: Frame, memory: OwnedSemaphorePermit) -> Jo
 }
 
 impl Draft {
-    /// Only hashes what comes, until somebody wants it sealed.
+    /// Only hashes what comes, until its object is wanted.
     pub(super) fn compared(mut self) -> Self {
         self.compared = true;
         self

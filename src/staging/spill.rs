@@ -12,7 +12,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::codec::{FrameSummary, Packed};
 
-use super::chunk::Chunk;
+use crate::parts::chunk::Chunk;
 
 /// A packed frame.
 #[derive(Debug, Clone)]

@@ -32,10 +32,10 @@ fn staging(memory_bytes: usize) -> Staging {
 }
 
 async fn stored(draft: &mut Draft) -> Vec<u8> {
-    let sealed = draft.seal().await.unwrap();
-    let object = sealed.read(0..sealed.stored_bytes()).await.unwrap();
+    let finished = draft.finish().await.unwrap();
+    let object = finished.read(0..finished.stored_bytes()).await.unwrap();
     let content = codec::unpack_all(&object).unwrap();
-    assert_eq!(sealed.hash(), ContentHash::of(&content));
+    assert_eq!(finished.hash(), ContentHash::of(&content));
     content
 }
 
@@ -47,7 +47,7 @@ fn random_into(model: &mut Vec<u8>, random: &mut fastrand::Rng, start: usize, by
     data
 }
 
-/// In any order of the writes above, in memory and in a temporary file, sealed on the way or not.
+/// In any order of the writes above, in memory and in a temporary file, finished on the way or not.
 #[tokio::test]
 async fn what_is_written_is_what_is_stored() {
     for seed in 0..12 {
@@ -69,7 +69,7 @@ async fn what_is_written_is_what_is_stored() {
             if random.u8(..4) == 0 {
                 assert!(
                     stored(&mut draft).await == model,
-                    "seed {seed}: sealed on the way"
+                    "seed {seed}: finished on the way"
                 );
             }
         }
@@ -163,7 +163,7 @@ async fn what_is_given_up_in_the_middle_can_be_tried_again() {
                 assert_eq!(hash.unwrap(), ContentHash::of(&model), "seed {seed}");
             }
             if random.u8(..4) == 0 {
-                given_up(draft.seal(), random.usize(..6)).await;
+                given_up(draft.finish(), random.usize(..6)).await;
             }
         }
         assert_eq!(
@@ -190,7 +190,7 @@ async fn what_could_not_be_packed_otherwise_is_tried_again() {
     let staging = Staging::new("zstd:1".parse().unwrap(), &options);
     let mut draft = staging.draft();
     draft.write(0, b"content").await.unwrap();
-    draft.seal().await.unwrap();
+    draft.finish().await.unwrap();
     let empty = Some(Arc::new(tempfile::tempfile().unwrap()));
     let file = std::mem::replace(&mut draft.spill.lock().unwrap().file, empty);
     draft.repack(Compression::None).await.unwrap_err();
@@ -206,7 +206,7 @@ async fn what_a_failed_write_would_have_changed_is_not_stored() {
         let staging = staging(0);
         let mut draft = staging.draft();
         draft.write(0, &vec![7; 2 * FRAME_BYTES]).await.unwrap();
-        draft.seal().await.unwrap();
+        draft.finish().await.unwrap();
         let empty = Some(Arc::new(tempfile::tempfile().unwrap()));
         let file = std::mem::replace(&mut draft.spill.lock().unwrap().file, empty);
         let failed = match cut {
@@ -215,7 +215,7 @@ async fn what_a_failed_write_would_have_changed_is_not_stored() {
         };
         failed.unwrap_err();
         draft.spill.lock().unwrap().file = file;
-        assert!(draft.seal().await.is_err(), "cut: {cut}");
+        assert!(draft.finish().await.is_err(), "cut: {cut}");
         draft.truncate(0).await.unwrap();
         draft.write(0, b"begun anew").await.unwrap();
         assert!(stored(&mut draft).await == b"begun anew");

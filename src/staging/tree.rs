@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::archive::Archive;
 use crate::archive::tree::catalogue::{Begun, By};
-use crate::archive::tree::{Attributes, TreeId, TreeName};
+use crate::archive::tree::{Attributes, TreeId, TreeKind, TreeName};
 
 use super::Staging;
 
@@ -157,7 +157,7 @@ impl TreeDraft {
         root: Attributes,
         options: Options,
     ) -> Result<Self, Error> {
-        let begun = Begun::by_this_process(By::Mount);
+        let begun = Begun::by_this_process(TreeKind::BaseBackup, By::Mount);
         let patience = crate::store::Patience::for_at_most(options.deadline);
         let id = TreeId::fresh(&name);
         archive.begin_tree(&id, &begun, patience).await?;

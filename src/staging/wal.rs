@@ -21,7 +21,7 @@ use crate::pg::{HeaderError, PageHeader, SwitchSearch, WalName};
 use crate::store::{self, GRACE, Patience};
 
 use super::forerunner::Forerunner;
-use super::{Draft, Sealed, Staging};
+use super::{Draft, FinishedDraft, Staging};
 
 mod whole;
 
@@ -431,15 +431,15 @@ impl WalDraft {
         looking: impl Future<Output = Option<Looked>>,
         patience: Patience,
     ) -> Result<Committed, Error> {
-        let sealed = Arc::new(self.seal().await?);
+        let object = Arc::new(self.finish_draft().await?);
         self.archive
-            .commit_wal(self.name, sealed, self.header.as_ref(), looking, patience)
+            .commit_wal(self.name, object, self.header.as_ref(), looking, patience)
             .await
     }
 
-    async fn seal(&mut self) -> Result<Sealed, Error> {
-        let sealed = self.draft.seal().await;
-        sealed.map_err(|error| self.staging_error(&error))
+    async fn finish_draft(&mut self) -> Result<FinishedDraft, Error> {
+        let finished = self.draft.finish().await;
+        finished.map_err(|error| self.staging_error(&error))
     }
 
     fn patience(&self) -> Patience {

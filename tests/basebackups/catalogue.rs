@@ -7,12 +7,12 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use walfs::archive::tree::catalogue::{BackupWal, Begun, By};
 use walfs::archive::tree::ended::{Ended, KnownFrom};
-use walfs::archive::tree::summary::{Backup, Method, Object, SUMMARY_VERSION, Shape, Summary, WalRange};
-use walfs::archive::tree::{Attributes, Content, Entry, Extent, Tree, TreeId, TreeName, chunks};
+use walfs::archive::tree::summary::{Backup, Description, Method, Shape, Summary, WalRange};
+use walfs::archive::tree::{Attributes, Content, Entry, Extent, Tree, TreeId, TreeKind, TreeName, chunks};
 use walfs::archive::{self, Archive, Error};
 use walfs::codec::Compression;
+use walfs::parts::part::PartBuilder;
 use walfs::pg::{Lsn, Timeline};
-use walfs::staging::part::PartBuilder;
 use walfs::store::Patience;
 
 use crate::common::below::{Below, LONG};
@@ -33,6 +33,7 @@ fn name(text: &str) -> TreeName {
 fn begun() -> Begun {
     Begun {
         at: Timestamp::UNIX_EPOCH,
+        content: TreeKind::BaseBackup,
         by: By::Backup,
         boot_id: "another".into(),
         host: "elsewhere".into(),
@@ -52,7 +53,7 @@ async fn open(backend: &Arc<Scripted>) -> Archive {
 }
 
 /// A tree of one file of a few bytes that needs segment 2; what `begin_tree` said, stored but for its commit.
-async fn stored(archive: &Archive, text: &str, content: &[u8]) -> (Tree, Summary) {
+async fn stored(archive: &Archive, text: &str, content: &[u8]) -> (Tree, Description) {
     let id = TreeId::fresh(&name(text));
     archive
         .begin_tree(&id, &begun(), patience())
@@ -88,27 +89,12 @@ async fn stored(archive: &Archive, text: &str, content: &[u8]) -> (Tree, Summary
     };
     let entries = vec![entry(b"", Content::Directory), entry(b"file", file)];
     let tree = Tree::new(id, vec![part.described(key)], entries).expect("a tree");
-    let summary = summary(&tree);
-    (tree, summary)
+    (tree, description())
 }
 
-fn summary(tree: &Tree) -> Summary {
-    let later = Object {
-        plain_bytes: 0,
-        stored_bytes: 0,
-        hash: String::new(),
-    };
-    Summary {
-        summary_version: SUMMARY_VERSION,
-        id: tree.id.to_string(),
-        manifest: later.clone(),
-        chunks: later,
-        mode: 0,
-        files: 1,
-        bytes: tree.bytes(),
-        stored_bytes: 0,
+fn description() -> Description {
+    Description {
         began: Timestamp::UNIX_EPOCH,
-        finished: Timestamp::now(),
         method: Method::Walfs,
         plain_tar: true,
         backup: Backup {
@@ -134,13 +120,17 @@ fn summary(tree: &Tree) -> Summary {
             outside: vec![],
             pages: None,
         },
-        written_by: "a test".into(),
     }
 }
 
-async fn commit(archive: &Archive, tree: &Tree, summary: Summary, content: &[u8]) -> Result<Summary, Error> {
+async fn commit(
+    archive: &Archive,
+    tree: &Tree,
+    description: Description,
+    content: &[u8],
+) -> Result<Summary, Error> {
     archive
-        .commit_tree(tree, chunks::of(content), summary, patience)
+        .commit_tree(tree, chunks::of(content), description, patience)
         .await
 }
 
@@ -155,12 +145,12 @@ async fn b2_a_tree_is_there_from_its_commit_on() {
     let backend = Scripted::map(true);
     let archive = open(&backend).await;
     let (tree, begun_as) = stored(&archive, "monday", b"content").await;
-    assert_eq!(archive.trees(patience()).await.unwrap(), []);
+    assert_eq!(archive.trees(TreeKind::BaseBackup, patience()).await.unwrap(), []);
     assert_eq!(unfinished(&archive).await, std::slice::from_ref(&tree.id));
     let committed = commit(&archive, &tree, begun_as, b"content").await.unwrap();
     assert_eq!(unfinished(&archive).await, []);
     let found = archive
-        .summary(&name("monday"), patience())
+        .summary(TreeKind::BaseBackup, &name("monday"), patience())
         .await
         .unwrap()
         .unwrap();
@@ -200,7 +190,10 @@ async fn b7_of_two_with_one_name_one_wins() {
             .unwrap_err();
         assert!(matches!(lost, Error::TreeExists { .. }), "{lost}");
         assert_eq!(
-            archive.summary(&name("monday"), patience()).await.unwrap(),
+            archive
+                .summary(TreeKind::BaseBackup, &name("monday"), patience())
+                .await
+                .unwrap(),
             Some(won)
         );
         assert_eq!(unfinished(&archive).await, std::slice::from_ref(&first.id));
@@ -303,12 +296,12 @@ async fn r3_damage_is_told_by_backup_and_object() {
         commit(&archive, &tree, summary, text.as_bytes()).await.unwrap();
     }
     let summary = archive
-        .summary(&name("monday"), patience())
+        .summary(TreeKind::BaseBackup, &name("monday"), patience())
         .await
         .unwrap()
         .unwrap();
     let other = archive
-        .summary(&name("tuesday"), patience())
+        .summary(TreeKind::BaseBackup, &name("tuesday"), patience())
         .await
         .unwrap()
         .unwrap();
@@ -348,7 +341,7 @@ async fn r3_damage_is_told_by_backup_and_object() {
     let text = backend.objects()["basebackups/tuesday.json"].clone();
     for hurt in [text.slice(..text.len() / 2), text.clone()] {
         backend.set("basebackups/monday.json", Some(hurt));
-        let all = archive.summaries(patience()).await.unwrap();
+        let all = archive.summaries(TreeKind::BaseBackup, patience()).await.unwrap();
         let states: Vec<(&str, bool)> = all
             .iter()
             .map(|(name, read)| (name.as_str(), read.is_ok()))

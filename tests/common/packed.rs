@@ -13,10 +13,10 @@ use walfs::archive::tree::catalogue::{Begun, By};
 use walfs::archive::tree::chunks::{self, ChunkHash};
 use walfs::archive::tree::ended::{Ended, KnownFrom};
 use walfs::archive::tree::layout;
-use walfs::archive::tree::summary::{Backup, Method, Object, SUMMARY_VERSION, Shape, Summary, WalRange};
-use walfs::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeId};
+use walfs::archive::tree::summary::{Backup, Description, Method, Shape, WalRange};
+use walfs::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeId, TreeKind};
+use walfs::parts::part::PartBuilder;
 use walfs::pg::{Lsn, Timeline};
-use walfs::staging::part::PartBuilder;
 
 use super::below::LONG;
 use walfs::store::Patience;
@@ -48,8 +48,15 @@ pub async fn pack(archive: &Archive, name: &str, directory: &Path, backup: Backu
         .iter()
         .filter_map(|entry| hashes.remove(&entry.path));
     let ordered: Vec<ChunkHash> = ordered.flatten().collect();
-    let summary = summary(&tree, began, backup);
-    let committed = archive.commit_tree(&tree, ordered, summary, || patience).await;
+    let description = Description {
+        began,
+        method: Method::Walfs,
+        plain_tar: true,
+        backup,
+    };
+    let committed = archive
+        .commit_tree(&tree, ordered, description, || patience)
+        .await;
     committed.expect("commit the backup");
     tree
 }
@@ -84,38 +91,12 @@ pub fn backup(segment_bytes: u64, start: Lsn, end: Lsn) -> Backup {
 fn begun(at: Timestamp) -> Begun {
     Begun {
         at,
+        content: TreeKind::BaseBackup,
         by: By::Backup,
         boot_id: "a test's".into(),
         host: "a test's".into(),
         pid: std::process::id(),
         pid_began_ticks: 0,
-    }
-}
-
-fn summary(tree: &Tree, began: Timestamp, backup: Backup) -> Summary {
-    let later = Object {
-        plain_bytes: 0,
-        stored_bytes: 0,
-        hash: String::new(),
-    };
-    let files = tree.entries().iter();
-    Summary {
-        summary_version: SUMMARY_VERSION,
-        id: tree.id.to_string(),
-        manifest: later.clone(),
-        chunks: later,
-        mode: 0,
-        files: files
-            .filter(|entry| matches!(entry.content, Content::File { .. }))
-            .count() as u64,
-        bytes: tree.bytes(),
-        stored_bytes: 0,
-        began,
-        finished: Timestamp::now(),
-        method: Method::Walfs,
-        plain_tar: true,
-        backup,
-        written_by: "a test".into(),
     }
 }
 

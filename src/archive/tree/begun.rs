@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
+use super::TreeKind;
 use super::catalogue::{Begun, By, Unfinished};
 
 /// After how long without a stored object a maker that cannot be seen from here is taken for dead.
@@ -30,10 +31,11 @@ pub enum Maker {
 
 impl Begun {
     /// This process, now.
-    pub fn by_this_process(by: By) -> Self {
+    pub fn by_this_process(content: TreeKind, by: By) -> Self {
         let pid = std::process::id();
         Self {
             at: Timestamp::now(),
+            content,
             by,
             boot_id: place().unwrap_or_default(),
             host: read("/proc/sys/kernel/hostname"),
@@ -163,7 +165,7 @@ mod tests {
     #[test]
     fn a_running_maker_is_seen_however_long_he_is_silent() {
         let now = SystemTime::now();
-        let me = Begun::by_this_process(By::Backup);
+        let me = Begun::by_this_process(TreeKind::BaseBackup, By::Backup);
         assert!(me.pid_began_ticks > 0);
         let maker = |begun: &Begun, stored| tree(Some(begun.clone()), stored).maker(now);
         assert_eq!(maker(&me, SystemTime::UNIX_EPOCH), Maker::Running);
@@ -196,7 +198,7 @@ mod tests {
         let now = SystemTime::now();
         let foreign = Begun {
             boot_id: "elsewhere".into(),
-            ..Begun::by_this_process(By::Mount)
+            ..Begun::by_this_process(TreeKind::BaseBackup, By::Mount)
         };
         for begun in [Some(foreign), None] {
             let maker = |stored| tree(begun.clone(), stored).maker(now);

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::chunks::{self, ChunkHash};
 use super::refused::Refused;
-use super::summary::{Object, Summary};
-use super::{BASEBACKUPS, Content, Tree, TreeId, TreeName, manifest};
+use super::summary::{Description, Inventory, Object, Summary};
+use super::{Content, Entry, Tree, TreeId, TreeKind, TreeName, manifest};
 use crate::archive::{Archive, Error, put_mode};
 use crate::codec::{self, ContentHash};
 use crate::pg::SegmentName;
@@ -40,6 +40,8 @@ pub(super) const READS: usize = 8;
 pub struct Begun {
     /// When it was begun.
     pub at: Timestamp,
+    /// What it will hold.
+    pub content: TreeKind,
     /// What began it.
     pub by: By,
     /// Where its number means something: the kernel's boot id and the namespace of processes.
@@ -101,17 +103,6 @@ pub enum BackupWal {
     Others(Vec<SegmentName>),
 }
 
-/// What a summary says of the objects that tell a tree's parts apart.
-#[derive(Debug, Clone)]
-pub struct Inventory {
-    manifest: Object,
-    chunks: Object,
-    /// Permission bits of the tree's own directory.
-    mode: u32,
-    /// Of the tree's own parts and of these two.
-    stored_bytes: u64,
-}
-
 impl Archive {
     /// Begins a tree under a [fresh](TreeId::fresh) id.
     ///
@@ -119,7 +110,7 @@ impl Archive {
     /// [`Error::TreeExists`], [`Error::Store`].
     pub async fn begin_tree(&self, id: &TreeId, begun: &Begun, patience: Patience) -> Result<(), Error> {
         let name = id.name();
-        if let Some(summary) = self.summary(&name, patience).await? {
+        if let Some(summary) = self.summary(begun.content, &name, patience).await? {
             return Err(self.name_taken(&name, &summary, patience).await);
         }
         let text = Bytes::from(serde_json::to_vec_pretty(begun).expect("plain data becomes JSON"));
@@ -162,12 +153,11 @@ impl Archive {
         &self,
         tree: &Tree,
         hashes: Vec<ChunkHash>,
-        summary: Summary,
+        description: Description,
         patience: impl Fn() -> Patience,
     ) -> Result<Summary, Error> {
         let inventory = self.store_inventory(tree, hashes, &patience).await?;
-        self.commit_stored(&tree.id.name(), inventory, summary, patience())
-            .await
+        self.commit_stored(inventory, description, patience()).await
     }
 
     /// Stores what tells a tree's parts apart: its manifest and chunk hashes, side by side. `hashes` are those of all files
@@ -197,34 +187,31 @@ impl Archive {
             + manifest.stored_bytes
             + chunks.stored_bytes;
         let root = tree.entries().first();
+        let is_file = |entry: &&Entry| matches!(entry.content, Content::File { .. });
         Ok(Inventory {
+            id: tree.id.clone(),
             manifest,
             chunks,
             mode: root.map_or(0o700, |root| root.attributes.mode),
+            files: tree.entries().iter().filter(is_file).count() as u64,
+            bytes: tree.bytes(),
             stored_bytes,
         })
     }
 
-    /// Makes a tree exist whose parts and inventory are stored: stores its summary, of which `manifest`, `chunks`,
-    /// `mode` and `stored_bytes` are filled in here.
+    /// Makes a tree exist whose parts and inventory are stored: stores its summary.
     ///
     /// # Errors
     /// [`Error::TreeExists`] if another tree of that name was quicker; [`Error::TreeRemoved`] if some of it is gone;
     /// [`Error::Store`].
     pub async fn commit_stored(
         &self,
-        name: &TreeName,
         inventory: Inventory,
-        summary: Summary,
+        description: Description,
         patience: Patience,
     ) -> Result<Summary, Error> {
-        let summary = Summary {
-            manifest: inventory.manifest,
-            chunks: inventory.chunks,
-            mode: inventory.mode,
-            stored_bytes: inventory.stored_bytes,
-            ..summary
-        };
+        let name = &inventory.id.name();
+        let summary = Summary::new(inventory, description);
         // What nobody would read again must not be called a backup.
         let implausible = |reason| self.tree_damaged(name, "its summary", reason);
         summary.check().map_err(implausible)?;
@@ -251,11 +238,11 @@ impl Archive {
 
     async fn put_summary(&self, name: &TreeName, summary: &Summary, patience: Patience) -> Result<(), Error> {
         let judges = self.marker().put_if_absent;
-        if !judges && self.summary(name, patience).await?.is_some() {
+        if !judges && self.summary(summary.content, name, patience).await?.is_some() {
             return Err(self.tree_exists(name));
         }
         let text = summary.to_text();
-        let key = name.summary_key();
+        let key = name.summary_key(summary.content);
         match self
             .store()
             .put(&key, text.into(), put_mode(judges), patience)
@@ -263,11 +250,12 @@ impl Archive {
         {
             Ok(()) => Ok(()),
             // Somebody was quicker, or the answer to our own first try was lost: the id decides.
-            Err(error) if error.kind == ErrorKind::AlreadyExists => match self.summary(name, patience).await?
-            {
-                Some(found) if found.id == summary.id => Ok(()),
-                _ => Err(self.tree_exists(name)),
-            },
+            Err(error) if error.kind == ErrorKind::AlreadyExists => {
+                match self.summary(summary.content, name, patience).await? {
+                    Some(found) if found.id == summary.id => Ok(()),
+                    _ => Err(self.tree_exists(name)),
+                }
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -300,16 +288,20 @@ impl Archive {
         }
     }
 
-    /// Names of all complete trees, ascending, and when each was committed.
+    /// Names of all complete trees of a kind, ascending, and when each was committed.
     ///
     /// # Errors
     /// [`Error::Store`]: complete or an error, never short.
-    pub async fn trees(&self, patience: Patience) -> Result<Vec<(TreeName, SystemTime)>, Error> {
+    pub async fn trees(
+        &self,
+        kind: TreeKind,
+        patience: Patience,
+    ) -> Result<Vec<(TreeName, SystemTime)>, Error> {
         let mut found = Vec::new();
-        for (key, meta) in self.list_all(&format!("{BASEBACKUPS}/"), patience).await? {
+        for (key, meta) in self.list_all(&format!("{}/", kind.folder()), patience).await? {
             let name = key
                 .as_str()
-                .strip_prefix(BASEBACKUPS)
+                .strip_prefix(kind.folder())
                 .and_then(|rest| rest.strip_prefix('/'));
             let name = name
                 .and_then(|name| name.strip_suffix(".json"))
@@ -350,11 +342,20 @@ impl Archive {
     ///
     /// # Errors
     /// [`Error::Store`], [`Error::TreeDamaged`].
-    pub async fn summary(&self, name: &TreeName, patience: Patience) -> Result<Option<Summary>, Error> {
+    pub async fn summary(
+        &self,
+        kind: TreeKind,
+        name: &TreeName,
+        patience: Patience,
+    ) -> Result<Option<Summary>, Error> {
         let broken = |reason: String| self.tree_damaged(name, "its summary", reason);
         let fetched = match self
             .store()
-            .get(&name.summary_key(), ByteRange::AtMost(SUMMARY_BYTES), patience)
+            .get(
+                &name.summary_key(kind),
+                ByteRange::AtMost(SUMMARY_BYTES),
+                patience,
+            )
             .await
         {
             Ok(fetched) => fetched,
@@ -366,16 +367,23 @@ impl Archive {
         if summary.tree_id(name).is_none() {
             return Err(broken(format!("it is that of {}", summary.id)));
         }
+        if summary.content != kind {
+            return Err(broken(format!(
+                "it is that of a tree which belongs into {}",
+                summary.content.folder()
+            )));
+        }
         Ok(Some(summary))
     }
 
     /// As [`Archive::summary`]; with why one cannot be read, where that is a matter of this one.
     pub(super) async fn readable_summary(
         &self,
+        kind: TreeKind,
         name: &TreeName,
         patience: Patience,
     ) -> Result<Result<Option<Summary>, Error>, Error> {
-        match self.summary(name, patience).await {
+        match self.summary(kind, name, patience).await {
             Ok(summary) => Ok(Ok(summary)),
             Err(error @ Error::TreeDamaged { .. }) => Ok(Err(error)),
             // What will not go away by itself.
@@ -386,17 +394,18 @@ impl Archive {
         }
     }
 
-    /// All complete trees with their summaries, or why one cannot be read, oldest first: by where they end.
+    /// All complete trees of a kind with their summaries, or why one cannot be read, oldest first: by where they end.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub async fn summaries(
         &self,
+        kind: TreeKind,
         patience: Patience,
     ) -> Result<Vec<(TreeName, Result<Summary, Error>)>, Error> {
-        let names = self.trees(patience).await?;
+        let names = self.trees(kind, patience).await?;
         let read = |(name, _): (TreeName, SystemTime)| async move {
-            let summary = self.readable_summary(&name, patience).await?;
+            let summary = self.readable_summary(kind, &name, patience).await?;
             Ok::<_, Error>(summary.transpose().map(|summary| (name, summary)))
         };
         let read = stream::iter(names).map(read).buffered(READS);
@@ -408,12 +417,17 @@ impl Archive {
         Ok(found)
     }
 
-    /// Name and summary of the newest tree that is all there, with all its WAL; what `LATEST` means.
+    /// Name and summary of the newest base backup that is all there, with all its WAL; what `LATEST` means.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub async fn latest(&self, patience: Patience) -> Result<Option<(TreeName, Summary)>, Error> {
-        for (name, summary) in self.summaries(patience).await?.into_iter().rev() {
+        for (name, summary) in self
+            .summaries(TreeKind::BaseBackup, patience)
+            .await?
+            .into_iter()
+            .rev()
+        {
             let Ok(summary) = summary else { continue };
             if self.missing_of_tree(&name, &summary, patience).await?.is_none()
                 && self.backup_wal(&summary, patience).await? == BackupWal::Complete

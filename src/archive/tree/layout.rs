@@ -52,6 +52,12 @@ pub const fn slices(file_bytes: u64) -> u64 {
     volume_bytes(file_bytes).div_ceil(SLICE_BYTES)
 }
 
+/// Plain bytes of slice `index` of a large file's volume, whose last one is shorter.
+pub const fn slice_bytes(index: u64, file_bytes: u64) -> u64 {
+    let rest = volume_bytes(file_bytes) - index * SLICE_BYTES;
+    if rest < SLICE_BYTES { rest } else { SLICE_BYTES }
+}
+
 /// Which bytes of a file of `file_bytes` lie in slice `index` of its own volume, and where in the slice they begin.
 pub fn slice_content(index: u64, file_bytes: u64) -> (std::ops::Range<u64>, u64) {
     let start = (index * SLICE_BYTES).saturating_sub(HEADER_BYTES);

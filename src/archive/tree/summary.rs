@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ended::Ended;
-use super::{TreeId, TreeName};
+use super::{TreeId, TreeKind, TreeName};
 use crate::codec::{ContentHash, most_stored_bytes};
 use crate::pg::{Lsn, SegmentName, SegmentSize, SystemId, Timeline};
 
@@ -21,6 +21,8 @@ pub struct Summary {
     pub summary_version: u32,
     /// Folder of its parts, below `trees/`.
     pub id: String,
+    /// What it holds.
+    pub content: TreeKind,
     /// Its manifest.
     pub manifest: Object,
     /// Its chunk hashes.
@@ -42,10 +44,37 @@ pub struct Summary {
     /// Do the parts, put together, give exactly these files to stock `tar`? Not if files were renamed or removed after
     /// their bytes had gone out, nor if parts of earlier trees are pointed to.
     pub plain_tar: bool,
-    /// What a base backup is besides a tree.
+    /// What a base backup is besides a tree. A tree of another content will have something else in its place.
     pub backup: Backup,
     /// Version of the program that wrote it.
     pub written_by: String,
+}
+
+/// What the maker of a tree says of it. The rest of the summary is found when the tree is committed.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// See [`Summary::began`].
+    pub began: Timestamp,
+    /// See [`Summary::method`].
+    pub method: Method,
+    /// See [`Summary::plain_tar`].
+    pub plain_tar: bool,
+    /// See [`Summary::backup`].
+    pub backup: Backup,
+}
+
+/// What the archive knows of a tree whose objects are stored.
+#[derive(Debug, Clone)]
+pub struct Inventory {
+    pub(super) id: TreeId,
+    pub(super) manifest: Object,
+    pub(super) chunks: Object,
+    /// Permission bits of the tree's own directory.
+    pub(super) mode: u32,
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    /// Of the tree's own parts, manifest and chunk hashes.
+    pub(super) stored_bytes: u64,
 }
 
 /// An object of a tree.
@@ -361,6 +390,33 @@ impl Summary {
         Ok(())
     }
 
+    /// Of a tree that is complete from now on.
+    pub(super) fn new(inventory: Inventory, description: Description) -> Self {
+        let Description {
+            began,
+            method,
+            plain_tar,
+            backup,
+        } = description;
+        Self {
+            summary_version: SUMMARY_VERSION,
+            id: inventory.id.to_string(),
+            content: TreeKind::BaseBackup,
+            manifest: inventory.manifest,
+            chunks: inventory.chunks,
+            mode: inventory.mode,
+            files: inventory.files,
+            bytes: inventory.bytes,
+            stored_bytes: inventory.stored_bytes,
+            began,
+            finished: Timestamp::now(),
+            method,
+            plain_tar,
+            backup,
+            written_by: concat!("walfs ", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+
     /// Backups are as old as this: by the position where they end, and of the same position the one stored last is the
     /// newest (promise B8).
     pub fn age(&self) -> (Option<(Timeline, Lsn)>, Timestamp) {
@@ -490,6 +546,7 @@ pub(crate) mod tests {
         Summary {
             summary_version: SUMMARY_VERSION,
             id: TreeId::fresh(&name.parse().unwrap()).to_string(),
+            content: TreeKind::BaseBackup,
             manifest: object.clone(),
             chunks: object,
             mode: 0o750,

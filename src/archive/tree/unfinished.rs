@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::catalogue::{BEGUN, Beside, READS, Unfinished, WORD_BYTES};
 use super::summary::Summary;
-use super::{TREES, TreeId, TreeName};
+use super::{TREES, TreeId, TreeKind, TreeName};
 use crate::archive::{Archive, Error};
 use crate::store::{ByteRange, ErrorKind, Key, Patience};
 
@@ -19,7 +19,10 @@ impl Archive {
     /// # Errors
     /// [`Error::Store`].
     pub async fn unfinished_trees(&self, patience: Patience) -> Result<Vec<Unfinished>, Error> {
-        let complete = self.summaries(patience).await?;
+        let mut complete = Vec::new();
+        for kind in TreeKind::ALL {
+            complete.extend(self.summaries(kind, patience).await?);
+        }
         Ok(self.unfinished_beside(&complete, patience).await?.unfinished)
     }
 
@@ -88,11 +91,14 @@ impl Archive {
 
     async fn look_at_folder(&self, id: TreeId, patience: Patience) -> Result<Folder, Error> {
         // It may have been committed since the summaries were read.
-        Ok(match self.readable_summary(&id.name(), patience).await? {
-            Ok(summary) if is_of(summary.as_ref(), &id) => Folder::Committed,
-            Ok(_) => Folder::Unfinished(self.look_at_unfinished(id, patience).await?),
-            Err(error) => Folder::NotKnown(id.name(), error),
-        })
+        for kind in TreeKind::ALL {
+            match self.readable_summary(kind, &id.name(), patience).await? {
+                Ok(summary) if is_of(summary.as_ref(), &id) => return Ok(Folder::Committed),
+                Ok(_) => {}
+                Err(error) => return Ok(Folder::NotKnown(id.name(), error)),
+            }
+        }
+        Ok(Folder::Unfinished(self.look_at_unfinished(id, patience).await?))
     }
 
     async fn look_at_unfinished(&self, id: TreeId, patience: Patience) -> Result<Unfinished, Error> {
@@ -131,8 +137,10 @@ impl Archive {
     /// # Errors
     /// [`Error::TreeExists`] if it is committed, [`Error::TreeDamaged`] if that cannot be known; [`Error::Store`].
     pub async fn drop_unfinished(&self, id: &TreeId, patience: Patience) -> Result<(), Error> {
-        if is_of(self.summary(&id.name(), patience).await?.as_ref(), id) {
-            return Err(self.tree_exists(&id.name()));
+        for kind in TreeKind::ALL {
+            if is_of(self.summary(kind, &id.name(), patience).await?.as_ref(), id) {
+                return Err(self.tree_exists(&id.name()));
+            }
         }
         let objects = self.list_all(&id.prefix(), patience).await?;
         // The word of who began it goes last, so that an interrupted deletion is still known for what it is.

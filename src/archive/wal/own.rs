@@ -52,11 +52,9 @@ impl Archive {
         let frame = (bytes - 1) / FRAME_BYTES as u64;
         let range = ByteRange::Span(table.stored_range(frame..frame + 1));
         let fetched = self.store().get(&key, range, patience).await?;
-        let place = table.plain_range(frame);
-        let mut plain = vec![0; (place.end - place.start) as usize];
-        table
-            .unpack(frame, &fetched.bytes, &mut plain)
-            .map_err(|damage| self.damaged(&key, damage))?;
-        Ok(table.hash_of_first(frame, &plain[..(bytes - place.start) as usize]))
+        let start = frame * FRAME_BYTES as u64;
+        let rest = table.unpack_range(start..bytes, &fetched.bytes);
+        let rest = rest.map_err(|damage| self.damaged(&key, damage))?;
+        Ok(table.hash_of_first(frame, &rest))
     }
 }

@@ -9,7 +9,8 @@ use super::pages::Findings;
 use super::walk::Source;
 use crate::archive::tree::chunks::ChunkHash;
 use crate::archive::tree::summary::Pages;
-use crate::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeError, TreeId};
+use crate::archive::tree::{Attributes, Extent, Part, Tree, TreeError, TreeId};
+use crate::parts::tree::TreeBuilder;
 use crate::pg::Lsn;
 use crate::pg::backup_manifest::{Checksum, FileLine, ManifestVersion, WalRange, Writer};
 
@@ -89,24 +90,28 @@ impl Collected {
         id: TreeId,
         sources: &[Source],
     ) -> Result<(Tree, Vec<ChunkHash>), TreeError> {
-        let numbers: HashMap<Place, u32> = self.parts.keys().copied().zip(0..).collect();
-        let directories = sources.iter().filter(|source| source.bytes.is_none());
-        let mut entries: Vec<Entry> = directories.map(directory).collect();
-        let mut hashes: HashMap<Box<[u8]>, Vec<ChunkHash>> = HashMap::with_capacity(self.files.len());
-        for (path, pieces) in self.files {
-            entries.push(file(path.clone(), &pieces, &numbers));
-            hashes.insert(
-                path,
-                pieces.into_iter().flat_map(|(_, piece)| piece.hashes).collect(),
-            );
-        }
-        let tree = Tree::new(id, self.parts.into_values().collect(), entries)?;
-        let in_order = tree
-            .entries()
+        let mut builder = TreeBuilder::default();
+        let numbers: HashMap<Place, u32> = self
+            .parts
             .iter()
-            .filter_map(|entry| hashes.remove(&entry.path));
-        let in_order = in_order.flatten().collect();
-        Ok((tree, in_order))
+            .map(|(place, part)| (*place, builder.part(part)))
+            .collect();
+        let directories = sources.iter().filter(|source| source.bytes.is_none());
+        directories.for_each(|source| builder.node(source.directory()));
+        for (path, pieces) in self.files {
+            let (attributes, bytes) = (pieces[0].1.attributes, pieces[0].1.file_bytes);
+            let extents: Vec<Extent> = pieces
+                .iter()
+                .map(|(place, piece)| Extent {
+                    part: numbers[place],
+                    offset: piece.part_offset,
+                    bytes: piece.bytes,
+                })
+                .collect();
+            let hashes = pieces.into_iter().flat_map(|(_, piece)| piece.hashes);
+            builder.file(path, attributes, bytes, extents, hashes.collect());
+        }
+        builder.build(id)
     }
 }
 
@@ -123,30 +128,4 @@ fn file_line(writer: &mut Writer, path: &[u8], bytes: u64, attributes: Attribute
         modified: SystemTime::from(attributes.modified),
         checksum: Some(&Checksum::crc32c(crc32c)),
     });
-}
-
-fn directory(source: &Source) -> Entry {
-    Entry {
-        path: source.path.clone(),
-        attributes: source.attributes,
-        content: Content::Directory,
-    }
-}
-
-fn file(path: Box<[u8]>, pieces: &[(Place, Piece)], numbers: &HashMap<Place, u32>) -> Entry {
-    let first = &pieces[0].1;
-    let extents = pieces.iter().filter(|(_, piece)| piece.bytes > 0);
-    let extents = extents.map(|(place, piece)| Extent {
-        part: numbers[place],
-        offset: piece.part_offset,
-        bytes: piece.bytes,
-    });
-    Entry {
-        path,
-        attributes: first.attributes,
-        content: Content::File {
-            bytes: first.file_bytes,
-            extents: extents.collect(),
-        },
-    }
 }

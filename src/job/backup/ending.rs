@@ -7,11 +7,8 @@ use super::pack::{self, Whole};
 use super::{Error, Taking, local, wal};
 use crate::archive::tree::chunks::ChunkHash;
 use crate::archive::tree::ended::{Ended, KnownFrom};
-use crate::archive::tree::summary::{
-    Method, Object, Pages, SUMMARY_VERSION, Shape, Summary, Tablespace, WalRange,
-};
+use crate::archive::tree::summary::{Description, Method, Pages, Shape, Tablespace, WalRange};
 use crate::archive::tree::{Attributes, Tree, layout, summary};
-use crate::codec::ContentHash;
 use crate::pg::Lsn;
 use crate::pg::backup_manifest::{self, ManifestVersion};
 use crate::pg::label::{self, BackupFrom};
@@ -23,7 +20,7 @@ const LISTED: usize = 100;
 
 impl Taking<'_> {
     /// Sends what makes the files a backup, and describes it.
-    pub(super) fn finish(&mut self, stopped: Stopped, control: Whole) -> Result<Summary, Error> {
+    pub(super) fn finish(&mut self, stopped: Stopped, control: Whole) -> Result<Description, Error> {
         let label = label::parse(&stopped.label)?;
         let map = tablespace_map::parse(&stopped.tablespace_map)?;
         let wal = self.wal(&label, stopped.lsn)?;
@@ -106,34 +103,20 @@ impl Taking<'_> {
         self.uploads.collected.sort();
     }
 
-    /// What is known of the backup; sizes and hashes come with the commit.
+    /// What is known of the backup.
     fn describe(
         &self,
         (label, ended): (label::BackupLabel, Ended),
         map: Vec<tablespace_map::Tablespace>,
         wal: Vec<WalRange>,
         pages: Option<Pages>,
-    ) -> Summary {
+    ) -> Description {
         let tablespaces = map.into_iter().map(|tablespace| Tablespace {
             oid: tablespace.oid,
             location: String::from_utf8_lossy(&tablespace.location).into_owned(),
         });
-        let later = || Object {
-            plain_bytes: 0,
-            stored_bytes: 0,
-            hash: ContentHash::of(&[]).to_string(),
-        };
-        Summary {
-            summary_version: SUMMARY_VERSION,
-            id: self.id.to_string(),
-            manifest: later(),
-            chunks: later(),
-            mode: 0,
-            files: 0,
-            bytes: 0,
-            stored_bytes: 0,
+        Description {
             began: self.began,
-            finished: self.began,
             method: Method::Walfs,
             plain_tar: true,
             backup: summary::Backup {
@@ -152,7 +135,6 @@ impl Taking<'_> {
                 outside: self.outside.iter().take(LISTED).cloned().collect(),
                 pages,
             },
-            written_by: concat!("walfs ", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
 

@@ -5,6 +5,7 @@
 //! from a thread beside the one that packs (`blocks`).
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -19,12 +20,12 @@ use super::pages::{Findings, Rules, Verifier, check_length};
 use super::queue::{Opened, Plan, Queue, Work};
 use super::rate::Rate;
 use super::reading::read_at;
-use super::walk::Source;
 use crate::archive::tree::chunks::{self, ChunkHash};
-use crate::archive::tree::{Attributes, Content, Entry, layout};
+use crate::archive::tree::{Attributes, Entry, layout};
 use crate::codec::Compression;
 use crate::job::progress::Progress;
-use crate::staging::part::{FinishedPart, PartBuilder};
+use crate::parts::part::FinishedPart;
+use crate::parts::volume::{VolumeBuilder, file_entry};
 
 /// Plain bytes being packed and packed bytes being stored, together. With everything else a backup holds, this stays
 /// under 256 MiB.
@@ -127,17 +128,20 @@ impl Packers {
         let mut memory = self.reserve(self.cost(&work), runtime)?;
         let mut packer = Packer {
             shared: self,
-            builder: PartBuilder::new(self.compression),
+            builder: VolumeBuilder::new(self.compression),
             found: Findings::default(),
         };
-        let (volume, slice, pieces) = match work {
-            Work::Bundle { volume, sources } => (volume, 0, packer.bundle(&sources)?),
+        let (volume, slice, pieces, part) = match work {
+            Work::Bundle { volume, sources } => {
+                let pieces = packer.bundle(&sources)?;
+                (volume, 0, pieces, packer.builder.finish_bundle())
+            }
             Work::Slice { volume, index, large } => {
-                (volume, index as u32, vec![packer.slice(index, &large)?])
+                let pieces = vec![packer.slice(index, &large)?];
+                let part = packer.builder.finish_slice(index, large.bytes);
+                (volume, index as u32, pieces, part)
             }
         };
-        let Packer { builder, found, .. } = packer;
-        let part = builder.finish();
         let spare = memory
             .num_permits()
             .saturating_sub(part.object.len().div_ceil(1 << 10));
@@ -147,7 +151,7 @@ impl Packers {
             slice,
             part,
             pieces,
-            found,
+            found: packer.found,
             memory: Some(memory),
         })
     }
@@ -195,7 +199,7 @@ impl Packers {
 /// One part in the making.
 struct Packer<'a> {
     shared: &'a Packers,
-    builder: PartBuilder,
+    builder: VolumeBuilder,
     found: Findings,
 }
 
@@ -205,7 +209,7 @@ impl Packer<'_> {
         for number in sources {
             let source = &self.shared.plan.sources[*number as usize];
             if source.bytes.is_none() {
-                self.builder.push(&layout::member_header(&directory(source)));
+                self.builder.begin_member(&source.directory());
             } else if let Some(mut opened) = self.shared.plan.open(*number)? {
                 self.check_length(&opened);
                 // One that has grown this much is a relation, whose rest the WAL has.
@@ -213,15 +217,14 @@ impl Packer<'_> {
                 pieces.push(self.member(&opened)?);
             }
         }
-        self.zeros(layout::END_BYTES);
         Ok(pieces)
     }
 
     fn member(&mut self, opened: &Opened) -> Result<Piece, Error> {
-        let header = layout::member_header(&file(&opened.path, opened.attributes, opened.bytes));
-        self.builder.push(&header);
+        self.builder
+            .begin_member(&file_entry(&opened.path, opened.attributes, opened.bytes));
         let piece = self.copy(opened, 0, opened.bytes)?;
-        self.zeros(layout::padding(opened.bytes));
+        self.builder.end_member(opened.bytes);
         Ok(piece)
     }
 
@@ -229,14 +232,10 @@ impl Packer<'_> {
         let (content, _) = layout::slice_content(index, large.bytes);
         if index == 0 {
             self.check_length(large);
-            self.builder
-                .push(&large_header(&large.path, large.attributes, large.bytes));
         }
-        let piece = self.copy(large, content.start, content.end)?;
-        let slice_bytes =
-            layout::SLICE_BYTES.min(layout::volume_bytes(large.bytes) - index * layout::SLICE_BYTES);
-        self.zeros(slice_bytes - self.builder.plain_bytes());
-        Ok(piece)
+        self.builder
+            .begin_slice(index, &file_entry(&large.path, large.attributes, large.bytes));
+        self.copy(large, content.start, content.end)
     }
 
     /// Copies a file from `start`, a chunk's, up to `end`. What is no longer there is zeros: the WAL knows better.
@@ -272,7 +271,7 @@ impl Packer<'_> {
             }
             piece.crc32c = crc32c::crc32c_append(piece.crc32c, chunk);
             piece.hashes.push(ChunkHash::of(chunk));
-            self.builder.push(chunk);
+            self.builder.content(chunk);
             self.shared.progress.advance(chunk.len() as u64);
         }
     }
@@ -282,44 +281,6 @@ impl Packer<'_> {
             check_length(rules, (&opened.path, &opened.file), opened.bytes, &mut self.found);
         }
     }
-
-    fn zeros(&mut self, bytes: u64) {
-        push_zeros(&mut self.builder, bytes);
-    }
-}
-
-fn push_zeros(builder: &mut PartBuilder, bytes: u64) {
-    const ZEROS: [u8; 4096] = [0; 4096];
-    let mut left = bytes as usize;
-    while left > 0 {
-        let take = left.min(ZEROS.len());
-        builder.push(&ZEROS[..take]);
-        left -= take;
-    }
-}
-
-fn directory(source: &Source) -> Entry {
-    Entry {
-        path: source.path.clone(),
-        attributes: source.attributes,
-        content: Content::Directory,
-    }
-}
-
-fn file(path: &[u8], attributes: Attributes, bytes: u64) -> Entry {
-    Entry {
-        path: path.into(),
-        attributes,
-        content: Content::File {
-            bytes,
-            extents: [].into(),
-        },
-    }
-}
-
-fn large_header(path: &[u8], attributes: Attributes, bytes: u64) -> Vec<u8> {
-    layout::large_header(&file(path, attributes, bytes))
-        .expect("a path in a file system has at most 4095 bytes")
 }
 
 /// A file whose content is at hand.
@@ -334,63 +295,61 @@ impl Whole {
     pub(super) fn crc32c(&self) -> u32 {
         crc32c::crc32c(&self.content)
     }
+
+    fn entry(&self) -> Entry {
+        file_entry(self.path.as_bytes(), self.attributes, self.content.len() as u64)
+    }
+
+    /// The bytes of a range that begins with a chunk, in a part.
+    fn piece(&self, range: Range<u64>, part_offset: u64) -> Piece {
+        let file_bytes = self.content.len() as u64;
+        let indices = chunks::index_of(range.start)..chunks::index_of(range.end.max(1) - 1) + 1;
+        let hashes = indices.map(|index| chunks::range(index, range.end));
+        let hashes = hashes.filter(|chunk| !chunk.is_empty());
+        let hashes =
+            hashes.map(|chunk| ChunkHash::of(&self.content[chunk.start as usize..chunk.end as usize]));
+        Piece {
+            path: self.path.as_bytes().into(),
+            attributes: self.attributes,
+            file_bytes,
+            file_offset: range.start,
+            part_offset,
+            bytes: range.end - range.start,
+            crc32c: crc32c::crc32c(&self.content[range.start as usize..range.end as usize]),
+            hashes: hashes.collect(),
+        }
+    }
 }
 
 /// One bundle of files at hand.
 pub(super) fn bundle_of(compression: Compression, volume: u32, files: &[Whole]) -> Built {
-    let mut builder = PartBuilder::new(compression);
+    let mut builder = VolumeBuilder::new(compression);
     let pieces = files.iter().map(|whole| {
         let bytes = whole.content.len() as u64;
-        builder.push(&layout::member_header(&file(
-            whole.path.as_bytes(),
-            whole.attributes,
-            bytes,
-        )));
-        let piece = piece_of(whole, 0..bytes, builder.plain_bytes());
-        builder.push(&whole.content);
-        push_zeros(&mut builder, layout::padding(bytes));
+        builder.begin_member(&whole.entry());
+        let piece = whole.piece(0..bytes, builder.plain_bytes());
+        builder.content(&whole.content);
+        builder.end_member(bytes);
         piece
     });
     let pieces = pieces.collect();
-    push_zeros(&mut builder, layout::END_BYTES);
-    built(volume, 0, builder.finish(), pieces)
+    built(volume, 0, builder.finish_bundle(), pieces)
 }
 
 /// A slice of the volume of a large file at hand.
 pub(super) fn slice_of(compression: Compression, volume: u32, index: u64, whole: &Whole) -> Built {
     let bytes = whole.content.len() as u64;
     let (range, _) = layout::slice_content(index, bytes);
-    let mut builder = PartBuilder::new(compression);
-    if index == 0 {
-        builder.push(&large_header(whole.path.as_bytes(), whole.attributes, bytes));
-    }
-    let piece = piece_of(whole, range.clone(), builder.plain_bytes());
-    builder.push(&whole.content[range.start as usize..range.end as usize]);
-    let slice_bytes = layout::SLICE_BYTES.min(layout::volume_bytes(bytes) - index * layout::SLICE_BYTES);
-    let rest = slice_bytes - builder.plain_bytes();
-    push_zeros(&mut builder, rest);
-    built(volume, index as u32, builder.finish(), vec![piece])
-}
-
-fn piece_of(whole: &Whole, range: std::ops::Range<u64>, part_offset: u64) -> Piece {
-    let bytes = &whole.content[range.start as usize..range.end as usize];
-    let mut hashes = Vec::new();
-    let mut at = range.start;
-    while at < range.end {
-        let until = chunks::range(chunks::index_of(at), range.end).end;
-        hashes.push(ChunkHash::of(&whole.content[at as usize..until as usize]));
-        at = until;
-    }
-    Piece {
-        path: whole.path.as_bytes().into(),
-        attributes: whole.attributes,
-        file_bytes: whole.content.len() as u64,
-        file_offset: range.start,
-        part_offset,
-        bytes: range.end - range.start,
-        crc32c: crc32c::crc32c(bytes),
-        hashes,
-    }
+    let mut builder = VolumeBuilder::new(compression);
+    builder.begin_slice(index, &whole.entry());
+    let piece = whole.piece(range.clone(), builder.plain_bytes());
+    builder.content(&whole.content[range.start as usize..range.end as usize]);
+    built(
+        volume,
+        index as u32,
+        builder.finish_slice(index, bytes),
+        vec![piece],
+    )
 }
 
 fn built(volume: u32, slice: u32, part: FinishedPart, pieces: Vec<Piece>) -> Built {

@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use super::assemble::Collected;
 use super::pack::Built;
 use super::{Error, patience};
-use crate::archive::tree::catalogue::Inventory;
 use crate::archive::tree::chunks::ChunkHash;
+use crate::archive::tree::summary::Inventory;
 use crate::archive::tree::{Tree, TreeId};
 use crate::archive::{self, Archive};
 

@@ -15,8 +15,8 @@ use jiff::Timestamp;
 
 use super::Error;
 use super::places::Places;
-use crate::archive::tree::Attributes;
 use crate::archive::tree::summary::Link;
+use crate::archive::tree::{Attributes, Content, Entry};
 use crate::beneath::Root;
 use crate::pg::directories::is_postgresqls_own;
 use crate::pg::exclude::{self, Verdict};
@@ -30,6 +30,17 @@ pub(super) struct Source {
     pub(super) attributes: Attributes,
     /// Length of a file when it was listed; `None` for a directory.
     pub(super) bytes: Option<u64>,
+}
+
+impl Source {
+    /// A directory, as the tree has it.
+    pub(super) fn directory(&self) -> Entry {
+        Entry {
+            path: self.path.clone(),
+            attributes: self.attributes,
+            content: Content::Directory,
+        }
+    }
 }
 
 /// Whose files are listed, and by what rules.

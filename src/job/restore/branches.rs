@@ -14,6 +14,7 @@ use super::target::Target;
 use super::timelines::Timelines;
 use super::way::Way;
 use crate::archive::Archive;
+use crate::archive::tree::TreeKind;
 use crate::pg::{Lsn, SegmentSize};
 use crate::store::Patience;
 
@@ -107,7 +108,10 @@ impl Question<'_> {
         let Target::Time(time) = self.target else {
             return Ok(false);
         };
-        let summaries = self.archive.summaries(self.patience).await?;
+        let summaries = self
+            .archive
+            .summaries(TreeKind::BaseBackup, self.patience)
+            .await?;
         let backups = summaries
             .into_iter()
             .filter_map(|(name, summary)| Candidate::new(name, summary.ok()?));

@@ -10,7 +10,7 @@ use super::timelines::Timelines;
 use super::way::Way;
 use crate::archive::tree::catalogue::BackupWal;
 use crate::archive::tree::summary::Summary;
-use crate::archive::tree::{LATEST, TreeName};
+use crate::archive::tree::{LATEST, TreeKind, TreeName};
 use crate::archive::{self, Archive};
 use crate::pg::{Lsn, SegmentSize, Timeline};
 use crate::store::Patience;
@@ -136,7 +136,7 @@ async fn named(
     target: &Target,
     patience: Patience,
 ) -> Result<Candidate, Error> {
-    let found = archive.summary(name, patience).await?;
+    let found = archive.summary(TreeKind::BaseBackup, name, patience).await?;
     let mut summary = found.ok_or_else(|| Error::NoBackup {
         name: name.to_string(),
         place: archive.place(),
@@ -158,7 +158,12 @@ async fn named(
 
 async fn before(archive: &Archive, target: &Target, patience: Patience) -> Result<Vec<Candidate>, Error> {
     let mut found = Vec::new();
-    for (name, summary) in archive.summaries(patience).await?.into_iter().rev() {
+    for (name, summary) in archive
+        .summaries(TreeKind::BaseBackup, patience)
+        .await?
+        .into_iter()
+        .rev()
+    {
         let mut summary = match summary {
             Ok(summary) => summary,
             Err(error) => {

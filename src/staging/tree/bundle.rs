@@ -6,14 +6,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::archive::tree::{self, Entry, layout};
+use crate::archive::tree::{Attributes, Entry, layout};
 use crate::codec;
-use crate::staging::chunk::Chunks;
-use crate::staging::part::PartBuilder;
+use crate::parts::chunk::Chunks;
+use crate::parts::volume::{Bundle, file_entry};
 
 use super::file::{Content, DraftFile, Member, SentAs};
 use super::sending::{Outgoing, Unmade};
@@ -88,77 +87,84 @@ impl TreeDraft {
         Ok(())
     }
 
-    /// Sends those of these files that are small and nobody has open to write, behind `members`, which are headers of
-    /// directories and links. Gives the bundle back, unless there is nothing in it.
+    /// Sends those of these files that are small and that nothing has open to write, behind `nodes`, which are directories
+    /// and links. Gives the bundle back, unless there is nothing in it.
     pub(super) async fn send_bundle(
         &self,
         files: &[u32],
-        members: Vec<u8>,
+        nodes: Vec<Entry>,
     ) -> Result<Option<Outgoing>, Error> {
         // One at a time: each locks many files.
         let _alone = self.bundling.lock().await;
-        let mut plain = members;
-        let mut placed = Vec::new();
         // A file that was closed, opened again and closed again is in the list twice, and can be locked once.
         let files: BTreeSet<u32> = files.iter().copied().collect();
+        let mut small = Vec::new();
         for number in files {
-            let Some((file, entry)) = self.closed_file(number) else {
+            let Some((file, path, attributes)) = self.closed_file(number) else {
                 continue;
             };
             let content = file.content.clone().lock_owned().await;
-            let Content::Small(bytes) = &*content else {
-                continue;
-            };
-            let entry = with_bytes(entry, bytes.len() as u64);
-            plain.extend(layout::member_header(&entry));
-            let offset = plain.len() as u64;
-            plain.extend_from_slice(bytes);
-            plain.resize(plain.len() + layout::padding(bytes.len() as u64) as usize, 0);
-            placed.push((content, offset, sent_as(&entry)));
+            if matches!(&*content, Content::Small(_)) {
+                small.push((content, SentAs { path, attributes }));
+            }
         }
-        if plain.is_empty() {
-            return Ok(None);
-        }
-        plain.resize(plain.len() + layout::END_BYTES as usize, 0);
-        Ok(Some(self.send_plain(plain.into(), placed)))
+        Ok(self.send_small(nodes, small))
     }
 
-    fn send_plain(&self, plain: Bytes, placed: Vec<(OwnedMutexGuard<Content>, u64, SentAs)>) -> Outgoing {
-        let key = self.sender.key(self.sender.next_volume(), 0, 0);
-        let (compression, packed) = (self.staging.compression(), plain.clone());
-        let packing = async move {
-            let pack = move || {
-                let mut builder = PartBuilder::new(compression);
-                builder.push(&packed);
-                builder.finish()
+    /// Without a wait, behind which contents that are taken out of their files could be lost.
+    fn send_small(
+        &self,
+        nodes: Vec<Entry>,
+        small: Vec<(OwnedMutexGuard<Content>, SentAs)>,
+    ) -> Option<Outgoing> {
+        let mut bundle = Bundle::default();
+        for node in nodes {
+            bundle.add(node, Vec::new());
+        }
+        let mut placed = Vec::with_capacity(small.len());
+        for (mut content, sent_as) in small {
+            let Content::Small(plain) = std::mem::take(&mut *content) else {
+                unreachable!("locked since it was looked at");
             };
-            tokio::task::spawn_blocking(pack)
+            let (bytes, chunks) = (plain.len() as u64, Chunks::of(&plain));
+            let entry = file_entry(&sent_as.path, sent_as.attributes, bytes);
+            let offset = bundle.add(entry, plain);
+            placed.push((content, offset, bytes, chunks, sent_as));
+        }
+        if bundle.is_empty() {
+            return None;
+        }
+        let part = self.send_packed(bundle);
+        for (mut content, offset, bytes, chunks, sent_as) in placed {
+            *content = Content::Bundled(Member {
+                part: part.clone(),
+                offset,
+                bytes,
+                chunks,
+                sent_as,
+            });
+        }
+        Some(part)
+    }
+
+    fn send_packed(&self, bundle: Bundle) -> Outgoing {
+        let key = self.sender.key(self.sender.next_volume(), 0, 0);
+        let (compression, plain_bytes) = (self.staging.compression(), bundle.plain_bytes());
+        let packing = async move {
+            tokio::task::spawn_blocking(move || bundle.pack(compression))
                 .await
                 .map_err(std::io::Error::other)
         };
         let part = Unmade {
-            most_bytes: codec::stored_bytes_uncompressed(plain.len() as u64),
+            most_bytes: codec::stored_bytes_uncompressed(plain_bytes),
             make: packing.boxed(),
         };
-        let part = self.sender.send_bundle(key, plain.len() as u64, part);
-        for (mut content, offset, sent_as) in placed {
-            let Content::Small(bytes) = &*content else {
-                unreachable!("locked since it was looked at");
-            };
-            *content = Content::Bundled(Member {
-                part: part.clone(),
-                offset,
-                bytes: bytes.len() as u64,
-                chunks: Chunks::of(bytes),
-                sent_as,
-            });
-        }
-        part
+        self.sender.send_bundle(key, plain_bytes, part)
     }
 
     /// Sends what is left of a large file.
     pub(super) async fn finish_large(&self, number: u32) -> Result<(), Error> {
-        let Some((file, entry)) = self.closed_file(number) else {
+        let Some((file, path, attributes)) = self.closed_file(number) else {
             return Ok(());
         };
         let mut content = file.content.lock().await;
@@ -168,41 +174,19 @@ impl TreeDraft {
         if large.is_finished() {
             return Ok(());
         }
-        let entry = with_bytes(entry, large.bytes());
-        let header = layout::large_header(&entry).ok_or(Error::Invalid("the path is too long"))?;
+        let header = layout::large_header(&file_entry(&path, attributes, large.bytes()))
+            .ok_or(Error::Invalid("the path is too long"))?;
         large.finish(self.way(), header).await?;
-        *sent = Some(sent_as(&entry));
+        *sent = Some(SentAs { path, attributes });
         Ok(())
     }
 
-    /// A file with a name that is not being written, unless the tree is being completed as it is.
-    fn closed_file(&self, number: u32) -> Option<(Arc<DraftFile>, Entry)> {
+    /// A file that has a name and is not being written, unless the tree is being completed as it is.
+    fn closed_file(&self, number: u32) -> Option<(Arc<DraftFile>, Box<[u8]>, Attributes)> {
         let names = self.names();
         let file = super::file(&names, number).ok()?;
-        let entry = Entry {
-            path: names.path(number)?.into(),
-            attributes: names.attributes(number).ok()?,
-            content: tree::Content::File {
-                bytes: 0,
-                extents: [].into(),
-            },
-        };
+        let (path, attributes) = (names.path(number)?.into(), names.attributes(number).ok()?);
         (self.is_completing() || file.writers.load(std::sync::atomic::Ordering::Acquire) == 0)
-            .then_some((file, entry))
-    }
-}
-
-fn with_bytes(mut entry: Entry, bytes: u64) -> Entry {
-    entry.content = tree::Content::File {
-        bytes,
-        extents: [].into(),
-    };
-    entry
-}
-
-fn sent_as(entry: &Entry) -> SentAs {
-    SentAs {
-        path: entry.path.clone(),
-        attributes: entry.attributes,
+            .then_some((file, path, attributes))
     }
 }

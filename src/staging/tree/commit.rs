@@ -1,50 +1,20 @@
 //! Completing a tree: everything is sent, everything is stored, and then it exists.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
 use crate::archive;
-use crate::archive::tree::summary::{Backup, Method, Object, SUMMARY_VERSION, Summary};
-use crate::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, chunks::ChunkHash, layout};
-use crate::store::Key;
+use crate::archive::tree::summary::{Backup, Description, Method, Summary};
+use crate::archive::tree::{Attributes, Content, Entry, Extent, Tree, chunks::ChunkHash};
+use crate::parts::tree::TreeBuilder;
 
 use super::bundle::{BUNDLE_BYTES, Closed};
 use super::file::{self, SentAs};
 use super::names::{Kind, NameError};
 use super::sending::Outgoing;
 use super::{Error, State, TreeDraft, tablespaces};
-
-/// The parts of a tree, each once.
-#[derive(Debug, Default)]
-struct Parts {
-    parts: Vec<Part>,
-    places: HashMap<Key, u32>,
-}
-
-impl Parts {
-    async fn place(&mut self, part: &Outgoing) -> Result<u32, Error> {
-        let part = part.stored().await?;
-        let next = self.parts.len() as u32;
-        let place = *self.places.entry(part.key.clone()).or_insert(next);
-        if place == next {
-            self.parts.push((*part).clone());
-        }
-        Ok(place)
-    }
-}
-
-/// What becomes of a file in the manifest.
-#[derive(Debug, Default)]
-struct Placed {
-    bytes: u64,
-    extents: Vec<Extent>,
-    chunks: Vec<ChunkHash>,
-    sent_as: Option<SentAs>,
-}
 
 impl TreeDraft {
     /// Makes the tree a complete backup, or says why it is none, in an operation that began then. The caller holds the
@@ -97,23 +67,11 @@ impl TreeDraft {
         self.still_sound()?;
         self.sender.delete_forgotten().await?;
         self.forget_refusal().await?;
-        let files = tree.entries().iter();
-        let files = files.filter(|entry| matches!(entry.content, Content::File { .. }));
-        let summary = Summary {
-            summary_version: SUMMARY_VERSION,
-            id: tree.id.to_string(),
-            manifest: unknown_yet(),
-            chunks: unknown_yet(),
-            mode: 0,
-            files: files.count() as u64,
-            bytes: tree.bytes(),
-            stored_bytes: 0,
+        let description = Description {
             began: self.began,
-            finished: Timestamp::now(),
             method,
             plain_tar: tidy && !self.sender.has_strays(),
             backup,
-            written_by: concat!("walfs ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
         // Each of its requests gets the deadline, and begins when the one before it has got on.
         let patience = || {
@@ -121,14 +79,14 @@ impl TreeDraft {
             self.sender.patience()
         };
         let archive = &self.sender.archive;
-        let committed = archive.commit_tree(&tree, hashes, summary, patience).await;
+        let committed = archive.commit_tree(&tree, hashes, description, patience).await;
         committed.map_err(|error| self.sender.fail(error).into())
     }
 
     /// Sends everything that has not been sent: small files in bundles, directories and links with the last,
     /// which is given back: it may hold no file.
     async fn send_rest(&self) -> Result<Option<Outgoing>, Error> {
-        let (files, members) = self.files_and_members()?;
+        let (files, nodes) = self.files_and_nodes()?;
         let mut batch = Vec::new();
         let mut batch_bytes = 0;
         for Closed { number, bytes, large } in files {
@@ -146,18 +104,18 @@ impl TreeDraft {
                 self.still_sound()?;
             }
         }
-        self.send_bundle(&batch, members).await
+        self.send_bundle(&batch, nodes).await
     }
 
-    /// Every file, by path, with its length and whether it is large; and the headers of all else.
-    fn files_and_members(&self) -> Result<(Vec<Closed>, Vec<u8>), NameError> {
+    /// Every file, by path, with its length and whether it is large; and all else.
+    fn files_and_nodes(&self) -> Result<(Vec<Closed>, Vec<Entry>), NameError> {
         let names = self.names();
         let mut paths: Vec<(Vec<u8>, u32)> = names
             .all()
             .filter_map(|(number, _)| Some((names.path(number)?, number)))
             .collect();
         paths.sort();
-        let (mut files, mut members) = (Vec::new(), Vec::new());
+        let (mut files, mut nodes) = (Vec::new(), Vec::new());
         for (path, number) in paths {
             let content = match names.kind(number)? {
                 Kind::File(file) => {
@@ -171,55 +129,41 @@ impl TreeDraft {
                 Kind::Directory(_) => Content::Directory,
                 Kind::Symlink(target) => Content::Symlink(target.clone()),
             };
-            members.extend(layout::member_header(&Entry {
+            nodes.push(Entry {
                 path: path.into(),
                 attributes: names.attributes(number)?,
                 content,
-            }));
+            });
         }
-        Ok((files, members))
+        Ok((files, nodes))
     }
 
     /// The tree as the manifest has it, once all is stored; its chunk hashes; and whether it went out under the names
     /// and attributes that it has.
     async fn stored_tree(&self, last: Option<Outgoing>) -> Result<(Tree, Vec<ChunkHash>, bool), Error> {
-        let mut parts = Parts::default();
+        let mut builder = TreeBuilder::default();
         if let Some(last) = last {
-            parts.place(&last).await?;
+            builder.part(&*last.stored().await?);
         }
-        let mut entries = Vec::new();
-        let mut hashes: HashMap<Box<[u8]>, Vec<ChunkHash>> = HashMap::new();
         let mut tidy = true;
         for (path, attributes, kind) in self.nodes()? {
             let content = match kind {
                 Kind::Directory(_) => Content::Directory,
                 Kind::Symlink(target) => Content::Symlink(target),
                 Kind::File(file) => {
-                    let placed = self.placed(&file, &mut parts).await?;
-                    let sent_as = SentAs {
-                        path: path.clone(),
-                        attributes,
-                    };
-                    tidy &= placed.sent_as == Some(sent_as);
-                    hashes.insert(path.clone(), placed.chunks);
-                    Content::File {
-                        bytes: placed.bytes,
-                        extents: placed.extents.into(),
-                    }
+                    tidy &= self.add_file(&mut builder, path, attributes, &file).await?;
+                    continue;
                 }
             };
-            entries.push(Entry {
+            builder.node(Entry {
                 path,
                 attributes,
                 content,
             });
         }
-        let tree = Tree::new(self.sender.id.clone(), parts.parts, entries);
-        let tree = tree.map_err(|error| self.sender.fail(self.broken(&error)))?;
-        let ordered = tree.entries().iter();
-        let ordered = ordered.filter_map(|entry| hashes.remove(&entry.path)).flatten();
-        let ordered = ordered.collect();
-        Ok((tree, ordered, tidy))
+        let built = builder.build(self.sender.id.clone());
+        let (tree, hashes) = built.map_err(|error| self.sender.fail(self.broken(&error)))?;
+        Ok((tree, hashes, tidy))
     }
 
     /// All that has a name, without holding the names.
@@ -239,61 +183,56 @@ impl TreeDraft {
         Ok(nodes)
     }
 
-    async fn placed(&self, file: &file::DraftFile, parts: &mut Parts) -> Result<Placed, Error> {
-        let content = file.content.lock().await;
-        match &*content {
-            file::Content::Small(_) => Err(self.sender.fail(self.broken(&"a file was not sent")).into()),
+    /// Was the file sent under this name, with these attributes?
+    async fn add_file(
+        &self,
+        builder: &mut TreeBuilder,
+        path: Box<[u8]>,
+        attributes: Attributes,
+        file: &file::DraftFile,
+    ) -> Result<bool, Error> {
+        let (mut extents, hashes, bytes, sent_as);
+        match &*file.content.lock().await {
+            file::Content::Small(_) => {
+                return Err(self.sender.fail(self.broken(&"a file was not sent")).into());
+            }
             file::Content::Bundled(member) => {
-                let part = parts.place(&member.part).await?;
-                let extent = Extent {
-                    part,
+                extents = vec![Extent {
+                    part: builder.part(&*member.part.stored().await?),
                     offset: member.offset,
                     bytes: member.bytes,
-                };
-                Ok(Placed {
-                    bytes: member.bytes,
-                    extents: Some(extent)
-                        .filter(|extent| extent.bytes > 0)
-                        .into_iter()
-                        .collect(),
-                    chunks: member.chunks.hashes.clone(),
-                    sent_as: Some(member.sent_as.clone()),
-                })
+                }];
+                (bytes, hashes) = (member.bytes, member.chunks.hashes.clone());
+                sent_as = Some(member.sent_as.clone());
             }
-            file::Content::Large(large, sent_as) => {
-                let (slices, chunks) = large.extents();
-                let mut extents = Vec::with_capacity(slices.len());
+            file::Content::Large(large, sent) => {
+                let slices;
+                (slices, hashes) = large.extents();
+                extents = Vec::with_capacity(slices.len());
                 for slice in slices {
                     extents.push(Extent {
-                        part: parts.place(&slice.part).await?,
+                        part: builder.part(&*slice.part.stored().await?),
                         offset: slice.offset,
                         bytes: slice.bytes,
                     });
                 }
                 // Also what holds nothing but the end of the volume must be stored.
                 for part in large.parts() {
-                    parts.place(part).await?;
+                    builder.part(&*part.stored().await?);
                 }
-                Ok(Placed {
-                    bytes: large.bytes(),
-                    extents,
-                    chunks,
-                    sent_as: sent_as.clone(),
-                })
+                bytes = large.bytes();
+                sent_as = sent.clone();
             }
         }
+        let as_it_is = SentAs {
+            path: path.clone(),
+            attributes,
+        };
+        builder.file(path, attributes, bytes, extents, hashes);
+        Ok(sent_as == Some(as_it_is))
     }
 
     fn broken(&self, reason: &dyn std::fmt::Display) -> archive::Error {
         self.sender.staging_error(&self.name, reason.to_string())
-    }
-}
-
-/// Filled in when it is stored.
-fn unknown_yet() -> Object {
-    Object {
-        plain_bytes: 0,
-        stored_bytes: 0,
-        hash: String::new(),
     }
 }

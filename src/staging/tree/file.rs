@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use tokio::sync::Mutex;
 
 use crate::archive::tree::{Attributes, layout};
-use crate::staging::chunk::{Chunks, Crc};
+use crate::parts::chunk::{Chunks, Crc};
 
 use super::Error;
 use super::large::{Large, Way};

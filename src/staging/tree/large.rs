@@ -15,8 +15,8 @@ use crate::archive::tree::chunks::{self, ChunkHash};
 use crate::archive::tree::layout::{self, HEADER_BYTES, SLICE_BYTES};
 use crate::archive::wal::Offered;
 use crate::codec::FRAME_BYTES;
-use crate::staging::chunk::{Chunks, Crc};
-use crate::staging::part::FinishedPart;
+use crate::parts::chunk::{Chunks, Crc};
+use crate::parts::part::FinishedPart;
 use crate::staging::{Draft, Staging};
 
 use super::Error;
@@ -286,7 +286,7 @@ impl Large {
     async fn send(&mut self, way: Way<'_>, index: u64, header: Option<Vec<u8>>) -> Result<(), Error> {
         self.open(way, index).await?;
         let (file, at) = layout::slice_content(index, self.bytes);
-        let plain_end = layout::volume_bytes(self.bytes).min((index + 1) * SLICE_BYTES) - index * SLICE_BYTES;
+        let plain_end = layout::slice_bytes(index, self.bytes);
         let Some(Slice::Open(mut draft)) = self.slices.remove(&index) else {
             unreachable!("opened above");
         };
@@ -315,13 +315,13 @@ async fn content_chunks(draft: &mut Draft, end: u64) -> std::io::Result<Chunks> 
 }
 
 async fn pack(mut draft: Draft) -> std::io::Result<Unmade> {
-    let sealed = draft.seal().await?;
-    let most_bytes = sealed.stored_bytes();
+    let finished = draft.finish().await?;
+    let most_bytes = finished.stored_bytes();
     let read = async move {
         Ok(FinishedPart {
-            object: sealed.read(0..sealed.stored_bytes()).await?,
-            plain_bytes: sealed.plain_bytes(),
-            hash: sealed.hash(),
+            object: finished.read(0..finished.stored_bytes()).await?,
+            plain_bytes: finished.plain_bytes(),
+            hash: finished.hash(),
         })
     };
     Ok(Unmade {

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 
 use crate::archive::tree::Part;
 use crate::archive::{self, Archive};
-use crate::codec::{Damage, SeekTable, Tail};
+use crate::codec::{Damage, SeekTable};
 use crate::store::{ByteRange, Key, Patience};
 
 /// Parts of at most this size as stored are fetched whole.
@@ -23,13 +23,11 @@ const KEPT: usize = 2;
 #[derive(Debug, Default)]
 pub(super) struct Recalled(Mutex<VecDeque<(Key, Arc<Stored>)>>);
 
-/// A part as far as it was fetched: all of it, or some of its frames.
+/// A whole part.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) table: SeekTable,
-    /// Where in the part these bytes begin.
-    pub(super) start: u64,
-    pub(super) bytes: Bytes,
+    bytes: Bytes,
 }
 
 impl Recalled {
@@ -50,10 +48,9 @@ impl Recalled {
         let range = ByteRange::Span(0..part.stored_bytes);
         let fetched = archive.store().get(&part.key, range, patience).await?;
         let damaged = |damage| archive.damaged(&part.key, damage);
-        let table = whole_table(&fetched.bytes, fetched.meta.stored_bytes).map_err(damaged)?;
+        let table = SeekTable::of_whole(&fetched.bytes).map_err(damaged)?;
         let stored = Arc::new(Stored {
             table,
-            start: 0,
             bytes: fetched.bytes,
         });
         if kept.len() == KEPT {
@@ -64,35 +61,14 @@ impl Recalled {
     }
 }
 
-fn whole_table(object: &[u8], object_bytes: u64) -> Result<SeekTable, Damage> {
-    match SeekTable::parse(object, object_bytes)? {
-        Tail::Table(table) => Ok(table),
-        Tail::NeedLast(needed_bytes) => Err(Damage::ObjectTooShort {
-            object_bytes,
-            needed_bytes,
-        }),
-    }
-}
-
 impl Stored {
-    /// Plain bytes of frames that are at hand.
+    /// Some of its plain bytes.
     ///
     /// # Errors
     /// Any [`Damage`].
     pub(super) fn unpack(&self, plain: Range<u64>) -> Result<Vec<u8>, Damage> {
-        let mut out = Vec::with_capacity((plain.end - plain.start) as usize);
-        for frame in self.table.frames_of(plain.clone()) {
-            let (from, place) = (
-                self.table.stored_range(frame..frame + 1),
-                self.table.plain_range(frame),
-            );
-            let mut bytes = vec![0; (place.end - place.start) as usize];
-            let within = (from.start - self.start) as usize..(from.end - self.start) as usize;
-            self.table.unpack(frame, &self.bytes[within], &mut bytes)?;
-            let start = plain.start.saturating_sub(place.start) as usize;
-            let end = (plain.end.min(place.end) - place.start) as usize;
-            out.extend_from_slice(&bytes[start..end]);
-        }
-        Ok(out)
+        let first = self.table.frames_of(plain.clone()).start;
+        let start = self.table.stored_range(first..first).start;
+        self.table.unpack_range(plain, &self.bytes[start as usize..])
     }
 }

@@ -12,12 +12,13 @@ use futures::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::recalled::{Recalled, Stored, WHOLE_BYTES};
+use super::recalled::{Recalled, WHOLE_BYTES};
 use crate::archive::tree::{Part, TreeId};
 use crate::archive::{self, Archive};
-use crate::staging::part::FinishedPart;
+use crate::codec::SeekTable;
+use crate::parts::part::FinishedPart;
 use crate::staging::spill::Space;
-use crate::store::{ByteRange, Key, Patience};
+use crate::store::{Key, Patience};
 
 /// Slices of large files packed and uploaded at once.
 const SLICES: usize = 3;
@@ -288,36 +289,28 @@ impl Sender {
         if plain.is_empty() {
             return Ok(Vec::new());
         }
-        let damaged = |damage| self.archive.damaged(&part.key, damage);
-        let stored = match part.stored_bytes <= WHOLE_BYTES {
-            true => self.recalled.whole(&self.archive, part, self.patience()).await?,
-            false => Arc::new(self.fetch(&part.key, plain.clone()).await?),
-        };
-        self.note_progress();
-        if stored.table.hash() != part.hash {
-            return Err(self.staging_error(&part.key, "it is not what was stored".into()));
+        let patience = self.patience();
+        if part.stored_bytes <= WHOLE_BYTES {
+            let recalled = self.recalled.whole(&self.archive, part, patience).await?;
+            self.note_progress();
+            self.check_table(part, &recalled.table)?;
+            return tokio::task::spawn_blocking(move || recalled.unpack(plain))
+                .await
+                .expect("unpacking does not panic")
+                .map_err(|damage| self.archive.damaged(&part.key, damage));
         }
-        tokio::task::spawn_blocking(move || stored.unpack(plain))
-            .await
-            .expect("unpacking does not panic")
-            .map_err(damaged)
+        let table = Arc::new(self.archive.seek_table(&part.key, patience).await?);
+        self.note_progress();
+        self.check_table(part, &table)?;
+        let read = self.archive.read_plain(&part.key, &table, plain, self.patience());
+        read.await.inspect(|_| self.note_progress())
     }
 
-    /// The table of a part, and the frames that hold these plain bytes.
-    async fn fetch(&self, key: &Key, plain: Range<u64>) -> Result<Stored, archive::Error> {
-        let table = self.archive.seek_table(key, self.patience()).await?;
-        let range = table.stored_range(table.frames_of(plain));
-        let start = range.start;
-        let fetched = self
-            .archive
-            .store()
-            .get(key, ByteRange::Span(range), self.patience())
-            .await?;
-        Ok(Stored {
-            table,
-            start,
-            bytes: fetched.bytes,
-        })
+    fn check_table(&self, part: &Part, table: &SeekTable) -> Result<(), archive::Error> {
+        if table.hash() == part.hash {
+            return Ok(());
+        }
+        Err(self.staging_error(&part.key, "it is not what was stored".into()))
     }
 
     pub(super) fn patience(&self) -> Patience {

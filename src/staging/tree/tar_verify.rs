@@ -9,8 +9,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::archive::tree::chunks;
+use crate::parts::chunk::Crc;
 use crate::pg::backup_manifest::{Checksum, ChecksumAlgorithm, File, Manifest, Summer};
-use crate::staging::chunk::Crc;
 
 use super::file::DraftFile;
 use super::tar_backup::{BLOCK, header};

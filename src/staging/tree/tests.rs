@@ -11,10 +11,10 @@ use crate::archive::tree::summary::{Shape, Summary};
 use crate::archive::tree::{Content, Tree};
 use crate::archive::tree::{chunks, layout};
 use crate::codec::{self, Compression};
+use crate::parts::part::PartBuilder;
 use crate::pg::backup_manifest::{ManifestVersion, WalRange, Writer};
 use crate::pg::{Lsn, SystemId, Timeline};
 use crate::staging;
-use crate::staging::part::PartBuilder;
 use crate::store::{self, ByteRange, Location, Patience};
 
 use super::sending::Unmade;
@@ -186,7 +186,11 @@ impl Both {
 /// What is stored of a complete tree, proved by everything that names it.
 async fn stored(archive: &Archive) -> (Summary, Tree, BTreeMap<String, Vec<u8>>) {
     let name = "monday".parse().unwrap();
-    let summary = archive.summary(&name, patience()).await.unwrap().unwrap();
+    let summary = archive
+        .summary(TreeKind::BaseBackup, &name, patience())
+        .await
+        .unwrap()
+        .unwrap();
     let tree = archive.tree(&name, &summary, patience()).await.unwrap();
     let mut hashes = archive
         .chunk_hashes(&name, &summary, &tree, patience())

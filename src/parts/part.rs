@@ -1,23 +1,24 @@
 //! A part of a stored tree, made in one go from bytes that arrive in order.
 //!
-//! For those who have the bytes at hand: `walfs backup` reading a data directory, a bundle of small files that were
-//! written through the mount. Everything here computes and nothing waits, so it belongs on a thread for blocking work.
+//! For makers that have the bytes at hand: `walfs backup` reading a data directory, a bundle of small files that were
+//! written through the mount.
 
 use bytes::Bytes;
 
 use crate::archive::tree::Part;
-use crate::codec::{self, Compression, ContentHash, FRAME_BYTES, FrameSummary};
+use crate::codec::{Compression, ContentHash, FRAME_BYTES, ObjectBuilder};
 use crate::store::Key;
+
+/// Why writing the object cannot fail.
+const MEMORY: &str = "memory takes all";
 
 /// Packs a part as its plain bytes arrive.
 #[derive(Debug)]
 pub struct PartBuilder {
-    compression: Compression,
     /// What does not fill a frame yet.
     open: Vec<u8>,
     /// What is packed, as it will be stored: the bytes are held once.
-    object: Vec<u8>,
-    frames: Vec<FrameSummary>,
+    object: ObjectBuilder<Vec<u8>>,
 }
 
 /// A part, ready to be stored.
@@ -35,16 +36,14 @@ impl PartBuilder {
     /// An empty part.
     pub fn new(compression: Compression) -> Self {
         Self {
-            compression,
             open: Vec::with_capacity(FRAME_BYTES),
-            object: Vec::new(),
-            frames: Vec::new(),
+            object: ObjectBuilder::new(compression, Vec::new()),
         }
     }
 
     /// Plain bytes so far: where the next ones will lie.
     pub fn plain_bytes(&self) -> u64 {
-        (self.frames.len() * FRAME_BYTES + self.open.len()) as u64
+        (self.object.frames() * FRAME_BYTES + self.open.len()) as u64
     }
 
     /// Takes the next bytes.
@@ -52,7 +51,7 @@ impl PartBuilder {
         while !plain.is_empty() {
             if self.open.is_empty() && plain.len() >= FRAME_BYTES {
                 let (frame, rest) = plain.split_at(FRAME_BYTES);
-                self.pack(frame);
+                self.object.push(frame).expect(MEMORY);
                 plain = rest;
                 continue;
             }
@@ -70,26 +69,17 @@ impl PartBuilder {
         if !self.open.is_empty() {
             self.pack_open();
         }
-        let sealed = codec::seal(self.compression, self.frames);
-        self.object.extend_from_slice(&sealed.trailer);
+        let (object, finished) = self.object.finish().expect(MEMORY);
         FinishedPart {
-            object: self.object.into(),
-            plain_bytes: sealed.plain_bytes,
-            hash: sealed.hash,
+            object: object.into(),
+            plain_bytes: finished.plain_bytes,
+            hash: finished.hash,
         }
     }
 
     fn pack_open(&mut self) {
-        let mut open = std::mem::take(&mut self.open);
-        self.pack(&open);
-        open.clear();
-        self.open = open;
-    }
-
-    fn pack(&mut self, plain: &[u8]) {
-        let frame = codec::pack(self.compression, self.frames.len() as u64, plain);
-        self.object.extend_from_slice(&frame.stored);
-        self.frames.push(frame.summary);
+        self.object.push(&self.open).expect(MEMORY);
+        self.open.clear();
     }
 }
 
@@ -112,7 +102,7 @@ mod tests {
     #[test]
     fn pieces_of_any_size_make_the_same_part() {
         let plain: Vec<u8> = (0..3 * FRAME_BYTES + 12_345).map(|at| (at / 100) as u8).collect();
-        let (object, hash) = codec::pack_all(Compression::default(), &plain);
+        let (object, hash) = crate::codec::pack_all(Compression::default(), &plain);
         for piece in [1000, FRAME_BYTES, 2 * FRAME_BYTES + 1, plain.len()] {
             let mut builder = PartBuilder::new(Compression::default());
             plain.chunks(piece).for_each(|piece| builder.push(piece));

@@ -8,13 +8,13 @@ use crate::archive::tree::chunks::{self, ChunkHash};
 
 /// CRC-32C of a run of bytes, and how many they are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Crc {
+pub(crate) struct Crc {
     value: u32,
     bytes: u64,
 }
 
 impl Crc {
-    pub(super) fn of(plain: &[u8]) -> Self {
+    pub(crate) fn of(plain: &[u8]) -> Self {
         Self {
             value: crc32c::crc32c(plain),
             bytes: plain.len() as u64,
@@ -22,7 +22,7 @@ impl Crc {
     }
 
     /// Of so many zeros, which nobody has to make: by doubling.
-    pub(super) fn of_zeros(bytes: u64) -> Self {
+    pub(crate) fn of_zeros(bytes: u64) -> Self {
         let (mut whole, mut power, mut left) = (Self::default(), Self::of(&[0]), bytes);
         while left > 0 {
             if left % 2 == 1 {
@@ -35,28 +35,28 @@ impl Crc {
     }
 
     /// Of this run with another one behind it.
-    pub(super) fn then(self, next: Self) -> Self {
+    pub(crate) fn then(self, next: Self) -> Self {
         Self {
             value: crc32c::crc32c_combine(self.value, next.value, next.bytes as usize),
             bytes: self.bytes + next.bytes,
         }
     }
 
-    pub(super) fn value(self) -> u32 {
+    pub(crate) fn value(self) -> u32 {
         self.value
     }
 }
 
 /// A frame of a tree's file, as one of its chunks.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Chunk {
+pub(crate) struct Chunk {
     hash: ChunkHash,
     crc: Crc,
 }
 
 impl Chunk {
     /// Of a frame whose first `skipped` bytes are not the file's. `None` if nothing is left.
-    pub(super) fn of(frame: &[u8], skipped: usize) -> Option<Self> {
+    pub(crate) fn of(frame: &[u8], skipped: usize) -> Option<Self> {
         let content = frame.get(skipped..).unwrap_or_default();
         (!content.is_empty()).then(|| Self {
             hash: ChunkHash::of(content),
@@ -67,16 +67,16 @@ impl Chunk {
 
 /// A run of chunks.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Chunks {
-    pub(super) hashes: Vec<ChunkHash>,
+pub(crate) struct Chunks {
+    pub(crate) hashes: Vec<ChunkHash>,
     /// Of each chunk, where they came one by one.
     crcs: Vec<u32>,
-    pub(super) crc: Crc,
+    pub(crate) crc: Crc,
 }
 
 impl Chunks {
     /// Of a content at hand whole.
-    pub(super) fn of(plain: &[u8]) -> Self {
+    pub(crate) fn of(plain: &[u8]) -> Self {
         Self {
             hashes: chunks::of(plain),
             crcs: Vec::new(),
@@ -85,7 +85,7 @@ impl Chunks {
     }
 
     /// That of the chunk with this number, which has so many bytes.
-    pub(super) fn crc_of(&self, number: usize, bytes: u64) -> Option<Crc> {
+    pub(crate) fn crc_of(&self, number: usize, bytes: u64) -> Option<Crc> {
         self.crcs.get(number).map(|&value| Crc { value, bytes })
     }
 }

@@ -14,19 +14,19 @@ use crate::codec::{self, ContentHash};
 
 /// A finished object: packed frames, wherever they are kept, and the seek table.
 #[derive(Debug)]
-pub struct Sealed {
+pub struct FinishedDraft {
     frames: Vec<Kept>,
     /// Offset of each frame in the object, and of the trailer.
     offsets: Vec<u64>,
-    sealed: codec::Sealed,
+    finished: codec::Finished,
     spill: Arc<Mutex<Spill>>,
     buffers: Buffers,
 }
 
-impl Sealed {
+impl FinishedDraft {
     pub(super) fn new(
         frames: Vec<Kept>,
-        sealed: codec::Sealed,
+        finished: codec::Finished,
         spill: Arc<Mutex<Spill>>,
         buffers: Buffers,
     ) -> Self {
@@ -40,7 +40,7 @@ impl Sealed {
         Self {
             frames,
             offsets,
-            sealed,
+            finished,
             spill,
             buffers,
         }
@@ -48,25 +48,25 @@ impl Sealed {
 
     /// Length of its plain content, in bytes.
     pub fn plain_bytes(&self) -> u64 {
-        self.sealed.plain_bytes
+        self.finished.plain_bytes
     }
 
     fn piece(&self, index: usize) -> io::Result<Bytes> {
         match self.frames.get(index) {
             Some(kept) => spill::fetch(kept, &self.spill),
-            None => Ok(self.sealed.trailer.clone()),
+            None => Ok(self.finished.trailer.clone()),
         }
     }
 }
 
 #[async_trait]
-impl Offered for Sealed {
+impl Offered for FinishedDraft {
     fn hash(&self) -> ContentHash {
-        self.sealed.hash
+        self.finished.hash
     }
 
     fn stored_bytes(&self) -> u64 {
-        self.sealed.stored_bytes
+        self.finished.stored_bytes
     }
 
     async fn read(&self, range: Range<u64>) -> io::Result<Bytes> {

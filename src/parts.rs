@@ -1,0 +1,16 @@
+//! Parts of a stored tree: made of files, and put together into the tree.
+//!
+//! Two kinds of makers have files: `job` reads a data directory, `staging` takes what is written through the mount. Both
+//! make their parts here, and nowhere else is a tar header, a padding or an extent put in its place:
+//!
+//! - [`volume`]: files become the plain content of a part, a bundle of small ones or a slice of a large one;
+//! - [`part`]: plain content becomes an object, frame by frame;
+//! - [`chunk`]: what is learnt of a file's content while its bytes pass;
+//! - [`tree`]: the parts that hold each file become the tree.
+//!
+//! Everything here computes and nothing waits: it belongs on a thread for blocking work.
+
+pub(crate) mod chunk;
+pub mod part;
+pub mod tree;
+pub mod volume;

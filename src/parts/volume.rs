@@ -1,0 +1,123 @@
+//! Files become the plain content of parts: a bundle of small files, or the slices of a large one ([`layout`]).
+
+use crate::archive::tree::{Attributes, Content, Entry, layout};
+use crate::codec::Compression;
+
+use super::part::{FinishedPart, PartBuilder};
+
+/// A part in the making, as tar has it: a header, the content, its padding; and two blocks of zeros at the end.
+#[derive(Debug)]
+pub struct VolumeBuilder(PartBuilder);
+
+impl VolumeBuilder {
+    /// An empty one.
+    pub fn new(compression: Compression) -> Self {
+        Self(PartBuilder::new(compression))
+    }
+
+    /// Begins a member of a bundle. The content of a file follows, and [`VolumeBuilder::end_member`].
+    pub fn begin_member(&mut self, entry: &Entry) {
+        self.0.push(&layout::member_header(entry));
+    }
+
+    /// Ends a file of so many bytes.
+    pub fn end_member(&mut self, file_bytes: u64) {
+        self.zeros(layout::padding(file_bytes));
+    }
+
+    /// Begins a slice of a large file: the first one has the headers.
+    ///
+    /// # Panics
+    /// If the path is too long for them (some 7 KiB, [`layout::large_header`]).
+    pub fn begin_slice(&mut self, index: u64, file: &Entry) {
+        if index == 0 {
+            self.0
+                .push(&layout::large_header(file).expect("a path in a file system has at most 4095 bytes"));
+        }
+    }
+
+    /// Takes the next bytes of a file's content.
+    pub fn content(&mut self, plain: &[u8]) {
+        self.0.push(plain);
+    }
+
+    /// Plain bytes so far: where the next ones will lie.
+    pub fn plain_bytes(&self) -> u64 {
+        self.0.plain_bytes()
+    }
+
+    /// Ends a bundle.
+    pub fn finish_bundle(mut self) -> FinishedPart {
+        self.zeros(layout::END_BYTES);
+        self.0.finish()
+    }
+
+    /// Ends slice `index` of a file of `file_bytes`; the last ones end the volume as well.
+    pub fn finish_slice(mut self, index: u64, file_bytes: u64) -> FinishedPart {
+        self.zeros(layout::slice_bytes(index, file_bytes) - self.plain_bytes());
+        self.0.finish()
+    }
+
+    fn zeros(&mut self, bytes: u64) {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let mut left = bytes as usize;
+        while left > 0 {
+            let take = left.min(ZEROS.len());
+            self.0.push(&ZEROS[..take]);
+            left -= take;
+        }
+    }
+}
+
+/// The members of a bundle whose contents are in memory, until it is packed.
+#[derive(Debug, Default)]
+pub struct Bundle {
+    members: Vec<(Entry, Vec<u8>)>,
+    plain_bytes: u64,
+}
+
+impl Bundle {
+    /// Adds a directory, a link, or a file with its content. Returns where the content begins in the part.
+    pub fn add(&mut self, entry: Entry, mut content: Vec<u8>) -> u64 {
+        content.shrink_to_fit();
+        let header_bytes = layout::member_header(&entry).len() as u64;
+        let offset = self.plain_bytes + header_bytes;
+        let bytes = content.len() as u64;
+        self.plain_bytes = offset + bytes + layout::padding(bytes);
+        self.members.push((entry, content));
+        offset
+    }
+
+    /// Is there nothing in it?
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Length of its plain content, the end included.
+    pub fn plain_bytes(&self) -> u64 {
+        self.plain_bytes + layout::END_BYTES
+    }
+
+    /// Makes the part.
+    pub fn pack(self, compression: Compression) -> FinishedPart {
+        let mut volume = VolumeBuilder::new(compression);
+        for (entry, content) in self.members {
+            volume.begin_member(&entry);
+            volume.content(&content);
+            volume.end_member(content.len() as u64);
+        }
+        volume.finish_bundle()
+    }
+}
+
+/// A file as its headers have it: where its bytes lie is not known yet.
+pub fn file_entry(path: &[u8], attributes: Attributes, bytes: u64) -> Entry {
+    Entry {
+        path: path.into(),
+        attributes,
+        content: Content::File {
+            bytes,
+            extents: [].into(),
+        },
+    }
+}
