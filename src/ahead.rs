@@ -21,7 +21,7 @@
 //! nothing had been sent, and the store decides. What was sent ahead is forgotten when it is asked for, so a later `cp`
 //! of the same name is compared with what the store has then.
 //!
-//! **What is in the way of nobody.** Errors ahead are logged and shown to nobody. Memory is bounded ([`ROOM_BYTES`]), and
+//! **What is in the way of nobody.** Errors ahead are logged and shown to nobody. Memory is bounded ([`Memory::ahead`](crate::memory::Memory)), and
 //! taken only while there is enough; a copier never waits for it. On a slow line uploads side by side would only delay
 //! the one that is waited for: fewer are sent then, see `ahead/table.rs`.
 //!
@@ -48,12 +48,6 @@ use flight::{Flight, Runway};
 use pg_wal::PgWal;
 pub use pg_wal::{Identity, Origin};
 use table::{Next, Table};
-
-/// Memory for segments that are packed and sent ahead, in bytes; part of what uploads may take in all. The rest of
-/// that, 18 MiB, is there for copiers and base backups: what is sent ahead waits for a copier, which must never wait for
-/// memory that it holds. So of segments above 16 MiB none is sent ahead. Two of these are packed at once, and more are on
-/// their way, because what is packed is most often a fraction of that.
-pub const ROOM_BYTES: u64 = 34 << 20;
 
 /// Sends segments ahead of the archiver.
 #[derive(Debug)]
@@ -85,7 +79,7 @@ impl Ahead {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            runway: Runway::new(archive.clone(), deadline, ROOM_BYTES),
+            runway: Runway::new(archive.clone(), deadline),
             archive,
             given,
             deadline,

@@ -11,14 +11,14 @@
 //!
 //! This room knows no FUSE, no cache and no clock beyond the patience it is handed. Keys are spelled here only.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 
 use crate::codec::Compression;
+use crate::memory::Memory;
 use crate::pg::{SegmentName, SegmentSize, SystemId, WalName};
 use crate::printable::shortened;
 use crate::store::{self, ByteRange, Claim, ErrorKind, Key, Patience, PutMode, Stage, Store};
@@ -95,6 +95,8 @@ pub struct Options {
     pub compression: Option<Compression>,
     /// Make a new archive on an empty prefix?
     pub create: bool,
+    /// What is used of memory on the way to it and from it.
+    pub memory: Memory,
 }
 
 /// An open archive.
@@ -105,8 +107,7 @@ pub struct Archive {
     compression: Compression,
     cluster: OnceLock<Cluster>,
     name_turns: turns::NameTurns,
-    /// One permit a KiB.
-    upload_memory: Arc<Semaphore>,
+    memory: Memory,
     /// The last segment that was not there yet: most likely, those after it are not either.
     frontier: Mutex<Option<SegmentName>>,
     is_new: bool,
@@ -148,7 +149,7 @@ impl Archive {
             compression,
             cluster: OnceLock::new(),
             name_turns: Default::default(),
-            upload_memory: Arc::new(Semaphore::new((wal::UPLOAD_MEMORY_BYTES >> 10) as usize)),
+            memory: options.memory.clone(),
             frontier: Mutex::default(),
             is_new,
             is_found_at_once,
@@ -178,6 +179,11 @@ impl Archive {
     /// What it is.
     pub fn marker(&self) -> &Marker {
         &self.marker
+    }
+
+    /// What whoever reads or writes it may use of memory.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Codec and level of what is written.

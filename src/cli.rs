@@ -19,7 +19,6 @@ pub mod backup_list;
 pub mod connect;
 mod interrupts;
 mod log;
-mod memory;
 mod moment;
 pub mod mount;
 pub mod mount_helper;

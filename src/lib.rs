@@ -26,13 +26,14 @@
 pub mod ahead;
 pub mod archive;
 mod beneath;
-mod buffers;
 pub mod cache;
 pub mod cli;
 pub mod codec;
 pub mod daemon;
 pub mod job;
+pub mod linux;
 mod long_write;
+pub mod memory;
 pub mod metrics;
 pub mod mount;
 pub mod parts;

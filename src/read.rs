@@ -39,9 +39,6 @@ pub const PIECE_BYTES: u64 = 16 << 20;
 
 const FRAMES_PER_PIECE: u64 = PIECE_BYTES / FRAME_BYTES as u64;
 
-/// Pieces being decoded at once: each holds its plain bytes, outside of the cache's bound.
-const DECODERS: usize = 2;
-
 /// Reads archived files.
 #[derive(Debug)]
 pub struct Reader {
@@ -55,7 +52,9 @@ pub struct Reader {
 impl Reader {
     /// A reader that caches plain bytes in `cache` and stored bytes in `disk`.
     pub fn new(archive: Arc<Archive>, cache: Cache, disk: Option<DiskCache>) -> Self {
-        let (decoders, space) = (Arc::new(Semaphore::new(DECODERS)), Space::default());
+        let memory = archive.memory();
+        let decoders = Arc::new(Semaphore::new(memory.pieces));
+        let space = Space::new(memory.stored.clone());
         let trees = TreeReader::new(archive.clone(), cache.clone(), space.clone(), decoders.clone());
         Self {
             fetcher: Arc::new(Fetcher::new(archive, disk, decoders)),

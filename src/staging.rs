@@ -4,7 +4,7 @@
 //! packed on another core as soon as a write has run past its end, so that when the last write of a segment arrives
 //! only the last frame is left to do. Writers that come back (`pg_receivewal` writes zeros first, then data) get
 //! their frame unpacked again. What follows a file that was sent ahead is only hashed, until it proves to differ. Frames
-//! are kept in memory up to a common budget, packed ones beyond it in an unlinked temporary file, which vanishes with
+//! are kept in memory up to a common budget, and beyond it packed in an unlinked temporary file, which vanishes with
 //! the process: nothing staged is ever needed after a crash, because nothing staged has been acknowledged.
 //!
 //! This room does not know names, verdicts or the store; [`wal`] adds the rules for WAL files.
@@ -17,8 +17,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::buffers::Buffers;
 use crate::codec::{self, Compression, FRAME_BYTES};
+use crate::memory::{Held, Memory};
 use crate::parts::chunk::{Chunk, Chunks};
 
 pub mod coverage;
@@ -39,7 +39,8 @@ use spill::{Kept, Space, Spill};
 
 const FRAME: u64 = FRAME_BYTES as u64;
 
-/// Plain frames one draft keeps open; more are packed, oldest first. Copiers need one, `pg_receivewal` two.
+/// Plain frames one draft keeps open, as far as memory goes; more are packed, those at the file's start first. Copiers need
+/// one, `pg_receivewal` two.
 const OPEN_FRAMES: usize = 4;
 
 /// Where drafts keep what they hold.
@@ -47,8 +48,8 @@ const OPEN_FRAMES: usize = 4;
 pub struct Options {
     /// Directory of the temporary files; must not be on the mount itself.
     pub directory: PathBuf,
-    /// Packed bytes kept in memory by all drafts together; beyond it they go to temporary files.
-    pub memory_bytes: usize,
+    /// Of which all drafts keep their frames; beyond it these go to temporary files.
+    pub memory: Memory,
     /// Bytes in temporary files above which writers of trees wait for their uploads. Writers of WAL never wait.
     pub space_bytes: u64,
 }
@@ -57,7 +58,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             directory: std::env::temp_dir(),
-            memory_bytes: 16 << 20,
+            memory: Memory::default(),
             space_bytes: 2 << 30,
         }
     }
@@ -71,12 +72,9 @@ pub struct Staging(Arc<Shared>);
 struct Shared {
     compression: Compression,
     directory: PathBuf,
-    /// One permit a KiB.
-    memory: Arc<Semaphore>,
+    memory: Memory,
     space: Arc<Space>,
     packers: Arc<Semaphore>,
-    /// Of objects put together for their upload.
-    objects: Buffers,
 }
 
 impl Staging {
@@ -86,10 +84,9 @@ impl Staging {
         Self(Arc::new(Shared {
             compression,
             directory: options.directory.clone(),
-            memory: Arc::new(Semaphore::new(options.memory_bytes >> 10)),
+            memory: options.memory.clone(),
             space: Arc::new(Space::new(options.space_bytes)),
             packers: Arc::new(Semaphore::new(cores + 1)),
-            objects: Buffers::of_writers(),
         }))
     }
 
@@ -143,8 +140,8 @@ pub struct Draft {
 enum Slot {
     /// Never written: zeros.
     Hole,
-    /// Plain; zeros where nothing was written, and beyond its end.
-    Open(Frame),
+    /// Plain; zeros where nothing was written, and beyond its end. With its memory, once it has been written to.
+    Open(Frame, Option<Held>),
     /// Being packed on another thread.
     Packing(JoinHandle<io::Result<Kept>>),
     /// Packed.
@@ -219,7 +216,7 @@ impl Draft {
             let piece = &data[from..from + take];
             if take == FRAME_BYTES && matches!(self.slot(index), Slot::Hole) {
                 // As every frame of a copier's: no need to make zeros first.
-                self.frames[index] = Slot::Open(frame(piece));
+                self.frames[index] = Slot::Open(frame(piece), None);
             } else {
                 let opened = self.open_frame(index).await;
                 let lost = opened.map(|plain| plain[within..within + take].copy_from_slice(piece));
@@ -304,7 +301,7 @@ impl Draft {
     pub async fn finish(&mut self) -> io::Result<FinishedDraft> {
         let kept = self.keep_all().await?;
         let finished = codec::finish(self.compression, kept.iter().map(|frame| frame.summary));
-        let buffers = self.shared.objects.clone();
+        let buffers = self.shared.memory.buffers.clone();
         Ok(FinishedDraft::new(kept, finished, self.spill.clone(), buffers))
     }
 
@@ -349,15 +346,15 @@ impl Draft {
         self.slot(index);
         self.arrive(index).await;
         match &mut self.frames[index] {
-            Slot::Open(_) => {}
-            Slot::Hole => self.frames[index] = Slot::Open(Frame::zeros()),
+            Slot::Open(..) => {}
+            Slot::Hole => self.frames[index] = Slot::Open(Frame::zeros(), None),
             Slot::Hashed(_) => {
                 let Slot::Hashed(Hashed { plain, .. }) =
                     std::mem::replace(&mut self.frames[index], Slot::Hole)
                 else {
                     unreachable!("matched above");
                 };
-                self.frames[index] = Slot::Open(plain);
+                self.frames[index] = Slot::Open(plain, None);
             }
             Slot::Packing(_) | Slot::Hashing(_) | Slot::Kept(_) | Slot::Lost(..) => {
                 let kept = self.kept(index).await?;
@@ -367,18 +364,18 @@ impl Draft {
                 kept.summary
                     .unpack(&stored, &mut room[..kept.summary.plain_bytes() as usize])
                     .map_err(|damage| io::Error::other(damage.to_string()))?;
-                self.frames[index] = Slot::Open(plain);
+                self.frames[index] = Slot::Open(plain, None);
             }
         }
         match &mut self.frames[index] {
-            Slot::Open(plain) => Ok(plain.whole()),
+            Slot::Open(plain, _) => Ok(plain.whole()),
             _ => unreachable!("opened above"),
         }
     }
 
     /// Starts packing a frame that is open, up to the file's end; or hashing it, if that will do and there is room.
     async fn pack(&mut self, index: usize) -> io::Result<()> {
-        if !matches!(self.frames[index], Slot::Open(_)) {
+        if !matches!(self.frames[index], Slot::Open(..)) {
             return Ok(());
         }
         let packer = self
@@ -388,13 +385,13 @@ impl Draft {
             .acquire_owned()
             .await
             .expect("never closed");
-        let Slot::Open(mut plain) = std::mem::replace(&mut self.frames[index], Slot::Hole) else {
+        let Slot::Open(mut plain, _) = std::mem::replace(&mut self.frames[index], Slot::Hole) else {
             unreachable!("checked above");
         };
         plain.truncate(self.frame_bytes(index));
         let room = self
             .compared
-            .then(|| hashed::room(&self.shared.memory, plain.len()));
+            .then(|| self.shared.memory.frames.try_take(plain.len() as u64));
         if let Some(room) = room.flatten() {
             self.frames[index] = Slot::Hashing(hashed::hash(index as u64, plain, room));
             return Ok(());
@@ -409,7 +406,7 @@ impl Draft {
             let packed = codec::pack(compression, index as u64, &plain);
             let chunk = skipped.and_then(|skipped| Chunk::of(&plain, skipped));
             drop(packer);
-            spill::keep(&shared.memory, &shared.directory, &spill, packed, chunk)
+            spill::keep(&shared.memory.frames, &shared.directory, &spill, packed, chunk)
         }));
         Ok(())
     }
@@ -460,12 +457,20 @@ impl Draft {
         spill::fetch(kept, &self.spill)
     }
 
+    /// Packs open frames that are too many, or for which there is no memory.
     async fn limit_open_frames(&mut self) -> io::Result<()> {
-        let open: Vec<usize> = (0..self.frames.len())
-            .filter(|&index| matches!(self.frames[index], Slot::Open(_)))
-            .collect();
-        for &index in open.iter().rev().skip(OPEN_FRAMES) {
-            self.pack(index).await?;
+        let mut open = 0;
+        for index in (0..self.frames.len()).rev() {
+            let Slot::Open(_, held) = &mut self.frames[index] else {
+                continue;
+            };
+            open += 1;
+            if held.is_none() {
+                *held = self.shared.memory.open_frames.try_take(FRAME);
+            }
+            if open > OPEN_FRAMES || held.is_none() {
+                self.pack(index).await?;
+            }
         }
         Ok(())
     }

@@ -18,32 +18,26 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{Either, select};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::archive::wal::{Offered, UPLOAD_MEMORY_BYTES, UploadSpace};
+use crate::archive::wal::Offered;
 use crate::archive::{Archive, Error};
-use crate::buffers::{Buffers, Filling};
 use crate::codec::{Compression, ContentHash, FRAME_BYTES, ObjectBuilder};
+use crate::memory::{Filling, Held, OVERHEAD_BYTES, Share};
 use crate::pg::{PageHeader, SegmentName, WalName};
 use crate::store::Patience;
 
 use super::pg_wal::{Opened, PgWal};
 use super::table::Next;
 
-/// What an object may be longer than its content, in KiB: headers of frames and the table of a 32 MiB segment.
-const OVERHEAD_KIB: u32 = 64;
-
 /// What all segments that are sent ahead share.
 #[derive(Debug)]
 pub(super) struct Runway {
     archive: Arc<Archive>,
     deadline: Duration,
-    /// One permit a KiB of memory.
-    room: Arc<Semaphore>,
-    room_bytes: u64,
+    room: Share,
     packers: Semaphore,
-    buffers: Buffers,
 }
 
 /// What has become of a segment.
@@ -58,16 +52,13 @@ pub(super) enum Flight {
 }
 
 impl Runway {
-    /// Objects being made and sent take at most `room_bytes` of memory together.
-    pub(super) fn new(archive: Arc<Archive>, deadline: Duration, room_bytes: u64) -> Self {
+    pub(super) fn new(archive: Arc<Archive>, deadline: Duration) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
+            room: archive.memory().ahead.clone(),
             archive,
             deadline,
-            room: Arc::new(Semaphore::new((room_bytes >> 10) as usize)),
-            room_bytes,
             packers: Semaphore::new(cores),
-            buffers: Buffers::of_writers(),
         }
     }
 
@@ -135,20 +126,14 @@ impl Runway {
     }
 
     /// Memory for one more segment, of our own and of what uploads may take. Never waits in front of a copier.
-    async fn room(&self) -> Option<(OwnedSemaphorePermit, UploadSpace)> {
-        let bytes = self.archive.known_cluster()?.segment_size.bytes();
-        let kib = (bytes >> 10) as u32 + OVERHEAD_KIB;
-        let for_copiers = UPLOAD_MEMORY_BYTES - self.room_bytes;
-        if u64::from(kib) << 10 > self.room_bytes.min(for_copiers) {
+    async fn room(&self) -> Option<(Held, Held)> {
+        let bytes = self.archive.known_cluster()?.segment_size.bytes() + OVERHEAD_BYTES;
+        let for_copiers = self.archive.memory().uploads.bytes() - self.room.bytes();
+        if bytes > self.room.bytes().min(for_copiers) {
             return None;
         }
-        let room = self
-            .room
-            .clone()
-            .acquire_many_owned(kib)
-            .await
-            .expect("never closed");
-        Some((room, self.archive.try_upload_space(kib)?))
+        let room = self.room.take(bytes).await;
+        Some((room, self.archive.memory().uploads.try_take(bytes)?))
     }
 
     /// Reads and packs a segment; `None` if it is not there, or not as it was.
@@ -166,9 +151,8 @@ impl Runway {
         self.archive
             .check_header(WalName::Segment(name), &header, patience)
             .await?;
-        let room = self
-            .buffers
-            .take(opened.bytes as usize + ((OVERHEAD_KIB as usize) << 10));
+        let buffers = &self.archive.memory().buffers;
+        let room = buffers.take((opened.bytes + OVERHEAD_BYTES) as usize);
         let object = blocking(move || {
             let object = pack(&opened, compression, room).map_err(|error| failed(name, &error))?;
             Ok(pg_wal.still_has(name, &opened).then_some(object))
@@ -221,7 +205,7 @@ fn failed(name: SegmentName, error: &std::io::Error) -> Error {
 struct Object {
     bytes: Bytes,
     hash: ContentHash,
-    held: Option<(OwnedSemaphorePermit, UploadSpace)>,
+    held: Option<(Held, Held)>,
 }
 
 fn pack(opened: &Opened, compression: Compression, mut room: Filling) -> std::io::Result<Object> {
@@ -244,11 +228,9 @@ fn pack(opened: &Opened, compression: Compression, mut room: Filling) -> std::io
 
 impl Object {
     /// Keeps as much of the memory set aside as it needs.
-    fn within(mut self, mut room: OwnedSemaphorePermit, mut space: UploadSpace) -> Self {
-        let kib = self.bytes.len().div_ceil(1 << 10);
-        let excess = room.num_permits().saturating_sub(kib);
-        drop(room.split(excess));
-        space.shrink_to(kib);
+    fn within(mut self, mut room: Held, mut space: Held) -> Self {
+        room.shrink_to(self.stored_bytes());
+        space.shrink_to(self.stored_bytes());
         self.held = Some((room, space));
         self
     }
@@ -264,7 +246,7 @@ impl Offered for Object {
         self.bytes.len() as u64
     }
 
-    /// None: [`UploadSpace`] for it is held from the beginning.
+    /// None: it is held from the beginning.
     fn upload_bytes(&self) -> u64 {
         0
     }

@@ -1,14 +1,10 @@
-//! Who may write now: one writer at a time at a name, where the store does not judge races, and as many bodies as memory
-//! allows.
+//! Who may write now: one writer at a time at a name, where the store does not judge races.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use tokio::sync::OwnedSemaphorePermit;
-
-use super::Archive;
-use super::wal::{Found, UPLOAD_MEMORY_BYTES};
+use super::wal::Found;
 use crate::codec::ContentHash;
 use crate::pg::WalName;
 
@@ -87,32 +83,5 @@ impl Looked {
     /// Has nobody in this process written the name since, nor been about it?
     pub(super) fn is_recent(&self) -> bool {
         self.turn.written.load(Ordering::Acquire) == self.written_before
-    }
-}
-
-/// A part of the memory that bodies of uploads may take.
-#[derive(Debug)]
-pub struct UploadSpace(OwnedSemaphorePermit);
-
-impl UploadSpace {
-    /// Gives back what is more than `kib` KiB.
-    pub fn shrink_to(&mut self, kib: usize) {
-        let excess = self.0.num_permits().saturating_sub(kib);
-        drop(self.0.split(excess));
-    }
-}
-
-impl Archive {
-    /// Takes memory for a body of so many bytes, or all there is, in its turn: before the body is made.
-    pub async fn upload_space(&self, bytes: u64) -> UploadSpace {
-        let kib = bytes.min(UPLOAD_MEMORY_BYTES).div_ceil(1 << 10) as u32;
-        let space = self.upload_memory.clone().acquire_many_owned(kib).await;
-        UploadSpace(space.expect("never closed"))
-    }
-
-    /// Takes so many KiB of the memory for bodies, if they are free now.
-    pub fn try_upload_space(&self, kib: u32) -> Option<UploadSpace> {
-        let space = self.upload_memory.clone().try_acquire_many_owned(kib);
-        space.ok().map(UploadSpace)
     }
 }

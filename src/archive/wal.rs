@@ -16,14 +16,13 @@ mod received;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub(crate) use commit::UPLOAD_MEMORY_BYTES;
 pub use commit::{Committed, Offered};
 pub use early::{Early, EarlyFile};
 pub use lineage::{Child, Fork, Lineage};
 pub use own::Compared;
 pub use received::{MAX_PIECE_BYTES, Piece, Prefix, Prefixes};
 
-pub use super::turns::{Looked, UploadSpace};
+pub use super::turns::Looked;
 use super::{Archive, Error};
 use crate::codec::{self, Damage, SeekTable, Tail};
 use crate::pg::{SegmentName, Timeline, WalName};

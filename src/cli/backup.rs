@@ -18,10 +18,11 @@ use crate::pg::WalName;
 
 use super::connect::{self, ConnectArgs};
 use super::interrupts::{self, Interrupts};
-use super::options::{CreateArgs, StoreArgs, bytes, duration, newly_made};
+use super::options::{CreateArgs, MemoryArgs, StoreArgs, bytes, duration, newly_made};
 use super::out::Out;
-use super::{complain, memory, progress, start_log};
+use super::{complain, progress, start_log};
 use crate::codec::Compression;
+use crate::memory::give_back_freed;
 
 /// The backup is kept, and pages in it are damaged.
 const EXIT_BAD_PAGES: u8 = 3;
@@ -80,6 +81,8 @@ pub struct BackupArgs {
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
+    memory: MemoryArgs,
+    #[command(flatten)]
     create: CreateArgs,
     #[command(flatten)]
     connect: ConnectArgs,
@@ -128,7 +131,7 @@ pub fn backup(arguments: &BackupArgs) -> ExitCode {
     } else {
         "walfs=warn,error"
     });
-    memory::give_back_freed();
+    give_back_freed();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -179,6 +182,7 @@ async fn run(arguments: &BackupArgs) -> Result<Taken, Failure> {
     let opening = archive::Options {
         compression: arguments.compression,
         create: arguments.create.create,
+        memory: arguments.memory.shares(),
     };
     let store = &arguments.store;
     let archive = tokio::select! {

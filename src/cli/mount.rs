@@ -13,6 +13,7 @@ use crate::cache::Cache;
 use crate::cache::disk::DiskCache;
 use crate::daemon::{self, Ready};
 use crate::job::sweep::sweep;
+use crate::memory::give_back_freed;
 use crate::metrics::Metrics;
 use crate::mount::fs::{self, Fs};
 use crate::mount::kernel;
@@ -21,8 +22,8 @@ use crate::read::Reader;
 use crate::staging::Staging;
 use crate::store::Patience;
 
-use super::options::{CreateArgs, StoreArgs, WriteArgs, bytes, newly_made};
-use super::{complain, log, memory, start_log};
+use super::options::{CreateArgs, MemoryArgs, StoreArgs, WriteArgs, bytes, newly_made};
+use super::{complain, log, start_log};
 
 /// Between our own deadline and one of the kernel's, after which the kernel would end the whole mount.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -76,6 +77,8 @@ pub struct MountArgs {
     #[arg(long)]
     read_only: bool,
     #[command(flatten)]
+    memory: MemoryArgs,
+    #[command(flatten)]
     create: CreateArgs,
     #[command(flatten)]
     store: StoreArgs,
@@ -89,10 +92,6 @@ pub struct MountArgs {
     #[arg(long, value_name = "DIR", default_value = "auto", value_parser = pg_wal, env = "WALFS_PG_WAL",
           hide_env_values = true, help_heading = "Writing")]
     pg_wal: PgWal,
-    /// Memory for restored segments, verified and plain: 16 MiB each
-    #[arg(long, value_name = "SIZE", default_value = "40MiB", value_parser = bytes, env = "WALFS_CACHE_MEMORY",
-          hide_env_values = true, help_heading = "Reading")]
-    cache_memory: u64,
     /// Keep fetched objects in this directory too, compressed as they are; it may be lost at any time. What else lies there
     /// is left alone [default: none]
     #[arg(
@@ -180,7 +179,7 @@ pub fn mount(arguments: &MountArgs) -> ExitCode {
     }
     start_log("walfs=info,warn");
     end_on_panic();
-    memory::give_back_freed();
+    give_back_freed();
     match run(arguments, ready) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed { error, ready }) => {
@@ -327,6 +326,7 @@ async fn open(
     let options = archive::Options {
         compression: arguments.write.compression,
         create: arguments.create.create && !arguments.read_only,
+        memory: arguments.memory.shares(),
     };
     let opened = arguments.store.open(&arguments.archive, &options, deadline).await;
     let archive = Arc::new(opened.map_err(|error| error.to_string())?);
@@ -342,8 +342,8 @@ async fn open(
     let disk = disk
         .transpose()
         .map_err(|error| format!("cache directory: {error}"))?;
-    let reader = Reader::new(archive.clone(), Cache::new(arguments.cache_memory), disk).fetching_ahead();
-    let staging = Staging::new(archive.compression(), &arguments.write.staging());
+    let reader = Reader::new(archive.clone(), Cache::new(options.memory.cache_bytes), disk).fetching_ahead();
+    let staging = Staging::new(archive.compression(), &arguments.write.staging(&options.memory));
     let options = fs::Options {
         deadline,
         longest: longest_request(),

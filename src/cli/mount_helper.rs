@@ -41,7 +41,7 @@ const VALUES: [(&str, &str); 16] = [
     ("profile", "--profile"),
     ("credentials_file", "--credentials-file"),
     ("cache_dir", "--cache-dir"),
-    ("cache_memory", "--cache-memory"),
+    ("memory", "--memory"),
     ("cache_size", "--cache-size"),
     ("staging_dir", "--staging-dir"),
     ("staging_space", "--staging-space"),

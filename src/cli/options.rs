@@ -1,14 +1,17 @@
 //! Options that several commands share, and how durations and sizes are written.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
+use indicatif::BinaryBytes;
 
 use crate::archive::{self, Archive};
 use crate::codec::Compression;
+use crate::linux::cgroup;
+use crate::memory::Memory;
 use crate::staging;
 use crate::store::{self, Location, PathStyle, Patience, Store};
 
@@ -80,6 +83,39 @@ pub struct StoreArgs {
     pub read_deadline: Option<Duration>,
 }
 
+/// How much memory a process may use.
+#[derive(Debug, Clone, Args)]
+pub struct MemoryArgs {
+    /// Memory in all, at least 128MiB [default: 256MiB, or half of what the control group allows if that is less]
+    #[arg(long, value_name = "SIZE", value_parser = memory, env = "WALFS_MEMORY", hide_env_values = true)]
+    memory: Option<Memory>,
+}
+
+impl MemoryArgs {
+    /// Its shares. What the control group has changed is said in the log.
+    pub fn shares(&self) -> Memory {
+        let allowed = cgroup::memory_limit(Path::new("/"));
+        let usual = Memory::usual(None).total_bytes;
+        let memory = self.memory.clone().unwrap_or_else(|| Memory::usual(allowed));
+        let total = BinaryBytes(memory.total_bytes);
+        match allowed.map(|bytes| (bytes, BinaryBytes(bytes))) {
+            Some((bytes, allowed)) if bytes < memory.total_bytes + memory.total_bytes / 4 => tracing::warn!(
+                "walfs uses up to {total} of memory, its control group allows {allowed}: it may be killed. \
+                 HINT: a higher limit, or a smaller --memory"
+            ),
+            Some((_, allowed)) if self.memory.is_none() && memory.total_bytes < usual => tracing::info!(
+                "walfs uses up to {total} of memory, because its control group allows {allowed}"
+            ),
+            _ => {}
+        }
+        memory
+    }
+}
+
+fn memory(text: &str) -> Result<Memory, String> {
+    Memory::new(bytes(text)?).map_err(|error| error.to_string())
+}
+
 /// May a new archive be made?
 #[derive(Debug, Clone, Copy, Args)]
 pub struct CreateArgs {
@@ -109,8 +145,7 @@ pub struct WriteArgs {
         help_heading = "Writing"
     )]
     pub compression: Option<Compression>,
-    /// Directory for what is being written and does not fit in 16 MiB of memory; not in the mount [default: TMPDIR,
-    /// /tmp]
+    /// Directory for what is being written and does not fit into memory; not in the mount [default: TMPDIR, /tmp]
     #[arg(
         long,
         value_name = "DIR",
@@ -134,12 +169,12 @@ pub struct WriteArgs {
 
 impl WriteArgs {
     /// For [`staging::Staging`].
-    pub fn staging(&self) -> staging::Options {
+    pub fn staging(&self, memory: &Memory) -> staging::Options {
         let usual = staging::Options::default();
         staging::Options {
             directory: self.staging_dir.clone().unwrap_or(usual.directory),
             space_bytes: self.staging_space,
-            ..usual
+            memory: memory.clone(),
         }
     }
 }

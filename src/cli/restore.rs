@@ -16,12 +16,13 @@ use crate::job::restore::{
     Choice, Mapping, OldWal, Options, Owner, Ownership, Recovery, Target, TargetAction, TargetTimeline,
     restore,
 };
+use crate::memory::give_back_freed;
 use crate::mount::kernel::{self, lookup_user};
 use crate::pg::{Lsn, Timeline};
 
-use super::options::StoreArgs;
+use super::options::{MemoryArgs, StoreArgs};
 use super::postgres_config::{fetch_command, restore_command};
-use super::{complain, memory, moment, progress, restored, start_log};
+use super::{complain, moment, progress, restored, start_log};
 
 /// Restore a backup to a data directory, ready to recover
 ///
@@ -88,6 +89,8 @@ pub struct RestoreArgs {
     /// Print what was done as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    memory: MemoryArgs,
     #[command(flatten)]
     recovery: RecoveryArgs,
     #[command(flatten)]
@@ -204,7 +207,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Runs `walfs restore`.
 pub fn run(arguments: &RestoreArgs) -> ExitCode {
     start_log("walfs=warn,error");
-    memory::give_back_freed();
+    give_back_freed();
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -226,13 +229,13 @@ pub fn run(arguments: &RestoreArgs) -> ExitCode {
 async fn restore_backup(arguments: &RestoreArgs) -> Result<(), Failure> {
     let options = options(arguments)?;
     refuse_a_mount(&options)?;
+    let opening = archive::Options {
+        memory: arguments.memory.shares(),
+        ..Default::default()
+    };
     let store = &arguments.store;
     let archive = store
-        .open_straight(
-            &arguments.archive,
-            &archive::Options::default(),
-            store.read_wait(),
-        )
+        .open_straight(&arguments.archive, &opening, store.read_wait())
         .await?;
     let progress = progress::on_terminal();
     let report = restore(&Arc::new(archive), &options, &progress, store.person_patience()).await?;

@@ -391,6 +391,7 @@ impl<'a> Taking<'a> {
             self.page_rules(start),
             self.options.rate_limit.map(Rate::new),
             self.progress.clone(),
+            self.archive.memory().packing.clone(),
         );
         let packers = Arc::new(packers);
         self.packers = Some(AtWork(packers.clone()));

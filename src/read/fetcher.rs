@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::{DECODERS, FRAMES_PER_PIECE, PIECE_BYTES};
+use super::{FRAMES_PER_PIECE, PIECE_BYTES};
 use crate::archive::{Archive, Error};
-use crate::buffers::Buffers;
 use crate::cache::disk::DiskCache;
 use crate::codec::{self, Damage, SeekTable};
+use crate::memory::Buffers;
 use crate::pg::WalName;
 use crate::store::{ByteRange, Key, Patience};
 
@@ -26,10 +26,10 @@ pub(super) struct Fetcher {
 impl Fetcher {
     pub(super) fn new(archive: Arc<Archive>, disk: Option<DiskCache>, decoders: Arc<Semaphore>) -> Self {
         Self {
+            buffers: Buffers::of_blocks(archive.memory().pieces),
             archive,
             disk: disk.map(Arc::new),
             decoders,
-            buffers: Buffers::new(DECODERS),
         }
     }
 

@@ -8,12 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::PIECE_BYTES;
-
-/// All stored bytes held outside of the caches.
-const ALL_BYTES: u64 = 3 * PIECE_BYTES;
+use crate::memory::{self, Share};
 
 /// What is fetched ahead does not touch the last of it.
 const LEFT_BYTES: u64 = PIECE_BYTES;
@@ -24,8 +21,7 @@ pub(super) const TURN: Duration = Duration::from_secs(2);
 /// The memory.
 #[derive(Debug, Clone)]
 pub(super) struct Space {
-    /// One permit a KiB.
-    free: Arc<Semaphore>,
+    share: Share,
     /// What the next one to fetch ahead may have.
     spare: Arc<Mutex<Option<Held>>>,
 }
@@ -33,36 +29,34 @@ pub(super) struct Space {
 /// A share of it, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Held {
-    permit: OwnedSemaphorePermit,
+    memory: memory::Held,
     /// Room that is part of the share, or none yet.
     room: Vec<u8>,
 }
 
-impl Default for Space {
-    fn default() -> Self {
+impl Space {
+    /// Of all stored bytes held outside of the caches.
+    pub(super) fn new(share: Share) -> Self {
         Self {
-            free: Arc::new(Semaphore::new(kib(ALL_BYTES) as usize)),
+            share,
             spare: Arc::default(),
         }
     }
-}
 
-impl Space {
     /// A share for somebody who waits; he waits for it for a moment only. Who waits longer is behind requests that
     /// hang, and hold no bytes: he goes without (promise S4).
     pub(super) async fn take(&self, bytes: u64) -> Option<Held> {
-        if self.free.available_permits() < kib(bytes) as usize {
+        if self.share.free_bytes() < bytes {
             drop(self.spare().take());
         }
-        let turn = tokio::time::timeout(TURN, self.free.clone().acquire_many_owned(kib(bytes)));
-        let permit = turn.await.ok()?.expect("never closed");
-        Some(Held::of(permit))
+        let turn = tokio::time::timeout(TURN, self.share.take(bytes));
+        turn.await.ok().map(Held::of)
     }
 
     /// Could [`Space::take`] be had at once?
     pub(super) fn has(&self, bytes: u64) -> bool {
-        let spare = self.spare().as_ref().map_or(0, Held::kib);
-        self.free.available_permits() + spare >= kib(bytes) as usize
+        let spare_bytes = self.spare().as_ref().map_or(0, Held::bytes);
+        self.share.free_bytes() + spare_bytes >= bytes
     }
 
     /// A share for what nobody waits for yet; `None` if there is too little.
@@ -71,9 +65,8 @@ impl Space {
             return None;
         }
         let spare = self.spare().take();
-        let more = (kib(bytes) as usize).saturating_sub(spare.as_ref().map_or(0, Held::kib));
-        let permit = self.free.clone().try_acquire_many_owned(more as u32).ok()?;
-        let mut held = Held::of(permit);
+        let more = bytes.saturating_sub(spare.as_ref().map_or(0, Held::bytes));
+        let mut held = Held::of(self.share.try_take(more)?);
         if let Some(spare) = spare {
             held.join(spare);
         }
@@ -86,11 +79,10 @@ impl Space {
             return;
         }
         held.room = bytes.into();
-        let room_kib = kib(held.room.capacity() as u64) as usize;
-        let is_covered = room_kib <= held.kib();
+        let is_covered = held.room.capacity() as u64 <= held.bytes();
         held.shrink_to(0);
         let mut spare = self.spare();
-        if is_covered && spare.is_none() && self.free.available_permits() >= kib(LEFT_BYTES) as usize {
+        if is_covered && spare.is_none() && self.share.free_bytes() >= LEFT_BYTES {
             *spare = Some(held);
         }
     }
@@ -101,20 +93,20 @@ impl Space {
 }
 
 impl Held {
-    fn of(permit: OwnedSemaphorePermit) -> Self {
+    fn of(memory: memory::Held) -> Self {
         Self {
-            permit,
+            memory,
             room: Vec::new(),
         }
     }
 
-    fn kib(&self) -> usize {
-        self.permit.num_permits()
+    fn bytes(&self) -> u64 {
+        self.memory.bytes()
     }
 
     /// Both together.
     pub(super) fn join(&mut self, more: Self) {
-        self.permit.merge(more.permit);
+        self.memory.join(more.memory);
         if self.room.capacity() == 0 {
             self.room = more.room;
         }
@@ -127,23 +119,23 @@ impl Held {
 
     /// Gives back what is not needed after all, but not of the room in it.
     pub(super) fn shrink_to(&mut self, bytes: u64) {
-        let needed = kib(bytes.max(self.room.capacity() as u64)) as usize;
-        let more = self.kib().saturating_sub(needed);
-        drop(self.permit.split(more));
+        self.memory.shrink_to(bytes.max(self.room.capacity() as u64));
     }
-}
-
-fn kib(bytes: u64) -> u32 {
-    u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ALL_BYTES: u64 = 3 * PIECE_BYTES;
+
+    fn space() -> Space {
+        Space::new(Share::new(ALL_BYTES))
+    }
+
     #[tokio::test]
     async fn a_whole_piece_is_left_to_those_who_wait() {
-        let space = Space::default();
+        let space = space();
         let mut ahead: Vec<Held> = std::iter::from_fn(|| space.take_ahead(5 << 20)).collect();
         assert_eq!(ahead.len(), 6);
         let waiting = space.take(PIECE_BYTES).await.expect("there is room");
@@ -168,7 +160,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_room_of_what_was_used_is_that_of_the_next() {
-        let space = Space::default();
+        let space = space();
         let (held, bytes, place) = received(&space, 4 << 20);
         space.keep(held, bytes);
         assert!(space.has(ALL_BYTES));
@@ -181,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_gets_the_room_that_was_kept() {
-        let space = Space::default();
+        let space = space();
         let (held, bytes, _) = received(&space, 4 << 20);
         space.keep(held, bytes);
         let all = space.take(ALL_BYTES).await.expect("all of it is free");

@@ -113,12 +113,12 @@ impl TreeReader {
     /// A reader that shares its memory with that of WAL.
     pub(super) fn new(archive: Arc<Archive>, cache: Cache, space: Space, decoders: Arc<Semaphore>) -> Self {
         Self(Arc::new(Inner {
+            tables: Tables::new(archive.memory().table_bytes),
             archive,
             cache,
             fetches: Arc::new(Semaphore::new(FETCHES)),
             space,
             decoders,
-            tables: Tables::default(),
             flights: Flights::default(),
             cursors: Mutex::default(),
             coming: Mutex::default(),

@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use super::spill::{self, Kept, Spill};
 use crate::archive::wal::Offered;
-use crate::buffers::Buffers;
 use crate::codec::{self, ContentHash};
+use crate::memory::Buffers;
 
 /// A finished object: packed frames, wherever they are kept, and the seek table.
 #[derive(Debug)]

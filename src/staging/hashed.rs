@@ -1,14 +1,13 @@
 //! Frames that are most likely archived already: hashed, and kept as they came in case they are not.
 
 use std::io;
-use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{self, JoinHandle};
 
 use super::frame::Frame;
 use super::{Draft, Slot};
 use crate::codec::{ContentHash, PieceHash};
+use crate::memory::Held;
 
 /// A frame's plain bytes and their hash.
 #[derive(Debug)]
@@ -16,17 +15,11 @@ pub(super) struct Hashed {
     pub(super) plain: Frame,
     pub(super) hash: PieceHash,
     /// Counted as packed frames are; held for its `Drop`.
-    _memory: OwnedSemaphorePermit,
-}
-
-/// Room for a frame kept plain, if there is enough in what all drafts have together.
-pub(super) fn room(memory: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
-    let kib = bytes.div_ceil(1 << 10) as u32;
-    memory.clone().try_acquire_many_owned(kib).ok()
+    _memory: Held,
 }
 
 /// Hashes a frame on another thread.
-pub(super) fn hash(index: u64, plain: Frame, memory: OwnedSemaphorePermit) -> JoinHandle<Hashed> {
+pub(super) fn hash(index: u64, plain: Frame, memory: Held) -> JoinHandle<Hashed> {
     task::spawn_blocking(move || Hashed {
         hash: PieceHash::of(index, &plain),
         plain,

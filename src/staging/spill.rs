@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 use crate::codec::{FrameSummary, Packed};
+use crate::memory::{Held, Share};
 
 use crate::parts::chunk::Chunk;
 
@@ -27,7 +28,7 @@ pub(super) struct Kept {
 enum Place {
     Memory(
         Bytes,
-        #[expect(dead_code, reason = "held for its Drop")] Arc<OwnedSemaphorePermit>,
+        #[expect(dead_code, reason = "held for its Drop")] Arc<Held>,
     ),
     File {
         offset: u64,
@@ -120,16 +121,15 @@ impl Drop for Spill {
 
 /// Keeps a frame where there is room.
 pub(super) fn keep(
-    memory: &Arc<Semaphore>,
+    memory: &Share,
     directory: &Path,
     spill: &Mutex<Spill>,
     packed: Packed,
     chunk: Option<Chunk>,
 ) -> io::Result<Kept> {
-    let kib = packed.stored.len().div_ceil(1 << 10) as u32;
-    let place = match memory.clone().try_acquire_many_owned(kib) {
-        Ok(permit) => Place::Memory(packed.stored, Arc::new(permit)),
-        Err(_) => spill
+    let place = match memory.try_take(packed.stored.len() as u64) {
+        Some(held) => Place::Memory(packed.stored, Arc::new(held)),
+        None => spill
             .lock()
             .expect("no panic while held")
             .append(directory, &packed.stored)?,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::archive::wal::Offered;
 use crate::codec::ContentHash;
+use crate::memory::Share;
 
 /// Lengths and places of writes that matter: whole frames, more than one, parts, across a border.
 const WRITES: [(u64, usize); 10] = [
@@ -24,11 +25,19 @@ const WRITES: [(u64, usize); 10] = [
 ];
 
 fn staging(memory_bytes: usize) -> Staging {
-    let options = Options {
-        memory_bytes,
+    staging_with(Compression::default(), memory_bytes)
+}
+
+fn staging_with(compression: Compression, memory_bytes: usize) -> Staging {
+    let memory = Memory {
+        frames: Share::new(memory_bytes as u64),
         ..Default::default()
     };
-    Staging::new(Compression::default(), &options)
+    let options = Options {
+        memory,
+        ..Default::default()
+    };
+    Staging::new(compression, &options)
 }
 
 async fn stored(draft: &mut Draft) -> Vec<u8> {
@@ -110,6 +119,35 @@ async fn what_is_compared_has_the_hash_of_what_is_written_and_can_still_be_store
     }
 }
 
+/// Many files of which each has begun: those that there is no memory for are packed, and go on all the same.
+#[tokio::test]
+async fn frames_that_are_open_take_no_more_memory_than_there_is() {
+    let memory = Memory {
+        frames: Share::new(0),
+        open_frames: Share::new(3 * FRAME),
+        ..Default::default()
+    };
+    let options = Options {
+        memory,
+        ..Default::default()
+    };
+    let staging = Staging::new(Compression::default(), &options);
+    let mut drafts: Vec<Draft> = std::iter::repeat_with(|| staging.draft()).take(10).collect();
+    for part in 0..3 {
+        for (number, draft) in drafts.iter_mut().enumerate() {
+            let data = vec![number as u8 + 1; 1000];
+            draft.write(part * 1000, &data).await.unwrap();
+        }
+    }
+    let slots = || drafts.iter().map(|draft| &draft.frames[0]);
+    assert_eq!(slots().filter(|slot| matches!(slot, Slot::Open(..))).count(), 3);
+    assert_eq!(staging.0.memory.open_frames.free_bytes(), 0);
+    for (number, draft) in drafts.iter_mut().enumerate() {
+        assert!(stored(draft).await == vec![number as u8 + 1; 3000], "{number}");
+    }
+    assert_eq!(staging.0.memory.open_frames.free_bytes(), 3 * FRAME);
+}
+
 /// What is only hashed is counted as what is packed is: all drafts together stay within their memory.
 #[tokio::test]
 async fn what_is_compared_takes_no_more_memory_than_there_is() {
@@ -119,9 +157,9 @@ async fn what_is_compared_takes_no_more_memory_than_there_is() {
     draft.hash().await.unwrap();
     let hashed = draft.frames.iter().filter(|slot| matches!(slot, Slot::Hashed(_)));
     assert_eq!(hashed.count(), 4);
-    assert_eq!(staging.0.memory.available_permits(), 0);
+    assert_eq!(staging.0.memory.frames.free_bytes(), 0);
     drop(draft);
-    assert_eq!(staging.0.memory.available_permits(), (4 * FRAME_BYTES) >> 10);
+    assert_eq!(staging.0.memory.frames.free_bytes(), 4 * FRAME);
 }
 
 /// Polls so often at most, then gives up: what a deadline does in the middle.
@@ -174,7 +212,7 @@ async fn what_is_given_up_in_the_middle_can_be_tried_again() {
         assert!(stored(&mut draft).await == model, "seed {seed}");
         drop(draft);
         // What was being hashed when it was cut off gives its room back a little later.
-        let room = staging.0.memory.acquire_many((memory_bytes >> 10) as u32);
+        let room = staging.0.memory.frames.take(memory_bytes as u64);
         let room = tokio::time::timeout(Duration::from_secs(30), room).await;
         assert!(room.is_ok(), "seed {seed}: room for frames is lost");
     }
@@ -183,11 +221,7 @@ async fn what_is_given_up_in_the_middle_can_be_tried_again() {
 /// A frame that cannot be read back from its temporary file, once.
 #[tokio::test]
 async fn what_could_not_be_packed_otherwise_is_tried_again() {
-    let options = Options {
-        memory_bytes: 0,
-        ..Default::default()
-    };
-    let staging = Staging::new("zstd:1".parse().unwrap(), &options);
+    let staging = staging_with("zstd:1".parse().unwrap(), 0);
     let mut draft = staging.draft();
     draft.write(0, b"content").await.unwrap();
     draft.finish().await.unwrap();

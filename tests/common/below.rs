@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use walfs::archive::{self, Archive};
 use walfs::cache::Cache;
+use walfs::memory::{Memory, Share};
 use walfs::metrics::Metrics;
 use walfs::mount::asker::Asker;
 use walfs::mount::basebackups::drafting::Making;
@@ -52,7 +53,10 @@ impl Below {
     pub async fn over(archive: Arc<Archive>, deadline: Duration) -> Self {
         // Little memory, so that what is being written goes through temporary files too.
         let staged = staging::Options {
-            memory_bytes: 1 << 20,
+            memory: Memory {
+                frames: Share::new(1 << 20),
+                ..Default::default()
+            },
             ..Default::default()
         };
         let staging = Staging::new(archive.compression(), &staged);

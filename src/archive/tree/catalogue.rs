@@ -121,7 +121,7 @@ impl Archive {
     }
 
     /// Stores one part of an unfinished tree; `Ok` means durable. Whoever makes parts of which there may be many at once
-    /// makes them in [`Archive::upload_space`].
+    /// takes [`Memory::uploads`](crate::memory::Memory) for them first.
     ///
     /// # Errors
     /// [`Error::Store`].

@@ -30,10 +30,6 @@ const SINGLE_PUT_BYTES: u64 = 64 << 20;
 /// Size of every part but the last; 1 GiB of incompressible WAL makes 64 of them.
 const PART_BYTES: u64 = 16 << 20;
 
-/// Bodies of uploads held in memory at once, by all of them together: an incompressible slice of a backup and a segment
-/// of 16 MiB, or three of these. One that is larger has it all.
-pub(crate) const UPLOAD_MEMORY_BYTES: u64 = 52 << 20;
-
 /// A finished object, ready to be read for its upload as often as it takes.
 #[async_trait]
 pub trait Offered: Send + Sync {
@@ -45,7 +41,7 @@ pub trait Offered: Send + Sync {
     async fn read(&self, range: Range<u64>) -> io::Result<Bytes>;
     /// Memory that its upload takes, in bytes, beside what is held for it already.
     fn upload_bytes(&self) -> u64 {
-        self.stored_bytes().min(UPLOAD_MEMORY_BYTES)
+        self.stored_bytes()
     }
 }
 
@@ -189,7 +185,7 @@ impl Archive {
         if !is_single_put(&**offered) && !leave.clone().is_given().await {
             return Err(store::Error::withdrawn(format!("{}/{key}", self.place())).into());
         }
-        let _space = self.upload_space(offered.upload_bytes()).await;
+        let _space = self.memory.uploads.take(offered.upload_bytes()).await;
         let mode = put_mode(self.store_judges(&**offered));
         let put = if is_single_put(&**offered) {
             let body = offered

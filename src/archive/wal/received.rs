@@ -205,7 +205,7 @@ impl Archive {
     /// # Errors
     /// [`Error::Store`]; [`Error::Damaged`] if what lies under its key already is not it.
     pub async fn put_piece(&self, piece: &Piece, plain: Bytes, patience: Patience) -> Result<(), Error> {
-        let space = self.upload_space(2 * plain.len() as u64).await;
+        let space = self.memory.uploads.take(2 * plain.len() as u64).await;
         let (compression, content) = (self.compression, plain.clone());
         let packing = tokio::task::spawn_blocking(move || codec::pack_all(compression, &content).0);
         let body = packing.await.expect("packing does not panic");
@@ -231,7 +231,7 @@ impl Archive {
     /// # Errors
     /// [`Error::Store`], also `NotFound`: a longer piece may have come instead. [`Error::Damaged`].
     pub async fn fetch_piece(&self, piece: &Piece, patience: Patience) -> Result<Vec<u8>, Error> {
-        let _space = self.upload_space(2 * piece.bytes()).await;
+        let _space = self.memory.uploads.take(2 * piece.bytes()).await;
         let key = piece.key(&self.marker.codec);
         // Nothing packed is longer than what is not packed, but for some bytes a frame.
         let most_bytes = codec::stored_bytes_uncompressed(piece.bytes()) + (64 << 10);

@@ -20,6 +20,7 @@ use crate::archive::{self, Archive};
 use crate::cache::Cache;
 use crate::codec::{self, Compression};
 use crate::long_write;
+use crate::memory::Memory;
 use crate::pg::WalName;
 use crate::read::{PIECE_BYTES, Reader};
 use crate::staging::wal::WalDraft;
@@ -48,7 +49,8 @@ pub(super) async fn push(
     let patience = Patience::for_at_most(deadline);
     let early = Early::look(&store, name, compression, patience);
     // Most likely the archive's codec.
-    let staging = Staging::new(compression.unwrap_or_default(), &arguments.write.staging());
+    let memory = Memory::default();
+    let staging = Staging::new(compression.unwrap_or_default(), &arguments.write.staging(&memory));
     let draft = |codec| {
         staging.draft_with(if name.has_pages() {
             codec
@@ -62,6 +64,7 @@ pub(super) async fn push(
     let options = archive::Options {
         compression,
         create: arguments.create.create,
+        memory,
     };
     let archive = Arc::new(Archive::open(store, &options, patience).await?);
     newly_made(&archive).iter().for_each(|word| complain(word));

@@ -1,18 +1,17 @@
 //! Makes parts of files: the threads between the data directory and the store.
 //!
-//! Memory is bounded by a budget of plain bytes: a thread takes what its piece of work may need before it begins, and
+//! Memory is bounded by a share of the process's: a thread takes what its piece of work may need before it begins, and
 //! gives back what the packed part does not; the rest goes with the part until it is stored. A large file's bytes come
 //! from a thread beside the one that packs (`blocks`).
 
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::Error;
 use super::blocks::{Block, Blocks};
@@ -24,12 +23,9 @@ use crate::archive::tree::chunks::{self, ChunkHash};
 use crate::archive::tree::{Attributes, Entry, layout};
 use crate::codec::Compression;
 use crate::job::progress::Progress;
+use crate::memory::{Held, Share};
 use crate::parts::part::FinishedPart;
 use crate::parts::volume::{VolumeBuilder, file_entry};
-
-/// Plain bytes being packed and packed bytes being stored, together. With everything else a backup holds, this stays
-/// under 256 MiB.
-const BUDGET_BYTES: u64 = 128 << 20;
 
 /// How often a thread that waits for the rate looks whether it should stop.
 const NAP: Duration = Duration::from_millis(100);
@@ -61,8 +57,8 @@ pub(super) struct Built {
     pub(super) part: FinishedPart,
     pub(super) pieces: Vec<Piece>,
     pub(super) found: Findings,
-    /// Its share of the budget, to be held until it is stored.
-    pub(super) memory: Option<OwnedSemaphorePermit>,
+    /// Its memory, to be held until it is stored.
+    pub(super) memory: Option<Held>,
 }
 
 /// What all threads of a backup share.
@@ -74,9 +70,10 @@ pub(super) struct Packers {
     pub(super) rules: Option<Rules>,
     pub(super) rate: Option<Rate>,
     pub(super) progress: Arc<dyn Progress>,
-    stop: AtomicBool,
-    /// One permit a KiB.
-    budget: Arc<Semaphore>,
+    /// Without a permit; closed when all shall end.
+    stop: Semaphore,
+    /// For plain bytes being packed and packed bytes being stored, together.
+    memory: Share,
     blocks: Blocks,
 }
 
@@ -87,6 +84,7 @@ impl Packers {
         rules: Option<Rules>,
         rate: Option<Rate>,
         progress: Arc<dyn Progress>,
+        memory: Share,
     ) -> Self {
         let plan = Arc::new(plan);
         Self {
@@ -96,16 +94,15 @@ impl Packers {
             rules,
             rate,
             progress,
-            stop: AtomicBool::new(false),
-            budget: Arc::new(Semaphore::new((BUDGET_BYTES >> 10) as usize)),
+            stop: Semaphore::new(0),
+            memory,
             blocks: Blocks::default(),
         }
     }
 
     /// Makes every thread end soon.
     pub(super) fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.budget.close();
+        self.stop.close();
     }
 
     /// One thread's work: until nothing is left, somebody stops it, or it fails, which is the last that it sends.
@@ -142,10 +139,7 @@ impl Packers {
                 (volume, index as u32, pieces, part)
             }
         };
-        let spare = memory
-            .num_permits()
-            .saturating_sub(part.object.len().div_ceil(1 << 10));
-        drop(memory.split(spare));
+        memory.shrink_to(part.object.len() as u64);
         Ok(Built {
             volume,
             slice,
@@ -171,9 +165,14 @@ impl Packers {
         bytes.clamp(1 << 20, layout::SLICE_BYTES)
     }
 
-    fn reserve(&self, bytes: u64, runtime: &Handle) -> Result<OwnedSemaphorePermit, Error> {
-        let reserved = self.budget.clone().acquire_many_owned((bytes >> 10) as u32);
-        runtime.block_on(reserved).map_err(|_| Error::Stopped)
+    fn reserve(&self, bytes: u64, runtime: &Handle) -> Result<Held, Error> {
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = self.stop.acquire() => Err(Error::Stopped),
+                held = self.memory.take(bytes) => Ok(held),
+            }
+        })
     }
 
     /// Waits for its turn to read so many bytes.
@@ -183,7 +182,7 @@ impl Packers {
             .as_ref()
             .map_or(Duration::ZERO, |rate| rate.wait_for(bytes, Instant::now()));
         loop {
-            if self.stop.load(Ordering::Relaxed) {
+            if self.stop.is_closed() {
                 return Err(Error::Stopped);
             }
             if wait.is_zero() {

@@ -1,9 +1,8 @@
 //! Brings what is missing: several parts at once, each written where its bytes belong while it is decoded.
 //!
 //! More are fetched than are decoded, so that those who decode do not wait for a round trip each time. Memory is bounded by
-//! bytes, not by parts: what compresses well is small, and so further ahead. At worst each part that may be decoded has its
-//! stored bytes, some 32 MiB, in memory or on their way, and a piece of 4 MiB decoded: with the usual four, below 150 MiB,
-//! and 32 MiB for the WAL that comes meanwhile.
+//! bytes, not by parts: what compresses well is small, and so further ahead. At worst a part has 32 MiB of stored bytes in
+//! memory or on their way; each that is decoded has a piece of 4 MiB beside these, and the WAL that comes meanwhile 32 MiB.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,7 +17,7 @@ use super::compare::FileWork;
 use super::content::Source;
 use super::error::Error;
 use super::spot::Roots;
-use crate::archive::tree::{Content, Tree, layout};
+use crate::archive::tree::{Content, Tree};
 use crate::beneath::Root;
 use crate::job::progress::Progress;
 use crate::long_write;
@@ -30,9 +29,6 @@ const LONG_BYTES: usize = 1 << 20;
 /// Parts that are fetched at once for each that is decoded, as far as memory goes. A part that has compressed well is decoded
 /// in some 30 ms, a core's time; with four of them on the way meanwhile, a round trip of 100 ms is hidden.
 const FETCHED: usize = 4;
-
-/// Stored bytes in memory or on their way, for each part that is decoded: a whole one that has not compressed at all.
-const STORED_BYTES: u64 = layout::SLICE_BYTES + (1 << 20);
 
 /// Bytes of a part, and where they go.
 #[derive(Debug, Clone, Copy)]
@@ -83,12 +79,10 @@ pub(super) async fn fill(
     let parts = by_part(&source.tree, files);
     let jobs = jobs.max(1);
     let decoders = &Semaphore::new(jobs);
-    // One permit a KiB.
-    let memory = &Semaphore::new(jobs * kib(STORED_BYTES) as usize);
+    let memory = &source.archive.memory().filling;
     let fetch = |(part, pieces): (u32, Vec<Piece>)| async move {
         let stored_bytes = source.tree.parts[part as usize].stored_bytes;
-        let share = memory.acquire_many(kib(stored_bytes.min(STORED_BYTES))).await;
-        let _share = share.expect("never closed");
+        let _held = memory.take(stored_bytes).await;
         let ranges = pieces
             .iter()
             .map(|piece| piece.offset..piece.offset + piece.bytes);
@@ -110,10 +104,6 @@ pub(super) async fn fill(
     fetched
         .try_fold(0, |sum, bytes| async move { Ok(sum + bytes) })
         .await
-}
-
-fn kib(bytes: u64) -> u32 {
-    bytes.div_ceil(1 << 10) as u32
 }
 
 /// The missing bytes, by the parts that they are in, each part's ascending.

@@ -50,7 +50,13 @@ pub(super) async fn find(
     let (Some(segment), None, true) = (reach.next, reach.gap, is_needed) else {
         return Ok(None);
     };
-    let staging = Staging::new(archive.compression(), &staging::Options::default());
+    let staging = Staging::new(
+        archive.compression(),
+        &staging::Options {
+            memory: archive.memory().clone(),
+            ..Default::default()
+        },
+    );
     let deadline = crate::archive::DEFAULT_DEADLINE;
     let received = Received::load(archive, &staging, segment, deadline, patience).await?;
     Ok(received

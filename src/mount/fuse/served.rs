@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use fuser::{Request, Session, SessionACL};
 use tokio::runtime::Handle;
 
-use crate::buffers::Buffers;
+use crate::memory::Buffers;
 use crate::mount::asker::Asker;
 use crate::mount::fs::Fs;
 use crate::mount::kernel::Owner;
@@ -31,10 +31,10 @@ impl Served {
     /// Serves `fs` with the tasks of `runtime`; everything in it belongs to `owner`.
     pub fn new(fs: Arc<Fs>, runtime: Handle, owner: Owner) -> Self {
         Self {
+            blocks: fs.archive.memory().buffers.clone(),
             fs,
             runtime,
             owner,
-            blocks: Buffers::of_writers(),
         }
     }
 

@@ -23,9 +23,6 @@ const WHOLE_BYTES: u64 = 2 << 20;
 /// Number of no frame: that of the whole part as stored.
 const WHOLE: u64 = u64::MAX;
 
-/// Memory of all tables: those of some 20 GB of content.
-const HELD_BYTES: u64 = 4 << 20;
-
 /// What a table takes for each of its frames.
 const FRAME_BYTES_HELD: u64 = 48;
 
@@ -33,16 +30,15 @@ const FRAME_BYTES_HELD: u64 = 48;
 #[derive(Debug)]
 pub(super) struct Tables(Cache<Arc<str>, Arc<SeekTable>>);
 
-impl Default for Tables {
-    fn default() -> Self {
+impl Tables {
+    /// Keeps tables of so many bytes.
+    pub(super) fn new(bytes: u64) -> Self {
         let weight = |_: &Arc<str>, table: &Arc<SeekTable>| {
             u32::try_from(256 + table.frames() * FRAME_BYTES_HELD).unwrap_or(u32::MAX)
         };
-        Self(Cache::builder().max_capacity(HELD_BYTES).weigher(weight).build())
+        Self(Cache::builder().max_capacity(bytes).weigher(weight).build())
     }
-}
 
-impl Tables {
     /// The table of a part, from memory or by one request.
     pub(super) async fn get(
         &self,

@@ -18,10 +18,6 @@ use super::file::{Content, DraftFile, Member, SentAs};
 use super::sending::{Outgoing, Unmade};
 use super::{Error, TreeDraft};
 
-/// Plain bytes of a bundle. They are in memory while it grows, for each tree that is being written: so these bundles are
-/// smaller than those of a backup that reads its files when their time comes.
-pub(super) const BUNDLE_BYTES: u64 = layout::BUNDLE_BYTES / 2;
-
 /// Files after which a bundle is closed, however small they are.
 const BUNDLE_FILES: usize = 4096;
 
@@ -52,8 +48,8 @@ pub(super) struct Ready {
 }
 
 impl Queue {
-    /// Notes that a file was closed.
-    pub(super) fn close(&mut self, file: Closed) -> Ready {
+    /// Notes that a file was closed. Small ones go out when they have `bundle_bytes` together.
+    pub(super) fn close(&mut self, file: Closed, bundle_bytes: u64) -> Ready {
         let mut ready = Ready::default();
         let before = self
             .latest
@@ -67,7 +63,7 @@ impl Queue {
             }
             None => {}
         }
-        if self.small_bytes >= BUNDLE_BYTES || self.small.len() >= BUNDLE_FILES {
+        if self.small_bytes >= bundle_bytes || self.small.len() >= BUNDLE_FILES {
             self.small_bytes = 0;
             ready.bundle = std::mem::take(&mut self.small);
         }

@@ -10,7 +10,7 @@ use crate::archive::tree::summary::{Backup, Description, Method, Summary};
 use crate::archive::tree::{Attributes, Content, Entry, Extent, Tree, chunks::ChunkHash};
 use crate::parts::tree::TreeBuilder;
 
-use super::bundle::{BUNDLE_BYTES, Closed};
+use super::bundle::Closed;
 use super::file::{self, SentAs};
 use super::names::{Kind, NameError};
 use super::sending::Outgoing;
@@ -96,7 +96,7 @@ impl TreeDraft {
             }
             batch.push(number);
             batch_bytes += bytes;
-            if batch_bytes >= BUNDLE_BYTES {
+            if batch_bytes >= self.sender.archive.memory().bundle_bytes {
                 self.send_bundle(&std::mem::take(&mut batch), Vec::new()).await?;
                 batch_bytes = 0;
                 // Not more at once than a writer may have on its way.

@@ -27,10 +27,6 @@ const SLICES: usize = 3;
 /// writers of small files wait for bundles.
 const BUNDLES: usize = 2;
 
-/// Plain bytes of a tree's bundles that wait to be packed, which waits for memory for what comes of it; with more, its
-/// writers wait.
-const BUNDLED_BYTES: u64 = 8 << 20;
-
 /// Why an upload failed; it stays.
 pub(super) type Failure = Arc<archive::Error>;
 
@@ -44,7 +40,8 @@ pub(super) struct Sender {
     bundles: Semaphore,
     /// Parts that have not arrived.
     under_way: Arc<Space>,
-    /// Plain bytes of bundles that are not packed yet.
+    /// Plain bytes of bundles that are not packed yet: that waits for memory for what comes of it. With more of them than
+    /// of one bundle, the tree's writers wait.
     bundled: Arc<Space>,
     failure: Mutex<Option<Failure>>,
     /// When the store has taken or given something for the last time.
@@ -104,6 +101,7 @@ impl Drop for Counted {
 
 impl Sender {
     pub(super) fn new(archive: Arc<Archive>, id: TreeId, deadline: Duration) -> Self {
+        let bundled = Space::new(archive.memory().bundle_bytes);
         Self {
             archive,
             id,
@@ -111,7 +109,7 @@ impl Sender {
             slices: Semaphore::new(SLICES),
             bundles: Semaphore::new(BUNDLES),
             under_way: Arc::new(Space::new(1)),
-            bundled: Arc::new(Space::new(BUNDLED_BYTES)),
+            bundled: Arc::new(bundled),
             failure: Mutex::default(),
             last_progress: Mutex::new(Instant::now()),
             forgotten: Mutex::default(),
@@ -208,9 +206,9 @@ impl Sender {
     ) -> Result<Arc<Part>, archive::Error> {
         let staging = |error| archive::Error::staging(&key, &error);
         let Unmade { most_bytes, make } = part.await.map_err(staging)?;
-        let mut space = self.archive.upload_space(most_bytes).await;
+        let mut space = self.archive.memory().uploads.take(most_bytes).await;
         let part = make.await.map_err(staging)?;
-        space.shrink_to(part.object.len().div_ceil(1 << 10));
+        space.shrink_to(part.object.len() as u64);
         let described = part.described(key);
         self.archive
             .put_part(&described.key, part.object, self.patience())

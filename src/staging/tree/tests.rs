@@ -11,6 +11,7 @@ use crate::archive::tree::summary::{Shape, Summary};
 use crate::archive::tree::{Content, Tree};
 use crate::archive::tree::{chunks, layout};
 use crate::codec::{self, Compression};
+use crate::memory::{Memory, Share};
 use crate::parts::part::PartBuilder;
 use crate::pg::backup_manifest::{ManifestVersion, WalRange, Writer};
 use crate::pg::{Lsn, SystemId, Timeline};
@@ -58,7 +59,10 @@ async fn archive(directory: &Path) -> Arc<Archive> {
 
 async fn draft(archive: &Arc<Archive>, deadline: Duration) -> TreeDraft {
     let staged = staging::Options {
-        memory_bytes: 1 << 20,
+        memory: Memory {
+            frames: Share::new(1 << 20),
+            ..Default::default()
+        },
         ..Default::default()
     };
     let staging = Staging::new(archive.compression(), &staged);

@@ -75,10 +75,9 @@ impl TreeDraft {
             bytes: file.bytes(),
             large: file.is_large(),
         };
-        (
-            self.queue.lock().expect("no panic while held").close(closed),
-            gone,
-        )
+        let bundle_bytes = self.sender.archive.memory().bundle_bytes;
+        let mut queue = self.queue.lock().expect("no panic while held");
+        (queue.close(closed, bundle_bytes), gone)
     }
 
     /// Takes bytes of a file at an offset. Waits while too much is on its way to the store.

@@ -2,10 +2,10 @@
 //! than packing or unpacking WAL into it takes; on a virtual machine whose host must bring the memory, several times as
 //! much.
 //!
-//! Blocks that nobody uses are kept, within a bound. A new one is asked for in huge pages, of which the kernel clears
+//! Blocks that no reader holds are kept, within a bound. A new one is asked for in huge pages, of which the kernel clears
 //! eight instead of 4096 small ones; where it has none to give, nothing is lost.
 
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use memmap2::{Advice, MmapMut};
@@ -19,12 +19,9 @@ const STEP_BYTES: usize = 4 << 20;
 /// What the kernel brings at once.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// What all that is written may keep: as much as bodies of uploads may take, which lie in the same blocks.
-const WRITERS_BYTES: usize = 52 << 20;
-
 /// Blocks that come back.
 #[derive(Debug, Clone)]
-pub(crate) struct Buffers(Arc<Mutex<Pool>>);
+pub struct Buffers(Arc<Mutex<Pool>>);
 
 #[derive(Debug)]
 struct Pool {
@@ -47,14 +44,14 @@ enum Most {
 
 #[derive(Debug, Default)]
 struct Block {
-    memory: Memory,
+    memory: Backing,
     /// Bytes that the kernel has brought: up to the last one that was ever written to.
     real_bytes: usize,
 }
 
-/// Memory of its own, or a share of the allocator's.
+/// Backing of its own, or a share of the allocator's.
 #[derive(Debug)]
-enum Memory {
+enum Backing {
     Mapped(MmapMut),
     Allocated(Vec<u8>),
 }
@@ -74,14 +71,13 @@ struct Filled {
 
 impl Buffers {
     /// So many blocks at most are being filled and kept, or else none is kept.
-    pub(crate) fn new(most: usize) -> Self {
+    pub(crate) fn of_blocks(most: usize) -> Self {
         Self::of(Most::Blocks(most))
     }
 
-    /// Those of everything that is written in this process.
-    pub(crate) fn of_writers() -> Self {
-        static OF_WRITERS: LazyLock<Buffers> = LazyLock::new(|| Buffers::of(Most::Bytes(WRITERS_BYTES)));
-        OF_WRITERS.clone()
+    /// Half of so many bytes are kept, and no more than those that are being read leave of them.
+    pub(super) fn of_bytes(most: usize) -> Self {
+        Self::of(Most::Bytes(most))
     }
 
     fn of(most: Most) -> Self {
@@ -184,27 +180,27 @@ impl Pool {
 impl Block {
     fn new(bytes: usize) -> Self {
         Self {
-            memory: Memory::new(bytes),
+            memory: Backing::new(bytes),
             real_bytes: 0,
         }
     }
 
     fn bytes(&self) -> &[u8] {
         match &self.memory {
-            Memory::Mapped(mapped) => mapped,
-            Memory::Allocated(allocated) => allocated,
+            Backing::Mapped(mapped) => mapped,
+            Backing::Allocated(allocated) => allocated,
         }
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
         match &mut self.memory {
-            Memory::Mapped(mapped) => mapped,
-            Memory::Allocated(allocated) => allocated,
+            Backing::Mapped(mapped) => mapped,
+            Backing::Allocated(allocated) => allocated,
         }
     }
 }
 
-impl Memory {
+impl Backing {
     fn new(bytes: usize) -> Self {
         if bytes >= LEAST_BYTES
             && let Ok(mapped) = MmapMut::map_anon(bytes)
@@ -240,7 +236,7 @@ impl Filling {
     }
 }
 
-impl Default for Memory {
+impl Default for Backing {
     fn default() -> Self {
         Self::Allocated(Vec::new())
     }
@@ -279,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_block_comes_back_when_its_last_reader_has_gone() {
-        let buffers = Buffers::new(MOST);
+        let buffers = Buffers::of_blocks(MOST);
         let first = filled(&buffers, 1);
         let (place, reader) = (first.as_ptr(), first.slice(5..7));
         drop(first);
@@ -292,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_small_file_takes_no_block_away() {
-        let buffers = Buffers::new(MOST);
+        let buffers = Buffers::of_blocks(MOST);
         let first = filled(&buffers, 1);
         let place = first.as_ptr();
         drop(first);
@@ -302,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_size_that_nobody_asks_for_makes_room() {
-        let buffers = Buffers::new(MOST);
+        let buffers = Buffers::of_blocks(MOST);
         let old = [(); MOST].map(|()| filled(&buffers, 1));
         drop(old);
         let other = buffers.take_for(LEAST_BYTES + 1).filled();
@@ -315,7 +311,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_for_writers_is_bounded_by_what_was_written_to() {
-        let buffers = Buffers::of(Most::Bytes(8 * LEAST_BYTES));
+        let buffers = Buffers::of_bytes(8 * LEAST_BYTES);
         let used = |many: usize, bytes| -> Vec<Bytes> {
             let used = || buffers.take(16 * LEAST_BYTES).filled_to(bytes);
             std::iter::repeat_with(used).take(many).collect()
@@ -330,7 +326,7 @@ mod tests {
 
     #[test]
     fn what_is_read_leaves_less_room_to_what_is_kept() {
-        let buffers = Buffers::of(Most::Bytes(4 * LEAST_BYTES));
+        let buffers = Buffers::of_bytes(4 * LEAST_BYTES);
         let blocks = [1, 2].map(|byte| filled(&buffers, byte));
         drop(blocks);
         assert_eq!(buffers.pool().kept.len(), 2);
@@ -346,7 +342,7 @@ mod tests {
 
     #[test]
     fn blocks_kept_and_being_filled_are_no_more_than_was_set() {
-        let buffers = Buffers::new(MOST);
+        let buffers = Buffers::of_blocks(MOST);
         let blocks = [1, 2, 3].map(|byte| filled(&buffers, byte));
         drop(blocks);
         assert_eq!(buffers.pool().kept.len(), MOST);

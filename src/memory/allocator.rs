@@ -18,7 +18,7 @@ const KEPT_FREE_BYTES: libc::c_int = 8 << 20;
 const ARENAS: libc::c_int = 2;
 
 /// To be called before there are other threads. What the allocator refuses is no harm.
-pub(super) fn give_back_freed() {
+pub(crate) fn give_back_freed() {
     #[cfg(target_env = "gnu")]
     for (setting, value) in [
         (libc::M_MMAP_THRESHOLD, OWN_MAPPING_BYTES),

@@ -1,0 +1,250 @@
+//! The memory of a process (promise S3): one total, which is divided here and nowhere else.
+//!
+//! Each room is given its share with the archive or the staging that it works on, and asks it before it makes bytes. What a
+//! share cannot give is waited for, done without, or put into a temporary file. Of the usual total the division is, in MiB:
+//!
+//! | share | of 256 | why so much |
+//! |---|---|---|
+//! | uploads | 52 | an incompressible slice of a base backup and a segment, or three segments; half is kept for the next ones |
+//! | ahead | 34 of these | two segments that are sent before their `cp`; the rest is for a `cp`, which never waits for them |
+//! | frames | 16 | a segment that does not compress, while it is written; the rest goes to temporary files |
+//! | open frames | 8 | eight files that a writer fills in pieces, with four frames each; the rest goes to temporary files |
+//! | stored | 48 | one object of 16 MiB for a reader who waits, two or more ahead of a recovery |
+//! | pieces | 32 | two pieces of 16 MiB that are unpacked: the one that is asked for, and the next one |
+//! | cache | 40 | both of these once they are verified, and frames of base backups |
+//! | manifests, tables | 12, 4 | a base backup of 55,000 files; 20 GB of content |
+//! | bundles | 2 × 8 | small files of a base backup that is written: one bundle fills, one is packed |
+//! | packing | 128 | `walfs backup` alone: four slices of 32 MiB, plain or packed |
+//! | filling | 132 | `walfs restore` alone: four slices as they are stored |
+//!
+//! A process takes or restores a backup, or serves a mount; one that does two of it at once gives each
+//! [a half](Memory::halves). The rest, 16 MiB of a mount, is for what is small and not counted.
+
+use std::fmt;
+
+mod allocator;
+mod buffers;
+mod share;
+
+pub(crate) use allocator::give_back_freed;
+pub use buffers::Buffers;
+pub(crate) use buffers::Filling;
+pub use share::{Held, Share};
+
+const MIB: u64 = 1 << 20;
+
+/// The total that the division is made for, in bytes.
+const USUAL_BYTES: u64 = 256 * MIB;
+
+/// The least total, in bytes: with less, what must be in memory as a whole does not fit.
+const LEAST_BYTES: u64 = 128 * MIB;
+
+/// The largest object that is put by one request as a rule, an incompressible slice of a base backup.
+const SLICE_BYTES: u64 = 33 * MIB;
+
+/// A segment of the usual size, and a piece of larger ones.
+const PIECE_BYTES: u64 = 16 * MIB;
+
+/// What an object may be longer than its content, in bytes: headers of frames and the table of a 32 MiB segment.
+pub(crate) const OVERHEAD_BYTES: u64 = 64 << 10;
+
+/// Shares of one total. Clones are the same shares.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    /// The total, in bytes.
+    pub total_bytes: u64,
+    /// Bodies of uploads.
+    pub uploads: Share,
+    /// Segments that are sent ahead, from packing on. They count as uploads as well.
+    pub ahead: Share,
+    /// Frames of files that are being written: packed, or only hashed.
+    pub frames: Share,
+    /// Frames of files that are being written: plain, because more is expected.
+    pub open_frames: Share,
+    /// Objects on their way to readers, as they are stored.
+    pub stored: Share,
+    /// How many pieces are unpacked at once.
+    pub pieces: usize,
+    /// Bytes of verified content that are kept.
+    pub cache_bytes: u64,
+    /// Bytes of manifests of base backups that are kept.
+    pub manifest_bytes: u64,
+    /// Bytes of seek tables of base backups that are kept.
+    pub table_bytes: u64,
+    /// Bytes of small files of a base backup that go out together.
+    pub bundle_bytes: u64,
+    /// Parts that `walfs backup` makes, plain and packed.
+    pub packing: Share,
+    /// Parts that `walfs restore` fetches, as they are stored.
+    pub filling: Share,
+    /// Blocks that come from uploads and from the kernel, to be used again.
+    pub buffers: Buffers,
+}
+
+/// A total that is too small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLittle {
+    given_bytes: u64,
+}
+
+impl fmt::Display for TooLittle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{} MiB of memory are too little: a segment that is archived and one that is restored take {} MiB together\n\
+             HINT: --memory {}MiB is the least, {}MiB the usual",
+            self.given_bytes / MIB,
+            LEAST_BYTES / MIB,
+            LEAST_BYTES / MIB,
+            USUAL_BYTES / MIB
+        )
+    }
+}
+
+impl std::error::Error for TooLittle {}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::divided(USUAL_BYTES)
+    }
+}
+
+impl Memory {
+    /// Divides a total of so many bytes.
+    ///
+    /// # Errors
+    /// [`TooLittle`].
+    pub fn new(total_bytes: u64) -> Result<Self, TooLittle> {
+        if total_bytes < LEAST_BYTES {
+            return Err(TooLittle {
+                given_bytes: total_bytes,
+            });
+        }
+        Ok(Self::divided(total_bytes))
+    }
+
+    /// Divides the total of a process to which none was given: half of what its control group allows, in bytes, because
+    /// the group's page cache, the kernel's buffers and the program itself count there as well; no more than the usual.
+    pub fn usual(allowed_bytes: Option<u64>) -> Self {
+        let half = allowed_bytes.map_or(USUAL_BYTES, |bytes| bytes / 2);
+        Self::divided(half.clamp(LEAST_BYTES, USUAL_BYTES))
+    }
+
+    /// Two for one: for a process that takes backups while it serves a mount.
+    ///
+    /// # Errors
+    /// [`TooLittle`] for two.
+    pub fn halves(&self) -> Result<[Self; 2], TooLittle> {
+        let half = Self::new(self.total_bytes / 2)?;
+        Ok([half, Self::new(self.total_bytes / 2)?])
+    }
+
+    fn divided(total_bytes: u64) -> Self {
+        let of_total = |mib: u64| total_bytes / (USUAL_BYTES / MIB) * mib;
+        // An upload cannot be made smaller. The others divide what it leaves.
+        let uploads = of_total(52).max(SLICE_BYTES);
+        let of_rest = |mib: u64| (total_bytes - uploads) / (USUAL_BYTES / MIB - 52) * mib;
+        Self {
+            total_bytes,
+            uploads: Share::new(uploads),
+            ahead: Share::new(of_total(34).min(uploads - PIECE_BYTES - OVERHEAD_BYTES)),
+            frames: Share::new(of_rest(16)),
+            open_frames: Share::new(of_rest(8)),
+            stored: Share::new(of_rest(48)),
+            pieces: (of_rest(32) / PIECE_BYTES).max(1) as usize,
+            cache_bytes: of_rest(40),
+            manifest_bytes: of_rest(12),
+            table_bytes: of_rest(4),
+            bundle_bytes: of_rest(8),
+            packing: Share::new(of_total(128)),
+            filling: Share::new(of_total(132)),
+            buffers: Buffers::of_bytes(uploads as usize),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a base backup that is written holds beside its bundles: two that are read back, and four windows of which the
+    /// sums are made.
+    const READ_BACK_BYTES: u64 = 12 * MIB;
+
+    /// All that a mount may hold while a base backup is written into it.
+    fn of_a_mount(memory: &Memory) -> u64 {
+        let shares = [
+            &memory.uploads,
+            &memory.frames,
+            &memory.open_frames,
+            &memory.stored,
+        ];
+        let shares: u64 = shares.map(Share::bytes).iter().sum();
+        let kept = memory.cache_bytes + memory.manifest_bytes + memory.table_bytes;
+        shares + kept + memory.pieces as u64 * PIECE_BYTES + 2 * memory.bundle_bytes + READ_BACK_BYTES
+    }
+
+    #[test]
+    fn the_usual_total_is_divided_as_the_table_says() {
+        let memory = Memory::default();
+        let shares = [
+            &memory.uploads,
+            &memory.ahead,
+            &memory.frames,
+            &memory.open_frames,
+            &memory.stored,
+            &memory.packing,
+            &memory.filling,
+        ];
+        assert_eq!(
+            shares.map(|share| share.bytes() / MIB),
+            [52, 34, 16, 8, 48, 128, 132]
+        );
+        let kept = [
+            memory.cache_bytes,
+            memory.manifest_bytes,
+            memory.table_bytes,
+            memory.bundle_bytes,
+        ];
+        assert_eq!(kept.map(|bytes| bytes / MIB), [40, 12, 4, 8]);
+        assert_eq!((memory.pieces, of_a_mount(&memory) / MIB), (2, 240));
+    }
+
+    #[test]
+    fn every_total_has_room_for_its_shares_and_each_share_for_one_of_its_things() {
+        for total_mib in (128..=160).chain([200, 256, 300, 512, 1000, 4096, 1 << 20]) {
+            let memory = Memory::new(total_mib * MIB).unwrap();
+            assert!(of_a_mount(&memory) <= memory.total_bytes, "{total_mib} MiB");
+            let whole = [&memory.uploads, &memory.packing, &memory.filling];
+            assert!(whole.iter().all(|share| share.bytes() >= SLICE_BYTES));
+            let piece = [memory.stored.bytes(), memory.cache_bytes, memory.ahead.bytes()];
+            assert!(piece.iter().all(|bytes| *bytes > PIECE_BYTES), "{total_mib} MiB");
+        }
+    }
+
+    #[test]
+    fn a_total_that_is_too_small_is_refused_with_the_least_one() {
+        let refused = Memory::new(LEAST_BYTES - 1).unwrap_err().to_string();
+        assert!(
+            refused.contains("127 MiB") && refused.contains("HINT: --memory 128MiB"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn half_of_what_the_control_group_allows_is_used_within_the_bounds() {
+        let usual = |allowed| Memory::usual(allowed).total_bytes;
+        assert_eq!(usual(None), USUAL_BYTES);
+        assert_eq!(usual(Some(8 << 30)), USUAL_BYTES);
+        assert_eq!(usual(Some(400 * MIB)), 200 * MIB);
+        assert_eq!(usual(Some(100 * MIB)), LEAST_BYTES);
+    }
+
+    #[test]
+    fn a_mount_and_a_backup_in_one_process_share_the_total() {
+        let [mount, backup] = Memory::default().halves().unwrap();
+        let all = of_a_mount(&mount) + backup.packing.bytes();
+        assert!(all <= USUAL_BYTES && all > USUAL_BYTES / 2, "{all}");
+        assert!(mount.halves().is_err());
+    }
+}
