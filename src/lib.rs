@@ -29,7 +29,6 @@ mod beneath;
 pub mod cache;
 pub mod cli;
 pub mod codec;
-pub mod daemon;
 pub mod job;
 pub mod linux;
 mod long_write;

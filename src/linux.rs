@@ -1,3 +1,6 @@
-//! What is Linux's own.
+//! What is Linux's own: mounts, processes, control groups, going into the background. It knows no other room.
 
 pub mod cgroup;
+pub mod daemon;
+pub mod kernel;
+pub(crate) mod process;

@@ -39,8 +39,8 @@ const USUAL_BYTES: u64 = 256 * MIB;
 /// The least total, in bytes: with less, what must be in memory as a whole does not fit.
 const LEAST_BYTES: u64 = 128 * MIB;
 
-/// The largest object that is put by one request as a rule, an incompressible slice of a base backup.
-const SLICE_BYTES: u64 = 33 * MIB;
+/// An incompressible slice of a base backup, with what its frames and its table add.
+const SLICE_BYTES: u64 = 32 * MIB + MIB / 4;
 
 /// A segment of the usual size, and a piece of larger ones.
 const PIECE_BYTES: u64 = 16 * MIB;

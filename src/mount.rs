@@ -5,7 +5,7 @@
 //! ```
 //!
 //! [`fuse`] is the only file that knows FUSE; [`fs`] and its companions are the directory itself, which runs without
-//! a kernel; [`kernel`] makes and removes mounts and knows no directory; [`serve`] puts them together.
+//! a kernel; [`serve`] puts it into a mount, which `linux::kernel` has made.
 
 pub mod absence;
 pub mod asker;
@@ -19,7 +19,6 @@ mod forks;
 pub mod fs;
 pub mod fuse;
 pub mod handles;
-pub mod kernel;
 pub mod listing;
 pub mod node;
 pub mod presence;

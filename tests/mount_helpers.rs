@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use walfs::mount::kernel::{self, MountOptions, Owner};
+use walfs::linux::kernel::{self, MountOptions, Owner};
 
 use crate::common::postgres::send;
 use crate::common::user::{User, is_root, said};

@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::common::walfs::Mount;
 use crate::common::world::World;
 use serving::{PATIENCE, Place, ROOT, Server, hold, options, serve, serve_here};
-use walfs::mount::kernel::{
+use walfs::linux::kernel::{
     Device, Error, Holder, MountOptions, ReadAhead, Unmounted, lookup_user, mount, mounts, prepare,
     unmount_path,
 };

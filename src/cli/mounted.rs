@@ -15,7 +15,7 @@ use std::path::{self, Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::mount::kernel;
+use crate::linux::kernel;
 use crate::pg::WalName;
 use crate::store::Location;
 

@@ -16,8 +16,8 @@ use crate::job::restore::{
     Choice, Mapping, OldWal, Options, Owner, Ownership, Recovery, Target, TargetAction, TargetTimeline,
     restore,
 };
+use crate::linux::kernel::{self, lookup_user};
 use crate::memory::give_back_freed;
-use crate::mount::kernel::{self, lookup_user};
 use crate::pg::{Lsn, Timeline};
 
 use super::options::{MemoryArgs, StoreArgs};

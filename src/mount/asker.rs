@@ -9,7 +9,6 @@
 mod command;
 mod seen;
 mod source;
-mod state;
 
 use std::fs;
 use std::io;
@@ -17,10 +16,10 @@ use std::path::{Path, PathBuf};
 
 use crate::ahead::{Identity, Origin};
 
-use super::kernel::{field, read_mounts};
+use crate::linux::kernel::{field, read_mounts};
+use crate::linux::process::{self, Stat, Status};
 pub use seen::Seen;
 pub use source::CopiedFile;
-use state::{Stat, Status};
 
 /// How far a program that an archive command has started may be from the archiver.
 const ANCESTORS: usize = 8;
@@ -76,7 +75,7 @@ impl Asker {
         match self.stat() {
             Some(stat) if stat.is_over() || stat.is_exiting() => true,
             Some(_) => self.status().is_some_and(|status| status.is_ending()),
-            None => self.is_gone(),
+            None => !process::is_alive(self.pid),
         }
     }
 
@@ -184,16 +183,6 @@ impl Asker {
         Status::parse(&String::from_utf8_lossy(
             &fs::read(self.place.join("status")).ok()?,
         ))
-    }
-
-    /// Not merely hidden from us: `/proc` may be mounted with `hidepid`.
-    fn is_gone(&self) -> bool {
-        let Ok(pid) = libc::pid_t::try_from(self.pid) else {
-            return true;
-        };
-        // SAFETY: signal 0 is never sent; the kernel only looks whether it could be.
-        let status = unsafe { libc::kill(pid, 0) };
-        status != 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use crate::pg::{SegmentName, Timeline, WalName};
 
-use super::kernel::Owner;
+use crate::linux::kernel::Owner;
 
 /// What an inode number stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

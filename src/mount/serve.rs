@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::daemon;
+use crate::linux::daemon;
 
 use super::fs::Fs;
 use super::fuse::{self, Served};
-use super::kernel::{self, MountOptions, Mounted, Owner, ReadAhead, User};
+use crate::linux::kernel::{self, MountOptions, Mounted, Owner, ReadAhead, User};
 
 /// How long users of the mount that do not write (a shell standing in it) are waited for at the end.
 const BUSY_PATIENCE: Duration = Duration::from_secs(5);

@@ -13,7 +13,7 @@ use fuser::SessionACL;
 use fuser::{
     Config, Errno, FileAttr, FileHandle, FileType, Filesystem, INodeNo, ReplyAttr, Request, Session,
 };
-use walfs::mount::kernel::{
+use walfs::linux::kernel::{
     MountOptions, Mounted, Owner, drop_privileges, lookup_user, mount, mounts, prepare,
 };
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Error, at};
 use crate::archive::tree::{BASEBACKUPS, LATEST};
 use crate::beneath::{Kind, Root};
-use crate::mount::kernel;
+use crate::linux::kernel;
 use crate::pg::WalName;
 
 /// Longest file of `wal/` that is read here: a `.backup` file has some hundred bytes.

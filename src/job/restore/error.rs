@@ -228,7 +228,7 @@ pub enum Error {
         /// The server's data directory.
         server: PathBuf,
         /// Its process.
-        pid: i32,
+        pid: u32,
     },
     /// A server runs on it.
     #[error(
@@ -239,7 +239,7 @@ pub enum Error {
         /// The directory.
         directory: PathBuf,
         /// The postmaster.
-        pid: i32,
+        pid: u32,
     },
     /// Perhaps a server runs on it.
     #[error(

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::error::Error;
 use crate::archive::Archive;
 use crate::beneath::{Kind, Root};
+use crate::linux::process;
 use crate::pg::SystemId;
 use crate::pg::control::ControlFile;
 
@@ -151,7 +152,7 @@ pub(super) fn check_no_server(data: &Root) -> Result<(), Error> {
     let (pid, socket) = named_in(&text);
     // In another container its number means nothing here, but its socket may be seen.
     let directory = || data.path().to_owned();
-    if is_alive(pid) {
+    if process::is_alive(pid) {
         return Err(Error::ServerRuns {
             directory: directory(),
             pid,
@@ -173,7 +174,7 @@ pub(super) fn check_no_server(data: &Root) -> Result<(), Error> {
 
 /// The process and the socket that a `postmaster.pid` names. Its lines: process, data directory, start time, port, socket
 /// directory (miscadmin.h); the number of a process that serves nobody else is negative.
-fn named_in(text: &str) -> (i32, Option<PathBuf>) {
+fn named_in(text: &str) -> (u32, Option<PathBuf>) {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let pid = lines.first().and_then(|line| line.parse::<i32>().ok());
     let socket = match (
@@ -183,25 +184,15 @@ fn named_in(text: &str) -> (i32, Option<PathBuf>) {
         (Some(port), Some(directory)) => Some(Path::new(directory).join(format!(".s.PGSQL.{port}"))),
         _ => None,
     };
-    (pid.and_then(i32::checked_abs).unwrap_or(0), socket)
+    (pid.and_then(i32::checked_abs).map_or(0, i32::unsigned_abs), socket)
 }
 
 /// Refuses a directory that the server of another data directory uses, or that lies in one, or that holds one: a tablespace of
 /// it, or its WAL, behind one of its links. Servers are known by their working directory, as far as this user may see it. Paths
 /// are without links.
 pub(super) fn check_not_used(directory: &Path, real: &Path, data: &Path) -> Result<(), Error> {
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return Ok(());
-    };
-    for process in processes.flatten() {
-        if fs::read(process.path().join("comm")).is_ok_and(|name| name.trim_ascii() != b"postgres") {
-            continue;
-        }
-        let pid = process.file_name().to_str().and_then(|name| name.parse().ok());
-        let server = fs::read_link(process.path().join("cwd"));
-        let (Some(pid), Ok(server)) = (pid, server) else {
-            continue;
-        };
+    let servers = process::all().filter(|pid| process::name(*pid).is_none_or(|name| name == "postgres"));
+    for (pid, server) in servers.filter_map(|pid| Some((pid, process::working_directory(pid)?))) {
         if data != server && server.join(CONTROL).is_file() && uses(&server, real) {
             let directory = directory.to_owned();
             return Err(Error::Used {
@@ -247,15 +238,6 @@ pub(super) fn check_not_in_cluster(directory: &Path, real: &Path, data: &Path) -
         });
     }
     Ok(())
-}
-
-fn is_alive(pid: i32) -> bool {
-    if pid <= 0 {
-        return false;
-    }
-    // SAFETY: signal 0 is sent to nobody: only the permission is checked.
-    let found = unsafe { libc::kill(pid, 0) };
-    found == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
 
 /// What a socket says.

@@ -22,10 +22,10 @@ use super::super::directory;
 use super::super::error::Error;
 use super::super::fs::{Fs, Result, wal_name};
 use super::super::handles::Handle;
-use super::super::kernel::Owner;
 use super::super::node::{Attributes, Kept, Kind, Node, TreeNode};
 use super::loaded::Loaded;
 use super::slots::Committed;
+use crate::linux::kernel::Owner;
 
 /// Entries in one answer to the kernel, which asks with room for some tens to hundreds.
 const ANSWER_ENTRIES: usize = 256;

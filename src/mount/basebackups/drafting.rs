@@ -20,8 +20,8 @@ use super::super::asker::Asker;
 use super::super::error::Error;
 use super::super::fs::{Fs, Result};
 use super::super::handles::Handle;
-use super::super::kernel::Owner;
 use super::super::node::{Attributes, Kept, Kind, Node, TreeNode};
+use crate::linux::kernel::Owner;
 
 /// What a new file, directory or link gets.
 #[derive(Debug, Clone, Copy)]

@@ -4,7 +4,7 @@ use fuser::{Request, TimeOrNow};
 use jiff::Timestamp;
 
 use super::super::basebackups::drafting::Making;
-use super::super::kernel::Owner;
+use crate::linux::kernel::Owner;
 
 /// What a new file gets.
 pub(super) fn making(request: &Request, mode: u32) -> Making {

@@ -10,8 +10,8 @@ use fuser::{
 
 use super::super::error::Error;
 use super::super::fs::Fs;
-use super::super::kernel::Owner;
 use super::super::node::{Attributes, Kept, Kind};
+use crate::linux::kernel::Owner;
 
 /// How long the kernel may take a name for granted. Names appear through other mounts; absence is never cached.
 const ENTRY_TTL: Duration = Duration::from_secs(1);

@@ -9,10 +9,10 @@ use std::thread::{self, JoinHandle};
 use fuser::{Request, Session, SessionACL};
 use tokio::runtime::Handle;
 
+use crate::linux::kernel::Owner;
 use crate::memory::Buffers;
 use crate::mount::asker::Asker;
 use crate::mount::fs::Fs;
-use crate::mount::kernel::Owner;
 
 /// Threads that take requests from the kernel. More than one, so that a copied megabyte does not delay a lookup.
 const EVENT_LOOPS: usize = 3;

@@ -96,7 +96,7 @@ fn is_fuse(file: &File) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mount::kernel::Owner;
+    use crate::linux::kernel::Owner;
 
     #[test]
     fn data_has_no_room_for_the_source() {

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::super::process;
 use super::table::mounts;
 
 /// Enough to know what to stop.
@@ -62,23 +63,17 @@ pub(super) fn holders(path: &Path) -> Vec<Holder> {
         })
     });
     inner
-        .chain(processes().filter_map(|pid| process(pid, path)))
+        .chain(process::all().filter_map(|pid| holder(pid, path)))
         .take(MOST)
         .collect()
 }
 
-fn processes() -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten();
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-}
-
-fn process(pid: u32, path: &Path) -> Option<Holder> {
+fn holder(pid: u32, path: &Path) -> Option<Holder> {
     let place = PathBuf::from(format!("/proc/{pid}"));
     let uses = links(&place).find(|link| link.starts_with(path))?;
-    let command = fs::read_to_string(place.join("comm")).unwrap_or_default();
     Some(Holder::Process {
         pid,
-        command: command.trim_end().to_owned(),
+        command: process::name(pid).unwrap_or_default(),
         uses,
     })
 }

@@ -195,7 +195,7 @@ fn descriptor(message: &libc::msghdr) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mount::kernel::Owner;
+    use crate::linux::kernel::Owner;
 
     #[test]
     fn source_cannot_inject_options() {

@@ -360,7 +360,7 @@ mod tests {
             let mut parent = Command::new(env::current_exe().unwrap());
             parent.args([
                 "--exact",
-                "daemon::tests::background_process",
+                "linux::daemon::tests::background_process",
                 "--ignored",
                 "--nocapture",
             ]);
