@@ -17,8 +17,10 @@
 //! | packing | 128 | `walfs backup` alone: four slices of 32 MiB, plain or packed |
 //! | filling | 132 | `walfs restore` alone: four slices as they are stored |
 //!
-//! A process takes or restores a backup, or serves a mount; one that does two of it at once gives each
-//! [a half](Memory::halves). The rest, 16 MiB of a mount, is for what is small and not counted.
+//! A process takes or restores a backup, or serves a mount; one that does both at once [divides the total](Memory::in_two)
+//! first. What a mount leaves of it is for what is not counted: the program, requests of the kernel, a second base backup that
+//! is written, what the allocator keeps. That is 16 MiB of the usual total, whose shares are hardly ever all full. Smaller
+//! shares are, and who waits too long for one goes without, so that a smaller total leaves half of what it lacks, too.
 
 use std::fmt;
 
@@ -37,7 +39,10 @@ const MIB: u64 = 1 << 20;
 const USUAL_BYTES: u64 = 256 * MIB;
 
 /// The least total, in bytes: with less, what must be in memory as a whole does not fit.
-const LEAST_BYTES: u64 = 128 * MIB;
+const LEAST_BYTES: u64 = 160 * MIB;
+
+/// What a mount leaves of the usual total for what is not counted, in bytes.
+const UNCOUNTED_BYTES: u64 = 16 * MIB;
 
 /// An incompressible slice of a base backup, with what its frames and its table add.
 const SLICE_BYTES: u64 = 32 * MIB + MIB / 4;
@@ -47,6 +52,9 @@ const PIECE_BYTES: u64 = 16 * MIB;
 
 /// What an object may be longer than its content, in bytes: headers of frames and the table of a 32 MiB segment.
 pub(crate) const OVERHEAD_BYTES: u64 = 64 << 10;
+
+/// Room for a piece that does not compress.
+const WHOLE_BYTES: u64 = 17 * MIB;
 
 /// Shares of one total. Clones are the same shares.
 #[derive(Debug, Clone)]
@@ -130,29 +138,35 @@ impl Memory {
         Self::divided(half.clamp(LEAST_BYTES, USUAL_BYTES))
     }
 
-    /// Two for one: for a process that takes backups while it serves a mount.
+    /// For a process that takes backups while it serves a mount: what the mount has, five eighths, and what the backups
+    /// have, of which one is taken at a time.
     ///
     /// # Errors
-    /// [`TooLittle`] for two.
-    pub fn halves(&self) -> Result<[Self; 2], TooLittle> {
-        let half = Self::new(self.total_bytes / 2)?;
-        Ok([half, Self::new(self.total_bytes / 2)?])
+    /// [`TooLittle`] for both.
+    pub fn in_two(&self) -> Result<[Self; 2], TooLittle> {
+        let of_mount = self.total_bytes / 8 * 5;
+        let mount = Self::new(of_mount).map_err(|_| TooLittle {
+            given_bytes: self.total_bytes,
+        })?;
+        Ok([mount, Self::divided(self.total_bytes - of_mount)])
     }
 
     fn divided(total_bytes: u64) -> Self {
         let of_total = |mib: u64| total_bytes / (USUAL_BYTES / MIB) * mib;
         // An upload cannot be made smaller. The others divide what it leaves.
         let uploads = of_total(52).max(SLICE_BYTES);
-        let of_rest = |mib: u64| (total_bytes - uploads) / (USUAL_BYTES / MIB - 52) * mib;
+        let uncounted = UNCOUNTED_BYTES + USUAL_BYTES.saturating_sub(total_bytes) / 2;
+        let rest = total_bytes.saturating_sub(uncounted + uploads);
+        let of_rest = |mib: u64| rest / ((USUAL_BYTES - UNCOUNTED_BYTES) / MIB - 52) * mib;
         Self {
             total_bytes,
             uploads: Share::new(uploads),
             ahead: Share::new(of_total(34).min(uploads - PIECE_BYTES - OVERHEAD_BYTES)),
             frames: Share::new(of_rest(16)),
             open_frames: Share::new(of_rest(8)),
-            stored: Share::new(of_rest(48)),
+            stored: Share::new(of_rest(48).max(WHOLE_BYTES)),
             pieces: (of_rest(32) / PIECE_BYTES).max(1) as usize,
-            cache_bytes: of_rest(40),
+            cache_bytes: of_rest(40).max(WHOLE_BYTES),
             manifest_bytes: of_rest(12),
             table_bytes: of_rest(4),
             bundle_bytes: of_rest(8),
@@ -212,9 +226,10 @@ mod tests {
 
     #[test]
     fn every_total_has_room_for_its_shares_and_each_share_for_one_of_its_things() {
-        for total_mib in (128..=160).chain([200, 256, 300, 512, 1000, 4096, 1 << 20]) {
+        for total_mib in (160..=200).chain([255, 256, 257, 300, 512, 1000, 4096, 1 << 20]) {
             let memory = Memory::new(total_mib * MIB).unwrap();
-            assert!(of_a_mount(&memory) <= memory.total_bytes, "{total_mib} MiB");
+            let counted = of_a_mount(&memory) + UNCOUNTED_BYTES;
+            assert!(counted <= memory.total_bytes, "{total_mib} MiB");
             let whole = [&memory.uploads, &memory.packing, &memory.filling];
             assert!(whole.iter().all(|share| share.bytes() >= SLICE_BYTES));
             let piece = [memory.stored.bytes(), memory.cache_bytes, memory.ahead.bytes()];
@@ -226,7 +241,7 @@ mod tests {
     fn a_total_that_is_too_small_is_refused_with_the_least_one() {
         let refused = Memory::new(LEAST_BYTES - 1).unwrap_err().to_string();
         assert!(
-            refused.contains("127 MiB") && refused.contains("HINT: --memory 128MiB"),
+            refused.contains("159 MiB") && refused.contains("HINT: --memory 160MiB"),
             "{refused}"
         );
     }
@@ -242,9 +257,9 @@ mod tests {
 
     #[test]
     fn a_mount_and_a_backup_in_one_process_share_the_total() {
-        let [mount, backup] = Memory::default().halves().unwrap();
-        let all = of_a_mount(&mount) + backup.packing.bytes();
-        assert!(all <= USUAL_BYTES && all > USUAL_BYTES / 2, "{all}");
-        assert!(mount.halves().is_err());
+        let [mount, backup] = Memory::default().in_two().unwrap();
+        assert_eq!(mount.total_bytes + backup.total_bytes, USUAL_BYTES);
+        assert!(of_a_mount(&mount) + backup.packing.bytes() < USUAL_BYTES);
+        assert!(backup.packing.bytes() > SLICE_BYTES && mount.in_two().is_err());
     }
 }

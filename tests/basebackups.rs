@@ -22,6 +22,7 @@ mod damaging;
 mod catalogue;
 // What the server needs behind links, and settings elsewhere.
 mod links;
+mod memory;
 // Reading of complete backups, without the kernel: requests and damage.
 mod reading;
 // Taken of a standby of an idle primary, or where no WAL comes.

@@ -131,6 +131,14 @@ impl Options {
     }
 }
 
+/// The most memory that a process has had so far, in MiB: `VmHWM`. `None` if it has ended.
+pub fn peak_memory_mib(process: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line?.trim().strip_suffix(" kB")?;
+    kib.parse::<u64>().ok().map(|kib| kib >> 10)
+}
+
 /// A mount, and the daemon that serves it.
 #[derive(Debug)]
 pub struct Mount {
@@ -281,10 +289,7 @@ impl Mount {
     /// The most memory that the daemon has had so far, in MiB: `VmHWM`.
     #[track_caller]
     pub fn peak_memory_mib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process())).expect("read /proc");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        kib.and_then(|kib| kib.parse::<u64>().ok()).expect("VmHWM in kB") >> 10
+        peak_memory_mib(self.process()).expect("VmHWM in kB")
     }
 
     /// `kill -9` of the daemon; the dead mount stays, as it does on a real machine.
