@@ -5,6 +5,8 @@
 //!  ahead  pg_wal > ahead > codec > archive > store > S3 or directory
 //!  read   kernel < mount < read < cache, codec < archive < store < S3 or directory
 //!  jobs   cli > job > server, parts (in) or read (out) > codec, archive > store
+//!  start  cli > config, assemble > all of these
+//!  ground memory, linux, metrics
 //! ```
 //!
 //! What walfs promises to its users is in `docs/promises.md`; comments call a line of it "promise W4".
@@ -15,7 +17,9 @@
 //! - Only [`archive`] spells the keys of objects, and nothing in this library deletes an archived one: what a backup
 //!   that was never finished has left is all that ever goes.
 //! - Only `mount::fuse` knows FUSE, `store::s3` the AWS SDK, [`server`] the protocol of PostgreSQL, `cli` the command line
-//!   and the environment.
+//!   and the environment, [`linux`] mounts and control groups.
+//! - Only [`memory`] divides the memory: no room has a pool or a bound of its own that grows with what it is given to do.
+//! - Only [`assemble`] puts rooms together, and only as a checked [`config`] says.
 //! - [`mount`] and [`job`] do not know each other; they meet in the archive.
 //! - An archived object is never rewritten, and success is never reported before the store has confirmed.
 //! - [`staging`] and [`read`] do not know each other: no lock is shared between the two directions.
@@ -25,10 +29,12 @@
 
 pub mod ahead;
 pub mod archive;
+pub mod assemble;
 mod beneath;
 pub mod cache;
 pub mod cli;
 pub mod codec;
+pub mod config;
 pub mod job;
 pub mod linux;
 mod long_write;

@@ -10,7 +10,6 @@ use indicatif::BinaryBytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::archive;
 use crate::archive::tree::TreeName;
 use crate::archive::tree::summary::{Pages, Summary};
 use crate::job::backup::{Error, MissingWal, Options, Taken, named, take};
@@ -18,10 +17,12 @@ use crate::pg::WalName;
 
 use super::connect::{self, ConnectArgs};
 use super::interrupts::{self, Interrupts};
-use super::options::{CreateArgs, MemoryArgs, StoreArgs, bytes, duration, newly_made};
+use super::options::{CreateArgs, MemoryArgs, StoreArgs, newly_made, open};
 use super::out::Out;
 use super::{complain, progress, start_log};
+use crate::assemble::Stay;
 use crate::codec::Compression;
+use crate::config::{bytes, duration};
 use crate::memory::give_back_freed;
 
 /// The backup is kept, and pages in it are damaged.
@@ -179,14 +180,12 @@ async fn run(arguments: &BackupArgs) -> Result<Taken, Failure> {
     if arguments.verbose {
         complain(&format!("taking backup {} of {}", options.name, server.server));
     }
-    let opening = archive::Options {
-        compression: arguments.compression,
-        create: arguments.create.create,
-        memory: arguments.memory.shares(),
-    };
-    let store = &arguments.store;
+    let mut config = arguments.store.config(&arguments.archive)?;
+    config.compression = arguments.compression;
+    config.create = arguments.create.create;
+    config.memory = arguments.memory.shares();
     let archive = tokio::select! {
-        opened = store.open_straight(&arguments.archive, &opening, store.deadline) => Arc::new(opened?),
+        opened = open(&config, Stay::Short, config.deadline) => Arc::new(opened?),
         signal = signals.next() => return Err(Failure::Backup(Error::Interrupted(signal))),
     };
     newly_made(&archive).iter().for_each(|word| complain(word));

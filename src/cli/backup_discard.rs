@@ -6,14 +6,14 @@ use clap::Args;
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
 
-use crate::archive;
 use crate::archive::tree::TreeName;
 use crate::archive::tree::begun::Maker;
 use crate::archive::tree::catalogue::Begun;
+use crate::assemble::Stay;
 use crate::job::discard::{Planned, discard, plan};
 use crate::store::Patience;
 
-use super::options::StoreArgs;
+use super::options::{StoreArgs, open};
 use super::out::report;
 use super::wal::{Failure, block_on, exit_code};
 
@@ -54,8 +54,7 @@ async fn remove(arguments: &DiscardArgs) -> Result<(), Failure> {
     let DiscardArgs {
         name, archive, store, ..
     } = arguments;
-    let options = archive::Options::default();
-    let opened = store.open(archive, &options, store.deadline).await?;
+    let opened = open(&store.config(archive)?, Stay::Long, store.deadline).await?;
     let patience = || Patience::for_at_most(store.deadline);
     let planned = plan(&opened, name, patience()).await?;
     if planned.is_empty() {

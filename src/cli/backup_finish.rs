@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::config::duration;
 use crate::job::finish::{self, Finished, Options, Outcome, Step};
 use crate::pg::Lsn;
 
 use super::backup::bad_pages;
 use super::complain;
-use super::options::duration;
 use super::out::report;
 
 /// Finish a backup that was copied into the mount by hand

@@ -9,20 +9,21 @@ use indicatif::BinaryBytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::archive::Archive;
 use crate::archive::tree::begun::Maker;
 use crate::archive::tree::catalogue::Unfinished;
 use crate::archive::tree::ended::{Ended, KnownFrom};
 use crate::archive::tree::refused::Refused;
 use crate::archive::tree::summary::{Shape, Summary};
 use crate::archive::tree::{Tree, TreeKind};
-use crate::archive::{self, Archive};
+use crate::assemble::Stay;
 use crate::job::backup::named;
 use crate::job::listing::{Listed, State, backup, backups};
 use crate::pg::WalName;
 use crate::printable::printable;
 use crate::store::Patience;
 
-use super::options::StoreArgs;
+use super::options::{self, StoreArgs};
 use super::out::Out;
 use super::wal::{Failure, block_on, exit_code};
 
@@ -250,9 +251,7 @@ pub fn show(arguments: &ShowArgs) -> ExitCode {
 }
 
 async fn open(store: &StoreArgs, place: &str) -> Result<Archive, Failure> {
-    Ok(store
-        .open(place, &archive::Options::default(), store.deadline)
-        .await?)
+    Ok(options::open(&store.config(place)?, Stay::Long, store.deadline).await?)
 }
 
 fn write_out(text: &str) -> Result<(), Failure> {

@@ -7,22 +7,18 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::ahead::Ahead;
-use crate::archive::{self, Archive};
-use crate::cache::Cache;
-use crate::cache::disk::DiskCache;
+use crate::archive::Archive;
+use crate::assemble::{self, Stay};
+use crate::config::{Config, PgWal, bytes, duration};
 use crate::job::sweep::sweep;
 use crate::linux::daemon::{self, Ready};
 use crate::linux::kernel;
 use crate::memory::give_back_freed;
-use crate::metrics::Metrics;
-use crate::mount::fs::{self, Fs};
+use crate::mount::fs::Fs;
 use crate::mount::serve::{self, Request, Signals};
-use crate::read::Reader;
-use crate::staging::Staging;
 use crate::store::Patience;
 
-use super::options::{CreateArgs, MemoryArgs, StoreArgs, WriteArgs, bytes, newly_made};
+use super::options::{CreateArgs, MemoryArgs, StoreArgs, WriteArgs, newly_made, open as open_archive};
 use super::{complain, log, start_log};
 
 /// Between our own deadline and one of the kernel's, after which the kernel would end the whole mount.
@@ -89,8 +85,14 @@ pub struct MountArgs {
     /// PostgreSQL archives one file at a time. While it waits for one, walfs sends the next ones that it finds there. By
     /// default the directory is the one that the archiving process copies from; give it if that cannot be seen, because
     /// the server has process numbers of its own (a container). walfs must be able to read it.
-    #[arg(long, value_name = "DIR", default_value = "auto", value_parser = pg_wal, env = "WALFS_PG_WAL",
-          hide_env_values = true, help_heading = "Writing")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "auto",
+        env = "WALFS_PG_WAL",
+        hide_env_values = true,
+        help_heading = "Writing"
+    )]
     pg_wal: PgWal,
     /// Keep fetched objects in this directory too, compressed as they are; it may be lost at any time. What else lies there
     /// is left alone [default: none]
@@ -106,26 +108,6 @@ pub struct MountArgs {
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = bytes, env = "WALFS_CACHE_SIZE",
           hide_env_values = true, help_heading = "Reading")]
     cache_size: u64,
-}
-
-/// Where to look for segments to send ahead.
-#[derive(Debug, Clone)]
-enum PgWal {
-    /// Where the archiver copies from.
-    Auto,
-    /// Nowhere.
-    Off,
-    /// Here.
-    Given(PathBuf),
-}
-
-fn pg_wal(text: &str) -> Result<PgWal, String> {
-    match text {
-        "auto" => Ok(PgWal::Auto),
-        "off" => Ok(PgWal::Off),
-        directory if Path::new(directory).is_absolute() => Ok(PgWal::Given(directory.into())),
-        _ => Err("give an absolute path, auto or off".into()),
-    }
 }
 
 const MOUNT_MANUAL: &str = "\
@@ -155,7 +137,7 @@ pub struct UmountArgs {
     #[arg(value_name = "MOUNTPOINT")]
     mountpoint: PathBuf,
     /// How long to wait while it is in use
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = super::options::duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     wait: Duration,
 }
 
@@ -213,8 +195,9 @@ struct Failed {
 }
 
 fn run(arguments: &MountArgs, ready: Option<Ready>) -> Result<(), Failed> {
-    let waiting = match mount_point(arguments) {
-        Ok(waiting) => waiting,
+    let begun = config(arguments).and_then(|config| Ok((config, mount_point(arguments)?)));
+    let (config, waiting) = match begun {
+        Ok(begun) => begun,
         Err(error) => return Err(Failed { error, ready }),
     };
     // Privileges have been dropped by now.
@@ -235,10 +218,24 @@ fn run(arguments: &MountArgs, ready: Option<Ready>) -> Result<(), Failed> {
             });
         }
     };
-    let outcome = runtime.block_on(serve(arguments, waiting, ready));
+    let outcome = runtime.block_on(serve(&config, waiting, ready));
     // What still waits for the store must not keep the process: there is nobody left to answer.
     runtime.shutdown_background();
     outcome
+}
+
+fn config(arguments: &MountArgs) -> Result<Config, String> {
+    let config = arguments.store.config(&arguments.archive);
+    let mut config = config.map_err(|error| error.to_string())?;
+    arguments.write.add_to(&mut config);
+    config.create = arguments.create.create;
+    config.deadline = deadline(config.deadline);
+    config.memory = arguments.memory.shares();
+    let cache_dir = arguments.cache_dir.clone();
+    config.disk_cache = cache_dir.map(|directory| (directory, arguments.cache_size));
+    config.pg_wal = arguments.pg_wal.clone();
+    config.read_only = arguments.read_only;
+    Ok(config)
 }
 
 /// Of a daemon that keeps no log, the terminal is none either.
@@ -262,8 +259,7 @@ fn mount_point(arguments: &MountArgs) -> Result<serve::Waiting, String> {
     serve::mount(&request).map_err(|error| error.to_string())
 }
 
-async fn serve(arguments: &MountArgs, waiting: serve::Waiting, ready: Option<Ready>) -> Result<(), Failed> {
-    let deadline = deadline(arguments.store.deadline);
+async fn serve(config: &Config, waiting: serve::Waiting, ready: Option<Ready>) -> Result<(), Failed> {
     let mut signals = match Signals::new(log::open_again) {
         Ok(signals) => signals,
         Err(error) => {
@@ -273,8 +269,8 @@ async fn serve(arguments: &MountArgs, waiting: serve::Waiting, ready: Option<Rea
         }
     };
     let opened = tokio::select! {
-        opened = open(arguments, waiting.mountpoint(), deadline) => opened,
-        name = signals.next() => Err(format!("{name} came before {} was open", arguments.archive)),
+        opened = open(config, waiting.mountpoint()) => opened,
+        name = signals.next() => Err(format!("{name} came before {} was open", config.place)),
     };
     let (fs, word) = match opened {
         Ok((fs, word)) => (Arc::new(fs), word),
@@ -285,12 +281,12 @@ async fn serve(arguments: &MountArgs, waiting: serve::Waiting, ready: Option<Rea
     };
     let mountpoint = waiting.mountpoint().display().to_string();
     let announce = || {
-        tracing::info!("{} is mounted on {mountpoint}", arguments.archive);
+        tracing::info!("{} is mounted on {mountpoint}", config.place);
         if let Some(ready) = ready {
             ready.ready(word.as_deref());
         }
     };
-    let outcome = waiting.serve(fs, deadline, signals, announce).await;
+    let outcome = waiting.serve(fs, config.deadline, signals, announce).await;
     outcome.map_err(|error| Failed {
         error: format!("the mount failed: {error}"),
         ready: None,
@@ -318,51 +314,16 @@ fn deadline(wanted: Duration) -> Duration {
 }
 
 /// And a word for whoever starts it.
-async fn open(
-    arguments: &MountArgs,
-    mountpoint: &Path,
-    deadline: Duration,
-) -> Result<(Fs, Option<String>), String> {
-    let options = archive::Options {
-        compression: arguments.write.compression,
-        create: arguments.create.create && !arguments.read_only,
-        memory: arguments.memory.shares(),
-    };
-    let opened = arguments.store.open(&arguments.archive, &options, deadline).await;
+async fn open(config: &Config, mountpoint: &Path) -> Result<(Fs, Option<String>), String> {
+    let opened = open_archive(config, Stay::Long, config.deadline).await;
     let archive = Arc::new(opened.map_err(|error| error.to_string())?);
     announce(&archive);
     let word = newly_made(&archive);
-    if !arguments.read_only {
+    if !config.read_only {
         sweep_in_background(archive.clone());
     }
-    let disk = arguments
-        .cache_dir
-        .as_deref()
-        .map(|dir| DiskCache::open(dir, arguments.cache_size));
-    let disk = disk
-        .transpose()
-        .map_err(|error| format!("cache directory: {error}"))?;
-    let reader = Reader::new(archive.clone(), Cache::new(options.memory.cache_bytes), disk).fetching_ahead();
-    let staging = Staging::new(archive.compression(), &arguments.write.staging(&options.memory));
-    let options = fs::Options {
-        deadline,
-        longest: longest_request(),
-        read_deadline: arguments.store.read_deadline,
-        read_only: arguments.read_only,
-        mountpoint: mountpoint.to_owned(),
-    };
-    let metrics = Arc::new(Metrics::default());
-    let ahead = match &arguments.pg_wal {
-        PgWal::Off => None,
-        PgWal::Auto => Some(None),
-        PgWal::Given(directory) => Some(Some(directory.clone())),
-    };
-    let ahead = ahead.map(|given| Ahead::new(archive.clone(), given, deadline, metrics.clone()));
-    let fs = Fs::new(archive, reader, staging, metrics, options);
-    let fs = match ahead {
-        Some(ahead) => fs.working_ahead(ahead),
-        None => fs,
-    };
+    let fs = assemble::directory(config, archive, mountpoint.to_owned(), longest_request());
+    let fs = fs.map_err(|error| format!("cache directory: {error}"))?;
     Ok((fs, word))
 }
 

@@ -8,15 +8,13 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use indicatif::BinaryBytes;
 
-use crate::archive::{self, Archive};
+use crate::archive::Archive;
+use crate::assemble::{self, Stay};
 use crate::codec::Compression;
+use crate::config::{Config, FOR_EVER, bytes, duration, memory};
 use crate::linux::cgroup;
 use crate::memory::Memory;
-use crate::staging;
-use crate::store::{self, Location, PathStyle, Patience, Store};
-
-/// Nobody waits longer; used where a wait has no end of its own.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+use crate::store::{LocationError, PathStyle};
 
 /// Which archive, and how to reach its store.
 #[derive(Debug, Clone, Args)]
@@ -86,7 +84,7 @@ pub struct StoreArgs {
 /// How much memory a process may use.
 #[derive(Debug, Clone, Args)]
 pub struct MemoryArgs {
-    /// Memory in all, at least 128MiB [default: 256MiB, or half of what the control group allows if that is less]
+    /// Memory in all, at least 160MiB [default: 256MiB, or half of what the control group allows if that is less]
     #[arg(long, value_name = "SIZE", value_parser = memory, env = "WALFS_MEMORY", hide_env_values = true)]
     memory: Option<Memory>,
 }
@@ -110,10 +108,6 @@ impl MemoryArgs {
         }
         memory
     }
-}
-
-fn memory(text: &str) -> Result<Memory, String> {
-    Memory::new(bytes(text)?).map_err(|error| error.to_string())
 }
 
 /// May a new archive be made?
@@ -168,14 +162,11 @@ pub struct WriteArgs {
 }
 
 impl WriteArgs {
-    /// For [`staging::Staging`].
-    pub fn staging(&self, memory: &Memory) -> staging::Options {
-        let usual = staging::Options::default();
-        staging::Options {
-            directory: self.staging_dir.clone().unwrap_or(usual.directory),
-            space_bytes: self.staging_space,
-            memory: memory.clone(),
-        }
+    /// Adds what they say.
+    pub fn add_to(&self, config: &mut Config) {
+        config.compression = self.compression;
+        config.staging_dir.clone_from(&self.staging_dir);
+        config.staging_space = self.staging_space;
     }
 }
 
@@ -200,36 +191,22 @@ impl From<PathStyleArg> for PathStyle {
     }
 }
 
-/// What opening an archive may end with.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The place is spelled wrongly.
-    #[error(transparent)]
-    Location(#[from] store::LocationError),
-    /// The store did not open.
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    /// The archive did not.
-    #[error(transparent)]
-    Archive(#[from] archive::Error),
-}
-
 impl StoreArgs {
-    /// How long a reader waits.
-    pub fn read_wait(&self) -> Duration {
-        self.read_deadline.unwrap_or(FOR_EVER)
-    }
-
-    /// See [`Patience`], for a person who reads.
-    pub fn person_patience(&self) -> Patience {
-        self.read_deadline
-            .map_or(Patience::WhileAway, Patience::for_at_most)
-    }
-
-    /// See [`Patience`], for a server that reads.
-    pub fn read_patience(&self) -> Patience {
-        self.read_deadline
-            .map_or(Patience::Forever, Patience::for_at_most)
+    /// The usual values for the archive in this place, and these.
+    ///
+    /// # Errors
+    /// [`LocationError`].
+    pub fn config(&self, place: &str) -> Result<Config, LocationError> {
+        Ok(Config {
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            path_style: self.path_style.into(),
+            profile: self.profile.clone(),
+            credentials_file: self.credentials_file.clone(),
+            deadline: self.deadline,
+            read_deadline: self.read_deadline,
+            ..Config::of(place)?
+        })
     }
 
     /// The options that were given, as words of another command line: for a `restore_command`. Keys are not among them.
@@ -256,78 +233,18 @@ impl StoreArgs {
         }
         Ok(words)
     }
-
-    /// The store of the archive, not yet asked anything.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub async fn reach(&self, place: &str, create: bool, wait: Duration) -> Result<Store, OpenError> {
-        let (location, options) = self.whereabouts(place, create, wait)?;
-        Ok(store::reach(&location, &options).await?)
-    }
-
-    /// Opens the archive for a command that is done soon: the bucket is looked at only if the archive's marker does not
-    /// come, see [`Archive::open`]. Waits for the store at most `wait`.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub async fn open_straight(
-        &self,
-        place: &str,
-        options: &archive::Options,
-        wait: Duration,
-    ) -> Result<Archive, OpenError> {
-        let opening = async {
-            let store = self.reach(place, options.create, wait).await?;
-            Ok(Archive::open(store, options, Patience::for_at_most(wait)).await?)
-        };
-        told_if_slow(place, wait, opening).await
-    }
-
-    fn whereabouts(
-        &self,
-        place: &str,
-        create: bool,
-        wait: Duration,
-    ) -> Result<(Location, store::Options), OpenError> {
-        let options = store::Options {
-            endpoint: self.endpoint.clone(),
-            region: self.region.clone(),
-            path_style: self.path_style.into(),
-            profile: self.profile.clone(),
-            create,
-            open_within: wait,
-            credentials_file: self.credentials_file.clone(),
-        };
-        Ok((Location::parse(place)?, options))
-    }
-
-    /// Opens the archive, waiting for the store at most `wait`.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub async fn open(
-        &self,
-        place: &str,
-        options: &archive::Options,
-        wait: Duration,
-    ) -> Result<Archive, OpenError> {
-        let (location, store_options) = self.whereabouts(place, options.create, wait)?;
-        let opening = async {
-            let store = store::open(&location, &store_options).await?;
-            Ok(Archive::open(store, options, Patience::for_at_most(wait)).await?)
-        };
-        told_if_slow(place, wait, opening).await
-    }
 }
 
 /// After how long somebody who waits for an archive is told so.
 const SLOW: Duration = Duration::from_secs(3);
 
-/// Says that an archive does not answer, if it does not soon; whoever waits for most of a minute without a word thinks
-/// that nothing is done.
-async fn told_if_slow<T>(place: &str, wait: Duration, opening: impl Future<Output = T>) -> T {
-    let mut opening = std::pin::pin!(opening);
+/// Opens the archive, waiting for the store at most `wait`. Says that it does not answer, if it does not soon; whoever waits
+/// for most of a minute without a word thinks that nothing is done.
+///
+/// # Errors
+/// [`assemble::Error`].
+pub async fn open(config: &Config, stay: Stay, wait: Duration) -> Result<Archive, assemble::Error> {
+    let mut opening = std::pin::pin!(assemble::archive(config, stay, wait));
     if let Ok(opened) = tokio::time::timeout(SLOW.min(wait), &mut opening).await {
         return opened;
     }
@@ -336,59 +253,10 @@ async fn told_if_slow<T>(place: &str, wait: Duration, opening: impl Future<Outpu
             seconds if wait < FOR_EVER => format!("for at most {seconds} seconds"),
             _ => "until it does".to_owned(),
         };
-        super::complain(&format!("{place} does not answer yet; trying again {until}"));
+        super::complain(&format!(
+            "{} does not answer yet; trying again {until}",
+            config.place
+        ));
     }
     opening.await
-}
-
-/// Reads `45s`, `10m`, `1h 30m`.
-///
-/// # Errors
-/// A sentence.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time like 45s, 10m or 1h 30m, of at least a second");
-    let parsed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
-    let duration: Duration = parsed.try_into().map_err(|_| wrong())?;
-    if duration < Duration::from_secs(1) {
-        Err(wrong())
-    } else {
-        Ok(duration)
-    }
-}
-
-/// Reads `128MiB`, `1GiB`, `4096`.
-///
-/// # Errors
-/// A sentence.
-pub fn bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is no size like 128MiB, 1GiB or 4096");
-    let digits = text
-        .find(|letter: char| !letter.is_ascii_digit())
-        .unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
-    let shift = match text[digits..].trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kib" => 10,
-        "m" | "mib" => 20,
-        "g" | "gib" => 30,
-        "t" | "tib" => 40,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(1 << shift).ok_or_else(wrong)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_and_sizes_are_read_as_people_write_them() {
-        assert_eq!(duration("45s"), Ok(Duration::from_secs(45)));
-        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
-        assert!(duration("45").is_err() && duration("-1s").is_err() && duration("1ms").is_err());
-        assert_eq!(bytes("128MiB"), Ok(128 << 20));
-        assert_eq!(bytes("1 GiB"), Ok(1 << 30));
-        assert_eq!(bytes("4096"), Ok(4096));
-        assert!(bytes("lots").is_err() && bytes("99999999999TiB").is_err());
-    }
 }

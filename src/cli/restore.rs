@@ -10,8 +10,8 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
-use crate::archive;
 use crate::archive::tree::LATEST;
+use crate::assemble::Stay;
 use crate::job::restore::{
     Choice, Mapping, OldWal, Options, Owner, Ownership, Recovery, Target, TargetAction, TargetTimeline,
     restore,
@@ -20,7 +20,7 @@ use crate::linux::kernel::{self, lookup_user};
 use crate::memory::give_back_freed;
 use crate::pg::{Lsn, Timeline};
 
-use super::options::{MemoryArgs, StoreArgs};
+use super::options::{MemoryArgs, StoreArgs, open};
 use super::postgres_config::{fetch_command, restore_command};
 use super::{complain, moment, progress, restored, start_log};
 
@@ -229,16 +229,11 @@ pub fn run(arguments: &RestoreArgs) -> ExitCode {
 async fn restore_backup(arguments: &RestoreArgs) -> Result<(), Failure> {
     let options = options(arguments)?;
     refuse_a_mount(&options)?;
-    let opening = archive::Options {
-        memory: arguments.memory.shares(),
-        ..Default::default()
-    };
-    let store = &arguments.store;
-    let archive = store
-        .open_straight(&arguments.archive, &opening, store.read_wait())
-        .await?;
+    let mut config = arguments.store.config(&arguments.archive)?;
+    config.memory = arguments.memory.shares();
+    let archive = open(&config, Stay::Short, config.read_wait()).await?;
     let progress = progress::on_terminal();
-    let report = restore(&Arc::new(archive), &options, &progress, store.person_patience()).await?;
+    let report = restore(&Arc::new(archive), &options, &progress, config.person_patience()).await?;
     drop(progress);
     report
         .warnings

@@ -13,13 +13,14 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
+use crate::archive::Archive;
 use crate::archive::wal::WalMeta;
-use crate::archive::{self, Archive};
+use crate::assemble::Stay;
 use crate::pg::WalName;
 use crate::store::Patience;
 
 use super::mounted::Mounted;
-use super::options::{CreateArgs, StoreArgs, WriteArgs};
+use super::options::{CreateArgs, StoreArgs, WriteArgs, open};
 use super::out::Out;
 use super::{FETCH_FAILED, complain, start_log};
 
@@ -274,11 +275,8 @@ pub fn list(arguments: &ListArgs) -> ExitCode {
 }
 
 async fn list_files(arguments: &ListArgs) -> Result<(), Failure> {
-    let options = archive::Options::default();
-    let archive = arguments
-        .store
-        .open(&arguments.archive, &options, arguments.store.deadline)
-        .await?;
+    let config = arguments.store.config(&arguments.archive)?;
+    let archive = open(&config, Stay::Long, config.deadline).await?;
     print_all(&archive, arguments).await
 }
 

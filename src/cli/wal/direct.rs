@@ -15,12 +15,12 @@ use bytes::Bytes;
 use super::super::complain;
 use super::super::options::newly_made;
 use super::{Failure, FetchArgs, PushArgs, beside, cannot_write, put_in_place};
+use crate::archive::Archive;
 use crate::archive::wal::{Early, EarlyFile, WalMeta};
-use crate::archive::{self, Archive};
+use crate::assemble;
 use crate::cache::Cache;
 use crate::codec::{self, Compression};
 use crate::long_write;
-use crate::memory::Memory;
 use crate::pg::WalName;
 use crate::read::{PIECE_BYTES, Reader};
 use crate::staging::wal::WalDraft;
@@ -41,16 +41,14 @@ pub(super) async fn push(
     deadline: Duration,
 ) -> Result<(), Failure> {
     let file = open(&arguments.path)?;
-    let compression = arguments.write.compression;
-    let store = arguments
-        .store
-        .reach(place, arguments.create.create, deadline)
-        .await?;
+    let mut config = arguments.store.config(place)?;
+    arguments.write.add_to(&mut config);
+    config.create = arguments.create.create;
+    let store = assemble::reach(&config, deadline).await?;
     let patience = Patience::for_at_most(deadline);
-    let early = Early::look(&store, name, compression, patience);
+    let early = Early::look(&store, name, config.compression, patience);
     // Most likely the archive's codec.
-    let memory = Memory::default();
-    let staging = Staging::new(compression.unwrap_or_default(), &arguments.write.staging(&memory));
+    let staging = Staging::new(config.compression.unwrap_or_default(), &config.staging());
     let draft = |codec| {
         staging.draft_with(if name.has_pages() {
             codec
@@ -61,12 +59,7 @@ pub(super) async fn push(
     let likely = draft(staging.compression());
     let path = arguments.path.clone();
     let packed = tokio::spawn(async move { pack(file, &path, likely).await });
-    let options = archive::Options {
-        compression,
-        create: arguments.create.create,
-        memory,
-    };
-    let archive = Arc::new(Archive::open(store, &options, patience).await?);
+    let archive = Arc::new(Archive::open(store, &config.archive(), patience).await?);
     newly_made(&archive).iter().for_each(|word| complain(word));
     let mut packed = packed.await.expect("packing does not panic")?;
     if archive.compression() != staging.compression() {
@@ -117,12 +110,12 @@ fn cannot_read(path: &Path, error: &io::Error) -> String {
 
 /// Restores a file; `false`: the store said that it does not exist.
 pub(super) async fn fetch(arguments: &FetchArgs, place: &str, name: WalName) -> Result<bool, Failure> {
-    let (wait, patience) = (arguments.store.read_wait(), arguments.store.read_patience());
-    let store = arguments.store.reach(place, false, wait).await?;
+    let config = arguments.store.config(place)?;
+    let (wait, patience) = (config.read_wait(), config.read_patience());
+    let store = assemble::reach(&config, wait).await?;
     let one_piece = codec::stored_bytes_uncompressed(PIECE_BYTES);
-    let early = Early::fetch(&store, name, one_piece, arguments.store.person_patience());
-    let options = archive::Options::default();
-    let archive = Archive::open(store, &options, Patience::for_at_most(wait)).await?;
+    let early = Early::fetch(&store, name, one_piece, config.person_patience());
+    let archive = Archive::open(store, &config.archive(), Patience::for_at_most(wait)).await?;
     let (meta, object) = match archive.early_file(early, patience).await? {
         EarlyFile::Absent => return Ok(false),
         EarlyFile::Archived(meta, object) => (meta, object),

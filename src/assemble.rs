@@ -1,0 +1,96 @@
+//! Puts the rooms together as a [`Config`] says: the store and the archive for every command, and for a mount the caches, the
+//! staging, the reader, working ahead, and the directory over all of them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ahead::Ahead;
+use crate::archive::{self, Archive};
+use crate::cache::Cache;
+use crate::cache::disk::DiskCache;
+use crate::config::{Config, PgWal};
+use crate::metrics::Metrics;
+use crate::mount::fs::{self, Fs};
+use crate::read::Reader;
+use crate::staging::Staging;
+use crate::store::{self, Patience, Store};
+
+/// What opening an archive may end with.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store did not open.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The archive did not.
+    #[error(transparent)]
+    Archive(#[from] archive::Error),
+}
+
+/// How carefully an archive is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stay {
+    /// For a process that stays: the bucket is looked at first, listing included, so that what it may not do shows now.
+    Long,
+    /// For a command that is done soon: the bucket is looked at only if the archive's marker does not come.
+    Short,
+}
+
+/// The store of the archive, not yet asked anything.
+///
+/// # Errors
+/// What [`store::reach`] says.
+pub async fn reach(config: &Config, wait: Duration) -> Result<Store, store::Error> {
+    store::reach(&config.location, &config.store(wait)).await
+}
+
+/// Opens the archive. Waits for the store at most `wait`.
+///
+/// # Errors
+/// [`Error`].
+pub async fn archive(config: &Config, stay: Stay, wait: Duration) -> Result<Archive, Error> {
+    let store = match stay {
+        Stay::Long => store::open(&config.location, &config.store(wait)).await?,
+        Stay::Short => reach(config, wait).await?,
+    };
+    Ok(Archive::open(store, &config.archive(), Patience::for_at_most(wait)).await?)
+}
+
+/// The directory that a mount shows over an open archive. `longest`: how long the kernel lets a request take.
+///
+/// # Errors
+/// The directory of the disk cache cannot be used.
+///
+/// # Panics
+/// Outside of a runtime.
+pub fn directory(
+    config: &Config,
+    archive: Arc<Archive>,
+    mountpoint: PathBuf,
+    longest: Option<Duration>,
+) -> Result<Fs, std::io::Error> {
+    let disk = config.disk_cache.as_ref();
+    let disk = disk.map(|(directory, bytes)| DiskCache::open(directory, *bytes));
+    let cache = Cache::new(config.memory.cache_bytes);
+    let reader = Reader::new(archive.clone(), cache, disk.transpose()?).fetching_ahead();
+    let staging = Staging::new(archive.compression(), &config.staging());
+    let metrics = Arc::new(Metrics::default());
+    let given = match &config.pg_wal {
+        PgWal::Off => None,
+        PgWal::Auto => Some(None),
+        PgWal::Given(directory) => Some(Some(directory.clone())),
+    };
+    let ahead = given.map(|given| Ahead::new(archive.clone(), given, config.deadline, metrics.clone()));
+    let options = fs::Options {
+        deadline: config.deadline,
+        longest,
+        read_deadline: config.read_deadline,
+        read_only: config.read_only,
+        mountpoint,
+    };
+    let fs = Fs::new(archive, reader, staging, metrics, options);
+    Ok(match ahead {
+        Some(ahead) => fs.working_ahead(ahead),
+        None => fs,
+    })
+}
