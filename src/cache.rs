@@ -5,6 +5,7 @@
 //! handed to those who wait and then forgotten; so is an absence: nothing absent is remembered (promise R1).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -21,20 +22,25 @@ pub struct BlockId {
 
 /// The cache in memory.
 #[derive(Debug, Clone)]
-pub struct Cache(moka::future::Cache<BlockId, Bytes>);
+pub struct Cache {
+    blocks: moka::future::Cache<BlockId, Bytes>,
+    /// Blocks that were asked for and here, and those that were fetched.
+    counts: Arc<[AtomicU64; 2]>,
+}
 
 impl Cache {
     /// Holds at most `bytes` bytes of blocks; a block in use by a reader lives on until it is done.
     pub fn new(bytes: u64) -> Self {
-        Self(
-            moka::future::Cache::builder()
+        Self {
+            counts: Arc::default(),
+            blocks: moka::future::Cache::builder()
                 .max_capacity(bytes)
                 .weigher(|_, block: &Bytes| u32::try_from(block.len()).unwrap_or(u32::MAX))
                 // Not the usual TinyLFU: it does not let a new block in that was asked for less often than old ones,
                 // and then a restore, which reads each segment in many pieces and never again, fetches it twice.
                 .eviction_policy(moka::policy::EvictionPolicy::lru())
                 .build(),
-        )
+        }
     }
 
     /// The block, fetched by this or another caller if it is not there.
@@ -46,43 +52,58 @@ impl Cache {
         id: BlockId,
         fetch: impl Future<Output = Result<Bytes, E>>,
     ) -> Result<Bytes, Arc<E>> {
-        let entry = self.0.entry(id).or_try_insert_with(fetch).await?;
+        let entry = self.blocks.entry(id).or_try_insert_with(fetch).await?;
+        self.count(entry.is_fresh());
         if entry.is_fresh() {
             // Otherwise old blocks go a third of a second later, and a quick reader has ten more by then.
-            self.0.run_pending_tasks().await;
+            self.blocks.run_pending_tasks().await;
         }
         Ok(entry.into_value())
     }
 
     /// The block, if it is here.
     pub async fn find(&self, id: &BlockId) -> Option<Bytes> {
-        self.0.get(id).await
+        let found = self.blocks.get(id).await;
+        if found.is_some() {
+            self.count(false);
+        }
+        found
+    }
+
+    fn count(&self, fetched: bool) {
+        self.counts[usize::from(fetched)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many blocks were asked for and here so far, and how many had to be fetched.
+    pub fn hits_and_misses(&self) -> (u64, u64) {
+        let [hits, misses] = &*self.counts;
+        (hits.load(Ordering::Relaxed), misses.load(Ordering::Relaxed))
     }
 
     /// Is the block here? Does not count as a use of it.
     pub fn holds(&self, id: &BlockId) -> bool {
-        self.0.contains_key(id)
+        self.blocks.contains_key(id)
     }
 
     /// Takes a block that was fetched together with others.
     pub async fn put(&self, id: BlockId, block: Bytes) {
-        self.0.insert(id, block).await;
-        self.0.run_pending_tasks().await;
+        self.blocks.insert(id, block).await;
+        self.blocks.run_pending_tasks().await;
     }
 
     /// Forgets a block.
     pub async fn forget(&self, id: &BlockId) {
-        self.0.invalidate(id).await;
+        self.blocks.invalidate(id).await;
     }
 
     /// Most bytes held.
     pub fn capacity(&self) -> u64 {
-        self.0.policy().max_capacity().unwrap_or(u64::MAX)
+        self.blocks.policy().max_capacity().unwrap_or(u64::MAX)
     }
 
     /// Bytes held now.
     pub fn bytes(&self) -> u64 {
-        self.0.weighted_size()
+        self.blocks.weighted_size()
     }
 }
 
@@ -114,7 +135,7 @@ mod tests {
             for _ in 0..15 {
                 let fetched_again = async { Err::<Bytes, _>("fetched again") };
                 assert_eq!(cache.get(id(piece), fetched_again).await.unwrap()[0], piece as u8);
-                cache.0.run_pending_tasks().await;
+                cache.blocks.run_pending_tasks().await;
             }
         }
     }
@@ -124,7 +145,7 @@ mod tests {
         let cache = Cache::new(3 * BLOCK_BYTES as u64);
         for piece in 0..20 {
             get(&cache, piece).await;
-            assert!(cache.0.iter().count() <= 3, "after piece {piece}");
+            assert!(cache.blocks.iter().count() <= 3, "after piece {piece}");
         }
     }
 }

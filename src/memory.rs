@@ -22,8 +22,6 @@
 //! is written, what the allocator keeps. That is 16 MiB of the usual total, whose shares are hardly ever all full. Smaller
 //! shares are, and who waits too long for one goes without, so that a smaller total leaves half of what it lacks, too.
 
-use std::fmt;
-
 mod allocator;
 mod buffers;
 mod share;
@@ -47,8 +45,8 @@ const UNCOUNTED_BYTES: u64 = 16 * MIB;
 /// An incompressible slice of a base backup, with what its frames and its table add.
 const SLICE_BYTES: u64 = 32 * MIB + MIB / 4;
 
-/// A segment of the usual size, and a piece of larger ones.
-const PIECE_BYTES: u64 = 16 * MIB;
+/// Plain bytes of a segment of the usual size, and of a piece of larger ones: fetched and verified together.
+pub const PIECE_BYTES: u64 = 16 * MIB;
 
 /// What an object may be longer than its content, in bytes: headers of frames and the table of a 32 MiB segment.
 pub(crate) const OVERHEAD_BYTES: u64 = 64 << 10;
@@ -90,26 +88,15 @@ pub struct Memory {
 }
 
 /// A total that is too small.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} MiB of memory are too little: segments that are archived and restored, and a slice of a base backup, are in it as a \
+     whole\nHINT: --memory {}MiB is the least, {}MiB the usual",
+    given_bytes / MIB, LEAST_BYTES / MIB, USUAL_BYTES / MIB
+)]
 pub struct TooLittle {
     given_bytes: u64,
 }
-
-impl fmt::Display for TooLittle {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "{} MiB of memory are too little: a segment that is archived and one that is restored take {} MiB together\n\
-             HINT: --memory {}MiB is the least, {}MiB the usual",
-            self.given_bytes / MIB,
-            LEAST_BYTES / MIB,
-            LEAST_BYTES / MIB,
-            USUAL_BYTES / MIB
-        )
-    }
-}
-
-impl std::error::Error for TooLittle {}
 
 impl Default for Memory {
     fn default() -> Self {

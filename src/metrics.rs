@@ -1,4 +1,5 @@
-//! What happened so far: counters and the last error, for `status.json` and the log. A pipe out; nothing comes back.
+//! What happened so far: the counters of all rooms in one list, and the last error, for `status.json` and the log. A pipe
+//! out; nothing comes back.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use jiff::Timestamp;
 use serde::Serialize;
 
-/// Counters of one process.
+use crate::archive::Archive;
+use crate::read::Reader;
+use crate::staging::Staging;
+use crate::store::Counts;
+
+/// What is counted where no room does it itself.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// Files archived by an upload.
@@ -22,6 +28,30 @@ pub struct Metrics {
     last_archived: Mutex<Option<LastFile>>,
     last_error: Mutex<Option<LastError>>,
     forks: Mutex<Vec<ForkFound>>,
+}
+
+/// The counters of all rooms at one moment, by the names that `status.json` gives them. Each is right by itself.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Counters {
+    archived_files: u64,
+    sent_ahead: u64,
+    repeated_files: u64,
+    failed_files: u64,
+    read_bytes: u64,
+    /// Verified content in memory, and how often it was there when it was asked for, or was not.
+    cached_bytes: u64,
+    cache_hits: u64,
+    cache_misses: u64,
+    /// Stored bytes held of what was fetched ahead.
+    ahead_bytes: u64,
+    /// The total, and what is held of its shares.
+    memory_bytes: u64,
+    memory_uploads_bytes: u64,
+    memory_frames_bytes: u64,
+    memory_stored_bytes: u64,
+    /// What is being written and did not fit.
+    spilled_bytes: u64,
+    store_requests: Counts,
 }
 
 /// Timelines that both go on from one place, as far as this process has seen.
@@ -59,6 +89,29 @@ pub struct LastError {
 }
 
 impl Metrics {
+    /// These counters and those of the rooms themselves.
+    pub fn of_all_rooms(&self, archive: &Archive, reader: &Reader, staging: &Staging) -> Counters {
+        let memory = archive.memory();
+        let (cache_hits, cache_misses) = reader.cache().hits_and_misses();
+        Counters {
+            archived_files: self.archived_files.load(Ordering::Relaxed),
+            sent_ahead: self.sent_ahead.load(Ordering::Relaxed),
+            repeated_files: self.repeated_files.load(Ordering::Relaxed),
+            failed_files: self.failed_files.load(Ordering::Relaxed),
+            read_bytes: self.read_bytes.load(Ordering::Relaxed),
+            cached_bytes: reader.cache().bytes(),
+            cache_hits,
+            cache_misses,
+            ahead_bytes: reader.ahead_bytes(),
+            memory_bytes: memory.total_bytes,
+            memory_uploads_bytes: memory.uploads.held_bytes(),
+            memory_frames_bytes: memory.frames.held_bytes() + memory.open_frames.held_bytes(),
+            memory_stored_bytes: memory.stored.held_bytes(),
+            spilled_bytes: staging.spilled_bytes(),
+            store_requests: archive.store().counts(),
+        }
+    }
+
     /// Notes an archived file.
     pub fn archived(&self, name: String, uploaded: bool) {
         let counter = if uploaded {

@@ -34,8 +34,7 @@ use fetcher::Fetcher;
 use space::Space;
 use tree::TreeReader;
 
-/// Plain bytes fetched and verified together.
-pub const PIECE_BYTES: u64 = 16 << 20;
+pub use crate::memory::PIECE_BYTES;
 
 const FRAMES_PER_PIECE: u64 = PIECE_BYTES / FRAME_BYTES as u64;
 
@@ -80,9 +79,9 @@ impl Reader {
         &self.trees
     }
 
-    /// Bytes of plain content held in memory.
-    pub fn cached_bytes(&self) -> u64 {
-        self.cache.bytes()
+    /// Where plain content is held in memory.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
     }
 
     /// Stored bytes held in memory of what was fetched ahead.

@@ -114,6 +114,11 @@ impl Staging {
         self.0.compression
     }
 
+    /// Bytes in temporary files now.
+    pub fn spilled_bytes(&self) -> u64 {
+        self.0.space.used()
+    }
+
     /// Waits until there is space in the temporary files.
     pub async fn wait_for_space(&self) {
         self.0.space.wait().await;

@@ -13,6 +13,7 @@ use crate::config::{Config, PgWal, bytes, duration};
 use crate::job::sweep::sweep;
 use crate::linux::daemon::{self, Ready};
 use crate::linux::kernel;
+use crate::linux::process::allow_open_files;
 use crate::memory::give_back_freed;
 use crate::mount::fs::Fs;
 use crate::mount::serve::{self, Request, Signals};
@@ -162,6 +163,7 @@ pub fn mount(arguments: &MountArgs) -> ExitCode {
     start_log("walfs=info,warn");
     end_on_panic();
     give_back_freed();
+    allow_open_files();
     match run(arguments, ready) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed { error, ready }) => {

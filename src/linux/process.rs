@@ -125,6 +125,22 @@ pub(crate) fn began_ticks(pid: u32) -> u64 {
     }
 }
 
+/// Lets this process have as many files open as the system allows it: each of thousands of files that are being written may
+/// have a temporary one.
+pub(crate) fn allow_open_files() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls use `limit` only while they run; to raise the soft limit to the hard one is always allowed.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
 /// Where process numbers and ticks mean what they mean here: the machine since its last start, and the namespaces of
 /// processes and, where the kernel has them, of clocks, because containers share a machine's boot id but neither of these.
 /// `None` if that cannot be seen.
@@ -167,6 +183,15 @@ pub(crate) fn working_directory(pid: u32) -> Option<PathBuf> {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn as_many_files_as_the_system_allows_may_be_open() {
+        allow_open_files();
+        let limits = fs::read_to_string("/proc/self/limits").unwrap();
+        let line = field(&limits, "Max open files").unwrap();
+        let mut limits = line.split_whitespace();
+        assert!(limits.next() == limits.next(), "{line}");
+    }
 
     #[test]
     fn a_process_is_alive_until_it_has_ended_not_until_it_was_waited_for() {

@@ -35,6 +35,11 @@ impl Share {
         (self.free.available_permits() as u64) << 10
     }
 
+    /// Bytes that are held now.
+    pub fn held_bytes(&self) -> u64 {
+        (self.bytes & !((1 << 10) - 1)) - self.free_bytes()
+    }
+
     /// Waits in its turn for so many bytes, or for all of the share if that is less.
     pub async fn take(&self, bytes: u64) -> Held {
         let most = bytes.min(self.bytes & !((1 << 10) - 1));
@@ -86,6 +91,7 @@ mod tests {
         let second = share.try_take(4 << 10).expect("the rest is free");
         first.shrink_to(1);
         assert_eq!((first.bytes(), share.free_bytes()), (1 << 10, 5 << 10));
+        assert_eq!(share.held_bytes(), 5 << 10);
         first.join(second);
         assert_eq!(first.bytes(), 5 << 10);
         drop(first);

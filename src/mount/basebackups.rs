@@ -39,12 +39,24 @@ use slots::{Committed, Slots};
 const READS: usize = 8;
 
 /// What is remembered of base backups.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Basebackups {
     drafts: Drafts,
     slots: Slots,
     trees: Trees,
     latest: Latest,
+}
+
+impl Basebackups {
+    /// Keeps manifests of so many bytes.
+    pub fn new(manifest_bytes: u64) -> Self {
+        Self {
+            drafts: Drafts::default(),
+            slots: Slots::default(),
+            trees: Trees::new(manifest_bytes),
+            latest: Latest::default(),
+        }
+    }
 }
 
 impl Fs {

@@ -104,6 +104,7 @@ impl Fs {
         metrics: Arc<Metrics>,
         options: Options,
     ) -> Self {
+        let basebackups = Basebackups::new(archive.memory().manifest_bytes);
         Self {
             archive,
             reader,
@@ -120,7 +121,7 @@ impl Fs {
             clocks: Clocks::default(),
             forks: Arc::default(),
             ahead: None,
-            basebackups: Basebackups::default(),
+            basebackups,
             mounted_at: Timestamp::now(),
             closing: AtomicBool::new(false),
         }
@@ -334,13 +335,17 @@ impl Fs {
         match file {
             OwnFile::Version => status::version(),
             OwnFile::Status => {
-                let gauges = status::Gauges {
-                    mounted_at: self.mounted_at,
-                    open_writes: self.open_writes(),
-                    cached_bytes: self.reader.cached_bytes(),
-                    ahead_bytes: self.reader.ahead_bytes(),
-                };
-                status::status(&self.archive, &self.metrics, gauges)
+                let counters = self
+                    .metrics
+                    .of_all_rooms(&self.archive, &self.reader, &self.staging);
+                let open_writes = self.open_writes();
+                status::status(
+                    &self.archive,
+                    &self.metrics,
+                    counters,
+                    self.mounted_at,
+                    open_writes,
+                )
             }
         }
     }

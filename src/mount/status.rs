@@ -1,13 +1,10 @@
 //! The files in `.walfs/`: made when they are opened, plain text and JSON, no secrets.
 
-use std::sync::atomic::Ordering;
-
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::archive::Archive;
-use crate::metrics::{ForkFound, LastError, LastFile, Metrics};
-use crate::store::Counts;
+use crate::metrics::{Counters, ForkFound, LastError, LastFile, Metrics};
 
 /// `status.json`.
 #[derive(Debug, Serialize)]
@@ -20,35 +17,22 @@ struct Status<'a> {
     compression: String,
     put_if_absent: bool,
     mounted_at: Timestamp,
-    archived_files: u64,
-    sent_ahead: u64,
-    repeated_files: u64,
-    failed_files: u64,
     open_writes: usize,
-    read_bytes: u64,
-    cached_bytes: u64,
-    ahead_bytes: u64,
+    #[serde(flatten)]
+    counters: Counters,
     last_archived: Option<LastFile>,
     last_error: Option<LastError>,
     forks: Vec<ForkFound>,
-    store_requests: Counts,
 }
 
-/// What `status.json` is made from, beside the archive and the counters.
-#[derive(Debug, Clone, Copy)]
-pub struct Gauges {
-    /// When the mount came up.
-    pub mounted_at: Timestamp,
-    /// Files being written now.
-    pub open_writes: usize,
-    /// Bytes in the memory cache now.
-    pub cached_bytes: u64,
-    /// Stored bytes held of what was fetched ahead.
-    pub ahead_bytes: u64,
-}
-
-/// The text of `status.json`.
-pub fn status(archive: &Archive, metrics: &Metrics, gauges: Gauges) -> String {
+/// The text of `status.json`. `mounted_at`: when the mount came up; `open_writes`: files being written now.
+pub fn status(
+    archive: &Archive,
+    metrics: &Metrics,
+    counters: Counters,
+    mounted_at: Timestamp,
+    open_writes: usize,
+) -> String {
     let cluster = archive.known_cluster();
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -58,19 +42,12 @@ pub fn status(archive: &Archive, metrics: &Metrics, gauges: Gauges) -> String {
         segment_bytes: cluster.map(|cluster| cluster.segment_size.bytes()),
         compression: archive.compression().to_string(),
         put_if_absent: archive.marker().put_if_absent,
-        mounted_at: gauges.mounted_at,
-        archived_files: metrics.archived_files.load(Ordering::Relaxed),
-        sent_ahead: metrics.sent_ahead.load(Ordering::Relaxed),
-        repeated_files: metrics.repeated_files.load(Ordering::Relaxed),
-        failed_files: metrics.failed_files.load(Ordering::Relaxed),
-        open_writes: gauges.open_writes,
-        read_bytes: metrics.read_bytes.load(Ordering::Relaxed),
-        cached_bytes: gauges.cached_bytes,
-        ahead_bytes: gauges.ahead_bytes,
+        mounted_at,
+        open_writes,
+        counters,
         last_archived: metrics.last_archived(),
         last_error: metrics.last_error(),
         forks: metrics.forks(),
-        store_requests: archive.store().counts(),
     };
     let mut text = serde_json::to_string_pretty(&status).expect("plain data becomes JSON");
     text.push('\n');

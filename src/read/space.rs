@@ -23,12 +23,12 @@ pub(super) const TURN: Duration = Duration::from_secs(2);
 pub(super) struct Space {
     share: Share,
     /// What the next one to fetch ahead may have.
-    spare: Arc<Mutex<Option<Held>>>,
+    spare: Arc<Mutex<Option<HeldRoom>>>,
 }
 
 /// A share of it, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldRoom {
     memory: memory::Held,
     /// Room that is part of the share, or none yet.
     room: Vec<u8>,
@@ -45,28 +45,28 @@ impl Space {
 
     /// A share for somebody who waits; he waits for it for a moment only. Who waits longer is behind requests that
     /// hang, and hold no bytes: he goes without (promise S4).
-    pub(super) async fn take(&self, bytes: u64) -> Option<Held> {
+    pub(super) async fn take(&self, bytes: u64) -> Option<HeldRoom> {
         if self.share.free_bytes() < bytes {
             drop(self.spare().take());
         }
         let turn = tokio::time::timeout(TURN, self.share.take(bytes));
-        turn.await.ok().map(Held::of)
+        turn.await.ok().map(HeldRoom::of)
     }
 
     /// Could [`Space::take`] be had at once?
     pub(super) fn has(&self, bytes: u64) -> bool {
-        let spare_bytes = self.spare().as_ref().map_or(0, Held::bytes);
+        let spare_bytes = self.spare().as_ref().map_or(0, HeldRoom::bytes);
         self.share.free_bytes() + spare_bytes >= bytes
     }
 
     /// A share for what nobody waits for yet; `None` if there is too little.
-    pub(super) fn take_ahead(&self, bytes: u64) -> Option<Held> {
+    pub(super) fn take_ahead(&self, bytes: u64) -> Option<HeldRoom> {
         if !self.has(bytes + LEFT_BYTES) {
             return None;
         }
         let spare = self.spare().take();
-        let more = bytes.saturating_sub(spare.as_ref().map_or(0, Held::bytes));
-        let mut held = Held::of(self.share.try_take(more)?);
+        let more = bytes.saturating_sub(spare.as_ref().map_or(0, HeldRoom::bytes));
+        let mut held = HeldRoom::of(self.share.try_take(more)?);
         if let Some(spare) = spare {
             held.join(spare);
         }
@@ -74,7 +74,7 @@ impl Space {
     }
 
     /// Takes a share back whose bytes have been used, and keeps their room, unless somebody waits for memory.
-    pub(super) fn keep(&self, mut held: Held, bytes: Bytes) {
+    pub(super) fn keep(&self, mut held: HeldRoom, bytes: Bytes) {
         if !bytes.is_unique() {
             return;
         }
@@ -87,12 +87,12 @@ impl Space {
         }
     }
 
-    fn spare(&self) -> MutexGuard<'_, Option<Held>> {
+    fn spare(&self) -> MutexGuard<'_, Option<HeldRoom>> {
         self.spare.lock().expect("no panic while held")
     }
 }
 
-impl Held {
+impl HeldRoom {
     fn of(memory: memory::Held) -> Self {
         Self {
             memory,
@@ -136,7 +136,7 @@ mod tests {
     #[tokio::test]
     async fn a_whole_piece_is_left_to_those_who_wait() {
         let space = space();
-        let mut ahead: Vec<Held> = std::iter::from_fn(|| space.take_ahead(5 << 20)).collect();
+        let mut ahead: Vec<HeldRoom> = std::iter::from_fn(|| space.take_ahead(5 << 20)).collect();
         assert_eq!(ahead.len(), 6);
         let waiting = space.take(PIECE_BYTES).await.expect("there is room");
         assert!(space.take_ahead(1 << 10).is_none());
@@ -148,7 +148,7 @@ mod tests {
     }
 
     /// Bytes that have come in a share of their size, and where they are.
-    fn received(space: &Space, bytes: usize) -> (Held, Bytes, *const u8) {
+    fn received(space: &Space, bytes: usize) -> (HeldRoom, Bytes, *const u8) {
         let mut held = space.take_ahead(bytes as u64).expect("there is room");
         let mut room = held.room();
         room.clear();

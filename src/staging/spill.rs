@@ -62,6 +62,10 @@ impl Space {
         self.freed.notify_waiters();
     }
 
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Acquire)
+    }
+
     /// Returns when less than the limit is used.
     pub(super) async fn wait(&self) {
         loop {
@@ -69,7 +73,7 @@ impl Space {
             tokio::pin!(freed);
             // Listens before it looks: what is freed in between is not missed.
             freed.as_mut().enable();
-            if self.used.load(Ordering::Acquire) < self.limit {
+            if self.used() < self.limit {
                 return;
             }
             freed.await;

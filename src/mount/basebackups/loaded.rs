@@ -12,10 +12,6 @@ use crate::pg::{SegmentName, WalName};
 use super::super::error::Error;
 use super::slots::Committed;
 
-/// Memory of all loaded trees by our own count: some 55,000 files. One tree is always kept, however large, because
-/// without it every lookup in it would read its manifest; and those in use live on until their users are done.
-const HELD_BYTES: u32 = 12 << 20;
-
 /// What the collections and allocations of an entry or part take beside its own bytes.
 const OVERHEAD_BYTES: usize = 64;
 
@@ -86,19 +82,20 @@ impl Loaded {
 #[derive(Debug)]
 pub struct Trees(Cache<u32, Arc<Loaded>>);
 
-impl Default for Trees {
-    fn default() -> Self {
+impl Trees {
+    /// Keeps trees of so many bytes by our own count. One tree is always kept, however large, because without it every
+    /// lookup in it would read its manifest; and those in use live on until their users are done.
+    pub fn new(bytes: u64) -> Self {
+        let most = u32::try_from(bytes).unwrap_or(u32::MAX);
         Self(
             Cache::builder()
-                .max_capacity(u64::from(HELD_BYTES))
-                .weigher(|_, loaded: &Arc<Loaded>| memory_bytes(&loaded.tree).min(HELD_BYTES))
+                .max_capacity(bytes)
+                .weigher(move |_, loaded: &Arc<Loaded>| memory_bytes(&loaded.tree).min(most))
                 .eviction_policy(moka::policy::EvictionPolicy::lru())
                 .build(),
         )
     }
-}
 
-impl Trees {
     /// The tree in a slot, loaded by this or another caller if it is not there.
     ///
     /// # Errors

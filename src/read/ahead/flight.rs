@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::super::PIECE_BYTES;
 use super::super::fetcher::Fetcher;
-use super::super::space::{Held, Space};
+use super::super::space::{HeldRoom, Space};
 use crate::archive::wal::WalMeta;
 use crate::archive::{Archive, Error};
 use crate::codec;
@@ -49,7 +49,7 @@ pub(super) struct Brought {
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) bytes: Bytes,
-    pub(super) held: Held,
+    pub(super) held: HeldRoom,
 }
 
 pub(super) type Landing = Shared<BoxFuture<'static, Outcome>>;
@@ -119,7 +119,7 @@ pub(super) async fn fetch(
     fetcher: &Fetcher,
     space: &Space,
     name: WalName,
-    held: Held,
+    held: HeldRoom,
     guess: u64,
 ) -> Outcome {
     match fetch_whole(fetcher, space, name, held, guess).await {
@@ -141,7 +141,7 @@ async fn fetch_whole(
     fetcher: &Fetcher,
     space: &Space,
     name: WalName,
-    mut held: Held,
+    mut held: HeldRoom,
     guess: u64,
 ) -> Result<Option<(WalMeta, Stored)>, Error> {
     let (archive, key) = (&fetcher.archive, fetcher.archive.wal_key(name));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 
-use super::super::space::Held;
+use super::super::space::HeldRoom;
 use super::{AHEAD, Inner, Trouble, WINDOW_BYTES};
 use crate::archive::tree::Part;
 use crate::store::Patience;
@@ -37,7 +37,7 @@ struct Listed {
 }
 
 /// A part on its way, or there.
-pub(super) struct Arrival(BoxFuture<'static, Option<(Bytes, Held)>>);
+pub(super) struct Arrival(BoxFuture<'static, Option<(Bytes, HeldRoom)>>);
 
 impl std::fmt::Debug for Arrival {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -104,7 +104,7 @@ impl Inner {
         });
     }
 
-    fn arriving(self: Arc<Self>, part: Part, held: Held) -> Arrival {
+    fn arriving(self: Arc<Self>, part: Part, held: HeldRoom) -> Arrival {
         let task = tokio::spawn(async move {
             let whole: Result<Bytes, Trouble> = self.fetch_whole(&part, Patience::for_at_most(AHEAD)).await;
             whole.ok().map(|whole| (whole, held))
