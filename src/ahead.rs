@@ -6,9 +6,10 @@
 //! `cp` never comes, the archive holds one true segment more than was acknowledged, which harms no recovery. What must
 //! not be stored is what the archiver would not bring, so:
 //!
-//! - each is stored only when the archive has the one before it as this server wrote it: its end waits for that
-//!   (ahead/table.rs). Of two servers that have parted, one is refused at the first segment in which they differ, and
-//!   nothing behind it comes into the archive;
+//! - each is stored only when the archive has the one before it as this server wrote it: its end waits for that, and then
+//!   both files must lie in the directory as they were read (ahead/table.rs). Of two servers that have parted, one is refused
+//!   at the first segment in which they differ, and nothing behind it comes into the archive, whether both archive through
+//!   one mount or one takes the other's place;
 //! - work begins only while a copier is bringing a file that is marked ready in that directory, and where the copier
 //!   can be seen in `/proc`, only if the file it reads *is* the one there, by device and inode: a given directory that
 //!   belongs to another server is refused, whatever system identifier it has;
@@ -41,13 +42,14 @@ use tokio::runtime::Handle;
 
 use crate::archive::{Archive, Error};
 use crate::metrics::Metrics;
-use crate::pg::{SegmentName, WalName};
+use crate::pg::WalName;
 use crate::staging::forerunner::{Forerunner, Promise, promise};
+use crate::store::Grant;
 
 use flight::{Flight, Runway};
 use pg_wal::PgWal;
 pub use pg_wal::{Identity, Origin};
-use table::{Next, Table};
+use table::{Copy, Next, Table};
 
 /// Sends segments ahead of the archiver.
 #[derive(Debug)]
@@ -92,20 +94,21 @@ impl Ahead {
         })
     }
 
-    /// A copier brings a file now: what was sent of it ahead, if anything was. Begins with those that follow.
+    /// A copier brings a file now: what was sent of it ahead, if anything was, and leave for those that follow, with which
+    /// this begins: to be given when the file is archived. `None` for a file that nothing follows.
     ///
     /// `origin` finds the file that is being copied; it is called later, on another thread, and only if it is needed.
     pub fn brought(
         self: &Arc<Self>,
         name: WalName,
         origin: impl FnOnce() -> Option<Origin> + Send + 'static,
-    ) -> Option<Forerunner> {
+    ) -> Option<(Option<Forerunner>, Grant)> {
         let WalName::Segment(segment) = name else {
             return None;
         };
-        let forerunner = self.table().brought(segment);
-        self.runtime.spawn(self.clone().plan(segment, origin));
-        forerunner
+        let (copy, forerunner, followers) = self.table().brought(segment);
+        self.runtime.spawn(self.clone().plan(copy, origin));
+        Some((forerunner, followers))
     }
 
     /// Has this file been sent ahead, or is it being sent, and nobody has brought it yet?
@@ -113,35 +116,22 @@ impl Ahead {
         matches!(name, WalName::Segment(segment) if self.table().is_ahead(segment))
     }
 
-    /// What has become of a file that a copier brought: is it archived?
-    pub fn settled(&self, name: WalName, accepted: bool) {
-        if let WalName::Segment(segment) = name {
-            self.table().settled(segment, accepted);
-        }
-    }
-
     /// Begins as many as may be begun.
-    async fn plan(
-        self: Arc<Self>,
-        current: SegmentName,
-        origin: impl FnOnce() -> Option<Origin> + Send + 'static,
-    ) {
-        // The archiver brings one at a time: another plan under way sees the same directory.
-        let Ok(_alone) = self.planning.try_lock() else {
-            return;
-        };
+    async fn plan(self: Arc<Self>, copy: Copy, origin: impl FnOnce() -> Option<Origin> + Send + 'static) {
+        // What is known is of one directory. This copy's may be another one, and another copy may have come since.
+        let _alone = self.planning.lock().await;
         // Only what a copier has brought ties an archive to its cluster.
         if self.archive.known_cluster().is_none() {
             return;
         }
         let this = self.clone();
-        let looking = tokio::task::spawn_blocking(move || this.look_into(current, origin));
+        let looking = tokio::task::spawn_blocking(move || this.look_into(copy, origin));
         let Some(pg_wal) = looking.await.expect("looking does not panic") else {
             return;
         };
         loop {
             let (promise, forerunner) = promise();
-            let Some(next) = self.table().begin(forerunner) else {
+            let Some(next) = self.table().begin(copy, forerunner) else {
                 return;
             };
             tokio::spawn(self.clone().send(pg_wal.clone(), next, promise));
@@ -149,12 +139,13 @@ impl Ahead {
     }
 
     /// The directory the archiver reads from, after noting what waits in it.
-    fn look_into(&self, current: SegmentName, origin: impl FnOnce() -> Option<Origin>) -> Option<PgWal> {
-        let pg_wal = self.pg_wal(WalName::Segment(current), origin)?;
-        let wanted = self.table().wants_names();
-        if let Some(after) = wanted {
-            match pg_wal.ready_after(after) {
-                Ok(names) => self.table().add_names(names),
+    fn look_into(&self, copy: Copy, origin: impl FnOnce() -> Option<Origin>) -> Option<PgWal> {
+        let segment = self.table().brings(copy)?;
+        let pg_wal = self.pg_wal(WalName::Segment(segment), origin)?;
+        let version = pg_wal.version(segment).ok()?;
+        if self.table().read_from(copy, version) {
+            match pg_wal.ready_after(segment) {
+                Ok(names) => self.table().add_names(copy, names),
                 Err(error) => self.complain(&format!("what waits to be archived cannot be listed: {error}")),
             }
         }
@@ -190,6 +181,7 @@ impl Ahead {
                 self.complained.store(false, Ordering::Relaxed);
             }
             Ok(Flight::NotYet) => self.table().put_back(name),
+            Ok(Flight::Replaced) => self.table().begin_anew(),
             Ok(Flight::NotSent) => tracing::debug!("not sent ahead: {name}"),
             Err(error) => {
                 if matches!(error, Error::Store(_)) {

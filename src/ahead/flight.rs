@@ -26,10 +26,10 @@ use crate::archive::{Archive, Error};
 use crate::codec::{Compression, ContentHash, FRAME_BYTES, ObjectBuilder};
 use crate::memory::{Filling, Held, OVERHEAD_BYTES, Share};
 use crate::pg::{PageHeader, SegmentName, WalName};
-use crate::store::Patience;
+use crate::store::{Patience, leave};
 
-use super::pg_wal::{Opened, PgWal};
-use super::table::Next;
+use super::pg_wal::{Opened, PgWal, Version};
+use super::table::{Next, Turn};
 
 /// What all segments that are sent ahead share.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub(super) enum Flight {
     Arrived { hash: ContentHash, took: Duration },
     /// The archive does not have the one before it: it may be tried again.
     NotYet,
+    /// The directory does not have the file any more, or the one before it, as they were read: the server may be another one.
+    Replaced,
     /// It does not wait any more, or there is no room for it.
     NotSent,
 }
@@ -71,7 +73,7 @@ impl Runway {
         pg_wal: &PgWal,
         Next { name, before, own }: Next,
     ) -> Result<Flight, Error> {
-        if !before.room.is_given().await {
+        if !before.room.clone().is_given().await {
             return Ok(Flight::NotYet);
         }
         let Some((room, space)) = self.room().await else {
@@ -89,22 +91,30 @@ impl Runway {
             Either::Right((looked, reading)) => (reading.await, Either::Right(ready(looked))),
         };
         drop(packer);
-        let Some((header, object)) = packed? else {
+        let Some((header, object, file)) = packed? else {
             return Ok(Flight::NotSent);
         };
         let object = object.within(room, space);
         let (hash, began) = (object.hash, Instant::now());
-        let accepted = before.accepted.clone();
+        let mine = (name, file);
+        let (leave, may) = leave();
+        let judged = async {
+            if !before.accepted.clone().is_given().await {
+                return Flight::NotYet;
+            }
+            let (pg_wal, before) = (pg_wal.clone(), before.clone());
+            let is_one_history = blocking(move || Ok(follows(&pg_wal, &before, mine)));
+            if !is_one_history.await.unwrap_or(false) {
+                return Flight::Replaced;
+            }
+            leave.give();
+            pending().await
+        };
         let looking = async {
             let looked = looking.await;
-            match accepted.is_given().await {
+            match may.is_given().await {
                 true => looked,
                 false => pending().await,
-            }
-        };
-        let refused = async {
-            if before.accepted.is_given().await {
-                pending().await
             }
         };
         let object = Arc::new(object);
@@ -113,13 +123,15 @@ impl Runway {
             .commit_wal(wal_name, object, Some(&header), looking, patience);
         tokio::select! {
             biased;
-            () = refused => return Ok(Flight::NotYet),
+            stays = judged => return Ok(stays),
             committed = timeout(self.deadline, committing) => match committed {
                 Ok(committed) => committed?,
                 // Its copier may never come again, and its memory is wanted.
                 Err(_) => return Ok(Flight::NotYet),
             },
         };
+        // In this order: who has leave by this one looks at its file.
+        let _ = own.file.set(file);
         own.accepted.give();
         let took = began.elapsed();
         Ok(Flight::Arrived { hash, took })
@@ -142,7 +154,7 @@ impl Runway {
         pg_wal: PgWal,
         name: SegmentName,
         patience: Patience,
-    ) -> Result<Option<(PageHeader, Object)>, Error> {
+    ) -> Result<Option<(PageHeader, Object, Version)>, Error> {
         let (place, compression) = (pg_wal.clone(), self.archive.compression());
         let opened = blocking(move || open(&place, name)).await?;
         let Some((opened, header)) = opened else {
@@ -152,13 +164,20 @@ impl Runway {
             .check_header(WalName::Segment(name), &header, patience)
             .await?;
         let buffers = &self.archive.memory().buffers;
-        let room = buffers.take((opened.bytes + OVERHEAD_BYTES) as usize);
+        let room = buffers.take((opened.version.bytes + OVERHEAD_BYTES) as usize);
+        let file = opened.version;
         let object = blocking(move || {
             let object = pack(&opened, compression, room).map_err(|error| failed(name, &error))?;
             Ok(pg_wal.still_has(name, &opened).then_some(object))
         });
-        Ok(object.await?.map(|object| (header, object)))
+        Ok(object.await?.map(|object| (header, object, file)))
     }
+}
+
+/// Does the directory have a file and the one before it as they were read? At one moment, so both are of one history.
+fn follows(pg_wal: &PgWal, before: &Turn, (name, file): (SegmentName, Version)) -> bool {
+    let has = |name, file: Option<&Version>| file.is_some_and(|file| pg_wal.has(name, *file));
+    has(before.name, before.file.get()) && has(name, Some(&file))
 }
 
 async fn blocking<T: Send + 'static>(
@@ -182,11 +201,11 @@ fn open(pg_wal: &PgWal, name: SegmentName) -> Result<Option<(Opened, PageHeader)
     let name = WalName::Segment(name);
     let header = PageHeader::parse(&head).map_err(|reason| Error::Header { name, reason })?;
     let expected_bytes = u64::from(header.segment_bytes);
-    if opened.bytes != expected_bytes {
+    if opened.version.bytes != expected_bytes {
         return Err(Error::Incomplete {
             name,
             expected_bytes,
-            found_bytes: opened.bytes,
+            found_bytes: opened.version.bytes,
             detail: ", according to the file in pg_wal",
         });
     }
@@ -212,9 +231,9 @@ fn pack(opened: &Opened, compression: Compression, mut room: Filling) -> std::io
     // Address space only: pages that the object does not come to use are never touched.
     let mut object = ObjectBuilder::new(compression, Cursor::new(room.room()));
     let mut plain = vec![0; FRAME_BYTES];
-    for index in 0..opened.bytes.div_ceil(FRAME_BYTES as u64) {
+    for index in 0..opened.version.bytes.div_ceil(FRAME_BYTES as u64) {
         let start = index * FRAME_BYTES as u64;
-        plain.truncate((opened.bytes - start).min(FRAME_BYTES as u64) as usize);
+        plain.truncate((opened.version.bytes - start).min(FRAME_BYTES as u64) as usize);
         opened.file.read_exact_at(&mut plain, start)?;
         object.push(&plain)?;
     }

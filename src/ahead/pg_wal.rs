@@ -47,13 +47,29 @@ impl From<&Metadata> for Identity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PgWal(PathBuf);
 
+/// Which file, as it was at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Version {
+    identity: Identity,
+    pub(super) bytes: u64,
+    modified: SystemTime,
+}
+
+impl Version {
+    fn of(meta: &Metadata) -> io::Result<Self> {
+        Ok(Self {
+            identity: Identity::from(meta),
+            bytes: meta.len(),
+            modified: meta.modified()?,
+        })
+    }
+}
+
 /// A finished segment, opened.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) file: File,
-    pub(super) bytes: u64,
-    identity: Identity,
-    modified: SystemTime,
+    pub(super) version: Version,
 }
 
 impl PgWal {
@@ -106,24 +122,23 @@ impl PgWal {
     /// Opens a segment that waits.
     pub(super) fn open(&self, name: SegmentName) -> io::Result<Opened> {
         let file = File::open(self.file(WalName::Segment(name)))?;
-        let meta = file.metadata()?;
-        Ok(Opened {
-            file,
-            bytes: meta.len(),
-            identity: Identity::from(&meta),
-            modified: meta.modified()?,
-        })
+        let version = Version::of(&file.metadata()?)?;
+        Ok(Opened { file, version })
+    }
+
+    /// What lies there under the name of a segment.
+    pub(super) fn version(&self, name: SegmentName) -> io::Result<Version> {
+        Version::of(&fs::metadata(self.file(WalName::Segment(name)))?)
     }
 
     /// Is what was opened still the finished segment of that name, unchanged?
     pub(super) fn still_has(&self, name: SegmentName, opened: &Opened) -> bool {
-        let name = WalName::Segment(name);
-        let same = |meta: Metadata| {
-            Identity::from(&meta) == opened.identity
-                && meta.len() == opened.bytes
-                && meta.modified().is_ok_and(|modified| modified == opened.modified)
-        };
-        fs::metadata(self.file(name)).is_ok_and(same) && self.is_ready(name)
+        self.has(name, opened.version) && self.is_ready(WalName::Segment(name))
+    }
+
+    /// Does it have that file under the name of a segment, unchanged?
+    pub(super) fn has(&self, name: SegmentName, version: Version) -> bool {
+        self.version(name).is_ok_and(|found| found == version)
     }
 
     fn file(&self, name: WalName) -> PathBuf {

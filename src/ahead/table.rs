@@ -4,8 +4,10 @@
 //! needs no memory of what was archived, and a server that begins again from below is followed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::pg_wal::Version;
 use crate::pg::SegmentName;
 use crate::staging::forerunner::Forerunner;
 use crate::store::{Grant, Leave, leave};
@@ -19,10 +21,13 @@ const QUICK_PART: u32 = 8;
 /// What a segment waits for in the one before it.
 #[derive(Debug, Clone)]
 pub(super) struct Turn {
+    pub(super) name: SegmentName,
     /// That one has its memory: so none waits for memory that its successors hold.
     pub(super) room: Leave,
     /// The archive has that one, as this server wrote it.
     pub(super) accepted: Leave,
+    /// The file that was read of it, when that is so.
+    pub(super) file: Arc<OnceLock<Version>>,
 }
 
 /// The other end of a [`Turn`]: for the one behind.
@@ -30,16 +35,24 @@ pub(super) struct Turn {
 pub(super) struct Turns {
     pub(super) room: Grant,
     pub(super) accepted: Grant,
+    pub(super) file: Arc<OnceLock<Version>>,
 }
 
-fn turn() -> (Turns, Turn) {
+fn turn(name: SegmentName) -> (Turns, Turn) {
     let ((room, has_room), (accepted, is_accepted)) = (leave(), leave());
+    let file = Arc::default();
     let turn = Turn {
+        name,
         room: has_room,
         accepted: is_accepted,
+        file: Arc::clone(&file),
     };
-    (Turns { room, accepted }, turn)
+    (Turns { room, accepted, file }, turn)
 }
+
+/// One copy of a file, of all that were brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Copy(u64);
 
 /// A segment that begins.
 #[derive(Debug)]
@@ -53,15 +66,15 @@ pub(super) struct Next {
 /// What the archiver brings.
 #[derive(Debug)]
 struct Current {
-    name: SegmentName,
+    copy: Copy,
     turn: Turn,
-    /// Until it is known what becomes of it.
-    accepted: Option<Grant>,
 }
 
 /// Segments ahead of the archiver.
 #[derive(Debug)]
 pub(super) struct Table {
+    /// Copies so far.
+    copies: u64,
     /// What the archiver brings now.
     current: Option<Current>,
     /// Known to wait, and not begun.
@@ -75,6 +88,7 @@ pub(super) struct Table {
 impl Default for Table {
     fn default() -> Self {
         Self {
+            copies: 0,
             current: None,
             next: BTreeSet::new(),
             begun: BTreeMap::new(),
@@ -84,30 +98,35 @@ impl Default for Table {
 }
 
 impl Table {
-    /// The archiver brings this one now: what is below has had its time.
-    pub(super) fn brought(&mut self, name: SegmentName) -> Option<Forerunner> {
+    /// The archiver brings this one now: what is below has had its time. Gives leave for those that follow, to be given when
+    /// the archive has this copy.
+    pub(super) fn brought(&mut self, name: SegmentName) -> (Copy, Option<Forerunner>, Grant) {
         let forerunner = self.begun.remove(&name).map(|(forerunner, _)| forerunner);
-        let (Turns { room, accepted }, turn) = turn();
+        let (Turns { room, accepted, .. }, turn) = turn(name);
         room.give();
-        self.current = Some(Current {
-            name,
-            turn,
-            accepted: Some(accepted),
-        });
+        self.copies += 1;
+        let copy = Copy(self.copies);
+        self.current = Some(Current { copy, turn });
         self.begun = self.begun.split_off(&name);
         self.next = self.next.split_off(&name);
         self.next.remove(&name);
-        forerunner.filter(|forerunner| !forerunner.is_lost())
+        let forerunner = forerunner.filter(|forerunner| !forerunner.is_lost());
+        (copy, forerunner, accepted)
     }
 
-    /// The archive has what the archiver brought, or refused it: then nothing behind it may be stored.
-    pub(super) fn settled(&mut self, name: SegmentName, accepted: bool) {
-        let current = self.current.as_mut().filter(|current| current.name == name);
-        if let Some(grant) = current.and_then(|current| current.accepted.take())
-            && accepted
-        {
-            grant.give();
-        }
+    /// The segment of this copy, if none was brought since.
+    pub(super) fn brings(&self, copy: Copy) -> Option<SegmentName> {
+        self.current(copy).map(|current| current.turn.name)
+    }
+
+    fn current(&self, copy: Copy) -> Option<&Current> {
+        self.current.as_ref().filter(|current| current.copy == copy)
+    }
+
+    /// This copy is one of that file. Are more names wanted?
+    pub(super) fn read_from(&self, copy: Copy, file: Version) -> bool {
+        let current = self.current(copy);
+        current.is_some_and(|current| current.turn.file.set(file).is_ok() && self.next.is_empty())
     }
 
     /// Has it been sent ahead, and nobody has brought it yet?
@@ -115,37 +134,29 @@ impl Table {
         self.begun.contains_key(&name)
     }
 
-    /// After which segment more names are wanted, if they are.
-    pub(super) fn wants_names(&self) -> Option<SegmentName> {
-        self.current
-            .as_ref()
-            .map(|current| current.name)
-            .filter(|_| self.next.is_empty())
-    }
-
-    /// More segments that wait.
-    pub(super) fn add_names(&mut self, names: BTreeSet<SegmentName>) {
-        let current = self.current.as_ref().map(|current| current.name);
+    /// More segments that wait where this copy is from.
+    pub(super) fn add_names(&mut self, copy: Copy, names: BTreeSet<SegmentName>) {
+        let Some(current) = self.brings(copy) else { return };
         let begun = &self.begun;
-        let new = |name: &SegmentName| Some(*name) > current && !begun.contains_key(name);
+        let new = |name: &SegmentName| *name > current && !begun.contains_key(name);
         self.next.extend(names.into_iter().filter(new));
     }
 
-    /// The next one to begin, if there may be one more.
-    pub(super) fn begin(&mut self, forerunner: Forerunner) -> Option<Next> {
+    /// The next one to begin, if there may be one more while this copy is brought.
+    pub(super) fn begin(&mut self, copy: Copy, forerunner: Forerunner) -> Option<Next> {
         if self.begun.len() >= self.limit {
             return None;
         }
-        let current = self.current.as_ref()?;
+        let current = self.current(copy)?.turn.clone();
         let name = self.next.pop_first()?;
         let before = self.begun.range(..name).next_back();
-        let before = before.map_or(&current.turn, |(_, (_, turn))| turn).clone();
-        let (own, turn) = turn();
+        let before = before.map_or(current, |(_, (_, turn))| turn.clone());
+        let (own, turn) = turn(name);
         self.begun.insert(name, (forerunner, turn));
         Some(Next { name, before, own })
     }
 
-    /// Another server archives now: nothing of the one before it may follow.
+    /// Another server archives now, or what is there is not what was: nothing of before may follow.
     pub(super) fn begin_anew(&mut self) {
         self.begun.clear();
         self.next.clear();
@@ -153,7 +164,10 @@ impl Table {
 
     /// It was not tried, for the archive did not have the one before it.
     pub(super) fn put_back(&mut self, name: SegmentName) {
-        let is_wanted = self.current.as_ref().is_some_and(|current| name > current.name);
+        let is_wanted = self
+            .current
+            .as_ref()
+            .is_some_and(|current| name > current.turn.name);
         if self.begun.remove(&name).is_some() && is_wanted {
             self.next.insert(name);
         }
@@ -186,11 +200,22 @@ mod tests {
 
     /// Begins what may be begun.
     fn begin_all(table: &mut Table) -> Vec<(Next, Promise)> {
+        let copy = Copy(table.copies);
         std::iter::from_fn(|| {
             let (promise, forerunner) = promise();
-            Some((table.begin(forerunner)?, promise))
+            Some((table.begin(copy, forerunner)?, promise))
         })
         .collect()
+    }
+
+    fn add(table: &mut Table, numbers: std::ops::Range<u32>) {
+        table.add_names(Copy(table.copies), numbers.map(name).collect());
+    }
+
+    /// Brings one: what was sent of it, and leave for its followers.
+    fn bring(table: &mut Table, number: u32) -> (Option<Forerunner>, Grant) {
+        let (_, forerunner, followers) = table.brought(name(number));
+        (forerunner, followers)
     }
 
     fn numbers(begun: &[(Next, Promise)]) -> Vec<u32> {
@@ -201,61 +226,74 @@ mod tests {
     #[tokio::test]
     async fn w8_each_waits_until_the_one_before_it_is_accepted() {
         let mut table = Table::default();
-        table.brought(name(5));
-        table.add_names((6..20).map(name).collect());
+        let (_, followers) = bring(&mut table, 5);
+        add(&mut table, 6..20);
         let mut begun = begin_all(&mut table).into_iter().map(|(next, _)| next);
         let (six, seven) = (begun.next().unwrap(), begun.next().unwrap());
         let waits = |turn: &Turn| {
             !turn.accepted.is_refused() && turn.accepted.clone().is_given().now_or_never().is_none()
         };
         assert!(waits(&six.before) && waits(&seven.before));
-        table.settled(name(4), true);
-        assert!(waits(&six.before), "of another one");
-        table.settled(name(5), true);
+        followers.give();
         assert!(six.before.accepted.clone().is_given().await);
         assert!(waits(&seven.before));
         drop(six.own);
         assert!(!seven.before.accepted.is_given().await);
         table.put_back(name(7));
         assert_eq!(numbers(&begin_all(&mut table)), [7]);
-        table.brought(name(8));
-        table.add_names((9..20).map(name).collect());
+        let (_, followers) = bring(&mut table, 8);
+        add(&mut table, 9..20);
         let nine = begin_all(&mut table).remove(0).0;
         assert!(nine.before.room.is_given().await);
-        table.settled(name(8), false);
+        drop(followers);
         assert!(!nine.before.accepted.is_given().await);
+    }
+
+    /// W8: of two servers that archive through one mount, none gets leave by the other's copy, nor follows it.
+    #[tokio::test]
+    async fn w8_a_copy_leads_its_own_followers_only() {
+        let mut table = Table::default();
+        let (first, _, of_first) = table.brought(name(5));
+        let (second, _, of_second) = table.brought(name(5));
+        assert_eq!((table.brings(first), table.brings(second)), (None, Some(name(5))));
+        table.add_names(first, [name(7)].into());
+        table.add_names(second, [name(6)].into());
+        let (_promise, forerunner) = promise();
+        assert!(table.begin(first, forerunner.clone()).is_none());
+        let six = table.begin(second, forerunner).unwrap();
+        of_first.give();
+        assert!(six.before.accepted.clone().is_given().now_or_never().is_none());
+        drop(of_second);
+        assert!(!six.before.accepted.is_given().await);
     }
 
     #[test]
     fn the_archiver_is_followed() {
         let mut table = Table::default();
-        assert_eq!(table.wants_names(), None);
-        assert!(table.brought(name(5)).is_none());
-        assert_eq!(table.wants_names(), Some(name(5)));
-        table.add_names((4..20).map(name).collect());
+        assert!(bring(&mut table, 5).0.is_none());
+        add(&mut table, 4..20);
         let begun = begin_all(&mut table);
         assert_eq!(numbers(&begun), [6, 7]);
-        assert_eq!(table.wants_names(), None);
-        assert!(table.brought(name(6)).is_some());
+        assert!(bring(&mut table, 6).0.is_some());
         assert!(!table.is_ahead(name(6)) && table.is_ahead(name(7)));
         // 7 and 8 were passed over.
-        assert!(table.brought(name(9)).is_none());
+        assert!(bring(&mut table, 9).0.is_none());
         assert!(!table.is_ahead(name(7)));
         assert_eq!(numbers(&begin_all(&mut table)), [10, 11]);
         // Another server, or one that began again.
-        assert!(table.brought(name(1)).is_none());
+        assert!(bring(&mut table, 1).0.is_none());
         assert!(table.is_ahead(name(10)));
     }
 
     #[test]
     fn what_failed_is_left_to_its_copier() {
         let mut table = Table::default();
-        table.brought(name(1));
-        table.add_names((2..9).map(name).collect());
+        let _leave = bring(&mut table, 1);
+        add(&mut table, 2..9);
         drop(begin_all(&mut table));
-        table.add_names((2..9).map(name).collect());
+        add(&mut table, 2..9);
         assert!(begin_all(&mut table).is_empty(), "they are not tried again");
-        assert!(table.brought(name(2)).is_none());
+        assert!(bring(&mut table, 2).0.is_none());
     }
 
     #[test]

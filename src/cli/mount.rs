@@ -85,7 +85,8 @@ pub struct MountArgs {
     ///
     /// PostgreSQL archives one file at a time. While it waits for one, walfs sends the next ones that it finds there. By
     /// default the directory is the one that the archiving process copies from; give it if that cannot be seen, because
-    /// the server has process numbers of its own (a container). walfs must be able to read it.
+    /// the server has process numbers of its own (a container). walfs must be able to read it. Then the archive command must be
+    /// a plain cp, which does not ask first whether the file is there.
     #[arg(
         long,
         value_name = "DIR",

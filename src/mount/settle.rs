@@ -124,9 +124,6 @@ impl Fs {
         if outcome.is_err() {
             self.metrics.failed_files.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(ahead) = &self.ahead {
-            ahead.settled(wal.name(), outcome.is_ok());
-        }
         self.noted("archive", outcome)
     }
 

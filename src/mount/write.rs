@@ -122,7 +122,11 @@ impl Fs {
     pub(super) fn brought(&self, draft: WalDraft, asker: Option<&Asker>) -> WalDraft {
         let (name, asker) = (draft.name(), asker.cloned());
         let origin = move || asker?.origin(&name.to_string());
-        let forerunner = self.ahead.as_ref().and_then(|ahead| ahead.brought(name, origin));
+        let brought = self.ahead.as_ref().and_then(|ahead| ahead.brought(name, origin));
+        let Some((forerunner, followers)) = brought else {
+            return draft;
+        };
+        let draft = draft.leading(followers);
         match forerunner {
             Some(forerunner) => draft.following(forerunner, &self.staging),
             None => draft,

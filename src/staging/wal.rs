@@ -18,7 +18,7 @@ use crate::archive::wal::{Committed, Fork, Looked, SMALL_FILE_BYTES};
 use crate::archive::{Archive, Error};
 use crate::codec::Compression;
 use crate::pg::{HeaderError, PageHeader, SwitchSearch, WalName};
-use crate::store::{self, GRACE, Patience};
+use crate::store::{self, GRACE, Grant, Patience};
 
 use super::forerunner::Forerunner;
 use super::{Draft, FinishedDraft, Staging};
@@ -66,6 +66,8 @@ pub struct WalDraft {
     look: Option<Look>,
     /// What was sent of this file ahead of its copier.
     forerunner: Option<Forerunner>,
+    /// Leave for what is sent ahead behind this file.
+    followers: Option<Grant>,
     /// Where its WAL ends, looked for as far as its bytes have come.
     switch: SwitchSearch,
     /// Was it brought under its name by somebody who says that it is whole?
@@ -108,6 +110,7 @@ impl WalDraft {
             header: None,
             look: None,
             forerunner: None,
+            followers: None,
             switch: SwitchSearch::default(),
             vouched: false,
             fork: None,
@@ -134,6 +137,12 @@ impl WalDraft {
             self.look = Some(self.look_ahead());
         }
         self.forerunner = Some(forerunner);
+        self
+    }
+
+    /// A file whose followers are sent ahead: they may be stored once it is archived.
+    pub fn leading(mut self, followers: Grant) -> Self {
+        self.followers = Some(followers);
         self
     }
 
@@ -290,6 +299,11 @@ impl WalDraft {
     }
 
     fn decide(&mut self, verdict: Verdict) -> Verdict {
+        if let Some(followers) = self.followers.take()
+            && verdict.is_ok()
+        {
+            followers.give();
+        }
         self.verdict.insert(verdict).clone()
     }
 

@@ -243,12 +243,9 @@ fn w8_two_servers_through_one_mount_are_not_mixed() {
     let waiting = Waiting::new(2, &[]);
     waiting.bring(2);
     let other = make_pg_wal(&waiting.rig.world, "other");
-    let of_other = |number| {
-        let name = wal::segment_name(1, number, SMALL);
-        let content = wal::segment(&name, CLUSTER, SMALL, 100 + number);
-        put_ready(&waiting.rig, &other, &name, content)
-    };
-    let others: Vec<Source> = (3..=8).map(of_other).collect();
+    let others: Vec<Source> = (3..=8)
+        .map(|number| of_another(&waiting, &other, number))
+        .collect();
     waiting.segment(3);
     waiting.bring(3);
     waiting.rig.refuse(&others[0]);
@@ -265,6 +262,64 @@ fn w8_two_servers_through_one_mount_are_not_mixed() {
             source.name
         );
     }
+}
+
+/// W8, W4: and when both bring the same segment at once, one is accepted. The other one has nothing behind it stored.
+#[test]
+fn w8_of_two_servers_that_bring_one_name_at_once_one_goes_on() {
+    let waiting = Waiting::new(3, &[]);
+    waiting.bring(2);
+    let other = make_pg_wal(&waiting.rig.world, "other");
+    let others: Vec<Source> = (3..=6)
+        .map(|number| of_another(&waiting, &other, number))
+        .collect();
+    waiting.wait_stored(3);
+    fs::remove_file(waiting.mark(&waiting.source(3).name)).expect("remove a mark");
+    let third = waiting.segment(4);
+    let delay = Rule::new(Action::Delay(std::time::Duration::from_secs(2)));
+    let server = waiting.rig.server();
+    server.add_rule(delay.operation(Operation::Put).key(&third.name));
+    let mut cp = waiting.rig.start_cp(&third);
+    server.wait_for(1, |request| {
+        is_open_put(request) && request.key.contains(&third.name)
+    });
+    let mut others_cp = waiting.rig.start_cp(&others[1]);
+    assert!(wait::for_exit("cp to end", &mut cp).success());
+    assert!(!wait::for_exit("the other cp to end", &mut others_cp).success());
+    waiting.rig.refuse(&others[1]);
+    waiting.rig.assert_archived(&third);
+    for source in &others[2..] {
+        let name = &source.name;
+        assert!(waiting.rig.object(name).is_none(), "{name} is stored");
+    }
+}
+
+/// W8, W4: a server that takes another one's place, with an older state of it that went on alone, under a mount that stays.
+/// What was sent ahead of the old one is no leave for the new one's segments behind it.
+#[test]
+fn w8_a_server_in_anothers_place_does_not_go_on_behind_it() {
+    let waiting = Waiting::new(8, &[]);
+    (2..=6).for_each(|number| waiting.bring(number));
+    (7..=8).for_each(|number| waiting.wait_stored(number));
+    fs::rename(&waiting.pg_wal, waiting.pg_wal.with_extension("old")).expect("rename a directory");
+    let pg_wal = make_pg_wal(&waiting.rig.world, "pg_wal");
+    let others: Vec<Source> = (4..=14)
+        .map(|number| of_another(&waiting, &pg_wal, number))
+        .collect();
+    for _ in 0..3 {
+        waiting.rig.refuse(&others[0]);
+    }
+    for source in &others[5..] {
+        let name = &source.name;
+        assert!(waiting.rig.object(name).is_none(), "{name} is stored");
+    }
+}
+
+/// A segment of a server with another history.
+fn of_another(waiting: &Waiting, pg_wal: &Path, number: u64) -> Source {
+    let name = wal::segment_name(1, number, SMALL);
+    let content = wal::segment(&name, CLUSTER, SMALL, 100 + number);
+    put_ready(&waiting.rig, pg_wal, &name, content)
 }
 
 /// W3, W5: nothing is sent ahead that would be refused when it is brought, nor what is not a finished segment.
