@@ -241,6 +241,17 @@ impl Session {
         lsn(WHAT, &row)
     }
 
+    /// Up to where there is WAL now that stays: flushed, or replayed by a standby.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Lost`].
+    pub async fn position(&self) -> Result<Lsn, Error> {
+        const WHAT: &str = "to ask for its position";
+        let statement = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+                         ELSE pg_catalog.pg_current_wal_flush_lsn() END::text";
+        lsn(WHAT, &self.row(WHAT, statement, &[]).await?)
+    }
+
     /// Ends backup mode.
     ///
     /// # Errors

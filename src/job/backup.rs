@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
 
 use crate::archive::tree::catalogue::{Begun, By};
-use crate::archive::tree::summary::{Description, Inventory, Link, Outside, Summary};
+use crate::archive::tree::summary::{Description, Inventory, Link, Outside, OwnSegment, Summary, WalRange};
 use crate::archive::tree::{Attributes, TreeId, TreeKind, TreeName};
 use crate::archive::{self, Archive};
 use crate::job::progress::{Phase, Progress};
@@ -170,6 +170,8 @@ struct Taking<'a> {
     uploads: Uploads,
     links: Vec<Link>,
     outside: Vec<Outside>,
+    /// The WAL at its beginning, as the server had it.
+    own_at_start: Vec<OwnSegment>,
 }
 
 /// The threads that copy; they end when nobody waits for them any more.
@@ -211,6 +213,7 @@ impl<'a> Taking<'a> {
             uploads: Uploads::default(),
             links: Vec::new(),
             outside: Vec::new(),
+            own_at_start: Vec::new(),
         })
     }
 
@@ -285,7 +288,8 @@ impl<'a> Taking<'a> {
     /// Copies the data directory in backup mode; parts may still be on their way then. Gives the control file, which is
     /// copied last, and what the server said in the end.
     async fn copy_all(&mut self) -> Result<(Stopped, Whole), Error> {
-        let (listed, start) = self.start().await?;
+        let (listed, start, own) = self.start().await?;
+        self.own_at_start = own;
         let attributes = listed.control;
         (self.links, self.outside) = (listed.links, listed.outside);
         self.copy(listed.plan, start).await?;
@@ -302,7 +306,7 @@ impl<'a> Taking<'a> {
     }
 
     /// Begins the tree and backup mode, and lists what there is to copy.
-    async fn start(&self) -> Result<(Listed, Lsn), Error> {
+    async fn start(&self) -> Result<(Listed, Lsn, Vec<OwnSegment>), Error> {
         self.progress.phase(Phase::Checkpoint);
         let begun = Begun {
             at: self.began,
@@ -313,7 +317,8 @@ impl<'a> Taking<'a> {
         let fast = self.options.fast || self.facts.in_recovery;
         let begin_copy = async {
             let start = self.session.start_backup(&self.options.label, fast).await?;
-            Ok::<_, Error>((self.list().await?, start))
+            let own = self.own_at_start(start).await?;
+            Ok::<_, Error>((self.list().await?, start, own))
         };
         let begin_tree = async {
             begin_tree.await?;
@@ -322,6 +327,18 @@ impl<'a> Taking<'a> {
         };
         let ((), begun) = tokio::try_join!(begin_tree, begin_copy)?;
         Ok(begun)
+    }
+
+    /// The WAL that there is by now, where recovery from this backup begins.
+    async fn own_at_start(&self, start: Lsn) -> Result<Vec<OwnSegment>, Error> {
+        let (root, size) = (self.facts.data_directory.clone(), self.facts.segment_size);
+        let end = self.session.position().await?.max(start);
+        blocking(move || {
+            let (_, control) = local::control_file(&root)?;
+            let timeline = control.timeline.max(control.minimum_recovery_timeline);
+            wal::own_at_start(&root, size, WalRange { timeline, start, end })
+        })
+        .await
     }
 
     /// Waits for everything that a backup is made of.
@@ -343,11 +360,21 @@ impl<'a> Taking<'a> {
             }
             wal::wait(archive, &description.backup, session, within, &*self.progress).await
         };
-        let (inventory, missing_wal) = tokio::try_join!(stored, archived)?;
+        // At once: a standby may recycle it while it is waited for.
+        let (root, backup) = (self.facts.data_directory.clone(), description.backup.clone());
+        let own = blocking(move || wal::own_at_stop(&root, &backup));
+        let (inventory, missing_wal, mut own) = tokio::try_join!(stored, archived, own)?;
         // The archive may have had no WAL, and so no owner, when the backup began.
         check_cluster(archive, &self.facts).await?;
-        let (root, backup) = (self.facts.data_directory.clone(), description.backup.clone());
-        let own = blocking(move || wal::own(&root, &backup)).await?;
+        let needed = description
+            .backup
+            .segments()
+            .expect("the segment size was checked");
+        let early = std::mem::take(&mut self.own_at_start).into_iter();
+        let early = early.filter(|early| {
+            needed.contains(&early.segment) && own.iter().all(|own| own.segment != early.segment)
+        });
+        own.extend(early.collect::<Vec<_>>());
         description.backup.awaited = wal::check_own(archive, own).await?;
         Ok(Prepared {
             inventory,

@@ -16,9 +16,9 @@ use crate::store::Patience;
 pub async fn sweep(archive: &Archive, patience: Patience) -> Result<usize, Error> {
     let mut dropped = 0;
     let trees = archive.unfinished_trees(patience).await?;
-    // The store's clock, as far as it is known: ours may be a day ahead of it.
+    // The store's clock, as far as it is known: ours may be a day ahead of it, and so may be the time of one object.
     let newest = trees.iter().map(|tree| tree.last_stored).max();
-    let now = newest.unwrap_or_else(SystemTime::now);
+    let now = newest.map_or_else(SystemTime::now, |newest| newest.min(SystemTime::now()));
     for tree in trees {
         let maker = tree.maker(now);
         if tree.may_have_lost_its_summary(maker) {

@@ -42,6 +42,7 @@ mod large;
 mod limits;
 pub mod names;
 mod nested;
+mod own_wal;
 mod reading_back;
 mod recalled;
 mod refusal;

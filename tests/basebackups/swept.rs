@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use crate::common::basebackup::{Place, Site};
-use crate::common::postgres::{Postgres, StopMode, newest, send};
+use crate::common::postgres::send;
 use crate::common::s3::{Action, Logged, Operation, Rule, S3Server};
 use crate::common::user::{User, said};
 use crate::common::wait;
@@ -14,12 +14,22 @@ use crate::common::walfs::BINARY;
 use crate::common::world::World;
 
 /// K3, B2: a running backup is left alone by another one that cannot see its process: `/proc` hides it, or shows other
-/// times.
+/// times. Also where something lies that was stored by a clock days ahead.
 #[test]
 fn b2_a_running_backup_that_cannot_be_seen_is_left_alone() {
     let world = World::new("unseen");
     let site = Site::local(&world);
     site.server.pgbench_init(1);
+    let mut killed = slow_by_root(&site, "killed");
+    wait::until("it to be listed", || site.state("killed"));
+    killed.kill().expect("kill walfs");
+    killed.wait().expect("wait for walfs");
+    let trees = world.archive().join("trees");
+    let ahead = Command::new("find")
+        .arg(&trees)
+        .args(["-type", "f", "-exec", "touch", "-d", "3 days", "{}", "+"])
+        .status();
+    assert!(ahead.expect("run find").success());
     let mut slow = slow_by_root(&site, "slow");
     wait::until("it to be listed", || site.state("slow"));
     let hidden = [
@@ -96,97 +106,6 @@ fn b2_what_was_removed_meanwhile_is_not_called_complete() {
         "{text}"
     );
     assert_eq!(site.state("gone"), None, "{text}");
-}
-
-/// B2: "*and* every WAL segment from its start to its stop is": that of this server, not another one's under the same
-/// names.
-#[test]
-fn b2_the_wal_of_another_server_makes_no_backup_complete() {
-    let world = World::new("others");
-    let mut site = Site::local(&world);
-    let copy = copy_of_the_server(&mut site);
-    site.server.start();
-    write_and_archive(&site);
-    site.server.stop(StopMode::Fast);
-    let _other = start_copy(&copy);
-    let output = backup_of_copy(&site, &copy);
-    let text = said(&output);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("other content") && text.contains("HINT"), "{text}");
-    assert_eq!(site.state("nightly"), None, "{text}");
-}
-
-/// B2: also not when it comes after the backup has been stored without its WAL.
-#[test]
-fn b2_the_wal_of_another_server_completes_no_backup_later() {
-    let world = World::new("others-later");
-    let mut site = Site::local(&world);
-    let copy = copy_of_the_server(&mut site);
-    let mut other = start_copy(&copy);
-    other.configure(&[("archive_command", "false")]);
-    other.reload();
-    let output = backup_of_copy(&site, &copy);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert_eq!(
-        site.state("nightly").as_deref(),
-        Some("WAL missing"),
-        "{}",
-        said(&output)
-    );
-    other.stop(StopMode::Fast);
-    site.server.start();
-    write_and_archive(&site);
-    assert_eq!(site.state("nightly").as_deref(), Some("damaged"));
-    for name in ["LATEST", "nightly"] {
-        let mut restore = site.walfs("restore");
-        let output = restore.arg(name).arg(world.owned_dir(name)).output();
-        let output = output.expect("run walfs");
-        assert_eq!(output.status.code(), Some(1), "{name}: {}", said(&output));
-        assert!(
-            said(&output).contains("another server") && said(&output).contains("HINT"),
-            "{name}: {}",
-            said(&output)
-        );
-    }
-}
-
-/// Stops the server, whose WAL is archived, and copies it: two that have one system identifier.
-fn copy_of_the_server(site: &mut Site<'_>) -> PathBuf {
-    site.server.pgbench_init(1);
-    site.server.archive_all();
-    site.server.stop(StopMode::Fast);
-    let copy = site.world.owned_dir("copy");
-    let status = Command::new("cp")
-        .args(["-a"])
-        .arg(site.server.data())
-        .arg(copy.join("data"))
-        .status();
-    assert!(status.expect("run cp").success());
-    copy
-}
-
-fn start_copy(copy: &Path) -> Postgres {
-    let other = Postgres::start_as_it_is(copy, newest(), &[]);
-    wait::until("the copy to be open", || other.psql("SELECT 1").ok());
-    other.query("CREATE TABLE of_the_copy (id int)");
-    other
-}
-
-fn write_and_archive(site: &Site<'_>) {
-    for round in 0..4 {
-        site.server
-            .query(&format!("CREATE TABLE original_{round} (id int)"));
-        site.server.switch_wal();
-    }
-    site.server.archive_all();
-}
-
-fn backup_of_copy(site: &Site<'_>, copy: &Path) -> Output {
-    let mut backup = site.walfs("backup");
-    backup
-        .env("PGHOST", copy)
-        .args(["--fast", "--wal-timeout", "5s", "nightly"]);
-    backup.output().expect("run walfs")
 }
 
 /// B2: what was on its way when a signal came is taken away as well.

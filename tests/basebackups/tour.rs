@@ -326,7 +326,13 @@ impl<'a> Tour<'a> {
         let server = &self.site.server;
         // A restart point, so that there is a checkpoint to begin from; and WAL that the backup ends in.
         server.query("CHECKPOINT");
+        let position = server.current_lsn();
         server.archive_all();
+        // Its backup ends where it has replayed to, and is the newest if that is behind the others.
+        wait::until("the standby to follow", || {
+            let followed = format!("SELECT pg_last_wal_replay_lsn() >= '{position}'");
+            (standby.query(&followed) == "t").then_some(())
+        });
         // Without --fast it would begin slowly, and what this replays meanwhile may cancel that.
         let mut backup = self.site.walfs("backup");
         backup

@@ -3,7 +3,7 @@
 //! A backup claims a range of WAL. Each segment of a short one is asked for; of a long one the listing is compared, and
 //! only until enough are missing: a range may be a lie.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -33,15 +33,18 @@ impl Archive {
             reason,
         })?;
         let own: BTreeSet<&SegmentName> = summary.backup.own_wal.iter().collect();
-        let (mut missing, others) = self.compare_awaited(&summary.backup.awaited, patience).await?;
+        let awaited = summary.backup.awaited.iter();
+        let awaited = awaited.filter(|awaited| segments.binary_search(&awaited.segment).is_ok());
+        let awaited: BTreeMap<SegmentName, OwnSegment> =
+            awaited.map(|awaited| (awaited.segment, *awaited)).collect();
+        let (mut missing, others) = self.compare_awaited(awaited.values().copied(), patience).await?;
         if !others.is_empty() {
             return Ok(BackupWal::Others(others));
         }
-        let awaited = summary.backup.awaited.iter().map(|awaited| awaited.segment);
-        let awaited: BTreeSet<SegmentName> = awaited.collect();
+        missing.retain(|segment| !own.contains(segment));
         let wanted: Vec<SegmentName> = segments
             .into_iter()
-            .filter(|segment| !own.contains(segment) && !awaited.contains(segment))
+            .filter(|segment| !own.contains(segment) && !awaited.contains_key(segment))
             .collect();
         missing.extend(if wanted.len() <= ASKED_ONE_BY_ONE {
             self.missing_by_asking(wanted, patience).await?
@@ -59,7 +62,7 @@ impl Archive {
     /// Those that are not there, and those that are another server's.
     async fn compare_awaited(
         &self,
-        awaited: &[OwnSegment],
+        awaited: impl Iterator<Item = OwnSegment>,
         patience: Patience,
     ) -> Result<(Vec<SegmentName>, Vec<SegmentName>), Error> {
         let compare = |own: OwnSegment| async move {
@@ -72,7 +75,7 @@ impl Archive {
             };
             Ok::<_, Error>((own.segment, compared))
         };
-        let compared = stream::iter(awaited.iter().copied()).map(compare);
+        let compared = stream::iter(awaited).map(compare);
         let compared: Vec<_> = compared.buffered(READS).try_collect().await?;
         let with = |wanted: Compared| {
             let found = compared.iter().filter(move |(_, found)| *found == wanted);

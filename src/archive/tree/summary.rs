@@ -142,7 +142,8 @@ pub struct Backup {
     /// Segments that it brings along in its own `pg_wal`.
     #[serde(with = "text_list", default, skip_serializing_if = "Vec::is_empty")]
     pub own_wal: Vec<SegmentName>,
-    /// Segments that were not archived yet when it was stored. What comes under their names later must be this.
+    /// Segments that were not archived yet when it was stored, whether it has them itself or not. What comes under their names
+    /// later must be this.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub awaited: Vec<OwnSegment>,
     /// Its tablespaces, besides the two that every cluster has.
@@ -242,6 +243,12 @@ impl Backup {
         if !self.wal.is_sorted_by(|one, next| one.timeline < next.timeline) {
             return Err("the timelines of its WAL are not in order".into());
         }
+        if self.awaited.len() > MOST_AWAITED {
+            return Err(format!(
+                "it awaits {} segments, more than the {MOST_AWAITED} of any backup",
+                self.awaited.len()
+            ));
+        }
         if let Some(own) = self
             .awaited
             .iter()
@@ -261,6 +268,9 @@ impl Backup {
 
 /// Most segments of WAL that are written while a backup is taken: 4 TiB of the usual size.
 const MOST_SEGMENTS: u64 = 1 << 18;
+
+/// Segments that are compared when they come.
+pub const MOST_AWAITED: usize = 1000;
 
 /// Largest manifest and list of chunk hashes, plain, in bytes: of some three million files, or 8 TiB.
 const MOST_INVENTORY_BYTES: u64 = 512 << 20;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::Error;
-use crate::archive::tree::summary::{Backup, OwnSegment, WalRange};
+use crate::archive::tree::summary::{Backup, MOST_AWAITED, OwnSegment, WalRange};
 use crate::archive::wal::Compared;
 use crate::archive::{self, Archive};
 use crate::beneath::Root;
@@ -29,9 +29,6 @@ const LOOKS: usize = 16;
 
 /// Segments compared at once.
 const COMPARED: usize = 8;
-
-/// Segments that are compared when they come.
-const MOST_AWAITED: usize = 1000;
 
 /// After how long it is said why a segment may not come.
 const EXPLAIN_AFTER: Duration = Duration::from_secs(20);
@@ -171,23 +168,53 @@ fn next_look(waited: Duration) -> Duration {
     (waited / 4).clamp(LOOK_EVERY.start, LOOK_EVERY.end)
 }
 
-/// What the server itself still has of a backup's WAL, in `pg_wal`. What it has recycled was archived by itself.
+/// What the server itself has of a range of WAL when a backup begins, in `pg_wal`: of its first segment, and of the last one,
+/// which is being written.
 ///
 /// # Errors
 /// [`Error::Read`].
-pub(super) fn own(root: &Path, backup: &Backup) -> Result<Vec<OwnSegment>, Error> {
+pub(super) fn own_at_start(
+    root: &Path,
+    size: SegmentSize,
+    range: WalRange,
+) -> Result<Vec<OwnSegment>, Error> {
+    let mut segments: Vec<SegmentName> = range.segments(size).collect();
+    let last = segments.pop();
+    segments.truncate(1);
+    segments.extend(last);
+    own(root, size, segments, range.end)
+}
+
+/// What the server itself has of a backup's WAL when that has ended.
+///
+/// # Errors
+/// [`Error::Read`].
+pub(super) fn own_at_stop(root: &Path, backup: &Backup) -> Result<Vec<OwnSegment>, Error> {
     let size = SegmentSize::new(backup.segment_bytes).expect("the segment size was checked");
-    let wal = Root::open(&root.join("pg_wal")).map_err(|source| Error::read(root, source))?;
     let segments = backup.segments().expect("the segment size was checked");
     // A standby may not have the rest of the last one, or another one than is archived; a primary has ended it.
     let end = match (backup.stop(), backup.from_standby) {
-        (Some((_, end)), true) => end.0.saturating_sub(1) % size.bytes() + 1,
-        _ => size.bytes(),
+        (Some((_, end)), true) => end,
+        _ => Lsn(0),
     };
+    own(root, size, segments, end)
+}
+
+/// Of the last segment only what is before `end`.
+fn own(
+    root: &Path,
+    size: SegmentSize,
+    segments: Vec<SegmentName>,
+    end: Lsn,
+) -> Result<Vec<OwnSegment>, Error> {
+    let wal = Root::open(&root.join("pg_wal")).map_err(|source| Error::read(root, source))?;
     let last = segments.last().copied();
     let mut found = Vec::new();
     for segment in segments {
-        let bytes = if Some(segment) == last { end } else { size.bytes() };
+        let bytes = match Some(segment) == last {
+            true => end.0.wrapping_sub(1) % size.bytes() + 1,
+            false => size.bytes(),
+        };
         let name = segment.to_string();
         let hash = hash_of_first(&wal, Path::new(&name), bytes);
         let hash = hash.map_err(|source| Error::read(&wal.path().join(&name), source))?;
@@ -209,7 +236,9 @@ fn hash_of_first(wal: &Root, name: &Path, bytes: u64) -> io::Result<Option<Conte
 }
 
 /// Is the archived WAL the server's own? Another server may have archived under the same names, while this one is refused:
-/// then the backup would not recover. Gives what is not archived yet: of very much the newest.
+/// then the backup would not recover. That the server has recycled a segment proves nothing: a standby does so with what its
+/// primary archives, and any server with what its archive command has thrown away. Gives what is not archived yet: of very
+/// much the newest.
 ///
 /// # Errors
 /// [`Error::OtherWal`]; [`Error::Archive`].
@@ -310,7 +339,7 @@ mod tests {
             ..sample("monday").backup
         };
         let bytes = |backup: &Backup| -> Vec<u64> {
-            let own = own(place.path(), backup).unwrap();
+            let own = own_at_stop(place.path(), backup).unwrap();
             for (own, number) in own.iter().zip(2..) {
                 assert_eq!(own.hash, ContentHash::of(&content(number)[..own.bytes as usize]));
             }

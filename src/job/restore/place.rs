@@ -184,7 +184,10 @@ fn named_in(text: &str) -> (u32, Option<PathBuf>) {
         (Some(port), Some(directory)) => Some(Path::new(directory).join(format!(".s.PGSQL.{port}"))),
         _ => None,
     };
-    (pid.and_then(i32::checked_abs).map_or(0, i32::unsigned_abs), socket)
+    (
+        pid.and_then(i32::checked_abs).map_or(0, i32::unsigned_abs),
+        socket,
+    )
 }
 
 /// Refuses a directory that the server of another data directory uses, or that lies in one, or that holds one: a tablespace of

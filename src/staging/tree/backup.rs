@@ -39,6 +39,7 @@ impl TreeDraft {
             Shape::Plain => self.verify(&manifest, mapped).await?,
             Shape::Tar => self.verify_tars(&manifest).await?,
         }
+        backup.awaited = self.compare_own_wal(&backup).await?;
         Ok(backup)
     }
 

@@ -31,7 +31,8 @@ const SUFFIXES: [&str; 4] = [".tar", ".tar.gz", ".tar.lz4", ".tar.zst"];
 /// What `pg_wal.tar` holds.
 #[derive(Debug, Default)]
 struct OwnWal {
-    segments: Vec<(SegmentName, u64)>,
+    /// Name, length, and the file and place where it begins.
+    segments: Vec<(SegmentName, u64, (u32, u64))>,
     header: Option<PageHeader>,
 }
 
@@ -44,7 +45,7 @@ impl TreeDraft {
         let (label, map) = self.head_of_base().await?;
         let own = self.own_wal().await?;
         let size = self.segment_size(own.header.as_ref());
-        let whole = own.segments.iter().filter(|(_, bytes)| *bytes == size.bytes());
+        let whole = own.segments.iter().filter(|(_, bytes, _)| *bytes == size.bytes());
         Ok(Backup {
             shape: Shape::Tar,
             system_identifier: system_id(manifest, own.header.as_ref()),
@@ -59,7 +60,7 @@ impl TreeDraft {
                 .as_ref()
                 .is_some_and(|label| label.from == BackupFrom::Standby),
             label: label.map(|label| label.label).unwrap_or_default(),
-            own_wal: whole.map(|(name, _)| *name).collect(),
+            own_wal: whole.map(|(name, ..)| *name).collect(),
             awaited: Vec::new(),
             tablespaces: self.tar_tablespaces(&map)?,
             links: Vec::new(),
@@ -100,6 +101,14 @@ impl TreeDraft {
         tablespaces::described(&oids, map).map_err(|error| self.no_backup(error))
     }
 
+    /// The segments in `pg_wal.tar`: each with the number of that file, and where in it the segment begins.
+    pub(super) async fn members_of_wal(&self) -> Result<Vec<(SegmentName, u32, u64)>, Error> {
+        let own = self.own_wal().await?.segments.into_iter();
+        Ok(own
+            .map(|(name, _, (number, start))| (name, number, start))
+            .collect())
+    }
+
     async fn own_wal(&self) -> Result<OwnWal, Error> {
         let mut own = OwnWal::default();
         let Some((number, end)) = self.file_at(b"pg_wal.tar") else {
@@ -112,7 +121,7 @@ impl TreeDraft {
                 break;
             };
             if let Ok(segment) = String::from_utf8_lossy(&name).parse() {
-                own.segments.push((segment, bytes));
+                own.segments.push((segment, bytes, (number, at + BLOCK)));
                 if own.header.is_none() {
                     let page = self.read(number, at + BLOCK, PageHeader::BYTES).await?;
                     own.header = PageHeader::parse(&page).ok();

@@ -1,0 +1,185 @@
+//! Two servers with one system identifier, a copy and its original, that archive under the same names into one archive: no
+//! backup of the one is called complete by the WAL of the other (promise B2).
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use super::mounted;
+use crate::common::basebackup::Site;
+use crate::common::postgres::{Postgres, StopMode, newest};
+use crate::common::user::said;
+use crate::common::wait;
+use crate::common::world::World;
+
+/// B2: "*and* every WAL segment from its start to its stop is": that of this server, not another one's under the same
+/// names.
+#[test]
+fn b2_the_wal_of_another_server_makes_no_backup_complete() {
+    let world = World::new("others");
+    let mut site = Site::local(&world);
+    let copy = copy_of(&world, &mut site.server);
+    site.server.start();
+    write_and_archive(&site.server, 4);
+    site.server.stop(StopMode::Fast);
+    let _other = start_copy(&copy);
+    let output = backup_of_copy(&site, &copy);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("other content") && text.contains("HINT"), "{text}");
+    assert_eq!(site.state("nightly"), None, "{text}");
+}
+
+/// B2: also not when it comes after the backup has been stored without its WAL.
+#[test]
+fn b2_the_wal_of_another_server_completes_no_backup_later() {
+    let world = World::new("others-later");
+    let mut site = Site::local(&world);
+    let copy = copy_of(&world, &mut site.server);
+    let mut other = start_copy(&copy);
+    other.configure(&[("archive_command", "false")]);
+    other.reload();
+    let output = backup_of_copy(&site, &copy);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(
+        site.state("nightly").as_deref(),
+        Some("WAL missing"),
+        "{}",
+        said(&output)
+    );
+    other.stop(StopMode::Fast);
+    site.server.start();
+    write_and_archive(&site.server, 4);
+    assert_eq!(site.state("nightly").as_deref(), Some("damaged"));
+    for name in ["LATEST", "nightly"] {
+        let mut restore = site.walfs("restore");
+        let output = restore.arg(name).arg(world.owned_dir(name)).output();
+        let output = output.expect("run walfs");
+        assert_eq!(output.status.code(), Some(1), "{name}: {}", said(&output));
+        assert!(
+            said(&output).contains("another server") && said(&output).contains("HINT"),
+            "{name}: {}",
+            said(&output)
+        );
+    }
+}
+
+/// B2: also not when the server has recycled its own by then, whose archive command has thrown it away.
+#[test]
+fn b2_what_a_server_has_recycled_need_not_be_what_is_archived() {
+    let world = World::new("others-recycled");
+    let mut site = Site::local(&world);
+    let copy = copy_of(&world, &mut site.server);
+    let other = start_copy(&copy);
+    other.configure(&[("archive_command", "/bin/true")]);
+    other.reload();
+    let backup = start_backup_of_copy(&site, &copy, "2m");
+    wait::until("the backup's files to be stored", || {
+        let keys = site.place.keys("trees");
+        keys.iter().any(|key| key.contains("chunks.")).then_some(())
+    });
+    let needed = other.query("SELECT pg_walfile_name(redo_lsn) FROM pg_control_checkpoint()");
+    wait::until("its WAL to be recycled", || {
+        other.query("CREATE TABLE IF NOT EXISTS more AS SELECT 1 AS id; INSERT INTO more VALUES (1)");
+        other.switch_wal();
+        other.query("CHECKPOINT");
+        (!other.data().join("pg_wal").join(&needed).exists()).then_some(())
+    });
+    site.server.start();
+    write_and_archive(&site.server, 12);
+    let output = backup.wait_with_output().expect("read what it said");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("other content"), "{}", said(&output));
+    assert_eq!(site.state("nightly"), None, "{}", said(&output));
+}
+
+/// B2: also not a backup that brings its own, for a restored server asks the archive first.
+#[test]
+fn b2_a_backups_own_wal_is_compared_with_what_is_archived() {
+    let mut site = mounted::Site::local("others-mounted");
+    let copy = copy_of(&site.world, &mut site.server);
+    site.server.start();
+    write_and_archive(&site.server, 12);
+    site.server.stop(StopMode::Fast);
+    let mut other = start_copy(&copy);
+    other.configure(&[("archive_command", "false")]);
+    other.reload();
+    let take = |name: &str, arguments: &[&str]| {
+        let mut backup = site.server.program("pg_basebackup");
+        backup.env("PGHOST", &copy).args(["-c", "fast", "-D"]);
+        backup.arg(site.backup(name)).args(arguments);
+        backup.output().expect("run pg_basebackup")
+    };
+    for (name, arguments) in [
+        ("stream", &["-Xstream", "--no-clean"][..]),
+        ("fetch", &["-Xfetch", "--no-clean"]),
+        ("tar", &["-Xstream", "-Ft", "--no-clean"]),
+    ] {
+        let output = take(name, arguments);
+        assert!(!output.status.success(), "{name}: {}", said(&output));
+        assert!(
+            site.mount.log().contains("other content"),
+            "{name}: {}",
+            site.mount.log()
+        );
+        assert_eq!(site.listed(name)["state"], "incomplete", "{name}");
+    }
+    // What is not archived yet is compared when it comes.
+    for _ in 0..16 {
+        other.query("CREATE TABLE IF NOT EXISTS more AS SELECT 1 AS id; INSERT INTO more VALUES (1)");
+        other.switch_wal();
+    }
+    let output = take("early", &["-Xstream"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(site.listed("early")["state"], "complete");
+    other.stop(StopMode::Fast);
+    site.server.start();
+    write_and_archive(&site.server, 20);
+    assert_eq!(site.listed("early")["state"], "damaged");
+    assert_eq!(site.latest(), None);
+}
+
+/// Stops the server, whose WAL is archived, and copies it: two that have one system identifier.
+fn copy_of(world: &World, server: &mut Postgres) -> PathBuf {
+    server.pgbench_init(1);
+    server.archive_all();
+    server.stop(StopMode::Fast);
+    let copy = world.owned_dir("copy");
+    let status = Command::new("cp")
+        .args(["-a"])
+        .arg(server.data())
+        .arg(copy.join("data"))
+        .status();
+    assert!(status.expect("run cp").success());
+    copy
+}
+
+fn start_copy(copy: &Path) -> Postgres {
+    let other = Postgres::start_as_it_is(copy, newest(), &[]);
+    wait::until("the copy to be open", || other.psql("SELECT 1").ok());
+    other.query("CREATE TABLE of_the_copy (id int)");
+    other
+}
+
+fn write_and_archive(server: &Postgres, segments: u32) {
+    for round in 0..segments {
+        server.query(&format!(
+            "DROP TABLE IF EXISTS original_{round}; CREATE TABLE original_{round} (id int)"
+        ));
+        server.switch_wal();
+    }
+    server.archive_all();
+}
+
+fn backup_of_copy(site: &Site<'_>, copy: &Path) -> Output {
+    let backup = start_backup_of_copy(site, copy, "5s");
+    backup.wait_with_output().expect("read what it said")
+}
+
+fn start_backup_of_copy(site: &Site<'_>, copy: &Path, wal_timeout: &str) -> Child {
+    let mut backup = site.walfs("backup");
+    backup
+        .env("PGHOST", copy)
+        .args(["--fast", "--wal-timeout", wal_timeout, "nightly"]);
+    backup.stdout(Stdio::piped()).stderr(Stdio::piped());
+    backup.spawn().expect("run walfs")
+}
