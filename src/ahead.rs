@@ -27,7 +27,7 @@
 //! the one that is waited for: fewer are sent then, see `ahead/table.rs`.
 //!
 //! An archive command may ask whether the file is there (`test ! -f wal/%f && cp ...`, as PostgreSQL's manual has it),
-//! and must not meet what was sent ahead: `mount::fs` hides from the archiver what it has not brought.
+//! and must not meet what was sent ahead: `mount::wal` hides from the archiver what it has not brought.
 
 mod flight;
 mod pg_wal;

@@ -88,9 +88,5 @@ pub fn directory(
         read_only: config.read_only,
         mountpoint,
     };
-    let fs = Fs::new(archive, reader, staging, metrics, options);
-    Ok(match ahead {
-        Some(ahead) => fs.working_ahead(ahead),
-        None => fs,
-    })
+    Ok(Fs::new(archive, reader, staging, metrics, options, ahead))
 }

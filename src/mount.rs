@@ -1,33 +1,24 @@
 //! The mount: a directory that the kernel shows, over an archive.
 //!
 //! ```text
-//! kernel > fuse (protocol) > fs, directory, write, basebackups (operations) > staging, read > archive > store
+//! kernel > fuse (protocol) > fs (inodes, handles) > room: own, wal, basebackups > staging, read > archive > store
 //! ```
 //!
-//! [`fuse`] is the only file that knows FUSE; [`fs`] and its companions are the directory itself, which runs without
-//! a kernel; [`serve`] puts it into a mount, which `linux::kernel` has made.
+//! [`fuse`] is the only file that knows FUSE. [`fs`] finds the room of an inode, and the object of an open file, and hands
+//! the operation on; it runs without a kernel. A directory of the mount is a room (`room`), with a state and open files of
+//! its own; rooms know neither [`fs`] nor the kernel's numbers of open files. What all of them use is `common`. [`serve`]
+//! puts it into a mount, which `linux::kernel` has made.
 
-pub mod absence;
 pub mod asker;
-pub mod basebackups;
-mod clocks;
-mod creating;
+mod basebackups;
+mod common;
 pub mod directory;
 pub mod error;
-mod folders;
-mod forks;
 pub mod fs;
 pub mod fuse;
-pub mod handles;
-pub mod listing;
+mod handles;
 pub mod node;
-pub mod presence;
-mod receiving;
-pub mod recent;
-mod renaming;
-mod restoring;
+mod own;
+mod room;
 pub mod serve;
-pub mod settle;
-pub mod status;
-pub mod write;
-pub mod writing;
+pub mod wal;

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use walfs::mount::asker::Asker;
 use walfs::mount::directory::Entry;
 use walfs::mount::error::Error as MountError;
-use walfs::mount::listing::AHEAD;
+use walfs::mount::wal::listing::AHEAD;
 use walfs::store::{
     Backend, ByteRange, Conditions, Counts, Error, ErrorKind, Fetched, Key, Meta, Page, Part, PutMode, Store,
     Upload,

@@ -51,6 +51,7 @@ async fn directory_of(count: u64, place: &TempDir) -> (Fs, Arc<Archive>) {
         staging,
         Arc::new(Metrics::default()),
         options,
+        None,
     );
     (fs, archive)
 }

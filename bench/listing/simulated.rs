@@ -57,7 +57,14 @@ async fn open(mountpoint: &Path, backend: Simulated) -> Fs {
         read_only: false,
         mountpoint: mountpoint.to_owned(),
     };
-    Fs::new(archive, reader, staging, Arc::new(Metrics::default()), options)
+    Fs::new(
+        archive,
+        reader,
+        staging,
+        Arc::new(Metrics::default()),
+        options,
+        None,
+    )
 }
 
 #[derive(Debug)]

@@ -1,231 +1,143 @@
-//! `basebackups/`: complete base backups as directories, and `LATEST`.
+//! `basebackups/`: complete base backups as directories, those that are being written, and `LATEST`.
 //!
 //! A backup is here once its summary is, whoever stored it: the store is asked at every opening of the directory and for
 //! every name that is not known. What was found is remembered for a minute, because nothing complete changes; absence
 //! never is. The names wait for the store no longer than a writer does, because whoever creates a directory here stands
-//! behind them. What is *in* a backup is [`browse`].
+//! behind them. What is *in* a complete backup is [`browse`], in one that is being written [`drafting`].
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::sync::Arc;
-use std::time::SystemTime;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, stream};
 
-use crate::archive;
-use crate::archive::tree::{LATEST, TreeKind, TreeName};
-use crate::staging::tree::Change;
-use crate::store::Patience;
+use crate::archive::tree::LATEST;
 
 use super::asker::Asker;
-use super::directory::Entry;
-use super::error::Error;
-use super::fs::{Fs, Result};
-use super::node::{Attributes, Kept, Kind, Node, TreeNode};
+use super::common::Common;
+use super::directory::{Entries, numbered};
+use super::error::{Error, Result};
+use super::node::{Attributes, Node};
+use super::room::{Making, Named, Room};
+use super::wal::archived::Archived;
 
-pub mod browse;
-pub mod drafting;
-pub mod drafts;
-pub mod latest;
-pub mod loaded;
-pub mod slots;
+mod browse;
+mod complete;
+mod drafting;
+mod drafts;
+mod latest;
+mod loaded;
+mod slots;
 
-use drafts::Drafts;
+use browse::Browser;
+use complete::Complete;
+use drafting::Drafting;
 use latest::Latest;
-use loaded::Trees;
-use slots::{Committed, Slots};
 
-/// Summaries read at once for a listing.
-const READS: usize = 8;
-
-/// What is remembered of base backups.
+/// `basebackups/`
 #[derive(Debug)]
-pub struct Basebackups {
-    drafts: Drafts,
-    slots: Slots,
-    trees: Trees,
-    latest: Latest,
+pub(super) struct Basebackups {
+    common: Arc<Common>,
+    complete: Arc<Complete>,
+    latest: Arc<Latest>,
+    browser: Browser,
+    drafting: Arc<Drafting>,
 }
 
 impl Basebackups {
-    /// Keeps manifests of so many bytes.
-    pub fn new(manifest_bytes: u64) -> Self {
+    /// `archived`: the segments that backups need.
+    pub(super) fn new(common: Arc<Common>, archived: Arc<Archived>) -> Self {
+        let complete = Arc::new(Complete::new(common.clone()));
+        let latest = Arc::new(Latest::new(common.clone(), complete.clone()));
         Self {
-            drafts: Drafts::default(),
-            slots: Slots::default(),
-            trees: Trees::new(manifest_bytes),
-            latest: Latest::default(),
+            browser: Browser::new(common.clone(), archived, complete.clone()),
+            drafting: Arc::new(Drafting::new(common.clone(), latest.clone())),
+            complete,
+            latest,
+            common,
         }
     }
-}
 
-impl Fs {
-    pub(super) async fn lookup_basebackup(&self, name: &OsStr, asker: Option<&Asker>) -> Result<Attributes> {
-        if name == LATEST {
-            return self.latest_attributes(asker).await;
-        }
-        let name = name.to_str().and_then(|name| name.parse().ok());
-        let name = name.ok_or(Error::NotFound)?;
-        if let Some(draft) = self.draft_named(&name) {
-            return Ok(draft);
-        }
-        let found = self.committed(&name, asker).await?;
-        Ok(self.backup_attributes(&found))
-    }
-
-    /// The complete backup of that name.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] on the store's own word; [`Error::Archive`].
-    pub(super) async fn committed(&self, name: &TreeName, asker: Option<&Asker>) -> Result<Arc<Committed>> {
-        if let Some(known) = self.basebackups.slots.known(name).await {
-            return Ok(known);
-        }
-        let summary = self
-            .archive
-            .summary(TreeKind::BaseBackup, name, self.prompt_patience());
-        let summary = self.while_wanted(asker, summary).await??.ok_or(Error::NotFound)?;
-        let found = self.basebackups.slots.insert(name, summary).await;
-        found.map_err(|reason| self.archive.tree_damaged(name, "its summary", reason).into())
-    }
-
-    /// Every complete backup by name, when it was stored, and what there is to know of it or why that cannot be read.
-    async fn all_committed(&self) -> Result<Vec<(TreeName, SystemTime, Result<Arc<Committed>>)>> {
-        let trees = self
-            .archive
-            .trees(TreeKind::BaseBackup, self.prompt_patience())
-            .await?;
-        let asked = stream::iter(trees).map(|(name, stored)| async move {
-            let backup = self.committed(&name, None).await;
-            (name, stored, backup)
-        });
-        Ok(asked.buffered(READS).collect().await)
-    }
-
-    /// For what stands in the way of whoever creates a directory.
-    fn prompt_patience(&self) -> Patience {
-        Patience::for_at_most(self.options.deadline)
-    }
-
-    /// Of a backup's own directory: from the summary, so that `ls -l` does not read every manifest. As old as the
-    /// backup's end.
-    fn backup_attributes(&self, backup: &Committed) -> Attributes {
-        Attributes {
-            ino: self.inodes.number(Node::Tree(backup.node(0))),
-            kind: Kind::Directory,
-            bytes: 0,
-            modified: backup.summary.backup.ended.at.into(),
-            mode: backup.summary.mode as u16 & 0o7777,
-            owner: None,
-            kept: Kept::AWhile,
+    /// The room of a node: each kind of backup is one.
+    pub(super) fn room(&self, node: Node) -> &dyn Room {
+        match node {
+            Node::Tree(_) => &self.browser,
+            Node::Draft(_) => &self.drafting,
+            _ => self,
         }
     }
 
     /// Everything in `basebackups/`, without `.` and `..`.
-    pub(super) async fn list_basebackups(&self) -> Result<Vec<(OsString, Attributes)>> {
-        let mut found = self.list_drafts();
-        for (name, stored, backup) in self.all_committed().await? {
-            let attributes = match backup {
-                // Gone since it was listed.
-                Err(Error::NotFound) => continue,
-                Err(Error::Archive(error)) if is_damage(&error) => self.damaged_attributes(error, stored),
-                backup => self.backup_attributes(&*backup?),
-            };
-            found.push((OsString::from(name.as_str()), attributes));
-        }
-        match self.latest_attributes(None).await {
+    async fn list(&self) -> Result<Vec<(OsString, Attributes)>> {
+        let mut found = self.drafting.list_all();
+        found.extend(self.complete.list().await?);
+        match self.latest.attributes(None).await {
             Ok(latest) => found.push((LATEST.into(), latest)),
             Err(Error::NotFound) => {}
             Err(error) => return Err(error),
         }
         Ok(found)
     }
+}
 
-    /// A backup whose summary cannot be read has its name in the listing; whoever looks at it gets the error.
-    fn damaged_attributes(&self, error: Arc<archive::Error>, stored: SystemTime) -> Attributes {
-        let _ = self.noted::<()>("list basebackups", Err(Error::Archive(error)));
-        Attributes {
-            ino: self.inodes.fresh(),
-            kind: Kind::Directory,
-            bytes: 0,
-            modified: stored,
-            mode: 0o700,
-            owner: None,
-            kept: Kept::Never,
+#[async_trait]
+impl Room for Basebackups {
+    async fn lookup(&self, (parent, name): Named<'_>, asker: Option<&Asker>) -> Result<Attributes> {
+        if parent != Node::Basebackups {
+            return Err(Error::NotDirectory);
+        }
+        if name == LATEST {
+            return self.latest.attributes(asker).await;
+        }
+        let name = name.to_str().and_then(|name| name.parse().ok());
+        let name = name.ok_or(Error::NotFound)?;
+        if let Some(draft) = self.drafting.named(&name) {
+            return Ok(draft);
+        }
+        let found = self.complete.named(&name, asker).await?;
+        Ok(self.complete.attributes(&found))
+    }
+
+    async fn getattr(&self, node: Node, asker: Option<&Asker>) -> Result<Attributes> {
+        match node {
+            Node::Latest => self.latest.attributes(asker).await,
+            node => Ok(self.common.directory(node)),
         }
     }
 
-    /// Target of a symbolic link.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Archive`]; [`Error::Invalid`] for what is no link.
-    pub async fn read_link(&self, ino: u64, asker: Option<&Asker>) -> Result<Bytes> {
-        match self.node(ino)? {
-            Node::Latest => Ok(self.latest(asker).await?.to_string().into()),
-            Node::Tree(at) => self.read_tree_link(at, asker).await,
-            Node::Draft(at) => self.read_draft_link(at),
-            _ => Err(not_of_its_kind("a file")),
+    async fn open_directory(&self, node: Node) -> Result<Arc<dyn Entries>> {
+        if node != Node::Basebackups {
+            return Err(Error::NotDirectory);
+        }
+        let entries = self.common.noted("list basebackups", self.list().await)?;
+        Ok(Arc::new(numbered(entries, 0)))
+    }
+
+    /// Begins a backup.
+    async fn make_directory(
+        &self,
+        at: Named<'_>,
+        making: Making,
+        _asker: Option<&Asker>,
+    ) -> Result<Attributes> {
+        match at {
+            (Node::Basebackups, name) => self.drafting.begin(name, making).await,
+            _ => Err(self.refuse_change(at)),
         }
     }
 
-    /// Setting what is so already changes nothing, and `rsync -a` does it at every run. The time of the backup's own directory
-    /// is that of its end, whatever it was copied from; so it is asked for in vain, and that is no error.
-    pub(super) async fn set_in_backup(&self, at: TreeNode, change: Change) -> Result<()> {
-        let shown = self.tree_attributes(at, None).await?;
-        let same = |asked: Option<u32>, found: Option<u32>| asked.is_none() || asked == found;
-        let unchanged = same(change.mode.map(|mode| mode & 0o7777), Some(shown.mode.into()))
-            && same(change.uid, shown.owner.map(|owner| owner.uid))
-            && same(change.gid, shown.owner.map(|owner| owner.gid))
-            && (at.entry == 0
-                || change
-                    .modified
-                    .is_none_or(|time| SystemTime::from(time) == shown.modified));
-        if unchanged {
-            return Ok(());
+    /// Removes a backup that is not complete, with all that is stored of it.
+    async fn remove_directory(&self, at: Named<'_>) -> Result<()> {
+        match at {
+            (Node::Basebackups, name) => self.drafting.remove(name).await,
+            _ => Err(self.refuse_change(at)),
         }
-        Err(self.refuse_entry(at).await)
     }
 
-    /// Why an entry of a backup is not changed, for the caller and the log.
-    pub(super) async fn refuse_entry(&self, at: TreeNode) -> Error {
-        let path = match self.loaded(at.slot, None).await {
-            Ok(loaded) => loaded.path(at.entry),
-            Err(error) => return error,
-        };
-        self.refuse_in_backup(at, &path)
+    async fn read_link(&self, node: Node, asker: Option<&Asker>) -> Result<Bytes> {
+        match node {
+            Node::Latest => Ok(self.latest.name(asker).await?.to_string().into()),
+            _ => Err(Error::wrong_kind("a file")),
+        }
     }
-
-    /// Why a name in a backup is not changed, for the caller and the log.
-    pub(super) fn refuse_in_backup(&self, at: TreeNode, name: &OsStr) -> Error {
-        let backup = self.basebackups.slots.of(at.slot);
-        let refused = Error::Committed {
-            name: name.to_string_lossy().into_owned(),
-            backup: backup.map_or_else(String::new, |backup| backup.name.to_string()),
-        };
-        let _ = self.noted::<()>("refused", Err(refused.clone()));
-        refused
-    }
-}
-
-/// The kernel follows links by itself, and reads only what is one.
-fn not_of_its_kind(name: &str) -> Error {
-    Error::Invalid {
-        name: name.into(),
-        reason: "a link was taken for a file, or a file for a link",
-    }
-}
-
-fn is_damage(error: &archive::Error) -> bool {
-    matches!(error, archive::Error::TreeDamaged { .. })
-}
-
-/// Entries of a listing, numbered from `first_offset` on.
-pub(super) fn numbered(entries: Vec<(OsString, Attributes)>, first_offset: u64) -> Vec<Entry> {
-    let numbered = entries.into_iter().zip(first_offset + 1..);
-    let entry = |((name, attributes), next_offset)| Entry {
-        name,
-        attributes,
-        next_offset,
-    };
-    numbered.map(entry).collect()
 }

@@ -1,5 +1,6 @@
 //! What an operation on the mounted directory can fail with, and the one table that turns it into an errno.
 
+use std::ffi::OsStr;
 use std::sync::Arc;
 
 use crate::archive::tree::TreeNameError;
@@ -97,6 +98,9 @@ pub enum Error {
     ReadOnly(&'static str),
 }
 
+/// Result of an operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
 impl From<archive::Error> for Error {
     fn from(error: archive::Error) -> Self {
         Self::Archive(Arc::new(error))
@@ -104,6 +108,21 @@ impl From<archive::Error> for Error {
 }
 
 impl Error {
+    /// What is not changed through the mount.
+    pub(super) fn immutable(what: impl AsRef<OsStr>) -> Self {
+        Self::Immutable {
+            what: what.as_ref().to_string_lossy().into_owned(),
+        }
+    }
+
+    /// The kernel follows links by itself, and reads only what is one.
+    pub(super) fn wrong_kind(name: &str) -> Self {
+        Self::Invalid {
+            name: name.into(),
+            reason: "a link was taken for a file, or a file for a link",
+        }
+    }
+
     /// The errno a process gets. Never ENOSYS (the kernel would stop asking) and never ENOENT for anything but
     /// proven absence.
     pub fn errno(&self) -> i32 {

@@ -59,13 +59,7 @@ impl Filesystem for Served {
         self.answer(async move {
             match fs.lookup(parent.0, &name, asker.as_ref()).await {
                 Ok(found) => reply_entry(reply, &found, owner),
-                Err(error) => {
-                    let _ = fs.noted::<()>(
-                        &format!("look up {}", Path::new(&name).display()),
-                        Err(error.clone()),
-                    );
-                    reply.error(errno(&error));
-                }
+                Err(error) => reply.error(errno(&error)),
             }
         });
     }
@@ -171,7 +165,7 @@ impl Filesystem for Served {
         let (fs, asker) = (self.fs.clone(), Self::asker(request));
         self.answer(async move {
             let outcome = fs.read(handle.0, offset, size as usize, asker.as_ref()).await;
-            reply_data(reply, fs.noted("read", outcome));
+            reply_data(reply, outcome);
         });
     }
 

@@ -32,7 +32,7 @@ pub enum Node {
     AbsentFile(WalName),
     /// A file being written, by its number.
     Writing(u64),
-    /// A folder in `/wal` for what is on its way, see `super::folders`.
+    /// A folder in `/wal` for what is on its way, see `super::wal::folders`.
     Folder(u32),
     /// `/basebackups`
     Basebackups,
@@ -44,10 +44,17 @@ pub enum Node {
     Draft(TreeNode),
 }
 
+impl Node {
+    /// Is it a directory whose mode lets its owner make something in it?
+    pub(super) fn is_written_in(self) -> bool {
+        matches!(self, Self::Wal | Self::Folder(_) | Self::Basebackups)
+    }
+}
+
 /// The place of a file, directory or link in a base backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TreeNode {
-    /// Which backup: see [`super::basebackups::slots`], and [`super::basebackups::drafts`] for those that are being
+    /// Which backup: see `super::basebackups::slots`, and `super::basebackups::drafts` for those that are being
     /// written. Less than 2<sup>28</sup>.
     pub slot: u32,
     /// Which entry of its tree; 0 is the root. Beyond the tree's entries: its segments in `wal/`.

@@ -12,9 +12,8 @@ use walfs::linux::kernel::Owner;
 use walfs::memory::{Memory, Share};
 use walfs::metrics::Metrics;
 use walfs::mount::asker::Asker;
-use walfs::mount::basebackups::drafting::Making;
 use walfs::mount::error::Error;
-use walfs::mount::fs::{Fs, Opening, Options, Result};
+use walfs::mount::fs::{Fs, Making, Opening, Options, Result};
 use walfs::mount::node::{Attributes, Kept, ROOT};
 use walfs::read::Reader;
 use walfs::staging::{self, Staging};
@@ -74,6 +73,7 @@ impl Below {
             staging,
             Arc::new(Metrics::default()),
             options,
+            None,
         ));
         let wal = fs.lookup(ROOT, OsStr::new("wal"), None).await;
         let wal = wal.expect("wal is always there").ino;

@@ -7,81 +7,77 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::timeout;
 
 use crate::archive;
 use crate::archive::tree::{self, TreeName};
+use crate::linux::kernel::Owner;
+use crate::mount::asker::Asker;
+use crate::mount::common::Common;
+use crate::mount::directory::{Entries, Entry, HELD_ENTRIES, numbered};
+use crate::mount::error::{Error, Result};
+use crate::mount::node::{Attributes, Kept, Kind, Node, TreeNode};
+use crate::mount::room::{AnyFile, FilesOf, Making, Named, OpenFile, Opening, Room};
 use crate::staging::tree::names::ROOT;
 use crate::staging::tree::{Change, Options, Stat, StatKind, TreeDraft};
 use crate::store::{self, GRACE};
 
-use super::super::asker::Asker;
-use super::super::error::Error;
-use super::super::fs::{Fs, Result};
-use super::super::handles::Handle;
-use super::super::node::{Attributes, Kept, Kind, Node, TreeNode};
-use crate::linux::kernel::Owner;
+use super::drafts::Drafts;
+use super::latest::Latest;
 
-/// What a new file, directory or link gets.
-#[derive(Debug, Clone, Copy)]
-pub struct Making {
-    /// Permission bits.
-    pub mode: u32,
-    /// Who makes it.
-    pub owner: Owner,
-}
-
-/// A file of a draft that is open.
+/// The backups that are being written through this mount.
 #[derive(Debug)]
-pub struct OpenDraft {
-    draft: Arc<TreeDraft>,
-    at: TreeNode,
-    to_write: bool,
+pub(super) struct Drafting {
+    common: Arc<Common>,
+    drafts: Drafts,
+    latest: Arc<Latest>,
 }
 
-impl Making {
-    fn attributes(self) -> tree::Attributes {
-        tree::Attributes {
-            mode: self.mode & 0o7777,
-            uid: self.owner.uid,
-            gid: self.owner.gid,
-            modified: jiff::Timestamp::now(),
+impl Drafting {
+    pub(super) fn new(common: Arc<Common>, latest: Arc<Latest>) -> Self {
+        Self {
+            common,
+            drafts: Drafts::default(),
+            latest,
         }
     }
-}
 
-impl Fs {
-    /// The draft that a node is in.
-    fn draft(&self, at: TreeNode) -> Result<Arc<TreeDraft>> {
-        self.basebackups.drafts.of(at.slot).ok_or(Error::Stale)
+    /// The draft that a node is in, and where.
+    fn draft(&self, node: Node) -> Result<(Arc<TreeDraft>, TreeNode)> {
+        let at = place(node)?;
+        Ok((self.drafts.of(at.slot).ok_or(Error::Stale)?, at))
     }
 
-    /// The backup of that name that is being written here, as a directory.
-    pub(super) fn draft_named(&self, name: &TreeName) -> Option<Attributes> {
-        let slot = self.basebackups.drafts.find(name)?;
-        self.draft_attributes(TreeNode { slot, entry: ROOT }).ok()
+    fn attributes(&self, node: Node) -> Result<Attributes> {
+        let (draft, at) = self.draft(node)?;
+        Ok(self.shown(at, &draft.stat(at.entry)?))
     }
 
-    /// Names and attributes of all that are being written here.
-    pub(super) fn list_drafts(&self) -> Vec<(OsString, Attributes)> {
-        let named = self.basebackups.drafts.list().into_iter();
+    /// The one of that name, as a directory.
+    pub(super) fn named(&self, name: &TreeName) -> Option<Attributes> {
+        self.attributes(root(self.drafts.find(name)?)).ok()
+    }
+
+    /// Names and attributes of all.
+    pub(super) fn list_all(&self) -> Vec<(OsString, Attributes)> {
+        let named = self.drafts.list().into_iter();
         let shown = named.filter_map(|(name, slot)| {
-            let attributes = self.draft_attributes(TreeNode { slot, entry: ROOT }).ok()?;
+            let attributes = self.attributes(root(slot)).ok()?;
             Some((OsString::from(name.as_str()), attributes))
         });
         shown.collect()
     }
 
-    pub(in super::super) fn draft_attributes(&self, at: TreeNode) -> Result<Attributes> {
-        let stat = self.draft(at)?.stat(at.entry)?;
-        Ok(self.shown(at.slot, &stat))
-    }
-
-    fn shown(&self, slot: u32, stat: &Stat) -> Attributes {
-        let entry = stat.number;
+    /// What is `beside` a node, or in it.
+    fn shown(&self, beside: TreeNode, stat: &Stat) -> Attributes {
+        let at = TreeNode {
+            entry: stat.number,
+            ..beside
+        };
         Attributes {
-            ino: self.inodes.number(Node::Draft(TreeNode { slot, entry })),
+            ino: self.common.inodes.number(Node::Draft(at)),
             kind: match stat.kind {
                 StatKind::Directory => Kind::Directory,
                 StatKind::Symlink => Kind::Symlink,
@@ -98,63 +94,27 @@ impl Fs {
         }
     }
 
-    pub(in super::super) fn lookup_in_draft(&self, at: TreeNode, name: &OsStr) -> Result<Attributes> {
-        let stat = self.draft(at)?.lookup(at.entry, name.as_bytes())?;
-        Ok(self.shown(at.slot, &stat))
+    fn find(&self, directory: Node, name: &OsStr) -> Result<Attributes> {
+        let (draft, at) = self.draft(directory)?;
+        Ok(self.shown(at, &draft.lookup(at.entry, name.as_bytes())?))
     }
 
-    /// What a directory of a draft holds.
-    pub(in super::super) fn list_in_draft(&self, at: TreeNode) -> Result<Vec<(OsString, Attributes)>> {
-        let listed = self.draft(at)?.list(at.entry)?.into_iter();
-        let shown =
-            listed.map(|(name, stat)| (OsString::from_vec(name.into_vec()), self.shown(at.slot, &stat)));
-        Ok(shown.collect())
-    }
-
-    pub(super) fn read_draft_link(&self, at: TreeNode) -> Result<Bytes> {
-        Ok(self.draft(at)?.read_link(at.entry)?.into_vec().into())
-    }
-
-    /// Makes a directory: in `basebackups/` that begins a backup.
+    /// Begins a backup.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::BadName`], [`Error::Draft`]; [`Error::Immutable`] elsewhere.
-    pub async fn make_directory(
-        &self,
-        parent: u64,
-        name: &OsStr,
-        making: Making,
-        asker: Option<&Asker>,
-    ) -> Result<Attributes> {
-        match self.node(parent)? {
-            Node::Wal => {
-                self.gates_open()?;
-                self.make_folder(name, asker)
-            }
-            Node::Basebackups => {
-                self.gates_open()?;
-                let begun = timeout(self.options.deadline + GRACE, self.begin_draft(name, making)).await;
-                let begun = begun.unwrap_or_else(|_| Err(self.late_beginning(name)));
-                self.noted("begin a backup", begun)
-            }
-            Node::Draft(at) => {
-                self.gates_open()?;
-                let draft = self.draft(at)?;
-                let made = draft.make_directory(at.entry, name.as_bytes(), making.attributes());
-                Ok(self.shown(at.slot, &made.await?))
-            }
-            _ => Err(self.refuse_change(parent, name)),
-        }
+    /// [`Error::Exists`], [`Error::BadBackupName`], [`Error::Draft`], [`Error::ReadOnly`].
+    pub(super) async fn begin(&self, name: &OsStr, making: Making) -> Result<Attributes> {
+        self.common.gates_open()?;
+        let deadline = self.common.options.deadline;
+        let begun = timeout(deadline + GRACE, self.begin_draft(name, making)).await;
+        let begun = begun.unwrap_or_else(|_| Err(self.late_beginning(name)));
+        self.common.noted("begin a backup", begun)
     }
 
     fn late_beginning(&self, name: &OsStr) -> Error {
-        let target = format!("backup {} in {}", name.to_string_lossy(), self.archive.place());
-        let late = store::Error::late(
-            "begin",
-            target,
-            self.options.deadline,
-            "the store does not answer",
-        );
+        let (place, deadline) = (self.common.archive.place(), self.common.options.deadline);
+        let target = format!("backup {} in {place}", name.to_string_lossy());
+        let late = store::Error::late("begin", target, deadline, "the store does not answer");
         archive::Error::from(late).into()
     }
 
@@ -163,52 +123,43 @@ impl Fs {
         let name: TreeName = text
             .parse()
             .map_err(|reason: tree::TreeNameError| Error::BadBackupName(reason))?;
-        let _alone = self.basebackups.drafts.beginning.lock().await;
-        if self.basebackups.drafts.find(&name).is_some() {
+        let _alone = self.drafts.beginning.lock().await;
+        if self.drafts.find(&name).is_some() {
             return Err(Error::Exists);
         }
-        let directory = self
-            .options
-            .mountpoint
-            .join(tree::BASEBACKUPS)
-            .join(name.as_str());
+        let wanted = &self.common.options;
+        let directory = wanted.mountpoint.join(tree::BASEBACKUPS).join(name.as_str());
         let options = Options {
-            deadline: self.options.deadline,
-            longest: self.options.longest,
+            deadline: wanted.deadline,
+            longest: wanted.longest,
             directory: directory.into_os_string().into_vec(),
         };
-        let (archive, staging) = (self.archive.clone(), self.staging.clone());
-        let draft = TreeDraft::begin(archive, staging, name, making.attributes(), options).await?;
-        let slot = self.basebackups.drafts.insert(draft);
-        self.draft_attributes(TreeNode { slot, entry: ROOT })
+        let (archive, staging) = (self.common.archive.clone(), self.common.staging.clone());
+        let draft = TreeDraft::begin(archive, staging, name, attributes(making), options).await?;
+        self.attributes(root(self.drafts.insert(draft)))
     }
 
-    /// Makes a symbolic link, in a backup that is being written.
+    /// Removes a backup that is not complete, with all that is stored of it.
     ///
     /// # Errors
-    /// [`Error::Draft`]; [`Error::Immutable`] elsewhere.
-    pub async fn make_link(
-        &self,
-        parent: u64,
-        name: &OsStr,
-        target: &OsStr,
-        making: Making,
-    ) -> Result<Attributes> {
-        let Node::Draft(at) = self.node(parent)? else {
-            return Err(self.refuse_change(parent, name));
-        };
-        self.gates_open()?;
-        self.noted("link", self.check_link(at, name, target))?;
-        let draft = self.draft(at)?;
-        let made = draft.make_link(at.entry, name.as_bytes(), target.as_bytes(), making.attributes());
-        Ok(self.shown(at.slot, &made.await?))
+    /// [`Error::Draft`]; [`Error::Immutable`] for what is complete, or no backup.
+    pub(super) async fn remove(&self, name: &OsStr) -> Result<()> {
+        let name = name.to_str().and_then(|name| name.parse().ok());
+        let slot = name.and_then(|name| self.drafts.find(&name));
+        let slot = slot.ok_or_else(|| Error::immutable("a complete backup"))?;
+        let removed = self.draft(root(slot))?.0.remove().await;
+        self.common
+            .noted("remove a backup", removed.map_err(Error::from))?;
+        self.drafts.removed(slot);
+        Ok(())
     }
 
     /// `pg_basebackup --waldir` into the mount would leave the backup without the WAL that it has brought along.
-    fn check_link(&self, at: TreeNode, name: &OsStr, target: &OsStr) -> Result<()> {
-        let mountpoint = &self.options.mountpoint;
+    fn check_link(&self, parent: Node, name: &OsStr, target: &OsStr) -> Result<()> {
+        let mountpoint = &self.common.options.mountpoint;
         let is_here = !mountpoint.as_os_str().is_empty() && Path::new(target).starts_with(mountpoint);
-        if at.entry == ROOT && name == "pg_wal" && is_here {
+        let is_at_root = matches!(parent, Node::Draft(TreeNode { entry: ROOT, .. }));
+        if is_at_root && name == "pg_wal" && is_here {
             return Err(Error::Invalid {
                 name: name.to_string_lossy().into_owned(),
                 reason: "WAL beside its backup would not be in it\nHINT: run pg_basebackup without --waldir",
@@ -217,134 +168,157 @@ impl Fs {
         Ok(())
     }
 
-    pub(in super::super) async fn create_in_draft(
-        &self,
-        at: TreeNode,
-        name: &OsStr,
-        making: Making,
-    ) -> Result<(Attributes, u64)> {
-        self.gates_open()?;
-        let draft = self.draft(at)?;
-        let made = draft.create(at.entry, name.as_bytes(), making.attributes()).await;
-        let made = self.noted("create", made.map_err(Error::from))?;
-        let entry = made.number;
-        let open = OpenDraft {
-            draft,
-            at: TreeNode { entry, ..at },
-            to_write: true,
-        };
-        Ok((
-            self.shown(at.slot, &made),
-            self.handles.insert(Handle::Draft(open)),
-        ))
+    fn note_completion(&self, at: TreeNode, draft: &TreeDraft) {
+        if draft.is_complete() {
+            self.drafts.completed(at.slot);
+            self.latest.ask_again();
+        }
+    }
+}
+
+#[async_trait]
+impl Room for Arc<Drafting> {
+    async fn lookup(&self, (parent, name): Named<'_>, _asker: Option<&Asker>) -> Result<Attributes> {
+        self.find(parent, name)
     }
 
-    pub(in super::super) async fn open_in_draft(
-        &self,
-        at: TreeNode,
-        to_write: bool,
-        cut: bool,
-    ) -> Result<u64> {
-        let draft = self.draft(at)?;
+    async fn getattr(&self, node: Node, _asker: Option<&Asker>) -> Result<Attributes> {
+        self.attributes(node)
+    }
+
+    async fn open(&self, node: Node, opening: Opening, asker: Option<&Asker>) -> Result<AnyFile> {
+        let (draft, at) = self.draft(node)?;
+        let to_write = opening != Opening::Read;
         draft.open(at.entry, to_write)?;
-        let open = OpenDraft { draft, at, to_write };
-        if cut && let Err(error) = open.truncate(0).await {
-            open.close().await;
+        let open = OpenDraft {
+            common: self.common.clone(),
+            draft,
+            entry: at.entry,
+            to_write,
+        };
+        if opening == Opening::Replace
+            && let Err(error) = open.truncate(0, asker).await
+        {
+            open.release().await;
             return Err(error);
         }
-        Ok(self.handles.insert(Handle::Draft(open)))
+        Ok(Arc::new(open))
     }
 
-    /// Sets the length of a file of a draft.
-    pub(in super::super) async fn truncate_in_draft(&self, at: TreeNode, bytes: u64) -> Result<()> {
-        Ok(self.draft(at)?.truncate(at.entry, bytes).await?)
+    async fn open_directory(&self, node: Node) -> Result<Arc<dyn Entries>> {
+        let (draft, at) = self.draft(node)?;
+        let listed = draft.list(at.entry)?.into_iter();
+        let shown = listed.map(|(name, stat)| (OsString::from_vec(name.into_vec()), self.shown(at, &stat)));
+        Ok(Arc::new(OpenDirectory {
+            drafting: self.clone(),
+            directory: node,
+            opened: numbered(shown, 0),
+        }))
     }
 
-    /// Sets mode, owner and time.
-    pub(in super::super) async fn change_in_draft(&self, at: TreeNode, change: Change) -> Result<()> {
-        Ok(self.draft(at)?.set_attributes(at.entry, change).await?)
+    fn parent(&self, directory: Node) -> Result<Node> {
+        let (draft, at) = self.draft(directory)?;
+        let entry = draft.parent(at.entry);
+        Ok(match at.entry {
+            ROOT => Node::Basebackups,
+            _ => Node::Draft(TreeNode { entry, ..at }),
+        })
     }
 
-    /// Renames in one draft. PostgreSQL's rename of its manifest completes it.
-    pub(in super::super) async fn rename_in_draft(
+    async fn create(
         &self,
-        from: (TreeNode, &OsStr),
-        to: (TreeNode, &OsStr),
+        (parent, name): Named<'_>,
+        making: Making,
+        _asker: Option<&Asker>,
+    ) -> Result<(Attributes, AnyFile)> {
+        self.common.gates_open()?;
+        let (draft, at) = self.draft(parent)?;
+        let made = draft.create(at.entry, name.as_bytes(), attributes(making)).await;
+        let made = self.common.noted("create", made.map_err(Error::from))?;
+        let open = OpenDraft {
+            common: self.common.clone(),
+            draft,
+            entry: made.number,
+            to_write: true,
+        };
+        Ok((self.shown(at, &made), Arc::new(open)))
+    }
+
+    async fn make_directory(
+        &self,
+        (parent, name): Named<'_>,
+        making: Making,
+        _asker: Option<&Asker>,
+    ) -> Result<Attributes> {
+        self.common.gates_open()?;
+        let (draft, at) = self.draft(parent)?;
+        let made = draft.make_directory(at.entry, name.as_bytes(), attributes(making));
+        Ok(self.shown(at, &made.await?))
+    }
+
+    async fn make_link(
+        &self,
+        (parent, name): Named<'_>,
+        target: &OsStr,
+        making: Making,
+    ) -> Result<Attributes> {
+        self.common.gates_open()?;
+        self.common.noted("link", self.check_link(parent, name, target))?;
+        let (draft, at) = self.draft(parent)?;
+        let made = draft.make_link(at.entry, name.as_bytes(), target.as_bytes(), attributes(making));
+        Ok(self.shown(at, &made.await?))
+    }
+
+    /// PostgreSQL's rename of its manifest completes the backup.
+    async fn rename(
+        &self,
+        from: Named<'_>,
+        to: Named<'_>,
         replace: bool,
+        _asker: Option<&Asker>,
     ) -> Result<()> {
-        if from.0.slot != to.0.slot {
+        let new_at = place(to.0)?;
+        if place(from.0)?.slot != new_at.slot {
             return Err(Error::OtherTree);
         }
-        let draft = self.draft(from.0)?;
-        let (old, new) = ((from.0.entry, from.1.as_bytes()), (to.0.entry, to.1.as_bytes()));
+        let (draft, at) = self.draft(from.0)?;
+        let (old, new) = ((at.entry, from.1.as_bytes()), (new_at.entry, to.1.as_bytes()));
         let renamed = draft.rename(old, new, replace).await;
-        self.note_completion(from.0.slot, &draft);
-        self.noted("rename", renamed.map_err(Error::from))
+        self.note_completion(at, &draft);
+        self.common.noted("rename", renamed.map_err(Error::from))
     }
 
-    pub(in super::super) async fn unlink_in_draft(&self, at: TreeNode, name: &OsStr) -> Result<()> {
-        Ok(self.draft(at)?.unlink(at.entry, name.as_bytes()).await?)
+    async fn unlink(&self, (parent, name): Named<'_>) -> Result<()> {
+        let (draft, at) = self.draft(parent)?;
+        Ok(draft.unlink(at.entry, name.as_bytes()).await?)
     }
 
-    /// Removes a directory: in `basebackups/` a backup that is not complete, with all that is stored of it.
-    ///
-    /// # Errors
-    /// [`Error::Draft`]; [`Error::Immutable`], [`Error::Committed`] for what is complete, or no backup.
-    pub async fn remove_directory(&self, parent: u64, name: &OsStr) -> Result<()> {
-        match self.node(parent)? {
-            Node::Wal => self.remove_folder(name),
-            Node::Basebackups => {
-                let name = name.to_str().and_then(|name| name.parse().ok());
-                let slot = name.as_ref().and_then(|name| self.basebackups.drafts.find(name));
-                let Some(slot) = slot else {
-                    return Err(self.refuse_change(parent, OsStr::new("a complete backup")));
-                };
-                let removed = self.draft(TreeNode { slot, entry: ROOT })?.remove().await;
-                self.noted("remove a backup", removed.map_err(Error::from))?;
-                self.basebackups.drafts.removed(slot);
-                Ok(())
-            }
-            Node::Draft(at) => Ok(self
-                .draft(at)?
-                .remove_directory(at.entry, name.as_bytes())
-                .await?),
-            _ => Err(self.refuse_change(parent, name)),
-        }
+    async fn remove_directory(&self, (parent, name): Named<'_>) -> Result<()> {
+        let (draft, at) = self.draft(parent)?;
+        Ok(draft.remove_directory(at.entry, name.as_bytes()).await?)
     }
 
-    /// `fsync` of a directory: that of a backup completes it, if it is whole.
-    ///
-    /// # Errors
-    /// [`Error::Draft`].
-    pub async fn sync_directory(&self, ino: u64) -> Result<()> {
-        match self.node(ino)? {
-            Node::Draft(at) => {
-                let draft = self.draft(at)?;
-                let synced = draft.sync(at.entry).await;
-                self.note_completion(at.slot, &draft);
-                self.noted("fsync", synced.map_err(Error::from))
-            }
-            // Names elsewhere are durable when they appear.
-            _ => Ok(()),
-        }
+    async fn truncate(&self, node: Node, bytes: u64, _asker: Option<&Asker>) -> Result<()> {
+        let (draft, at) = self.draft(node)?;
+        Ok(draft.truncate(at.entry, bytes).await?)
     }
 
-    fn note_completion(&self, slot: u32, draft: &TreeDraft) {
-        if draft.is_complete() {
-            self.basebackups.drafts.completed(slot);
-            self.basebackups.latest.ask_again();
-        }
+    async fn set_attributes(&self, node: Node, change: Change) -> Result<()> {
+        let (draft, at) = self.draft(node)?;
+        Ok(draft.set_attributes(at.entry, change).await?)
     }
 
-    /// The number of a draft's directory that holds another.
-    pub(in super::super) fn draft_parent(&self, at: TreeNode) -> Result<Node> {
-        let entry = self.draft(at)?.parent(at.entry);
-        let outside = at.entry == ROOT;
-        Ok(if outside {
-            Node::Basebackups
-        } else {
-            Node::Draft(TreeNode { entry, ..at })
-        })
+    async fn read_link(&self, node: Node, _asker: Option<&Asker>) -> Result<Bytes> {
+        let (draft, at) = self.draft(node)?;
+        Ok(draft.read_link(at.entry)?.into_vec().into())
+    }
+
+    /// That of a backup completes it, if it is whole.
+    async fn sync_directory(&self, node: Node) -> Result<()> {
+        let (draft, at) = self.draft(node)?;
+        let synced = draft.sync(at.entry).await;
+        self.note_completion(at, &draft);
+        self.common.noted("fsync", synced.map_err(Error::from))
     }
 }
 
@@ -360,30 +334,92 @@ fn kept(stat: &Stat) -> Kept {
     }
 }
 
-impl OpenDraft {
-    pub(in super::super) fn is_to_write(&self) -> bool {
-        self.to_write
+/// The place in a draft of a node of this room.
+fn place(node: Node) -> Result<TreeNode> {
+    match node {
+        Node::Draft(at) => Ok(at),
+        _ => Err(Error::NotFound),
+    }
+}
+
+/// The directory of a draft.
+fn root(slot: u32) -> Node {
+    Node::Draft(TreeNode { slot, entry: ROOT })
+}
+
+fn attributes(making: Making) -> tree::Attributes {
+    tree::Attributes {
+        mode: making.mode & 0o7777,
+        uid: making.owner.uid,
+        gid: making.owner.gid,
+        modified: jiff::Timestamp::now(),
+    }
+}
+
+/// A file of a draft that is open.
+#[derive(Debug)]
+struct OpenDraft {
+    common: Arc<Common>,
+    draft: Arc<TreeDraft>,
+    entry: u32,
+    to_write: bool,
+}
+
+#[async_trait]
+impl OpenFile for OpenDraft {
+    async fn read(&self, offset: u64, bytes: usize, asker: Option<&Asker>) -> Result<Bytes> {
+        let read = self.draft.read(self.entry, offset, bytes);
+        Ok(self.common.while_wanted(asker, read).await??.into())
     }
 
-    pub(in super::super) async fn read(&self, offset: u64, bytes: usize) -> Result<Bytes> {
-        Ok(self.draft.read(self.at.entry, offset, bytes).await?.into())
+    async fn write(&self, offset: u64, data: &Bytes, _files: FilesOf, _asker: Option<&Asker>) -> Result<()> {
+        let written = self.draft.write(self.entry, offset, data).await;
+        self.common.noted("write", written.map_err(Error::from))
     }
 
-    pub(in super::super) async fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
-        Ok(self.draft.write(self.at.entry, offset, data).await?)
+    async fn truncate(&self, bytes: u64, _asker: Option<&Asker>) -> Result<()> {
+        Ok(self.draft.truncate(self.entry, bytes).await?)
     }
 
-    pub(in super::super) async fn truncate(&self, bytes: u64) -> Result<()> {
-        Ok(self.draft.truncate(self.at.entry, bytes).await?)
-    }
-
-    /// At a close: what has failed the backup meanwhile.
-    pub(in super::super) fn check(&self) -> Result<()> {
+    /// There is nothing to settle; says what has failed the backup meanwhile.
+    async fn flush(&self, _files: FilesOf, _asker: Option<&Asker>) -> Result<()> {
         Ok(self.draft.still_sound()?)
     }
 
-    /// The last reference to it is gone.
-    pub(in super::super) async fn close(&self) {
-        self.draft.close(self.at.entry, self.to_write).await;
+    async fn fsync(&self, _asker: Option<&Asker>) -> Result<()> {
+        Ok(self.draft.still_sound()?)
+    }
+
+    async fn release(&self) {
+        self.draft.close(self.entry, self.to_write).await;
+    }
+
+    fn is_close_a_statement(&self) -> bool {
+        self.to_write
+    }
+}
+
+/// An open directory of a draft: the names that were in it then, as they are now.
+#[derive(Debug)]
+struct OpenDirectory {
+    drafting: Arc<Drafting>,
+    directory: Node,
+    opened: Vec<Entry>,
+}
+
+#[async_trait]
+impl Entries for OpenDirectory {
+    /// The kernel keeps what it is told here of a draft: what was true when it was opened would be taken for true from now
+    /// on. What has gone since then is left out.
+    async fn from(&self, offset: u64) -> Result<Vec<Entry>> {
+        let names = self.opened.iter().skip(offset as usize);
+        let now = names.filter_map(|entry| {
+            let attributes = self.drafting.find(self.directory, &entry.name).ok()?;
+            Some(Entry {
+                attributes,
+                ..entry.clone()
+            })
+        });
+        Ok(now.take(HELD_ENTRIES).collect())
     }
 }

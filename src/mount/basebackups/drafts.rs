@@ -15,7 +15,7 @@ const KEPT: usize = 4;
 
 /// All drafts of this process.
 #[derive(Debug, Default)]
-pub struct Drafts {
+pub(super) struct Drafts {
     all: Mutex<All>,
     /// Held by whoever begins one: of two that make one directory, one must see the other's.
     pub(super) beginning: tokio::sync::Mutex<()>,
@@ -33,7 +33,7 @@ struct All {
 
 impl Drafts {
     /// Takes in one that was begun, and gives it a number.
-    pub fn insert(&self, draft: TreeDraft) -> u32 {
+    pub(super) fn insert(&self, draft: TreeDraft) -> u32 {
         let mut all = self.all();
         let slot = all.slots.len() as u32;
         all.named.insert(draft.name().clone(), slot);
@@ -42,17 +42,17 @@ impl Drafts {
     }
 
     /// The one of that number.
-    pub fn of(&self, slot: u32) -> Option<Arc<TreeDraft>> {
+    pub(super) fn of(&self, slot: u32) -> Option<Arc<TreeDraft>> {
         self.all().slots.get(slot as usize).cloned().flatten()
     }
 
     /// Number of the one that is being written under that name.
-    pub fn find(&self, name: &TreeName) -> Option<u32> {
+    pub(super) fn find(&self, name: &TreeName) -> Option<u32> {
         self.all().named.get(name).copied()
     }
 
     /// Names and numbers of those that are being written, in no order.
-    pub fn list(&self) -> Vec<(TreeName, u32)> {
+    pub(super) fn list(&self) -> Vec<(TreeName, u32)> {
         let all = self.all();
         all.named
             .iter()
@@ -61,7 +61,7 @@ impl Drafts {
     }
 
     /// It has become complete.
-    pub fn completed(&self, slot: u32) {
+    pub(super) fn completed(&self, slot: u32) {
         let mut all = self.all();
         all.forget_name(slot);
         if !all.complete.contains(&slot) {
@@ -74,7 +74,7 @@ impl Drafts {
     }
 
     /// It was removed.
-    pub fn removed(&self, slot: u32) {
+    pub(super) fn removed(&self, slot: u32) {
         let mut all = self.all();
         all.forget_name(slot);
         all.slots[slot as usize] = None;

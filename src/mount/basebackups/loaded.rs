@@ -7,9 +7,9 @@ use std::sync::Arc;
 use moka::future::Cache;
 
 use crate::archive::tree::{Content, Entry, Extent, Part, Tree};
+use crate::mount::error::Error;
 use crate::pg::{SegmentName, WalName};
 
-use super::super::error::Error;
 use super::slots::Committed;
 
 /// What the collections and allocations of an entry or part take beside its own bytes.
@@ -17,13 +17,13 @@ const OVERHEAD_BYTES: usize = 64;
 
 /// A complete backup with its tree.
 #[derive(Debug)]
-pub struct Loaded {
+pub(super) struct Loaded {
     /// Which one.
-    pub backup: Arc<Committed>,
+    pub(super) backup: Arc<Committed>,
     /// Its entries.
-    pub tree: Arc<Tree>,
+    pub(super) tree: Arc<Tree>,
     /// Number of the directory that WAL is looked for in, if there is one (not in a backup of tar files).
-    pub pg_wal: Option<u32>,
+    pub(super) pg_wal: Option<u32>,
     /// Segments that it needs and does not have in itself: they are shown in `pg_wal` and read from `wal/`.
     elsewhere: Vec<SegmentName>,
 }
@@ -33,7 +33,7 @@ impl Loaded {
     ///
     /// # Errors
     /// Why the needed WAL cannot be told.
-    pub fn new(backup: Arc<Committed>, tree: Arc<Tree>) -> Result<Self, String> {
+    pub(super) fn new(backup: Arc<Committed>, tree: Arc<Tree>) -> Result<Self, String> {
         let pg_wal = tree.find(b"pg_wal");
         let mut elsewhere = backup.summary.backup.segments()?;
         elsewhere.retain(|&segment| {
@@ -49,19 +49,19 @@ impl Loaded {
     }
 
     /// The segment in `wal/` that an entry number beyond those of the tree stands for.
-    pub fn segment(&self, entry: u32) -> Option<SegmentName> {
+    pub(super) fn segment(&self, entry: u32) -> Option<SegmentName> {
         let place = (entry as usize).checked_sub(self.tree.entries().len())?;
         self.elsewhere.get(place).copied()
     }
 
     /// Segments in `wal/` that belong into `pg_wal`, with their entry numbers.
-    pub fn segments(&self) -> impl Iterator<Item = (u32, SegmentName)> {
+    pub(super) fn segments(&self) -> impl Iterator<Item = (u32, SegmentName)> {
         let first = self.tree.entries().len() as u32;
         (first..).zip(self.elsewhere.iter().copied())
     }
 
     /// Path of an entry in the backup, for people.
-    pub fn path(&self, number: u32) -> OsString {
+    pub(super) fn path(&self, number: u32) -> OsString {
         let segment = |segment| format!("pg_wal/{}", WalName::Segment(segment)).into();
         match self.tree.entry(number) {
             Some(entry) => OsString::from_vec(entry.path.to_vec()),
@@ -73,19 +73,19 @@ impl Loaded {
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub fn entry(&self, number: u32) -> Result<&Entry, Error> {
+    pub(super) fn entry(&self, number: u32) -> Result<&Entry, Error> {
         self.tree.entry(number).ok_or(Error::NotFound)
     }
 }
 
 /// Trees in memory, by slot.
 #[derive(Debug)]
-pub struct Trees(Cache<u32, Arc<Loaded>>);
+pub(super) struct Trees(Cache<u32, Arc<Loaded>>);
 
 impl Trees {
     /// Keeps trees of so many bytes by our own count. One tree is always kept, however large, because without it every
     /// lookup in it would read its manifest; and those in use live on until their users are done.
-    pub fn new(bytes: u64) -> Self {
+    pub(super) fn new(bytes: u64) -> Self {
         let most = u32::try_from(bytes).unwrap_or(u32::MAX);
         Self(
             Cache::builder()
@@ -100,7 +100,7 @@ impl Trees {
     ///
     /// # Errors
     /// The loader's own, shared between all who waited for it.
-    pub async fn get<E: Send + Sync + 'static>(
+    pub(super) async fn get<E: Send + Sync + 'static>(
         &self,
         slot: u32,
         load: impl Future<Output = Result<Loaded, E>>,

@@ -12,8 +12,7 @@ use moka::future::Cache;
 
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{TreeId, TreeName};
-
-use super::super::node::TreeNode;
+use crate::mount::node::TreeNode;
 
 /// How long a name stands for the backup that was found under it.
 const KEPT: Duration = Duration::from_secs(60);
@@ -23,20 +22,20 @@ const NAMES: u64 = 4096;
 
 /// A complete backup.
 #[derive(Debug)]
-pub struct Committed {
+pub(super) struct Committed {
     /// Its number here.
-    pub slot: u32,
+    pub(super) slot: u32,
     /// Its name.
-    pub name: TreeName,
+    pub(super) name: TreeName,
     /// Its folder.
-    pub id: TreeId,
+    pub(super) id: TreeId,
     /// What there is to know of it.
-    pub summary: Summary,
+    pub(super) summary: Summary,
 }
 
 impl Committed {
     /// The node of one of its entries.
-    pub fn node(&self, entry: u32) -> TreeNode {
+    pub(super) fn node(&self, entry: u32) -> TreeNode {
         TreeNode {
             slot: self.slot,
             entry,
@@ -46,7 +45,7 @@ impl Committed {
 
 /// All backups seen by this process.
 #[derive(Debug)]
-pub struct Slots {
+pub(super) struct Slots {
     seen: Mutex<Seen>,
     found: Cache<TreeName, Arc<Committed>>,
 }
@@ -69,7 +68,7 @@ impl Default for Slots {
 
 impl Slots {
     /// What the store said of a name in the last minute.
-    pub async fn known(&self, name: &TreeName) -> Option<Arc<Committed>> {
+    pub(super) async fn known(&self, name: &TreeName) -> Option<Arc<Committed>> {
         self.found.get(name).await
     }
 
@@ -77,7 +76,7 @@ impl Slots {
     ///
     /// # Errors
     /// Why the summary is not that name's.
-    pub async fn insert(&self, name: &TreeName, summary: Summary) -> Result<Arc<Committed>, String> {
+    pub(super) async fn insert(&self, name: &TreeName, summary: Summary) -> Result<Arc<Committed>, String> {
         let id = summary
             .tree_id(name)
             .ok_or_else(|| format!("it is that of {}", summary.id))?;
@@ -91,7 +90,7 @@ impl Slots {
     }
 
     /// The backup in a slot.
-    pub fn of(&self, slot: u32) -> Option<Arc<Committed>> {
+    pub(super) fn of(&self, slot: u32) -> Option<Arc<Committed>> {
         let seen = self.seen.lock().expect("no panic while held");
         seen.backups.get(slot as usize).cloned()
     }

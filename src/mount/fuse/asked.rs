@@ -3,7 +3,7 @@
 use fuser::{Request, TimeOrNow};
 use jiff::Timestamp;
 
-use super::super::basebackups::drafting::Making;
+use super::super::fs::Making;
 use crate::linux::kernel::Owner;
 
 /// What a new file gets.

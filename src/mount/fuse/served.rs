@@ -31,7 +31,7 @@ impl Served {
     /// Serves `fs` with the tasks of `runtime`; everything in it belongs to `owner`.
     pub fn new(fs: Arc<Fs>, runtime: Handle, owner: Owner) -> Self {
         Self {
-            blocks: fs.archive.memory().buffers.clone(),
+            blocks: fs.write_buffers(),
             fs,
             runtime,
             owner,

@@ -4,17 +4,14 @@
 //! segments show it: after one was brought the archive is asked, behind it and once a minute at most, whether a later
 //! timeline has left this one. Another mount may have archived that, so it is not enough to know what came through here.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::archive::Archive;
 use crate::archive::wal::{Child, Fork};
 use crate::metrics::{ForkFound, Metrics};
+use crate::mount::common::Common;
 use crate::pg::{SegmentName, Timeline, WalName};
 use crate::staging::wal::WalDraft;
-use crate::store::Patience;
-
-use super::fs::Fs;
 
 /// How often a timeline that is archived is looked behind.
 const EVERY: Duration = Duration::from_secs(60);
@@ -67,41 +64,40 @@ impl Forks {
     }
 }
 
-impl Fs {
-    /// A file is archived.
-    pub(super) fn look_for_forks(&self, wal: &WalDraft) {
-        if let Some(fork) = wal.fork() {
-            tell(&self.metrics, &fork);
-        }
-        let WalName::Segment(segment) = wal.name() else {
-            return;
-        };
-        let (children, is_due) = self.forks.brought(segment);
-        if is_due {
-            self.look_behind(segment);
-        } else {
-            tell_all(&self.archive, &self.metrics, &children, segment);
-        }
+/// A file is archived.
+pub(super) fn look_for_forks(forks: &Arc<Forks>, common: &Arc<Common>, wal: &WalDraft) {
+    if let Some(fork) = wal.fork() {
+        tell(&common.metrics, &fork);
     }
-
-    fn look_behind(&self, segment: SegmentName) {
-        let (archive, metrics, forks) = (self.archive.clone(), self.metrics.clone(), self.forks.clone());
-        let patience = Patience::for_at_most(self.options.deadline);
-        tokio::spawn(async move {
-            match archive.children_of(segment.timeline, patience).await {
-                Ok(children) => {
-                    let latest = forks.learn(segment.timeline, &children).unwrap_or(segment);
-                    tell_all(&archive, &metrics, &children, latest);
-                }
-                Err(error) => tracing::debug!("later timelines could not be looked at: {error}"),
-            }
-        });
+    let WalName::Segment(segment) = wal.name() else {
+        return;
+    };
+    let (children, is_due) = forks.brought(segment);
+    if is_due {
+        look_behind(forks.clone(), common.clone(), segment);
+    } else {
+        tell_all(common, &children, segment);
     }
 }
 
-fn tell_all(archive: &Archive, metrics: &Metrics, children: &[Child], segment: SegmentName) {
-    let forks = children.iter().filter_map(|child| archive.fork(*child, segment));
-    forks.for_each(|fork| tell(metrics, &fork));
+fn look_behind(forks: Arc<Forks>, common: Arc<Common>, segment: SegmentName) {
+    tokio::spawn(async move {
+        let patience = common.prompt_patience();
+        match common.archive.children_of(segment.timeline, patience).await {
+            Ok(children) => {
+                let latest = forks.learn(segment.timeline, &children).unwrap_or(segment);
+                tell_all(&common, &children, latest);
+            }
+            Err(error) => tracing::debug!("later timelines could not be looked at: {error}"),
+        }
+    });
+}
+
+fn tell_all(common: &Common, children: &[Child], segment: SegmentName) {
+    let forks = children
+        .iter()
+        .filter_map(|child| common.archive.fork(*child, segment));
+    forks.for_each(|fork| tell(&common.metrics, &fork));
 }
 
 /// Says it once, in the log and in `status.json`.

@@ -16,15 +16,21 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::archive::wal::{WalCursor, WalMeta, WalPage};
 use crate::archive::{self, Archive};
+use crate::mount::common::Common;
+use crate::mount::directory::{Entries, Entry};
+use crate::mount::error::Error;
 use crate::pg::WalName;
 use crate::store::Patience;
 
-use super::error::Error;
+use super::Wal;
+use super::archived::Archived;
+use super::receiving::RECEIVED_BASE;
 
 /// Offsets: page number above, position in the page below.
 const POSITION_BITS: u32 = 16;
@@ -235,6 +241,58 @@ fn listed(page: &WalPage, number: usize, position: usize, many: usize) -> Vec<Li
             next_offset: base + index as u64 + 1,
         })
         .collect()
+}
+
+/// `wal/`, open: the archived files, page by page, and behind them what is received.
+#[derive(Debug)]
+struct OpenWal {
+    common: Arc<Common>,
+    archived: Arc<Archived>,
+    listing: WalListing,
+    received: Vec<Entry>,
+}
+
+impl Wal {
+    /// Opens `wal/`.
+    ///
+    /// # Errors
+    /// [`Error::Archive`].
+    pub(super) async fn open_listing(&self) -> Result<Arc<dyn Entries>, Error> {
+        let listing = WalListing::open(self.common.archive.clone(), self.common.options.deadline);
+        let listed = tokio::try_join!(listing, self.list_received());
+        let (listing, received) = self.common.noted("list wal", listed)?;
+        Ok(Arc::new(OpenWal {
+            common: self.common.clone(),
+            archived: self.archived.clone(),
+            listing,
+            received,
+        }))
+    }
+}
+
+#[async_trait]
+impl Entries for OpenWal {
+    async fn from(&self, offset: u64) -> Result<Vec<Entry>, Error> {
+        if offset >= RECEIVED_BASE {
+            return Ok(received_from(&self.received, offset));
+        }
+        let listed = self.common.noted("list wal", self.listing.from(offset).await)?;
+        if listed.is_empty() {
+            return Ok(received_from(&self.received, RECEIVED_BASE));
+        }
+        let entry = |listed: &Listed| Entry {
+            name: listed.name.to_string().into(),
+            attributes: self.archived.attributes(listed.name, &listed.meta),
+            next_offset: listed.next_offset,
+        };
+        Ok(listed.iter().map(entry).collect())
+    }
+}
+
+/// Those of what is received that follow an offset.
+fn received_from(received: &[Entry], offset: u64) -> Vec<Entry> {
+    let seen = (offset - RECEIVED_BASE) as usize;
+    received.iter().skip(seen).cloned().collect()
 }
 
 #[cfg(test)]

@@ -7,11 +7,17 @@
 //! and renames; while it is received, another one of its name is private.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::pg::WalName;
+use bytes::Bytes;
+
+use crate::mount::error::{Error, Result};
+use crate::mount::node::{Attributes, Kept, Kind};
+use crate::mount::room::FilesOf;
+use crate::pg::{self, WalName};
 use crate::staging::Draft;
 use crate::staging::received::Received;
 use crate::staging::wal::WalDraft;
@@ -21,7 +27,7 @@ const LEFT_FOR: Duration = Duration::from_secs(3600);
 
 /// What is being written.
 #[derive(Debug)]
-pub enum Content {
+pub(super) enum Content {
     /// A WAL file under its final name.
     Wal(Box<WalDraft>),
     /// A `.partial` that is being filled in.
@@ -32,7 +38,7 @@ pub enum Content {
 
 impl Content {
     /// The bytes written so far.
-    pub fn draft(&mut self) -> &mut Draft {
+    pub(super) fn draft(&mut self) -> &mut Draft {
         match self {
             Self::Wal(wal) => wal.draft(),
             Self::Received(received) => received.draft(),
@@ -41,27 +47,23 @@ impl Content {
     }
 }
 
-/// A process's table of open files, by the number that the kernel gives it in this mount; `None` when it gives none. The
-/// same in all pid namespaces; a child has another one.
-pub type FilesOf = Option<u64>;
-
 /// One version of a file being written.
 #[derive(Debug)]
-pub struct Writing {
+pub(super) struct Writing {
     /// Its inode number.
-    pub ino: u64,
+    pub(super) ino: u64,
     /// The process that created it; 0 when it is not known.
-    pub opener: u32,
+    pub(super) opener: u32,
     /// When it was created.
-    pub created: SystemTime,
+    pub(super) created: SystemTime,
     /// Its bytes, locked while an operation is on them, a commit included.
-    pub content: tokio::sync::Mutex<Content>,
+    pub(super) content: tokio::sync::Mutex<Content>,
     /// Its length, for `stat` while the bytes are locked.
-    pub bytes: AtomicU64,
+    pub(super) bytes: AtomicU64,
     /// Its writer was killed: it will be thrown away.
-    pub abandoned: AtomicBool,
+    pub(super) abandoned: AtomicBool,
     /// It is received, and stays what is found under its name.
-    pub received: AtomicBool,
+    pub(super) received: AtomicBool,
     /// The name under which others find it.
     name: Mutex<Option<String>>,
     /// Whose latest write it was.
@@ -73,41 +75,146 @@ pub struct Writing {
 
 impl Writing {
     /// The name under which others find it.
-    pub fn name(&self) -> Option<String> {
+    pub(super) fn name(&self) -> Option<String> {
         self.name.lock().expect("no panic while held").clone()
     }
 
     /// Is it one that is received?
-    pub fn is_received(&self) -> bool {
+    pub(super) fn is_received(&self) -> bool {
         self.received.load(Ordering::Acquire)
     }
 
     /// ... and has its receiver got it open?
-    pub fn is_being_received(&self) -> bool {
+    pub(super) fn is_being_received(&self) -> bool {
         self.is_received() && self.handles.load(Ordering::Acquire) > 0
     }
 
+    pub(super) fn attributes(&self) -> Attributes {
+        Attributes {
+            ino: self.ino,
+            kind: Kind::File,
+            bytes: self.bytes.load(Ordering::Acquire),
+            modified: self.created,
+            mode: 0o600,
+            owner: None,
+            kept: Kept::Never,
+        }
+    }
+
+    /// Reads back what was written.
+    ///
+    /// # Errors
+    /// [`Error::Archive`].
+    pub(super) async fn read(&self, offset: u64, bytes: usize) -> Result<Bytes> {
+        let mut content = self.content.lock().await;
+        let read = content.draft().read(offset, bytes).await;
+        read.map_err(|error| self.staging_failed(&error))
+    }
+
+    /// Its bytes cannot be kept here.
+    pub(super) fn staging_failed(&self, error: &std::io::Error) -> Error {
+        crate::archive::Error::staging(self.name_for_people(), error).into()
+    }
+
+    /// No WAL file is longer than the largest segment; what would be must not cost memory.
+    ///
+    /// # Errors
+    /// [`Error::TooLong`].
+    pub(super) fn check_length(&self, bytes: u64) -> Result<()> {
+        if bytes <= pg::SegmentSize::MAX.bytes() {
+            return Ok(());
+        }
+        let name = self.name_for_people();
+        Err(Error::TooLong { name })
+    }
+
+    fn name_for_people(&self) -> String {
+        self.name().unwrap_or_else(|| "a file being written".into())
+    }
+
+    /// Does the store have some of it, which stays?
+    pub(super) async fn is_kept_in_part(&self) -> bool {
+        match &*self.content.lock().await {
+            Content::Received(received) => received.is_known(),
+            _ => false,
+        }
+    }
+
+    /// Is nothing of it lost when the mount forgets it?
+    pub(super) fn is_safe(&self) -> bool {
+        let content = self.content.try_lock();
+        content.is_ok_and(|content| match &*content {
+            Content::Received(received) => received.is_kept(),
+            _ => false,
+        })
+    }
+
+    /// A writer that ended without closing its file, and was not killed (a shell script that redirects its own output),
+    /// was never told that nothing is archived: the log says so.
+    pub(super) fn warn_of_unfinished(&self) {
+        let Ok(content) = self.content.try_lock() else {
+            return;
+        };
+        if let Content::Wal(wal) = &*content
+            && wal.verdict().is_none()
+            && wal.bytes() > 0
+            && !matches!(wal.name(), WalName::Partial(_))
+        {
+            tracing::warn!(
+                "{}: its writer is gone before it was whole and closed; nothing is archived",
+                wal.name()
+            );
+        }
+    }
+
     /// Somebody writes to it.
-    pub fn written_by(&self, files: FilesOf) {
+    pub(super) fn written_by(&self, files: FilesOf) {
         *self.writer.lock().expect("no panic while held") = files;
     }
 
     /// Is this known to be who wrote to it last?
-    pub fn was_written_by(&self, files: FilesOf) -> bool {
+    pub(super) fn was_written_by(&self, files: FilesOf) -> bool {
         files.is_some() && *self.writer.lock().expect("no panic while held") == files
+    }
+}
+
+/// A directory that files are written in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// `wal/` itself.
+    Wal,
+    /// The folder of this name in it.
+    Folder(String),
+}
+
+impl Place {
+    /// The name by which a file being written here is found.
+    pub(super) fn key(&self, name: &str) -> String {
+        match self {
+            Self::Wal => name.to_owned(),
+            Self::Folder(folder) => format!("{folder}/{name}"),
+        }
+    }
+
+    /// Why a name is not given to a file here.
+    pub(super) fn refusal(&self, name: &OsStr) -> Error {
+        Error::BadName {
+            name: self.key(&name.to_string_lossy()),
+            reason: "only what lies in wal/ itself is archived".into(),
+        }
     }
 }
 
 /// All files being written.
 #[derive(Debug, Default)]
-pub struct Writings {
+pub(super) struct Writings {
     by_ino: Mutex<HashMap<u64, Arc<Writing>>>,
     by_name: Mutex<HashMap<String, u64>>,
 }
 
 impl Writings {
     /// A new file with one handle; found by `visible_name`, if it has one.
-    pub fn create(
+    pub(super) fn create(
         &self,
         ino: u64,
         content: Content,
@@ -139,7 +246,7 @@ impl Writings {
     }
 
     /// The file with that inode.
-    pub fn get(&self, ino: u64) -> Option<Arc<Writing>> {
+    pub(super) fn get(&self, ino: u64) -> Option<Arc<Writing>> {
         self.by_ino
             .lock()
             .expect("no panic while held")
@@ -148,21 +255,28 @@ impl Writings {
     }
 
     /// The file others find under that name.
-    pub fn find(&self, name: &str) -> Option<Arc<Writing>> {
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Writing>> {
         let ino = *self.names().get(name)?;
         self.get(ino)
     }
 
+    /// The file others find under that name in a directory.
+    pub(super) fn find_in(&self, place: &Place, name: &OsStr) -> Option<Arc<Writing>> {
+        self.find(&place.key(name.to_str()?))
+    }
+
     /// The names that begin so, in no order.
-    pub fn named(&self, beginning: &str) -> Vec<String> {
+    pub(super) fn named(&self, beginning: &str) -> Vec<String> {
         let names = self.names();
         let named = names.keys().filter(|name| name.starts_with(beginning));
         named.cloned().collect()
     }
 
-    /// One more handle on a file.
-    pub fn open(&self, writing: &Writing) {
+    /// One more handle on the file with that inode.
+    pub(super) fn open(&self, ino: u64) -> Option<Arc<Writing>> {
+        let writing = self.get(ino)?;
         writing.handles.fetch_add(1, Ordering::AcqRel);
+        Some(writing)
     }
 
     /// Forgets what was left under a temporary name: a copier that meant to rename it is gone for good.
@@ -184,7 +298,7 @@ impl Writings {
     }
 
     /// One handle fewer; the file goes with the last one, unless it can still be found by name and is `needed`.
-    pub fn close(&self, writing: &Writing, needed: bool) {
+    pub(super) fn close(&self, writing: &Writing, needed: bool) {
         *writing.left.lock().expect("no panic while held") = Some(Instant::now());
         let last = writing.handles.fetch_sub(1, Ordering::AcqRel) == 1;
         let abandoned = writing.abandoned.load(Ordering::Acquire) || !needed;
@@ -198,7 +312,7 @@ impl Writings {
     }
 
     /// Takes its name away: it is unlinked, or archived under that name. It goes with its last handle.
-    pub fn hide(&self, writing: &Writing) {
+    pub(super) fn hide(&self, writing: &Writing) {
         if let Some(name) = writing.name.lock().expect("no panic while held").take() {
             let mut names = self.names();
             if names.get(&name) == Some(&writing.ino) {
@@ -214,7 +328,7 @@ impl Writings {
     }
 
     /// Gives it another temporary name; what had that name before is unlinked.
-    pub fn rename(&self, writing: &Arc<Writing>, name: String) {
+    pub(super) fn rename(&self, writing: &Arc<Writing>, name: String) {
         if let Some(old) = self.find(&name).filter(|old| old.ino != writing.ino) {
             self.hide(&old);
         }
@@ -228,7 +342,7 @@ impl Writings {
     }
 
     /// How many files have a writer now.
-    pub fn open_files(&self) -> usize {
+    pub(super) fn open_files(&self) -> usize {
         let all = self.by_ino.lock().expect("no panic while held");
         all.values()
             .filter(|writing| writing.handles.load(Ordering::Acquire) > 0)
@@ -241,6 +355,6 @@ impl Writings {
 }
 
 /// Is this a final name whose file others must find while it is being written?
-pub fn is_visible_while_written(name: WalName) -> bool {
+pub(super) fn is_visible_while_written(name: WalName) -> bool {
     matches!(name, WalName::Partial(_))
 }

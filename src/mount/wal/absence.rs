@@ -15,7 +15,7 @@ const KEPT: Duration = Duration::from_secs(3);
 
 /// The statements of the last moments.
 #[derive(Debug, Default)]
-pub struct Absences(Mutex<Vec<Told>>);
+pub(super) struct Absences(Mutex<Vec<Told>>);
 
 #[derive(Debug)]
 struct Told {
@@ -26,7 +26,7 @@ struct Told {
 
 impl Absences {
     /// Notes that `family` (the parent of the asking process) was told that `name` is absent.
-    pub fn told(&self, name: WalName, family: u32) {
+    pub(super) fn told(&self, name: WalName, family: u32) {
         let mut all = self.0.lock().expect("no panic while held");
         all.retain(|told| told.at.elapsed() < KEPT);
         all.push(Told {
@@ -37,7 +37,7 @@ impl Absences {
     }
 
     /// Was a child of `process` told so a moment ago? The statement is used up by the question.
-    pub fn was_told(&self, name: WalName, process: u32) -> bool {
+    pub(super) fn was_told(&self, name: WalName, process: u32) -> bool {
         let mut all = self.0.lock().expect("no panic while held");
         all.retain(|told| told.at.elapsed() < KEPT);
         let found = all

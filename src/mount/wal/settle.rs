@@ -5,29 +5,23 @@
 //! a statement. Where a file's length is known, and every byte was written once, nothing depends on telling them apart;
 //! what is done here is for the others, and for saying no.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::archive::wal::Committed;
-use crate::pg::WalName;
+use crate::mount::asker::{Asker, Seen};
+use crate::mount::error::{Error, Result};
+use crate::mount::room::FilesOf;
 use crate::staging::wal::WalDraft;
 
-use super::asker::{Asker, Seen};
-use super::error::Error;
-use super::fs::{Fs, Result};
-use super::handles::Handle;
-use super::writing::{Content, FilesOf, Writing};
+use super::Wal;
+use super::forks::look_for_forks;
+use super::writing::{Content, Writing};
 
-impl Fs {
+impl Wal {
     /// A descriptor is being closed: finishes the file if its writer is done, or repeats the verdict.
     ///
     /// # Errors
-    /// As [`Fs::write`]; [`Error::Archive`] with `Incomplete` for a segment that is not whole.
-    pub async fn flush(&self, handle: u64, files: FilesOf, asker: Option<&Asker>) -> Result<()> {
-        let handle = self.handles.get(handle)?;
-        let Handle::Writing(writing) = &*handle else {
-            return check_draft(&handle);
-        };
+    /// As a write; [`Error::Archive`] with `Incomplete` for a segment that is not whole.
+    pub(super) async fn flush(&self, writing: &Writing, files: FilesOf, asker: Option<&Asker>) -> Result<()> {
         let mut content = writing.content.lock().await;
         let seen = match &*content {
             Content::Wal(wal) if wal.verdict().is_some() => Seen::default(),
@@ -49,12 +43,8 @@ impl Fs {
     /// A process wants the file to be durable now.
     ///
     /// # Errors
-    /// As [`Fs::flush`].
-    pub async fn fsync(&self, handle: u64, asker: Option<&Asker>) -> Result<()> {
-        let handle = self.handles.get(handle)?;
-        let Handle::Writing(writing) = &*handle else {
-            return check_draft(&handle);
-        };
+    /// As [`Wal::flush`].
+    pub(super) async fn fsync(&self, writing: &Writing, asker: Option<&Asker>) -> Result<()> {
         let mut content = writing.content.lock().await;
         let seen = Seen::of(asker, writing.opener).await;
         let ending = Ending {
@@ -71,7 +61,7 @@ impl Fs {
     }
 
     /// Finishes the file, or says what there is to say of it.
-    async fn settle(&self, writing: &Arc<Writing>, wal: &mut WalDraft, ending: Ending) -> Result<()> {
+    async fn settle(&self, writing: &Writing, wal: &mut WalDraft, ending: Ending) -> Result<()> {
         if let Some(verdict) = wal.verdict() {
             return verdict.clone().map(drop).map_err(Error::from);
         }
@@ -85,7 +75,7 @@ impl Fs {
         }
         if wal.name().has_pages() && wal.draft().coverage().is_rewritten() && ending.closer != Closer::Writer
         {
-            return self.noted("archive", Err(unvouched(wal)));
+            return self.common.noted("archive", Err(unvouched(wal)));
         }
         let outcome = self.finish(writing, wal).await;
         self.forget_failed(writing, wal);
@@ -100,15 +90,15 @@ impl Fs {
         }
     }
 
-    pub(super) async fn finish(&self, writing: &Arc<Writing>, wal: &mut WalDraft) -> Result<()> {
+    pub(super) async fn finish(&self, writing: &Writing, wal: &mut WalDraft) -> Result<()> {
         let outcome = wal.finish().await.map_err(Error::from);
-        self.after(writing, wal, true, outcome).await
+        self.after(writing, wal, true, outcome)
     }
 
     /// Notes what became of a file, the first time it is known.
-    pub(super) async fn after(
+    pub(super) fn after(
         &self,
-        writing: &Arc<Writing>,
+        writing: &Writing,
         wal: &WalDraft,
         undecided: bool,
         outcome: Result<()>,
@@ -117,65 +107,14 @@ impl Fs {
             return outcome;
         }
         if let Some(Ok(committed)) = wal.verdict() {
-            self.note_archived(wal.name(), *committed);
+            self.archived.note_archived(wal.name(), *committed);
             self.writings.hide(writing);
-            self.look_for_forks(wal);
+            look_for_forks(&self.forks, &self.common, wal);
         }
         if outcome.is_err() {
-            self.metrics.failed_files.fetch_add(1, Ordering::Relaxed);
+            self.common.metrics.failed_files.fetch_add(1, Ordering::Relaxed);
         }
-        self.noted("archive", outcome)
-    }
-
-    pub(super) fn note_archived(&self, name: WalName, committed: Committed) {
-        let uploaded = committed == Committed::Stored;
-        self.metrics.archived(name.to_string(), uploaded);
-        self.presence.archived(name);
-        self.clocks.ended(name);
-        self.recent.archived(name);
-        let how = match uploaded {
-            true => "archived",
-            false => "archived before, the same:",
-        };
-        tracing::info!("{how} {name}");
-    }
-
-    /// The last reference to an open file is gone. Nothing is ever archived here (promise W3).
-    pub async fn release(&self, handle: u64) {
-        match self.handles.remove(handle).as_deref() {
-            Some(Handle::Writing(writing)) => {
-                warn_of_unfinished(writing);
-                self.writings.close(writing, !Self::is_safe(writing));
-            }
-            Some(Handle::Draft(open)) => open.close().await,
-            _ => {}
-        }
-    }
-}
-
-/// A file of a backup that is being written has nothing to settle, but says what has failed the backup.
-fn check_draft(handle: &Handle) -> Result<()> {
-    match handle {
-        Handle::Draft(open) => open.check(),
-        _ => Ok(()),
-    }
-}
-
-/// A writer that ended without closing its file, and was not killed (a shell script that redirects its own output), was
-/// never told that nothing is archived: the log says so.
-fn warn_of_unfinished(writing: &Writing) {
-    let Ok(content) = writing.content.try_lock() else {
-        return;
-    };
-    if let Content::Wal(wal) = &*content
-        && wal.verdict().is_none()
-        && wal.bytes() > 0
-        && !matches!(wal.name(), WalName::Partial(_))
-    {
-        tracing::warn!(
-            "{}: its writer is gone before it was whole and closed; nothing is archived",
-            wal.name()
-        );
+        self.common.noted("archive", outcome)
     }
 }
 

@@ -3,48 +3,44 @@
 //! `rsync --delay-updates` puts its temporary file into a folder first: see [`super::folders`].
 
 use std::ffi::OsStr;
-use std::sync::Arc;
 use std::time::Duration;
 
+use crate::mount::asker::Asker;
+use crate::mount::error::{Error, Result};
+use crate::mount::room::Named;
 use crate::pg::{self, WalName};
 use crate::staging::wal::WalDraft;
 use crate::store::Patience;
 
-use super::asker::Asker;
-use super::error::Error;
-use super::folders::Place;
-use super::fs::{Fs, Result};
-use super::node::Node;
+use super::Wal;
+use super::archived::not_being_written;
 use super::write::{Target, acceptable};
-use super::writing::{Content, Writing};
+use super::writing::{Content, Place, Writing};
 
-impl Fs {
+impl Wal {
     /// Renames a file being written: to its final name, which archives it, or to another temporary name.
     ///
     /// # Errors
-    /// [`Error::Immutable`] for archived files, [`Error::Exists`], [`Error::BadName`]; as [`Fs::write`].
-    pub async fn rename(
+    /// [`Error::Immutable`] for archived files, [`Error::Exists`], [`Error::BadName`]; as a write.
+    pub(super) async fn rename_writing(
         &self,
-        parent: u64,
-        name: &OsStr,
-        new_parent: u64,
-        new_name: &OsStr,
+        (parent, name): Named<'_>,
+        (new_parent, new_name): Named<'_>,
         replace: bool,
         asker: Option<&Asker>,
     ) -> Result<()> {
-        if let (Node::Draft(from), Node::Draft(to)) = (self.node(parent)?, self.node(new_parent)?) {
-            return self.rename_in_draft((from, name), (to, new_name), replace).await;
-        }
-        let from = self
-            .place(parent)
-            .ok_or_else(|| self.refuse_change(parent, name))?;
-        let to = self
-            .place(new_parent)
-            .ok_or_else(|| self.refuse_change(new_parent, new_name))?;
-        let Some(writing) = name.to_str().and_then(|name| self.writings.find(&from.key(name))) else {
-            return Err(self.not_being_written(name));
+        let place = |directory, name| {
+            self.folders
+                .place(directory)
+                .ok_or_else(|| Error::immutable(name))
         };
-        match self.noted("rename", new_target(&from, name, &to, new_name))? {
+        let (from, to) = (place(parent, name)?, place(new_parent, new_name)?);
+        let writing = self.writings.find_in(&from, name);
+        let writing = writing.ok_or_else(|| not_being_written(name))?;
+        match self
+            .common
+            .noted("rename", new_target(&from, name, &to, new_name))?
+        {
             Target::Temporary(new_name) if !replace && self.writings.find(&new_name).is_some() => {
                 Err(Error::Exists)
             }
@@ -53,7 +49,7 @@ impl Fs {
                 Ok(())
             }
             Target::Final(new_name) => {
-                let deadline = self.writers_deadline(new_name, asker);
+                let deadline = self.archived.writers_deadline(new_name, asker);
                 self.rename_to_final(&writing, new_name, replace, deadline).await
             }
         }
@@ -61,16 +57,16 @@ impl Fs {
 
     async fn rename_to_final(
         &self,
-        writing: &Arc<Writing>,
+        writing: &Writing,
         name: WalName,
         replace: bool,
         deadline: Duration,
     ) -> Result<()> {
-        let was_sent_ahead = self.ahead.as_ref().is_some_and(|ahead| ahead.is_ahead(name));
+        let was_sent_ahead = self.archived.is_ahead(name);
         if !replace && !was_sent_ahead && !writing.is_received() {
             // Half of the deadline for the look, so that the whole stays below twice the deadline.
             let patience = Patience::for_at_most(deadline / 2);
-            if self.archive.wal_meta(name, patience).await?.is_some() {
+            if self.common.archive.wal_meta(name, patience).await?.is_some() {
                 return Err(Error::Exists);
             }
         }
@@ -78,17 +74,17 @@ impl Fs {
         if let Content::Received(received) = &mut *content {
             return self.rename_received(writing, received, name).await;
         }
-        let (draft, old_name) = match std::mem::replace(&mut *content, Content::Scratch(self.staging.draft()))
-        {
-            Content::Scratch(draft) => (draft, None),
-            Content::Received(received) => (received.into_draft(), None),
-            Content::Wal(wal) => {
-                let name = wal.name();
-                (wal.into_draft(), Some(name))
-            }
-        };
-        let adopt = |draft, name| WalDraft::adopt(self.archive.clone(), draft, name, deadline);
-        let mut wal = self.brought(adopt(draft, name), None);
+        let (draft, old_name) =
+            match std::mem::replace(&mut *content, Content::Scratch(self.common.staging.draft())) {
+                Content::Scratch(draft) => (draft, None),
+                Content::Received(received) => (received.into_draft(), None),
+                Content::Wal(wal) => {
+                    let name = wal.name();
+                    (wal.into_draft(), Some(name))
+                }
+            };
+        let adopt = |draft, name| WalDraft::adopt(self.common.archive.clone(), draft, name, deadline);
+        let mut wal = self.archived.brought(adopt(draft, name), None);
         let outcome = self.finish(writing, &mut wal).await;
         // Nothing is lost: the rename can be tried again. What had a final name stays a file of that name, whose
         // writers must hear whether it is archived.

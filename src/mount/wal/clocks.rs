@@ -7,9 +7,6 @@ use std::time::{Duration, Instant};
 
 use crate::pg::WalName;
 
-use super::asker::Asker;
-use super::fs::Fs;
-
 /// Copies under way; more are rare, and the oldest is forgotten then.
 const COPIES: usize = 256;
 
@@ -50,28 +47,24 @@ impl Clocks {
         began
     }
 
-    /// The file is archived: who brings it again begins anew.
-    pub(super) fn ended(&self, name: WalName) {
-        let mut clocks = self.0.lock().expect("no panic while held");
-        clocks.retain(|clock| clock.name != name);
-    }
-}
-
-impl Fs {
-    /// Until when a writer waits for what concerns this file.
-    pub(super) fn writers_end(&self, name: WalName, asker: Option<&Asker>) -> Instant {
-        let deadline = self.options.deadline;
-        let process = asker.and_then(Asker::tgid);
-        let began = process.map_or_else(Instant::now, |process| self.clocks.began(process, name, deadline));
+    /// Until when a process, if it is known, waits for what concerns its file.
+    pub(super) fn end(&self, process: Option<u32>, name: WalName, deadline: Duration) -> Instant {
+        let began = process.map_or_else(Instant::now, |process| self.began(process, name, deadline));
         began + deadline
     }
 
     /// What is left of that, a last try at least.
-    pub(super) fn writers_deadline(&self, name: WalName, asker: Option<&Asker>) -> Duration {
+    pub(super) fn left(&self, process: Option<u32>, name: WalName, deadline: Duration) -> Duration {
         let left = self
-            .writers_end(name, asker)
+            .end(process, name, deadline)
             .saturating_duration_since(Instant::now());
-        left.max(LAST_TRY.min(self.options.deadline))
+        left.max(LAST_TRY.min(deadline))
+    }
+
+    /// The file is archived: who brings it again begins anew.
+    pub(super) fn ended(&self, name: WalName) {
+        let mut clocks = self.0.lock().expect("no panic while held");
+        clocks.retain(|clock| clock.name != name);
     }
 }
 

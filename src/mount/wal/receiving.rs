@@ -6,26 +6,24 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use crate::archive::wal::Committed;
+use crate::archive::wal::{Committed, WalMeta};
+use crate::mount::asker::Asker;
+use crate::mount::directory::{Entry, numbered};
+use crate::mount::error::{Error, Result};
+use crate::mount::node::{Attributes, Kept, Node};
 use crate::pg::{SegmentName, WalName};
 use crate::staging::received::Received;
-use crate::store::Patience;
 
-use super::asker::Asker;
-use super::directory::Entry;
-use super::error::Error;
-use super::fs::{Fs, Result};
-use super::handles::Handle;
-use super::node::{Attributes, Kept, Node};
+use super::Wal;
 use super::writing::{Content, Writing};
 
 /// Bytes of a first page that are zeros in a file that is only laid out.
 const HEADER_BYTES: usize = 40;
 
 /// Offsets of what is listed behind the archive's names: no page of these has so high a number.
-const RECEIVED_BASE: u64 = 1 << 62;
+pub(super) const RECEIVED_BASE: u64 = 1 << 62;
 
-impl Fs {
+impl Wal {
     /// Whoever begins a `.partial` with zeros will fill it in.
     pub(super) fn may_be_received(
         &self,
@@ -42,8 +40,8 @@ impl Fs {
         if wal.bytes() > 0 || wal.verdict().is_some() || offset > 0 || !is_blank {
             return;
         }
-        let (archive, deadline) = (self.archive.clone(), self.options.deadline);
-        let received = Received::new(archive, &self.staging, segment, deadline);
+        let (archive, deadline) = (self.common.archive.clone(), self.common.options.deadline);
+        let received = Received::new(archive, &self.common.staging, segment, deadline);
         *content = Content::Received(Box::new(received));
         writing.received.store(true, Ordering::Release);
     }
@@ -76,7 +74,7 @@ impl Fs {
                 name: WalName::Partial(segment).to_string(),
                 reason: "it is being received, and can only be renamed to its own segment",
             };
-            return self.noted("rename", Err(refused));
+            return self.common.noted("rename", Err(refused));
         }
         let outcome = received.finish().await;
         self.after_keeping(received, outcome.map_err(Error::from))?;
@@ -87,32 +85,16 @@ impl Fs {
     fn after_keeping(&self, received: &Received, outcome: Result<Option<Committed>>) -> Result<()> {
         match outcome {
             Ok(Some(committed)) => {
-                self.note_archived(WalName::Segment(received.segment()), committed);
+                self.archived
+                    .note_archived(WalName::Segment(received.segment()), committed);
                 Ok(())
             }
             Ok(None) => Ok(()),
             Err(error) => {
-                self.metrics.failed_files.fetch_add(1, Ordering::Relaxed);
-                self.noted("archive", Err(error))
+                self.common.metrics.failed_files.fetch_add(1, Ordering::Relaxed);
+                self.common.noted("archive", Err(error))
             }
         }
-    }
-
-    /// Does the store have some of it, which stays?
-    pub(super) async fn is_kept_in_part(writing: &Writing) -> bool {
-        match &*writing.content.lock().await {
-            Content::Received(received) => received.is_known(),
-            _ => false,
-        }
-    }
-
-    /// Is nothing of it lost when the mount forgets it?
-    pub(super) fn is_safe(writing: &Writing) -> bool {
-        let content = writing.content.try_lock();
-        content.is_ok_and(|content| match &*content {
-            Content::Received(received) => received.is_kept(),
-            _ => false,
-        })
     }
 
     /// What the store has of a segment that is being received, as a file of its whole length.
@@ -128,18 +110,23 @@ impl Fs {
             return Err(Error::NotFound);
         };
         if let Some(writing) = self.writings.find(&name.to_string()) {
-            let ino = self.inodes.number(Node::Archived(name));
             return Ok(Attributes {
-                ino,
-                ..self.writing_attributes(&writing)
+                ino: self.common.inodes.number(Node::Archived(name)),
+                ..writing.attributes()
             });
         }
-        let found = self.archive.received_meta(segment, self.read_patience());
-        let meta = self.while_wanted(asker, found).await??.ok_or(Error::NotFound)?;
-        Ok(Attributes {
+        let patience = self.common.read_patience();
+        let found = self.common.archive.received_meta(segment, patience);
+        let meta = self.common.while_wanted(asker, found).await??;
+        Ok(self.unfinished(name, &meta.ok_or(Error::NotFound)?))
+    }
+
+    /// It may still grow.
+    fn unfinished(&self, name: WalName, meta: &WalMeta) -> Attributes {
+        Attributes {
             kept: Kept::Never,
-            ..self.archived_attributes(name, &meta)
-        })
+            ..self.archived.attributes(name, meta)
+        }
     }
 
     /// Opens what was received before: to be filled in further, found by everybody, or to be read.
@@ -151,37 +138,44 @@ impl Fs {
         segment: SegmentName,
         to_write: bool,
         asker: Option<&Asker>,
-    ) -> Result<u64> {
+    ) -> Result<Arc<Writing>> {
         let name = WalName::Partial(segment).to_string();
+        let reopen = |writing: Arc<Writing>| self.writings.open(writing.ino).ok_or(Error::NotFound);
         if let Some(writing) = self.writings.find(&name) {
-            return self.reopen(writing.ino);
+            return reopen(writing);
         }
+        let common = &self.common;
         let patience = match to_write {
             true => {
-                self.gates_open()?;
-                Patience::for_at_most(self.options.deadline)
+                common.gates_open()?;
+                common.prompt_patience()
             }
-            false => self.read_patience(),
+            false => common.read_patience(),
         };
-        let deadline = self.options.deadline;
-        let loading = Received::load(&self.archive, &self.staging, segment, deadline, patience);
-        let received = self.while_wanted(asker, loading).await?.map_err(Arc::new)?;
+        let (archive, deadline) = (&common.archive, common.options.deadline);
+        let loading = Received::load(archive, &common.staging, segment, deadline, patience);
+        let received = common.while_wanted(asker, loading).await?.map_err(Arc::new)?;
         let received = received.ok_or(Error::NotFound)?;
         // Another one may have opened it meanwhile.
         match self.writings.find(&name).filter(|_| to_write) {
-            Some(writing) => self.reopen(writing.ino),
+            Some(writing) => reopen(writing),
             None => Ok(self.begin_again(received, to_write.then_some(name), asker)),
         }
     }
 
-    fn begin_again(&self, mut received: Received, name: Option<String>, asker: Option<&Asker>) -> u64 {
+    fn begin_again(
+        &self,
+        mut received: Received,
+        name: Option<String>,
+        asker: Option<&Asker>,
+    ) -> Arc<Writing> {
         let bytes = received.draft().bytes();
         let opener = asker.and_then(Asker::tgid).unwrap_or(0);
-        let (ino, content) = (self.inodes.fresh(), Content::Received(Box::new(received)));
+        let (ino, content) = (self.common.inodes.fresh(), Content::Received(Box::new(received)));
         let writing = self.writings.create(ino, content, name, opener);
         writing.received.store(true, Ordering::Release);
         writing.bytes.store(bytes, Ordering::Release);
-        self.handles.insert(Handle::Writing(writing))
+        writing
     }
 
     /// What is listed behind the archived names: `pg_receivewal` goes on where this says.
@@ -189,31 +183,12 @@ impl Fs {
     /// # Errors
     /// [`Error::Archive`].
     pub(super) async fn list_received(&self) -> Result<Vec<Entry>> {
-        let patience = Patience::for_at_most(self.options.deadline);
-        let found = self.archive.last_received(patience).await?;
-        let entry = |(at, (segment, meta)): (u64, (SegmentName, _))| {
+        let patience = self.common.prompt_patience();
+        let found = self.common.archive.last_received(patience).await?;
+        let shown = found.into_iter().map(|(segment, meta)| {
             let name = WalName::Partial(segment);
-            let attributes = self.archived_attributes(name, &meta);
-            Entry {
-                name: name.to_string().into(),
-                attributes: Attributes {
-                    kept: Kept::Never,
-                    ..attributes
-                },
-                next_offset: RECEIVED_BASE + at,
-            }
-        };
-        Ok((1..).zip(found).map(entry).collect())
-    }
-
-    /// Those of them that follow an offset; all, if the archived names end there.
-    pub(super) fn received_from(received: &[Entry], offset: u64) -> Vec<Entry> {
-        let seen = offset.saturating_sub(RECEIVED_BASE) as usize;
-        received.iter().skip(seen).cloned().collect()
-    }
-
-    /// Have the archived names all been listed before this offset?
-    pub(super) fn is_beyond_archived(offset: u64) -> bool {
-        offset >= RECEIVED_BASE
+            (name.to_string().into(), self.unfinished(name, &meta))
+        });
+        Ok(numbered(shown, RECEIVED_BASE))
     }
 }

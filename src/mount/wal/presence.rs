@@ -21,7 +21,7 @@ const WRITERS: usize = 256;
 
 /// What is known of names.
 #[derive(Debug)]
-pub struct Presence {
+pub(super) struct Presence {
     found: Cache<WalName, WalMeta>,
     /// Process and the name it created, the latest last.
     writers: Mutex<VecDeque<(u32, WalName)>>,
@@ -42,17 +42,17 @@ impl Default for Presence {
 
 impl Presence {
     /// The store said that it is archived, and what it is.
-    pub async fn found(&self, name: WalName, meta: WalMeta) {
+    pub(super) async fn found(&self, name: WalName, meta: WalMeta) {
         self.found.insert(name, meta).await;
     }
 
     /// What the store said of it a moment ago.
-    pub async fn meta(&self, name: WalName) -> Option<WalMeta> {
+    pub(super) async fn meta(&self, name: WalName) -> Option<WalMeta> {
         self.found.get(&name).await
     }
 
     /// A process has created a file of this name.
-    pub fn created(&self, name: WalName, process: u32) {
+    pub(super) fn created(&self, name: WalName, process: u32) {
         let mut writers = self.writers.lock().expect("no panic while held");
         if writers.len() == WRITERS {
             writers.pop_front();
@@ -61,7 +61,7 @@ impl Presence {
     }
 
     /// Has this process created a file of this name?
-    pub fn was_created_by(&self, name: WalName, process: u32) -> bool {
+    pub(super) fn was_created_by(&self, name: WalName, process: u32) -> bool {
         self.writers
             .lock()
             .expect("no panic while held")
@@ -69,7 +69,7 @@ impl Presence {
     }
 
     /// A file was brought and is archived.
-    pub fn archived(&self, name: WalName) {
+    pub(super) fn archived(&self, name: WalName) {
         let mut archived = self.archived.lock().expect("no panic while held");
         if archived.len() == WRITERS {
             archived.pop_front();
@@ -78,7 +78,7 @@ impl Presence {
     }
 
     /// Was it brought lately, and archived?
-    pub fn was_archived(&self, name: WalName) -> bool {
+    pub(super) fn was_archived(&self, name: WalName) -> bool {
         self.archived.lock().expect("no panic while held").contains(&name)
     }
 }

@@ -18,7 +18,7 @@ const BLINK: Duration = Duration::from_millis(20);
 
 /// The answers of the last moments.
 #[derive(Debug, Default)]
-pub struct Recent(Mutex<Vec<Told>>);
+pub(super) struct Recent(Mutex<Vec<Told>>);
 
 #[derive(Debug)]
 struct Told {
@@ -33,7 +33,7 @@ struct Told {
 impl Recent {
     /// The store has just said that there is no such file; `looked` is the same, if it will do for the
     /// upload.
-    pub fn absent(&self, name: WalName, thread: u32, looked: Option<Looked>) {
+    pub(super) fn absent(&self, name: WalName, thread: u32, looked: Option<Looked>) {
         self.lately().push(Told {
             name,
             thread,
@@ -44,7 +44,7 @@ impl Recent {
     }
 
     /// Was this thread told so in this moment, once?
-    pub fn was_told(&self, name: WalName, thread: u32) -> bool {
+    pub(super) fn was_told(&self, name: WalName, thread: u32) -> bool {
         let mut all = self.lately();
         let told = all
             .iter_mut()
@@ -53,7 +53,7 @@ impl Recent {
     }
 
     /// What it was told, for whoever creates the file now.
-    pub fn take_look(&self, name: WalName, thread: u32) -> Option<Looked> {
+    pub(super) fn take_look(&self, name: WalName, thread: u32) -> Option<Looked> {
         let mut all = self.lately();
         let told = all
             .iter_mut()
@@ -62,7 +62,7 @@ impl Recent {
     }
 
     /// It is archived.
-    pub fn archived(&self, name: WalName) {
+    pub(super) fn archived(&self, name: WalName) {
         self.lately().retain(|told| told.name != name);
     }
 

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::archive::Archive;
-use crate::metrics::{Counters, ForkFound, LastError, LastFile, Metrics};
+use crate::metrics::{Counters, ForkFound, LastError, LastFile};
+use crate::mount::common::Common;
 
 /// `status.json`.
 #[derive(Debug, Serialize)]
@@ -25,14 +25,10 @@ struct Status<'a> {
     forks: Vec<ForkFound>,
 }
 
-/// The text of `status.json`. `mounted_at`: when the mount came up; `open_writes`: files being written now.
-pub fn status(
-    archive: &Archive,
-    metrics: &Metrics,
-    counters: Counters,
-    mounted_at: Timestamp,
-    open_writes: usize,
-) -> String {
+/// The text of `status.json`; `open_writes`: files being written now.
+pub(super) fn status(common: &Common, open_writes: usize) -> String {
+    let (archive, metrics) = (&common.archive, &common.metrics);
+    let counters = metrics.of_all_rooms(archive, &common.reader, &common.staging);
     let cluster = archive.known_cluster();
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -42,7 +38,7 @@ pub fn status(
         segment_bytes: cluster.map(|cluster| cluster.segment_size.bytes()),
         compression: archive.compression().to_string(),
         put_if_absent: archive.marker().put_if_absent,
-        mounted_at,
+        mounted_at: common.mounted_at,
         open_writes,
         counters,
         last_archived: metrics.last_archived(),
@@ -55,6 +51,6 @@ pub fn status(
 }
 
 /// The text of `version`.
-pub fn version() -> String {
+pub(super) fn version() -> String {
     concat!("walfs ", env!("CARGO_PKG_VERSION"), "\n").to_owned()
 }
