@@ -1,9 +1,9 @@
 //! `basebackups/`: complete base backups as directories, those that are being written, and `LATEST`.
 //!
-//! A backup is here once its summary is, whoever stored it: the store is asked at every opening of the directory and for
-//! every name that is not known. What was found is remembered for a minute, because nothing complete changes; absence
-//! never is. The names wait for the store no longer than a writer does, because whoever creates a directory here stands
-//! behind them. What is *in* a complete backup is [`browse`], in one that is being written [`drafting`].
+//! A backup is here once its summary is, by whatever mount or command: the store is asked at every opening of the
+//! directory and for every name that is not known. What was found is remembered for a minute, because nothing complete
+//! changes; absence never is. The names wait for the store no longer than a writer does, because a process that creates
+//! a directory here stands behind them. What is *in* a complete backup is [`browse`], in one that is being written [`drafting`].
 
 use std::ffi::OsString;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 //! `super::room`. What shapes all rooms:
 //!
 //! - **Who asks matters, but only as a hint.** An [`Asker`] tells whether the process is dying (its close is no
-//!   statement), or evidently copies *to* the name it looks up (then the store need not be asked; everybody else's
+//!   statement), or evidently copies *to* the name it looks up (then the store need not be asked; every other
 //!   lookup waits for as long as the store is away, because PostgreSQL takes an error for the end of the WAL).
 //! - **Nothing waits for anything else.** An operation locks at most the one file it is about; lookups and listings
 //!   lock nothing (promise S4). The kernel does: a lookup holds its directory. So no lookup waits for long, see

@@ -5,7 +5,7 @@
 //! room > write (open files), renaming > settle, receiving > writing (the versions) > staging
 //! ```
 //!
-//! [`Wal`] is the room; what it does is in its folder. Other rooms see of it what is [`archived`].
+//! `Wal` is the room; what it does is in its folder. Other rooms see of it what is `archived`.
 
 use std::sync::Arc;
 

@@ -116,7 +116,7 @@ impl Complete {
         }
     }
 
-    /// A backup whose summary cannot be read has its name in the listing; whoever looks at it gets the error.
+    /// A backup whose summary cannot be read has its name in the listing; a look at it brings the error.
     fn damaged_attributes(&self, error: Arc<archive::Error>, stored: SystemTime) -> Attributes {
         let _ = self
             .common

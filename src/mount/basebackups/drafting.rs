@@ -70,7 +70,7 @@ impl Drafting {
         shown.collect()
     }
 
-    /// What is `beside` a node, or in it.
+    /// An entry of the draft that `beside` is in too.
     fn shown(&self, beside: TreeNode, stat: &Stat) -> Attributes {
         let at = TreeNode {
             entry: stat.number,

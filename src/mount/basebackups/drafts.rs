@@ -17,7 +17,7 @@ const KEPT: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Drafts {
     all: Mutex<All>,
-    /// Held by whoever begins one: of two that make one directory, one must see the other's.
+    /// Held while one is begun: of two that make one directory, one must see the other's.
     pub(super) beginning: tokio::sync::Mutex<()>,
 }
 

@@ -82,7 +82,7 @@ impl Latest {
         Ok(None)
     }
 
-    /// Somebody may have deleted them by hand.
+    /// An operator may have deleted them by hand.
     async fn has_its_parts(&self, backup: &Committed) -> Result<bool> {
         let (name, patience) = (&backup.name, self.common.prompt_patience());
         let archive = &self.common.archive;

@@ -2,8 +2,8 @@
 //!
 //! The printed `restore_command` runs `cp`, and when that fails asks for `.absent/<name>` in the same breath. If the
 //! segment arrives between the two, a standby would stop with a fatal error although it was told the truth. So the
-//! statement is kept for a moment for the process that started the `cp`: the shell, whose `test` is its own. Everybody
-//! else, and every look into `wal/`, gets the store's word of now.
+//! statement is kept for a moment for the process that started the `cp`: the shell, whose `test` is its own. Every
+//! other process, and every look into `wal/`, gets the store's word of now.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

@@ -79,7 +79,7 @@ impl Archived {
         !self.presence.was_archived(name) && (writes() || asker.is_archiving(&name.to_string()))
     }
 
-    /// Was that said to the same thread just now? One in another pid namespace could be anybody's.
+    /// Was that said to the same thread just now? One in another pid namespace has no number.
     fn was_told_absent(&self, name: WalName, asker: Option<&Asker>) -> bool {
         asker.is_some_and(|asker| self.recent.was_told(name, asker.thread()))
     }
@@ -107,7 +107,8 @@ impl Archived {
         asker.intent(&self.common.options.mountpoint, "wal", &name.to_string())
     }
 
-    /// Who seems to write gets an error after the deadline; whoever may be restoring waits for as long as it takes.
+    /// A process that seems to write gets an error after the deadline; one that may be restoring waits for as long as it
+    /// takes.
     fn patience(&self, intent: Intent, name: WalName, asker: Option<&Asker>) -> Patience {
         match intent {
             Intent::Writes | Intent::SeemsToWrite => Patience::Until(self.writers_end(name, asker)),
@@ -158,7 +159,7 @@ impl Archived {
         }
     }
 
-    /// The same for a listing, which has a deadline and tells nobody of what is absent.
+    /// The same for a listing, which has a deadline. That a file is absent is not noted.
     pub(in crate::mount) async fn meta_for_listing(&self, name: WalName) -> Result<Option<WalMeta>> {
         if let Some(meta) = self.presence.meta(name).await {
             return Ok(Some(meta));

@@ -3,7 +3,7 @@
 //! `rsync --delay-updates` makes `.~tmp~` in the directory that it copies to, moves each file there when it has come, and
 //! renames all of them at its end; `--partial-dir` does the same under another name. When the folder cannot be made it
 //! throws the file away and exits with 0, so the folder must be there. It is a place for temporary files that is kept in
-//! memory, and nothing in it is ever archived: only `rsync` may make one (or somebody of whom nothing can be seen), no
+//! memory, and nothing in it is ever archived: only `rsync` may make one (or a process of which nothing can be seen), no
 //! file can be created in it, and the only ones that may be moved to it, under their final names, are temporary files of
 //! `wal/` itself. So `cp` into such a folder fails, as does `rsync -R`.
 
@@ -59,7 +59,7 @@ impl Folders {
     /// Makes a folder in `wal/`; gives its number.
     ///
     /// # Errors
-    /// [`Error::Immutable`] for anybody who is seen to be no `rsync`, and for names of files; [`Error::Exists`].
+    /// [`Error::Immutable`] for a process that is seen to be no `rsync`, and for names of files; [`Error::Exists`].
     pub(super) fn make(&self, name: &OsStr, asker: Option<&Asker>) -> Result<u32> {
         let refused = || Error::immutable(name);
         let text = name.to_str().ok_or_else(refused)?;

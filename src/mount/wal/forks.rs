@@ -29,8 +29,8 @@ struct Known {
 }
 
 impl Forks {
-    /// A segment was brought: those that have left its timeline, as far as is known, and whether it is time to look again;
-    /// then somebody does.
+    /// A segment was brought: those that have left its timeline, as far as is known, and whether it is time to look again,
+    /// which is then up to the caller.
     fn brought(&self, segment: SegmentName) -> (Vec<Child>, bool) {
         let mut known = self.0.lock().expect("no panic while held");
         match &mut *known {

@@ -5,10 +5,10 @@
 //! enough for an answer; the others are fetched from then on, at most [`AHEAD`] before their reader, and leave nothing
 //! behind but the place where each began, because the kernel may ask again for an offset it has already been past.
 //!
-//! A reader who is quicker than the store still does not wait in `readdir` for long. Of a page that is followed by
+//! A reader that is quicker than the store still does not wait in `readdir` for long. Of a page that is followed by
 //! another one, the last `HELD_BACK` names are kept until that has come; when there are no others, they go out one at
-//! a time, each after a `moment`, so that over and over the kernel lets go of the directory, and whoever wants to
-//! create something comes first. They last for longer than a page may take.
+//! a time, each after a `moment`, so that over and over the kernel lets go of the directory, and a process that
+//! creates something comes first. They last for longer than a page may take.
 //!
 //! A listing is complete or an error: a page that the store does not deliver ends it with EIO.
 
@@ -35,10 +35,10 @@ use super::receiving::RECEIVED_BASE;
 /// Offsets: page number above, position in the page below.
 const POSITION_BITS: u32 = 16;
 
-/// Pages that are fetched before anybody asks for them: half a megabyte.
+/// Pages that are fetched before a reader asks for them: half a megabyte.
 pub const AHEAD: usize = 8;
 
-/// Pages in the reader's hands: the one that he reads, the one before it, and the next one.
+/// Pages in the reader's hands: the one that it reads, the one before it, and the next one.
 const IN_HAND: usize = 3;
 
 /// Names that are left for a store that is slow or away: with what [`moment`] says, enough for two minutes.
@@ -143,7 +143,7 @@ impl WalListing {
         }
     }
 
-    /// A page. Whoever stops waiting for it finds it later.
+    /// A page. A caller that stops waiting for it finds it later.
     async fn page(&self, state: &mut State, number: usize) -> Result<Arc<WalPage>, Error> {
         if let Some((_, page)) = state.in_hand.iter().find(|(known, _)| *known == number) {
             return Ok(page.clone());
@@ -159,7 +159,7 @@ impl WalListing {
         match page.expect("the last page is not followed by one that is asked for") {
             Ok(page) => Ok(state.took(number, page)),
             Err(error) => {
-                // Whoever asks again asks the store again.
+                // The next caller asks the store again.
                 state.coming = None;
                 Err(error.into())
             }

@@ -68,8 +68,8 @@ impl Wal {
         }
     }
 
-    /// Of whom nothing can be seen, that may be a writer, who must not wait for ever before it opens the file; whoever
-    /// opens it to read waits then.
+    /// Of what `stat` shows. A process of which nothing can be seen may be a writer, which must not wait for ever before it
+    /// opens the file. If it is a reader, its opening waits.
     pub(super) async fn attributes_for(&self, name: WalName, asker: Option<&Asker>) -> Result<Attributes> {
         let found = self.found_attributes(name, asker, self.archived.known_meta(name, asker));
         if asker.is_none_or(|asker| asker.program().is_none()) {

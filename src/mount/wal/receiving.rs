@@ -1,5 +1,5 @@
-//! `.partial` files that `pg_receivewal` fills in: laid out with zeros, kept at each sync, found again by whoever comes
-//! next. The rules are those of [`crate::staging::received`].
+//! `.partial` files that `pg_receivewal` fills in: laid out with zeros, kept at each sync, found again by the
+//! next receiver. The rules are those of [`crate::staging::received`].
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,7 +24,7 @@ const HEADER_BYTES: usize = 40;
 pub(super) const RECEIVED_BASE: u64 = 1 << 62;
 
 impl Wal {
-    /// Whoever begins a `.partial` with zeros will fill it in.
+    /// A writer that begins a `.partial` with zeros will fill it in.
     pub(super) fn may_be_received(
         &self,
         writing: &Writing,
@@ -129,7 +129,7 @@ impl Wal {
         }
     }
 
-    /// Opens what was received before: to be filled in further, found by everybody, or to be read.
+    /// Opens what was received before: to be filled in further, found by every process, or to be read.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::ReadOnly`], [`Error::Archive`].

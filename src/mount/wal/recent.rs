@@ -3,9 +3,9 @@
 //!
 //! A `cp` asks for the name twice, by `stat` and on its way to create it, and both look like a reader's questions. So
 //! the store's "no such file" is kept for a blink: for the upload itself, which where the store judges races need not
-//! look again; and for one more question of the same thread, if it has a number. Nobody restores by asking for the same
-//! name twice in that time: whoever was told that there is no such file has gone by then, or asks a second later. And as
-//! soon as the name is archived here, it is forgotten.
+//! look again; and for one more question of the same thread, if it has a number. No restoring process asks for the
+//! same name twice in that time: once told that there is no such file it ends, or asks a second later. And as soon as the
+//! name is archived here, the answer is forgotten.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::archive::wal::Looked;
 use crate::pg::WalName;
 
-/// Far longer than a copier takes from one question to the next, far shorter than anybody waits for a file to come.
+/// Far longer than a copier takes from one question to the next, far shorter than a process waits for a file to come.
 const BLINK: Duration = Duration::from_millis(20);
 
 /// The answers of the last moments.
@@ -52,7 +52,7 @@ impl Recent {
         told.is_some_and(|told| std::mem::take(&mut told.serves))
     }
 
-    /// What it was told, for whoever creates the file now.
+    /// What it was told, for the upload that begins now.
     pub(super) fn take_look(&self, name: WalName, thread: u32) -> Option<Looked> {
         let mut all = self.lately();
         let told = all

@@ -1,4 +1,4 @@
-//! The end of writing: whose close counts, what fsync promises, and what becomes of a file that nobody finished.
+//! The end of writing: whose close counts, what fsync promises, and what becomes of a file that was never finished.
 //!
 //! The kernel says "flush" for every descriptor that is closed: by the copier that is done, by a shell that hands the
 //! file to a program, by a child that got a copy of it, and for whatever a killed process had open. Only the first is
@@ -50,7 +50,7 @@ impl Wal {
         let ending = Ending {
             killed: note_killed(writing, &seen),
             // Who wants what there is to be durable does not say that it is all.
-            closer: Closer::Nobody,
+            closer: Closer::Unknown,
         };
         match &mut *content {
             Content::Received(received) => self.keep(received, ending.killed).await,
@@ -143,8 +143,8 @@ enum Closer {
     Writer,
     /// Another process that can be seen: a child that got a copy of the descriptor.
     Another,
-    /// Nobody who could say that the file is done, or nobody knows who.
-    Nobody,
+    /// No process that could say that the file is done, or it is not known which.
+    Unknown,
 }
 
 impl Closer {
@@ -153,10 +153,10 @@ impl Closer {
     fn of(writing: &Writing, files: FilesOf, seen: &Seen) -> Self {
         match (seen.process, seen.is_exiting) {
             _ if seen.begins_a_program => Self::Another,
-            (None, _) | (_, None | Some(true)) => Self::Nobody,
+            (None, _) | (_, None | Some(true)) => Self::Unknown,
             (Some(process), _) if process == writing.opener || writing.was_written_by(files) => Self::Writer,
             (Some(_), _) if writing.opener != 0 => Self::Another,
-            (Some(_), _) => Self::Nobody,
+            (Some(_), _) => Self::Unknown,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Files being written in `wal/`, and who can see them.
 //!
-//! A file created under its final name is private to its opener: it has its own inode, is found by nobody else, and
+//! A file created under its final name is private to its opener: it has its own inode, is found by no other process, and
 //! two openers of one name have separate versions (the orphaned `cp` of a crashed archiver is still writing when the
 //! next one starts). A file under a temporary name, to be renamed, is an ordinary file of this mount: found by name,
 //! opened twice, read back. So is a `.partial`, which PostgreSQL archives like a segment but `pg_receivewal` fills in
@@ -167,7 +167,7 @@ impl Writing {
         }
     }
 
-    /// Somebody writes to it.
+    /// A process writes to it.
     pub(super) fn written_by(&self, files: FilesOf) {
         *self.writer.lock().expect("no panic while held") = files;
     }
