@@ -5,7 +5,7 @@
 //!
 //! - [`volume`]: files become the plain content of a part, a bundle of small ones or a slice of a large one;
 //! - [`part`]: plain content becomes an object, frame by frame;
-//! - [`chunk`]: what is learnt of a file's content while its bytes pass;
+//! - `chunk`: what is learnt of a file's content while its bytes pass;
 //! - [`tree`]: the parts that hold each file become the tree.
 //!
 //! Everything here computes and nothing waits: it belongs on a thread for blocking work.
