@@ -5,7 +5,7 @@ CARGO ?= cargo
 ROOT_RUNNER := $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg(unix)".runner = "sudo -E"')
 # A test waits for something most of its time: two for each core.
 TEST_THREADS := $(shell echo $$((2 * $$(nproc))))
-SCRIPTS := .ci/needs .ci/postgresql.sh .ci/postgresql-npm.sh .ci/run .ci/demo $(wildcard mount-helpers/*.sh)
+SCRIPTS := .ci/needs .ci/record .ci/postgresql.sh .ci/postgresql-npm.sh .ci/run .ci/demo $(wildcard mount-helpers/*.sh)
 
 .PHONY: help build demo matrix test check bench bench-all clean
 
@@ -31,12 +31,12 @@ check: ## formatting, clippy, documentation, shell syntax: everything must be cl
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --document-private-items
 	@for script in $(SCRIPTS); do echo "bash -n $$script"; bash -n $$script || exit 1; done
 
-bench: build ## measure walfs beside other tools: one table, docs/bench.svg (bench/peers.rs; half an hour)
+bench: build ## measure walfs beside other tools: docs/bench/peers.md, docs/bench.svg (half an hour)
 	@.ci/needs bench
-	$(CARGO) bench --bench peers
+	CARGO='$(CARGO)' .ci/record peers
 
-bench-all: bench ## the same, then every other benchmark of bench/
-	$(CARGO) bench --bench codec --bench segments --bench listing --bench memory --bench replay --bench backups --bench together
+bench-all: bench ## the same, then every other benchmark of bench/ (docs/bench)
+	CARGO='$(CARGO)' .ci/record codec segments listing memory replay backups together
 
 clean: ## remove target/ (what .ci/needs built stays in its cache)
 	$(CARGO) clean
