@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use crate::archive::tree::TreeNameError;
+use crate::pg::WalName;
 use crate::staging::tree::Error as Draft;
 use crate::staging::tree::names::NameError;
 use crate::store::ErrorKind;
@@ -93,6 +94,15 @@ pub enum Error {
     /// The process that asked has been killed and will never see an answer.
     #[error("the asking process is being killed")]
     Interrupted,
+    /// The process that closes a file did not show itself in time: it may be dying, and the file not be whole.
+    #[error(
+        "{name}: nothing is archived, for /proc has not shown in time whether the process that closes it is being killed.\n\
+         HINT: bring it again; the machine may be short of memory or of processors."
+    )]
+    Hidden {
+        /// The file.
+        name: WalName,
+    },
     /// The mount was made read-only, or is being taken down.
     #[error("the mount {0}")]
     ReadOnly(&'static str),
@@ -145,6 +155,7 @@ impl Error {
             Self::OtherTree => libc::EXDEV,
             Self::Stale => libc::ESTALE,
             Self::Interrupted => libc::EINTR,
+            Self::Hidden { .. } => libc::EIO,
             Self::ReadOnly(_) => libc::EROFS,
         }
     }
@@ -154,6 +165,7 @@ impl Error {
         matches!(
             self,
             Self::Archive(_)
+                | Self::Hidden { .. }
                 | Self::Committed { .. }
                 | Self::BadName { .. }
                 | Self::Compressed { .. }

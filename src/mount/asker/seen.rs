@@ -3,14 +3,18 @@
 //! A process that begins another program has its descriptors closed for it while the kernel keeps everybody else from
 //! looking at it: `/proc/PID` waits for the end of that, and that waits for our answer. So the look has a time, on a
 //! thread of its own; a look that does not come back says that the process begins a program, which is no statement about
-//! its files.
+//! its files. A busy machine may take as long for a look at an ordinary process: where that may be the writer, which will
+//! believe what it hears, it is waited for much longer, and then nothing is known.
 
 use std::time::Duration;
 
 use super::Asker;
 
-/// Far longer than a look at `/proc` takes on a busy machine; the process waits for it.
+/// Longer than a look at `/proc` takes; the process waits for it.
 const MOMENT: Duration = Duration::from_millis(500);
+
+/// Far longer than it takes on the busiest machine.
+const LONG_MOMENT: Duration = Duration::from_secs(10);
 
 /// What was seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,21 +27,22 @@ pub struct Seen {
     pub is_not_the_opener: bool,
     /// ... which lives.
     pub opener_lives: bool,
-    /// It begins another program at this moment.
-    pub begins_a_program: bool,
+    /// It did not show itself: it begins another program at this moment, or the machine is very busy.
+    pub is_hidden: bool,
 }
 
 impl Seen {
-    /// Looks at who closes a file, and at the process that opened it (0: not known).
-    pub async fn of(asker: Option<&Asker>, opener: u32) -> Self {
+    /// Looks at who closes a file, and at the process that opened it (0: not known). For long, if it may be the writer.
+    pub async fn of(asker: Option<&Asker>, opener: u32, may_be_writer: bool) -> Self {
         let Some(asker) = asker.cloned() else {
             return Self::default();
         };
         let look = tokio::task::spawn_blocking(move || Self::look(&asker, opener));
-        match tokio::time::timeout(MOMENT, look).await {
+        let moment = if may_be_writer { LONG_MOMENT } else { MOMENT };
+        match tokio::time::timeout(moment, look).await {
             Ok(seen) => seen.unwrap_or_default(),
             Err(_) => Self {
-                begins_a_program: true,
+                is_hidden: true,
                 ..Self::default()
             },
         }
@@ -51,7 +56,7 @@ impl Seen {
             is_exiting: asker.is_exiting(),
             is_not_the_opener,
             opener_lives: is_not_the_opener && Asker::of(opener).is_some_and(|opener| !opener.doomed()),
-            begins_a_program: false,
+            is_hidden: false,
         }
     }
 }

@@ -23,9 +23,10 @@ impl Wal {
     /// As a write; [`Error::Archive`] with `Incomplete` for a segment that is not whole.
     pub(super) async fn flush(&self, writing: &Writing, files: FilesOf, asker: Option<&Asker>) -> Result<()> {
         let mut content = writing.content.lock().await;
+        let may_be_writer = files.is_none() || writing.was_written_by(files);
         let seen = match &*content {
             Content::Wal(wal) if wal.verdict().is_some() => Seen::default(),
-            _ => Seen::of(asker, writing.opener).await,
+            _ => Seen::of(asker, writing.opener, may_be_writer).await,
         };
         let ending = Ending {
             killed: note_killed(writing, &seen),
@@ -33,6 +34,13 @@ impl Wal {
         };
         match &mut *content {
             Content::Received(received) => self.keep(received, ending.killed).await,
+            // It would believe a success; and if it is being killed, the file is not whole.
+            Content::Wal(wal)
+                if seen.is_hidden && may_be_writer && wal.verdict().is_none() && wal.bytes() > 0 =>
+            {
+                self.common
+                    .noted("archive", Err(Error::Hidden { name: wal.name() }))
+            }
             Content::Wal(wal) if !is_somebody_elses_to_finish(wal, &seen, ending.closer) => {
                 self.settle(writing, wal, ending).await
             }
@@ -46,7 +54,7 @@ impl Wal {
     /// As [`Wal::flush`].
     pub(super) async fn fsync(&self, writing: &Writing, asker: Option<&Asker>) -> Result<()> {
         let mut content = writing.content.lock().await;
-        let seen = Seen::of(asker, writing.opener).await;
+        let seen = Seen::of(asker, writing.opener, true).await;
         let ending = Ending {
             killed: note_killed(writing, &seen),
             // Who wants what there is to be durable does not say that it is all.
@@ -152,7 +160,7 @@ impl Closer {
     /// one. Whether it comes from a process that is being killed only the process itself shows.
     fn of(writing: &Writing, files: FilesOf, seen: &Seen) -> Self {
         match (seen.process, seen.is_exiting) {
-            _ if seen.begins_a_program => Self::Another,
+            _ if seen.is_hidden => Self::Another,
             (None, _) | (_, None | Some(true)) => Self::Unknown,
             (Some(process), _) if process == writing.opener || writing.was_written_by(files) => Self::Writer,
             (Some(_), _) if writing.opener != 0 => Self::Another,
@@ -176,7 +184,7 @@ fn is_somebody_elses_to_finish(wal: &WalDraft, seen: &Seen, closer: Closer) -> b
     if wal.verdict().is_some() {
         return false;
     }
-    if wal.name().has_pages() || seen.begins_a_program {
+    if wal.name().has_pages() || seen.is_hidden {
         return closer == Closer::Another;
     }
     seen.is_not_the_opener && seen.opener_lives
