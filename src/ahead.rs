@@ -118,6 +118,9 @@ impl Ahead {
 
     /// Begins as many as may be begun.
     async fn plan(self: Arc<Self>, copy: Copy, origin: impl FnOnce() -> Option<Origin> + Send + 'static) {
+        // At once: a copier that has gone shows no file any more.
+        let seen = tokio::task::spawn_blocking(origin);
+        let origin = seen.await.expect("looking does not panic");
         // What is known is of one directory. This copy's may be another one, and another copy may have come since.
         let _alone = self.planning.lock().await;
         // Only what a copier has brought ties an archive to its cluster.
@@ -125,7 +128,7 @@ impl Ahead {
             return;
         }
         let this = self.clone();
-        let looking = tokio::task::spawn_blocking(move || this.look_into(copy, origin));
+        let looking = tokio::task::spawn_blocking(move || this.look_into(copy, origin.as_ref()));
         let Some(pg_wal) = looking.await.expect("looking does not panic") else {
             return;
         };
@@ -139,7 +142,7 @@ impl Ahead {
     }
 
     /// The directory the archiver reads from, after noting what waits in it.
-    fn look_into(&self, copy: Copy, origin: impl FnOnce() -> Option<Origin>) -> Option<PgWal> {
+    fn look_into(&self, copy: Copy, origin: Option<&Origin>) -> Option<PgWal> {
         let segment = self.table().brings(copy)?;
         let pg_wal = self.pg_wal(WalName::Segment(segment), origin)?;
         let version = pg_wal.version(segment).ok()?;
@@ -153,8 +156,8 @@ impl Ahead {
     }
 
     /// Seen anew for each file: two servers may archive through one mount.
-    fn pg_wal(&self, current: WalName, origin: impl FnOnce() -> Option<Origin>) -> Option<PgWal> {
-        let found = PgWal::of(self.given.as_deref(), current, origin().as_ref()).unwrap_or_else(|given| {
+    fn pg_wal(&self, current: WalName, origin: Option<&Origin>) -> Option<PgWal> {
+        let found = PgWal::of(self.given.as_deref(), current, origin).unwrap_or_else(|given| {
             self.complain(&format!(
                 "{} is not the directory that {current} is archived from, nothing is sent ahead\n\
                  HINT: --pg-wal must be the pg_wal of the server that archives into this mount",

@@ -6,7 +6,7 @@
 //!  read   kernel < mount < read < cache, codec < archive < store < S3 or directory
 //!  jobs   cli > job > server, parts (in) or read (out) > codec, archive > store
 //!  start  cli > config, assemble > all of these
-//!  ground memory, linux
+//!  ground memory, linux, metrics
 //! ```
 //!
 //! What walfs promises to its users is in `docs/promises.md`; comments call a line of it "promise W4".

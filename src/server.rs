@@ -110,6 +110,15 @@ pub struct Facts {
     pub started_seconds: i64,
 }
 
+/// What the beginning of backup mode gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// Where recovery will begin.
+    pub lsn: Lsn,
+    /// Up to where there is WAL now that stays: flushed, or replayed by a standby.
+    pub wal_end: Lsn,
+}
+
 /// What the end of backup mode gives. All bytes as the server has them, in its own encoding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stopped {
@@ -226,30 +235,27 @@ impl Session {
     }
 
     /// Begins backup mode, after a checkpoint: at once if `fast`, else spread as the server's settings say, which may
-    /// take minutes. Returns where recovery will begin.
+    /// take minutes.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Lost`].
-    pub async fn start_backup(&self, label: &str, fast: bool) -> Result<Lsn, Error> {
+    pub async fn start_backup(&self, label: &str, fast: bool) -> Result<Started, Error> {
         const WHAT: &str = "to begin a backup";
-        let statement = if self.major < 15 {
-            "SELECT pg_catalog.pg_start_backup($1, $2, false)::text"
+        let function = if self.major < 15 {
+            "pg_catalog.pg_start_backup($1, $2, false)"
         } else {
-            "SELECT pg_catalog.pg_backup_start($1, $2)::text"
+            "pg_catalog.pg_backup_start($1, $2)"
         };
-        let row = self.row(WHAT, statement, &[&label, &fast]).await?;
-        lsn(WHAT, &row)
-    }
-
-    /// Up to where there is WAL now that stays: flushed, or replayed by a standby.
-    ///
-    /// # Errors
-    /// [`Error::Refused`], [`Error::Lost`].
-    pub async fn position(&self) -> Result<Lsn, Error> {
-        const WHAT: &str = "to ask for its position";
-        let statement = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
-                         ELSE pg_catalog.pg_current_wal_flush_lsn() END::text";
-        lsn(WHAT, &self.row(WHAT, statement, &[]).await?)
+        // The columns are made one after the other.
+        let statement = format!(
+            "SELECT {function}::text, (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+             ELSE pg_catalog.pg_current_wal_flush_lsn() END)::text"
+        );
+        let row = self.row(WHAT, &statement, &[&label, &fast]).await?;
+        Ok(Started {
+            lsn: lsn(WHAT, &row, 0)?,
+            wal_end: lsn(WHAT, &row, 1)?,
+        })
     }
 
     /// Ends backup mode.
@@ -270,7 +276,7 @@ impl Session {
         );
         let row = self.row(WHAT, &statement, &[]).await?;
         Ok(Stopped {
-            lsn: lsn(WHAT, &row)?,
+            lsn: lsn(WHAT, &row, 0)?,
             label: column(WHAT, &row, 1)?,
             tablespace_map: column(WHAT, &row, 2)?,
             at: Timestamp::now(),
@@ -319,8 +325,8 @@ fn column<T: for<'a> FromSql<'a>>(what: &'static str, row: &Row, place: usize) -
     })
 }
 
-fn lsn(what: &'static str, row: &Row) -> Result<Lsn, Error> {
-    let text: String = column(what, row, 0)?;
+fn lsn(what: &'static str, row: &Row, place: usize) -> Result<Lsn, Error> {
+    let text: String = column(what, row, place)?;
     text.parse().map_err(|_| Error::Answer { what, found: text })
 }
 

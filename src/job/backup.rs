@@ -34,7 +34,7 @@ use crate::job::sweep::sweep;
 use crate::pg::Lsn;
 use crate::pg::control::ControlFile;
 use crate::pg::data_page::PageChecker;
-use crate::server::{Facts, Resolved, Session, Settings, Stopped};
+use crate::server::{Facts, Resolved, Session, Settings, Started, Stopped};
 use crate::store::Patience;
 
 mod arrival;
@@ -318,7 +318,7 @@ impl<'a> Taking<'a> {
         let begin_copy = async {
             let start = self.session.start_backup(&self.options.label, fast).await?;
             let own = self.own_at_start(start).await?;
-            Ok::<_, Error>((self.list().await?, start, own))
+            Ok::<_, Error>((self.list().await?, start.lsn, own))
         };
         let begin_tree = async {
             begin_tree.await?;
@@ -330,9 +330,9 @@ impl<'a> Taking<'a> {
     }
 
     /// The WAL that there is by now, where recovery from this backup begins.
-    async fn own_at_start(&self, start: Lsn) -> Result<Vec<OwnSegment>, Error> {
+    async fn own_at_start(&self, started: Started) -> Result<Vec<OwnSegment>, Error> {
         let (root, size) = (self.facts.data_directory.clone(), self.facts.segment_size);
-        let end = self.session.position().await?.max(start);
+        let (start, end) = (started.lsn, started.wal_end.max(started.lsn));
         blocking(move || {
             let (_, control) = local::control_file(&root)?;
             let timeline = control.timeline.max(control.minimum_recovery_timeline);

@@ -208,11 +208,6 @@ pub fn notify_ready() {
     notify(NotifyState::Ready);
 }
 
-/// One line for `systemctl status`.
-pub fn notify_status(text: &str) {
-    notify(NotifyState::Status(text));
-}
-
 /// Tells systemd that walfs finishes what is in flight and ends.
 pub fn notify_stopping() {
     notify(NotifyState::Stopping);

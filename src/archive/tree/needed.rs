@@ -16,7 +16,7 @@ use crate::pg::{SegmentName, WalName};
 use crate::store::Patience;
 
 /// Segments that are asked for one by one; a listing of more costs less.
-const ASKED_ONE_BY_ONE: usize = 64;
+pub(super) const ASKED_ONE_BY_ONE: usize = 64;
 
 /// Missing segments after which no more are looked for.
 const MOST_MISSING: usize = 1000;
@@ -37,11 +37,18 @@ impl Archive {
         let awaited = awaited.filter(|awaited| segments.binary_search(&awaited.segment).is_ok());
         let awaited: BTreeMap<SegmentName, OwnSegment> =
             awaited.map(|awaited| (awaited.segment, *awaited)).collect();
-        let (mut missing, others) = self.compare_awaited(awaited.values().copied(), patience).await?;
+        let compared = self.compare_awaited(awaited.values().copied(), patience).await?;
+        let with = |wanted: Option<Compared>| {
+            let found = compared.iter().filter(move |(_, found)| *found == wanted);
+            found.map(|(segment, _)| *segment)
+        };
+        let others: Vec<SegmentName> = with(Some(Compared::Other)).collect();
         if !others.is_empty() {
             return Ok(BackupWal::Others(others));
         }
-        missing.retain(|segment| !own.contains(segment));
+        let absent = with(Some(Compared::Absent)).filter(|segment| !own.contains(segment));
+        // One that is damaged is in the way of the backup's own.
+        let mut missing: Vec<SegmentName> = absent.chain(with(None)).collect();
         let wanted: Vec<SegmentName> = segments
             .into_iter()
             .filter(|segment| !own.contains(segment) && !awaited.contains_key(segment))
@@ -59,29 +66,24 @@ impl Archive {
         })
     }
 
-    /// Those that are not there, and those that are another server's.
+    /// What there is of each; `None` for one that is damaged.
     async fn compare_awaited(
         &self,
         awaited: impl Iterator<Item = OwnSegment>,
         patience: Patience,
-    ) -> Result<(Vec<SegmentName>, Vec<SegmentName>), Error> {
+    ) -> Result<Vec<(SegmentName, Option<Compared>)>, Error> {
         let compare = |own: OwnSegment| async move {
             let compared = match self.compare_wal(&own, patience).await {
                 Err(error @ Error::Damaged { .. }) => {
                     tracing::warn!("{error}");
-                    Compared::Absent
+                    None
                 }
-                compared => compared?,
+                compared => Some(compared?),
             };
             Ok::<_, Error>((own.segment, compared))
         };
         let compared = stream::iter(awaited).map(compare);
-        let compared: Vec<_> = compared.buffered(READS).try_collect().await?;
-        let with = |wanted: Compared| {
-            let found = compared.iter().filter(move |(_, found)| *found == wanted);
-            found.map(|(segment, _)| *segment).collect()
-        };
-        Ok((with(Compared::Absent), with(Compared::Other)))
+        compared.buffered(READS).try_collect().await
     }
 
     async fn missing_by_asking(

@@ -269,8 +269,8 @@ impl Backup {
 /// Most segments of WAL that are written while a backup is taken: 4 TiB of the usual size.
 const MOST_SEGMENTS: u64 = 1 << 18;
 
-/// Segments that are compared when they come.
-pub const MOST_AWAITED: usize = 1000;
+/// Segments that are compared when they come: as many as are asked for one by one.
+pub const MOST_AWAITED: usize = super::needed::ASKED_ONE_BY_ONE;
 
 /// Largest manifest and list of chunk hashes, plain, in bytes: of some three million files, or 8 TiB.
 const MOST_INVENTORY_BYTES: u64 = 512 << 20;

@@ -1,8 +1,9 @@
 //! The WAL of a backup: which it is, and waiting for it.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -16,7 +17,9 @@ use crate::archive::{self, Archive};
 use crate::beneath::Root;
 use crate::codec::ContentHash;
 use crate::job::progress::{Phase, Progress};
-use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName, history};
+use crate::pg::{
+    Lsn, PageHeader, Searched, SegmentName, SegmentSize, SwitchSearch, Timeline, WalName, history,
+};
 use crate::server::Session;
 use crate::store::{ErrorKind, Patience};
 
@@ -200,7 +203,8 @@ pub(super) fn own_at_stop(root: &Path, backup: &Backup) -> Result<Vec<OwnSegment
     own(root, size, segments, end)
 }
 
-/// Of the last segment only what is before `end`.
+/// Of the last segment only what is before `end`, and behind the record of a switch, with which `end` is that of the segment,
+/// nothing: the zeros that follow may still be on their way to a standby.
 fn own(
     root: &Path,
     size: SegmentSize,
@@ -216,23 +220,55 @@ fn own(
             false => size.bytes(),
         };
         let name = segment.to_string();
-        let hash = hash_of_first(&wal, Path::new(&name), bytes);
-        let hash = hash.map_err(|source| Error::read(&wal.path().join(&name), source))?;
-        found.extend(hash.map(|hash| OwnSegment { segment, bytes, hash }));
+        let is_switch = Some(segment) == last && end > Lsn(0) && end.0.is_multiple_of(size.bytes());
+        let own = hash_of_first(&wal, Path::new(&name), bytes, is_switch);
+        let own = own.map_err(|source| Error::read(&wal.path().join(&name), source))?;
+        found.extend(own.map(|(bytes, hash)| OwnSegment { segment, bytes, hash }));
     }
     Ok(found)
 }
 
-/// `None` if the file is not there, or was recycled while it was read.
-fn hash_of_first(wal: &Root, name: &Path, bytes: u64) -> io::Result<Option<ContentHash>> {
+/// How many bytes it is of: `bytes`, or up to a switch. `None` if the file is not there, or was recycled while it was read.
+fn hash_of_first(
+    wal: &Root,
+    name: &Path,
+    bytes: u64,
+    is_switch: bool,
+) -> io::Result<Option<(u64, ContentHash)>> {
     let file = match wal.open_file(name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened?,
     };
     let opened = file.metadata()?.ino();
+    let bytes = if is_switch {
+        end_of_wal(&file, bytes)?
+    } else {
+        bytes
+    };
     let hash = ContentHash::of_all(file.take(bytes))?;
     let is_there = matches!(wal.metadata(name), Ok(now) if now.ino() == opened);
-    Ok(is_there.then_some(hash))
+    Ok((is_there && bytes > 0).then_some((bytes, hash)))
+}
+
+/// Where the WAL in the first `bytes` of a segment ends: behind the record of a switch, or before what is no WAL.
+fn end_of_wal(file: &File, bytes: u64) -> io::Result<u64> {
+    let mut page = vec![0; PageHeader::BYTES];
+    file.read_exact_at(&mut page, 0)?;
+    let Ok(header) = PageHeader::parse(&page) else {
+        return Ok(0);
+    };
+    let mut search = SwitchSearch::default();
+    page.resize(header.block_bytes as usize, 0);
+    while search.next_page() < bytes {
+        let begins = search.next_page();
+        file.read_exact_at(&mut page, begins)?;
+        match search.look(&header, &page) {
+            Searched::NotYet => {}
+            Searched::EndsAt(end) => return Ok(end),
+            Searched::NoWal => return Ok(begins),
+        }
+    }
+    Ok(bytes)
 }
 
 /// Is the archived WAL the server's own? Another server may have archived under the same names, while this one is refused:
@@ -243,8 +279,8 @@ fn hash_of_first(wal: &Root, name: &Path, bytes: u64) -> io::Result<Option<Conte
 /// # Errors
 /// [`Error::OtherWal`]; [`Error::Archive`].
 pub(super) async fn check_own(archive: &Archive, own: Vec<OwnSegment>) -> Result<Vec<OwnSegment>, Error> {
-    let patience = Patience::for_at_most(LOOK_PATIENCE);
     let compare = |own: OwnSegment| async move {
+        let patience = Patience::for_at_most(LOOK_PATIENCE);
         match archive.compare_wal(&own, patience).await? {
             Compared::Same => Ok(None),
             Compared::Absent => Ok(Some(own)),
@@ -264,8 +300,8 @@ async fn still_missing(
     archive: &Archive,
     segments: &[SegmentName],
 ) -> Result<Vec<SegmentName>, archive::Error> {
-    let patience = Patience::for_at_most(LOOK_PATIENCE);
     let look = |segment: SegmentName| async move {
+        let patience = Patience::for_at_most(LOOK_PATIENCE);
         let found = archive.wal_meta(WalName::Segment(segment), patience).await?;
         Ok::<_, archive::Error>(found.is_none().then_some(segment))
     };
@@ -346,8 +382,22 @@ mod tests {
             own.iter().map(|own| own.bytes).collect()
         };
         assert_eq!(bytes(&backup), [1 << 20, 1 << 20, 0x100]);
+        // Behind a switch, of which a standby has not received the rest yet.
+        let mut switched = vec![0; 1 << 20];
+        let head = [
+            &[0x18, 0xd1, 2, 0, 1, 0, 0, 0][..],
+            &0x400000_u64.to_le_bytes(),
+            &[0; 8],
+            &[7; 8],
+        ]
+        .concat();
+        let sizes = [&(1_u32 << 20).to_le_bytes()[..], &8192_u32.to_le_bytes()].concat();
+        switched[..40].copy_from_slice(&[head, sizes].concat());
+        std::fs::write(wal.join("000000010000000000000004"), &switched).unwrap();
         backup.wal[0].end = Lsn(0x500000);
-        assert_eq!(bytes(&backup), [1 << 20; 3]);
+        let own = own_at_stop(place.path(), &backup).unwrap();
+        assert_eq!(own[2].hash, ContentHash::of(&switched[..8192]));
+        std::fs::write(wal.join("000000010000000000000004"), content(4)).unwrap();
         (backup.wal[0].end, backup.from_standby) = (Lsn(0x400100), false);
         assert_eq!(bytes(&backup), [1 << 20; 3]);
         std::fs::remove_file(wal.join("000000010000000000000004")).unwrap();

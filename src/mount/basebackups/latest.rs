@@ -1,7 +1,8 @@
 //! `basebackups/LATEST`: a symbolic link to the newest backup that is complete with all its WAL.
 //!
 //! It may move at any moment, by another mount too, so what was found is used for one second: a path below it is looked
-//! up anew for each of its parts. Of a backup whose WAL was found complete only the summary is asked for again.
+//! up anew for each of its parts. Of a backup whose WAL was found complete only the summary is asked for again, but for one
+//! that awaits some of it: another server's may come.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -98,7 +99,7 @@ impl Latest {
         let patience = self.common.prompt_patience();
         let wal = self.common.archive.backup_wal(&backup.summary, patience);
         let complete = wal.await? == BackupWal::Complete;
-        if complete {
+        if complete && backup.summary.backup.awaited.is_empty() {
             whole().insert(backup.id.clone());
         }
         Ok(complete)

@@ -34,16 +34,6 @@ impl Limits {
         Some(Self { numbers })
     }
 
-    /// The larger of each.
-    #[must_use]
-    pub fn or_larger(self, other: Self) -> Self {
-        let mut numbers = self.numbers;
-        for (number, other) in numbers.iter_mut().zip(other.numbers) {
-            *number = other.max(*number);
-        }
-        Self { numbers }
-    }
-
     /// Names of the settings, and what each must be at least.
     pub fn settings(&self) -> impl Iterator<Item = (&'static str, u32)> {
         Self::NAMES.into_iter().zip(self.numbers)

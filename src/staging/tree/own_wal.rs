@@ -3,6 +3,8 @@
 //! A restored server asks the archive first, and takes the backup's own only where that has none. What another server archived
 //! would be taken instead of it (promise B2).
 
+use std::collections::HashMap;
+
 use crate::archive::tree::summary::{Backup, OwnSegment, Shape};
 use crate::archive::wal::Compared;
 use crate::codec::{ContentHash, FRAME_BYTES, PieceHash};
@@ -13,11 +15,14 @@ use super::{Error, TreeDraft};
 /// Segments that are read back from either end of a long list. An archiver that is refused at one of them gets no further.
 const AT_EITHER_END: usize = 8;
 
+/// Bytes of a large segment that are read back; of the last one, all up to the backup's end.
+const MOST_BYTES: u64 = 64 << 20;
+
 /// Bytes read at once.
 const READ_BYTES: u64 = 16 * FRAME_BYTES as u64;
 
 /// Where a segment lies: the file's number, and where in it the segment begins.
-type Spot = (SegmentName, u32, u64);
+type Spot = (u32, u64);
 
 impl TreeDraft {
     /// What it has itself of the WAL that it needs and that is not archived yet.
@@ -27,8 +32,8 @@ impl TreeDraft {
     pub(super) async fn compare_own_wal(&self, backup: &Backup) -> Result<Vec<OwnSegment>, Error> {
         let needed = backup.segments().map_err(|reason| self.no_backup(reason))?;
         let spots = self.spots(backup).await?;
-        let own = |segment: &SegmentName| spots.iter().find(|(name, ..)| name == segment).copied();
-        let own: Vec<Spot> = needed.iter().filter_map(own).collect();
+        let own = |segment: &SegmentName| Some((*segment, *spots.get(segment)?));
+        let own: Vec<(SegmentName, Spot)> = needed.iter().filter_map(own).collect();
         let behind_first = own.len().saturating_sub(AT_EITHER_END).max(AT_EITHER_END);
         let looked_at = own
             .iter()
@@ -36,9 +41,9 @@ impl TreeDraft {
             .chain(own.iter().skip(behind_first));
         let archive = &self.sender.archive;
         let mut absent = Vec::new();
-        for &spot in looked_at {
-            let is_last = needed.last() == Some(&spot.0);
-            let own = self.own_segment(backup, spot, is_last).await?;
+        for &(segment, spot) in looked_at {
+            let is_last = needed.last() == Some(&segment);
+            let own = self.own_segment(backup, segment, spot, is_last).await?;
             match archive.compare_wal(&own, self.sender.patience()).await? {
                 Compared::Same => {}
                 Compared::Absent => absent.push(own),
@@ -56,14 +61,14 @@ impl TreeDraft {
         Ok(absent)
     }
 
-    async fn spots(&self, backup: &Backup) -> Result<Vec<Spot>, Error> {
+    async fn spots(&self, backup: &Backup) -> Result<HashMap<SegmentName, Spot>, Error> {
         let plain = |segment: &SegmentName| {
             let (number, _) = self.file_at(format!("pg_wal/{segment}").as_bytes())?;
-            Some((*segment, number, 0))
+            Some((*segment, (number, 0)))
         };
         Ok(match backup.shape {
             Shape::Plain => backup.own_wal.iter().filter_map(plain).collect(),
-            Shape::Tar => self.members_of_wal().await?,
+            Shape::Tar => self.members_of_wal(backup.segment_bytes).await?,
         })
     }
 
@@ -71,12 +76,13 @@ impl TreeDraft {
     async fn own_segment(
         &self,
         backup: &Backup,
-        (segment, number, start): Spot,
+        segment: SegmentName,
+        (number, start): Spot,
         is_last: bool,
     ) -> Result<OwnSegment, Error> {
         let bytes = match backup.stop() {
             Some((_, end)) if is_last => end.0.saturating_sub(1) % backup.segment_bytes + 1,
-            _ => backup.segment_bytes,
+            _ => backup.segment_bytes.min(MOST_BYTES),
         };
         let (mut pieces, mut at) = (Vec::new(), 0);
         while at < bytes {

@@ -5,6 +5,7 @@
 //! long, so that reading their headers is cheap. `base.tar` is not read to its end: WAL that `-X fetch` has put there
 //! counts only if it is archived as well.
 
+use std::collections::HashMap;
 use std::io::Read;
 
 use jiff::Timestamp;
@@ -101,12 +102,14 @@ impl TreeDraft {
         tablespaces::described(&oids, map).map_err(|error| self.no_backup(error))
     }
 
-    /// The segments in `pg_wal.tar`: each with the number of that file, and where in it the segment begins.
-    pub(super) async fn members_of_wal(&self) -> Result<Vec<(SegmentName, u32, u64)>, Error> {
+    /// The whole segments in `pg_wal.tar`: each with the number of that file, and where in it the segment begins.
+    pub(super) async fn members_of_wal(
+        &self,
+        segment_bytes: u64,
+    ) -> Result<HashMap<SegmentName, (u32, u64)>, Error> {
         let own = self.own_wal().await?.segments.into_iter();
-        Ok(own
-            .map(|(name, _, (number, start))| (name, number, start))
-            .collect())
+        let whole = own.filter(|(_, bytes, _)| *bytes == segment_bytes);
+        Ok(whole.map(|(name, _, spot)| (name, spot)).collect())
     }
 
     async fn own_wal(&self) -> Result<OwnWal, Error> {
