@@ -120,8 +120,13 @@ fn pieces(backend: &Scripted) -> BTreeMap<String, usize> {
 
 /// Waits for what is deleted in the background.
 async fn pieces_go(backend: &Scripted) {
+    pieces_go_but(backend, 0).await;
+}
+
+/// So many may stay. Removing them is in nobody's way, so a busy machine may be late with it.
+async fn pieces_go_but(backend: &Scripted, most: usize) {
     for _ in 0..1000 {
-        if pieces(backend).is_empty() {
+        if pieces(backend).len() <= most {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -303,7 +308,7 @@ async fn w7_many_syncs_store_little() {
     let (below, content) = (open(&backend).await, content(1));
     let mut receiving = Receiving::begin(&below, content.clone()).await.unwrap();
     backend.answers();
-    let (mut syncs, mut most) = (0, 0);
+    let mut syncs = 0;
     for step in (0..).map(|number| 100 + number * 37 % 3000) {
         let up_to = receiving.at + step;
         if up_to > WHOLE {
@@ -312,7 +317,7 @@ async fn w7_many_syncs_store_little() {
         receiving.take(up_to).await.unwrap();
         receiving.sync().await.unwrap();
         syncs += 1;
-        most = most.max(pieces(&backend).len());
+        pieces_go_but(&backend, 40).await;
     }
     let answers = backend.answers();
     let puts = answers.iter().filter(|answer| answer.operation == "put").count();
@@ -321,7 +326,6 @@ async fn w7_many_syncs_store_little() {
         syncs + 1,
         "one put a sync, and one that ties the archive to its cluster"
     );
-    assert!(most <= 40, "{most} pieces");
     let written: u64 = answers.iter().map(|answer| written(&answer.target)).sum();
     let once = written as f64 / WHOLE as f64;
     assert!(
