@@ -392,11 +392,16 @@ mod tests {
         ]
         .concat();
         let sizes = [&(1_u32 << 20).to_le_bytes()[..], &8192_u32.to_le_bytes()].concat();
-        switched[..40].copy_from_slice(&[head, sizes].concat());
+        let switch = [&24_u32.to_le_bytes()[..], &[0; 12], &[0x40, 0, 0, 0]].concat();
+        let switch = [&switch[..], &crc32c::crc32c(&switch).to_le_bytes()].concat();
+        switched[..64].copy_from_slice(&[head, sizes, switch].concat());
         std::fs::write(wal.join("000000010000000000000004"), &switched).unwrap();
         backup.wal[0].end = Lsn(0x500000);
         let own = own_at_stop(place.path(), &backup).unwrap();
-        assert_eq!(own[2].hash, ContentHash::of(&switched[..8192]));
+        assert_eq!(
+            (own[2].bytes, own[2].hash),
+            (64, ContentHash::of(&switched[..64]))
+        );
         std::fs::write(wal.join("000000010000000000000004"), content(4)).unwrap();
         (backup.wal[0].end, backup.from_standby) = (Lsn(0x400100), false);
         assert_eq!(bytes(&backup), [1 << 20; 3]);
