@@ -18,13 +18,13 @@
 //!
 //! **What `cp` is told** rests on what `cp` brought, and on what the store has then. Its bytes are hashed; if this process
 //! has stored the same content ahead, and the store still shows it, which is asked while the bytes come, that is success
-//! without another upload. If the upload is on its way, `cp` waits for it instead of sending the same again. If it failed, or the content differs, the `cp` is archived as if
-//! nothing had been sent, and the store decides. What was sent ahead is forgotten when it is asked for, so a later `cp`
-//! of the same name is compared with what the store has then.
+//! without another upload. If the upload is on its way, `cp` waits for it instead of sending the same again. If it failed,
+//! or the content differs, the `cp` is archived as if nothing had been sent, and the store decides. What was sent ahead is
+//! forgotten when it is asked for, so a later `cp` of the same name is compared with what the store has then.
 //!
-//! **What is in the way of nobody.** Errors ahead are logged and shown to nobody. Memory is bounded ([`Memory::ahead`](crate::memory::Memory)), and
-//! taken only while there is enough; a copier never waits for it. On a slow line uploads side by side would only delay
-//! the one that is waited for: fewer are sent then, see `ahead/table.rs`.
+//! **What is in the way of nobody.** Errors ahead are logged and shown to nobody. Memory is bounded
+//! ([`Memory::ahead`](crate::memory::Memory)), and taken only while there is enough; a copier never waits for it. On a slow
+//! line uploads side by side would only delay the one that is waited for: fewer are sent then, see `ahead/table.rs`.
 //!
 //! An archive command may ask whether the file is there (`test ! -f wal/%f && cp ...`, as PostgreSQL's manual has it),
 //! and must not meet what was sent ahead: `mount::wal` hides from the archiver what it has not brought.

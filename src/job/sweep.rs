@@ -9,7 +9,7 @@ use crate::archive::{Archive, Error};
 use crate::store::Patience;
 
 /// Drops every unfinished tree that a dead `walfs backup` has left, and says so in the log. Returns how many. A maker that
-/// cannot be seen from here is dead when something else was stored a day after its last object.
+/// cannot be seen from here is dead when something else was stored a day after its last object, and our own clock agrees.
 ///
 /// # Errors
 /// [`Error::Store`]; what was dropped before stays dropped.

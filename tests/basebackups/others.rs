@@ -1,5 +1,6 @@
 //! Two servers with one system identifier, a copy and its original, that archive under the same names into one archive: no
-//! backup of the one is called complete by the WAL of the other (promise B2).
+//! backup of the one is called complete by the WAL of the other (promise B2). Not compared is WAL in `base.tar` and in
+//! compressed tar files, and of a backup through the mount without WAL.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -160,7 +160,7 @@ pub struct Backup {
     pub pages: Option<Pages>,
 }
 
-/// What a server itself has of a segment.
+/// What a server, or a backup, itself has of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnSegment {
     /// Its name.

@@ -1,4 +1,4 @@
-//! Is an archived segment the one that a server has? Another server may have archived under the same name.
+//! Is an archived segment the one that a server has, or a backup? Another server may have archived under the same name.
 
 use super::Found;
 use crate::archive::tree::summary::OwnSegment;
