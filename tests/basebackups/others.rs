@@ -132,6 +132,7 @@ fn b2_a_backups_own_wal_is_compared_with_what_is_archived() {
     let output = take("early", &["-Xstream"]);
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(site.listed("early")["state"], "complete");
+    assert_eq!(site.latest().as_deref(), Some("early"));
     other.stop(StopMode::Fast);
     site.server.start();
     write_and_archive(&site.server, 20);
