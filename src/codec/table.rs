@@ -217,6 +217,25 @@ impl SeekTable {
         .unpack(stored, plain)
     }
 
+    /// Verifies neighbouring frames and keeps nothing of them. `stored` begins with the first of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`SeekTable::unpack`] and [`SeekTable::cut`].
+    ///
+    /// # Panics
+    ///
+    /// If there are no such frames.
+    pub fn verify(&self, frames: Range<u64>, stored: &[u8]) -> Result<(), Damage> {
+        let (first, mut plain) = (frames.start, Vec::new());
+        for frame in frames {
+            let place = self.plain_range(frame);
+            plain.resize((place.end - place.start) as usize, 0);
+            self.unpack(frame, self.cut(frame, stored, first)?, &mut plain)?;
+        }
+        Ok(())
+    }
+
     /// Is this the plain content of a frame?
     ///
     /// # Panics
