@@ -236,16 +236,6 @@ impl SeekTable {
         Ok(())
     }
 
-    /// Is this the plain content of a frame?
-    ///
-    /// # Panics
-    ///
-    /// If there is no such frame.
-    pub fn holds(&self, frame: u64, piece: &[u8]) -> bool {
-        let alone = self.entries.len() == 1;
-        self.entries[frame as usize].value == hash::table_value(frame, alone, piece)
-    }
-
     /// BLAKE3 of the content's beginning: of so many frames, and of `rest`, the first bytes of the frame behind them.
     ///
     /// # Panics
