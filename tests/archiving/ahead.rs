@@ -276,15 +276,18 @@ fn w8_of_two_servers_that_bring_one_name_at_once_one_goes_on() {
     waiting.wait_stored(3);
     fs::remove_file(waiting.mark(&waiting.source(3).name)).expect("remove a mark");
     let third = waiting.segment(4);
-    let delay = Rule::new(Action::Delay(std::time::Duration::from_secs(2)));
     let server = waiting.rig.server();
-    server.add_rule(delay.operation(Operation::Put).key(&third.name));
+    let puts = |action| Rule::new(action).operation(Operation::Put).key(&third.name);
+    // The first one reaches the store first: the other one's put waits until the first is answered.
+    server.add_rule(puts(Action::Delay(std::time::Duration::from_secs(2))).times(1));
+    let second = server.add_rule(puts(Action::Hang));
     let mut cp = waiting.rig.start_cp(&third);
     server.wait_for(1, |request| {
         is_open_put(request) && request.key.contains(&third.name)
     });
     let mut others_cp = waiting.rig.start_cp(&others[1]);
     assert!(wait::for_exit("cp to end", &mut cp).success());
+    server.remove_rule(second);
     assert!(!wait::for_exit("the other cp to end", &mut others_cp).success());
     waiting.rig.refuse(&others[1]);
     waiting.rig.assert_archived(&third);
