@@ -1,6 +1,6 @@
 //! The bytes of a stored object: independent frames, then a seek table that stock decompressors skip.
 //!
-//! Content is cut in pieces of [`FRAME_BYTES`]; each piece becomes a *frame* of its own, packed in any order and on
+//! Content is cut in *frames* of [`FRAME_BYTES`]; each is packed by itself, in any order and on
 //! any thread ([`pack()`]), and [`finish`] makes the trailer that ends the object. A reader parses the trailer once
 //! ([`SeekTable::parse`], which proves it against the content's hash) and from then on unpacks any frame alone, each
 //! proving itself against the table. `docs/format.md` has every byte and why it is there.
@@ -23,13 +23,13 @@ pub use compression::{Compression, CompressionError};
 pub use damage::Damage;
 pub use format::{MAX_PLAIN_BYTES, frames_of, trailer_bytes};
 pub use frame::{most_stored_bytes, plain_bytes_uncompressed, stored_bytes_uncompressed};
-pub use hash::{ContentHash, HashTextError, PieceHash};
+pub use hash::{ContentHash, FrameHash, HashTextError};
 pub use pack::{Finished, FrameSummary, ObjectBuilder, Packed, finish, pack};
 pub use table::{SeekTable, Tail};
 
 /// Plain bytes in each frame but the last, which may have fewer: 256 KiB.
 ///
-/// A power of two of at least 1024, so that each piece is a subtree of the content's BLAKE3 tree.
+/// A power of two of at least 1024, so that each frame is a subtree of the content's BLAKE3 tree.
 pub const FRAME_BYTES: usize = 1 << format::FRAME_LOG2;
 
 /// Makes a whole stored object of `plain`, on this thread.
@@ -39,7 +39,7 @@ pub fn pack_all(compression: Compression, plain: &[u8]) -> (Bytes, ContentHash) 
     let mut builder = ObjectBuilder::new(compression, Vec::new());
     let written = plain
         .chunks(FRAME_BYTES)
-        .try_for_each(|piece| builder.push(piece));
+        .try_for_each(|content| builder.push(content));
     let (object, finished) = written.and_then(|()| builder.finish()).expect("memory takes all");
     (object.into(), finished.hash)
 }

@@ -196,7 +196,7 @@ impl Draft {
     /// # Errors
     /// Local I/O of the temporary file (disk full).
     pub async fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.take(offset, data, |piece| Frame::Own(piece.to_vec())).await
+        self.take(offset, data, |bytes| Frame::Own(bytes.to_vec())).await
     }
 
     /// The same, without a copy of what makes a whole frame.
@@ -204,7 +204,7 @@ impl Draft {
     /// # Errors
     /// As [`Draft::write`].
     pub async fn write_shared(&mut self, offset: u64, data: &Bytes) -> io::Result<()> {
-        self.take(offset, data, |piece| Frame::Shared(data.slice_ref(piece)))
+        self.take(offset, data, |bytes| Frame::Shared(data.slice_ref(bytes)))
             .await
     }
 
@@ -218,13 +218,13 @@ impl Draft {
             let (index, within) = ((at / FRAME) as usize, (at % FRAME) as usize);
             let take = (FRAME_BYTES - within).min((end - at) as usize);
             let from = (at - offset) as usize;
-            let piece = &data[from..from + take];
+            let bytes = &data[from..from + take];
             if take == FRAME_BYTES && matches!(self.slot(index), Slot::Hole) {
                 // As every frame of a copier's: no need to make zeros first.
-                self.frames[index] = Slot::Open(frame(piece), None);
+                self.frames[index] = Slot::Open(frame(bytes), None);
             } else {
                 let opened = self.open_frame(index).await;
-                let lost = opened.map(|plain| plain[within..within + take].copy_from_slice(piece));
+                let lost = opened.map(|plain| plain[within..within + take].copy_from_slice(bytes));
                 self.lose_unless(index, lost)?;
             }
             at += take as u64;

@@ -61,8 +61,8 @@ impl<'a> Receiving<'a> {
     async fn take(&mut self, up_to: usize) -> Result<(), Error> {
         while self.at < up_to {
             let end = up_to.min(self.at + 100_000);
-            let piece = &self.content[self.at..end];
-            self.below.write(self.handle, self.at as u64, piece).await?;
+            let fragment = &self.content[self.at..end];
+            self.below.write(self.handle, self.at as u64, fragment).await?;
             self.at = end;
         }
         Ok(())
@@ -112,26 +112,26 @@ async fn sync(below: &Below, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn pieces(backend: &Scripted) -> BTreeMap<String, usize> {
+fn fragments(backend: &Scripted) -> BTreeMap<String, usize> {
     let objects = backend.objects().into_iter();
-    let pieces = objects.filter(|(key, _)| key.starts_with("receiving/"));
-    pieces.map(|(key, bytes)| (key, bytes.len())).collect()
+    let fragments = objects.filter(|(key, _)| key.starts_with("receiving/"));
+    fragments.map(|(key, bytes)| (key, bytes.len())).collect()
 }
 
 /// Waits for what is deleted in the background.
-async fn pieces_go(backend: &Scripted) {
-    pieces_go_but(backend, 0).await;
+async fn fragments_go(backend: &Scripted) {
+    fragments_go_but(backend, 0).await;
 }
 
 /// So many may stay. Removing them is in nobody's way, so a busy machine may be late with it.
-async fn pieces_go_but(backend: &Scripted, most: usize) {
+async fn fragments_go_but(backend: &Scripted, most: usize) {
     for _ in 0..1000 {
-        if pieces(backend).len() <= most {
+        if fragments(backend).len() <= most {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    panic!("they stay: {:?}", pieces(backend));
+    panic!("they stay: {:?}", fragments(backend));
 }
 
 async fn listed(below: &Below) -> Vec<String> {
@@ -205,7 +205,7 @@ async fn w1_what_was_received_and_synced_stays() {
         let other = open(&backend).await;
         assert_eq!(listed(&other).await, [name()]);
         assert!(other.read(&name()).await.unwrap() == **content);
-        pieces_go(&backend).await;
+        fragments_go(&backend).await;
         assert!(matches!(other.lookup(&partial).await, Err(Error::NotFound)));
         assert_eq!(
             backend
@@ -317,7 +317,7 @@ async fn w7_many_syncs_store_little() {
         receiving.take(up_to).await.unwrap();
         receiving.sync().await.unwrap();
         syncs += 1;
-        pieces_go_but(&backend, 40).await;
+        fragments_go_but(&backend, 40).await;
     }
     let answers = backend.answers();
     let puts = answers.iter().filter(|answer| answer.operation == "put").count();
@@ -334,10 +334,10 @@ async fn w7_many_syncs_store_little() {
     );
     assert_begins_with(&found(&open(&backend).await).await, &content, receiving.at);
     receiving.end().await.unwrap();
-    pieces_go(&backend).await;
+    fragments_go(&backend).await;
 }
 
-/// Plain bytes of a piece, by its key.
+/// Plain bytes of a fragment, by its key.
 fn written(key: &str) -> u64 {
     let range = key
         .strip_prefix("receiving/")
@@ -357,7 +357,7 @@ async fn w4_other_bytes_than_those_synced_are_refused() {
     let mut receiving = Receiving::begin(&below, right.clone()).await.unwrap();
     receiving.take(50_000).await.unwrap();
     receiving.close().await.unwrap();
-    let before = pieces(&backend);
+    let before = fragments(&backend);
     let mut other = Receiving::begin(&below, content(2)).await.unwrap();
     let refused = other.take(50_000).await.unwrap_err();
     assert_eq!(refused.errno(), libc::EEXIST, "{refused}");
@@ -365,7 +365,7 @@ async fn w4_other_bytes_than_those_synced_are_refused() {
     let partial = format!("{}.partial", name());
     let removed = below.fs.unlink(below.wal, partial.as_ref()).await;
     assert_eq!(removed.unwrap_err().errno(), libc::EPERM);
-    assert_eq!(pieces(&backend), before);
+    assert_eq!(fragments(&backend), before);
     assert_begins_with(&found(&below).await, &right, 50_000);
 }
 
@@ -408,7 +408,7 @@ async fn w3_a_gap_is_not_kept() {
 
 /// E4: a store may forbid to delete. What stays is in nobody's way.
 #[tokio::test(flavor = "multi_thread")]
-async fn e4_pieces_that_cannot_be_deleted_are_passed_over() {
+async fn e4_fragments_that_cannot_be_deleted_are_passed_over() {
     let backend = Scripted::map(true);
     let (below, content) = (open(&backend).await, content(1));
     let mut receiving = Receiving::begin(&below, content.clone()).await.unwrap();
@@ -488,5 +488,5 @@ async fn w1_two_receivers_lose_nothing_of_each_other() {
     assert_begins_with(&found(&open(&backend).await).await, &content, WHOLE);
     second.end().await.unwrap();
     assert_eq!(listed(&open(&backend).await).await, [name()]);
-    pieces_go(&backend).await;
+    fragments_go(&backend).await;
 }

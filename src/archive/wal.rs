@@ -20,7 +20,7 @@ pub use commit::{Committed, Offered};
 pub use early::{Early, EarlyFile};
 pub use lineage::{Child, Fork, Lineage};
 pub use own::Compared;
-pub use received::{MAX_PIECE_BYTES, Piece, Prefix, Prefixes};
+pub use received::{Fragment, MAX_FRAGMENT_BYTES, Prefix, Prefixes};
 
 pub use super::turns::Looked;
 use super::{Archive, Error};

@@ -25,7 +25,7 @@ use crate::printable::{printable_lines, shortened};
 const LINE_BYTES: usize = 16 << 10;
 
 /// Bytes that a pipe which is ready takes without a wait (POSIX's own bound).
-const PIECE_BYTES: usize = 4096;
+const PIPE_BYTES: usize = 4096;
 
 /// How long one line may wait for its reader, in milliseconds, unless the line before has waited in vain.
 const PATIENCE_MS: libc::c_int = 100;
@@ -143,7 +143,7 @@ fn log() -> MutexGuard<'static, Log> {
     LOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One line; the subscriber writes it in one piece.
+/// One line; the subscriber writes it at once.
 #[derive(Debug)]
 struct Entry;
 
@@ -184,8 +184,8 @@ impl Log {
     fn write(&mut self, lines: &[u8]) {
         let patience = if self.dropped > 0 { 0 } else { PATIENCE_MS };
         let written = lines
-            .chunks(PIECE_BYTES)
-            .all(|piece| is_ready(patience) && standard_error().write_all(piece).is_ok());
+            .chunks(PIPE_BYTES)
+            .all(|bytes| is_ready(patience) && standard_error().write_all(bytes).is_ok());
         self.dropped = if written { 0 } else { self.dropped + 1 };
     }
 
@@ -204,7 +204,7 @@ impl Log {
     }
 }
 
-/// Does standard error take a piece without a wait? A file always does.
+/// Does standard error take [`PIPE_BYTES`] without a wait? A file always does.
 fn is_ready(patience_ms: libc::c_int) -> bool {
     let mut error = libc::pollfd {
         fd: libc::STDERR_FILENO,

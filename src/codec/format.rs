@@ -115,7 +115,7 @@ pub(super) struct Entry {
     pub(super) stored_bytes: u32,
     /// CRC32C of these bytes.
     pub(super) crc32c: u32,
-    /// BLAKE3 node of the plain piece at its offset; the content hash if the frame is the only one.
+    /// BLAKE3 node of the frame's content at its offset; the content hash if the frame is the only one.
     pub(super) value: [u8; 32],
 }
 

@@ -1,8 +1,8 @@
-//! One frame: a piece of content in an LZ4 or zstd container of its own.
+//! One frame: 256 KiB of content in an LZ4 or zstd container of its own.
 //!
 //! LZ4 frames are put together here by hand, from a constant header, one block and the end mark: the library's frame
 //! writer would add a content checksum or choose its own blocks. A block that does not shrink is stored raw, so a
-//! frame is never more than 15 bytes larger than its piece. zstd frames are the library's, with content size and
+//! frame is never more than 15 bytes larger than its content. zstd frames are the library's, with content size and
 //! without checksum. Checksums of both are in the seek table.
 
 use std::cell::RefCell;
@@ -60,23 +60,23 @@ thread_local! {
     static ZSTD_OUT: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// Makes the stored bytes of a piece of 1 to [`FRAME_BYTES`] bytes.
-pub(super) fn encode(compression: Compression, piece: &[u8]) -> Bytes {
+/// Makes the stored bytes of a frame with 1 to [`FRAME_BYTES`] bytes of content.
+pub(super) fn encode(compression: Compression, content: &[u8]) -> Bytes {
     match compression.clamped() {
-        Compression::None => lz4_frame(piece, LZ4_RAW),
-        Compression::Lz4 { acceleration } => encode_lz4(acceleration, piece),
-        Compression::Zstd { level } => encode_zstd(level, piece),
+        Compression::None => lz4_frame(content, LZ4_RAW),
+        Compression::Lz4 { acceleration } => encode_lz4(acceleration, content),
+        Compression::Zstd { level } => encode_zstd(level, content),
     }
 }
 
-fn encode_lz4(acceleration: i32, piece: &[u8]) -> Bytes {
+fn encode_lz4(acceleration: i32, content: &[u8]) -> Bytes {
     // Room for the worst case, always: after a failure the library's per-thread state must not be used again.
-    with_scratch(lz4::max_compressed_size(piece.len()), |scratch| {
-        let bytes = lz4::compress(piece, scratch, acceleration).expect("LZ4 fits its own worst case");
-        if bytes < piece.len() {
+    with_scratch(lz4::max_compressed_size(content.len()), |scratch| {
+        let bytes = lz4::compress(content, scratch, acceleration).expect("LZ4 fits its own worst case");
+        if bytes < content.len() {
             lz4_frame(&scratch[..bytes], 0)
         } else {
-            lz4_frame(piece, LZ4_RAW)
+            lz4_frame(content, LZ4_RAW)
         }
     })
 }
@@ -88,8 +88,8 @@ fn lz4_frame(block: &[u8], raw: u32) -> Bytes {
         .into()
 }
 
-fn encode_zstd(level: i32, piece: &[u8]) -> Bytes {
-    with_scratch(zstd::zstd_safe::compress_bound(piece.len()), |scratch| {
+fn encode_zstd(level: i32, content: &[u8]) -> Bytes {
+    with_scratch(zstd::zstd_safe::compress_bound(content.len()), |scratch| {
         ZSTD_IN.with_borrow_mut(|slot| {
             let compressor = match slot {
                 Some((of, compressor)) if *of == level => compressor,
@@ -100,7 +100,7 @@ fn encode_zstd(level: i32, piece: &[u8]) -> Bytes {
                 }
             };
             let bytes = compressor
-                .compress_to_buffer(piece, scratch)
+                .compress_to_buffer(content, scratch)
                 .expect("zstd fits its own worst case");
             Bytes::copy_from_slice(&scratch[..bytes])
         })
@@ -128,7 +128,7 @@ pub(super) struct Expected<'a> {
 }
 
 impl Expected<'_> {
-    /// Verifies `stored`, unpacks it into `plain`, which has the size of the piece, and verifies that.
+    /// Verifies `stored`, unpacks it into `plain`, which has the size of its content, and verifies that.
     pub(super) fn unpack(&self, stored: &[u8], plain: &mut [u8]) -> Result<(), Damage> {
         self.check_stored(stored)?;
         let decoded = match self.container {
@@ -241,25 +241,25 @@ mod tests {
 
     #[test]
     fn levels_may_change_from_frame_to_frame() {
-        let piece: Vec<u8> = (0..FRAME_BYTES as u32)
+        let content: Vec<u8> = (0..FRAME_BYTES as u32)
             .map(|at| (at.wrapping_mul(at >> 7) >> 9) as u8 & 0x3F)
             .collect();
-        let bytes = |level| encode(Compression::Zstd { level }, &piece).len();
+        let bytes = |level| encode(Compression::Zstd { level }, &content).len();
         let (fast, small) = (bytes(1), bytes(19));
         assert!(small < fast, "{small} at level 19, {fast} at level 1");
         assert_eq!((bytes(-7), bytes(99)), (fast, small));
     }
 
-    /// Bytes with the right checksum that are no frame of this piece: damage before they were first summed.
+    /// Bytes with the right checksum that are no frame of this content: damage before they were first summed.
     #[test]
     fn malformed_frames_are_refused() {
-        let piece = [b'x'; 100];
+        let content = [b'x'; 100];
         for (container, text) in [
             (Container::Lz4, "none"),
             (Container::Lz4, "lz4"),
             (Container::Zstd, "zstd"),
         ] {
-            let good = encode(text.parse().unwrap(), &piece).to_vec();
+            let good = encode(text.parse().unwrap(), &content).to_vec();
             let edit = |edit: &dyn Fn(&mut Vec<u8>)| {
                 let mut bytes = good.clone();
                 edit(&mut bytes);
@@ -271,11 +271,11 @@ mod tests {
                 edit(&|bytes| bytes[7] ^= 1),
                 edit(&|bytes| bytes.truncate(good.len() - 1)),
                 edit(&|bytes| bytes.push(0)),
-                encode(text.parse().unwrap(), &piece[..99]).to_vec(),
+                encode(text.parse().unwrap(), &content[..99]).to_vec(),
                 encode(text.parse().unwrap(), &[b'x'; 101]).to_vec(),
             ];
             for stored in malformed {
-                let value = hash::table_value(3, false, &piece);
+                let value = hash::table_value(3, false, &content);
                 let entry = Entry {
                     stored_bytes: stored.len() as u32,
                     crc32c: crc32c::crc32c(&stored),

@@ -1,7 +1,7 @@
 //! The content hash, plain BLAKE3, put together from values of the frames.
 //!
-//! BLAKE3 hashes a binary tree over 1 KiB chunks. A frame's piece is a power of two in size and starts at a multiple
-//! of it, so it is one subtree; its *node* (BLAKE3's "chaining value") depends on the piece and its offset alone.
+//! BLAKE3 hashes a binary tree over 1 KiB chunks. A frame's content is a power of two in size and starts at a multiple
+//! of it, so it is one subtree; its *node* (BLAKE3's "chaining value") depends on the content and its offset alone.
 //! Merging the nodes of all frames gives the hash of the whole content: frames can be hashed in any order, and a
 //! table of nodes that leads to the right root proves each of them.
 
@@ -76,47 +76,49 @@ impl FromStr for ContentHash {
     }
 }
 
-/// What a piece adds to the hash of its content: enough to compare contents, nothing to store them.
+/// What a frame adds to the hash of the whole content: enough to compare contents, nothing to store them.
 ///
-/// A tree of one piece has no inner nodes: its root is finished differently, and cannot be told from the node.
+/// A tree of one frame has no inner nodes: its root is finished differently, and cannot be told from the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PieceHash {
+pub struct FrameHash {
     pub(super) node: ChainingValue,
-    /// Of piece 0: the content hash, should there be no other piece.
+    /// Of frame 0: the content hash, should there be no other frame.
     pub(super) alone: Option<ContentHash>,
 }
 
-impl PieceHash {
-    /// Of the piece that starts at plain offset `index * FRAME_BYTES`.
-    pub fn of(index: u64, piece: &[u8]) -> Self {
+impl FrameHash {
+    /// Of the frame that starts at plain offset `index * FRAME_BYTES`.
+    pub fn of(index: u64, content: &[u8]) -> Self {
         let mut hasher = Hasher::new();
-        hasher.set_input_offset(index * FRAME_BYTES as u64).update(piece);
+        hasher
+            .set_input_offset(index * FRAME_BYTES as u64)
+            .update(content);
         Self {
             alone: (index == 0).then(|| ContentHash(*hasher.finalize().as_bytes())),
             node: hasher.finalize_non_root(),
         }
     }
 
-    /// The hash of the content whose pieces these are, all of them and in order.
-    pub fn whole(pieces: &[Self]) -> ContentHash {
-        match pieces {
+    /// The hash of the content whose frames these are, all of them and in order.
+    pub fn whole(frames: &[Self]) -> ContentHash {
+        match frames {
             [
                 Self {
                     alone: Some(hash), ..
                 },
             ] => *hash,
-            _ => root(&pieces.iter().map(|piece| piece.node).collect::<Vec<_>>()),
+            _ => root(&frames.iter().map(|frame| frame.node).collect::<Vec<_>>()),
         }
     }
 }
 
 /// The value that the table holds for a frame: its node, or the content hash if it is `alone`.
-pub(super) fn table_value(index: u64, alone: bool, piece: &[u8]) -> ChainingValue {
-    match PieceHash::of(index, piece) {
-        PieceHash {
+pub(super) fn table_value(index: u64, alone: bool, content: &[u8]) -> ChainingValue {
+    match FrameHash::of(index, content) {
+        FrameHash {
             alone: Some(hash), ..
         } if alone => hash.0,
-        PieceHash { node, .. } => node,
+        FrameHash { node, .. } => node,
     }
 }
 
@@ -167,7 +169,7 @@ mod tests {
         }
     }
 
-    /// All small numbers of frames, each with a last piece that is short, of one byte and full.
+    /// All small numbers of frames, each with a last frame that is short, of one byte and full.
     #[test]
     fn nodes_lead_to_the_plain_blake3() {
         let content: Vec<u8> = (0..9 * FRAME_BYTES)
@@ -179,16 +181,16 @@ mod tests {
                 let values: Vec<_> = plain
                     .chunks(FRAME_BYTES)
                     .zip(0..)
-                    .map(|(piece, index)| table_value(index, false, piece))
+                    .map(|(content, index)| table_value(index, false, content))
                     .collect();
-                let pieces: Vec<_> = plain
+                let hashes: Vec<_> = plain
                     .chunks(FRAME_BYTES)
                     .zip(0..)
-                    .map(|(piece, index)| PieceHash::of(index, piece))
+                    .map(|(content, index)| FrameHash::of(index, content))
                     .collect();
-                assert_eq!(PieceHash::whole(&pieces), ContentHash::of(plain));
+                assert_eq!(FrameHash::whole(&hashes), ContentHash::of(plain));
                 assert_eq!(
-                    PieceHash::whole(&pieces[..1]),
+                    FrameHash::whole(&hashes[..1]),
                     ContentHash::of(&plain[..FRAME_BYTES])
                 );
                 assert_eq!(

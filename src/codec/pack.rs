@@ -1,7 +1,7 @@
-//! Writing: pieces become frames in any order, frames become an object.
+//! Writing: frames are packed in any order, packed frames become an object.
 //!
 //! A [`Packed`] frame is its bytes and a small [`FrameSummary`]; once the bytes have gone elsewhere (a file, a part
-//! of an upload) the summaries are all that [`finish`] needs. An [`ObjectBuilder`] does both for pieces that come in order.
+//! of an upload) the summaries are all that [`finish`] needs. An [`ObjectBuilder`] does both for frames that come in order.
 
 use std::io::{self, Write};
 
@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::format::{Container, ENTRY_BYTES, Entry, Footer, HEADER_BYTES, header, trailer_bytes};
 use super::frame::{self, Expected};
-use super::{Compression, ContentHash, Damage, FRAME_BYTES, MAX_PLAIN_BYTES, PieceHash, hash};
+use super::{Compression, ContentHash, Damage, FRAME_BYTES, FrameHash, MAX_PLAIN_BYTES, hash};
 
 /// A frame ready to be stored. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ impl FrameSummary {
         self.index
     }
 
-    /// Size of the piece, 1 to [`FRAME_BYTES`].
+    /// Size of its content, 1 to [`FRAME_BYTES`].
     pub const fn plain_bytes(&self) -> u32 {
         self.plain_bytes
     }
@@ -73,9 +73,9 @@ impl FrameSummary {
         expected.unpack(stored, plain)
     }
 
-    /// What its piece adds to the content's hash.
-    pub const fn hash(&self) -> PieceHash {
-        PieceHash {
+    /// What it adds to the content's hash.
+    pub const fn hash(&self) -> FrameHash {
+        FrameHash {
             node: self.entry.value,
             alone: self.alone,
         }
@@ -93,18 +93,18 @@ impl FrameSummary {
     }
 }
 
-/// Packs the piece that starts at plain offset `index * FRAME_BYTES`.
+/// Packs the content of the frame that starts at plain offset `index * FRAME_BYTES`.
 ///
-/// Every piece but the content's last has [`FRAME_BYTES`]; the last has 1 to as many. Which bytes a compressor makes
-/// of a piece is its own affair and may differ between versions and threads: compare contents by hash.
+/// Every frame but the content's last has [`FRAME_BYTES`]; the last has 1 to as many. Which bytes a compressor makes
+/// of a frame is its own affair and may differ between versions and threads: compare contents by hash.
 ///
 /// # Panics
 ///
-/// If the piece is empty or too long, or lies beyond [`MAX_PLAIN_BYTES`].
+/// If the frame is empty or too long, or lies beyond [`MAX_PLAIN_BYTES`].
 pub fn pack(compression: Compression, index: u64, plain: &[u8]) -> Packed {
     assert!(
         (1..=FRAME_BYTES).contains(&plain.len()),
-        "a piece of {} bytes",
+        "a frame of {} bytes",
         plain.len()
     );
     assert!(
@@ -112,7 +112,7 @@ pub fn pack(compression: Compression, index: u64, plain: &[u8]) -> Packed {
         "frame {index} lies beyond the largest content"
     );
     let stored = frame::encode(compression, plain);
-    let PieceHash { node: value, alone } = PieceHash::of(index, plain);
+    let FrameHash { node: value, alone } = FrameHash::of(index, plain);
     let entry = Entry {
         stored_bytes: stored.len() as u32,
         crc32c: crc32c::crc32c(&stored),
@@ -169,7 +169,7 @@ pub fn finish(compression: Compression, frames: impl IntoIterator<Item = FrameSu
     }
 }
 
-/// Writes an object of pieces that come in order.
+/// Writes an object of frames that come in order.
 #[derive(Debug)]
 pub struct ObjectBuilder<W> {
     compression: Compression,
@@ -192,7 +192,7 @@ impl<W: Write> ObjectBuilder<W> {
         self.frames.len()
     }
 
-    /// Packs the next piece: all but the last have [`FRAME_BYTES`].
+    /// Packs the content of the next frame: all but the last have [`FRAME_BYTES`].
     ///
     /// # Errors
     ///
@@ -201,8 +201,8 @@ impl<W: Write> ObjectBuilder<W> {
     /// # Panics
     ///
     /// As [`pack`].
-    pub fn push(&mut self, piece: &[u8]) -> io::Result<()> {
-        let packed = pack(self.compression, self.frames.len() as u64, piece);
+    pub fn push(&mut self, content: &[u8]) -> io::Result<()> {
+        let packed = pack(self.compression, self.frames.len() as u64, content);
         self.frames.push(packed.summary);
         self.object.write_all(&packed.stored)
     }
@@ -262,10 +262,10 @@ mod tests {
     fn frames_packed_in_any_order_make_the_same_object() {
         let mut rng = fastrand::Rng::with_seed(11);
         let plain: Vec<u8> = (0..5 * FRAME_BYTES + 1000).map(|at| (at / 300) as u8).collect();
-        let mut pieces: Vec<_> = plain.chunks(FRAME_BYTES).zip(0..).collect();
-        rng.shuffle(&mut pieces);
-        let pack_one = |(piece, index)| pack(Compression::None, index, piece);
-        let mut packed: Vec<Packed> = pieces.into_iter().map(pack_one).collect();
+        let mut frames: Vec<_> = plain.chunks(FRAME_BYTES).zip(0..).collect();
+        rng.shuffle(&mut frames);
+        let pack_one = |(content, index)| pack(Compression::None, index, content);
+        let mut packed: Vec<Packed> = frames.into_iter().map(pack_one).collect();
         packed.sort_by_key(|frame| frame.summary.index());
         let finished = finish(Compression::None, packed.iter().map(|frame| frame.summary));
         let mut object: Vec<u8> = packed.iter().flat_map(|frame| frame.stored.to_vec()).collect();
@@ -279,13 +279,13 @@ mod tests {
     }
 
     #[test]
-    fn a_packed_frame_gives_its_piece_back() {
+    fn a_packed_frame_gives_its_content_back() {
         for (index, compression) in [(0, "none"), (1, "lz4"), (300, "zstd")] {
-            let piece = vec![index as u8; 70_000];
-            let packed = pack(compression.parse().unwrap(), index, &piece);
-            let mut plain = vec![0; piece.len()];
+            let content = vec![index as u8; 70_000];
+            let packed = pack(compression.parse().unwrap(), index, &content);
+            let mut plain = vec![0; content.len()];
             assert_eq!(packed.summary.unpack(&packed.stored, &mut plain), Ok(()));
-            assert_eq!(plain, piece);
+            assert_eq!(plain, content);
         }
     }
 

@@ -261,8 +261,8 @@ impl SeekTable {
         let (first, mut rest) = (frames.start, plain);
         for frame in frames {
             let (place, bytes) = (self.plain_range(frame), self.cut(frame, stored, first)?);
-            let (piece, behind) = rest.split_at_mut((place.end - place.start) as usize);
-            self.unpack(frame, bytes, piece)?;
+            let (content, behind) = rest.split_at_mut((place.end - place.start) as usize);
+            self.unpack(frame, bytes, content)?;
             rest = behind;
         }
         Ok(())
@@ -371,10 +371,10 @@ mod tests {
         let fetched = &object[span.start as usize..span.end as usize];
         for frame in [2, 1] {
             let place = table.plain_range(frame);
-            let mut piece = vec![0; (place.end - place.start) as usize];
+            let mut content = vec![0; (place.end - place.start) as usize];
             let stored = table.cut(frame, fetched, 1).unwrap();
-            table.unpack(frame, stored, &mut piece).unwrap();
-            assert_eq!(piece, plain[place.start as usize..place.end as usize]);
+            table.unpack(frame, stored, &mut content).unwrap();
+            assert_eq!(content, plain[place.start as usize..place.end as usize]);
         }
         let short = table.cut(2, &fetched[..fetched.len() - 1], 1);
         assert!(matches!(short, Err(Damage::ObjectTooShort { .. })), "{short:?}");

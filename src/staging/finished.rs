@@ -51,7 +51,7 @@ impl FinishedDraft {
         self.finished.plain_bytes
     }
 
-    fn piece(&self, index: usize) -> io::Result<Bytes> {
+    fn frame(&self, index: usize) -> io::Result<Bytes> {
         match self.frames.get(index) {
             Some(kept) => spill::fetch(kept, &self.spill),
             None => Ok(self.finished.trailer.clone()),
@@ -78,10 +78,10 @@ impl Offered for FinishedDraft {
             if start >= range.end {
                 break;
             }
-            let piece = self.piece(index)?;
+            let frame = self.frame(index)?;
             let from = range.start.saturating_sub(start) as usize;
-            let to = ((range.end - start) as usize).min(piece.len());
-            out.write_all(&piece[from..to])?;
+            let to = ((range.end - start) as usize).min(frame.len());
+            out.write_all(&frame[from..to])?;
         }
         let bytes = out.position() as usize;
         Ok(room.filled_to(bytes))

@@ -6,14 +6,14 @@ use tokio::task::{self, JoinHandle};
 
 use super::frame::Frame;
 use super::{Draft, Slot};
-use crate::codec::{ContentHash, PieceHash};
+use crate::codec::{ContentHash, FrameHash};
 use crate::memory::Held;
 
 /// A frame's plain bytes and their hash.
 #[derive(Debug)]
 pub(super) struct Hashed {
     pub(super) plain: Frame,
-    pub(super) hash: PieceHash,
+    pub(super) hash: FrameHash,
     /// Counted as packed frames are; held for its `Drop`.
     _memory: Held,
 }
@@ -21,7 +21,7 @@ pub(super) struct Hashed {
 /// Hashes a frame on another thread.
 pub(super) fn hash(index: u64, plain: Frame, memory: Held) -> JoinHandle<Hashed> {
     task::spawn_blocking(move || Hashed {
-        hash: PieceHash::of(index, &plain),
+        hash: FrameHash::of(index, &plain),
         plain,
         _memory: memory,
     })
@@ -40,14 +40,14 @@ impl Draft {
     /// As [`Draft::write`].
     pub(super) async fn hash(&mut self) -> io::Result<ContentHash> {
         self.pack_all().await?;
-        let mut pieces = Vec::with_capacity(self.frames.len());
+        let mut frames = Vec::with_capacity(self.frames.len());
         for index in 0..self.frames.len() {
-            pieces.push(self.piece_hash(index).await?);
+            frames.push(self.frame_hash(index).await?);
         }
-        Ok(PieceHash::whole(&pieces))
+        Ok(FrameHash::whole(&frames))
     }
 
-    async fn piece_hash(&mut self, index: usize) -> io::Result<PieceHash> {
+    async fn frame_hash(&mut self, index: usize) -> io::Result<FrameHash> {
         self.arrive(index).await;
         let bytes = self.frame_bytes(index);
         let known = match &self.frames[index] {
@@ -57,7 +57,7 @@ impl Draft {
         };
         match known {
             Some(hash) => Ok(hash),
-            None => Ok(PieceHash::of(
+            None => Ok(FrameHash::of(
                 index as u64,
                 &self.open_frame(index).await?[..bytes],
             )),

@@ -2,8 +2,8 @@
 //!
 //! `pg_receivewal` lays a `.partial` out with zeros, fills it in from the beginning on, syncs it now and then (with
 //! `--synchronous` after each commit that waits), and renames it when it is full. Whatever the sync says must be true, so
-//! it stores what has been filled in since the last one, as pieces (`archive::wal::received`). Small ones are replaced by
-//! longer ones as they become many: a piece takes the one before it along if that is not more than twice as long. So
+//! it stores what has been filled in since the last one, as fragments (`archive::wal::received`). Small ones are replaced by
+//! longer ones as they become many: a fragment takes the one before it along if that is not more than twice as long. So
 //! there are few of them, and each byte is stored a few times. A full file is archived as the segment that it is.
 //!
 //! What is kept may not change any more: an acknowledged commit may rest on it.
@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::wal::WalDraft;
 use super::{Draft, Staging};
-use crate::archive::wal::{Committed, MAX_PIECE_BYTES, Piece, Prefix, Prefixes};
+use crate::archive::wal::{Committed, Fragment, MAX_FRAGMENT_BYTES, Prefix, Prefixes};
 use crate::archive::{Archive, Error};
 use crate::codec::FRAME_BYTES;
 use crate::pg::{PageHeader, SegmentName, SegmentSize, WalName};
@@ -26,14 +26,14 @@ mod load;
 /// Bytes of the first page that say whose the segment is.
 const HEADER_BYTES: usize = 40;
 
-/// A piece is never shorter than this for the question whether it goes into the next one: a page of WAL, which
+/// A fragment is never shorter than this for the question whether it goes into the next one: a page of WAL, which
 /// PostgreSQL itself writes anew with each commit in it.
 const PAGE_BYTES: u64 = 8 << 10;
 
-/// Pieces up to this size go into longer ones, in segments of up to 64 MiB.
-const LONG_PIECE_BYTES: u64 = 1 << 20;
+/// Fragments up to this size go into longer ones, in segments of up to 64 MiB.
+const LONG_FRAGMENT_BYTES: u64 = 1 << 20;
 
-/// So many replaced pieces are deleted together.
+/// So many replaced fragments are deleted together.
 const REPLACED: usize = 16;
 
 /// A `.partial` that was laid out and is being filled in.
@@ -67,12 +67,12 @@ struct Kept {
     prefixes: Prefixes,
     /// Does the store know that there is a file?
     is_known: bool,
-    /// Pieces that were put by this process and not replaced; each begins where the one before it ends.
-    pieces: Vec<Piece>,
+    /// Fragments that were put by this process and not replaced; each begins where the one before it ends.
+    fragments: Vec<Fragment>,
     /// Put by this process, and replaced by longer ones.
-    replaced: Vec<Piece>,
+    replaced: Vec<Fragment>,
     /// Found in the store, and the same as the content here.
-    found: Vec<Piece>,
+    found: Vec<Fragment>,
 }
 
 impl Received {
@@ -283,17 +283,17 @@ impl Received {
         let (deadline, patience) = (self.deadline, Patience::for_at_most(self.deadline));
         let target = format!("{}.partial in {}", self.segment, self.archive.place());
         let late = |_| store::Error::late("put", target, deadline, "the store is slow");
-        tokio::time::timeout(deadline + GRACE, self.put_pieces(patience))
+        tokio::time::timeout(deadline + GRACE, self.put_fragments(patience))
             .await
             .map_err(late)?
     }
 
-    async fn put_pieces(&mut self, patience: Patience) -> Result<(), Error> {
+    async fn put_fragments(&mut self, patience: Patience) -> Result<(), Error> {
         if self.filled > 0 && !self.admitted {
             self.admit(patience).await?;
         }
         while !self.kept.is_known || self.kept.prefixes.bytes() < self.filled {
-            self.put_piece(patience).await?;
+            self.put_fragment(patience).await?;
         }
         if self.kept.replaced.len() >= REPLACED {
             let replaced = std::mem::take(&mut self.kept.replaced);
@@ -313,13 +313,13 @@ impl Received {
         Ok(())
     }
 
-    /// The next piece, and with it those before it that are not much longer.
-    async fn put_piece(&mut self, patience: Patience) -> Result<(), Error> {
-        let longest = (self.bytes() / 64).clamp(LONG_PIECE_BYTES, MAX_PIECE_BYTES);
+    /// The next fragment, and with it those before it that are not much longer.
+    async fn put_fragment(&mut self, patience: Patience) -> Result<(), Error> {
+        let longest = (self.bytes() / 64).clamp(LONG_FRAGMENT_BYTES, MAX_FRAGMENT_BYTES);
         let kept_bytes = self.kept.prefixes.bytes();
         let end = self.filled.min(kept_bytes + longest);
         let stays = self.kept.that_stay(end, longest);
-        let (start, before) = match self.kept.pieces.get(stays) {
+        let (start, before) = match self.kept.fragments.get(stays) {
             Some(first) => (first.range.start, first.before),
             None => (kept_bytes, self.kept.prefixes.prefix()),
         };
@@ -327,14 +327,14 @@ impl Received {
         let plain = plain.map_err(|error| self.staging_error(&error))?;
         let mut prefixes = self.kept.prefixes.clone();
         prefixes.add(&plain[(kept_bytes - start) as usize..]);
-        let piece = self.piece(start, before, &prefixes);
-        self.archive.put_piece(&piece, plain, patience).await?;
-        self.kept.took(piece, stays, prefixes);
+        let fragment = self.fragment(start, before, &prefixes);
+        self.archive.put_fragment(&fragment, plain, patience).await?;
+        self.kept.took(fragment, stays, prefixes);
         Ok(())
     }
 
-    fn piece(&self, start: u64, before: Prefix, up_to: &Prefixes) -> Piece {
-        Piece {
+    fn fragment(&self, start: u64, before: Prefix, up_to: &Prefixes) -> Fragment {
+        Fragment {
             segment: self.segment,
             range: start..up_to.bytes(),
             file_bytes: self.bytes(),
@@ -346,25 +346,28 @@ impl Received {
     /// The complete segment has all of it.
     fn forget_all(&mut self) {
         let Kept {
-            mut pieces,
+            mut fragments,
             replaced,
             found,
             ..
         } = std::mem::take(&mut self.kept);
-        pieces.extend(replaced);
-        pieces.extend(found);
-        self.forget(pieces);
+        fragments.extend(replaced);
+        fragments.extend(found);
+        self.forget(fragments);
     }
 
     /// Nobody waits for it, and a store may forbid it.
-    fn forget(&self, pieces: Vec<Piece>) {
-        if pieces.is_empty() {
+    fn forget(&self, fragments: Vec<Fragment>) {
+        if fragments.is_empty() {
             return;
         }
         let (archive, patience) = (self.archive.clone(), Patience::for_at_most(self.deadline));
         tokio::spawn(async move {
-            if let Err(error) = archive.forget_pieces(&pieces, patience).await {
-                tracing::debug!("{} pieces stay, which are in nobody's way: {error}", pieces.len());
+            if let Err(error) = archive.forget_fragments(&fragments, patience).await {
+                tracing::debug!(
+                    "{} fragments stay, which are in nobody's way: {error}",
+                    fragments.len()
+                );
             }
         });
     }
@@ -375,10 +378,10 @@ impl Received {
 }
 
 impl Kept {
-    /// How many of the pieces stay when one comes that ends there.
+    /// How many of the fragments stay when one comes that ends there.
     fn that_stay(&self, end: u64, longest: u64) -> usize {
-        let (mut stays, mut start) = (self.pieces.len(), self.prefixes.bytes());
-        while let Some(last) = stays.checked_sub(1).map(|at| &self.pieces[at]) {
+        let (mut stays, mut start) = (self.fragments.len(), self.prefixes.bytes());
+        while let Some(last) = stays.checked_sub(1).map(|at| &self.fragments[at]) {
             let fits = end - last.range.start <= longest;
             if !fits || last.bytes().max(PAGE_BYTES) > 2 * (end - start).max(PAGE_BYTES) {
                 break;
@@ -388,9 +391,9 @@ impl Kept {
         stays
     }
 
-    fn took(&mut self, piece: Piece, stays: usize, prefixes: Prefixes) {
-        self.replaced.extend(self.pieces.drain(stays..));
-        self.pieces.push(piece);
+    fn took(&mut self, fragment: Fragment, stays: usize, prefixes: Prefixes) {
+        self.replaced.extend(self.fragments.drain(stays..));
+        self.fragments.push(fragment);
         self.prefixes = prefixes;
         self.is_known = true;
     }

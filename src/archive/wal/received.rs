@@ -1,8 +1,8 @@
 //! What was received of a segment that is not complete yet: `pg_receivewal` fills it in, and each `fsync` must be true.
 //!
-//! An archived file never changes, so what grows is kept beside `wal/`, in *pieces*: objects of their own, each of some
-//! bytes of the segment, put once and deleted when a longer piece or the complete segment has them. A piece's key says
-//! which bytes it has, and a hash of all bytes up to its beginning and up to its end: so pieces prove that they belong
+//! An archived file never changes, so what grows is kept beside `wal/`, in *fragments*: objects of their own, each of some
+//! bytes of the segment, put once and deleted when a longer fragment or the complete segment has them. A fragment's key says
+//! which bytes it has, and a hash of all bytes up to its beginning and up to its end: so fragments prove that they belong
 //! to each other, whoever has put them, and whatever others have deleted meanwhile.
 //!
 //! ```text
@@ -20,11 +20,11 @@ use crate::codec::{self, Damage};
 use crate::pg::{SegmentName, SegmentSize, Timeline, WalName};
 use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience};
 
-/// Folder of the pieces.
+/// Folder of the fragments.
 const RECEIVING: &str = "receiving";
 
-/// The most plain bytes a piece may have.
-pub const MAX_PIECE_BYTES: u64 = 16 << 20;
+/// The most plain bytes a fragment may have.
+pub const MAX_FRAGMENT_BYTES: u64 = 16 << 20;
 
 /// Sum of all bytes of a segment before some place of it: 64 bits of their BLAKE3, the first 16 digits of what `b3sum`
 /// prints.
@@ -60,10 +60,10 @@ impl Prefixes {
 
 /// A part of a segment that is being received. Its name says all there is to know of it but its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
+pub struct Fragment {
     /// The segment.
     pub segment: SegmentName,
-    /// Which bytes of it; none in the piece that only says that the file was made.
+    /// Which bytes of it; none in the fragment that only says that the file was made.
     pub range: Range<u64>,
     /// Length of the whole file, zeros behind what was received included.
     pub file_bytes: u64,
@@ -73,7 +73,7 @@ pub struct Piece {
     pub after: Prefix,
 }
 
-impl Piece {
+impl Fragment {
     fn key(&self, codec: &str) -> Key {
         let (from, to) = (self.range.start, self.range.end);
         Key::new(format!(
@@ -82,27 +82,27 @@ impl Piece {
         ))
     }
 
-    /// `None` for an object that is no piece, or claims what none can be.
+    /// `None` for an object that is no fragment, or claims what none can be.
     fn parse(key: &Key, codec: &str) -> Option<Self> {
         let name = key.as_str().strip_prefix(RECEIVING)?.strip_prefix('/')?;
         let [segment, range, file_bytes, prefixes, found] =
             name.split('.').collect::<Vec<_>>().try_into().ok()?;
         let number = |text| u64::from_str_radix(text, 16).ok();
         let ((from, to), (before, after)) = (range.split_once('-')?, prefixes.split_once('-')?);
-        let piece = Self {
+        let fragment = Self {
             segment: segment.parse().ok()?,
             range: number(from)?..number(to)?,
             file_bytes: number(file_bytes)?,
             before: Prefix(number(before)?),
             after: Prefix(number(after)?),
         };
-        let size = SegmentSize::new(piece.file_bytes).ok()?;
-        let sane = piece.range.start <= piece.range.end
-            && piece.range.end <= piece.file_bytes
-            && piece.bytes() <= MAX_PIECE_BYTES
-            && piece.segment.valid_for(size)
+        let size = SegmentSize::new(fragment.file_bytes).ok()?;
+        let sane = fragment.range.start <= fragment.range.end
+            && fragment.range.end <= fragment.file_bytes
+            && fragment.bytes() <= MAX_FRAGMENT_BYTES
+            && fragment.segment.valid_for(size)
             && found == codec;
-        (sane && piece.key(codec) == *key).then_some(piece)
+        (sane && fragment.key(codec) == *key).then_some(fragment)
     }
 
     /// How many bytes of the segment it has.
@@ -112,17 +112,17 @@ impl Piece {
 }
 
 impl Archive {
-    /// All pieces of a segment, by where they begin.
+    /// All fragments of a segment, by where they begin.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn received(&self, segment: SegmentName, patience: Patience) -> Result<Vec<Piece>, Error> {
-        let mut pieces = Vec::new();
-        self.each_received(&format!("{RECEIVING}/{segment}."), patience, |piece, _| {
-            pieces.push(piece);
+    pub async fn received(&self, segment: SegmentName, patience: Patience) -> Result<Vec<Fragment>, Error> {
+        let mut fragments = Vec::new();
+        self.each_received(&format!("{RECEIVING}/{segment}."), patience, |fragment, _| {
+            fragments.push(fragment);
         })
         .await?;
-        Ok(pieces)
+        Ok(fragments)
     }
 
     /// What was received last on each timeline, if the complete segment is not archived: at most one name a timeline,
@@ -132,9 +132,9 @@ impl Archive {
     /// [`Error::Store`].
     pub async fn last_received(&self, patience: Patience) -> Result<Vec<(SegmentName, WalMeta)>, Error> {
         let mut last: BTreeMap<Timeline, (SegmentName, WalMeta)> = BTreeMap::new();
-        self.each_received(&format!("{RECEIVING}/"), patience, |piece, object| {
-            let found = (piece.segment, piece_meta(&piece, object));
-            let known = last.entry(piece.segment.timeline).or_insert(found);
+        self.each_received(&format!("{RECEIVING}/"), patience, |fragment, object| {
+            let found = (fragment.segment, fragment_meta(&fragment, object));
+            let known = last.entry(fragment.segment.timeline).or_insert(found);
             // In the order of names: whatever comes later is at least as new.
             *known = found;
         })
@@ -163,14 +163,18 @@ impl Archive {
         patience: Patience,
     ) -> Result<Option<WalMeta>, Error> {
         let mut found: Option<WalMeta> = None;
-        self.each_received(&format!("{RECEIVING}/{segment}."), patience, |piece, object| {
-            let meta = piece_meta(&piece, object);
-            let newest = found.map_or(meta.modified, |known| known.modified.max(meta.modified));
-            found = Some(WalMeta {
-                modified: newest,
-                ..meta
-            });
-        })
+        self.each_received(
+            &format!("{RECEIVING}/{segment}."),
+            patience,
+            |fragment, object| {
+                let meta = fragment_meta(&fragment, object);
+                let newest = found.map_or(meta.modified, |known| known.modified.max(meta.modified));
+                found = Some(WalMeta {
+                    modified: newest,
+                    ..meta
+                });
+            },
+        )
         .await?;
         let complete = match found {
             Some(_) => self.wal_meta(WalName::Segment(segment), patience).await?,
@@ -183,14 +187,14 @@ impl Archive {
         &self,
         prefix: &str,
         patience: Patience,
-        mut take: impl FnMut(Piece, &Meta),
+        mut take: impl FnMut(Fragment, &Meta),
     ) -> Result<(), Error> {
         let mut after: Option<String> = None;
         loop {
             let page = self.store.list(prefix, after.as_deref(), 1000, patience).await?;
             for (key, meta) in &page.entries {
-                if let Some(piece) = Piece::parse(key, &self.marker.codec) {
-                    take(piece, meta);
+                if let Some(fragment) = Fragment::parse(key, &self.marker.codec) {
+                    take(fragment, meta);
                 }
             }
             match page.entries.last() {
@@ -200,16 +204,21 @@ impl Archive {
         }
     }
 
-    /// Stores a piece. `Ok` means: the store has all of it.
+    /// Stores a fragment. `Ok` means: the store has all of it.
     ///
     /// # Errors
     /// [`Error::Store`]; [`Error::Damaged`] if what lies under its key already is not it.
-    pub async fn put_piece(&self, piece: &Piece, plain: Bytes, patience: Patience) -> Result<(), Error> {
+    pub async fn put_fragment(
+        &self,
+        fragment: &Fragment,
+        plain: Bytes,
+        patience: Patience,
+    ) -> Result<(), Error> {
         let space = self.memory.uploads.take(2 * plain.len() as u64).await;
         let (compression, content) = (self.compression, plain.clone());
         let packing = tokio::task::spawn_blocking(move || codec::pack_all(compression, &content).0);
         let body = packing.await.expect("packing does not panic");
-        let key = piece.key(&self.marker.codec);
+        let key = fragment.key(&self.marker.codec);
         let put = self
             .store
             .put(&key, body, put_mode(self.marker.put_if_absent), patience);
@@ -218,49 +227,52 @@ impl Archive {
         match put {
             // The answer to an earlier try was lost, or another process has received the same.
             Err(error) if error.kind == ErrorKind::AlreadyExists => {
-                self.fetch_piece(piece, patience).await?;
+                self.fetch_fragment(fragment, patience).await?;
                 Ok(self.store.settle(&key, patience).await?)
             }
             put => Ok(put?),
         }
     }
 
-    /// The bytes of a piece, proved to be as many as it says and whole. That they are the right ones, only the sum of
+    /// The bytes of a fragment, proved to be as many as it says and whole. That they are the right ones, only the sum of
     /// all up to its end proves.
     ///
     /// # Errors
-    /// [`Error::Store`], also `NotFound`: a longer piece may have come instead. [`Error::Damaged`].
-    pub async fn fetch_piece(&self, piece: &Piece, patience: Patience) -> Result<Vec<u8>, Error> {
-        let _space = self.memory.uploads.take(2 * piece.bytes()).await;
-        let key = piece.key(&self.marker.codec);
+    /// [`Error::Store`], also `NotFound`: a longer fragment may have come instead. [`Error::Damaged`].
+    pub async fn fetch_fragment(&self, fragment: &Fragment, patience: Patience) -> Result<Vec<u8>, Error> {
+        let _space = self.memory.uploads.take(2 * fragment.bytes()).await;
+        let key = fragment.key(&self.marker.codec);
         // Nothing packed is longer than what is not packed, but for some bytes a frame.
-        let most_bytes = codec::stored_bytes_uncompressed(piece.bytes()) + (64 << 10);
+        let most_bytes = codec::stored_bytes_uncompressed(fragment.bytes()) + (64 << 10);
         let range = ByteRange::First(most_bytes);
         let fetched = self.store.get(&key, range, patience).await?;
         let plain = codec::unpack_all(&fetched.bytes).map_err(|damage| self.damaged(&key, damage))?;
-        if plain.len() as u64 != piece.bytes() {
+        if plain.len() as u64 != fragment.bytes() {
             let damage = Damage::ObjectTooShort {
                 object_bytes: plain.len() as u64,
-                needed_bytes: piece.bytes(),
+                needed_bytes: fragment.bytes(),
             };
             return Err(self.damaged(&key, damage));
         }
         Ok(plain)
     }
 
-    /// Deletes pieces whose bytes are stored elsewhere.
+    /// Deletes fragments whose bytes are stored elsewhere.
     ///
     /// # Errors
     /// [`Error::Store`]: it may be forbidden; they are in nobody's way.
-    pub async fn forget_pieces(&self, pieces: &[Piece], patience: Patience) -> Result<(), Error> {
-        let keys: Vec<Key> = pieces.iter().map(|piece| piece.key(&self.marker.codec)).collect();
+    pub async fn forget_fragments(&self, fragments: &[Fragment], patience: Patience) -> Result<(), Error> {
+        let keys: Vec<Key> = fragments
+            .iter()
+            .map(|fragment| fragment.key(&self.marker.codec))
+            .collect();
         Ok(self.store.delete(&keys, patience).await?)
     }
 }
 
-fn piece_meta(piece: &Piece, object: &Meta) -> WalMeta {
+fn fragment_meta(fragment: &Fragment, object: &Meta) -> WalMeta {
     WalMeta {
-        bytes: piece.file_bytes,
+        bytes: fragment.file_bytes,
         stored_bytes: object.stored_bytes,
         modified: object.modified,
     }
@@ -270,8 +282,8 @@ fn piece_meta(piece: &Piece, object: &Meta) -> WalMeta {
 mod tests {
     use super::*;
 
-    fn piece(range: Range<u64>) -> Piece {
-        Piece {
+    fn fragment(range: Range<u64>) -> Fragment {
+        Fragment {
             segment: "000000010000000A000000FE".parse().unwrap(),
             range,
             file_bytes: 16 << 20,
@@ -281,41 +293,41 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_is_known_by_its_key() {
-        let piece = piece(0x2000..0x4001);
-        let key = piece.key("lz4");
+    fn a_fragment_is_known_by_its_key() {
+        let fragment = fragment(0x2000..0x4001);
+        let key = fragment.key("lz4");
         let expected = "receiving/000000010000000A000000FE.00002000-00004001.01000000.\
                         00000000000000af-ffffffffffffffff.lz4";
         assert_eq!(key.as_str(), expected);
-        assert_eq!(Piece::parse(&key, "lz4"), Some(piece));
-        assert_eq!(Piece::parse(&key, "zst"), None);
+        assert_eq!(Fragment::parse(&key, "lz4"), Some(fragment));
+        assert_eq!(Fragment::parse(&key, "zst"), None);
     }
 
     /// S8: sizes are claims.
     #[test]
-    fn s8_a_key_that_claims_what_no_piece_can_be_is_none() {
+    fn s8_a_key_that_claims_what_no_fragment_can_be_is_none() {
         let whole = 16 << 20;
         for bad in [
-            piece(Range { start: 2, end: 1 }),
-            piece(0..whole + 1),
-            Piece {
+            fragment(Range { start: 2, end: 1 }),
+            fragment(0..whole + 1),
+            Fragment {
                 file_bytes: 1 << 40,
-                ..piece(0..1)
+                ..fragment(0..1)
             },
-            Piece {
+            Fragment {
                 file_bytes: 1 << 30,
-                ..piece(0..MAX_PIECE_BYTES + 1)
+                ..fragment(0..MAX_FRAGMENT_BYTES + 1)
             },
         ] {
-            assert_eq!(Piece::parse(&bad.key("lz4"), "lz4"), None, "{bad:?}");
+            assert_eq!(Fragment::parse(&bad.key("lz4"), "lz4"), None, "{bad:?}");
         }
         let upper = Key::new(
-            piece(0xA..0xB)
+            fragment(0xA..0xB)
                 .key("lz4")
                 .as_str()
                 .replace("0000000a-", "0000000A-"),
         );
-        assert_eq!(Piece::parse(&upper, "lz4"), None);
+        assert_eq!(Fragment::parse(&upper, "lz4"), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
-use super::pack::{Built, Piece, Whole};
+use super::pack::{Built, PackedExtent, Whole};
 use super::pages::Findings;
 use super::walk::Source;
 use crate::archive::tree::chunks::ChunkHash;
@@ -21,8 +21,8 @@ type Place = (u32, u32);
 #[derive(Debug, Default)]
 pub(super) struct Collected {
     parts: BTreeMap<Place, Part>,
-    /// Each file's pieces.
-    files: HashMap<Box<[u8]>, Vec<(Place, Piece)>>,
+    /// Each file's extents.
+    files: HashMap<Box<[u8]>, Vec<(Place, PackedExtent)>>,
     found: Findings,
 }
 
@@ -31,11 +31,11 @@ impl Collected {
     pub(super) fn add(&mut self, built: Built, part: Part) {
         let place = (built.volume, built.slice);
         self.parts.insert(place, part);
-        for piece in built.pieces {
+        for extent in built.extents {
             self.files
-                .entry(piece.path.clone())
+                .entry(extent.path.clone())
                 .or_default()
-                .push((place, piece));
+                .push((place, extent));
         }
         self.found.add(built.found);
     }
@@ -45,10 +45,10 @@ impl Collected {
         std::mem::take(&mut self.found).settle(end)
     }
 
-    /// Puts the pieces of every file in order.
+    /// Puts the extents of every file in order.
     pub(super) fn sort(&mut self) {
-        for pieces in self.files.values_mut() {
-            pieces.sort_by_key(|(_, piece)| piece.file_offset);
+        for packed in self.files.values_mut() {
+            packed.sort_by_key(|(_, extent)| extent.file_offset);
         }
     }
 
@@ -59,14 +59,14 @@ impl Collected {
         let mut paths: Vec<_> = self.files.keys().collect();
         paths.sort();
         for path in paths {
-            let pieces = &self.files[path];
-            let first = &pieces[0].1;
+            let packed = &self.files[path];
+            let first = &packed[0].1;
             file_line(
                 &mut writer,
                 path,
                 first.file_bytes,
                 first.attributes,
-                crc32c(pieces),
+                crc32c(packed),
             );
             text.append(&mut writer.take());
         }
@@ -98,26 +98,26 @@ impl Collected {
             .collect();
         let directories = sources.iter().filter(|source| source.bytes.is_none());
         directories.for_each(|source| builder.node(source.directory()));
-        for (path, pieces) in self.files {
-            let (attributes, bytes) = (pieces[0].1.attributes, pieces[0].1.file_bytes);
-            let extents: Vec<Extent> = pieces
+        for (path, packed) in self.files {
+            let (attributes, bytes) = (packed[0].1.attributes, packed[0].1.file_bytes);
+            let extents: Vec<Extent> = packed
                 .iter()
-                .map(|(place, piece)| Extent {
+                .map(|(place, extent)| Extent {
                     part: numbers[place],
-                    offset: piece.part_offset,
-                    bytes: piece.bytes,
+                    offset: extent.part_offset,
+                    bytes: extent.bytes,
                 })
                 .collect();
-            let hashes = pieces.into_iter().flat_map(|(_, piece)| piece.hashes);
+            let hashes = packed.into_iter().flat_map(|(_, extent)| extent.hashes);
             builder.file(path, attributes, bytes, extents, hashes.collect());
         }
         builder.build(id)
     }
 }
 
-fn crc32c(pieces: &[(Place, Piece)]) -> u32 {
-    pieces.iter().fold(0, |crc, (_, piece)| {
-        crc32c::crc32c_combine(crc, piece.crc32c, piece.bytes as usize)
+fn crc32c(packed: &[(Place, PackedExtent)]) -> u32 {
+    packed.iter().fold(0, |crc, (_, extent)| {
+        crc32c::crc32c_combine(crc, extent.crc32c, extent.bytes as usize)
     })
 }
 

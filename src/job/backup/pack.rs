@@ -1,6 +1,6 @@
 //! Makes parts of files: the threads between the data directory and the store.
 //!
-//! Memory is bounded by a share of the process's: a thread takes what its piece of work may need before it begins, and
+//! Memory is bounded by a share of the process's: a thread takes what its share of work may need before it begins, and
 //! gives back what the packed part does not; the rest goes with the part until it is stored. A large file's bytes come
 //! from a thread beside the one that packs (`blocks`).
 
@@ -30,14 +30,14 @@ use crate::parts::volume::{VolumeBuilder, file_entry};
 /// How often a thread that waits for the rate looks whether it should stop.
 const NAP: Duration = Duration::from_millis(100);
 
-/// Bytes of a file, in a part.
+/// Bytes of a file, in a part, with what is known of them since they were packed.
 #[derive(Debug)]
-pub(super) struct Piece {
+pub(super) struct PackedExtent {
     pub(super) path: Box<[u8]>,
     pub(super) attributes: Attributes,
     /// Length of the whole file.
     pub(super) file_bytes: u64,
-    /// Where this piece begins in the file.
+    /// Where it begins in the file.
     pub(super) file_offset: u64,
     /// Where it begins in the part's plain content.
     pub(super) part_offset: u64,
@@ -55,7 +55,7 @@ pub(super) struct Built {
     pub(super) volume: u32,
     pub(super) slice: u32,
     pub(super) part: FinishedPart,
-    pub(super) pieces: Vec<Piece>,
+    pub(super) extents: Vec<PackedExtent>,
     pub(super) found: Findings,
     /// Its memory, to be held until it is stored.
     pub(super) memory: Option<Held>,
@@ -128,15 +128,15 @@ impl Packers {
             builder: VolumeBuilder::new(self.compression),
             found: Findings::default(),
         };
-        let (volume, slice, pieces, part) = match work {
+        let (volume, slice, extents, part) = match work {
             Work::Bundle { volume, sources } => {
-                let pieces = packer.bundle(&sources)?;
-                (volume, 0, pieces, packer.builder.finish_bundle())
+                let extents = packer.bundle(&sources)?;
+                (volume, 0, extents, packer.builder.finish_bundle())
             }
             Work::Slice { volume, index, large } => {
-                let pieces = vec![packer.slice(index, &large)?];
+                let extents = vec![packer.slice(index, &large)?];
                 let part = packer.builder.finish_slice(index, large.bytes);
-                (volume, index as u32, pieces, part)
+                (volume, index as u32, extents, part)
             }
         };
         memory.shrink_to(part.object.len() as u64);
@@ -144,13 +144,13 @@ impl Packers {
             volume,
             slice,
             part,
-            pieces,
+            extents,
             found: packer.found,
             memory: Some(memory),
         })
     }
 
-    /// Plain bytes that a piece of work will probably have.
+    /// Plain bytes that a unit of work will probably have.
     fn cost(&self, work: &Work) -> u64 {
         let bytes = match work {
             Work::Bundle { sources, .. } => {
@@ -203,8 +203,8 @@ struct Packer<'a> {
 }
 
 impl Packer<'_> {
-    fn bundle(&mut self, sources: &[u32]) -> Result<Vec<Piece>, Error> {
-        let mut pieces = Vec::with_capacity(sources.len());
+    fn bundle(&mut self, sources: &[u32]) -> Result<Vec<PackedExtent>, Error> {
+        let mut extents = Vec::with_capacity(sources.len());
         for number in sources {
             let source = &self.shared.plan.sources[*number as usize];
             if source.bytes.is_none() {
@@ -213,21 +213,21 @@ impl Packer<'_> {
                 self.check_length(&opened);
                 // One that has grown this much is a relation, whose rest the WAL has.
                 opened.bytes = opened.bytes.min(layout::LARGE_BYTES);
-                pieces.push(self.member(&opened)?);
+                extents.push(self.member(&opened)?);
             }
         }
-        Ok(pieces)
+        Ok(extents)
     }
 
-    fn member(&mut self, opened: &Opened) -> Result<Piece, Error> {
+    fn member(&mut self, opened: &Opened) -> Result<PackedExtent, Error> {
         self.builder
             .begin_member(&file_entry(&opened.path, opened.attributes, opened.bytes));
-        let piece = self.copy(opened, 0, opened.bytes)?;
+        let extent = self.copy(opened, 0, opened.bytes)?;
         self.builder.end_member(opened.bytes);
-        Ok(piece)
+        Ok(extent)
     }
 
-    fn slice(&mut self, index: u64, large: &Opened) -> Result<Piece, Error> {
+    fn slice(&mut self, index: u64, large: &Opened) -> Result<PackedExtent, Error> {
         let (content, _) = layout::slice_content(index, large.bytes);
         if index == 0 {
             self.check_length(large);
@@ -238,9 +238,9 @@ impl Packer<'_> {
     }
 
     /// Copies a file from `start`, a chunk's, up to `end`. What is no longer there is zeros: the WAL knows better.
-    fn copy(&mut self, opened: &Opened, start: u64, end: u64) -> Result<Piece, Error> {
+    fn copy(&mut self, opened: &Opened, start: u64, end: u64) -> Result<PackedExtent, Error> {
         let verifier = Verifier::of(self.shared.rules, &opened.path);
-        let mut piece = Piece {
+        let mut extent = PackedExtent {
             path: opened.path.clone(),
             attributes: opened.attributes,
             file_bytes: opened.bytes,
@@ -257,19 +257,25 @@ impl Packer<'_> {
                 .map_err(|source| Error::read(&shared.plan.places.real(&opened.path), source))
         };
         shared.blocks.each(start..end, read, |block| {
-            self.pack(block, verifier.as_ref(), &opened.file, &mut piece);
+            self.pack(block, verifier.as_ref(), &opened.file, &mut extent);
         })?;
-        Ok(piece)
+        Ok(extent)
     }
 
     /// Chunk by chunk, so that each is still in the processor's cache when it is looked at again.
-    fn pack(&mut self, block: &mut Block, verifier: Option<&Verifier>, file: &File, piece: &mut Piece) {
+    fn pack(
+        &mut self,
+        block: &mut Block,
+        verifier: Option<&Verifier>,
+        file: &File,
+        extent: &mut PackedExtent,
+    ) {
         for (at, chunk, read) in block.chunks() {
             if let Some(verifier) = verifier {
                 verifier.check(&mut chunk[..read], at, file, &mut self.found);
             }
-            piece.crc32c = crc32c::crc32c_append(piece.crc32c, chunk);
-            piece.hashes.push(ChunkHash::of(chunk));
+            extent.crc32c = crc32c::crc32c_append(extent.crc32c, chunk);
+            extent.hashes.push(ChunkHash::of(chunk));
             self.builder.content(chunk);
             self.shared.progress.advance(chunk.len() as u64);
         }
@@ -300,14 +306,14 @@ impl Whole {
     }
 
     /// The bytes of a range that begins with a chunk, in a part.
-    fn piece(&self, range: Range<u64>, part_offset: u64) -> Piece {
+    fn extent(&self, range: Range<u64>, part_offset: u64) -> PackedExtent {
         let file_bytes = self.content.len() as u64;
         let indices = chunks::index_of(range.start)..chunks::index_of(range.end.max(1) - 1) + 1;
         let hashes = indices.map(|index| chunks::range(index, range.end));
         let hashes = hashes.filter(|chunk| !chunk.is_empty());
         let hashes =
             hashes.map(|chunk| ChunkHash::of(&self.content[chunk.start as usize..chunk.end as usize]));
-        Piece {
+        PackedExtent {
             path: self.path.as_bytes().into(),
             attributes: self.attributes,
             file_bytes,
@@ -323,16 +329,16 @@ impl Whole {
 /// One bundle of files at hand.
 pub(super) fn bundle_of(compression: Compression, volume: u32, files: &[Whole]) -> Built {
     let mut builder = VolumeBuilder::new(compression);
-    let pieces = files.iter().map(|whole| {
+    let extents = files.iter().map(|whole| {
         let bytes = whole.content.len() as u64;
         builder.begin_member(&whole.entry());
-        let piece = whole.piece(0..bytes, builder.plain_bytes());
+        let extent = whole.extent(0..bytes, builder.plain_bytes());
         builder.content(&whole.content);
         builder.end_member(bytes);
-        piece
+        extent
     });
-    let pieces = pieces.collect();
-    built(volume, 0, builder.finish_bundle(), pieces)
+    let extents = extents.collect();
+    built(volume, 0, builder.finish_bundle(), extents)
 }
 
 /// A slice of the volume of a large file at hand.
@@ -341,22 +347,22 @@ pub(super) fn slice_of(compression: Compression, volume: u32, index: u64, whole:
     let (range, _) = layout::slice_content(index, bytes);
     let mut builder = VolumeBuilder::new(compression);
     builder.begin_slice(index, &whole.entry());
-    let piece = whole.piece(range.clone(), builder.plain_bytes());
+    let extent = whole.extent(range.clone(), builder.plain_bytes());
     builder.content(&whole.content[range.start as usize..range.end as usize]);
     built(
         volume,
         index as u32,
         builder.finish_slice(index, bytes),
-        vec![piece],
+        vec![extent],
     )
 }
 
-fn built(volume: u32, slice: u32, part: FinishedPart, pieces: Vec<Piece>) -> Built {
+fn built(volume: u32, slice: u32, part: FinishedPart, extents: Vec<PackedExtent>) -> Built {
     Built {
         volume,
         slice,
         part,
-        pieces,
+        extents,
         found: Findings::default(),
         memory: None,
     }

@@ -11,7 +11,7 @@ use crate::archive::tree::{Content, Entry, Extent, Tree, TreeName};
 use crate::read::part::{PartRequest, Take, Wanted, read_part};
 use crate::store::Patience;
 
-/// Pieces that wait to be read.
+/// Runs of bytes that wait to be read.
 const AHEAD: usize = 2;
 
 /// A backup that is read from.
@@ -51,7 +51,7 @@ impl Source {
 
     /// A file as a stream. To be read on a thread for blocking work; the bytes are fetched meanwhile.
     pub(super) fn stream(&self, entry: &Entry) -> Stream {
-        let (sender, pieces) = sync_channel(AHEAD);
+        let (sender, runs) = sync_channel(AHEAD);
         let (source, entry, entry_bytes) = (self.clone(), entry.clone(), entry.bytes());
         tokio::spawn(async move {
             let sink = sender.clone();
@@ -64,8 +64,8 @@ impl Source {
             }
         });
         Stream {
-            pieces,
-            piece: io::Cursor::new(Vec::new()),
+            runs,
+            run: io::Cursor::new(Vec::new()),
             missing_bytes: entry_bytes,
         }
     }
@@ -91,8 +91,8 @@ impl Source {
         };
         let sink = Arc::new(sink);
         for extent in extents {
-            let piece = extent.offset..extent.offset + extent.bytes;
-            let wanted = Wanted::of(self.tree.parts[extent.part as usize].plain_bytes, [piece]);
+            let range = extent.offset..extent.offset + extent.bytes;
+            let wanted = Wanted::of(self.tree.parts[extent.part as usize].plain_bytes, [range]);
             let holds = String::from_utf8_lossy(&entry.path).into_owned();
             let request = self.request(extent.part, wanted, holds);
             let take = in_turn(*extent, sink.clone());
@@ -120,35 +120,35 @@ fn in_turn(extent: Extent, sink: Arc<impl Fn(&[u8]) -> io::Result<()> + Send + S
     })
 }
 
-type Piece = Result<Vec<u8>, Error>;
+type Run = Result<Vec<u8>, Error>;
 
 /// Fails if nobody reads any more.
-fn send(sender: &SyncSender<Piece>, piece: Piece) -> io::Result<()> {
+fn send(sender: &SyncSender<Run>, run: Run) -> io::Result<()> {
     sender
-        .send(piece)
+        .send(run)
         .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
 }
 
 /// Bytes of a file, in order.
 #[derive(Debug)]
 pub(super) struct Stream {
-    pieces: Receiver<Piece>,
-    piece: io::Cursor<Vec<u8>>,
+    runs: Receiver<Run>,
+    run: io::Cursor<Vec<u8>>,
     missing_bytes: u64,
 }
 
 impl Read for Stream {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
-            let bytes = self.piece.read(into)?;
+            let bytes = self.run.read(into)?;
             if bytes > 0 || into.is_empty() {
                 return Ok(bytes);
             }
-            match self.pieces.recv() {
-                Ok(piece) => {
-                    let piece = piece?;
-                    self.missing_bytes -= piece.len() as u64;
-                    self.piece = io::Cursor::new(piece);
+            match self.runs.recv() {
+                Ok(run) => {
+                    let run = run?;
+                    self.missing_bytes -= run.len() as u64;
+                    self.run = io::Cursor::new(run);
                 }
                 Err(_) if self.missing_bytes > 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Err(_) => return Ok(0),

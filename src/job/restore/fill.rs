@@ -2,7 +2,7 @@
 //!
 //! More are fetched than are decoded, so that those who decode do not wait for a round trip each time. Memory is bounded by
 //! bytes, not by parts: what compresses well is small, and so further ahead. At worst a part has 32 MiB of stored bytes in
-//! memory or on their way; each that is decoded has a piece of 4 MiB beside these, and the WAL that comes meanwhile 32 MiB.
+//! memory or on their way; each that is decoded has 4 MiB beside these, and the WAL that comes meanwhile 32 MiB.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,7 +23,7 @@ use crate::job::progress::Progress;
 use crate::long_write;
 use crate::read::part::{Take, Wanted, read_part_in_turn};
 
-/// A piece of a large file, which is worth a system call of its own.
+/// So many bytes of a file are worth a system call of their own.
 const LONG_BYTES: usize = 1 << 20;
 
 /// Parts that are fetched at once for each that is decoded, as far as memory goes. A part that has compressed well is decoded
@@ -32,7 +32,7 @@ const FETCHED: usize = 4;
 
 /// Bytes of a part, and where they go.
 #[derive(Debug, Clone, Copy)]
-struct Piece {
+struct Destination {
     /// Offset in the part.
     offset: u64,
     bytes: u64,
@@ -80,18 +80,18 @@ pub(super) async fn fill(
     let jobs = jobs.max(1);
     let decoders = &Semaphore::new(jobs);
     let memory = &source.archive.memory().filling;
-    let fetch = |(part, pieces): (u32, Vec<Piece>)| async move {
+    let fetch = |(part, destinations): (u32, Vec<Destination>)| async move {
         let stored_bytes = source.tree.parts[part as usize].stored_bytes;
         let _held = memory.take(stored_bytes).await;
-        let ranges = pieces
+        let ranges = destinations
             .iter()
-            .map(|piece| piece.offset..piece.offset + piece.bytes);
+            .map(|destination| destination.offset..destination.offset + destination.bytes);
         let wanted = Wanted::of(source.tree.parts[part as usize].plain_bytes, ranges);
-        let request = source.request(part, wanted, holds(&source.tree, files, &pieces));
+        let request = source.request(part, wanted, holds(&source.tree, files, &destinations));
         let writer = PartWriter {
             roots: roots.clone(),
             files: files.clone(),
-            pieces,
+            destinations,
             open: Mutex::new(None),
             progress: progress.clone(),
             reached: Mutex::new(0),
@@ -107,8 +107,8 @@ pub(super) async fn fill(
 }
 
 /// The missing bytes, by the parts that they are in, each part's ascending.
-fn by_part(tree: &Tree, files: &[FileWork]) -> BTreeMap<u32, Vec<Piece>> {
-    let mut parts: BTreeMap<u32, Vec<Piece>> = BTreeMap::new();
+fn by_part(tree: &Tree, files: &[FileWork]) -> BTreeMap<u32, Vec<Destination>> {
+    let mut parts: BTreeMap<u32, Vec<Destination>> = BTreeMap::new();
     for (file, work) in files.iter().enumerate() {
         let Some(Content::File { extents, .. }) = tree.entry(work.entry).map(|entry| &entry.content) else {
             continue;
@@ -122,7 +122,7 @@ fn by_part(tree: &Tree, files: &[FileWork]) -> BTreeMap<u32, Vec<Piece>> {
                 .filter(|range| range.start < end && range.end > start);
             for range in overlapping {
                 let (from, to) = (range.start.max(start), range.end.min(end));
-                parts.entry(extent.part).or_default().push(Piece {
+                parts.entry(extent.part).or_default().push(Destination {
                     offset: extent.offset + (from - start),
                     bytes: to - from,
                     file,
@@ -132,22 +132,22 @@ fn by_part(tree: &Tree, files: &[FileWork]) -> BTreeMap<u32, Vec<Piece>> {
             start = end;
         }
     }
-    for pieces in parts.values_mut() {
-        pieces.sort_by_key(|piece| piece.offset);
+    for destinations in parts.values_mut() {
+        destinations.sort_by_key(|destination| destination.offset);
     }
     parts
 }
 
 /// Names a part's files for an error.
-fn holds(tree: &Tree, files: &[FileWork], pieces: &[Piece]) -> String {
-    let name = |piece: &Piece| {
-        let entry = tree.entry(files[piece.file].entry);
+fn holds(tree: &Tree, files: &[FileWork], destinations: &[Destination]) -> String {
+    let name = |destination: &Destination| {
+        let entry = tree.entry(files[destination.file].entry);
         entry.map_or_else(String::new, |entry| {
             String::from_utf8_lossy(&entry.path).into_owned()
         })
     };
-    let others = pieces.len().saturating_sub(1);
-    match pieces.first().map(name) {
+    let others = destinations.len().saturating_sub(1);
+    match destinations.first().map(name) {
         Some(first) if others > 0 => format!("{first} and {others} more"),
         first => first.unwrap_or_default(),
     }
@@ -158,7 +158,7 @@ fn holds(tree: &Tree, files: &[FileWork], pieces: &[Piece]) -> String {
 struct PartWriter {
     roots: Arc<Roots>,
     files: Arc<Vec<FileWork>>,
-    pieces: Vec<Piece>,
+    destinations: Vec<Destination>,
     /// The file that was written last: the next bytes are often its, too.
     open: Mutex<Option<(usize, File)>>,
     progress: Arc<dyn Progress>,
@@ -170,14 +170,25 @@ impl PartWriter {
     fn take(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let end = offset + bytes.len() as u64;
         let first = self
-            .pieces
-            .partition_point(|piece| piece.offset + piece.bytes <= offset);
+            .destinations
+            .partition_point(|destination| destination.offset + destination.bytes <= offset);
         let mut open = self.open.lock().expect("no panic while held");
         let mut written_bytes = 0;
-        for piece in self.pieces[first..].iter().take_while(|piece| piece.offset < end) {
-            let (from, to) = (piece.offset.max(offset), (piece.offset + piece.bytes).min(end));
+        for destination in self.destinations[first..]
+            .iter()
+            .take_while(|destination| destination.offset < end)
+        {
+            let (from, to) = (
+                destination.offset.max(offset),
+                (destination.offset + destination.bytes).min(end),
+            );
             let content = &bytes[(from - offset) as usize..(to - offset) as usize];
-            self.write(&mut open, piece.file, piece.at + (from - piece.offset), content)?;
+            self.write(
+                &mut open,
+                destination.file,
+                destination.at + (from - destination.offset),
+                content,
+            )?;
             written_bytes += to - from;
         }
         let mut reached = self.reached.lock().expect("no panic while held");
@@ -208,7 +219,7 @@ impl PartWriter {
     }
 }
 
-/// Tells the kernel to begin writing a long piece to the disk, so that the fsync at the end finds little to wait for. Only a
+/// Tells the kernel to begin writing many bytes to the disk, so that the fsync at the end finds little to wait for. Only a
 /// hint: that fsync is what counts, so it is no matter if the file system does not know it.
 fn begin_to_store(file: &File, at: u64, bytes: usize) {
     if bytes < LONG_BYTES {

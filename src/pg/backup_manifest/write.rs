@@ -20,12 +20,12 @@ pub struct FileLine<'a> {
     pub checksum: Option<&'a Checksum>,
 }
 
-/// Writes a manifest piece by piece, so that a cluster of a million files needs no more memory than a small one:
-/// [`take`](Self::take) now and then what has been written, and [`finish`](Self::finish) for the rest. The pieces
-/// one after the other are the file.
+/// Writes a manifest bit by bit, so that a cluster of a million files needs no more memory than a small one:
+/// [`take`](Self::take) now and then what has been written, and [`finish`](Self::finish) for the rest. What was taken,
+/// one after the other, is the file.
 #[derive(Debug)]
 pub struct Writer {
-    piece: Vec<u8>,
+    written: Vec<u8>,
     hash: Sha256,
     first: bool,
 }
@@ -40,7 +40,7 @@ impl Writer {
         }
         text.push_str("\"Files\": [");
         Self {
-            piece: text.into_bytes(),
+            written: text.into_bytes(),
             hash: Sha256::new(),
             first: true,
         }
@@ -61,30 +61,30 @@ impl Writer {
 
     /// How much there is to take, in bytes.
     pub fn pending_bytes(&self) -> usize {
-        self.piece.len()
+        self.written.len()
     }
 
-    /// The next piece of the manifest: what was written since the last was taken.
+    /// What was written since the last was taken.
     pub fn take(&mut self) -> Vec<u8> {
-        self.hash.update(&self.piece);
-        std::mem::take(&mut self.piece)
+        self.hash.update(&self.written);
+        std::mem::take(&mut self.written)
     }
 
-    /// The last piece: with the WAL that the backup needs, newest timeline first, and the manifest's checksum.
+    /// The rest: with the WAL that the backup needs, newest timeline first, and the manifest's checksum.
     pub fn finish(mut self, wal_ranges: &[WalRange]) -> Vec<u8> {
         let lines: Vec<_> = wal_ranges.iter().map(wal_range).collect();
         self.push("\n],\n\"WAL-Ranges\": [\n");
         self.push(&lines.join(",\n"));
         self.push("\n],\n");
-        self.hash.update(&self.piece);
+        self.hash.update(&self.written);
         self.push("\"Manifest-Checksum\": \"");
-        push_hex(&mut self.piece, &self.hash.finalize());
-        self.piece.extend(b"\"}\n");
-        self.piece
+        push_hex(&mut self.written, &self.hash.finalize());
+        self.written.extend(b"\"}\n");
+        self.written
     }
 
     fn push(&mut self, text: &str) {
-        self.piece.extend(text.as_bytes());
+        self.written.extend(text.as_bytes());
     }
 
     fn push_path(&mut self, path: &[u8]) {
@@ -94,7 +94,7 @@ impl Writer {
             self.push(&format!("{{ \"Path\": {quoted}, "));
         } else {
             self.push("{ \"Encoded-Path\": \"");
-            push_hex(&mut self.piece, path);
+            push_hex(&mut self.written, path);
             self.push("\", ");
         }
     }
@@ -102,7 +102,7 @@ impl Writer {
     fn push_checksum(&mut self, checksum: &Checksum) {
         let name = checksum.algorithm().name();
         self.push(&format!(", \"Checksum-Algorithm\": \"{name}\", \"Checksum\": \""));
-        push_hex(&mut self.piece, checksum.bytes());
+        push_hex(&mut self.written, checksum.bytes());
         self.push("\"");
     }
 }
@@ -140,14 +140,14 @@ mod tests {
 
     fn write(version: ManifestVersion, lines: &[FileLine<'_>]) -> String {
         let mut writer = Writer::new(version);
-        let mut pieces = Vec::new();
+        let mut text = Vec::new();
         for line in lines {
             writer.file(line);
-            pieces.extend(writer.take());
+            text.extend(writer.take());
             assert_eq!(writer.pending_bytes(), 0);
         }
-        pieces.extend(writer.finish(&RANGES));
-        String::from_utf8(pieces).unwrap()
+        text.extend(writer.finish(&RANGES));
+        String::from_utf8(text).unwrap()
     }
 
     /// The last line has the hash of what is before it: `head -n -1 backup_manifest | sha256sum`.

@@ -7,13 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{READ_BYTES, Received};
-use crate::archive::wal::{Piece, Prefix, Prefixes};
+use crate::archive::wal::{Fragment, Prefix, Prefixes};
 use crate::archive::{Archive, Error};
 use crate::pg::SegmentName;
 use crate::staging::{Draft, Staging};
 use crate::store::{ErrorKind, Patience};
 
-/// How often it is begun anew because pieces were replaced meanwhile.
+/// How often it is begun anew because fragments were replaced meanwhile.
 const ATTEMPTS: usize = 10;
 
 impl Received {
@@ -41,12 +41,12 @@ impl Received {
     }
 
     async fn fill(&mut self, patience: Patience) -> Result<(), Error> {
-        let mut pieces = self.archive.received(self.segment, patience).await?;
-        let Some(file_bytes) = pieces.iter().map(|piece| piece.file_bytes).max() else {
+        let mut fragments = self.archive.received(self.segment, patience).await?;
+        let Some(file_bytes) = fragments.iter().map(|fragment| fragment.file_bytes).max() else {
             return Ok(());
         };
         self.kept.is_known = true;
-        while let Some(next) = self.next_piece(&mut pieces) {
+        while let Some(next) = self.next_fragment(&mut fragments) {
             self.join(next, patience).await?;
         }
         let kept_bytes = self.kept.prefixes.bytes();
@@ -55,8 +55,8 @@ impl Received {
             .map_err(|error| self.staging_error(&error))?;
         self.filled = kept_bytes;
         self.admitted = kept_bytes > 0;
-        pieces.retain(|piece| piece.range.end <= kept_bytes);
-        self.find_same(pieces).await
+        fragments.retain(|fragment| fragment.range.end <= kept_bytes);
+        self.find_same(fragments).await
     }
 
     /// Its first byte is written, if by nobody else then here: whoever fills it in writes that once more.
@@ -67,48 +67,51 @@ impl Received {
         self.draft().truncate(file_bytes).await
     }
 
-    /// The piece that leads furthest from where the others have led so far.
-    fn next_piece(&self, pieces: &mut Vec<Piece>) -> Option<Piece> {
+    /// The fragment that leads furthest from where the others have led so far.
+    fn next_fragment(&self, fragments: &mut Vec<Fragment>) -> Option<Fragment> {
         let at = self.kept.prefixes.bytes();
-        let leads = |piece: &Piece| piece.range.start <= at && piece.range.end > at;
-        let found = pieces.iter().enumerate().filter(|(_, piece)| leads(piece));
-        let (index, _) = found.max_by_key(|(_, piece)| piece.range.end)?;
-        Some(pieces.swap_remove(index))
+        let leads = |fragment: &Fragment| fragment.range.start <= at && fragment.range.end > at;
+        let found = fragments
+            .iter()
+            .enumerate()
+            .filter(|(_, fragment)| leads(fragment));
+        let (index, _) = found.max_by_key(|(_, fragment)| fragment.range.end)?;
+        Some(fragments.swap_remove(index))
     }
 
-    /// Adds a piece, if it belongs to those before it.
-    async fn join(&mut self, piece: Piece, patience: Patience) -> Result<(), Error> {
-        let (at, from) = (self.kept.prefixes.bytes(), piece.range.start);
+    /// Adds a fragment, if it belongs to those before it.
+    async fn join(&mut self, fragment: Fragment, patience: Patience) -> Result<(), Error> {
+        let (at, from) = (self.kept.prefixes.bytes(), fragment.range.start);
         let before = match from == at {
             true => self.kept.prefixes.prefix(),
             false => self.prefix_of(from).await?,
         };
-        let plain = match before == piece.before {
-            true => self.archive.fetch_piece(&piece, patience).await?,
+        let plain = match before == fragment.before {
+            true => self.archive.fetch_fragment(&fragment, patience).await?,
             false => return Ok(()),
         };
         let new = Bytes::from(plain).slice((at - from) as usize..);
         let mut prefixes = self.kept.prefixes.clone();
         prefixes.add(&new);
-        if prefixes.prefix() != piece.after {
-            tracing::warn!("{piece:?} is not what its name says: passed over");
+        if prefixes.prefix() != fragment.after {
+            tracing::warn!("{fragment:?} is not what its name says: passed over");
             return Ok(());
         }
         let written = self.draft().write_shared(at, &new).await;
         written.map_err(|error| self.staging_error(&error))?;
         self.kept.prefixes = prefixes;
-        self.kept.found.push(piece);
+        self.kept.found.push(fragment);
         Ok(())
     }
 
     /// Those that were replaced by others and are still there go when the segment is complete, if they are the same.
-    async fn find_same(&mut self, mut left: Vec<Piece>) -> Result<(), Error> {
-        left.sort_by_key(|piece| piece.range.end);
+    async fn find_same(&mut self, mut left: Vec<Fragment>) -> Result<(), Error> {
+        left.sort_by_key(|fragment| fragment.range.end);
         let mut prefixes = Prefixes::default();
-        for piece in left {
-            self.add_up(&mut prefixes, piece.range.end).await?;
-            if prefixes.prefix() == piece.after {
-                self.kept.found.push(piece);
+        for fragment in left {
+            self.add_up(&mut prefixes, fragment.range.end).await?;
+            if prefixes.prefix() == fragment.after {
+                self.kept.found.push(fragment);
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use crate::archive::tree::summary::{Backup, OwnSegment, Shape};
 use crate::archive::wal::Compared;
-use crate::codec::{ContentHash, FRAME_BYTES, PieceHash};
+use crate::codec::{ContentHash, FRAME_BYTES, FrameHash};
 use crate::pg::SegmentName;
 
 use super::{Error, TreeDraft};
@@ -84,7 +84,7 @@ impl TreeDraft {
             Some((_, end)) if is_last => end.0.saturating_sub(1) % backup.segment_bytes + 1,
             _ => backup.segment_bytes.min(MOST_BYTES),
         };
-        let (mut pieces, mut at) = (Vec::new(), 0);
+        let (mut frames, mut at) = (Vec::new(), 0);
         while at < bytes {
             let plain = self
                 .read(number, start + at, (bytes - at).min(READ_BYTES) as usize)
@@ -93,16 +93,16 @@ impl TreeDraft {
                 break;
             }
             at += plain.len() as u64;
-            let first = pieces.len() as u64;
-            pieces.extend(
+            let first = frames.len() as u64;
+            frames.extend(
                 (first..)
                     .zip(plain.chunks(FRAME_BYTES))
-                    .map(|(index, piece)| PieceHash::of(index, piece)),
+                    .map(|(index, content)| FrameHash::of(index, content)),
             );
         }
-        let hash = match &pieces[..] {
+        let hash = match &frames[..] {
             [] => ContentHash::of(&[]),
-            pieces => PieceHash::whole(pieces),
+            frames => FrameHash::whole(frames),
         };
         Ok(OwnSegment { segment, bytes, hash })
     }
