@@ -137,15 +137,19 @@ fn keeping(mount: &Mount, kept: &Path) -> String {
 fn fill(server: &Postgres, segments: u64) {
     let segment_bytes: u64 = server.number("SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'");
     let bytes = segments * segment_bytes;
-    // About a quarter of a MiB of WAL with every statement, half of it hex digits of no use to a compressor.
-    let rows = 500 * segment_bytes.div_ceil(1 << 20).min(16);
+    // A quarter of a MiB of WAL with the rows and with each message, half of it hex digits of no use to a compressor. Messages
+    // are WAL only: nothing has to be copied and replayed for them.
+    let messages = 3 * segment_bytes.div_ceil(1 << 20).min(5);
     server.query(&format!(
         "DO $$
          DECLARE start CONSTANT pg_lsn := pg_current_wal_lsn();
+                 noise CONSTANT text := (SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 4096));
          BEGIN
              WHILE pg_current_wal_lsn() - start < {bytes} LOOP
                  INSERT INTO filler SELECT id, md5(random()::text) || repeat(md5(id::text), 12)
-                   FROM generate_series(1, {rows}) AS id;
+                   FROM generate_series(1, 500) AS id;
+                 PERFORM pg_logical_emit_message(false, 'filler', noise || repeat(md5(at::text), 4096))
+                   FROM generate_series(1, {messages}) AS at;
                  COMMIT;
              END LOOP;
          END $$"

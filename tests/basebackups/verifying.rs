@@ -1,6 +1,7 @@
 //! Backups written through the mount that are not what their own manifest says (promise B2, B4).
 
 use super::mounted::{Site, directory_has, on_s3};
+use crate::common::postgres::send;
 use crate::common::s3::{Operation, S3Server};
 use crate::common::user::said;
 use crate::common::wait;
@@ -132,7 +133,7 @@ fn b4_tar_files_are_looked_into() {
 fn b4_pg_basebackup_fails_where_other_bytes_have_come() {
     let site = Site::local("during");
     let directory = site.backup("x");
-    let child = site.start_backup(&directory, &["-Xfetch", "--max-rate=16M"]);
+    let child = site.start_backup(&directory, &["-Xfetch", "--max-rate=4M"]);
     wait::until("the copy to have begun", || {
         directory_has(&site, &directory, "base/1/1259")
     });
@@ -140,10 +141,12 @@ fn b4_pg_basebackup_fails_where_other_bytes_have_come() {
     wait::until("a file to be there", || {
         directory_has(&site, &directory, "base/1/PG_VERSION")
     });
+    send(child.id(), libc::SIGSTOP);
     site.shell(
         "printf X | dd of=\"$1\" bs=1 conv=notrunc",
         &[&directory.join("base/1/1259")],
     );
+    send(child.id(), libc::SIGCONT);
     let failed = child.wait_with_output().expect("wait for pg_basebackup");
     assert!(
         !failed.status.success() && said(&failed).contains("backup_manifest"),

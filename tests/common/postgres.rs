@@ -242,6 +242,7 @@ impl Postgres {
     pub fn kill9(&mut self) {
         self.kill9_postmaster();
         wait::until("every process of the server to be gone", || self.kill_processes());
+        self.remove_shared_memory();
     }
 
     /// Kills what still works in the data directory; `Some` when nothing does.
@@ -256,6 +257,17 @@ impl Postgres {
         if let Some(mut server) = self.server.take() {
             server.kill().expect("kill postgres");
             server.wait().expect("wait for postgres");
+        }
+    }
+
+    /// The System V segment by which a server sees that another one is still there: one that was killed leaves it, and the
+    /// system has room for some thousands only.
+    fn remove_shared_memory(&self) {
+        let pid_file = fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
+        let line = pid_file.lines().nth(6).unwrap_or_default();
+        if let Some(Ok(id)) = line.split_whitespace().nth(1).map(str::parse) {
+            // SAFETY: IPC_RMID takes no buffer; the server that made the segment has ended.
+            unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
         }
     }
 
@@ -383,6 +395,7 @@ impl Drop for Postgres {
         self.kill9_postmaster();
         // A copy tool that waits for a mount dies with it only, which may be dropped after this.
         wait::within(Duration::from_secs(5), || self.kill_processes());
+        self.remove_shared_memory();
     }
 }
 
