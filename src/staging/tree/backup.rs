@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
+use crate::archive::tree::backup::{Backup, Shape, Tablespace, WalRange};
 use crate::archive::tree::ended::Ended;
-use crate::archive::tree::summary::{Backup, Shape, Tablespace, WalRange};
 use crate::pg::backup_manifest::{Manifest, ManifestVersion};
 use crate::pg::control::{ClusterState, ControlFile};
 use crate::pg::label::{self, BackupFrom};

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use tokio::time::{Instant, timeout_at};
 
 use crate::archive;
-use crate::archive::tree::summary::{Backup, Description, Method, Summary};
+use crate::archive::tree::backup::Backup;
+use crate::archive::tree::summary::{Description, Method, Summary};
 use crate::archive::tree::{Attributes, Content, Entry, Extent, Tree, chunks::ChunkHash};
 use crate::parts::tree::TreeBuilder;
 

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::archive::tree::summary::{Backup, OwnSegment, Shape};
+use crate::archive::tree::backup::{Backup, OwnSegment, Shape};
 use crate::archive::wal::Compared;
 use crate::codec::{ContentHash, FRAME_BYTES, PieceHash};
 use crate::pg::SegmentName;

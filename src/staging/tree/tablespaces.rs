@@ -3,7 +3,7 @@
 //! Where a data directory has a link, `pg_tblspc/<oid>`, a stored tree has the tablespace itself: it is one thing, and
 //! its manifest names the files so. A link that leads out of the tree leads to files that are not in the backup.
 
-use crate::archive::tree::summary;
+use crate::archive::tree::backup;
 use crate::pg::tablespace_map;
 
 use super::names::{Kind, NameError, Names, ROOT};
@@ -84,7 +84,7 @@ pub(super) fn resolve(mapped: &[Mapped], path: &[u8]) -> Vec<u8> {
 pub(super) fn described(
     found: &[u32],
     map: &[tablespace_map::Tablespace],
-) -> Result<Vec<summary::Tablespace>, String> {
+) -> Result<Vec<backup::Tablespace>, String> {
     if let Some(missing) = map.iter().find(|known| !found.contains(&known.oid)) {
         let oid = missing.oid;
         return Err(format!(
@@ -92,7 +92,7 @@ pub(super) fn described(
         ));
     }
     let location = |oid| map.iter().find(|known| known.oid == oid);
-    let described = |&oid| summary::Tablespace {
+    let described = |&oid| backup::Tablespace {
         oid,
         location: location(oid).map_or(String::new(), |known| {
             String::from_utf8_lossy(&known.location).into_owned()

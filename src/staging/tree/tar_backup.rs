@@ -10,9 +10,9 @@ use std::io::Read;
 
 use jiff::Timestamp;
 
+use crate::archive::tree::backup::{Backup, Shape, Tablespace};
 use crate::archive::tree::ended::{Ended, KnownFrom};
 use crate::archive::tree::layout;
-use crate::archive::tree::summary::{Backup, Shape, Tablespace};
 use crate::pg::backup_manifest::{Manifest, ManifestVersion};
 use crate::pg::label::{self, BackupFrom, BackupLabel};
 use crate::pg::{PageHeader, SegmentName, SegmentSize, SystemId, tablespace_map};

@@ -7,7 +7,8 @@ use std::path::Path;
 use futures::FutureExt;
 
 use crate::archive;
-use crate::archive::tree::summary::{Shape, Summary};
+use crate::archive::tree::backup::Shape;
+use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{Content, Tree};
 use crate::archive::tree::{chunks, layout};
 use crate::codec::{self, Compression};
