@@ -10,6 +10,7 @@ use crate::archive::tree::backup::Backup;
 use crate::archive::tree::summary::{Description, Method, Summary};
 use crate::archive::tree::{Attributes, Content, Entry, Extent, Tree, chunks::ChunkHash};
 use crate::parts::tree::TreeBuilder;
+use crate::parts::volume::slice_extent;
 
 use super::bundle::Closed;
 use super::file::{self, SentAs};
@@ -192,39 +193,29 @@ impl TreeDraft {
         attributes: Attributes,
         file: &file::DraftFile,
     ) -> Result<bool, Error> {
-        let (mut extents, hashes, bytes, sent_as);
-        match &*file.content.lock().await {
+        let (extents, hashes, bytes, sent_as) = match &*file.content.lock().await {
             file::Content::Small(_) => {
                 return Err(self.sender.fail(self.broken(&"a file was not sent")).into());
             }
             file::Content::Bundled(member) => {
-                extents = vec![Extent {
+                let extent = Extent {
                     part: builder.part(&*member.part.stored().await?),
                     offset: member.offset,
                     bytes: member.bytes,
-                }];
-                (bytes, hashes) = (member.bytes, member.chunks.hashes.clone());
-                sent_as = Some(member.sent_as.clone());
+                };
+                let sent_as = Some(member.sent_as.clone());
+                (vec![extent], member.chunks.hashes.clone(), member.bytes, sent_as)
             }
-            file::Content::Large(large, sent) => {
-                let slices;
-                (slices, hashes) = large.extents();
-                extents = Vec::with_capacity(slices.len());
-                for slice in slices {
-                    extents.push(Extent {
-                        part: builder.part(&*slice.part.stored().await?),
-                        offset: slice.offset,
-                        bytes: slice.bytes,
-                    });
+            file::Content::Large(large, sent_as) => {
+                let (parts, hashes) = large.parts();
+                let mut extents = Vec::with_capacity(parts.len());
+                for (slice, part) in parts {
+                    let part = builder.part(&*part.stored().await?);
+                    extents.push(slice_extent(slice, large.bytes(), part));
                 }
-                // Also what holds nothing but the end of the volume must be stored.
-                for part in large.parts() {
-                    builder.part(&*part.stored().await?);
-                }
-                bytes = large.bytes();
-                sent_as = sent.clone();
+                (extents, hashes, large.bytes(), sent_as.clone())
             }
-        }
+        };
         let as_it_is = SentAs {
             path: path.clone(),
             attributes,
