@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use tokio::time::{Instant, timeout_at};
 
 use crate::archive;
-use crate::archive::tree::backup::Backup;
 use crate::archive::tree::summary::{Description, Method, Summary};
 use crate::archive::tree::{Attributes, Content, Entry, Extent, Tree, chunks::ChunkHash};
 use crate::parts::tree::TreeBuilder;
@@ -14,12 +13,13 @@ use crate::parts::volume::slice_extent;
 
 use super::bundle::Closed;
 use super::file::{self, SentAs};
+use super::judge::{Followed, Verdict, Written};
 use super::names::{Kind, NameError};
 use super::sending::Outgoing;
-use super::{Error, State, TreeDraft, tablespaces};
+use super::{Error, State, TreeDraft};
 
 impl TreeDraft {
-    /// Makes the tree a complete backup, or says why it is none, in an operation that began then. The caller holds the
+    /// Makes the tree complete, or says why it is not, in an operation that began then. The caller holds the
     /// state, so nothing changes.
     pub(super) async fn complete(
         &self,
@@ -38,13 +38,14 @@ impl TreeDraft {
     }
 
     async fn try_to_complete(&self, state: &mut State, method: Method, began: Instant) -> Result<(), Error> {
-        let mapped = tablespaces::mapped(&self.names(), &self.options.directory)
-            .map_err(|reason| self.no_backup(reason))?;
-        let backup = self.while_it_gets_on(began, self.recognise(&mapped)).await?;
+        let judged = self.judge.judge(Written { draft: self, method });
+        let Verdict {
+            description,
+            followed,
+        } = self.while_it_gets_on(began, judged).await?;
         self.completing.store(true, Ordering::Release);
-        let moved = tablespaces::move_home(&mut self.names(), &mapped);
-        let stored = match moved {
-            Ok(()) => self.while_it_gets_on(began, self.store(backup, method)).await,
+        let stored = match self.follow(&followed) {
+            Ok(()) => self.while_it_gets_on(began, self.store(description)).await,
             Err(error) => Err(error.into()),
         };
         self.completing.store(false, Ordering::Release);
@@ -62,19 +63,21 @@ impl TreeDraft {
         Ok(())
     }
 
-    async fn store(&self, backup: Backup, method: Method) -> Result<Summary, Error> {
+    fn follow(&self, links: &[Followed]) -> Result<(), NameError> {
+        let mut names = self.names();
+        links
+            .iter()
+            .try_for_each(|Followed { link, directory }| names.follow_link(link, directory))
+    }
+
+    async fn store(&self, mut description: Description) -> Result<Summary, Error> {
         let last = self.send_rest().await?;
         let (tree, hashes, tidy) = self.stored_tree(last).await?;
         self.sender.settle().await;
         self.still_sound()?;
         self.sender.delete_forgotten().await?;
         self.forget_refusal().await?;
-        let description = Description {
-            began: self.began,
-            method,
-            plain_tar: tidy && !self.sender.has_strays(),
-            backup,
-        };
+        description.plain_tar = tidy && !self.sender.has_strays();
         // Each of its requests gets the deadline, and begins when the one before it has got on.
         let patience = || {
             self.sender.note_progress();
