@@ -1,7 +1,7 @@
 //! Is an archived segment the one that a server has, or a backup? Another server may have archived under the same name.
 
 use super::Found;
-use crate::archive::tree::summary::OwnSegment;
+use crate::archive::tree::backup::OwnSegment;
 use crate::archive::{Archive, Error};
 use crate::codec::{ContentHash, FRAME_BYTES, SeekTable};
 use crate::pg::WalName;
