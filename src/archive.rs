@@ -27,7 +27,6 @@ mod error;
 mod place;
 mod plain;
 pub mod tree;
-mod turns;
 pub mod wal;
 
 pub use error::Error;
@@ -106,7 +105,7 @@ pub struct Archive {
     marker: Marker,
     compression: Compression,
     cluster: OnceLock<Cluster>,
-    name_turns: turns::NameTurns,
+    name_turns: wal::turns::NameTurns,
     memory: Memory,
     /// The last segment that was not there yet: most likely, those after it are not either.
     frontier: Mutex<Option<SegmentName>>,

@@ -12,6 +12,7 @@ mod header;
 mod lineage;
 mod own;
 mod received;
+pub(super) mod turns;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -22,11 +23,11 @@ pub use lineage::{Child, Fork, Lineage};
 pub use own::Compared;
 pub use received::{Fragment, MAX_FRAGMENT_BYTES, Prefix, Prefixes};
 
-pub use super::turns::Looked;
 use super::{Archive, Error};
 use crate::codec::{self, Damage, SeekTable, Tail};
 use crate::pg::{SegmentName, Timeline, WalName};
 use crate::store::{self, ByteRange, ErrorKind, Key, Meta, Patience};
+pub use turns::Looked;
 
 /// A first look at an object's end: the footer, and the whole seek table of a 16 MiB segment.
 const TAIL_BYTES: u64 = 4 << 10;

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::archive::tree::{Attributes, Content, Entry, Extent, layout};
+use crate::archive::tree::{Attributes, Content, Entry, Extent, headers, layout};
 use crate::codec::Compression;
 
 use super::part::{FinishedPart, PartBuilder};
@@ -22,7 +22,7 @@ impl VolumeBuilder {
 
     /// Begins a member of a bundle. The content of a file follows, and [`VolumeBuilder::end_member`].
     pub fn begin_member(&mut self, entry: &Entry) {
-        self.0.push(&layout::member_header(entry));
+        self.0.push(&headers::member_header(entry));
     }
 
     /// Ends a file of so many bytes.
@@ -77,7 +77,7 @@ impl VolumeBuilder {
 /// `None` if its path is too long for them, some 7 KiB.
 pub fn slice_headers(index: u64, file: &Entry) -> Option<Vec<u8>> {
     match index {
-        0 => layout::large_header(file),
+        0 => headers::large_header(file),
         _ => Some(Vec::new()),
     }
 }
@@ -121,7 +121,7 @@ impl Bundle {
     /// Adds a directory, a link, or a file with its content. Returns where the content begins in the part.
     pub fn add(&mut self, entry: Entry, mut content: Vec<u8>) -> u64 {
         content.shrink_to_fit();
-        let header_bytes = layout::member_header(&entry).len() as u64;
+        let header_bytes = headers::member_header(&entry).len() as u64;
         let offset = self.plain_bytes + header_bytes;
         let bytes = content.len() as u64;
         self.plain_bytes = offset + bytes + layout::padding(bytes);

@@ -13,9 +13,9 @@ use walfs::archive::tree::backup::{Backup, Shape, WalRange};
 use walfs::archive::tree::catalogue::{Begun, By};
 use walfs::archive::tree::chunks::{self, ChunkHash};
 use walfs::archive::tree::ended::{Ended, KnownFrom};
-use walfs::archive::tree::layout;
 use walfs::archive::tree::summary::{Description, Method};
 use walfs::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeId, TreeKind};
+use walfs::archive::tree::{headers, layout};
 use walfs::parts::part::PartBuilder;
 use walfs::pg::{Lsn, Timeline};
 
@@ -179,7 +179,7 @@ impl Packing<'_> {
 
     async fn bundle(&mut self, entry: Entry, path: &Path) {
         let part = &mut self.bundle.part;
-        part.push(&layout::member_header(&entry));
+        part.push(&headers::member_header(&entry));
         if let Content::File { bytes, .. } = &entry.content {
             let content = fs::read(path).expect("read a file");
             assert_eq!(content.len() as u64, *bytes, "{} changes", path.display());
@@ -214,7 +214,7 @@ impl Packing<'_> {
     async fn store_large(&mut self, mut entry: Entry, path: &Path) {
         let content = fs::read(path).expect("read a file");
         let bytes = content.len() as u64;
-        let mut volume = layout::large_header(&entry).expect("a short path");
+        let mut volume = headers::large_header(&entry).expect("a short path");
         volume.extend_from_slice(&content);
         volume.resize(layout::volume_bytes(bytes) as usize, 0);
         let mut extents = Vec::new();

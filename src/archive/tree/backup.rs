@@ -11,7 +11,7 @@ use crate::pg::{Lsn, SegmentName, SegmentSize, SystemId, Timeline};
 const MOST_SEGMENTS: u64 = 1 << 18;
 
 /// Segments that are compared when they come: as many as are asked for one by one.
-pub const MOST_AWAITED: usize = super::needed::ASKED_ONE_BY_ONE;
+pub const MOST_AWAITED: usize = 64;
 
 /// How the files of a base backup are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -23,9 +23,6 @@ use crate::store::{self, ByteRange, ErrorKind, Key, Meta, Patience, PutMode};
 
 pub(super) const BEGUN: &str = "begun.json";
 
-/// The longest word of who is at a tree, or of why it was not completed.
-pub(super) const WORD_BYTES: u64 = 1 << 20;
-
 /// The longest summary: of a backup that brings a hundred thousand segments along.
 const SUMMARY_BYTES: u64 = 4 << 20;
 

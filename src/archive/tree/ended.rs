@@ -11,13 +11,9 @@ use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::backup::Backup;
-use crate::archive::{Archive, Error};
-use crate::pg::backup_history::{self, BackupHistory};
+use crate::pg::backup_history::BackupHistory;
 use crate::pg::control::{ClusterState, ControlFile};
 use crate::pg::label::{BackupFrom, BackupLabel};
-use crate::pg::{SegmentName, SegmentSize, WalName};
-use crate::store::Patience;
 
 /// How long after the end of its first checkpoint a backup says that it has begun, at most.
 const BEGINS_WITHIN: SignedDuration = SignedDuration::from_mins(2);
@@ -81,7 +77,7 @@ impl Ended {
     }
 
     /// With what the `.backup` file adds.
-    fn refined(self, history: &BackupHistory) -> Self {
+    pub(super) fn refined(self, history: &BackupHistory) -> Self {
         let stop = zoned(&history.stop_time);
         let at = stop.and_then(|(stop, zone)| match utc_offset(zone) {
             Some(offset) => moment(stop, offset),
@@ -147,41 +143,10 @@ fn moment(local: DateTime, offset_seconds: i64) -> Option<Timestamp> {
     utc.checked_sub(SignedDuration::from_secs(offset_seconds)).ok()
 }
 
-impl Archive {
-    /// When a backup ended: what its summary says, or the `.backup` file in `wal/` where that knows better.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub async fn ended(&self, backup: &Backup, patience: Patience) -> Result<Ended, Error> {
-        if backup.ended.is_exact() {
-            return Ok(backup.ended);
-        }
-        let Some(name) = history_name(backup) else {
-            return Ok(backup.ended);
-        };
-        let history = match self.read_small(name, patience).await {
-            Ok(text) => text.and_then(|text| backup_history::parse(&text).ok()),
-            Err(Error::Damaged { .. }) => None,
-            Err(error) => return Err(error),
-        };
-        let stop = backup.stop().map(|(_, lsn)| lsn);
-        let own = history.filter(|history| Some(history.stop_lsn) == stop);
-        Ok(own.map_or(backup.ended, |history| backup.ended.refined(&history)))
-    }
-}
-
-/// Name of the `.backup` file that its end left in `wal/`.
-fn history_name(backup: &Backup) -> Option<WalName> {
-    let (timeline, start) = backup.start()?;
-    let size = SegmentSize::new(backup.segment_bytes).ok()?;
-    let segment = SegmentName::from_number(timeline, start.0 / size.bytes(), size)?;
-    let offset = u32::try_from(start.0 % size.bytes()).ok()?;
-    Some(WalName::Backup(segment, offset))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pg::backup_history;
 
     fn time(text: &str) -> Timestamp {
         text.parse().expect("a time")

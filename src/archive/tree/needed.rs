@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::BASEBACKUPS;
-use super::backup::OwnSegment;
+use super::backup::{MOST_AWAITED, OwnSegment};
 use super::catalogue::{BackupWal, READS};
 use super::summary::Summary;
 use crate::archive::wal::{Compared, WalCursor};
@@ -17,7 +17,7 @@ use crate::pg::{SegmentName, WalName};
 use crate::store::Patience;
 
 /// Segments that are asked for one by one; a listing of more costs less.
-pub(super) const ASKED_ONE_BY_ONE: usize = 64;
+const ASKED_ONE_BY_ONE: usize = MOST_AWAITED;
 
 /// Missing segments after which no more are looked for.
 const MOST_MISSING: usize = 1000;

@@ -8,9 +8,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::TreeId;
-use super::catalogue::WORD_BYTES;
 use crate::archive::{Archive, Error};
 use crate::store::{ByteRange, ErrorKind, Key, Patience, PutMode};
+
+/// The longest word of who is at a tree, or of why it was not completed.
+pub(super) const WORD_BYTES: u64 = 1 << 20;
 
 const REFUSED: &str = "refused.";
 

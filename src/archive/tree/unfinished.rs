@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::catalogue::{BEGUN, Beside, READS, Unfinished, WORD_BYTES};
+use super::catalogue::{BEGUN, Beside, READS, Unfinished};
+use super::refused::WORD_BYTES;
 use super::summary::Summary;
 use super::{TREES, TreeId, TreeKind, TreeName};
 use crate::archive::{Archive, Error};

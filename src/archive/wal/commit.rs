@@ -17,9 +17,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
+use super::turns::NameTurn;
 use super::{Archive, Error, Found, Looked};
 use crate::archive::put_mode;
-use crate::archive::turns::NameTurn;
 use crate::codec::{ContentHash, SeekTable};
 use crate::pg::{PageHeader, WalName};
 use crate::store::{self, ErrorKind, Leave, Patience};

@@ -4,15 +4,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
-use super::finish::{Access, LONGEST_TEXT, describe};
+use super::finish::{Access, LONGEST_TEXT, SIGNALS, describe};
 use super::settings::{AUTO, Files, Given, MAIN, Recovery, Settings, commented, plan};
 use super::spot::{Roots, Spot};
 use super::target::TargetTimeline;
 use crate::beneath::Root;
 use crate::pg::control::{ControlFile, Limits};
-
-/// What makes a server recover, or follow: there is at most one of them when all is done.
-pub(super) const SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
 
 /// The other file without which no server starts.
 const HBA: &str = "pg_hba.conf";

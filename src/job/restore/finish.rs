@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::configure::SIGNALS;
 use super::error::Error;
 use super::place::{CONTROL, LOST_AND_FOUND, MARK, NEW_CONTROL, PLACE_MARK};
 use super::spot::{Base, Roots, Spot};
@@ -24,6 +23,9 @@ use crate::store::Patience;
 
 /// No settings file or tablespace map is longer, in bytes.
 pub(super) const LONGEST_TEXT: u64 = 16 << 20;
+
+/// What makes a server recover, or follow: there is at most one of them when all is done.
+pub(super) const SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
 
 /// No `backup_manifest` that is changed is longer, in bytes: some millions of files.
 const LONGEST_MANIFEST: u64 = 1 << 30;

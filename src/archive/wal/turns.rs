@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use super::wal::Found;
+use super::Found;
 use crate::codec::ContentHash;
 use crate::pg::WalName;
 
 /// The writers of one name in this process.
 #[derive(Debug, Default)]
-pub(super) struct NameTurn {
+pub(in crate::archive) struct NameTurn {
     /// Held by the one who writes.
     pub(super) turn: tokio::sync::Mutex<()>,
     /// How often somebody began or ended to write.
@@ -37,7 +37,7 @@ impl Drop for Writes<'_> {
 
 /// One for each name that somebody writes.
 #[derive(Debug, Default)]
-pub(super) struct NameTurns(Mutex<HashMap<WalName, Weak<NameTurn>>>);
+pub(in crate::archive) struct NameTurns(Mutex<HashMap<WalName, Weak<NameTurn>>>);
 
 impl NameTurns {
     pub(super) fn of(&self, name: WalName) -> Arc<NameTurn> {
