@@ -20,6 +20,8 @@ use crate::codec::{self, Damage};
 use crate::pg::{SegmentName, SegmentSize, Timeline, WalName};
 use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience};
 
+mod timelines;
+
 /// Folder of the fragments.
 const RECEIVING: &str = "receiving";
 
@@ -187,9 +189,18 @@ impl Archive {
         &self,
         prefix: &str,
         patience: Patience,
+        take: impl FnMut(Fragment, &Meta),
+    ) -> Result<(), Error> {
+        self.each_received_after(prefix, None, patience, take).await
+    }
+
+    async fn each_received_after(
+        &self,
+        prefix: &str,
+        mut after: Option<String>,
+        patience: Patience,
         mut take: impl FnMut(Fragment, &Meta),
     ) -> Result<(), Error> {
-        let mut after: Option<String> = None;
         loop {
             let page = self.store.list(prefix, after.as_deref(), 1000, patience).await?;
             for (key, meta) in &page.entries {
