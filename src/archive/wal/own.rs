@@ -46,7 +46,6 @@ impl Archive {
         let found = match bytes {
             0 => return Ok(Compared::Same),
             bytes if bytes > table.plain_bytes() => return Ok(Compared::Other),
-            bytes if bytes == table.plain_bytes() => table.hash(),
             bytes => self.hash_of_first(name, &table, bytes, patience).await?,
         };
         Ok(match found == hash {
@@ -55,13 +54,17 @@ impl Archive {
         })
     }
 
-    async fn hash_of_first(
+    /// Of at least one byte, and no more than there are.
+    pub(super) async fn hash_of_first(
         &self,
         name: WalName,
         table: &SeekTable,
         bytes: u64,
         patience: Patience,
     ) -> Result<ContentHash, Error> {
+        if bytes == table.plain_bytes() {
+            return Ok(table.hash());
+        }
         let key = self.wal_key(name);
         let frame = (bytes - 1) / FRAME_BYTES as u64;
         let range = ByteRange::Span(table.stored_range(frame..frame + 1));
