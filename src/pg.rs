@@ -30,6 +30,7 @@ pub mod slru;
 mod switch;
 pub mod tablespace_map;
 mod temporary;
+pub mod written;
 
 pub use name::{NameError, SegmentName, WalName};
 pub use page::{HeaderError, PageHeader, TimelineMatch};

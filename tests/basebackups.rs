@@ -56,6 +56,8 @@ mod writing;
 mod restoring_safely;
 // Brought back over WAL that is nowhere else, to disks of its own, for a group to read.
 mod restoring_over;
+// Brought back over a .partial, which the archive has or has not.
+mod restoring_partials;
 // Brought back while somebody puts links and other directories in the place of the target.
 mod restoring_swapped;
 // Brought back from backups that are not what they say.

@@ -5,6 +5,7 @@
 //! committed ([`Committed`]), and what recovery reads. What "acknowledged" means is taken from the archive command
 //! itself: after a successful `cp` into the mount it keeps a second copy, so what is kept was acknowledged.
 
+mod forking;
 mod killing;
 mod library;
 mod losing;

@@ -19,6 +19,7 @@ mod forks;
 pub mod listing;
 mod lookup;
 mod presence;
+mod receivers;
 mod receiving;
 mod recent;
 mod renaming;

@@ -6,13 +6,15 @@
 //! longer ones as they become many: a fragment takes the one before it along if that is not more than twice as long. So
 //! there are few of them, and each byte is stored a few times. A full file is archived as the segment that it is.
 //!
-//! What is kept may not change any more: an acknowledged commit may rest on it.
+//! What is kept may not change any more: an acknowledged commit may rest on it. What others have of the segment must be the
+//! same.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::others::{Company, Listed};
 use super::wal::WalDraft;
 use super::{Draft, Staging};
 use crate::archive::wal::{Committed, Fragment, MAX_FRAGMENT_BYTES, Prefix, Prefixes};
@@ -22,6 +24,7 @@ use crate::pg::{PageHeader, SegmentName, SegmentSize, WalName};
 use crate::store::{self, GRACE, Patience};
 
 mod load;
+mod others;
 
 /// Bytes of the first page that say whose the segment is.
 const HEADER_BYTES: usize = 40;
@@ -61,7 +64,7 @@ enum Content {
 }
 
 /// What the store has of it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Kept {
     /// Bytes up to where it is kept, summed up.
     prefixes: Prefixes,
@@ -73,6 +76,14 @@ struct Kept {
     replaced: Vec<Fragment>,
     /// Found in the store, and the same as the content here.
     found: Vec<Fragment>,
+    /// All this, before what was put last was compared with what others have.
+    before: Option<Box<Kept>>,
+    /// Put since then, and by nobody else.
+    new: Vec<Fragment>,
+    /// Who else has put fragments.
+    company: Company,
+    /// What the last listing had.
+    listed: Listed,
 }
 
 impl Received {
@@ -292,14 +303,26 @@ impl Received {
         if self.filled > 0 && !self.admitted {
             self.admit(patience).await?;
         }
-        while !self.kept.is_known || self.kept.prefixes.bytes() < self.filled {
-            self.put_fragment(patience).await?;
+        match self.filled {
+            0 => self.put_all(patience).await?,
+            _ => self.put_beside_others(patience).await?,
         }
         if self.kept.replaced.len() >= REPLACED {
             let replaced = std::mem::take(&mut self.kept.replaced);
             self.forget(replaced);
         }
         Ok(())
+    }
+
+    async fn put_all(&mut self, patience: Patience) -> Result<(), Error> {
+        while self.has_more() {
+            self.put_fragment(patience).await?;
+        }
+        Ok(())
+    }
+
+    fn has_more(&self) -> bool {
+        !self.kept.is_known || self.kept.prefixes.bytes() < self.filled
     }
 
     /// W5: what is kept of a segment ties the archive to its cluster, as the segment would.
@@ -328,7 +351,9 @@ impl Received {
         let mut prefixes = self.kept.prefixes.clone();
         prefixes.add(&plain[(kept_bytes - start) as usize..]);
         let fragment = self.fragment(start, before, &prefixes);
-        self.archive.put_fragment(&fragment, plain, patience).await?;
+        if self.archive.put_fragment(&fragment, plain, patience).await? == Committed::Stored {
+            self.kept.new.push(fragment.clone());
+        }
         self.kept.took(fragment, stays, prefixes);
         Ok(())
     }
@@ -349,10 +374,12 @@ impl Received {
             mut fragments,
             replaced,
             found,
+            listed,
             ..
         } = std::mem::take(&mut self.kept);
         fragments.extend(replaced);
         fragments.extend(found);
+        fragments.extend(listed.into_others());
         self.forget(fragments);
     }
 

@@ -101,10 +101,10 @@ fn w1_an_acknowledged_commit_survives_the_loss_of_every_machine() {
     }
 }
 
-const SYNCHRONOUS: [&str; 2] = ["--synchronous", "--slot=walfs"];
+pub(super) const SYNCHRONOUS: [&str; 2] = ["--synchronous", "--slot=walfs"];
 
 /// Its commits wait until they are received.
-fn synchronous_source(world: &World, version: Version) -> Postgres {
+pub(super) fn synchronous_source(world: &World, version: Version) -> Postgres {
     let options = ServerOptions {
         segment_mib: 1,
         ..ServerOptions::of(version)
@@ -120,7 +120,7 @@ fn synchronous_source(world: &World, version: Version) -> Postgres {
     server
 }
 
-fn back_up(server: &Postgres, mount: &Mount) {
+pub(super) fn back_up(server: &Postgres, mount: &Mount) {
     let mut backup = server.program("pg_basebackup");
     backup.args(["-X", "none", "-c", "fast", "-D"]);
     let output = backup
@@ -244,7 +244,7 @@ fn streaming(server: &Postgres, mount: &Mount) -> Child {
 
 /// The same, with more arguments.
 #[track_caller]
-fn streaming_with(server: &Postgres, mount: &Mount, arguments: &[&str]) -> Child {
+pub(super) fn streaming_with(server: &Postgres, mount: &Mount, arguments: &[&str]) -> Child {
     // The server may take a moment to notice that the last one is gone.
     wait::until("the last pg_receivewal to be gone", || {
         (server.query("SELECT count(*) FROM pg_stat_replication") == "0").then_some(())

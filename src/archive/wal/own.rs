@@ -26,28 +26,45 @@ impl Archive {
     /// [`Error::Store`], [`Error::Damaged`].
     pub async fn compare_wal(&self, own: &OwnSegment, patience: Patience) -> Result<Compared, Error> {
         let name = WalName::Segment(own.segment);
+        self.compare_first(name, own.bytes, own.hash, patience).await
+    }
+
+    /// Compares so many first bytes of an archived file with those that have this hash.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Damaged`].
+    pub async fn compare_first(
+        &self,
+        name: WalName,
+        bytes: u64,
+        hash: ContentHash,
+        patience: Patience,
+    ) -> Result<Compared, Error> {
         let Found::Archived(table) = self.look(name, patience).await? else {
             return Ok(Compared::Absent);
         };
-        let found = match own.bytes {
+        let found = match bytes {
             0 => return Ok(Compared::Same),
             bytes if bytes > table.plain_bytes() => return Ok(Compared::Other),
-            bytes if bytes == table.plain_bytes() => table.hash(),
             bytes => self.hash_of_first(name, &table, bytes, patience).await?,
         };
-        Ok(match found == own.hash {
+        Ok(match found == hash {
             true => Compared::Same,
             false => Compared::Other,
         })
     }
 
-    async fn hash_of_first(
+    /// Of at least one byte, and no more than there are.
+    pub(super) async fn hash_of_first(
         &self,
         name: WalName,
         table: &SeekTable,
         bytes: u64,
         patience: Patience,
     ) -> Result<ContentHash, Error> {
+        if bytes == table.plain_bytes() {
+            return Ok(table.hash());
+        }
         let key = self.wal_key(name);
         let frame = (bytes - 1) / FRAME_BYTES as u64;
         let range = ByteRange::Span(table.stored_range(frame..frame + 1));

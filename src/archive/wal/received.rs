@@ -14,11 +14,14 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{Archive, Error, WalMeta};
+use super::{Archive, Committed, Error, WalMeta};
 use crate::archive::put_mode;
-use crate::codec::{self, Damage};
+use crate::codec::{self, ContentHash, Damage};
 use crate::pg::{SegmentName, SegmentSize, Timeline, WalName};
 use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience};
+
+mod contradicted;
+mod timelines;
 
 /// Folder of the fragments.
 const RECEIVING: &str = "receiving";
@@ -30,6 +33,13 @@ pub const MAX_FRAGMENT_BYTES: u64 = 16 << 20;
 /// prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Prefix(u64);
+
+impl Prefix {
+    fn of(hash: ContentHash) -> Self {
+        let (first, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
+        Self(u64::from_be_bytes(*first))
+    }
+}
 
 /// Bytes of a segment from its beginning on, summed up.
 #[derive(Debug, Clone, Default)]
@@ -50,16 +60,19 @@ impl Prefixes {
         self.bytes
     }
 
+    /// Their hash.
+    pub fn hash(&self) -> ContentHash {
+        ContentHash::from_bytes(*self.hasher.finalize().as_bytes())
+    }
+
     /// The sum of them.
     pub fn prefix(&self) -> Prefix {
-        let hash = *self.hasher.finalize().as_bytes();
-        let (first, _) = hash.split_first_chunk().expect("a hash has 32 bytes");
-        Prefix(u64::from_be_bytes(*first))
+        Prefix::of(self.hash())
     }
 }
 
 /// A part of a segment that is being received. Its name says all there is to know of it but its bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Fragment {
     /// The segment.
     pub segment: SegmentName,
@@ -187,9 +200,18 @@ impl Archive {
         &self,
         prefix: &str,
         patience: Patience,
+        take: impl FnMut(Fragment, &Meta),
+    ) -> Result<(), Error> {
+        self.each_received_after(prefix, None, patience, take).await
+    }
+
+    async fn each_received_after(
+        &self,
+        prefix: &str,
+        mut after: Option<String>,
+        patience: Patience,
         mut take: impl FnMut(Fragment, &Meta),
     ) -> Result<(), Error> {
-        let mut after: Option<String> = None;
         loop {
             let page = self.store.list(prefix, after.as_deref(), 1000, patience).await?;
             for (key, meta) in &page.entries {
@@ -204,7 +226,7 @@ impl Archive {
         }
     }
 
-    /// Stores a fragment. `Ok` means: the store has all of it.
+    /// Stores a fragment. `Ok` means: the store has all of it; [`Committed::Stored`], that nobody else can have put it.
     ///
     /// # Errors
     /// [`Error::Store`]; [`Error::Damaged`] if what lies under its key already is not it.
@@ -213,7 +235,7 @@ impl Archive {
         fragment: &Fragment,
         plain: Bytes,
         patience: Patience,
-    ) -> Result<(), Error> {
+    ) -> Result<Committed, Error> {
         let space = self.memory.uploads.take(2 * plain.len() as u64).await;
         let (compression, content) = (self.compression, plain.clone());
         let packing = tokio::task::spawn_blocking(move || codec::pack_all(compression, &content).0);
@@ -228,9 +250,16 @@ impl Archive {
             // The answer to an earlier try was lost, or another process has received the same.
             Err(error) if error.kind == ErrorKind::AlreadyExists => {
                 self.fetch_fragment(fragment, patience).await?;
-                Ok(self.store.settle(&key, patience).await?)
+                self.store.settle(&key, patience).await?;
+                Ok(Committed::AlreadyThere)
             }
-            put => Ok(put?),
+            put => {
+                put?;
+                Ok(match self.marker.put_if_absent {
+                    true => Committed::Stored,
+                    false => Committed::AlreadyThere,
+                })
+            }
         }
     }
 
@@ -335,7 +364,7 @@ mod tests {
         let mut prefixes = Prefixes::default();
         assert_eq!(prefixes.prefix(), Prefix(0xaf13_49b9_f5f9_a1a6));
         prefixes.add(b"walfs");
-        let hash = codec::ContentHash::of(b"walfs").to_string();
+        let hash = ContentHash::of(b"walfs").to_string();
         assert_eq!(format!("{:016x}", prefixes.prefix().0), hash[..16]);
         assert_eq!(prefixes.bytes(), 5);
     }

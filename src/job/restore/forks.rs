@@ -1,24 +1,29 @@
 //! Where a timeline forked: does its parent go on, and how far does each branch lead?
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
+
 use super::error::Error;
-use super::wal;
 use super::way::{Stretch, Way};
+use super::{received, wal};
 use crate::archive::Archive;
 use crate::archive::wal::WalCursor;
 use crate::cache::Cache;
 use crate::pg::record::{Found, Window};
 use crate::pg::{Lsn, PageHeader, SegmentName, SegmentSize, Timeline, WalName};
 use crate::read::{PIECE_BYTES, Reader};
+use crate::staging::Draft;
 use crate::store::Patience;
 
 /// The first look at a record; most end in its page.
 const LOOK_BYTES: u64 = 1 << 20;
 
-/// Has the archive WAL of this timeline behind the position? A segment after the position's, or a whole record in it.
+/// Has the archive WAL of this timeline behind the position? A segment after the position's, or a whole record in it; what
+/// was received of a segment counts as the segment.
 ///
 /// # Errors
 /// [`Error::Archive`].
@@ -36,51 +41,76 @@ pub(super) async fn goes_on(
         if names.any(|name| matches!(name, WalName::Segment(behind) if behind.timeline == timeline)) {
             return Ok(true);
         }
+        if archive.received_from(next, patience).await?.is_some() {
+            return Ok(true);
+        }
     }
     let Some(segment) = SegmentName::from_number(timeline, number, size) else {
         return Ok(false);
     };
-    let name = WalName::Segment(segment);
-    match archive.wal_meta(name, patience).await? {
-        Some(_) => has_record(archive, segment, fork, size, patience).await,
-        None => Ok(false),
-    }
+    let mut content = match archive.wal_meta(WalName::Segment(segment), patience).await? {
+        Some(_) => Content::Archived(Reader::new(archive.clone(), Cache::new(PIECE_BYTES), None)),
+        None => match received::load(archive, segment, patience).await? {
+            Some(received) => Content::Received(received.into_draft()),
+            None => return Ok(false),
+        },
+    };
+    content.has_record(segment, fork, size, patience).await
 }
 
-/// A record that runs on into the next segment, which is not there, is none.
-async fn has_record(
-    archive: &Arc<Archive>,
-    segment: SegmentName,
-    at: Lsn,
-    size: SegmentSize,
-    patience: Patience,
-) -> Result<bool, Error> {
-    let reader = Reader::new(archive.clone(), Cache::new(PIECE_BYTES), None);
-    let read = |offset: u64, bytes: u64| {
-        reader.read(
-            WalName::Segment(segment),
-            size.bytes(),
-            offset,
-            bytes as usize,
-            patience,
-        )
-    };
-    let unread = |error: Arc<crate::archive::Error>| Error::unreadable(&error, WalName::Segment(segment));
-    let first = read(0, PageHeader::BYTES as u64).await.map_err(unread)?;
-    // What is no WAL has no records.
-    let Ok(header) = PageHeader::parse(&first) else {
-        return Ok(false);
-    };
-    let offset = at.0 % size.bytes();
-    let page = offset - offset % u64::from(header.block_bytes);
-    let start = Lsn(segment.start(size).0 + page);
-    let mut bytes = LOOK_BYTES;
-    loop {
-        let piece = read(page, bytes).await.map_err(unread)?;
-        match Window::new(&header, start, &piece).record_at(at) {
-            Found::Record(_) => return Ok(true),
-            Found::Beyond if page + bytes < size.bytes() => bytes *= 16,
-            Found::Beyond | Found::Nothing => return Ok(false),
+/// Where a segment's bytes come from.
+enum Content {
+    Archived(Reader),
+    /// With zeros behind what has come.
+    Received(Draft),
+}
+
+impl Content {
+    /// A record that runs on into the next segment, which is not there, is none.
+    async fn has_record(
+        &mut self,
+        segment: SegmentName,
+        at: Lsn,
+        size: SegmentSize,
+        patience: Patience,
+    ) -> Result<bool, Error> {
+        let whole = (segment, size.bytes());
+        let first = self.read(whole, 0, PageHeader::BYTES as u64, patience).await?;
+        // What is no WAL has no records.
+        let Ok(header) = PageHeader::parse(&first) else {
+            return Ok(false);
+        };
+        let offset = at.0 % size.bytes();
+        let page = offset - offset % u64::from(header.block_bytes);
+        let start = Lsn(segment.start(size).0 + page);
+        let mut bytes = LOOK_BYTES;
+        loop {
+            let piece = self.read(whole, page, bytes, patience).await?;
+            match Window::new(&header, start, &piece).record_at(at) {
+                Found::Record(_) => return Ok(true),
+                Found::Beyond if page + bytes < size.bytes() => bytes *= 16,
+                Found::Beyond | Found::Nothing => return Ok(false),
+            }
+        }
+    }
+
+    async fn read(
+        &mut self,
+        (segment, segment_bytes): (SegmentName, u64),
+        offset: u64,
+        bytes: u64,
+        patience: Patience,
+    ) -> Result<Bytes, Error> {
+        let (name, bytes) = (WalName::Segment(segment), bytes as usize);
+        match self {
+            Self::Archived(reader) => {
+                let read = reader.read(name, segment_bytes, offset, bytes, patience).await;
+                read.map_err(|error| Error::unreadable(&error, name))
+            }
+            Self::Received(draft) => {
+                let read = draft.read(offset, bytes).await;
+                read.map_err(Error::at("bring", Path::new(&name.to_string())))
+            }
         }
     }
 }
@@ -94,7 +124,9 @@ pub struct Branch {
     pub forked: Option<(Timeline, Lsn)>,
     /// Its last archived segment.
     pub last: Option<SegmentName>,
-    /// When its newest segment was archived, by the store's clock.
+    /// The last one behind it of which something was received.
+    pub received: Option<SegmentName>,
+    /// When its newest WAL was archived or received, by the store's clock.
     pub newest: Option<SystemTime>,
 }
 
@@ -121,11 +153,17 @@ pub(super) async fn branch(
     let last = runs
         .last()
         .and_then(|run| SegmentName::from_number(timeline, run.last, size));
+    let received = match SegmentName::from_number(timeline, begin.0 / size.bytes(), size) {
+        Some(first) => archive.received_from(first, patience).await?,
+        None => None,
+    };
+    let (received, received_at) = received.unzip();
     Ok(Branch {
         timeline,
         forked,
         last,
-        newest: runs.iter().map(|run| run.newest).max(),
+        received: received.filter(|received| last.is_none_or(|last| last < *received)),
+        newest: runs.iter().map(|run| run.newest).chain(received_at).max(),
     })
 }
 
@@ -135,9 +173,11 @@ impl fmt::Display for Branch {
         if let Some((parent, fork)) = self.forked {
             write!(out, ", forked from timeline {parent} at {fork}")?;
         }
-        match self.last {
-            Some(last) => write!(out, ", archived up to {last}")?,
-            None => out.write_str(", with no segment of its own")?,
+        match (self.last, self.received) {
+            (Some(last), None) => write!(out, ", archived up to {last}")?,
+            (Some(last), Some(behind)) => write!(out, ", archived up to {last}, received into {behind}")?,
+            (None, Some(received)) => write!(out, ", received into {received}")?,
+            (None, None) => out.write_str(", with no segment of its own")?,
         }
         let newest = self.newest.and_then(|time| jiff::Timestamp::try_from(time).ok());
         newest.map_or(Ok(()), |time| write!(out, ", the newest at {time:.0}"))

@@ -50,6 +50,23 @@ pub(super) async fn find(
     let (Some(segment), None, true) = (reach.next, reach.gap, is_needed) else {
         return Ok(None);
     };
+    let received = load(archive, segment, patience).await?;
+    Ok(received.map(|received| Rest {
+        segment,
+        end: Lsn(reach.end.0 + received.filled_bytes()),
+        content: Mutex::new(received.into_draft()),
+    }))
+}
+
+/// What was received of a segment, if it is more than nothing.
+///
+/// # Errors
+/// As [`find`].
+pub(super) async fn load(
+    archive: &Arc<Archive>,
+    segment: SegmentName,
+    patience: Patience,
+) -> Result<Option<Received>, Error> {
     let staging = Staging::new(
         archive.compression(),
         &staging::Options {
@@ -59,13 +76,7 @@ pub(super) async fn find(
     );
     let deadline = crate::archive::DEFAULT_DEADLINE;
     let received = Received::load(archive, &staging, segment, deadline, patience).await?;
-    Ok(received
-        .filter(|received| received.filled_bytes() > 0)
-        .map(|received| Rest {
-            segment,
-            end: Lsn(reach.end.0 + received.filled_bytes()),
-            content: Mutex::new(received.into_draft()),
-        }))
+    Ok(received.filter(|received| received.filled_bytes() > 0))
 }
 
 impl Rest {

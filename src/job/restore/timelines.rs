@@ -1,7 +1,8 @@
 //! Which timelines the archive has: their histories, and whether there is WAL of them.
 //!
 //! A history file alone proves nothing: anybody who archives can bring one. A timeline is followed without being asked for
-//! only if there is WAL of it, and if that does not contradict what its history says. What is not followed is named.
+//! only if there is WAL of it, and if that does not contradict what its history says. What is not followed is named. What
+//! was received of a segment is WAL of its timeline: commits were acknowledged for it.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,7 @@ pub(super) struct Timelines {
 #[derive(Debug, Clone, Default)]
 struct Known {
     history: History,
-    /// The first archived segment.
+    /// The first segment that is archived, or of which something was received.
     first: Option<SegmentName>,
 }
 
@@ -47,7 +48,12 @@ impl Timelines {
     /// # Errors
     /// [`archive::Error`], if the store did not answer. A damaged history is a finding, not an error.
     pub(super) async fn find(archive: &Archive, patience: Patience) -> Result<Self, archive::Error> {
-        let mut known = names(archive, patience).await?;
+        let (mut known, received) =
+            futures::try_join!(names(archive, patience), archive.first_received(patience))?;
+        for (timeline, received) in received {
+            let first = &mut known.entry(timeline).or_default().first;
+            *first = Some(first.map_or(received, |first| first.min(received)));
+        }
         let unread: Vec<Timeline> = known
             .iter()
             .filter(|(_, known)| matches!(known.history, History::Unread))
@@ -79,7 +85,7 @@ impl Timelines {
                 && first.number(size) < parent.end.0 / size.bytes()
             {
                 let reason = format!(
-                    "it says that the timeline began at {}, but {first}, which lies before, is archived",
+                    "it says that the timeline began at {}, but the archive has {first}, which lies before",
                     parent.end
                 );
                 known.history = History::Wrong(reason);
@@ -139,7 +145,7 @@ impl Known {
         let file = WalName::History(timeline);
         match (&self.history, self.first) {
             (History::Missing, Some(first)) if timeline != Timeline(1) => Some(format!(
-                "{first} and perhaps more of it are archived, but {file}, which says where it began, is not"
+                "the archive has {first} and perhaps more of it, but not {file}, which says where it began"
             )),
             (History::Wrong(reason), _) => Some(format!("{file} is of no use: {reason}")),
             (History::Ancestors(_), None) => Some(format!("{file} is archived, but no segment of it")),

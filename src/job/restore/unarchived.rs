@@ -4,7 +4,8 @@
 //! written. A segment that PostgreSQL keeps for later use has a name from the future and the first page of its past, or
 //! zeros: nothing of it is WAL of that name.
 
-use std::io::{ErrorKind, Read};
+use std::fs::File;
+use std::io::{self, BufReader, ErrorKind, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -12,9 +13,10 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::error::Error;
 use super::spot::{Roots, Spot};
 use crate::archive::Archive;
-use crate::archive::wal::Found;
+use crate::archive::wal::{Compared, Found};
 use crate::beneath::{Kind, Root};
 use crate::codec::{ContentHash, SeekTable};
+use crate::pg::written::Written;
 use crate::pg::{HeaderError, PageHeader, WalName};
 use crate::store::Patience;
 
@@ -52,11 +54,18 @@ pub(super) async fn find(
     patience: Patience,
 ) -> Result<Vec<Unarchived>, Error> {
     let look = |local: Local| async move {
-        let differs = match found(archive, &local, patience).await? {
-            Found::Absent => false,
-            Found::Archived(table) if is_same(roots, &local, &table)? => return Ok(None),
-            Found::Archived(_) => true,
-        };
+        let mut differs = false;
+        for name in as_archived(local.name) {
+            match archive.look(name, patience).await? {
+                Found::Absent => {}
+                Found::Archived(table)
+                    if is_same(archive, roots, &local, (name, &table), patience).await? =>
+                {
+                    return Ok(None);
+                }
+                Found::Archived(_) => differs = true,
+            }
+        }
         let Local {
             name, spot, is_ready, ..
         } = local;
@@ -74,29 +83,56 @@ pub(super) async fn find(
         .await
 }
 
-/// What the archive has of that name; the whole segment is as good as its beginning.
-async fn found(archive: &Archive, local: &Local, patience: Patience) -> Result<Found, Error> {
-    let found = archive.look(local.name, patience).await?;
-    match (&found, local.name) {
-        (Found::Absent, WalName::Partial(segment)) => {
-            Ok(archive.look(WalName::Segment(segment), patience).await?)
-        }
-        _ => Ok(found),
+/// Under which names the archive may have it: the whole segment is as good as its beginning.
+fn as_archived(name: WalName) -> Vec<WalName> {
+    match name {
+        WalName::Partial(segment) => vec![name, WalName::Segment(segment)],
+        _ => vec![name],
     }
 }
 
-fn is_same(roots: &Roots, local: &Local, table: &SeekTable) -> Result<bool, Error> {
-    // A beginning differs from the whole that came later. A mark proves nothing: another server, or a command that archives
-    // elsewhere, may have left it.
-    if matches!(local.name, WalName::Partial(_)) {
-        return Ok(true);
-    }
-    let hash = roots.on("read", &local.spot, |root, below| {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(root.open_file(below)?)?;
-        Ok(ContentHash::from_bytes(*hasher.finalize().as_bytes()))
+/// Of a beginning its WAL is compared: what came later is behind that, here or there. A mark proves nothing: another server,
+/// or a command that archives elsewhere, may have left it.
+async fn is_same(
+    archive: &Archive,
+    roots: &Roots,
+    local: &Local,
+    (name, table): (WalName, &SeekTable),
+    patience: Patience,
+) -> Result<bool, Error> {
+    let is_beginning = matches!(local.name, WalName::Partial(_));
+    let (bytes, hash) = roots.on("read", &local.spot, |root, below| {
+        let bytes = match is_beginning {
+            true => wal_bytes(root.open_file(below)?)?,
+            false => u64::MAX,
+        };
+        Ok((bytes, ContentHash::of_all(root.open_file(below)?.take(bytes))?))
     })?;
-    Ok(hash == table.hash())
+    if !is_beginning {
+        return Ok(hash == table.hash());
+    }
+    let compared = archive.compare_first(name, bytes, hash, patience).await?;
+    Ok(compared == Compared::Same)
+}
+
+/// How many bytes of a beginning are WAL; all, if its first page does not tell.
+fn wal_bytes(file: File) -> io::Result<u64> {
+    let whole = file.metadata()?.len();
+    let mut file = BufReader::new(file);
+    let mut first = [0; PageHeader::BYTES];
+    file.read_exact(&mut first)?;
+    let Ok(header) = PageHeader::parse(&first) else {
+        return Ok(whole);
+    };
+    file.rewind()?;
+    let (mut written, mut page) = (Written::new(header), vec![0; header.block_bytes as usize]);
+    loop {
+        match file.read_exact(&mut page) {
+            Ok(()) => written.add(&page),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(written.end()),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The files of the WAL that lie there.

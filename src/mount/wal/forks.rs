@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::receivers::{Receivers, look_for_received};
 use crate::archive::wal::{Child, Fork};
 use crate::metrics::{ForkFound, Metrics};
 use crate::mount::common::Common;
@@ -18,7 +19,11 @@ const EVERY: Duration = Duration::from_secs(60);
 
 /// What is known of the timeline that is archived; servers archive one at a time.
 #[derive(Debug, Default)]
-pub(super) struct Forks(Mutex<Option<Known>>);
+pub(super) struct Forks {
+    known: Mutex<Option<Known>>,
+    /// Who else may bring WAL.
+    pub(super) receivers: Arc<Receivers>,
+}
 
 #[derive(Debug)]
 struct Known {
@@ -32,7 +37,7 @@ impl Forks {
     /// A segment was brought: those that have left its timeline, as far as is known, and whether it is time to look again,
     /// which is then up to the caller.
     fn brought(&self, segment: SegmentName) -> (Vec<Child>, bool) {
-        let mut known = self.0.lock().expect("no panic while held");
+        let mut known = self.known.lock().expect("no panic while held");
         match &mut *known {
             Some(known) if known.segment.timeline == segment.timeline => {
                 known.segment = segment;
@@ -55,7 +60,7 @@ impl Forks {
 
     /// Those that have left a timeline; gives the latest segment that was brought of it.
     fn learn(&self, timeline: Timeline, children: &[Child]) -> Option<SegmentName> {
-        let mut known = self.0.lock().expect("no panic while held");
+        let mut known = self.known.lock().expect("no panic while held");
         let known = known
             .as_mut()
             .filter(|known| known.segment.timeline == timeline)?;
@@ -69,9 +74,14 @@ pub(super) fn look_for_forks(forks: &Arc<Forks>, common: &Arc<Common>, wal: &Wal
     if let Some(fork) = wal.fork() {
         tell(&common.metrics, &fork);
     }
-    let WalName::Segment(segment) = wal.name() else {
-        return;
-    };
+    if let WalName::Segment(segment) = wal.name() {
+        segment_archived(forks, common, segment);
+    }
+}
+
+/// A segment is archived, by a copier or as it was received.
+pub(super) fn segment_archived(forks: &Arc<Forks>, common: &Arc<Common>, segment: SegmentName) {
+    look_for_received(&forks.receivers, common, segment);
     let (children, is_due) = forks.brought(segment);
     if is_due {
         look_behind(forks.clone(), common.clone(), segment);

@@ -15,6 +15,7 @@ use crate::pg::{SegmentName, WalName};
 use crate::staging::received::Received;
 
 use super::Wal;
+use super::forks::segment_archived;
 use super::writing::{Content, Writing};
 
 /// Bytes of a first page that are zeros in a file that is only laid out.
@@ -87,9 +88,13 @@ impl Wal {
             Ok(Some(committed)) => {
                 self.archived
                     .note_archived(WalName::Segment(received.segment()), committed);
+                segment_archived(&self.forks, &self.common, received.segment());
                 Ok(())
             }
-            Ok(None) => Ok(()),
+            Ok(None) => {
+                self.forks.receivers.saw(true);
+                Ok(())
+            }
             Err(error) => {
                 self.common.metrics.failed_files.fetch_add(1, Ordering::Relaxed);
                 self.common.noted("archive", Err(error))

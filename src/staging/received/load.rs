@@ -117,13 +117,13 @@ impl Received {
         Ok(())
     }
 
-    async fn prefix_of(&mut self, bytes: u64) -> Result<Prefix, Error> {
+    pub(super) async fn prefix_of(&mut self, bytes: u64) -> Result<Prefix, Error> {
         let mut prefixes = Prefixes::default();
         self.add_up(&mut prefixes, bytes).await?;
         Ok(prefixes.prefix())
     }
 
-    async fn add_up(&mut self, prefixes: &mut Prefixes, up_to: u64) -> Result<(), Error> {
+    pub(super) async fn add_up(&mut self, prefixes: &mut Prefixes, up_to: u64) -> Result<(), Error> {
         while prefixes.bytes() < up_to {
             let (at, bytes) = (
                 prefixes.bytes(),

@@ -1,0 +1,102 @@
+//! Timelines that fork while no segment of theirs is full (promise B12): what `pg_receivewal` has kept counts as WAL of its
+//! timeline, as a segment does.
+
+use std::process::Output;
+
+use super::receiving::{SYNCHRONOUS, back_up, streaming_with, synchronous_source};
+use super::*;
+
+const ROWS: &str = "SELECT count(*), max(id) FROM committed";
+
+#[test]
+fn b12_what_was_received_is_followed_and_asked_about() {
+    let world = World::new("received-fork");
+    let mount = Mount::local(&world);
+    let mut server = synchronous_source(&world, newest());
+    let mut receiver = streaming_with(&server, &mount, &SYNCHRONOUS);
+    server.query("SET synchronous_commit = local; CREATE TABLE committed (id bigint)");
+    back_up(&server, &mount);
+    server.query("INSERT INTO committed VALUES (1)");
+    server.kill9();
+    wait::for_exit("pg_receivewal to end", &mut receiver);
+
+    // Another server goes on, and is lost as well before a segment of its timeline is full.
+    let mut copy = restored(&world, "copy", &["LATEST"]);
+    let mut receiver = streaming_with(&copy, &mount, &["--synchronous"]);
+    copy.query("ALTER SYSTEM SET synchronous_standby_names = 'receiver'");
+    copy.reload();
+    for id in 2..=40 {
+        copy.query(&format!("INSERT INTO committed VALUES ({id})"));
+    }
+    copy.kill9();
+    wait::for_exit("pg_receivewal to end", &mut receiver);
+    let listed = mount.list();
+    let of_second: Vec<&String> = listed
+        .iter()
+        .filter(|name| name.starts_with("00000002"))
+        .collect();
+    assert!(
+        of_second.len() == 2 && of_second[0] == "00000002.history" && of_second[1].ends_with(".partial"),
+        "{listed:?}"
+    );
+    let mut back = restored(&world, "back", &["LATEST"]);
+    assert_eq!(back.query(ROWS), "40|40");
+    back.kill9();
+
+    // The first one was not gone: behind the fork it has WAL of its own, in the segment of the fork.
+    server.start();
+    server.query("SET synchronous_commit = local; INSERT INTO committed VALUES (100)");
+    receive_more(&server, &mount);
+    server.kill9();
+    let asked = restore(&world, "asked", &["LATEST"]);
+    let message = said(&asked);
+    assert_eq!(asked.status.code(), Some(1), "{message}");
+    for branch in [
+        "timeline 1, received into 00000001",
+        "timeline 2, forked from timeline 1",
+    ] {
+        assert!(message.contains(branch), "{branch}: {message}");
+    }
+    for (timeline, rows) in [("1", "2|100"), ("2", "40|40")] {
+        let mut back = restored(
+            &world,
+            &format!("on-{timeline}"),
+            &["--target-timeline", timeline, "LATEST"],
+        );
+        assert_eq!(back.query(ROWS), rows, "timeline {timeline}");
+        back.kill9();
+    }
+}
+
+/// As its `pg_receivewal` would, which another timeline in the directory leads astray.
+#[track_caller]
+fn receive_more(server: &Postgres, mount: &Mount) {
+    let at = "SELECT file_name, file_offset FROM pg_walfile_name_offset(pg_current_wal_flush_lsn())";
+    let at = server.query(at);
+    let (segment, offset) = at.split_once('|').expect("a name and an offset");
+    let own = server.data().join("pg_wal").join(segment);
+    let partial = mount.wal().join(format!("{segment}.partial"));
+    let receive = "test -f \"$2\" && exec 3<> \"$2\" && head -c \"$3\" \"$1\" >&3 && exec 3>&-";
+    let output = mount.user().shell(receive, &[&own, &partial, Path::new(offset)]);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+fn restore(world: &World, name: &str, arguments: &[&str]) -> Output {
+    let dir = world.path().join(name);
+    let user = User::postgres();
+    user.make_dir(&dir);
+    let mut restore = walfs(world, &user);
+    restore.arg("restore").arg("--archive").arg(world.archive());
+    let output = restore.args(arguments).arg(dir.join("data")).output();
+    output.expect("run walfs restore")
+}
+
+#[track_caller]
+fn restored(world: &World, name: &str, arguments: &[&str]) -> Postgres {
+    let output = restore(world, name, arguments);
+    assert!(output.status.success(), "{}", said(&output));
+    let mut back = Postgres::start_as_it_is(&world.path().join(name), newest(), &[]);
+    let ended = back.recovery_within(wait::LONG);
+    assert_eq!(ended, Recovery::Promoted, "{}", back.log());
+    back
+}
