@@ -45,3 +45,51 @@ impl Written {
         self.end
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::{SystemId, Timeline};
+
+    const PAGE_BYTES: usize = 8192;
+    const START: u64 = 3 << 20;
+
+    /// A page that says so much is left of a record from before.
+    fn page(address: u64, rest: u32) -> Vec<u8> {
+        let mut page = vec![0; PAGE_BYTES];
+        page[..2].copy_from_slice(&0xD118_u16.to_le_bytes());
+        page[2] = u8::from(rest > 0);
+        page[8..16].copy_from_slice(&address.to_le_bytes());
+        page[16..20].copy_from_slice(&rest.to_le_bytes());
+        page
+    }
+
+    #[test]
+    fn wal_ends_on_the_last_page_of_its_own() {
+        let mut written = Written::new(PageHeader {
+            magic: 0xD118,
+            info: 2,
+            timeline: Timeline(1),
+            page_address: Lsn(START),
+            system_id: SystemId(1),
+            segment_bytes: 1 << 20,
+            block_bytes: PAGE_BYTES as u32,
+        });
+        let mut ends_at = |page: Vec<u8>, end: usize| {
+            written.add(&page);
+            assert_eq!(written.end(), end as u64);
+        };
+        let own = |number: usize| START + (number * PAGE_BYTES) as u64;
+        // Nothing begins on it.
+        ends_at(page(own(0), 0), 0);
+        // The rest of a record, and nothing behind it.
+        ends_at(page(own(1), 100), PAGE_BYTES + 128);
+        // It runs on behind the page.
+        ends_at(page(own(2), 20_000), 3 * PAGE_BYTES);
+        // Of an older segment, and nothing at all.
+        ends_at(page(own(3) - (1 << 20), 0), 3 * PAGE_BYTES);
+        ends_at(vec![0; PAGE_BYTES], 3 * PAGE_BYTES);
+        // What lies before a page of its own is WAL, whatever it looks like.
+        ends_at(page(own(5), 0), 5 * PAGE_BYTES);
+    }
+}
