@@ -19,6 +19,7 @@ pub mod directories;
 pub mod exclude;
 pub mod history;
 pub mod label;
+pub mod landmark;
 mod lines;
 mod name;
 mod page;

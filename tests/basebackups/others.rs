@@ -2,14 +2,17 @@
 //! backup of the one is called complete by the WAL of the other (promise B2). Not compared is WAL in `base.tar` and in
 //! compressed tar files, and of a backup through the mount without WAL.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use super::mounted;
 use crate::common::basebackup::Site;
 use crate::common::postgres::{Postgres, StopMode, newest};
+use crate::common::recovery::Session;
 use crate::common::user::said;
 use crate::common::wait;
+use crate::common::walfs::walfs;
 use crate::common::world::World;
 
 /// B2: "*and* every WAL segment from its start to its stop is": that of this server, not another one's under the same
@@ -104,12 +107,7 @@ fn b2_a_backups_own_wal_is_compared_with_what_is_archived() {
     let mut other = start_copy(&copy);
     other.configure(&[("archive_command", "false")]);
     other.reload();
-    let take = |name: &str, arguments: &[&str]| {
-        let mut backup = site.server.program("pg_basebackup");
-        backup.env("PGHOST", &copy).args(["-c", "fast", "-D"]);
-        backup.arg(site.backup(name)).args(arguments);
-        backup.output().expect("run pg_basebackup")
-    };
+    let take = |name: &str, arguments: &[&str]| take_of_copy(&site, &copy, name, arguments);
     for (name, arguments) in [
         ("stream", &["-Xstream", "--no-clean"][..]),
         ("fetch", &["-Xfetch", "--no-clean"]),
@@ -138,6 +136,69 @@ fn b2_a_backups_own_wal_is_compared_with_what_is_archived() {
     write_and_archive(&site.server, 20);
     assert_eq!(site.listed("early")["state"], "damaged");
     assert_eq!(site.latest(), None);
+}
+
+/// S7, B2: nor a copy made by hand, of a server that ran or was stopped: its own WAL stays where it is.
+#[test]
+fn s7_a_copys_own_wal_stays_where_another_servers_is_archived() {
+    let mut site = mounted::Site::local("others-by-hand");
+    let copy = copy_of(&site.world, &mut site.server);
+    site.server.start();
+    write_and_archive(&site.server, 12);
+    site.server.stop(StopMode::Fast);
+    let mut other = start_copy(&copy);
+    other.configure(&[("archive_command", "false")]);
+    other.reload();
+    let (hot, cold) = (site.backup("hot"), site.backup("cold"));
+    let session = Session::start_backup(&other);
+    let copied = "cp -a \"$1\" \"$2\" 2>/dev/null; test -f \"$2\"/global/pg_control";
+    site.shell(copied, &[other.data(), &hot]);
+    let (label, _) = session.stop_backup();
+    let stop = stop_of(&other);
+    let label = site.world.owned_file("backup_label", &label);
+    site.shell("cp \"$1\" \"$2\"/backup_label", &[&label, &hot]);
+    other.stop(StopMode::Fast);
+    site.shell("cp -a \"$1\" \"$2\"", &[other.data(), &cold]);
+    for (name, directory, arguments) in [
+        ("hot", &hot, &["--stop-lsn", &stop][..]),
+        ("cold", &cold, &["--dry-run"]),
+        ("cold", &cold, &[]),
+    ] {
+        let wal = || site.shell("cd \"$1\"/pg_wal && md5sum 0*", &[directory]).stdout;
+        let before = wal();
+        let mut finish = walfs(&site.world, site.mount.user());
+        finish.arg("backup-finish").args(arguments).arg(directory);
+        let output = finish.output().expect("run walfs");
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{name}: {text}");
+        assert!(
+            text.contains("another server") && text.contains("HINT"),
+            "{name}: {text}"
+        );
+        assert_eq!(wal(), before, "{name}: {text}");
+        assert_eq!(site.listed(name)["state"], "incomplete", "{name}");
+    }
+}
+
+/// `pg_basebackup` of the copy, into the mount.
+fn take_of_copy(site: &mounted::Site, copy: &Path, name: &str, arguments: &[&str]) -> Output {
+    let mut backup = site.server.program("pg_basebackup");
+    backup.env("PGHOST", copy).args(["-c", "fast", "-D"]);
+    backup.arg(site.backup(name)).args(arguments);
+    backup.output().expect("run pg_basebackup")
+}
+
+/// Where a server's last backup ended, by the file that it has written of that.
+fn stop_of(server: &Postgres) -> String {
+    let names = fs::read_dir(server.data().join("pg_wal")).expect("list pg_wal");
+    let mut paths = names.flatten().map(|entry| entry.path());
+    let path = paths.find(|path| path.extension().is_some_and(|it| it == "backup"));
+    let text = fs::read_to_string(path.expect("a .backup file")).expect("read it");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("STOP WAL LOCATION: "));
+    let stop = line.and_then(|line| line.split(' ').next()).expect("a position");
+    stop.to_owned()
 }
 
 /// Stops the server, whose WAL is archived, and copies it: two that have one system identifier.
