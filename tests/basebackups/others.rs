@@ -180,6 +180,53 @@ fn s7_a_copys_own_wal_stays_where_another_servers_is_archived() {
     }
 }
 
+/// B2, B8: nor is one restored that has no WAL which could be compared; `LATEST` is one whose WAL is there.
+#[test]
+fn b2_a_backup_without_wal_is_not_restored_with_another_servers() {
+    let mut site = mounted::Site::local("others-unseen");
+    site.take("good", &["-Xnone"]);
+    let copy = copy_of(&site.world, &mut site.server);
+    let mut other = start_copy(&copy);
+    other.configure(&[("archive_command", "/bin/true")]);
+    other.reload();
+    for _ in 0..8 {
+        other.query("CREATE TABLE IF NOT EXISTS more AS SELECT 1 AS id; INSERT INTO more VALUES (1)");
+        other.switch_wal();
+    }
+    let unseen = [
+        ("plain", &["-Xnone"][..]),
+        ("tar", &["-Xnone", "-Ft"]),
+        ("fetched", &["-Xfetch", "-Ft"]),
+        ("packed", &["-Xstream", "-Ft", "-z"]),
+    ];
+    for (name, arguments) in unseen {
+        let output = take_of_copy(&site, &copy, name, arguments);
+        assert!(output.status.success(), "{name}: {}", said(&output));
+    }
+    other.stop(StopMode::Fast);
+    site.server.start();
+    write_and_archive(&site.server, 24);
+    let restore = |name: &str, code: i32| {
+        let to = site.world.owned_dir(&format!("to-{name}")).join("data");
+        let mut restore = site.mount.command(&site.world, "restore");
+        restore.args(["--no-archiving", "--no-sync", name]).arg(&to);
+        let output = restore.output().expect("run walfs");
+        let text = format!("{}{}", said(&output), String::from_utf8_lossy(&output.stdout));
+        assert_eq!(output.status.code(), Some(code), "{name}: {text}");
+        assert_eq!(to.exists(), code == 0, "{name}: {text}");
+        text
+    };
+    for (name, _) in unseen {
+        let text = restore(name, 1);
+        assert!(
+            text.contains("another server") && text.contains("HINT"),
+            "{name}: {text}"
+        );
+    }
+    let text = restore("LATEST", 0);
+    assert!(text.contains("passed over") && text.contains("good"), "{text}");
+}
+
 /// `pg_basebackup` of the copy, into the mount.
 fn take_of_copy(site: &mounted::Site, copy: &Path, name: &str, arguments: &[&str]) -> Output {
     let mut backup = site.server.program("pg_basebackup");
