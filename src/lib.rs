@@ -22,6 +22,7 @@
 //! - Only [`assemble`] puts rooms together, and only as a checked [`config`] says.
 //! - [`mount`] and [`job`] do not know each other; they meet in the archive.
 //! - An archived object is never rewritten, and success is never reported before the store has confirmed.
+//! - `staging::tree` does not know what a tree is to be: its judge does, whom the one who begins it hands in.
 //! - [`staging`] and [`read`] do not know each other: no lock is shared between the two directions.
 //! - Nothing absent is remembered as absent.
 //! - Outside the archive nothing is written or deleted through a link: `beneath` is the only way.

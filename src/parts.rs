@@ -1,8 +1,8 @@
 //! Parts of a stored tree: made of files, and put together into the tree.
 //!
 //! Two kinds of makers have files: `job` reads a data directory, `staging` takes what is written through the mount. Both
-//! make their parts here; only a large file that is written through the mount, whose name and length come last, gets its headers
-//! from `staging`:
+//! make their parts here. Only a large file that is written through the mount, whose name and length come last, is packed by
+//! `staging`, frame by frame, around the headers that it gets here:
 //!
 //! - [`volume`]: files become the plain content of a part, a bundle of small ones or a slice of a large one;
 //! - [`part`]: plain content becomes an object, frame by frame;

@@ -7,7 +7,8 @@
 //! are kept in memory up to a common budget, and beyond it packed in an unlinked temporary file, which vanishes with
 //! the process: nothing staged is ever needed after a crash, because nothing staged has been acknowledged.
 //!
-//! This room does not know names, verdicts or the store; [`wal`] adds the rules for WAL files.
+//! This room does not know names, verdicts or the store; [`wal`] adds the rules for WAL files, [`tree`] those of any tree of
+//! files, `base_backup` what makes one a base backup.
 
 use std::io;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use crate::codec::{self, Compression, FRAME_BYTES};
 use crate::memory::{Held, Memory};
 use crate::parts::chunk::{Chunk, Chunks};
 
+pub(crate) mod base_backup;
 pub mod coverage;
 mod finished;
 pub mod forerunner;

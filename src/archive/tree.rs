@@ -8,7 +8,7 @@
 //! - the *chunk hashes*, `trees/<id>/chunks.<codec>`: one for each 256 KiB of each file, by which a later backup or a
 //!   restore finds what has not changed ([`chunks`]);
 //! - the *summary*, `basebackups/<name>.json` (the folder says what the tree holds, [`TreeKind`]), written last and only
-//!   if absent: with it the tree exists ([`summary`]).
+//!   if absent: with it the tree exists ([`summary`]). What makes it a base backup is in there ([`backup`]).
 //!
 //! Each names the next by key and hash, so that whoever has the summary can prove every byte. Parts are never
 //! rewritten. The id is the name and a random number: what a killed backup has left behind can never be mixed with a
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{Key, is_plain};
 
+pub mod backup;
 pub mod begun;
 pub mod catalogue;
 pub mod chunks;
@@ -35,6 +36,7 @@ pub mod manifest;
 mod needed;
 pub mod refused;
 pub mod summary;
+mod text;
 pub mod unfinished;
 
 pub use entry::{Attributes, Content, Entry, Extent, Part, Tree, TreeError};

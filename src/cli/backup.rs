@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::archive::tree::TreeName;
-use crate::archive::tree::summary::{Pages, Summary};
+use crate::archive::tree::backup::Pages;
+use crate::archive::tree::summary::Summary;
 use crate::job::backup::{Error, MissingWal, Options, Taken, named, take};
 use crate::pg::WalName;
 

@@ -10,11 +10,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::archive::Archive;
+use crate::archive::tree::backup::Shape;
 use crate::archive::tree::begun::Maker;
 use crate::archive::tree::catalogue::Unfinished;
 use crate::archive::tree::ended::{Ended, KnownFrom};
 use crate::archive::tree::refused::Refused;
-use crate::archive::tree::summary::{Shape, Summary};
+use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{Tree, TreeKind};
 use crate::assemble::Stay;
 use crate::job::backup::named;

@@ -25,8 +25,9 @@ use futures::future::{Either, select};
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
 
+use crate::archive::tree::backup::{Link, Outside, OwnSegment, WalRange};
 use crate::archive::tree::catalogue::{Begun, By};
-use crate::archive::tree::summary::{Description, Inventory, Link, Outside, OwnSegment, Summary, WalRange};
+use crate::archive::tree::summary::{Description, Inventory, Summary};
 use crate::archive::tree::{Attributes, TreeId, TreeKind, TreeName};
 use crate::archive::{self, Archive};
 use crate::job::progress::{Phase, Progress};

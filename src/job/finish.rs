@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::archive::tree::summary::Pages;
+use crate::archive::tree::backup::Pages;
 use crate::job::backup::pages::Rules;
 use crate::pg::Lsn;
 use crate::pg::backup_manifest::WalRange;

@@ -23,7 +23,7 @@ use self::spot::{Base, Held, Roots, Spot};
 use self::start::Start;
 use super::progress::{Phase, Progress};
 use crate::archive::Archive;
-use crate::archive::tree::summary::Shape;
+use crate::archive::tree::backup::Shape;
 use crate::archive::tree::{Content, Entry};
 use crate::pg::control::CONTROL_FILE_BYTES;
 use crate::store::Patience;

@@ -19,6 +19,8 @@ pub(crate) struct Stat {
     flags: u64,
     /// Field 22: when it began, in clock ticks since the machine did.
     began_ticks: Option<u64>,
+    /// Field 52: how an exiting process ends, as `wait` will say it. `None` where this user may not know.
+    exit_code: Option<u32>,
 }
 
 impl Stat {
@@ -29,21 +31,32 @@ impl Stat {
         let mut fields = std::str::from_utf8(&line[end + 1..])
             .ok()?
             .split_ascii_whitespace();
-        // Fields 3, 4, 9 and 22.
+        // Fields 3, 4, 9, 22, 30, 35 and 52.
         let state = *fields.next()?.as_bytes().first()?;
         let parent = fields.next()?.parse().ok()?;
         let flags = fields.nth(4)?.parse().ok()?;
         let began_ticks = fields.nth(12).and_then(|ticks| ticks.parse().ok());
+        let is_set = |field: Option<&str>| field.is_some_and(|text| text != "0");
+        // To those who may not know, the kernel says 0 in all three: where an exiting thread was in its program, that it waits,
+        // and the exit code.
+        let may_know = is_set(fields.nth(7)) | is_set(fields.nth(4));
+        let exit_code = fields.nth(16).and_then(|code| code.parse().ok());
         Some(Self {
             state,
             parent,
             flags,
             began_ticks,
+            exit_code: exit_code.filter(|_| may_know),
         })
     }
 
     pub(crate) fn is_exiting(&self) -> bool {
         self.flags & EXITING != 0
+    }
+
+    /// Has it begun to end by itself, and will it say that all is well?
+    pub(crate) fn is_succeeding(&self) -> bool {
+        self.is_exiting() && self.exit_code == Some(0)
     }
 
     /// Zombie, or dead but still listed.
@@ -219,10 +232,29 @@ mod tests {
                 parent: 7,
                 flags: 0x40_0104,
                 began_ticks: None,
+                exit_code: None,
             }
         );
-        assert!(stat.is_exiting());
+        assert!(stat.is_exiting() && !stat.is_succeeding());
         assert!(!stat.is_over());
+    }
+
+    #[test]
+    fn only_an_exit_code_that_may_be_known_is_one() {
+        let stat = |flags: u64, program: u64, waits: u64, code: u32| {
+            let line = format!(
+                "42 (a) S 7 42 42 0 -1 {flags} 1 2 3 4 5 6 7 8 20 0 1 0 99 0 0 1 0 0 0 0 {program} 0 0 0 0 {waits} 0 0 17 0 0 0 \
+                 0 0 0 0 0 0 0 0 0 0 {code}\n"
+            );
+            let stat = Stat::parse(line.as_bytes()).unwrap();
+            assert_eq!(stat.began_ticks, Some(99));
+            stat.is_succeeding()
+        };
+        assert!(stat(EXITING, 4096, 0, 0) && stat(EXITING, 0, 1, 0));
+        assert!(!stat(EXITING, 0, 0, 0), "it may not be known");
+        assert!(!stat(EXITING, 4096, 1, 768), "exit code 3");
+        assert!(!stat(EXITING, 4096, 1, 9), "a signal");
+        assert!(!stat(0, 0, 1, 0), "it lives");
     }
 
     #[test]

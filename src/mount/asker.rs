@@ -53,10 +53,10 @@ impl Asker {
         })
     }
 
-    /// Is the thread on its way out? Then a flush comes from the kernel closing its files, not from a `close()` that
-    /// somebody decided on.
-    pub fn is_exiting(&self) -> Option<bool> {
-        self.stat().map(|stat| stat.is_exiting())
+    /// Is it being killed, or failing? Then a flush comes from the kernel closing its files, and what it wrote may be half. A
+    /// process that ends by itself, with exit code 0, is done with its files, though it leaves their closing to the kernel.
+    pub fn is_dying(&self) -> Option<bool> {
+        self.stat().map(|stat| stat.is_exiting() && !stat.is_succeeding())
     }
 
     /// The process the thread belongs to.

@@ -173,11 +173,7 @@ impl Error {
                 | Self::TooLong { .. }
                 | Self::BadBackupName(_)
                 | Self::Draft(
-                    Draft::Archive(_)
-                        | Draft::NoBackup { .. }
-                        | Draft::WrongContent { .. }
-                        | Draft::TooDeep { .. }
-                        | Draft::TooLong
+                    Draft::Archive(_) | Draft::Refused { .. } | Draft::NotTaken(_) | Draft::TooLong
                 )
         )
     }
@@ -196,9 +192,9 @@ fn draft_errno(error: &Draft) -> i32 {
         Draft::Complete => libc::EPERM,
         Draft::Removed => libc::ESTALE,
         Draft::TooLong => libc::EFBIG,
-        Draft::TooDeep { .. } => libc::EPERM,
+        Draft::NotTaken(_) => libc::EPERM,
         // Not EINVAL: mv would speak of a directory moved into itself.
-        Draft::NoBackup { .. } | Draft::WrongContent { .. } => libc::EIO,
+        Draft::Refused { .. } => libc::EIO,
     }
 }
 

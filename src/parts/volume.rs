@@ -1,6 +1,11 @@
 //! Files become the plain content of parts: a bundle of small files, or the slices of a large one ([`layout`]).
+//!
+//! Whoever has a slice's bytes in order hands them to a [`VolumeBuilder`]. Whoever gets them in any order, and the file's
+//! name and length last, keeps them where [`in_slices`] says, and puts [`slice_headers`] before them in the end.
 
-use crate::archive::tree::{Attributes, Content, Entry, layout};
+use std::ops::Range;
+
+use crate::archive::tree::{Attributes, Content, Entry, Extent, layout};
 use crate::codec::Compression;
 
 use super::part::{FinishedPart, PartBuilder};
@@ -25,15 +30,14 @@ impl VolumeBuilder {
         self.zeros(layout::padding(file_bytes));
     }
 
-    /// Begins a slice of a large file: the first one has the headers.
+    /// Begins a slice of a large file. Returns which of the file's bytes follow.
     ///
     /// # Panics
-    /// If the path is too long for them (some 7 KiB, [`layout::large_header`]).
-    pub fn begin_slice(&mut self, index: u64, file: &Entry) {
-        if index == 0 {
-            self.0
-                .push(&layout::large_header(file).expect("a path in a file system has at most 4095 bytes"));
-        }
+    /// If the path is too long, see [`slice_headers`].
+    pub fn begin_slice(&mut self, index: u64, file: &Entry) -> Range<u64> {
+        let headers = slice_headers(index, file).expect("a path in a file system has at most 4095 bytes");
+        self.0.push(&headers);
+        layout::slice_content(index, file.bytes()).0
     }
 
     /// Takes the next bytes of a file's content.
@@ -67,6 +71,43 @@ impl VolumeBuilder {
             left -= take;
         }
     }
+}
+
+/// What stands before the content of slice `index` of a large file: its headers in the first one, nothing in others.
+/// `None` if its path is too long for them, some 7 KiB.
+pub fn slice_headers(index: u64, file: &Entry) -> Option<Vec<u8>> {
+    match index {
+        0 => layout::large_header(file),
+        _ => Some(Vec::new()),
+    }
+}
+
+/// Where slice `index` of a large file of `file_bytes`, stored as the tree's part with the number `part`, holds bytes of
+/// the file.
+pub fn slice_extent(index: u64, file_bytes: u64, part: u32) -> Extent {
+    let (content, offset) = layout::slice_content(index, file_bytes);
+    Extent {
+        part,
+        offset,
+        bytes: content.end - content.start,
+    }
+}
+
+/// Where a range of a large file lies, slice by slice: the slice's number, the offset in its plain content, and which of the
+/// file's bytes begin there. An empty range is one empty part of it.
+pub fn in_slices(file: Range<u64>) -> impl Iterator<Item = (u64, u64, Range<u64>)> {
+    let (first, last) = (spot(file.start).0, spot(file.end.max(file.start + 1) - 1).0);
+    (first..=last).map(move |slice| {
+        let content = layout::slice_content(slice, file.end).0;
+        let start = file.start.max(content.start);
+        (slice, spot(start).1, start..content.end)
+    })
+}
+
+/// Number of the slice that holds the byte of a large file at `offset`, and the byte's offset there.
+pub fn spot(offset: u64) -> (u64, u64) {
+    let place = offset + layout::HEADER_BYTES;
+    (place / layout::SLICE_BYTES, place % layout::SLICE_BYTES)
 }
 
 /// The members of a bundle whose contents are in memory, until it is packed.
@@ -119,5 +160,32 @@ pub fn file_entry(path: &[u8], attributes: Attributes, bytes: u64) -> Entry {
             bytes,
             extents: [].into(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::tree::layout::{HEADER_BYTES, SLICE_BYTES};
+
+    #[test]
+    fn bytes_lie_where_slices_have_them() {
+        let end = 3 * SLICE_BYTES;
+        for start in [
+            0,
+            5,
+            SLICE_BYTES - HEADER_BYTES - 1,
+            SLICE_BYTES - HEADER_BYTES,
+            end,
+        ] {
+            let mut at = start;
+            for (slice, place, file) in in_slices(start..end) {
+                let (content, offset) = layout::slice_content(slice, end);
+                assert_eq!(file, at..content.end, "from {start}");
+                assert_eq!(place, offset + at - content.start, "from {start}");
+                at = file.end;
+            }
+            assert_eq!(at, end);
+        }
     }
 }

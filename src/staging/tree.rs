@@ -13,9 +13,10 @@
 //! - **`fsync` of a file is no promise yet.** Nothing of an unfinished tree survives its daemon, so there is nothing to
 //!   wait for: thousands of files are synced one by one at the end of `pg_basebackup`. Everything is durable when the
 //!   tree is complete.
-//! - **Complete** is a tree by the rename of `backup_manifest.tmp`, as `pg_basebackup` ends, or by `fsync` of its
-//!   directory. Both wait until everything is stored (`commit`). Closing files completes nothing: that happens to the
-//!   files of a killed writer as well.
+//! - **Complete** is a tree by the rename with which its writers end, or by `fsync` of its directory. Both wait until
+//!   everything is stored (`commit`). Closing files completes nothing: that happens to the files of a killed writer as
+//!   well.
+//! - **What a tree is to be**, this room does not know: its `judge` says so, whom the one who begins it hands in.
 //! - A complete tree does not change any more. Its draft can still be read by those who have its files open.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,45 +29,34 @@ use tokio::time::Instant;
 
 use crate::archive::Archive;
 use crate::archive::tree::catalogue::{Begun, By};
-use crate::archive::tree::{Attributes, TreeId, TreeKind, TreeName};
+use crate::archive::tree::{Attributes, TreeId, TreeName};
 
 use super::Staging;
 
-mod backup;
 mod bundle;
 mod commit;
 mod error;
 mod file;
 mod finishing;
+pub(crate) mod judge;
 mod large;
 mod limits;
 pub mod names;
-mod nested;
-mod own_wal;
-mod reading_back;
+pub(crate) mod reading_back;
 mod recalled;
 mod refusal;
 mod sending;
-mod tablespaces;
-mod tar_backup;
-mod tar_verify;
 #[cfg(test)]
-mod tests;
-mod verify;
+pub(in crate::staging) mod tests;
 mod writing;
 
 use bundle::Queue;
 pub use error::Error;
 use file::DraftFile;
+use judge::{Judge, TreeNames};
 use large::Way;
 use names::{Kind, NameError, Names, ROOT};
 use sending::Sender;
-
-/// PostgreSQL's manifest, while it is being written.
-const MANIFEST_TMP: &[u8] = b"backup_manifest.tmp";
-
-/// PostgreSQL's manifest.
-const MANIFEST: &[u8] = b"backup_manifest";
 
 /// How trees are written.
 #[derive(Debug, Clone)]
@@ -75,8 +65,6 @@ pub struct Options {
     pub deadline: Duration,
     /// How long completing a tree may take, even while it gets on; `None`: for as long as it takes.
     pub longest: Option<Duration>,
-    /// Path of the tree's directory, as processes see it: by which a link that leads into the tree is known.
-    pub directory: Vec<u8>,
 }
 
 /// What `stat` tells of a node.
@@ -132,7 +120,8 @@ pub struct TreeDraft {
     name: TreeName,
     began: Timestamp,
     options: Options,
-    names: Mutex<Names<Arc<DraftFile>>>,
+    judge: Arc<dyn Judge>,
+    names: Mutex<TreeNames>,
     sender: Arc<Sender>,
     staging: Staging,
     queue: Mutex<Queue>,
@@ -147,18 +136,19 @@ pub struct TreeDraft {
 }
 
 impl TreeDraft {
-    /// Begins a tree.
+    /// Begins a tree that is to be what its judge says.
     ///
     /// # Errors
     /// [`Error::Archive`]: there is a complete one of that name, or the store does not answer.
-    pub async fn begin(
+    pub(crate) async fn begin(
         archive: Arc<Archive>,
         staging: Staging,
         name: TreeName,
         root: Attributes,
         options: Options,
+        judge: Arc<dyn Judge>,
     ) -> Result<Self, Error> {
-        let begun = Begun::by_this_process(TreeKind::BaseBackup, By::Mount);
+        let begun = Begun::by_this_process(judge.kind(), By::Mount);
         let patience = crate::store::Patience::for_at_most(options.deadline);
         let id = TreeId::fresh(&name);
         archive.begin_tree(&id, &begun, patience).await?;
@@ -168,6 +158,7 @@ impl TreeDraft {
             names: Mutex::new(Names::new(root)),
             sender: Arc::new(Sender::new(archive, id, options.deadline)),
             options,
+            judge,
             staging,
             queue: Mutex::default(),
             bundling: tokio::sync::Mutex::default(),
@@ -237,7 +228,7 @@ impl TreeDraft {
     /// Makes a directory.
     ///
     /// # Errors
-    /// [`Error::Name`], and why the tree cannot be written to; of files and links also [`Error::TooDeep`].
+    /// [`Error::Name`], and why the tree cannot be written to; of files and links also [`Error::NotTaken`].
     pub async fn make_directory(
         &self,
         directory: u32,
@@ -272,10 +263,10 @@ impl TreeDraft {
     ) -> Result<Stat, Error> {
         let _turn = self.turn().await?;
         self.still_sound()?;
-        if !matches!(kind, Kind::Directory(_)) {
-            self.check_depth(directory, name)?;
-        }
         let mut names = self.names();
+        if !matches!(kind, Kind::Directory(_)) {
+            self.judge.admit(&self.name, &names, (directory, name))?;
+        }
         let number = names.add(directory, name, kind, attributes)?;
         Ok(stat(&names, number)?)
     }
@@ -295,19 +286,18 @@ impl TreeDraft {
         Ok(())
     }
 
-    /// Gives an entry another name, in place of what has it. The rename of PostgreSQL's finished manifest completes the
-    /// tree, or fails.
+    /// Gives an entry another name, in place of what has it. The rename with which writers end the tree completes it, or
+    /// fails.
     ///
     /// # Errors
-    /// [`Error::Name`], [`Error::Archive`], [`Error::NoBackup`], [`Error::WrongContent`], [`Error::Complete`],
-    /// [`Error::TooDeep`].
+    /// [`Error::Name`], [`Error::Archive`], [`Error::Refused`], [`Error::Complete`], [`Error::NotTaken`].
     pub async fn rename(&self, from: (u32, &[u8]), to: (u32, &[u8]), replace: bool) -> Result<(), Error> {
-        if from == (ROOT, MANIFEST_TMP) && to == (ROOT, MANIFEST) {
-            return self.finish_by_manifest(replace).await;
+        if self.judge.is_last(from, to) {
+            return self.finish_by_rename(from, to, replace).await;
         }
         let turn = self.turn().await?;
         self.still_sound()?;
-        self.check_depth(to.0, to.1)?;
+        self.judge.admit(&self.name, &self.names(), to)?;
         self.within(&turn, self.move_name(from, to, replace)).await
     }
 
@@ -380,8 +370,8 @@ impl TreeDraft {
         self.completing.load(Ordering::Acquire)
     }
 
-    fn no_backup(&self, reason: impl Into<String>) -> Error {
-        Error::NoBackup {
+    fn refused(&self, reason: impl Into<String>) -> Error {
+        Error::Refused {
             name: self.name.clone(),
             reason: reason.into(),
         }
@@ -394,7 +384,7 @@ impl TreeDraft {
         }
     }
 
-    fn names(&self) -> MutexGuard<'_, Names<Arc<DraftFile>>> {
+    fn names(&self) -> MutexGuard<'_, TreeNames> {
         self.names.lock().expect("no panic while held")
     }
 }
@@ -407,7 +397,7 @@ fn check(state: State) -> Result<(), Error> {
     }
 }
 
-fn file(names: &Names<Arc<DraftFile>>, number: u32) -> Result<Arc<DraftFile>, NameError> {
+fn file(names: &TreeNames, number: u32) -> Result<Arc<DraftFile>, NameError> {
     match names.kind(number)? {
         Kind::File(file) => Ok(file.clone()),
         Kind::Directory(_) => Err(NameError::IsDirectory),
@@ -415,7 +405,7 @@ fn file(names: &Names<Arc<DraftFile>>, number: u32) -> Result<Arc<DraftFile>, Na
     }
 }
 
-fn stat(names: &Names<Arc<DraftFile>>, number: u32) -> Result<Stat, NameError> {
+fn stat(names: &TreeNames, number: u32) -> Result<Stat, NameError> {
     let (kind, bytes) = match names.kind(number)? {
         Kind::Directory(_) => (StatKind::Directory, 0),
         Kind::Symlink(target) => (StatKind::Symlink, target.len() as u64),

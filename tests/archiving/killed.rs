@@ -54,6 +54,39 @@ fn w3_a_history_file_of_a_killed_writer_is_not_archived_though_it_parses() {
     rig.archive(&source);
 }
 
+/// W2, W3: a program may leave the closing of its file to its exit. If it succeeds, the file is archived: who asked for it is
+/// told so by the exit code. If it fails or is killed, the file may be half.
+#[test]
+fn w2_what_a_writer_leaves_to_its_exit_is_archived_if_it_succeeds() {
+    // Not read from a file of that name while it is written: its length would say when the copy is whole.
+    let copy = r#"content=$(cat "$1"); exec > "$2"; printf "%s\n" "$content""#;
+    for rig in Rig::both_kinds() {
+        for end in ["exit 3", "kill -9 $$", "kill -TERM $$", "exit 0"] {
+            let source = rig.history(1);
+            let line = format!("{copy}; {end}");
+            let output = rig
+                .user()
+                .shell(&line, &[&source.path, &rig.target(&source.name)]);
+            assert_eq!(
+                output.status.success(),
+                end == "exit 0",
+                "{end}: {}",
+                said(&output)
+            );
+            if end == "exit 0" {
+                rig.assert_archived(&source);
+            } else {
+                rig.assert_absent(&source.name);
+            }
+        }
+        let source = rig.source("00000003.history", wal::history(2, "0/5000000"));
+        let line = r#"cd "$(dirname "$1")" && tar -cf - "$(basename "$1")" | tar -xOf - > "$2""#;
+        let output = rig.user().shell(line, &[&source.path, &rig.target(&source.name)]);
+        assert!(output.status.success(), "{}", said(&output));
+        rig.assert_archived(&source);
+    }
+}
+
 /// Kills `cp` of this file after a while; true if `cp` was quicker.
 fn cp_killed_after(mut cp: Child, while_: Duration, signal: i32) -> bool {
     thread::sleep(while_);

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use tokio::runtime::Runtime;
+use walfs::archive::tree::backup::{Backup, Shape, WalRange};
 use walfs::archive::tree::ended::{Ended, KnownFrom};
-use walfs::archive::tree::summary::{Backup, Shape, WalRange};
 use walfs::archive::{self, Archive};
 use walfs::pg::backup_manifest::Manifest;
 use walfs::store::{self, Location, Patience};

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use walfs::archive::tree::backup::{Backup, Shape, WalRange};
 use walfs::archive::tree::catalogue::{BackupWal, Begun, By};
 use walfs::archive::tree::ended::{Ended, KnownFrom};
-use walfs::archive::tree::summary::{Backup, Description, Method, Shape, Summary, WalRange};
+use walfs::archive::tree::summary::{Description, Method, Summary};
 use walfs::archive::tree::{Attributes, Content, Entry, Extent, Tree, TreeId, TreeKind, TreeName, chunks};
 use walfs::archive::{self, Archive, Error};
 use walfs::codec::Compression;

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use super::mounted;
 use crate::common::basebackup::Site;
-use crate::common::postgres::{Postgres, StopMode, newest};
+use crate::common::postgres::{Postgres, StopMode, newest, send};
 use crate::common::recovery::Session;
 use crate::common::user::said;
 use crate::common::wait;
@@ -135,6 +135,43 @@ fn b2_a_backups_own_wal_is_compared_with_what_is_archived() {
     site.server.start();
     write_and_archive(&site.server, 20);
     assert_eq!(site.listed("early")["state"], "damaged");
+    assert_eq!(site.latest(), None);
+}
+
+/// B2: also where another server's WAL is in the middle of much that is not archived yet.
+#[test]
+fn b2_a_backups_own_wal_is_compared_in_the_middle() {
+    let mut site = mounted::Site::local("others-middle");
+    let copy = copy_of(&site.world, &mut site.server);
+    let keep = [("archive_command", "false"), ("wal_keep_size", "1GB")];
+    site.server.configure(&keep);
+    site.server.start();
+    write_segments(&site.server, 40);
+    let other = start_copy(&copy);
+    other.configure(&keep);
+    other.reload();
+    let directory = site.backup("stream");
+    let mut backup = site.server.program("pg_basebackup");
+    backup.env("PGHOST", &copy).arg("-D").arg(&directory);
+    backup.args(["-c", "fast", "-Xstream", "--no-clean", "--max-rate=4M"]);
+    backup.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let backup = backup.spawn().expect("run pg_basebackup");
+    wait::until("the copy to have begun", || {
+        mounted::directory_has(&site, &directory, "base/1/1259")
+    });
+    send(backup.id(), libc::SIGSTOP);
+    let middle = other.query(
+        "SELECT pg_walfile_name(redo_lsn + 12 * setting::numeric) FROM pg_control_checkpoint(), pg_settings
+         WHERE name = 'wal_segment_size'",
+    );
+    write_segments(&other, 30);
+    let from = site.server.data().join("pg_wal").join(&middle);
+    site.shell("cp \"$1\" \"$2\"", &[&from, &site.mount.wal().join(&middle)]);
+    send(backup.id(), libc::SIGCONT);
+    let output = backup.wait_with_output().expect("read what it said");
+    assert!(!output.status.success(), "{}", said(&output));
+    let log = site.mount.log();
+    assert!(log.contains("other content") && log.contains(&middle), "{log}");
     assert_eq!(site.latest(), None);
 }
 
@@ -271,13 +308,17 @@ fn start_copy(copy: &Path) -> Postgres {
 }
 
 fn write_and_archive(server: &Postgres, segments: u32) {
+    write_segments(server, segments);
+    server.archive_all();
+}
+
+fn write_segments(server: &Postgres, segments: u32) {
     for round in 0..segments {
         server.query(&format!(
             "DROP TABLE IF EXISTS original_{round}; CREATE TABLE original_{round} (id int)"
         ));
         server.switch_wal();
     }
-    server.archive_all();
 }
 
 fn backup_of_copy(site: &Site<'_>, copy: &Path) -> Output {

@@ -8,7 +8,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use serde_json::Value;
-use walfs::archive::tree::summary::{Backup, Summary, Tablespace};
+use walfs::archive::tree::backup::{Backup, Tablespace};
+use walfs::archive::tree::summary::Summary;
 
 use super::restoring_safely::{Forge, assert_refused, member, put_link, seen};
 use crate::common::basebackup::Site;

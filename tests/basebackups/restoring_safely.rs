@@ -10,7 +10,7 @@ use std::process::Output;
 
 use serde_json::Value;
 use tokio::runtime::Runtime;
-use walfs::archive::tree::summary::{Backup, Shape, Tablespace};
+use walfs::archive::tree::backup::{Backup, Shape, Tablespace};
 use walfs::archive::{self, Archive};
 use walfs::store::{self, Location, Patience};
 

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use walfs::archive::Archive;
+use walfs::archive::tree::backup::{Backup, Shape, WalRange};
 use walfs::archive::tree::catalogue::{Begun, By};
 use walfs::archive::tree::chunks::{self, ChunkHash};
 use walfs::archive::tree::ended::{Ended, KnownFrom};
 use walfs::archive::tree::layout;
-use walfs::archive::tree::summary::{Backup, Description, Method, Shape, WalRange};
+use walfs::archive::tree::summary::{Description, Method};
 use walfs::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeId, TreeKind};
 use walfs::parts::part::PartBuilder;
 use walfs::pg::{Lsn, Timeline};

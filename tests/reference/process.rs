@@ -21,16 +21,16 @@ pub(crate) fn asker(closer: Closer) -> Option<Asker> {
     }
 }
 
-/// A process that has ended and that nobody has waited for: to the kernel it is exiting.
+/// A process that has failed and that nobody has waited for: to the kernel it is exiting.
 static KILLED: LazyLock<Child> = LazyLock::new(|| {
-    let child = Command::new("true").spawn().expect("run true");
+    let child = Command::new("false").spawn().expect("run false");
     // SAFETY: an all-zero siginfo is a valid one; waitid with WNOWAIT leaves the child as it is.
     let ended = unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
         libc::waitid(libc::P_PID, child.id(), &mut info, libc::WEXITED | libc::WNOWAIT)
     };
     assert_eq!(ended, 0, "wait for a child");
-    let exiting = Asker::of(child.id()).and_then(|asker| asker.is_exiting());
-    assert_eq!(exiting, Some(true), "a process that nobody has waited for");
+    let dying = Asker::of(child.id()).and_then(|asker| asker.is_dying());
+    assert_eq!(dying, Some(true), "a process that nobody has waited for");
     child
 });

@@ -11,7 +11,7 @@ use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::summary::Backup;
+use super::backup::Backup;
 use crate::archive::{Archive, Error};
 use crate::pg::backup_history::{self, BackupHistory};
 use crate::pg::control::{ClusterState, ControlFile};

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::BASEBACKUPS;
+use super::backup::OwnSegment;
 use super::catalogue::{BackupWal, READS};
-use super::summary::{OwnSegment, Summary};
+use super::summary::Summary;
 use crate::archive::wal::{Compared, WalCursor};
 use crate::archive::{Archive, Error};
 use crate::pg::{SegmentName, WalName};

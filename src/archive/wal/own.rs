@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Found;
-use crate::archive::tree::summary::OwnSegment;
+use crate::archive::tree::backup::OwnSegment;
 use crate::archive::{Archive, Error};
 use crate::codec::{ContentHash, FRAME_BYTES, SeekTable};
 use crate::pg::WalName;

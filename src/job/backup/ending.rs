@@ -5,10 +5,11 @@ use jiff::Timestamp;
 
 use super::pack::{self, Whole};
 use super::{Error, Taking, local, wal};
+use crate::archive::tree::backup::{Pages, Shape, Tablespace, WalRange};
 use crate::archive::tree::chunks::ChunkHash;
 use crate::archive::tree::ended::{Ended, KnownFrom};
-use crate::archive::tree::summary::{Description, Method, Pages, Shape, Tablespace, WalRange};
-use crate::archive::tree::{Attributes, Tree, layout, summary};
+use crate::archive::tree::summary::{Description, Method};
+use crate::archive::tree::{Attributes, Tree, backup, layout};
 use crate::pg::Lsn;
 use crate::pg::backup_manifest::{self, ManifestVersion};
 use crate::pg::label::{self, BackupFrom};
@@ -119,7 +120,7 @@ impl Taking<'_> {
             began: self.began,
             method: Method::Walfs,
             plain_tar: true,
-            backup: summary::Backup {
+            backup: backup::Backup {
                 shape: Shape::Plain,
                 system_identifier: Some(self.facts.system_id),
                 postgresql_major: Some(self.facts.major),

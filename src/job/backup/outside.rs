@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::walk::{self, Source, Walked};
-use crate::archive::tree::summary::Outside;
+use crate::archive::tree::backup::Outside;
 use crate::pg::exclude::SETTINGS_FOLDER;
 use crate::server::SettingsFile;
 

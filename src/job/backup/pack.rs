@@ -228,12 +228,11 @@ impl Packer<'_> {
     }
 
     fn slice(&mut self, index: u64, large: &Opened) -> Result<PackedExtent, Error> {
-        let (content, _) = layout::slice_content(index, large.bytes);
         if index == 0 {
             self.check_length(large);
         }
-        self.builder
-            .begin_slice(index, &file_entry(&large.path, large.attributes, large.bytes));
+        let file = file_entry(&large.path, large.attributes, large.bytes);
+        let content = self.builder.begin_slice(index, &file);
         self.copy(large, content.start, content.end)
     }
 
@@ -344,9 +343,8 @@ pub(super) fn bundle_of(compression: Compression, volume: u32, files: &[Whole]) 
 /// A slice of the volume of a large file at hand.
 pub(super) fn slice_of(compression: Compression, volume: u32, index: u64, whole: &Whole) -> Built {
     let bytes = whole.content.len() as u64;
-    let (range, _) = layout::slice_content(index, bytes);
     let mut builder = VolumeBuilder::new(compression);
-    builder.begin_slice(index, &whole.entry());
+    let range = builder.begin_slice(index, &whole.entry());
     let extent = whole.extent(range.clone(), builder.plain_bytes());
     builder.content(&whole.content[range.start as usize..range.end as usize]);
     built(

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::reading::read_at;
-use crate::archive::tree::summary::{BadPage, Pages};
+use crate::archive::tree::backup::{BadPage, Pages};
 use crate::pg::Lsn;
 use crate::pg::data_page::{Damage, PageChecker, PageVerdict};
 use crate::pg::relation::{RelationFile, relation_file};

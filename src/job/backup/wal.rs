@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::Error;
-use crate::archive::tree::summary::{Backup, MOST_AWAITED, OwnSegment, WalRange};
+use crate::archive::tree::backup::{Backup, MOST_AWAITED, OwnSegment, WalRange};
 use crate::archive::wal::Compared;
 use crate::archive::{self, Archive};
 use crate::beneath::Root;

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use super::Error;
 use super::places::Places;
-use crate::archive::tree::summary::Link;
+use crate::archive::tree::backup::Link;
 use crate::archive::tree::{Attributes, Content, Entry};
 use crate::beneath::Root;
 use crate::pg::directories::is_postgresqls_own;

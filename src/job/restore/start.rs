@@ -13,7 +13,7 @@ use super::links;
 use super::place::{self, Holds, Mark, PlaceMark};
 use super::spot::{Base, Bases, Held, Roots};
 use super::tablespaces::Place;
-use crate::archive::tree::summary::Shape;
+use crate::archive::tree::backup::Shape;
 use crate::beneath::{Kind, Root};
 use crate::pg::SystemId;
 

@@ -58,7 +58,7 @@ pub(super) fn places(summary: &Summary, mappings: &[Mapping], data: &Path) -> Re
             });
         }
     }
-    let place = |known: &crate::archive::tree::summary::Tablespace| {
+    let place = |known: &crate::archive::tree::backup::Tablespace| {
         let mapping = mappings
             .iter()
             .rfind(|mapping| named(mapping, known.oid, &known.location));

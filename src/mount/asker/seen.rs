@@ -21,8 +21,8 @@ const LONG_MOMENT: Duration = Duration::from_secs(10);
 pub struct Seen {
     /// Which process it is.
     pub process: Option<u32>,
-    /// Is it on its way out?
-    pub is_exiting: Option<bool>,
+    /// Is it being killed, or failing?
+    pub is_dying: Option<bool>,
     /// It is known to be another one than the opener of the file,
     pub is_not_the_opener: bool,
     /// ... which lives.
@@ -53,7 +53,7 @@ impl Seen {
         let is_not_the_opener = opener != 0 && process.is_some_and(|process| process != opener);
         Self {
             process,
-            is_exiting: asker.is_exiting(),
+            is_dying: asker.is_dying(),
             is_not_the_opener,
             opener_lives: is_not_the_opener && Asker::of(opener).is_some_and(|opener| !opener.doomed()),
             is_hidden: false,

@@ -88,7 +88,7 @@ fn this_thread_has_a_process_and_a_parent() {
     let asker = Asker::of(thread).unwrap();
     assert_eq!(asker.tgid(), Some(std::process::id()));
     assert_eq!(asker.parent(), Some(std::os::unix::process::parent_id()));
-    assert_eq!(asker.is_exiting(), Some(false));
+    assert_eq!(asker.is_dying(), Some(false));
     assert!(!asker.doomed());
 }
 
@@ -100,8 +100,8 @@ fn child_knows_its_parent() {
 }
 
 #[test]
-fn zombie_is_doomed_and_exiting_and_then_gone() {
-    let mut child = Process::shell("true");
+fn zombie_is_doomed_and_dying_and_then_gone() {
+    let mut child = Process::shell("trap 'exit 3' EXIT");
     let asker = child.asker();
     assert!(!asker.doomed());
     drop(child.0.stdin.take());
@@ -125,10 +125,10 @@ fn zombie_is_doomed_and_exiting_and_then_gone() {
     };
     assert_eq!(status, 0);
     assert!(asker.doomed());
-    assert_eq!(asker.is_exiting(), Some(true));
+    assert_eq!(asker.is_dying(), Some(true));
     child.0.wait().unwrap();
     assert!(asker.doomed());
-    assert_eq!(asker.is_exiting(), None);
+    assert_eq!(asker.is_dying(), None);
     assert_eq!(asker.parent(), None);
 }
 
@@ -158,7 +158,7 @@ fn pending_signal_that_is_caught_or_ignored_does_not_doom() {
 fn odd_process_names_are_read_over() {
     let child = Process::shell("printf 'a) Z 1 (b' > /proc/$$/comm");
     assert_eq!(child.asker().parent(), Some(std::process::id()));
-    assert_eq!(child.asker().is_exiting(), Some(false));
+    assert_eq!(child.asker().is_dying(), Some(false));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Writing base backups: what processes do in a directory that they have made in `basebackups/`.
 //!
-//! The rules are those of [`crate::staging::tree`]; here they get inode numbers and open files.
+//! The rules are those of [`crate::staging::tree`], what makes a backup those of [`crate::staging::base_backup`]; here they
+//! get inode numbers and open files.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -20,6 +21,7 @@ use crate::mount::directory::{Entries, Entry, HELD_ENTRIES, numbered};
 use crate::mount::error::{Error, Result};
 use crate::mount::node::{Attributes, Kept, Kind, Node, TreeNode};
 use crate::mount::room::{AnyFile, FilesOf, Making, Named, OpenFile, Opening, Room};
+use crate::staging::base_backup::BaseBackup;
 use crate::staging::tree::names::ROOT;
 use crate::staging::tree::{Change, Options, Stat, StatKind, TreeDraft};
 use crate::store::{self, GRACE};
@@ -132,10 +134,12 @@ impl Drafting {
         let options = Options {
             deadline: wanted.deadline,
             longest: wanted.longest,
-            directory: directory.into_os_string().into_vec(),
         };
+        let judge = Arc::new(BaseBackup {
+            directory: directory.into_os_string().into_vec(),
+        });
         let (archive, staging) = (self.common.archive.clone(), self.common.staging.clone());
-        let draft = TreeDraft::begin(archive, staging, name, attributes(making), options).await?;
+        let draft = TreeDraft::begin(archive, staging, name, attributes(making), options, judge).await?;
         self.attributes(root(self.drafts.insert(draft)))
     }
 

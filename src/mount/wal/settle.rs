@@ -41,7 +41,7 @@ impl Wal {
                 self.common
                     .noted("archive", Err(Error::Hidden { name: wal.name() }))
             }
-            Content::Wal(wal) if !is_somebody_elses_to_finish(wal, &seen, ending.closer) => {
+            Content::Wal(wal) if !is_somebody_elses_to_finish(wal, &seen, ending.closer, may_be_writer) => {
                 self.settle(writing, wal, ending).await
             }
             _ => Ok(()),
@@ -139,7 +139,7 @@ fn unvouched(wal: &WalDraft) -> Error {
 /// What a close or an `fsync` comes from.
 #[derive(Debug, Clone, Copy)]
 struct Ending {
-    /// The process is dying.
+    /// The process is being killed, or failing.
     killed: bool,
     closer: Closer,
 }
@@ -159,7 +159,7 @@ impl Closer {
     /// The kernel names the table of open files that a close comes from, as it does with every write; a child has another
     /// one. Whether it comes from a process that is being killed only the process itself shows.
     fn of(writing: &Writing, files: FilesOf, seen: &Seen) -> Self {
-        match (seen.process, seen.is_exiting) {
+        match (seen.process, seen.is_dying) {
             _ if seen.is_hidden => Self::Another,
             (None, _) | (_, None | Some(true)) => Self::Unknown,
             (Some(process), _) if process == writing.opener || writing.was_written_by(files) => Self::Writer,
@@ -169,9 +169,9 @@ impl Closer {
     }
 }
 
-/// Is the process that closes the file dying? Then the file goes.
+/// Is the process that closes the file being killed, or failing? Then the file goes.
 fn note_killed(writing: &Writing, seen: &Seen) -> bool {
-    let killed = seen.is_exiting == Some(true);
+    let killed = seen.is_dying == Some(true);
     if killed {
         writing.abandoned.store(true, Ordering::Release);
     }
@@ -179,13 +179,17 @@ fn note_killed(writing: &Writing, seen: &Seen) -> bool {
 }
 
 /// A small file's length is not known, so a child's copy of the descriptor, closed in the middle, must not finish it:
-/// that is for the process that opened it, as long as it lives. What a child closes of a segment says nothing either.
-fn is_somebody_elses_to_finish(wal: &WalDraft, seen: &Seen, closer: Closer) -> bool {
+/// that is for the process that opened it, as long as it lives. Where no process can be seen, it is for who wrote last.
+/// What a child closes of a segment says nothing either.
+fn is_somebody_elses_to_finish(wal: &WalDraft, seen: &Seen, closer: Closer, may_be_writer: bool) -> bool {
     if wal.verdict().is_some() {
         return false;
     }
     if wal.name().has_pages() || seen.is_hidden {
         return closer == Closer::Another;
     }
-    seen.is_not_the_opener && seen.opener_lives
+    match seen.process {
+        Some(_) => seen.is_not_the_opener && seen.opener_lives,
+        None => !may_be_writer,
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::archive::tree::{Attributes, Entry, layout};
+use crate::archive::tree::{Attributes, Entry};
 use crate::codec;
 use crate::parts::chunk::Chunks;
 use crate::parts::volume::{Bundle, file_entry};
@@ -170,9 +170,8 @@ impl TreeDraft {
         if large.is_finished() {
             return Ok(());
         }
-        let header = layout::large_header(&file_entry(&path, attributes, large.bytes()))
-            .ok_or(Error::Invalid("the path is too long"))?;
-        large.finish(self.way(), header).await?;
+        let entry = file_entry(&path, attributes, large.bytes());
+        large.finish(self.way(), &entry).await?;
         *sent = Some(SentAs { path, attributes });
         Ok(())
     }

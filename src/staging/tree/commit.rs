@@ -6,18 +6,20 @@ use std::sync::atomic::Ordering;
 use tokio::time::{Instant, timeout_at};
 
 use crate::archive;
-use crate::archive::tree::summary::{Backup, Description, Method, Summary};
+use crate::archive::tree::summary::{Description, Method, Summary};
 use crate::archive::tree::{Attributes, Content, Entry, Extent, Tree, chunks::ChunkHash};
 use crate::parts::tree::TreeBuilder;
+use crate::parts::volume::slice_extent;
 
 use super::bundle::Closed;
 use super::file::{self, SentAs};
+use super::judge::{Followed, Verdict, Written};
 use super::names::{Kind, NameError};
 use super::sending::Outgoing;
-use super::{Error, State, TreeDraft, tablespaces};
+use super::{Error, State, TreeDraft};
 
 impl TreeDraft {
-    /// Makes the tree a complete backup, or says why it is none, in an operation that began then. The caller holds the
+    /// Makes the tree complete, or says why it is not, in an operation that began then. The caller holds the
     /// state, so nothing changes.
     pub(super) async fn complete(
         &self,
@@ -36,13 +38,14 @@ impl TreeDraft {
     }
 
     async fn try_to_complete(&self, state: &mut State, method: Method, began: Instant) -> Result<(), Error> {
-        let mapped = tablespaces::mapped(&self.names(), &self.options.directory)
-            .map_err(|reason| self.no_backup(reason))?;
-        let backup = self.while_it_gets_on(began, self.recognise(&mapped)).await?;
+        let judged = self.judge.judge(Written { draft: self, method });
+        let Verdict {
+            description,
+            followed,
+        } = self.while_it_gets_on(began, judged).await?;
         self.completing.store(true, Ordering::Release);
-        let moved = tablespaces::move_home(&mut self.names(), &mapped);
-        let stored = match moved {
-            Ok(()) => self.while_it_gets_on(began, self.store(backup, method)).await,
+        let stored = match self.follow(&followed) {
+            Ok(()) => self.while_it_gets_on(began, self.store(description)).await,
             Err(error) => Err(error.into()),
         };
         self.completing.store(false, Ordering::Release);
@@ -60,19 +63,21 @@ impl TreeDraft {
         Ok(())
     }
 
-    async fn store(&self, backup: Backup, method: Method) -> Result<Summary, Error> {
+    fn follow(&self, links: &[Followed]) -> Result<(), NameError> {
+        let mut names = self.names();
+        links
+            .iter()
+            .try_for_each(|Followed { link, directory }| names.follow_link(link, directory))
+    }
+
+    async fn store(&self, mut description: Description) -> Result<Summary, Error> {
         let last = self.send_rest().await?;
         let (tree, hashes, tidy) = self.stored_tree(last).await?;
         self.sender.settle().await;
         self.still_sound()?;
         self.sender.delete_forgotten().await?;
         self.forget_refusal().await?;
-        let description = Description {
-            began: self.began,
-            method,
-            plain_tar: tidy && !self.sender.has_strays(),
-            backup,
-        };
+        description.plain_tar = tidy && !self.sender.has_strays();
         // Each of its requests gets the deadline, and begins when the one before it has got on.
         let patience = || {
             self.sender.note_progress();
@@ -191,39 +196,29 @@ impl TreeDraft {
         attributes: Attributes,
         file: &file::DraftFile,
     ) -> Result<bool, Error> {
-        let (mut extents, hashes, bytes, sent_as);
-        match &*file.content.lock().await {
+        let (extents, hashes, bytes, sent_as) = match &*file.content.lock().await {
             file::Content::Small(_) => {
                 return Err(self.sender.fail(self.broken(&"a file was not sent")).into());
             }
             file::Content::Bundled(member) => {
-                extents = vec![Extent {
+                let extent = Extent {
                     part: builder.part(&*member.part.stored().await?),
                     offset: member.offset,
                     bytes: member.bytes,
-                }];
-                (bytes, hashes) = (member.bytes, member.chunks.hashes.clone());
-                sent_as = Some(member.sent_as.clone());
+                };
+                let sent_as = Some(member.sent_as.clone());
+                (vec![extent], member.chunks.hashes.clone(), member.bytes, sent_as)
             }
-            file::Content::Large(large, sent) => {
-                let slices;
-                (slices, hashes) = large.extents();
-                extents = Vec::with_capacity(slices.len());
-                for slice in slices {
-                    extents.push(Extent {
-                        part: builder.part(&*slice.part.stored().await?),
-                        offset: slice.offset,
-                        bytes: slice.bytes,
-                    });
+            file::Content::Large(large, sent_as) => {
+                let (parts, hashes) = large.parts();
+                let mut extents = Vec::with_capacity(parts.len());
+                for (slice, part) in parts {
+                    let part = builder.part(&*part.stored().await?);
+                    extents.push(slice_extent(slice, large.bytes(), part));
                 }
-                // Also what holds nothing but the end of the volume must be stored.
-                for part in large.parts() {
-                    builder.part(&*part.stored().await?);
-                }
-                bytes = large.bytes();
-                sent_as = sent.clone();
+                (extents, hashes, large.bytes(), sent_as.clone())
             }
-        }
+        };
         let as_it_is = SentAs {
             path: path.clone(),
             attributes,

@@ -20,7 +20,7 @@ pub(super) const MOST_HOLE_BYTES: u64 = 64 << 30;
 
 /// A regular file.
 #[derive(Debug, Default)]
-pub(super) struct DraftFile {
+pub(crate) struct DraftFile {
     /// Locked while an operation is on its bytes.
     pub(super) content: Arc<Mutex<Content>>,
     /// Its length, for `stat` while the bytes are locked.
@@ -69,7 +69,7 @@ pub(super) struct SentAs {
 }
 
 impl DraftFile {
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Acquire)
     }
 
@@ -114,7 +114,7 @@ impl DraftFile {
     }
 
     /// CRC-32C of one of its chunks, if that is known.
-    pub(super) async fn chunk_crc(&self, index: u64) -> Option<Crc> {
+    pub(crate) async fn chunk_crc(&self, index: u64) -> Option<Crc> {
         match &*self.content.lock().await {
             Content::Large(large, _) => large.chunk_crc(index),
             _ => None,

@@ -7,32 +7,37 @@ use tokio::time::Instant;
 
 use crate::archive::tree::summary::Method;
 
+use super::judge::Signs;
 use super::names::{Kind, ROOT};
-use super::{Error, MANIFEST, MANIFEST_TMP, TreeDraft};
+use super::{Error, TreeDraft};
 
 impl TreeDraft {
-    /// The rename that ends `pg_basebackup`.
-    pub(super) async fn finish_by_manifest(&self, replace: bool) -> Result<(), Error> {
+    /// The rename with which a writer ends the tree.
+    pub(super) async fn finish_by_rename(
+        &self,
+        from: (u32, &[u8]),
+        to: (u32, &[u8]),
+        replace: bool,
+    ) -> Result<(), Error> {
         let began = Instant::now();
         let mut state = self.alone(began).await?;
         self.still_sound()?;
-        let moved = self.move_name((ROOT, MANIFEST_TMP), (ROOT, MANIFEST), replace);
+        let moved = self.move_name(from, to, replace);
         self.while_it_gets_on(began, moved).await?;
         let completed = self.complete(&mut state, Method::Mount, began).await;
         if completed.is_err() {
             // It is not done, so it must not look done.
-            self.names()
-                .rename((ROOT, MANIFEST), (ROOT, MANIFEST_TMP), true)?;
+            self.names().rename(to, from, true)?;
         }
         completed
     }
 
-    /// `fsync` of a file or directory. That of the root completes the tree, if it is a base backup and whole.
+    /// `fsync` of a file or directory. That of the root completes the tree, if it is what it is to be.
     ///
     /// # Errors
-    /// [`Error::Archive`]: what has failed the tree, also while it was being completed. [`Error::WrongContent`],
-    /// [`Error::NoBackup`]: it has a manifest, and is not what that says; or it has none, although a backup was begun in it:
-    /// `pg_basebackup --no-manifest` must not be told that it is done. Otherwise it is no error that it is no backup yet.
+    /// [`Error::Archive`]: what has failed the tree, also while it was being completed. [`Error::Refused`]: it is said to be
+    /// whole and is not; or nobody says so, although something was begun in it whose writer must not be told that it is
+    /// done. Otherwise it is no error that it is not complete yet.
     pub async fn sync(&self, number: u32) -> Result<(), Error> {
         self.still_sound()?;
         if number != ROOT || self.is_complete() {
@@ -40,8 +45,8 @@ impl TreeDraft {
         }
         let began = Instant::now();
         match self.finish_by_hand(began).await {
-            Err(Error::NoBackup { name, reason }) if self.may_be_synced_unfinished() => {
-                tracing::info!("{name} is not complete as a base backup yet: {reason}");
+            Err(Error::Refused { name, reason }) if self.may_be_synced_unfinished() => {
+                tracing::info!("{name} is not complete yet: {reason}");
                 let settled = async {
                     self.sender.settle().await;
                     self.still_sound()
@@ -52,15 +57,19 @@ impl TreeDraft {
         }
     }
 
-    /// `pg_basebackup` syncs the directory, and then gives its manifest the name.
+    /// Who ends it by a rename syncs the directory before.
     fn may_be_synced_unfinished(&self) -> bool {
-        let on_its_way = self.names().child(ROOT, MANIFEST_TMP).is_ok();
-        !self.has_manifest() && (on_its_way || !self.was_begun_as_backup())
+        let signs = self.signs();
+        !signs.claimed && (signs.ending.is_some() || !signs.begun)
+    }
+
+    pub(super) fn signs(&self) -> Signs {
+        self.judge.signs(&self.names())
     }
 
     async fn finish_by_hand(&self, began: Instant) -> Result<(), Error> {
-        if self.names().child(ROOT, MANIFEST_TMP).is_ok() {
-            return Err(self.no_backup("its backup_manifest has not got its name yet"));
+        if let Some(reason) = self.signs().ending {
+            return Err(self.refused(reason));
         }
         self.wait_for_writers().await?;
         let mut state = self.alone(began).await?;
@@ -77,7 +86,7 @@ impl TreeDraft {
         }
         match self.a_file_being_written() {
             None => Ok(()),
-            Some(path) => Err(self.no_backup(format!(
+            Some(path) => Err(self.refused(format!(
                 "{} is still being written",
                 String::from_utf8_lossy(&path)
             ))),

@@ -5,18 +5,18 @@
 //! what was sent is forgotten: correct for every writer, quick for those who go forward.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use futures::FutureExt;
 
 use crate::archive;
 use crate::archive::tree::chunks::{self, ChunkHash};
-use crate::archive::tree::layout::{self, HEADER_BYTES, SLICE_BYTES};
+use crate::archive::tree::{Entry, layout};
 use crate::archive::wal::Offered;
 use crate::codec::FRAME_BYTES;
 use crate::parts::chunk::{Chunks, Crc};
 use crate::parts::part::FinishedPart;
+use crate::parts::volume::{in_slices, slice_headers, spot};
 use crate::staging::{Draft, Staging};
 
 use super::Error;
@@ -27,7 +27,7 @@ use super::sending::{Outgoing, Sender, Unmade};
 const BEHIND: u64 = 2;
 
 /// Chunks that begin in a slice.
-const SLICE_CHUNKS: u64 = SLICE_BYTES / FRAME_BYTES as u64;
+const SLICE_CHUNKS: u64 = layout::SLICE_BYTES / FRAME_BYTES as u64;
 
 /// A large file.
 #[derive(Debug)]
@@ -48,14 +48,6 @@ pub(super) struct Large {
 enum Slice {
     Open(Box<Draft>),
     Sent { part: Outgoing, chunks: Chunks },
-}
-
-/// Bytes of a large file in a part.
-#[derive(Debug)]
-pub(super) struct SliceExtent {
-    pub(super) part: Outgoing,
-    pub(super) offset: u64,
-    pub(super) bytes: u64,
 }
 
 /// Where a file's bytes go.
@@ -88,15 +80,14 @@ impl Large {
     pub(super) async fn write(&mut self, way: Way<'_>, offset: u64, data: &[u8]) -> Result<(), Error> {
         self.unfinish(way).await?;
         let end = offset + data.len() as u64;
-        for (index, file) in pieces(offset..end) {
-            let at = place(index, file.start);
-            let piece = &data[(file.start - offset) as usize..(file.end - offset) as usize];
-            let draft = self.open(way, index).await?;
-            let written = draft.write(at, piece).await;
+        for (slice, at, file) in in_slices(offset..end) {
+            let bytes = &data[(file.start - offset) as usize..(file.end - offset) as usize];
+            let draft = self.open(way, slice).await?;
+            let written = draft.write(at, bytes).await;
             written.map_err(|error| staging(way, &error))?;
         }
         self.bytes = self.bytes.max(end);
-        let reached = (end + HEADER_BYTES) / SLICE_BYTES;
+        let (reached, _) = spot(end);
         if std::mem::replace(&mut self.reached, reached) == reached {
             return Ok(());
         }
@@ -109,11 +100,10 @@ impl Large {
         }
         self.unfinish(way).await?;
         if bytes < self.bytes {
-            let last = (bytes + HEADER_BYTES) / SLICE_BYTES;
+            let (last, at) = spot(bytes);
             self.forget_after(way, last);
             if self.slices.contains_key(&last) {
                 let draft = self.open(way, last).await?;
-                let at = place(last, bytes);
                 let cut = if draft.bytes() > at {
                     draft.truncate(at).await
                 } else {
@@ -133,8 +123,8 @@ impl Large {
         if offset >= end {
             return Ok(out);
         }
-        for (index, file) in pieces(offset..end) {
-            let (at, length) = (place(index, file.start), (file.end - file.start) as usize);
+        for (index, at, file) in in_slices(offset..end) {
+            let length = (file.end - file.start) as usize;
             let target = out.len() + length;
             match self.slices.get_mut(&index) {
                 None => {}
@@ -179,45 +169,32 @@ impl Large {
     }
 
     /// Sends every slice that has not been sent: the file has its name and length.
-    pub(super) async fn finish(&mut self, way: Way<'_>, header: Vec<u8>) -> Result<(), Error> {
-        let mut header = Some(header);
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: its path is too long. [`Error::Archive`].
+    pub(super) async fn finish(&mut self, way: Way<'_>, file: &Entry) -> Result<(), Error> {
         for index in 0..layout::slices(self.bytes) {
             if matches!(self.slices.get(&index), Some(Slice::Sent { .. })) {
                 continue;
             }
-            let header = if index == 0 { header.take() } else { None };
-            self.send(way, index, header).await?;
+            let headers = slice_headers(index, file).ok_or(Error::Invalid("the path is too long"))?;
+            self.send(way, index, &headers).await?;
         }
         self.finished = true;
         Ok(())
     }
 
-    /// Where its bytes are, and their chunk hashes. Of a finished file.
-    pub(super) fn extents(&self) -> (Vec<SliceExtent>, Vec<ChunkHash>) {
-        let (mut extents, mut hashes) = (Vec::new(), Vec::new());
+    /// The parts of its volume, by number of the slice, and the hashes of its chunks. Of a finished file.
+    pub(super) fn parts(&self) -> (Vec<(u64, &Outgoing)>, Vec<ChunkHash>) {
+        let (mut parts, mut hashes) = (Vec::new(), Vec::new());
         for (index, slice) in &self.slices {
             let Slice::Sent { part, chunks } = slice else {
                 unreachable!("a finished file has sent all slices");
             };
+            parts.push((*index, part));
             hashes.extend_from_slice(&chunks.hashes);
-            let (file, offset) = layout::slice_content(*index, self.bytes);
-            if !file.is_empty() {
-                extents.push(SliceExtent {
-                    part: part.clone(),
-                    offset,
-                    bytes: file.end - file.start,
-                });
-            }
         }
-        (extents, hashes)
-    }
-
-    /// The parts of its volume.
-    pub(super) fn parts(&self) -> impl Iterator<Item = &Outgoing> {
-        self.slices.values().filter_map(|slice| match slice {
-            Slice::Sent { part, .. } => Some(part),
-            Slice::Open(_) => None,
-        })
+        (parts, hashes)
     }
 
     /// Nobody wants it any more.
@@ -234,7 +211,7 @@ impl Large {
         if !std::mem::take(&mut self.finished) {
             return Ok(());
         }
-        let last = (self.bytes + HEADER_BYTES) / SLICE_BYTES;
+        let (last, _) = spot(self.bytes);
         self.forget_after(way, last);
         self.open(way, 0).await?;
         if self.slices.contains_key(&last) {
@@ -278,12 +255,12 @@ impl Large {
         let open = |(index, slice): (&u64, &Slice)| matches!(slice, Slice::Open(_)).then_some(*index);
         let behind: Vec<u64> = behind.filter_map(open).collect();
         for index in behind {
-            self.send(way, index, None).await?;
+            self.send(way, index, &[]).await?;
         }
         Ok(())
     }
 
-    async fn send(&mut self, way: Way<'_>, index: u64, header: Option<Vec<u8>>) -> Result<(), Error> {
+    async fn send(&mut self, way: Way<'_>, index: u64, headers: &[u8]) -> Result<(), Error> {
         self.open(way, index).await?;
         let (file, at) = layout::slice_content(index, self.bytes);
         let plain_end = layout::slice_bytes(index, self.bytes);
@@ -292,10 +269,9 @@ impl Large {
         };
         let hashed = async {
             let chunks = content_chunks(&mut draft, at + file.end - file.start).await?;
+            // Padding, and the end of the volume.
             draft.truncate(plain_end).await?;
-            if let Some(header) = header {
-                draft.write(0, &header).await?;
-            }
+            draft.write(0, headers).await?;
             Ok(chunks)
         };
         let hashed: std::io::Result<_> = hashed.await;
@@ -331,7 +307,7 @@ async fn pack(mut draft: Draft) -> std::io::Result<Unmade> {
 }
 
 fn draft(way: Way<'_>, index: u64) -> Draft {
-    let skipped = if index == 0 { HEADER_BYTES } else { 0 };
+    let skipped = if index == 0 { layout::HEADER_BYTES } else { 0 };
     way.staging.draft().with_chunks(skipped as usize)
 }
 
@@ -340,20 +316,4 @@ fn staging(way: Way<'_>, error: &std::io::Error) -> Error {
     way.sender
         .fail(archive::Error::staging(&way.sender.id, error))
         .into()
-}
-
-/// Offset of a byte of the file in its slice.
-fn place(index: u64, offset: u64) -> u64 {
-    offset + HEADER_BYTES - index * SLICE_BYTES
-}
-
-/// The slices that a range of the file touches, and which bytes of the file in each.
-fn pieces(file: Range<u64>) -> impl Iterator<Item = (u64, Range<u64>)> {
-    let first = (file.start + HEADER_BYTES) / SLICE_BYTES;
-    let last = (file.end.max(file.start + 1) - 1 + HEADER_BYTES) / SLICE_BYTES;
-    (first..=last).map(move |index| {
-        let start = (index * SLICE_BYTES).saturating_sub(HEADER_BYTES);
-        let end = (index + 1) * SLICE_BYTES - HEADER_BYTES;
-        (index, file.start.max(start)..file.end.min(end))
-    })
 }

@@ -240,6 +240,26 @@ impl<F> Names<F> {
         Ok(replaced.and_then(|other| self.drop_if_unused(other)))
     }
 
+    /// Puts a directory into the place of a link, whose own directory looks as if nothing had changed.
+    ///
+    /// # Errors
+    /// [`NameError::NotFound`].
+    pub fn follow_link(&mut self, link: &[u8], directory: &[u8]) -> Result<(), NameError> {
+        let (home, link) = self.place(link)?;
+        let (parent, name) = self.place(directory)?;
+        let attributes = self.attributes(home)?;
+        self.unlink(home, &link)?;
+        self.rename((parent, &name), (home, &link), false)?;
+        *self.attributes_mut(home)? = attributes;
+        Ok(())
+    }
+
+    /// The directory that holds what has that path, and its name there.
+    fn place(&self, path: &[u8]) -> Result<(u32, Box<[u8]>), NameError> {
+        let node = self.node(self.find(path).ok_or(NameError::NotFound)?)?;
+        node.place.clone().ok_or(NameError::NotFound)
+    }
+
     /// One more who has it open.
     ///
     /// # Errors

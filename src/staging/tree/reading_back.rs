@@ -7,11 +7,10 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::pg::backup_manifest::{Checksum, ChecksumAlgorithm, Summer};
-
+use super::Error;
 use super::file::{Content, DraftFile};
+use super::judge::Written;
 use super::sending::Outgoing;
-use super::{Error, TreeDraft};
 
 /// Plain bytes read at once, by one reader.
 const WINDOW_BYTES: u64 = 1 << 20;
@@ -19,83 +18,98 @@ const WINDOW_BYTES: u64 = 1 << 20;
 /// Readers side by side.
 const READERS: usize = 4;
 
+/// Sums up the bytes of a file, in their order.
+pub(crate) trait Sum: Send + Sized + 'static {
+    /// How.
+    type Algorithm: Copy + Send + Sync + 'static;
+    /// What comes of it.
+    type Found: Send + 'static;
+
+    fn new(algorithm: Self::Algorithm) -> Self;
+
+    fn update(&mut self, plain: &[u8]);
+
+    fn finish(self) -> Self::Found;
+}
+
 /// A file, and how it is to be summed up.
-pub(super) type Wanted = (Arc<DraftFile>, ChecksumAlgorithm);
+type Wanted<S> = (Arc<DraftFile>, <S as Sum>::Algorithm);
 
 /// The checksum of the file with that number, in the order in which they were asked for.
-type Summed = (usize, Checksum);
+type Summed<S> = (usize, <S as Sum>::Found);
 
 /// A file in a bundle.
-#[derive(Debug)]
-struct Piece {
+struct InBundle<S: Sum> {
     index: usize,
-    algorithm: ChecksumAlgorithm,
+    algorithm: S::Algorithm,
     part: Outgoing,
     offset: u64,
     bytes: u64,
 }
 
-impl TreeDraft {
+impl Written<'_> {
     /// Reads the files, and gives their checksums in the same order.
     ///
     /// # Errors
     /// [`Error::Archive`].
-    pub(super) async fn read_back(&self, files: Vec<Wanted>) -> Result<Vec<Checksum>, Error> {
+    pub(crate) async fn read_back<S: Sum>(self, files: Vec<Wanted<S>>) -> Result<Vec<S::Found>, Error> {
         if !files.is_empty() {
-            tracing::info!("{}: {} files are read to be compared", self.name, files.len());
+            tracing::info!("{}: {} files are read to be compared", self.name(), files.len());
         }
-        let (pieces, alone) = apart(files).await;
-        let runs = stream::iter(runs(pieces)).map(|run| self.sum_run(run));
-        let runs: Vec<Vec<Summed>> = runs.buffer_unordered(READERS).try_collect().await?;
-        let alone = stream::iter(alone).map(|(index, wanted)| self.sum_file(index, wanted));
-        let alone: Vec<Summed> = alone.buffer_unordered(READERS).try_collect().await?;
-        let mut summed: Vec<Summed> = runs.into_iter().flatten().chain(alone).collect();
+        let (members, alone) = apart::<S>(files).await;
+        let runs = stream::iter(runs(members)).map(|run| self.sum_run(run));
+        let runs: Vec<Vec<Summed<S>>> = runs.buffer_unordered(READERS).try_collect().await?;
+        let alone = stream::iter(alone).map(|(index, wanted)| self.sum_file::<S>(index, wanted));
+        let alone: Vec<Summed<S>> = alone.buffer_unordered(READERS).try_collect().await?;
+        let mut summed: Vec<Summed<S>> = runs.into_iter().flatten().chain(alone).collect();
         summed.sort_unstable_by_key(|(index, _)| *index);
         Ok(summed.into_iter().map(|(_, sum)| sum).collect())
     }
 
     /// Small files that lie next to each other.
-    async fn sum_run(&self, run: Vec<Piece>) -> Result<Vec<Summed>, Error> {
+    async fn sum_run<S: Sum>(self, run: Vec<InBundle<S>>) -> Result<Vec<Summed<S>>, Error> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else {
             return Ok(Vec::new());
         };
         let start = first.offset;
         let plain = self
+            .draft
             .sender
             .read(&first.part, start..last.offset + last.bytes)
             .await?;
         let sum = move || {
-            let sum = |piece: &Piece| {
-                let from = (piece.offset - start) as usize;
-                let content = &plain[from..from + piece.bytes as usize];
-                (piece.index, Summer::of(piece.algorithm, content))
+            let sum = |member: &InBundle<S>| {
+                let from = (member.offset - start) as usize;
+                let mut sum = S::new(member.algorithm);
+                sum.update(&plain[from..from + member.bytes as usize]);
+                (member.index, sum.finish())
             };
             run.iter().map(sum).collect()
         };
         Ok(aside(sum).await)
     }
 
-    async fn sum_file(&self, index: usize, (file, algorithm): Wanted) -> Result<Summed, Error> {
-        let (mut summer, mut at) = (Summer::new(algorithm), 0);
+    async fn sum_file<S: Sum>(self, index: usize, (file, algorithm): Wanted<S>) -> Result<Summed<S>, Error> {
+        let (mut whole, mut at) = (S::new(algorithm), 0);
         while at < file.bytes() {
-            let window = file.read(self.way(), at, WINDOW_BYTES as usize).await?;
+            let window = self.read(&file, at, WINDOW_BYTES as usize).await?;
             at += window.len() as u64;
             let sum = move || {
-                summer.update(&window);
-                summer
+                whole.update(&window);
+                whole
             };
-            summer = aside(sum).await;
+            whole = aside(sum).await;
         }
-        Ok((index, summer.finish()))
+        Ok((index, whole.finish()))
     }
 }
 
 /// Those in bundles, and the others.
-async fn apart(files: Vec<Wanted>) -> (Vec<Piece>, Vec<(usize, Wanted)>) {
-    let (mut pieces, mut alone) = (Vec::new(), Vec::new());
+async fn apart<S: Sum>(files: Vec<Wanted<S>>) -> (Vec<InBundle<S>>, Vec<(usize, Wanted<S>)>) {
+    let (mut members, mut alone) = (Vec::new(), Vec::new());
     for (index, (file, algorithm)) in files.into_iter().enumerate() {
-        let piece = match &*file.content.lock().await {
-            Content::Bundled(member) => Some(Piece {
+        let member = match &*file.content.lock().await {
+            Content::Bundled(member) => Some(InBundle {
                 index,
                 algorithm,
                 part: member.part.clone(),
@@ -104,12 +118,12 @@ async fn apart(files: Vec<Wanted>) -> (Vec<Piece>, Vec<(usize, Wanted)>) {
             }),
             _ => None,
         };
-        match piece {
-            Some(piece) => pieces.push(piece),
+        match member {
+            Some(member) => members.push(member),
             None => alone.push((index, (file, algorithm))),
         }
     }
-    (pieces, alone)
+    (members, alone)
 }
 
 /// Computing, on a thread that may be kept.
@@ -119,18 +133,19 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
         .expect("summing up does not panic")
 }
 
-/// Pieces of one bundle that are read at once: at most a window, or one piece.
-fn runs(mut pieces: Vec<Piece>) -> Vec<Vec<Piece>> {
-    pieces.sort_by(|left, right| (left.part.key(), left.offset).cmp(&(right.part.key(), right.offset)));
-    let mut runs: Vec<Vec<Piece>> = Vec::new();
-    for piece in pieces {
-        let fits = |run: &Vec<Piece>| {
+/// Members of one bundle that are read at once: at most a window, or one member.
+fn runs<S: Sum>(mut members: Vec<InBundle<S>>) -> Vec<Vec<InBundle<S>>> {
+    members.sort_by(|left, right| (left.part.key(), left.offset).cmp(&(right.part.key(), right.offset)));
+    let mut runs: Vec<Vec<InBundle<S>>> = Vec::new();
+    for member in members {
+        let fits = |run: &Vec<InBundle<S>>| {
             let first = &run[0];
-            first.part.key() == piece.part.key() && piece.offset + piece.bytes - first.offset <= WINDOW_BYTES
+            first.part.key() == member.part.key()
+                && member.offset + member.bytes - first.offset <= WINDOW_BYTES
         };
         match runs.last_mut().filter(|run| fits(run)) {
-            Some(run) => run.push(piece),
-            None => runs.push(vec![piece]),
+            Some(run) => run.push(member),
+            None => runs.push(vec![member]),
         }
     }
     runs

@@ -1,4 +1,4 @@
-//! Word of why a backup was not completed, where `walfs backup-list` finds it.
+//! Word of why a tree was not completed, where `walfs backup-list` finds it.
 
 use jiff::Timestamp;
 
@@ -11,20 +11,16 @@ use super::{Error, TreeDraft};
 impl TreeDraft {
     /// Leaves word, in place of what was said before. Who asked gets the error anyway, so it is no matter if that fails.
     pub(super) async fn note_refusal(&self, error: &Error) {
-        let told = match error {
-            Error::WrongContent { .. } => true,
-            // A directory is synced at any time; only with a manifest should all be there.
-            Error::NoBackup { .. } => self.has_manifest(),
-            _ => false,
+        let Error::Refused { reason, .. } = error else {
+            return;
         };
-        if !told {
+        // A directory is synced at any time; only where its writers say so should all be there.
+        if !self.signs().claimed {
             return;
         }
-        let text = error.to_string();
-        let name = format!("{} is not completed: ", self.name);
         let refused = Refused {
             at: Timestamp::now(),
-            reason: text.strip_prefix(&name).unwrap_or(&text).to_owned(),
+            reason: reason.clone(),
         };
         let mut refusals = self.refusals.lock().await;
         *refusals += 1;

@@ -4,41 +4,32 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
+use async_trait::async_trait;
 use futures::FutureExt;
 
 use crate::archive;
-use crate::archive::tree::summary::{Shape, Summary};
-use crate::archive::tree::{Content, Tree};
-use crate::archive::tree::{chunks, layout};
+use crate::archive::tree::summary::tests::sample;
+use crate::archive::tree::summary::{Description, Method, Summary};
+use crate::archive::tree::{Content, Tree, TreeKind, chunks, layout};
 use crate::codec::{self, Compression};
 use crate::memory::{Memory, Share};
 use crate::parts::part::PartBuilder;
-use crate::pg::backup_manifest::{ManifestVersion, WalRange, Writer};
-use crate::pg::{Lsn, SystemId, Timeline};
 use crate::staging;
 use crate::store::{self, ByteRange, Location, Patience};
 
+use super::judge::{Signs, Verdict, Written};
 use super::sending::Unmade;
 use super::*;
 
-mod verifying;
+mod sums;
 
-const LABEL: &str = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)
-CHECKPOINT LOCATION: 0/2000060
-BACKUP METHOD: streamed
-BACKUP FROM: primary
-START TIME: 2024-01-01 00:00:00 UTC
-LABEL: demo
-START TIMELINE: 1
-";
+pub(crate) const SLICE: u64 = layout::SLICE_BYTES;
 
-const SLICE: u64 = layout::SLICE_BYTES;
-
-fn patience() -> Patience {
+pub(crate) fn patience() -> Patience {
     Patience::for_at_most(Duration::from_secs(45))
 }
 
-fn attributes() -> Attributes {
+pub(crate) fn attributes() -> Attributes {
     Attributes {
         mode: 0o600,
         uid: 26,
@@ -47,7 +38,7 @@ fn attributes() -> Attributes {
     }
 }
 
-async fn archive(directory: &Path) -> Arc<Archive> {
+pub(crate) async fn archive(directory: &Path) -> Arc<Archive> {
     let location = Location::Dir(directory.to_owned());
     let store = store::open(&location, &store::Options::default()).await.unwrap();
     let options = archive::Options {
@@ -57,7 +48,7 @@ async fn archive(directory: &Path) -> Arc<Archive> {
     Arc::new(Archive::open(store, &options, patience()).await.unwrap())
 }
 
-async fn draft(archive: &Arc<Archive>, deadline: Duration) -> TreeDraft {
+pub(crate) async fn draft(archive: &Arc<Archive>, deadline: Duration, judge: Arc<dyn Judge>) -> TreeDraft {
     let staged = staging::Options {
         memory: Memory {
             frames: Share::new(1 << 20),
@@ -69,44 +60,66 @@ async fn draft(archive: &Arc<Archive>, deadline: Duration) -> TreeDraft {
     let options = Options {
         deadline,
         longest: None,
-        directory: b"/mnt/basebackups/monday".to_vec(),
     };
     let name = "monday".parse().unwrap();
-    let begun = TreeDraft::begin(archive.clone(), staging, name, attributes(), options).await;
+    let begun = TreeDraft::begin(archive.clone(), staging, name, attributes(), options, judge).await;
     begun.unwrap()
 }
 
-/// A `base.tar` as far as anybody looks at it.
-fn base_tar() -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_ustar();
-    header.set_size(LABEL.len() as u64);
-    builder
-        .append_data(&mut header, "backup_label", LABEL.as_bytes())
-        .unwrap();
-    builder.into_inner().unwrap()
-}
+/// Whatever is in it, a tree is complete once its last file has its name.
+#[derive(Debug)]
+struct Anything;
 
-fn manifest() -> Vec<u8> {
-    let range = WalRange {
-        timeline: Timeline(1),
-        start: Lsn(0x200_0028),
-        end: Lsn(0x200_0100),
-    };
-    Writer::new(ManifestVersion::V2(SystemId(77))).finish(&[range])
+#[async_trait]
+impl Judge for Anything {
+    fn kind(&self) -> TreeKind {
+        TreeKind::BaseBackup
+    }
+
+    fn admit(&self, _tree: &TreeName, _names: &TreeNames, _place: (u32, &[u8])) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn is_last(&self, from: (u32, &[u8]), to: (u32, &[u8])) -> bool {
+        from == (ROOT, b"last.tmp") && to == (ROOT, b"last")
+    }
+
+    fn signs(&self, names: &TreeNames) -> Signs {
+        Signs {
+            begun: false,
+            ending: None,
+            claimed: names.child(ROOT, b"last").is_ok(),
+        }
+    }
+
+    async fn judge(&self, tree: Written<'_>) -> Result<Verdict, Error> {
+        Ok(Verdict {
+            description: Description {
+                began: tree.began(),
+                method: tree.method(),
+                plain_tar: true,
+                backup: sample("monday").backup,
+            },
+            followed: Vec::new(),
+        })
+    }
 }
 
 /// Files and the draft they are written to, the same way.
-struct Both {
-    draft: TreeDraft,
-    files: BTreeMap<String, Vec<u8>>,
+pub(crate) struct Both {
+    pub(crate) draft: TreeDraft,
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
     numbers: BTreeMap<String, u32>,
 }
 
 impl Both {
     async fn begin(archive: &Arc<Archive>) -> Self {
+        Self::judged(archive, Arc::new(Anything)).await
+    }
+
+    pub(crate) async fn judged(archive: &Arc<Archive>, judge: Arc<dyn Judge>) -> Self {
         Self {
-            draft: draft(archive, Duration::from_secs(45)).await,
+            draft: draft(archive, Duration::from_secs(45), judge).await,
             files: BTreeMap::new(),
             numbers: BTreeMap::new(),
         }
@@ -122,7 +135,7 @@ impl Both {
         self.files.insert(name.into(), Vec::new());
     }
 
-    async fn write(&mut self, name: &str, offset: u64, data: &[u8]) {
+    pub(crate) async fn write(&mut self, name: &str, offset: u64, data: &[u8]) {
         self.draft.write(self.numbers[name], offset, data).await.unwrap();
         let file = self.files.get_mut(name).unwrap();
         let (from, to) = (offset as usize, offset as usize + data.len());
@@ -130,12 +143,12 @@ impl Both {
         file[from..to].copy_from_slice(data);
     }
 
-    async fn truncate(&mut self, name: &str, bytes: u64) {
+    pub(crate) async fn truncate(&mut self, name: &str, bytes: u64) {
         self.draft.truncate(self.numbers[name], bytes).await.unwrap();
         self.files.get_mut(name).unwrap().resize(bytes as usize, 0);
     }
 
-    async fn close(&self, name: &str) {
+    pub(crate) async fn close(&self, name: &str) {
         let number = self.numbers[name];
         let change = Change {
             modified: Some(attributes().modified),
@@ -145,7 +158,7 @@ impl Both {
         self.draft.close(number, true).await;
     }
 
-    async fn whole(&mut self, name: &str, content: &[u8]) {
+    pub(crate) async fn whole(&mut self, name: &str, content: &[u8]) {
         self.create(name).await;
         for (index, piece) in content.chunks(1 << 20).enumerate() {
             self.write(name, (index as u64) << 20, piece).await;
@@ -153,7 +166,7 @@ impl Both {
         self.close(name).await;
     }
 
-    async fn reopen(&self, name: &str) {
+    pub(crate) async fn reopen(&self, name: &str) {
         self.draft.open(self.numbers[name], true).unwrap();
     }
 
@@ -171,24 +184,34 @@ impl Both {
         }
     }
 
-    /// With all that makes it a base backup, completed as `pg_basebackup` does.
     async fn finish(&mut self) {
-        self.whole("base.tar", &base_tar()).await;
-        self.whole("backup_manifest.tmp", &manifest()).await;
+        self.whole("last.tmp", b"").await;
+        self.end("last.tmp", "last").await;
+    }
+
+    /// Gives the last file its name, which completes the tree.
+    pub(crate) async fn end(&mut self, from: &str, to: &str) {
         let renamed = self
             .draft
-            .rename((ROOT, MANIFEST_TMP), (ROOT, MANIFEST), true)
+            .rename((ROOT, from.as_bytes()), (ROOT, to.as_bytes()), true)
             .await;
         renamed.unwrap();
-        let manifest = self.files.remove("backup_manifest.tmp").unwrap();
-        self.files.insert("backup_manifest".into(), manifest);
-        let number = self.numbers.remove("backup_manifest.tmp").unwrap();
-        self.numbers.insert("backup_manifest".into(), number);
+        let last = self.files.remove(from).unwrap();
+        self.files.insert(to.into(), last);
+        let number = self.numbers.remove(from).unwrap();
+        self.numbers.insert(to.into(), number);
+    }
+
+    pub(crate) fn written(&self) -> Written<'_> {
+        Written {
+            draft: &self.draft,
+            method: Method::Mount,
+        }
     }
 }
 
 /// What is stored of a complete tree, proved by everything that names it.
-async fn stored(archive: &Archive) -> (Summary, Tree, BTreeMap<String, Vec<u8>>) {
+pub(crate) async fn stored(archive: &Archive) -> (Summary, Tree, BTreeMap<String, Vec<u8>>) {
     let name = "monday".parse().unwrap();
     let summary = archive
         .summary(TreeKind::BaseBackup, &name, patience())
@@ -270,7 +293,7 @@ async fn as_tar(archive: &Archive, tree: &Tree) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// Neither all zeros nor the same anywhere.
-fn content(bytes: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn content(bytes: usize, seed: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut content = vec![0; bytes];
     for chunk in content.chunks_mut(4096) {
@@ -305,9 +328,7 @@ async fn what_is_written_forward_is_one_tar_stream() {
     both.check_reading().await;
     let (summary, tree, files) = stored(&archive).await;
     assert!(files == both.files);
-    assert_eq!((summary.backup.shape, summary.plain_tar), (Shape::Tar, true));
-    assert_eq!(summary.backup.label, "demo");
-    assert_eq!(summary.backup.system_identifier, Some(SystemId(77)));
+    assert!(summary.plain_tar);
     assert!(as_tar(&archive, &tree).await == both.files);
     let after = both.draft.create(ROOT, b"late", attributes()).await;
     assert!(matches!(after, Err(Error::Complete)), "{after:?}");
@@ -419,7 +440,7 @@ async fn a_file_that_is_closed_twice_is_bundled_once() {
 async fn absurd_lengths_are_refused() {
     let place = tempfile::tempdir().unwrap();
     let archive = archive(place.path()).await;
-    let draft = draft(&archive, Duration::from_secs(45)).await;
+    let draft = draft(&archive, Duration::from_secs(45), Arc::new(Anything)).await;
     let made = draft.create(ROOT, b"f", attributes()).await.unwrap();
     for offset in [
         file::MOST_HOLE_BYTES + 1,
@@ -440,7 +461,7 @@ async fn absurd_lengths_are_refused() {
 async fn a_failed_upload_stays() {
     let place = tempfile::tempdir().unwrap();
     let archive = archive(place.path()).await;
-    let draft = draft(&archive, Duration::from_secs(2)).await;
+    let draft = draft(&archive, Duration::from_secs(2), Arc::new(Anything)).await;
     // The folder of the tree is not there any more, and cannot be: every upload fails.
     let folder = place.path().join("trees").join(draft.sender.id.as_str());
     std::fs::remove_dir_all(&folder).unwrap();
@@ -469,38 +490,12 @@ async fn a_failed_upload_stays() {
     assert_eq!(archive.unfinished_trees(patience()).await.unwrap(), []);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_backup_is_not_completed() {
-    let place = tempfile::tempdir().unwrap();
-    let archive = archive(place.path()).await;
-    let draft = draft(&archive, Duration::from_secs(45)).await;
-    let made = draft.create(ROOT, MANIFEST_TMP, attributes()).await.unwrap();
-    draft.write(made.number, 0, &manifest()).await.unwrap();
-    draft.close(made.number, true).await;
-    draft.sync(ROOT).await.unwrap();
-    let refused = draft.rename((ROOT, MANIFEST_TMP), (ROOT, MANIFEST), true).await;
-    assert!(matches!(refused, Err(Error::NoBackup { .. })), "{refused:?}");
-    assert!(draft.lookup(ROOT, MANIFEST_TMP).is_ok() && !draft.is_complete());
-    assert!(matches!(
-        draft.remove().await,
-        Err(Error::Name(NameError::NotEmpty))
-    ));
-    draft.unlink(ROOT, MANIFEST_TMP).await.unwrap();
-    draft.remove().await.unwrap();
-    assert!(
-        store::ErrorKind::NotFound == {
-            let key = draft.sender.id.key("begun.json");
-            archive.store().head(&key, patience()).await.unwrap_err().kind
-        }
-    );
-}
-
 /// S4: writers of small files wait for bundles, and slices for gigabytes of others before them.
 #[tokio::test]
 async fn s4_bundles_do_not_wait_behind_slices() {
     let directory = tempfile::tempdir().unwrap();
     let archive = archive(directory.path()).await;
-    let draft = draft(&archive, Duration::from_secs(45)).await;
+    let draft = draft(&archive, Duration::from_secs(45), Arc::new(Anything)).await;
     let sender = &draft.sender;
     for slice in 0..8 {
         sender.send(sender.key(1, slice, 0), std::future::pending());

@@ -3,38 +3,36 @@
 //! Read out of what was written: `backup_label`, `backup_manifest`, `global/pg_control`. Without a manifest nothing says
 //! which files there should be, so no tree is complete without one (promise B4).
 
-use std::sync::Arc;
-
+use crate::archive::tree::backup::{Backup, Shape, Tablespace, WalRange};
 use crate::archive::tree::ended::Ended;
-use crate::archive::tree::summary::{Backup, Shape, Tablespace, WalRange};
 use crate::pg::backup_manifest::{Manifest, ManifestVersion};
 use crate::pg::control::{ClusterState, ControlFile};
 use crate::pg::label::{self, BackupFrom};
 use crate::pg::{SegmentName, SegmentSize, SystemId, tablespace_map};
+use crate::staging::tree::names::Kind;
 
-use super::names::{Kind, Names, ROOT};
 use super::tablespaces::{self, Mapped};
-use super::{Error, MANIFEST, TreeDraft};
+use super::{Candidate, Error, MANIFEST};
 
 /// Longest of the files that are read whole to learn what a backup is; a manifest has some hundred bytes a file.
 const TEXT_BYTES: u64 = 512 << 20;
 
 const CONTROL: &[u8] = b"global/pg_control";
 
-impl TreeDraft {
+impl Candidate<'_> {
     /// What the tree is as a base backup.
     ///
     /// # Errors
-    /// [`Error::NoBackup`] says what is missing or does not fit; and as [`TreeDraft::verify`].
+    /// [`Error::NoBackup`] says what is missing or does not fit; and as [`Candidate::verify`].
     pub(super) async fn recognise(&self, mapped: &[Mapped]) -> Result<Backup, Error> {
         let manifest = self.manifest().await?;
         let mut backup = match self.read_text(b"backup_label").await? {
             Some(label) => self.plain_backup(Some(&label), &manifest).await?,
-            None if self.file_at(CONTROL).is_some() => self.plain_backup(None, &manifest).await?,
+            None if self.0.file(CONTROL).is_some() => self.plain_backup(None, &manifest).await?,
             None => self.tar_backup(&manifest).await?,
         };
         self.check_cluster(&backup).await?;
-        backup.ended = self.sender.archive.ended(&backup, self.sender.patience()).await?;
+        backup.ended = self.0.archive().ended(&backup, self.0.patience()).await?;
         match backup.shape {
             Shape::Plain => self.verify(&manifest, mapped).await?,
             Shape::Tar => self.verify_tars(&manifest).await?,
@@ -43,32 +41,27 @@ impl TreeDraft {
         Ok(backup)
     }
 
-    /// Has it a manifest, of whatever worth? Then it should be a backup.
-    pub(super) fn has_manifest(&self) -> bool {
-        self.file_at(MANIFEST).is_some()
-    }
-
     async fn manifest(&self) -> Result<Manifest, Error> {
         let text = self.read_text(MANIFEST).await?.ok_or_else(|| {
-            self.no_backup(
+            Error::no_backup(
                 "it has no backup_manifest, so nobody knows whether all its files are there\n\
                  HINT: `walfs backup-finish` makes one for a copy of a data directory; pg_basebackup does by itself",
             )
         })?;
-        Manifest::parse(&text).map_err(|error| self.no_backup(error.to_string()))
+        Manifest::parse(&text).map_err(Error::no_backup)
     }
 
     /// Of a server that ran, with its label, or of one that was shut down, without.
     async fn plain_backup(&self, label: Option<&[u8]>, manifest: &Manifest) -> Result<Backup, Error> {
         let label = label.map(label::parse).transpose();
-        let label = label.map_err(|error| self.no_backup(error.to_string()))?;
+        let label = label.map_err(Error::no_backup)?;
         let control = self.read_text(CONTROL).await?;
-        let control = control.ok_or_else(|| self.no_backup("global/pg_control is not there"))?;
-        let control = ControlFile::parse(&control).map_err(|error| self.no_backup(error.to_string()))?;
+        let control = control.ok_or_else(|| Error::no_backup("global/pg_control is not there"))?;
+        let control = ControlFile::parse(&control).map_err(Error::no_backup)?;
         self.check_system(manifest, control.system_id)?;
         self.check_links()?;
         if label.is_none() && control.state != ClusterState::ShutDown {
-            return Err(self.no_backup(
+            return Err(Error::no_backup(
                 "its server was not shut down cleanly, and it has no backup_label to start from",
             ));
         }
@@ -96,9 +89,9 @@ impl TreeDraft {
     /// that may be missing; `pg_basebackup` in plain format has none.
     async fn plain_tablespaces(&self) -> Result<Vec<Tablespace>, Error> {
         let map = self.read_text(b"tablespace_map").await?.unwrap_or_default();
-        let map = tablespace_map::parse(&map).map_err(|error| self.no_backup(error.to_string()))?;
-        let found = tablespaces::all(&self.names());
-        tablespaces::described(&found, &map).map_err(|error| self.no_backup(error))
+        let map = tablespace_map::parse(&map).map_err(Error::no_backup)?;
+        let found = tablespaces::all(&self.0.names());
+        tablespaces::described(&found, &map).map_err(Error::NoBackup)
     }
 
     async fn major_version(&self, control: &ControlFile) -> Result<Option<u32>, Error> {
@@ -109,34 +102,9 @@ impl TreeDraft {
         Ok(String::from_utf8_lossy(&text).trim().parse().ok())
     }
 
-    /// What the server would read through a link is not in the backup (promise B10). Links to tablespaces are known by now to
-    /// lead into the tree, and so may others.
-    fn check_links(&self) -> Result<(), Error> {
-        let names = self.names();
-        let mut links = names.all().filter_map(|(number, kind)| match kind {
-            Kind::Symlink(target) => Some((names.path(number)?, target)),
-            _ => None,
-        });
-        let outside =
-            links.find(|(path, target)| !is_tablespace(path) && !leads_inside(&names, path, target));
-        let Some((path, target)) = outside else {
-            return Ok(());
-        };
-        let (path, target) = (String::from_utf8_lossy(&path), String::from_utf8_lossy(target));
-        Err(self.no_backup(match &*path {
-            "pg_wal" => "pg_wal is a link: the copy has no WAL directory\n\
-                         HINT: put an empty one into its place (rm, mkdir -m 700), and fsync the backup's directory"
-                .to_owned(),
-            _ => format!(
-                "{path} is a link to {target}: what it leads to is not in the backup\n\
-                 HINT: put that where the link is (rm, cp -a), and fsync the backup's directory"
-            ),
-        }))
-    }
-
     fn check_system(&self, manifest: &Manifest, own: SystemId) -> Result<(), Error> {
         match manifest.version {
-            ManifestVersion::V2(listed) if listed != own => Err(self.no_backup(format!(
+            ManifestVersion::V2(listed) if listed != own => Err(Error::no_backup(format!(
                 "backup_manifest is of system identifier {listed}, pg_control of {own}"
             ))),
             _ => Ok(()),
@@ -152,14 +120,16 @@ impl TreeDraft {
         });
         let ranges: Vec<WalRange> = oldest_first.collect();
         match ranges.is_empty() {
-            true => Err(self.no_backup("its backup_manifest does not say which WAL it needs")),
+            true => Err(Error::no_backup(
+                "its backup_manifest does not say which WAL it needs",
+            )),
             false => Ok(ranges),
         }
     }
 
     /// Whole segments in its own `pg_wal`.
     fn own_segments(&self, size: SegmentSize) -> Vec<SegmentName> {
-        let names = self.names();
+        let names = self.0.names();
         let children = names
             .find(b"pg_wal")
             .and_then(|number| names.children(number).ok());
@@ -177,13 +147,13 @@ impl TreeDraft {
 
     /// A backup of another cluster has no business here (promise W5).
     async fn check_cluster(&self, backup: &Backup) -> Result<(), Error> {
-        let archive = &self.sender.archive;
-        let Some(cluster) = archive.cluster(self.sender.patience()).await? else {
+        let archive = self.0.archive();
+        let Some(cluster) = archive.cluster(self.0.patience()).await? else {
             return Ok(());
         };
         let own = cluster.system_id;
         match backup.system_identifier {
-            Some(found) if found != own => Err(self.no_backup(format!(
+            Some(found) if found != own => Err(Error::no_backup(format!(
                 "it is of the cluster with system identifier {found}, and {} holds the WAL of system identifier {own}.\n\
                  HINT: a database made by initdb or pg_upgrade has a new identifier; give it its own prefix",
                 archive.place()
@@ -194,50 +164,16 @@ impl TreeDraft {
 
     /// The whole of a file, if it is there.
     pub(super) async fn read_text(&self, path: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let Some((number, bytes)) = self.file_at(path) else {
+        let Some(file) = self.0.file(path) else {
             return Ok(None);
         };
+        let bytes = file.bytes();
         if bytes > TEXT_BYTES {
             let path = String::from_utf8_lossy(path);
-            return Err(self.no_backup(format!(
+            return Err(Error::no_backup(format!(
                 "{path} has {bytes} bytes, which is too long to be what its name says"
             )));
         }
-        Ok(Some(self.read(number, 0, bytes as usize).await?))
+        Ok(Some(self.0.read(&file, 0, bytes as usize).await?))
     }
-
-    /// Number and length of the file with that path.
-    pub(super) fn file_at(&self, path: &[u8]) -> Option<(u32, u64)> {
-        let names = self.names();
-        let number = names.find(path).filter(|&number| number != ROOT)?;
-        match names.kind(number) {
-            Ok(Kind::File(file)) => Some((number, Arc::clone(file).bytes())),
-            _ => None,
-        }
-    }
-}
-
-fn is_tablespace(path: &[u8]) -> bool {
-    let oid = path.strip_prefix(b"pg_tblspc/");
-    oid.is_some_and(|oid| !oid.contains(&b'/'))
-}
-
-/// Does a link of the tree lead to something else in it, wherever the tree is put?
-fn leads_inside<F>(names: &Names<F>, path: &[u8], target: &[u8]) -> bool {
-    if path == b"pg_wal" {
-        return false;
-    }
-    let mut at: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
-    at.pop();
-    for part in target.split(|&byte| byte == b'/') {
-        match part {
-            b"." => {}
-            b".." if at.pop().is_some() => {}
-            // An absolute path begins with nothing.
-            b"" | b".." => return false,
-            part => at.push(part),
-        }
-    }
-    let found = names.find(&at.join(&b'/'));
-    found.is_some_and(|number| !matches!(names.kind(number), Ok(Kind::Symlink(_)) | Err(_)))
 }

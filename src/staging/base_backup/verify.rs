@@ -7,7 +7,7 @@
 //!   of it for ever.
 //! - **A CRC-32C**, PostgreSQL's default, was made of each file while its bytes passed: no byte is looked at again.
 //! - **Any other checksum** is not known of before the manifest comes, which is last. So the files are read back
-//!   ([`super::reading_back`]), and whoever completes the backup waits as long as `pg_verifybackup` would take.
+//!   ([`crate::staging::tree::reading_back`]), and whoever completes the backup waits as long as `pg_verifybackup` would take.
 //! - **Without checksums** (`--manifest-checksums=NONE`) there is nothing but the lengths.
 //!
 //! Of a backup in tar files the members are compared ([`super::tar_verify`]).
@@ -15,12 +15,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::pg::backup_manifest::{Checksum, ChecksumAlgorithm, File, Manifest};
+use crate::pg::backup_manifest::{Checksum, ChecksumAlgorithm, File, Manifest, Summer};
+use crate::staging::tree::judge::DraftFile;
+use crate::staging::tree::names::Kind;
+use crate::staging::tree::reading_back::Sum;
 
-use super::file::DraftFile;
-use super::names::Kind;
 use super::tablespaces::{self, Mapped};
-use super::{Error, TreeDraft};
+use super::{Candidate, Error};
 
 /// Files that are not compared, because `pg_basebackup -R` and whoever restores write to them (`pg_verifybackup.c`).
 const IGNORED: [&[u8]; 3] = [b"postgresql.auto.conf", b"recovery.signal", b"standby.signal"];
@@ -53,11 +54,11 @@ pub(super) fn is_ignored(file: &File) -> bool {
     IGNORED.contains(&&file.path[..])
 }
 
-impl TreeDraft {
+impl Candidate<'_> {
     /// Compares the files with the manifest. The caller holds the state, so nothing changes.
     ///
     /// # Errors
-    /// [`Error::NoBackup`]: a file is missing or has another length. [`Error::WrongContent`]. [`Error::Archive`]: what was
+    /// [`Error::NoBackup`]: a file is missing or has another length. [`Error::WrongContent`]. [`Error::Tree`]: what was
     /// sent cannot be read back.
     pub(super) async fn verify(&self, manifest: &Manifest, mapped: &[Mapped]) -> Result<(), Error> {
         let listed = self.listed_files(manifest, mapped)?;
@@ -67,42 +68,22 @@ impl TreeDraft {
             .partition(|(_, expected, _)| expected.algorithm() == ChecksumAlgorithm::Crc32c);
         let mut wrong = Vec::new();
         for (file, expected, content) in summed {
-            let found = Checksum::crc32c(content.crc(self.way()).await?.value());
+            let found = Checksum::crc32c(self.0.crc(&content).await?.value());
             wrong.extend(Wrong::unless_same(file, expected, found));
         }
         let wanted = others
             .iter()
             .map(|(_, expected, content)| (content.clone(), expected.algorithm()));
-        let found = self.read_back(wanted.collect()).await?;
+        let found = self.0.read_back::<Summer>(wanted.collect()).await?;
         for ((file, expected, _), found) in others.into_iter().zip(found) {
             wrong.extend(Wrong::unless_same(file, expected, found));
         }
-        self.refuse(wrong)
-    }
-
-    /// What is wrong, if anything.
-    pub(super) fn refuse(&self, wrong: Vec<Wrong<'_>>) -> Result<(), Error> {
-        let Some(Wrong {
-            file,
-            expected,
-            found,
-        }) = wrong.first()
-        else {
-            return Ok(());
-        };
-        Err(Error::WrongContent {
-            name: self.name.clone(),
-            path: String::from_utf8_lossy(&file.path).into_owned(),
-            algorithm: expected.algorithm().name(),
-            expected: expected.digits(),
-            found: found.digits(),
-            others: wrong.len() - 1,
-        })
+        refuse(wrong)
     }
 
     /// The files that have a checksum, once all are there and as long as they should be.
     fn listed_files<'a>(&self, manifest: &'a Manifest, mapped: &[Mapped]) -> Result<Vec<Listed<'a>>, Error> {
-        let names = self.names();
+        let names = self.0.names();
         let mut found = Vec::with_capacity(manifest.files.len());
         for listed in manifest.files.iter().filter(|file| !is_ignored(file)) {
             let path = tablespaces::resolve(mapped, &listed.path);
@@ -114,7 +95,7 @@ impl TreeDraft {
                 (Some(content), checksum) if content.bytes() == listed.bytes => {
                     found.extend(checksum.as_ref().map(|checksum| (listed, checksum, content)));
                 }
-                (content, _) => return Err(self.not_there(listed, content.map(|content| content.bytes()))),
+                (content, _) => return Err(not_there(listed, content.map(|content| content.bytes()))),
             }
         }
         Ok(found)
@@ -131,7 +112,7 @@ impl TreeDraft {
                 || path.starts_with(WAL_DIRECTORY)
                 || listed.contains(path)
         };
-        let names = self.names();
+        let names = self.0.names();
         let files = names.all().filter(|(_, kind)| matches!(kind, Kind::File(_)));
         let mut others = files
             .filter_map(|(number, _)| names.path(number))
@@ -144,20 +125,56 @@ impl TreeDraft {
             0 => String::new(),
             count => format!(", as are {count} more"),
         };
-        Err(self.no_backup(format!(
+        Err(Error::no_backup(format!(
             "{path} is there{more}, and backup_manifest does not list it\n\
              HINT: remove what PostgreSQL did not put there, and fsync the backup's directory"
         )))
     }
+}
 
-    pub(super) fn not_there(&self, listed: &File, bytes: Option<u64>) -> Error {
-        let path = String::from_utf8_lossy(&listed.path);
-        let found = bytes.map_or("it is not there".into(), |bytes| {
-            format!("{bytes} bytes are there")
-        });
-        let expected = listed.bytes;
-        self.no_backup(format!(
-            "backup_manifest lists {path} with {expected} bytes, and {found}"
-        ))
+/// What is wrong, if anything.
+pub(super) fn refuse(wrong: Vec<Wrong<'_>>) -> Result<(), Error> {
+    let Some(Wrong {
+        file,
+        expected,
+        found,
+    }) = wrong.first()
+    else {
+        return Ok(());
+    };
+    Err(Error::WrongContent {
+        path: String::from_utf8_lossy(&file.path).into_owned(),
+        algorithm: expected.algorithm().name(),
+        expected: expected.digits(),
+        found: found.digits(),
+        others: wrong.len() - 1,
+    })
+}
+
+pub(super) fn not_there(listed: &File, bytes: Option<u64>) -> Error {
+    let path = String::from_utf8_lossy(&listed.path);
+    let found = bytes.map_or("it is not there".into(), |bytes| {
+        format!("{bytes} bytes are there")
+    });
+    let expected = listed.bytes;
+    Error::no_backup(format!(
+        "backup_manifest lists {path} with {expected} bytes, and {found}"
+    ))
+}
+
+impl Sum for Summer {
+    type Algorithm = ChecksumAlgorithm;
+    type Found = Checksum;
+
+    fn new(algorithm: ChecksumAlgorithm) -> Self {
+        Self::new(algorithm)
+    }
+
+    fn update(&mut self, plain: &[u8]) {
+        self.update(plain);
+    }
+
+    fn finish(self) -> Checksum {
+        self.finish()
     }
 }

@@ -10,15 +10,16 @@ use std::io::Read;
 
 use jiff::Timestamp;
 
+use crate::archive::tree::backup::{Backup, Shape, Tablespace};
 use crate::archive::tree::ended::{Ended, KnownFrom};
 use crate::archive::tree::layout;
-use crate::archive::tree::summary::{Backup, Shape, Tablespace};
 use crate::pg::backup_manifest::{Manifest, ManifestVersion};
 use crate::pg::label::{self, BackupFrom, BackupLabel};
 use crate::pg::{PageHeader, SegmentName, SegmentSize, SystemId, tablespace_map};
+use crate::staging::tree::names::ROOT;
 
-use super::names::ROOT;
-use super::{Error, TreeDraft, tablespaces};
+use super::own_wal::Spot;
+use super::{Candidate, Error, tablespaces};
 
 /// Where label and tablespace map lie in `base.tar`, at the longest.
 const HEAD_BYTES: usize = 1 << 20;
@@ -33,15 +34,15 @@ const SUFFIXES: [&str; 4] = [".tar", ".tar.gz", ".tar.lz4", ".tar.zst"];
 #[derive(Debug, Default)]
 struct OwnWal {
     /// Name, length, and the file and place where it begins.
-    segments: Vec<(SegmentName, u64, (u32, u64))>,
+    segments: Vec<(SegmentName, u64, Spot)>,
     header: Option<PageHeader>,
 }
 
-impl TreeDraft {
-    /// See [`TreeDraft::recognise`].
+impl Candidate<'_> {
+    /// See [`Candidate::recognise`].
     pub(super) async fn tar_backup(&self, manifest: &Manifest) -> Result<Backup, Error> {
         if !self.has_tar("base") {
-            return Err(self.no_backup("it has neither a backup_label nor a base.tar"));
+            return Err(Error::no_backup("it has neither a backup_label nor a base.tar"));
         }
         let (label, map) = self.head_of_base().await?;
         let own = self.own_wal().await?;
@@ -72,41 +73,41 @@ impl TreeDraft {
 
     /// Is it there, compressed or not?
     pub(super) fn has_tar(&self, tar: &str) -> bool {
-        let there = |suffix| self.file_at(format!("{tar}{suffix}").as_bytes()).is_some();
+        let there = |suffix| self.0.file(format!("{tar}{suffix}").as_bytes()).is_some();
         SUFFIXES.iter().any(there)
     }
 
     /// Label and tablespace map out of the beginning of `base.tar`; nothing where that is compressed.
     async fn head_of_base(&self) -> Result<(Option<BackupLabel>, Vec<tablespace_map::Tablespace>), Error> {
-        let Some((number, _)) = self.file_at(b"base.tar") else {
+        let Some(file) = self.0.file(b"base.tar") else {
             return Ok((None, Vec::new()));
         };
-        let head = self.read(number, 0, HEAD_BYTES).await?;
+        let head = self.0.read(&file, 0, HEAD_BYTES).await?;
         let label = member(&head, "backup_label");
-        let label = label.ok_or_else(|| self.no_backup("base.tar does not begin with a backup_label"))?;
-        let label = label::parse(&label).map_err(|error| self.no_backup(error.to_string()))?;
+        let label = label.ok_or_else(|| Error::no_backup("base.tar does not begin with a backup_label"))?;
+        let label = label::parse(&label).map_err(Error::no_backup)?;
         let map = member(&head, "tablespace_map").unwrap_or_default();
-        let map = tablespace_map::parse(&map).map_err(|error| self.no_backup(error.to_string()))?;
+        let map = tablespace_map::parse(&map).map_err(Error::no_backup)?;
         Ok((Some(label), map))
     }
 
     /// Every tablespace of the map must have its file; without a map, those there are.
     fn tar_tablespaces(&self, map: &[tablespace_map::Tablespace]) -> Result<Vec<Tablespace>, Error> {
-        let names = self.names();
+        let names = self.0.names();
         let mut oids: Vec<u32> = names
             .children(ROOT)?
             .keys()
             .filter_map(|name| tar_of_tablespace(name))
             .collect();
         oids.sort_unstable();
-        tablespaces::described(&oids, map).map_err(|error| self.no_backup(error))
+        tablespaces::described(&oids, map).map_err(Error::NoBackup)
     }
 
-    /// The whole segments in `pg_wal.tar`: each with the number of that file, and where in it the segment begins.
+    /// The whole segments in `pg_wal.tar`, and where they lie.
     pub(super) async fn members_of_wal(
         &self,
         segment_bytes: u64,
-    ) -> Result<HashMap<SegmentName, (u32, u64)>, Error> {
+    ) -> Result<HashMap<SegmentName, Spot>, Error> {
         let own = self.own_wal().await?.segments.into_iter();
         let whole = own.filter(|(_, bytes, _)| *bytes == segment_bytes);
         Ok(whole.map(|(name, _, spot)| (name, spot)).collect())
@@ -114,19 +115,19 @@ impl TreeDraft {
 
     async fn own_wal(&self) -> Result<OwnWal, Error> {
         let mut own = OwnWal::default();
-        let Some((number, end)) = self.file_at(b"pg_wal.tar") else {
+        let Some(file) = self.0.file(b"pg_wal.tar") else {
             return Ok(own);
         };
         let mut at = 0;
-        while at + BLOCK <= end {
-            let block = self.read(number, at, BLOCK as usize).await?;
+        while at + BLOCK <= file.bytes() {
+            let block = self.0.read(&file, at, BLOCK as usize).await?;
             let Some((name, bytes)) = header(&block) else {
                 break;
             };
             if let Ok(segment) = String::from_utf8_lossy(&name).parse() {
-                own.segments.push((segment, bytes, (number, at + BLOCK)));
+                own.segments.push((segment, bytes, (file.clone(), at + BLOCK)));
                 if own.header.is_none() {
-                    let page = self.read(number, at + BLOCK, PageHeader::BYTES).await?;
+                    let page = self.0.read(&file, at + BLOCK, PageHeader::BYTES).await?;
                     own.header = PageHeader::parse(&page).ok();
                 }
             }
@@ -137,8 +138,8 @@ impl TreeDraft {
 
     fn segment_size(&self, header: Option<&PageHeader>) -> SegmentSize {
         let of_archive = self
-            .sender
-            .archive
+            .0
+            .archive()
             .known_cluster()
             .map(|cluster| cluster.segment_size);
         let own = header.and_then(|header| header.segment_size().ok());

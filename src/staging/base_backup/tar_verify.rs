@@ -11,11 +11,11 @@ use std::sync::Arc;
 use crate::archive::tree::chunks;
 use crate::parts::chunk::Crc;
 use crate::pg::backup_manifest::{Checksum, ChecksumAlgorithm, File, Manifest, Summer};
+use crate::staging::tree::judge::{DraftFile, Written};
 
-use super::file::DraftFile;
 use super::tar_backup::{BLOCK, header};
-use super::verify::{Wrong, is_ignored};
-use super::{Error, TreeDraft};
+use super::verify::{self, Wrong, is_ignored, not_there};
+use super::{Candidate, Error};
 
 /// Bytes read at once: a multiple of tar's blocks, so that none lies in two windows.
 const WINDOW_BYTES: usize = 2 << 20;
@@ -23,8 +23,8 @@ const WINDOW_BYTES: usize = 2 << 20;
 /// What a manifest lists, by tar file and member.
 type Members<'a> = HashMap<&'a [u8], &'a File>;
 
-impl TreeDraft {
-    /// As [`TreeDraft::verify`], for a backup in tar files.
+impl Candidate<'_> {
+    /// As [`Candidate::verify`], for a backup in tar files.
     ///
     /// # Errors
     /// As there.
@@ -37,12 +37,11 @@ impl TreeDraft {
         let mut wrong = Vec::new();
         for (tar, members) in &tars {
             // One that is not there is compressed.
-            if let Some((number, _)) = self.file_at(format!("{tar}.tar").as_bytes()) {
-                let file = super::file(&self.names(), number)?;
+            if let Some(file) = self.0.file(format!("{tar}.tar").as_bytes()) {
                 wrong.extend(self.verify_tar(tar, file, members).await?);
             }
         }
-        self.refuse(wrong)
+        verify::refuse(wrong)
     }
 
     /// The tar file that has a file of the manifest, without its suffix, and the file's name in it (`basebackup.c`).
@@ -59,7 +58,7 @@ impl TreeDraft {
     ) -> Result<Vec<Wrong<'a>>, Error> {
         let (mut wrong, mut seen, mut at) = (Vec::new(), HashSet::new(), 0);
         let mut walk = Walk {
-            draft: self,
+            tree: self.0,
             file,
             start: 0,
             window: Vec::new(),
@@ -73,7 +72,7 @@ impl TreeDraft {
             seen.insert(name);
             let there = walk.file.bytes().saturating_sub(content.start).min(bytes);
             if there != listed.bytes {
-                return Err(self.not_there(listed, Some(there)));
+                return Err(not_there(listed, Some(there)));
             }
             if let Some(expected) = &listed.checksum {
                 let found = walk.sum(content, expected.algorithm()).await?;
@@ -83,7 +82,7 @@ impl TreeDraft {
         match members.iter().find(|(name, _)| !seen.contains(**name)) {
             Some((_, missing)) => {
                 let path = String::from_utf8_lossy(&missing.path);
-                Err(self.no_backup(format!(
+                Err(Error::no_backup(format!(
                     "backup_manifest lists {path}, and it is not in {tar}.tar"
                 )))
             }
@@ -102,7 +101,7 @@ fn in_tablespace(path: &[u8]) -> Option<(String, &[u8])> {
 
 /// A tar file that is gone through.
 struct Walk<'a> {
-    draft: &'a TreeDraft,
+    tree: Written<'a>,
     file: Arc<DraftFile>,
     /// Where the window lies.
     start: u64,
@@ -122,7 +121,7 @@ impl Walk<'_> {
         let skip = match at.checked_sub(self.start).filter(within) {
             Some(skip) => skip as usize,
             None => {
-                self.window = self.file.read(self.draft.way(), at, WINDOW_BYTES).await?;
+                self.window = self.tree.read(&self.file, at, WINDOW_BYTES).await?;
                 self.start = at;
                 0
             }

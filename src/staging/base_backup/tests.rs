@@ -1,30 +1,56 @@
-//! Checksums of files written in every way, against those of plain buffers; and trees against their manifests.
+//! Backups as PostgreSQL's tools write them, and trees against their manifests.
 
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use crate::pg::backup_manifest::{Checksum, ChecksumAlgorithm, FileLine, Manifest, Summer};
+use crate::archive::Archive;
+use crate::archive::tree::backup::Shape;
+use crate::pg::backup_manifest::{
+    Checksum, ChecksumAlgorithm, FileLine, Manifest, ManifestVersion, Summer, WalRange, Writer,
+};
+use crate::pg::{Lsn, SystemId, Timeline};
+use crate::staging::tree::names::NameError;
+use crate::staging::tree::tests::{Both, SLICE, archive, attributes, content, draft, patience, stored};
 
 use super::*;
 
-impl Both {
-    async fn drafted(&self, name: &str) -> Arc<DraftFile> {
-        file(&self.draft.names(), self.numbers[name]).unwrap()
-    }
+const LABEL: &str = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)
+CHECKPOINT LOCATION: 0/2000060
+BACKUP METHOD: streamed
+BACKUP FROM: primary
+START TIME: 2024-01-01 00:00:00 UTC
+LABEL: demo
+START TIMELINE: 1
+";
 
-    /// What was summed up in passing is the content's, and so is what is read back.
-    async fn check_sums(&self) {
-        let (mut wanted, mut expected) = (Vec::new(), Vec::new());
-        for (name, content) in &self.files {
-            let drafted = self.drafted(name).await;
-            let found = drafted.crc(self.draft.way()).await.unwrap();
-            assert_eq!(found.value(), crc32c::crc32c(content), "{name}");
-            for algorithm in [ChecksumAlgorithm::Crc32c, ChecksumAlgorithm::Sha512] {
-                wanted.push((drafted.clone(), algorithm));
-                expected.push(Summer::of(algorithm, content));
-            }
-        }
-        assert_eq!(self.draft.read_back(wanted).await.unwrap(), expected);
-    }
+fn judge() -> Arc<BaseBackup> {
+    Arc::new(BaseBackup {
+        directory: b"/mnt/basebackups/monday".to_vec(),
+    })
+}
+
+async fn backup(archive: &Arc<Archive>) -> Both {
+    Both::judged(archive, judge()).await
+}
+
+/// A `base.tar` as far as anybody looks at it.
+fn base_tar() -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(LABEL.len() as u64);
+    builder
+        .append_data(&mut header, "backup_label", LABEL.as_bytes())
+        .unwrap();
+    builder.into_inner().unwrap()
+}
+
+fn manifest() -> Vec<u8> {
+    let range = WalRange {
+        timeline: Timeline(1),
+        start: Lsn(0x200_0028),
+        end: Lsn(0x200_0100),
+    };
+    Writer::new(ManifestVersion::V2(SystemId(77))).finish(&[range])
 }
 
 /// The manifest of what files should be.
@@ -45,115 +71,48 @@ fn manifest_of<'a>(
     Manifest::parse(&[before, writer.finish(&[])].concat()).unwrap()
 }
 
+/// As `pg_basebackup -Ft` does it.
 #[tokio::test(flavor = "multi_thread")]
-async fn small_files_in_every_way() {
+async fn a_backup_in_tar_files_is_recognised() {
     let place = tempfile::tempdir().unwrap();
     let archive = archive(place.path()).await;
-    let mut both = Both::begin(&archive).await;
-    both.whole("empty", b"").await;
-    both.whole("forward", &content(3_000_000, 1)).await;
-    both.create("backward").await;
-    for at in (0..10).rev() {
-        both.write("backward", at * 1000, &content(1000, at)).await;
-    }
-    both.create("overlapping").await;
-    for at in [0, 500, 100, 4000] {
-        both.write("overlapping", at, &content(1000, at)).await;
-    }
-    both.truncate("overlapping", 4100).await;
-    both.truncate("overlapping", 9000).await;
-    both.check_sums().await;
-    both.close("backward").await;
-    both.close("overlapping").await;
-    // These make the others go out.
-    for index in 0..6 {
-        both.whole(&format!("f{index}"), &content(4 << 20, index)).await;
-    }
-    both.check_sums().await;
-    both.reopen("forward").await;
-    both.write("forward", 100, b"after it was sent").await;
-    both.check_sums().await;
-    both.close("forward").await;
-    both.finish().await;
-    both.check_sums().await;
+    let mut both = backup(&archive).await;
+    both.whole("base.tar", &base_tar()).await;
+    both.whole("backup_manifest.tmp", &manifest()).await;
+    both.end("backup_manifest.tmp", "backup_manifest").await;
+    let (summary, _, files) = stored(&archive).await;
+    assert!(files == both.files);
+    assert_eq!((summary.backup.shape, summary.plain_tar), (Shape::Tar, true));
+    assert_eq!(summary.backup.label, "demo");
+    assert_eq!(summary.backup.system_identifier, Some(SystemId(77)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_files_in_every_way() {
+async fn what_is_no_backup_is_not_completed() {
     let place = tempfile::tempdir().unwrap();
     let archive = archive(place.path()).await;
-    let mut both = Both::begin(&archive).await;
-    both.whole("grown", &content(5 << 20, 1)).await;
-    // Its end falls on the end of a slice.
-    both.whole("exact", &content(SLICE as usize - 8192, 2)).await;
-    both.create("backward").await;
-    for at in (0..36_u64).rev() {
-        both.write("backward", at << 20, &content(1 << 20, at)).await;
-    }
-    both.create("holes").await;
-    both.write("holes", 2 * SLICE + 5, b"a whole slice is a hole")
-        .await;
-    both.write("holes", 300_000, &content(300_000, 3)).await;
-    both.check_sums().await;
-    both.truncate("holes", SLICE + 77).await;
-    both.check_sums().await;
-    both.truncate("holes", 3 * SLICE).await;
-    both.write("holes", 300_100, &content(900_000, 4)).await;
-    both.close("backward").await;
-    both.close("holes").await;
-    both.whole("next", b"makes it go out").await;
-    both.check_sums().await;
-    both.reopen("backward").await;
-    both.write("backward", 5, b"in a slice that was sent").await;
-    both.truncate("backward", (36 << 20) - 1).await;
-    both.close("backward").await;
-    both.check_sums().await;
-    both.finish().await;
-    both.check_sums().await;
-}
-
-/// Writes, cuts, closings and openings at random, around the ends of frames and slices.
-#[tokio::test(flavor = "multi_thread")]
-async fn files_at_random() {
-    let place = tempfile::tempdir().unwrap();
-    let archive = archive(place.path()).await;
-    for seed in 0..4 {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut both = Both::begin(&archive).await;
-        both.create("f").await;
-        let most = if seed % 2 == 0 {
-            9_000_000
-        } else {
-            SLICE + 9_000_000
-        };
-        for _ in 0..30 {
-            let near = random.u64(0..most) / 262_144 * 262_144;
-            let at = near.saturating_sub(random.u64(0..20_000));
-            match random.u8(0..6) {
-                0 => both.truncate("f", at).await,
-                1 => {
-                    both.close("f").await;
-                    both.whole(&format!("other{}", random.u32(..)), b"x").await;
-                    both.reopen("f").await;
-                }
-                2 => both.check_sums().await,
-                _ => {
-                    let bytes = random.usize(1..600_000);
-                    both.write("f", at, &content(bytes, random.u64(..))).await;
-                }
-            }
-        }
-        both.check_sums().await;
-        both.close("f").await;
-        both.check_sums().await;
-    }
+    let draft = draft(&archive, Duration::from_secs(45), judge()).await;
+    let made = draft.create(ROOT, MANIFEST_TMP, attributes()).await.unwrap();
+    draft.write(made.number, 0, &manifest()).await.unwrap();
+    draft.close(made.number, true).await;
+    draft.sync(ROOT).await.unwrap();
+    let refused = draft.rename((ROOT, MANIFEST_TMP), (ROOT, MANIFEST), true).await;
+    assert!(matches!(refused, Err(tree::Error::Refused { .. })), "{refused:?}");
+    assert!(draft.lookup(ROOT, MANIFEST_TMP).is_ok() && !draft.is_complete());
+    assert!(matches!(
+        draft.remove().await,
+        Err(tree::Error::Name(NameError::NotEmpty))
+    ));
+    draft.unlink(ROOT, MANIFEST_TMP).await.unwrap();
+    draft.remove().await.unwrap();
+    assert_eq!(archive.unfinished_trees(patience()).await.unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_is_what_its_manifest_says_or_not() {
     let place = tempfile::tempdir().unwrap();
     let archive = archive(place.path()).await;
-    let mut both = Both::begin(&archive).await;
+    let mut both = backup(&archive).await;
     both.whole("large", &content(5 << 20, 1)).await;
     both.whole("small", &content(5000, 2)).await;
     both.whole("other", &content(5000, 3)).await;
@@ -172,7 +131,7 @@ async fn a_tree_is_what_its_manifest_says_or_not() {
         manifest_of(algorithm, files.map(|(name, content)| (&name[..], content)))
     });
     for manifest in &manifests {
-        both.draft.verify(manifest, &[]).await.unwrap();
+        Candidate(both.written()).verify(manifest, &[]).await.unwrap();
     }
     // As pg_basebackup -R does.
     both.reopen("postgresql.auto.conf").await;
@@ -185,7 +144,7 @@ async fn a_tree_is_what_its_manifest_says_or_not() {
         both.close(name).await;
     }
     for (algorithm, manifest) in all.into_iter().zip(&manifests) {
-        let verified = both.draft.verify(manifest, &[]).await;
+        let verified = Candidate(both.written()).verify(manifest, &[]).await;
         let Some(algorithm) = algorithm else {
             verified.unwrap();
             continue;
@@ -202,7 +161,6 @@ async fn a_tree_is_what_its_manifest_says_or_not() {
                 expected,
                 found,
                 others,
-                ..
             } => {
                 assert_eq!((&path[..], name, others), ("large", algorithm.name(), 1));
                 assert_eq!(expected, sums[0].digits());
@@ -212,9 +170,12 @@ async fn a_tree_is_what_its_manifest_says_or_not() {
         }
     }
     both.draft.unlink(ROOT, b"small").await.unwrap();
-    let error = both.draft.verify(&manifests[1], &[]).await.unwrap_err();
+    let error = Candidate(both.written())
+        .verify(&manifests[1], &[])
+        .await
+        .unwrap_err();
     assert!(
-        matches!(error, Error::NoBackup { .. }) && error.to_string().contains("small"),
+        matches!(error, Error::NoBackup(_)) && error.to_string().contains("small"),
         "{error}"
     );
 }
@@ -235,7 +196,7 @@ fn tar_of(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
 async fn members_of_tar_files_are_what_the_manifest_says_or_not() {
     let place = tempfile::tempdir().unwrap();
     let archive = archive(place.path()).await;
-    let mut both = Both::begin(&archive).await;
+    let mut both = backup(&archive).await;
     let mut members: Vec<(&str, Vec<u8>)> = vec![
         ("backup_label", LABEL.into()),
         ("base/5/empty", Vec::new()),
@@ -259,7 +220,7 @@ async fn members_of_tar_files_are_what_the_manifest_says_or_not() {
         manifest_of(Some(algorithm), files.map(|(name, content)| (*name, content)))
     });
     for manifest in &manifests {
-        both.draft.verify_tars(manifest).await.unwrap();
+        Candidate(both.written()).verify_tars(manifest).await.unwrap();
     }
     let begin = |name: &str| {
         let wanted = &members.iter().find(|member| member.0 == name).unwrap().1;
@@ -280,7 +241,7 @@ async fn members_of_tar_files_are_what_the_manifest_says_or_not() {
             both.close("base.tar").await;
             both.whole(&format!("next{at}-{flip}"), b"").await;
             for manifest in &manifests {
-                match (flip, both.draft.verify_tars(manifest).await) {
+                match (flip, Candidate(both.written()).verify_tars(manifest).await) {
                     (0, verified) => verified.unwrap(),
                     (_, Err(Error::WrongContent { path, others: 0, .. })) => assert_eq!(path, name),
                     (_, verified) => panic!("{name} at {at}: {verified:?}"),
@@ -292,8 +253,11 @@ async fn members_of_tar_files_are_what_the_manifest_says_or_not() {
     both.reopen("base.tar").await;
     for bytes in [tar.len() as u64 - 8192, large + 77, 100] {
         both.truncate("base.tar", bytes).await;
-        let error = both.draft.verify_tars(&manifests[0]).await.unwrap_err();
-        assert!(matches!(error, Error::NoBackup { .. }), "{error}");
+        let error = Candidate(both.written())
+            .verify_tars(&manifests[0])
+            .await
+            .unwrap_err();
+        assert!(matches!(error, Error::NoBackup(_)), "{error}");
     }
     both.close("base.tar").await;
 }

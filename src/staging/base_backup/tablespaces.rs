@@ -3,10 +3,10 @@
 //! Where a data directory has a link, `pg_tblspc/<oid>`, a stored tree has the tablespace itself: it is one thing, and
 //! its manifest names the files so. A link that leads out of the tree leads to files that are not in the backup.
 
-use crate::archive::tree::summary;
+use crate::archive::tree::backup;
 use crate::pg::tablespace_map;
-
-use super::names::{Kind, NameError, Names, ROOT};
+use crate::staging::tree::judge::Followed;
+use crate::staging::tree::names::{Kind, Names, ROOT};
 
 const PG_TBLSPC: &[u8] = b"pg_tblspc";
 
@@ -16,6 +16,15 @@ pub(super) struct Mapped {
     pub(super) oid: u32,
     /// Path of its directory in the tree.
     pub(super) directory: Vec<u8>,
+}
+
+impl From<Mapped> for Followed {
+    fn from(Mapped { oid, directory }: Mapped) -> Self {
+        Self {
+            link: format!("pg_tblspc/{oid}").into_bytes(),
+            directory,
+        }
+    }
 }
 
 /// The links in `pg_tblspc` of a tree that processes see at `at`.
@@ -47,26 +56,6 @@ pub(super) fn all<F>(names: &Names<F>) -> Vec<u32> {
     found
 }
 
-/// Puts the directories in the links' places.
-pub(super) fn move_home<F>(names: &mut Names<F>, mapped: &[Mapped]) -> Result<(), NameError> {
-    for Mapped { oid, directory } in mapped {
-        let number = names.find(directory).ok_or(NameError::NotFound)?;
-        let parent = names.parent(number);
-        let name = directory
-            .rsplit(|&byte| byte == b'/')
-            .next()
-            .unwrap_or_default()
-            .to_vec();
-        let home = names.child(ROOT, PG_TBLSPC)?;
-        let oid = oid.to_string();
-        let attributes = names.attributes(home)?;
-        names.unlink(home, oid.as_bytes())?;
-        names.rename((parent, &name), (home, oid.as_bytes()), false)?;
-        *names.attributes_mut(home)? = attributes;
-    }
-    Ok(())
-}
-
 /// Where a path of the manifest is now, before the directories are moved.
 pub(super) fn resolve(mapped: &[Mapped], path: &[u8]) -> Vec<u8> {
     let moved = mapped.iter().find_map(|Mapped { oid, directory }| {
@@ -84,7 +73,7 @@ pub(super) fn resolve(mapped: &[Mapped], path: &[u8]) -> Vec<u8> {
 pub(super) fn described(
     found: &[u32],
     map: &[tablespace_map::Tablespace],
-) -> Result<Vec<summary::Tablespace>, String> {
+) -> Result<Vec<backup::Tablespace>, String> {
     if let Some(missing) = map.iter().find(|known| !found.contains(&known.oid)) {
         let oid = missing.oid;
         return Err(format!(
@@ -92,7 +81,7 @@ pub(super) fn described(
         ));
     }
     let location = |oid| map.iter().find(|known| known.oid == oid);
-    let described = |&oid| summary::Tablespace {
+    let described = |&oid| backup::Tablespace {
         oid,
         location: location(oid).map_or(String::new(), |known| {
             String::from_utf8_lossy(&known.location).into_owned()
@@ -158,7 +147,10 @@ mod tests {
         let mapped = mapped(&names, AT).unwrap();
         assert_eq!(resolve(&mapped, b"pg_tblspc/16384/PG_15"), b"ts/PG_15");
         assert_eq!(resolve(&mapped, b"pg_tblspc/163845"), b"pg_tblspc/163845");
-        move_home(&mut names, &mapped).unwrap();
+        for mapped in mapped {
+            let Followed { link, directory } = mapped.into();
+            names.follow_link(&link, &directory).unwrap();
+        }
         assert!(names.find(b"pg_tblspc/16384/PG_15").is_some() && names.find(b"ts").is_none());
         assert_eq!(all(&names), [16384]);
     }
