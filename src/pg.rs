@@ -30,12 +30,14 @@ pub mod setting;
 pub mod slru;
 mod switch;
 pub mod tablespace_map;
+mod tar_packing;
 mod temporary;
 
 pub use name::{NameError, SegmentName, WalName};
 pub use page::{HeaderError, PageHeader, TimelineMatch};
 pub use segments::segments;
 pub use switch::{Searched, SwitchSearch};
+pub use tar_packing::TarPacking;
 pub use temporary::staging_target;
 
 const MIB: u64 = 1 << 20;

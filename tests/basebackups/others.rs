@@ -1,6 +1,6 @@
 //! Two servers with one system identifier, a copy and its original, that archive under the same names into one archive: no
-//! backup of the one is called complete by the WAL of the other (promise B2). Not compared is WAL in `base.tar` and in
-//! compressed tar files, and of a backup through the mount without WAL.
+//! backup of the one is called complete by the WAL of the other (promise B2). WAL in `base.tar` and in compressed tar files is
+//! not compared, and a backup without WAL has none: there the records tell that a backup knows.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -230,13 +230,7 @@ fn b2_a_backup_without_wal_is_not_restored_with_another_servers() {
         other.query("CREATE TABLE IF NOT EXISTS more AS SELECT 1 AS id; INSERT INTO more VALUES (1)");
         other.switch_wal();
     }
-    let unseen = [
-        ("plain", &["-Xnone"][..]),
-        ("tar", &["-Xnone", "-Ft"]),
-        ("fetched", &["-Xfetch", "-Ft"]),
-        ("packed", &["-Xstream", "-Ft", "-z"]),
-    ];
-    for (name, arguments) in unseen {
+    for (name, arguments) in UNSEEN {
         let output = take_of_copy(&site, &copy, name, arguments);
         assert!(output.status.success(), "{name}: {}", said(&output));
     }
@@ -253,7 +247,7 @@ fn b2_a_backup_without_wal_is_not_restored_with_another_servers() {
         assert_eq!(to.exists(), code == 0, "{name}: {text}");
         text
     };
-    for (name, _) in unseen {
+    for (name, _) in UNSEEN {
         let text = restore(name, 1);
         assert!(
             text.contains("another server") && text.contains("HINT"),
@@ -263,6 +257,35 @@ fn b2_a_backup_without_wal_is_not_restored_with_another_servers() {
     let text = restore("LATEST", 0);
     assert!(text.contains("passed over") && text.contains("good"), "{text}");
 }
+
+/// B2: nor is one complete for which another server's WAL is archived already.
+#[test]
+fn b2_a_backup_without_wal_is_refused_where_another_servers_is() {
+    let mut site = mounted::Site::local("others-archived");
+    let copy = copy_of(&site.world, &mut site.server);
+    site.server.start();
+    write_and_archive(&site.server, 12);
+    site.server.stop(StopMode::Fast);
+    let other = start_copy(&copy);
+    other.configure(&[("archive_command", "/bin/true")]);
+    other.reload();
+    for (name, arguments) in UNSEEN {
+        let output = take_of_copy(&site, &copy, name, &[arguments, &["--no-clean"]].concat());
+        let log = site.mount.log();
+        assert!(!output.status.success(), "{name}: {}\n{log}", said(&output));
+        assert!(log.contains("another server's WAL"), "{name}: {log}");
+        assert_eq!(site.listed(name)["state"], "incomplete", "{name}");
+    }
+}
+
+/// Backups whose WAL cannot be compared with what is archived.
+const UNSEEN: [(&str, &[&str]); 5] = [
+    ("plain", &["-Xnone"]),
+    ("tar", &["-Xnone", "-Ft"]),
+    ("fetched", &["-Xfetch", "-Ft"]),
+    ("packed", &["-Xstream", "-Ft", "-z"]),
+    ("packed-fetched", &["-Xfetch", "-Ft", "-z"]),
+];
 
 /// `pg_basebackup` of the copy, into the mount.
 fn take_of_copy(site: &mounted::Site, copy: &Path, name: &str, arguments: &[&str]) -> Output {

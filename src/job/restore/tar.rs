@@ -18,6 +18,7 @@ use super::place::CONTROL;
 use super::spot::{Roots, Spot};
 use crate::archive::tree::{Content, Entry};
 use crate::beneath::{self, Root};
+use crate::pg::TarPacking;
 use crate::pg::control::CONTROL_FILE_BYTES;
 use crate::pg::label::{self, BackupLabel};
 use crate::pg::tablespace_map::{self, Tablespace};
@@ -34,22 +35,13 @@ const TOLD: usize = 8;
 /// The end of the year 9999, in seconds: no file is younger.
 const LATEST_SECONDS: u64 = 253_402_300_799;
 
-/// How a tar file is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Packing {
-    Plain,
-    Gzip,
-    Lz4,
-    Zstd,
-}
-
 /// A file of the backup, and what is in it: paths below this one of the data directory.
 #[derive(Debug, Clone)]
 struct Volume {
     entry: Entry,
     below: &'static str,
     oid: Option<String>,
-    packing: Packing,
+    packing: TarPacking,
 }
 
 /// What is known when all is unpacked.
@@ -170,14 +162,8 @@ fn bounded(mut member: tar::Entry<'_, impl Read>, most: u64) -> io::Result<Vec<u
 
 fn volume(entry: &Entry) -> Option<Volume> {
     let name = str::from_utf8(&entry.path).ok()?;
-    let (stem, rest) = name.split_once(".tar")?;
-    let packing = match rest {
-        "" => Packing::Plain,
-        ".gz" => Packing::Gzip,
-        ".lz4" => Packing::Lz4,
-        ".zst" => Packing::Zstd,
-        _ => return None,
-    };
+    let named = |packing: TarPacking| Some((name.strip_suffix(packing.suffix())?, packing));
+    let (stem, packing) = TarPacking::ALL.into_iter().find_map(named)?;
     let oid = stem
         .bytes()
         .all(|byte| byte.is_ascii_digit())
@@ -207,17 +193,6 @@ fn content(source: &Source, file: &str, reason: String) -> Error {
         backup: source.backup.clone(),
         file: file.to_owned(),
         reason,
-    }
-}
-
-impl Packing {
-    fn unpacking(self, stream: impl Read + 'static) -> io::Result<Box<dyn Read>> {
-        Ok(match self {
-            Self::Plain => Box::new(stream),
-            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stream)),
-            Self::Lz4 => Box::new(lzzzz::lz4f::ReadDecompressor::new(stream).map_err(io::Error::other)?),
-            Self::Zstd => Box::new(zstd::Decoder::new(stream)?),
-        })
     }
 }
 
