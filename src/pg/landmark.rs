@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_told_is_no_mismatch() {
-        let bytes = pages(2, &[commit(BLOCK - 80), checkpoint(REDO, 99)]);
+        let bytes = pages(2, &[commit(BLOCK - 160), checkpoint(REDO, 99)]);
         let (at, known) = (records(&bytes)[1].at, Known::Redo(REDO));
         assert!(at.0 < START.0 + BLOCK as u64);
         let landmark = Landmark::Checkpoint { at, known };

@@ -8,11 +8,12 @@ use std::process::{Child, Command, Output, Stdio};
 
 use super::mounted;
 use crate::common::basebackup::Site;
-use crate::common::postgres::{Postgres, StopMode, newest, send};
+use crate::common::postgres::{Options as ServerOptions, Postgres, StopMode, newest, send};
 use crate::common::recovery::Session;
 use crate::common::user::said;
+use crate::common::version::installed_versions;
 use crate::common::wait;
-use crate::common::walfs::walfs;
+use crate::common::walfs::{Options, walfs};
 use crate::common::world::World;
 
 /// B2: "*and* every WAL segment from its start to its stop is": that of this server, not another one's under the same
@@ -276,6 +277,63 @@ fn b2_a_backup_without_wal_is_refused_where_another_servers_is() {
         assert!(log.contains("another server's WAL"), "{name}: {log}");
         assert_eq!(site.listed(name)["state"], "incomplete", "{name}");
     }
+}
+
+/// W5: a backup of another cluster is none of this archive, also where its manifest does not say whose it is, as before
+/// PostgreSQL 17.
+#[test]
+fn w5_a_tar_file_says_whose_it_is() {
+    let mut versions = installed_versions().into_iter();
+    let version = versions
+        .find(|version| version.major < 17)
+        .expect("an older server");
+    let site = mounted::Site::of("others-tar", version.clone(), Options::local);
+    write_and_archive(&site.server, 20);
+    let place = site.world.path().join("stranger");
+    let mut stranger = Postgres::init(&place, &ServerOptions::of(version));
+    let archive = [("archive_mode", "on"), ("archive_command", "/bin/true")];
+    stranger.configure(&archive);
+    stranger.start();
+    write_segments(&stranger, 4);
+    for (name, arguments) in UNSEEN {
+        let output = take_of_copy(&site, &place, name, &[arguments, &["--no-clean"]].concat());
+        let log = site.mount.log();
+        assert!(!output.status.success(), "{name}: {}\n{log}", said(&output));
+        assert_eq!(site.listed(name)["state"], "incomplete", "{name}: {log}");
+    }
+    let own = stranger.system_identifier().to_string();
+    assert!(site.mount.log().contains(&own), "{}", site.mount.log());
+}
+
+/// W5: nor is one restored that came before the archive had any WAL, whose first segment was another cluster's.
+#[test]
+fn w5_a_backup_is_not_restored_with_the_wal_of_another_cluster() {
+    let world = World::new("others-first");
+    let mount = Options::local(&world).mount();
+    let start = |name: &str, archive_command: &str| {
+        let mut server = Postgres::init(&world.path().join(name), &ServerOptions::of(newest()));
+        server.configure(&[("archive_mode", "on"), ("archive_command", archive_command)]);
+        server.start();
+        server
+    };
+    let stranger = start("stranger", "/bin/true");
+    write_segments(&stranger, 6);
+    let mut backup = stranger.program("pg_basebackup");
+    backup.args(["-c", "fast", "-Xstream", "-D"]);
+    backup.arg(mount.path().join("basebackups/early"));
+    let output = backup.output().expect("run pg_basebackup");
+    assert!(output.status.success(), "{}", said(&output));
+    let owner = start("owner", &mount.archive_command());
+    write_and_archive(&owner, 1);
+    let to = world.owned_dir("to").join("data");
+    let mut restore = mount.command(&world, "restore");
+    let output = restore.args(["early"]).arg(&to).output().expect("run walfs");
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for server in [&stranger, &owner] {
+        assert!(text.contains(&server.system_identifier().to_string()), "{text}");
+    }
+    assert!(!to.exists(), "{text}");
 }
 
 /// Backups whose WAL cannot be compared with what is archived.

@@ -18,7 +18,7 @@ use super::{Candidate, Error, MANIFEST};
 /// Longest of the files that are read whole to learn what a backup is; a manifest has some hundred bytes a file.
 const TEXT_BYTES: u64 = 512 << 20;
 
-const CONTROL: &[u8] = b"global/pg_control";
+pub(super) const CONTROL: &[u8] = b"global/pg_control";
 
 impl Candidate<'_> {
     /// What the tree is as a base backup.
@@ -27,7 +27,7 @@ impl Candidate<'_> {
     /// [`Error::NoBackup`] says what is missing or does not fit; and as [`Candidate::verify`].
     pub(super) async fn recognise(&self, mapped: &[Mapped]) -> Result<Backup, Error> {
         let manifest = self.manifest().await?;
-        let (mut backup, beginning) = match self.read_text(b"backup_label").await? {
+        let (mut backup, mut beginning) = match self.read_text(b"backup_label").await? {
             Some(label) => self.plain_backup(Some(&label), &manifest).await?,
             None if self.0.file(CONTROL).is_some() => self.plain_backup(None, &manifest).await?,
             None => self.tar_backup(&manifest).await?,
@@ -36,7 +36,15 @@ impl Candidate<'_> {
         backup.ended = self.0.archive().ended(&backup, self.0.patience()).await?;
         match backup.shape {
             Shape::Plain => self.verify(&manifest, mapped).await?,
-            Shape::Tar => self.verify_tars(&manifest).await?,
+            Shape::Tar => {
+                if let Some(control) = self.verify_tars(&manifest).await? {
+                    let control = ControlFile::parse(&control).map_err(Error::no_backup)?;
+                    self.check_system(&manifest, control.system_id)?;
+                    backup.system_identifier = Some(control.system_id);
+                    self.check_cluster(&backup).await?;
+                    beginning.control = Some(control);
+                }
+            }
         }
         backup.awaited = self.compare_own_wal(&backup).await?;
         self.check_landmarks(&backup, &beginning).await?;
