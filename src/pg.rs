@@ -19,6 +19,7 @@ pub mod directories;
 pub mod exclude;
 pub mod history;
 pub mod label;
+pub mod landmark;
 mod lines;
 mod name;
 mod page;
@@ -29,6 +30,7 @@ pub mod setting;
 pub mod slru;
 mod switch;
 pub mod tablespace_map;
+mod tar_packing;
 mod temporary;
 pub mod written;
 
@@ -36,6 +38,7 @@ pub use name::{NameError, SegmentName, WalName};
 pub use page::{HeaderError, PageHeader, TimelineMatch};
 pub use segments::segments;
 pub use switch::{Searched, SwitchSearch};
+pub use tar_packing::TarPacking;
 pub use temporary::staging_target;
 
 const MIB: u64 = 1 << 20;

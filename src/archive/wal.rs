@@ -9,6 +9,7 @@
 mod commit;
 mod early;
 mod header;
+mod landmarks;
 mod lineage;
 mod own;
 mod received;

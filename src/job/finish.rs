@@ -19,6 +19,7 @@ use crate::pg::data_page::PageChecker;
 
 mod end;
 mod error;
+mod landmarks;
 mod place;
 mod plan;
 mod source;
@@ -85,6 +86,7 @@ pub fn finish(directory: &Path, options: &Options) -> Result<Outcome, Error> {
     }
     let range = end::wal_range(&place, &source, options)?;
     end::check_wal(&place, (&source, &plan), range, options)?;
+    landmarks::check(&place, &source, range, options)?;
     plan.carry_out(&place)?;
     let (files, found) = sums::sum_up(&place, &plan.files, page_rules(&source.control, range))?;
     if let Some((file, block, lsn)) = found.beyond(range.end) {

@@ -39,6 +39,7 @@ mod error;
 mod fill;
 mod finish;
 mod forks;
+mod landmarks;
 mod links;
 mod lock;
 mod place;
@@ -196,7 +197,8 @@ pub async fn restore(
             report.warnings.extend(unpacked.warnings);
             let label = roots.read(&roots.bases.spot(check::LABEL.as_bytes()), check::LONGEST_LABEL)?;
             let (name, backup) = (&checked.source.backup, &checked.summary.backup);
-            check::check_beginning(name, backup, &unpacked.control, label.as_deref())?;
+            let beginning = check::check_beginning(name, backup, &unpacked.control, label.as_deref())?;
+            landmarks::check(archive, (name, &checked.summary), &beginning, patience).await?;
             bring_wal(unpacked.access).await?;
             (unpacked.control, unpacked.access)
         }

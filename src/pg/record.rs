@@ -12,10 +12,12 @@
 //! segment with one of 40, which says how much of a record from before is left. This is the same in PostgreSQL 13 to 18.
 //! Only little-endian WAL is read. A window is bytes that somebody has read already: its lengths bound everything here.
 
+use std::fmt;
+
 use jiff::Timestamp;
 
 use super::control::Limits;
-use super::{Lsn, PageHeader};
+use super::{Lsn, PageHeader, Timeline};
 
 const HEADER_BYTES: usize = 24;
 
@@ -33,11 +35,37 @@ const XLOG: u8 = 0;
 
 const XACT: u8 = 1;
 
+/// `XLOG_CHECKPOINT_SHUTDOWN`; below, `XLOG_CHECKPOINT_ONLINE`, `XLOG_BACKUP_END`.
+const CHECKPOINTS: [u8; 2] = [0x00, 0x10];
+
+const BACKUP_END: u8 = 0x50;
+
 /// `XLOG_PARAMETER_CHANGE`.
 const PARAMETER_CHANGE: u8 = 0x60;
 
 /// Microseconds from 1970 to 2000, PostgreSQL's epoch.
 const EPOCH: i64 = 946_684_800_000_000;
+
+/// What is read here of the record of a checkpoint (`CheckPoint` of `pg_control.h`), of which `pg_control` has a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// From where recovery replays.
+    pub redo: Lsn,
+    /// The timeline.
+    pub timeline: Timeline,
+    /// When it began, to the second.
+    pub time: Timestamp,
+}
+
+impl fmt::Display for Checkpoint {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { redo, timeline, time } = self;
+        write!(
+            out,
+            "of {time} on timeline {timeline} that is replayed from {redo}"
+        )
+    }
+}
 
 /// Pages of WAL that follow each other.
 #[derive(Debug, Clone, Copy)]
@@ -181,23 +209,45 @@ fn u32_of(bytes: &[u8], at: usize) -> Option<u32> {
     field.try_into().ok().map(u32::from_le_bytes)
 }
 
+fn u64_of(bytes: &[u8], at: usize) -> Option<u64> {
+    let field = bytes.get(at..at + 8)?;
+    field.try_into().ok().map(u64::from_le_bytes)
+}
+
 impl Record {
     /// When the transaction ended, if it is the record of that.
     pub fn ended(&self) -> Option<Timestamp> {
         // Commit, abort, and both of what was prepared (xact.h).
         let ends = matches!(self.kind() & 0x70, 0x00 | 0x20 | 0x30 | 0x40);
-        let time = self.main().filter(|_| self.manager() == XACT && ends)?.get(..8)?;
-        let since_2000 = time.try_into().map(i64::from_le_bytes).ok()?;
+        let main = self.main().filter(|_| self.manager() == XACT && ends)?;
+        let since_2000 = u64_of(main, 0)? as i64;
         Timestamp::from_microsecond(since_2000.checked_add(EPOCH)?).ok()
     }
 
     /// The settings that a server in recovery needs from here on, if they change here.
     pub fn limits(&self) -> Option<Limits> {
-        if self.manager() != XLOG || self.kind() & 0xF0 != PARAMETER_CHANGE {
-            return None;
-        }
-        let main = self.main()?;
+        let main = self.main_of_xlog(&[PARAMETER_CHANGE])?;
         Limits::read(|number| u32_of(main, 4 * number))
+    }
+
+    /// If it is that of a checkpoint.
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        let main = self.main_of_xlog(&CHECKPOINTS)?;
+        Some(Checkpoint {
+            redo: Lsn(u64_of(main, 0)?),
+            timeline: Timeline(u32_of(main, 8)?),
+            time: Timestamp::from_second(u64_of(main, 64)? as i64).ok()?,
+        })
+    }
+
+    /// Where the backup began that ends here, if it is the record of that.
+    pub fn backup_end(&self) -> Option<Lsn> {
+        u64_of(self.main_of_xlog(&[BACKUP_END])?, 0).map(Lsn)
+    }
+
+    fn main_of_xlog(&self, kinds: &[u8]) -> Option<&[u8]> {
+        let is_one = self.manager() == XLOG && kinds.contains(&(self.kind() & 0xF0));
+        self.main().filter(|_| is_one)
     }
 
     fn kind(&self) -> u8 {
@@ -233,15 +283,14 @@ impl Record {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::pg::SystemId;
-    use crate::pg::Timeline;
 
-    const BLOCK: usize = 8192;
-    const START: Lsn = Lsn(0x300_0000);
+    pub(in crate::pg) const BLOCK: usize = 8192;
+    pub(in crate::pg) const START: Lsn = Lsn(0x300_0000);
 
-    fn header() -> PageHeader {
+    pub(in crate::pg) fn header() -> PageHeader {
         PageHeader {
             magic: 0xD110,
             info: LONG,
@@ -254,22 +303,26 @@ mod tests {
     }
 
     /// A commit of 2000-01-01 00:00:01, with so many bytes behind it.
-    fn commit(more: usize) -> Vec<u8> {
-        let mut record = vec![0; HEADER_BYTES];
+    pub(in crate::pg) fn commit(more: usize) -> Vec<u8> {
         let main = [&1_000_000_i64.to_le_bytes()[..], &vec![7; more]].concat();
+        record((XACT, 0), &main)
+    }
+
+    pub(in crate::pg) fn record((manager, kind): (u8, u8), main: &[u8]) -> Vec<u8> {
+        let mut record = vec![0; HEADER_BYTES];
         record.push(254);
         record.extend((main.len() as u32).to_le_bytes());
         record.extend(main);
         let length = record.len() as u32;
         record[..4].copy_from_slice(&length.to_le_bytes());
-        record[17] = XACT;
+        (record[16], record[17]) = (kind, manager);
         let crc = crc32c::crc32c_append(crc32c::crc32c(&record[HEADER_BYTES..]), &record[..20]);
         record[20..24].copy_from_slice(&crc.to_le_bytes());
         record
     }
 
     /// Pages with these records, one behind the other.
-    fn pages(count: usize, records: &[Vec<u8>]) -> Vec<u8> {
+    pub(in crate::pg) fn pages(count: usize, records: &[Vec<u8>]) -> Vec<u8> {
         let mut pages = vec![0; count * BLOCK];
         let mut at = 0;
         let begin = |pages: &mut Vec<u8>, at: &mut usize, left: usize| {

@@ -7,7 +7,7 @@
 //! - `recognise`: what the backup is, as in a data directory; `tar_backup`: in tar files;
 //! - `tablespaces`, `links`: what links lead to is in the backup, or it is none;
 //! - `verify`, `tar_verify`: the files are what the manifest says;
-//! - `own_wal`: the WAL that it brings along is what is archived.
+//! - `own_wal`: the WAL that it brings along is what is archived; `landmarks`: what is archived is its server's.
 
 use async_trait::async_trait;
 
@@ -19,6 +19,7 @@ use super::tree::judge::{Judge, Signs, TreeNames, Verdict, Written};
 use super::tree::names::ROOT;
 
 mod error;
+mod landmarks;
 mod links;
 mod own_wal;
 mod recognise;

@@ -1,15 +1,19 @@
 //! Two servers with one system identifier, a copy and its original, that archive under the same names into one archive: no
-//! backup of the one is called complete by the WAL of the other (promise B2). Not compared is WAL in `base.tar` and in
-//! compressed tar files, and of a backup through the mount without WAL.
+//! backup of the one is called complete by the WAL of the other (promise B2). WAL in `base.tar` and in compressed tar files is
+//! not compared, and a backup without WAL has none: there the records tell that a backup knows.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use super::mounted;
 use crate::common::basebackup::Site;
-use crate::common::postgres::{Postgres, StopMode, newest, send};
+use crate::common::postgres::{Options as ServerOptions, Postgres, StopMode, newest, send};
+use crate::common::recovery::Session;
 use crate::common::user::said;
+use crate::common::version::installed_versions;
 use crate::common::wait;
+use crate::common::walfs::{Options, walfs};
 use crate::common::world::World;
 
 /// B2: "*and* every WAL segment from its start to its stop is": that of this server, not another one's under the same
@@ -104,12 +108,7 @@ fn b2_a_backups_own_wal_is_compared_with_what_is_archived() {
     let mut other = start_copy(&copy);
     other.configure(&[("archive_command", "false")]);
     other.reload();
-    let take = |name: &str, arguments: &[&str]| {
-        let mut backup = site.server.program("pg_basebackup");
-        backup.env("PGHOST", &copy).args(["-c", "fast", "-D"]);
-        backup.arg(site.backup(name)).args(arguments);
-        backup.output().expect("run pg_basebackup")
-    };
+    let take = |name: &str, arguments: &[&str]| take_of_copy(&site, &copy, name, arguments);
     for (name, arguments) in [
         ("stream", &["-Xstream", "--no-clean"][..]),
         ("fetch", &["-Xfetch", "--no-clean"]),
@@ -175,6 +174,196 @@ fn b2_a_backups_own_wal_is_compared_in_the_middle() {
     let log = site.mount.log();
     assert!(log.contains("other content") && log.contains(&middle), "{log}");
     assert_eq!(site.latest(), None);
+}
+
+/// S7, B2: nor a copy made by hand, of a server that ran or was stopped: its own WAL stays where it is.
+#[test]
+fn s7_a_copys_own_wal_stays_where_another_servers_is_archived() {
+    let mut site = mounted::Site::local("others-by-hand");
+    let copy = copy_of(&site.world, &mut site.server);
+    site.server.start();
+    write_and_archive(&site.server, 12);
+    site.server.stop(StopMode::Fast);
+    let mut other = start_copy(&copy);
+    other.configure(&[("archive_command", "false")]);
+    other.reload();
+    let (hot, cold) = (site.backup("hot"), site.backup("cold"));
+    let session = Session::start_backup(&other);
+    let copied = "cp -a \"$1\" \"$2\" 2>/dev/null; test -f \"$2\"/global/pg_control";
+    site.shell(copied, &[other.data(), &hot]);
+    let (label, _) = session.stop_backup();
+    let stop = stop_of(&other);
+    let label = site.world.owned_file("backup_label", &label);
+    site.shell("cp \"$1\" \"$2\"/backup_label", &[&label, &hot]);
+    other.stop(StopMode::Fast);
+    site.shell("cp -a \"$1\" \"$2\"", &[other.data(), &cold]);
+    for (name, directory, arguments) in [
+        ("hot", &hot, &["--stop-lsn", &stop][..]),
+        ("cold", &cold, &["--dry-run"]),
+        ("cold", &cold, &[]),
+    ] {
+        let wal = || site.shell("cd \"$1\"/pg_wal && md5sum 0*", &[directory]).stdout;
+        let before = wal();
+        let mut finish = walfs(&site.world, site.mount.user());
+        finish.arg("backup-finish").args(arguments).arg(directory);
+        let output = finish.output().expect("run walfs");
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{name}: {text}");
+        assert!(
+            text.contains("another server") && text.contains("HINT"),
+            "{name}: {text}"
+        );
+        assert_eq!(wal(), before, "{name}: {text}");
+        assert_eq!(site.listed(name)["state"], "incomplete", "{name}");
+    }
+}
+
+/// B2, B8: nor is one restored that has no WAL which could be compared; `LATEST` is one whose WAL is there.
+#[test]
+fn b2_a_backup_without_wal_is_not_restored_with_another_servers() {
+    let mut site = mounted::Site::local("others-unseen");
+    site.take("good", &["-Xnone"]);
+    let copy = copy_of(&site.world, &mut site.server);
+    let mut other = start_copy(&copy);
+    other.configure(&[("archive_command", "/bin/true")]);
+    other.reload();
+    for _ in 0..8 {
+        other.query("CREATE TABLE IF NOT EXISTS more AS SELECT 1 AS id; INSERT INTO more VALUES (1)");
+        other.switch_wal();
+    }
+    for (name, arguments) in UNSEEN {
+        let output = take_of_copy(&site, &copy, name, arguments);
+        assert!(output.status.success(), "{name}: {}", said(&output));
+    }
+    other.stop(StopMode::Fast);
+    site.server.start();
+    write_and_archive(&site.server, 24);
+    let restore = |name: &str, code: i32| {
+        let to = site.world.owned_dir(&format!("to-{name}")).join("data");
+        let mut restore = site.mount.command(&site.world, "restore");
+        restore.args(["--no-archiving", "--no-sync", name]).arg(&to);
+        let output = restore.output().expect("run walfs");
+        let text = format!("{}{}", said(&output), String::from_utf8_lossy(&output.stdout));
+        assert_eq!(output.status.code(), Some(code), "{name}: {text}");
+        assert_eq!(to.exists(), code == 0, "{name}: {text}");
+        text
+    };
+    for (name, _) in UNSEEN {
+        let text = restore(name, 1);
+        assert!(
+            text.contains("another server") && text.contains("HINT"),
+            "{name}: {text}"
+        );
+    }
+    let text = restore("LATEST", 0);
+    assert!(text.contains("passed over") && text.contains("good"), "{text}");
+}
+
+/// B2: nor is one complete for which another server's WAL is archived already.
+#[test]
+fn b2_a_backup_without_wal_is_refused_where_another_servers_is() {
+    let mut site = mounted::Site::local("others-archived");
+    let copy = copy_of(&site.world, &mut site.server);
+    site.server.start();
+    write_and_archive(&site.server, 12);
+    site.server.stop(StopMode::Fast);
+    let other = start_copy(&copy);
+    other.configure(&[("archive_command", "/bin/true")]);
+    other.reload();
+    for (name, arguments) in UNSEEN {
+        let output = take_of_copy(&site, &copy, name, &[arguments, &["--no-clean"]].concat());
+        let log = site.mount.log();
+        assert!(!output.status.success(), "{name}: {}\n{log}", said(&output));
+        assert!(log.contains("another server's WAL"), "{name}: {log}");
+        assert_eq!(site.listed(name)["state"], "incomplete", "{name}");
+    }
+}
+
+/// W5: a backup of another cluster is none of this archive, also where its manifest does not say whose it is, as before
+/// PostgreSQL 17.
+#[test]
+fn w5_a_tar_file_says_whose_it_is() {
+    let mut versions = installed_versions().into_iter();
+    let version = versions
+        .find(|version| version.major < 17)
+        .expect("an older server");
+    let site = mounted::Site::of("others-tar", version.clone(), Options::local);
+    write_and_archive(&site.server, 20);
+    let place = site.world.path().join("stranger");
+    let mut stranger = Postgres::init(&place, &ServerOptions::of(version));
+    let archive = [("archive_mode", "on"), ("archive_command", "/bin/true")];
+    stranger.configure(&archive);
+    stranger.start();
+    write_segments(&stranger, 4);
+    for (name, arguments) in UNSEEN {
+        let output = take_of_copy(&site, &place, name, &[arguments, &["--no-clean"]].concat());
+        let log = site.mount.log();
+        assert!(!output.status.success(), "{name}: {}\n{log}", said(&output));
+        assert_eq!(site.listed(name)["state"], "incomplete", "{name}: {log}");
+    }
+    let own = stranger.system_identifier().to_string();
+    assert!(site.mount.log().contains(&own), "{}", site.mount.log());
+}
+
+/// W5: nor is one restored that came before the archive had any WAL, whose first segment was another cluster's.
+#[test]
+fn w5_a_backup_is_not_restored_with_the_wal_of_another_cluster() {
+    let world = World::new("others-first");
+    let mount = Options::local(&world).mount();
+    let start = |name: &str, archive_command: &str| {
+        let mut server = Postgres::init(&world.path().join(name), &ServerOptions::of(newest()));
+        server.configure(&[("archive_mode", "on"), ("archive_command", archive_command)]);
+        server.start();
+        server
+    };
+    let stranger = start("stranger", "/bin/true");
+    write_segments(&stranger, 6);
+    let mut backup = stranger.program("pg_basebackup");
+    backup.args(["-c", "fast", "-Xstream", "-D"]);
+    backup.arg(mount.path().join("basebackups/early"));
+    let output = backup.output().expect("run pg_basebackup");
+    assert!(output.status.success(), "{}", said(&output));
+    let owner = start("owner", &mount.archive_command());
+    write_and_archive(&owner, 1);
+    let to = world.owned_dir("to").join("data");
+    let mut restore = mount.command(&world, "restore");
+    let output = restore.args(["early"]).arg(&to).output().expect("run walfs");
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for server in [&stranger, &owner] {
+        assert!(text.contains(&server.system_identifier().to_string()), "{text}");
+    }
+    assert!(!to.exists(), "{text}");
+}
+
+/// Backups whose WAL cannot be compared with what is archived.
+const UNSEEN: [(&str, &[&str]); 5] = [
+    ("plain", &["-Xnone"]),
+    ("tar", &["-Xnone", "-Ft"]),
+    ("fetched", &["-Xfetch", "-Ft"]),
+    ("packed", &["-Xstream", "-Ft", "-z"]),
+    ("packed-fetched", &["-Xfetch", "-Ft", "-z"]),
+];
+
+/// `pg_basebackup` of the copy, into the mount.
+fn take_of_copy(site: &mounted::Site, copy: &Path, name: &str, arguments: &[&str]) -> Output {
+    let mut backup = site.server.program("pg_basebackup");
+    backup.env("PGHOST", copy).args(["-c", "fast", "-D"]);
+    backup.arg(site.backup(name)).args(arguments);
+    backup.output().expect("run pg_basebackup")
+}
+
+/// Where a server's last backup ended, by the file that it has written of that.
+fn stop_of(server: &Postgres) -> String {
+    let names = fs::read_dir(server.data().join("pg_wal")).expect("list pg_wal");
+    let mut paths = names.flatten().map(|entry| entry.path());
+    let path = paths.find(|path| path.extension().is_some_and(|it| it == "backup"));
+    let text = fs::read_to_string(path.expect("a .backup file")).expect("read it");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("STOP WAL LOCATION: "));
+    let stop = line.and_then(|line| line.split(' ').next()).expect("a position");
+    stop.to_owned()
 }
 
 /// Stops the server, whose WAL is archived, and copies it: two that have one system identifier.

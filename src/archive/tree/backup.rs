@@ -28,7 +28,7 @@ pub enum Shape {
 pub struct Backup {
     /// As in a data directory, or in tar files?
     pub shape: Shape,
-    /// The cluster; absent where it could not be known (a tar backup with a manifest of version 1).
+    /// The cluster; absent where it could not be known (compressed tar files with a manifest of version 1).
     #[serde(with = "text", default, skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<SystemId>,
     /// PostgreSQL's major version; absent as above.

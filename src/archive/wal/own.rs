@@ -1,5 +1,7 @@
 //! Is an archived segment the one that a server has, or a backup? Another server may have archived under the same name.
 
+use std::ops::Range;
+
 use super::Found;
 use crate::archive::tree::backup::OwnSegment;
 use crate::archive::{Archive, Error};
@@ -65,13 +67,24 @@ impl Archive {
         if bytes == table.plain_bytes() {
             return Ok(table.hash());
         }
-        let key = self.wal_key(name);
         let frame = (bytes - 1) / FRAME_BYTES as u64;
-        let range = ByteRange::Span(table.stored_range(frame..frame + 1));
-        let fetched = self.store().get(&key, range, patience).await?;
         let start = frame * FRAME_BYTES as u64;
-        let rest = table.unpack_range(start..bytes, &fetched.bytes);
-        let rest = rest.map_err(|damage| self.damaged(&key, damage))?;
+        let rest = self.unpacked(name, table, start..bytes, patience).await?;
         Ok(table.hash_of_first(frame, &rest))
+    }
+
+    /// Some of an archived file's bytes, as far as there are any; `range` is not empty, and begins in the file.
+    pub(super) async fn unpacked(
+        &self,
+        name: WalName,
+        table: &SeekTable,
+        range: Range<u64>,
+        patience: Patience,
+    ) -> Result<Vec<u8>, Error> {
+        let key = self.wal_key(name);
+        let stored = ByteRange::Span(table.stored_range(table.frames_of(range.clone())));
+        let fetched = self.store().get(&key, stored, patience).await?;
+        let unpacked = table.unpack_range(range, &fetched.bytes);
+        unpacked.map_err(|damage| self.damaged(&key, damage))
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::pg::control::ControlError;
 use crate::pg::label::LabelError;
+use crate::pg::landmark::Mismatch;
 use crate::pg::{Lsn, SegmentName, WalName};
 
 /// Why a backup was not finished. It stays as it is, and can be finished later.
@@ -171,6 +172,41 @@ pub enum Error {
         /// The segment.
         segment: SegmentName,
     },
+    /// Another server has archived under a name of the copy's WAL.
+    #[error(
+        "another server's WAL is archived as {name}: what pg_wal of this copy has under that name is something else, and \
+         may be nowhere else. Nothing was changed.\n\
+         HINT: {}",
+        own_archive()
+    )]
+    OtherWal {
+        /// The file.
+        name: WalName,
+    },
+    /// Another server has archived under the names of the WAL that the backup needs.
+    #[error(
+        "another server's WAL is archived as {segment}: {found}. Nothing was changed.\n\
+         HINT: {}",
+        own_archive()
+    )]
+    OtherRecord {
+        /// The segment.
+        segment: SegmentName,
+        /// What it has instead of a record of the backup's.
+        found: Mismatch,
+    },
+    /// The backup did not end where it is said to.
+    #[error(
+        "this backup did not end at {stop}: {found}. Nothing was changed.\n\
+         HINT: --stop-lsn is the lsn that pg_backup_stop returned, unchanged. If it is that, another server archives its WAL \
+         here."
+    )]
+    OtherEnd {
+        /// What was said.
+        stop: Lsn,
+        /// What is there.
+        found: Mismatch,
+    },
     /// The last checkpoint of a stopped server is nowhere.
     #[error(
         "{segment} is neither in the archive nor whole in the backup's pg_wal: it has the last checkpoint, without which no \
@@ -180,6 +216,11 @@ pub enum Error {
         /// The segment.
         segment: SegmentName,
     },
+}
+
+fn own_archive() -> &'static str {
+    "two servers with one system identifier, a server and its copy, archive here: give each an archive of its own, and \
+     copy this one into that. pg_stat_archiver shows which of them is refused."
 }
 
 fn and_more(others: usize) -> String {

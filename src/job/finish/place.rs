@@ -3,18 +3,24 @@
 //! Links in what the operator names are followed once. Then the mount's own directory is opened, and everything below it
 //! by handle, without following a link. That it is a mount of walfs is what the kernel says, not what lies in it.
 
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, at};
 use crate::archive::tree::{BASEBACKUPS, LATEST};
+use crate::archive::wal::Compared;
 use crate::beneath::{Kind, Root};
 use crate::linux::kernel;
-use crate::pg::WalName;
+use crate::pg::{SegmentName, WalName};
 
 /// Longest file of `wal/` that is read here: a `.backup` file has some hundred bytes.
 const HISTORY_BYTES: u64 = 1 << 20;
+
+/// Bytes that are compared at once.
+const COMPARED_BYTES: u64 = 1 << 20;
 
 /// A backup's directory in a mount, and that mount.
 #[derive(Debug)]
@@ -95,6 +101,60 @@ impl Place {
         let inside = wal_path(name);
         match self.mount.read(&inside, HISTORY_BYTES) {
             Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(at("read", &self.mount.path().join(&inside))(error)),
+        }
+    }
+
+    /// Bytes of an archived segment; `None` if the store says that there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn read_archived(
+        &self,
+        segment: SegmentName,
+        bytes: Range<u64>,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let name = WalName::Segment(segment);
+        let Some(file) = self.open_archived(name)? else {
+            return Ok(None);
+        };
+        let mut content = vec![0; (bytes.end - bytes.start) as usize];
+        let read = file.read_exact_at(&mut content, bytes.start);
+        read.map_err(at("read", &self.mount.path().join(wal_path(name))))?;
+        Ok(Some(content))
+    }
+
+    /// Compares the first `most` bytes of a file of the backup with what is archived under a name.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn compare(&self, inside: &Path, name: WalName, most: u64) -> Result<Compared, Error> {
+        let Some(mut archived) = self.open_archived(name)? else {
+            return Ok(Compared::Absent);
+        };
+        let (there, here) = (self.mount.path().join(wal_path(name)), self.shown(inside));
+        let (unread, own_unread) = (at("read", &there), at("read", &here));
+        let mut own = self.backup.open_file(inside).map_err(&own_unread)?.take(most);
+        loop {
+            let mut here = Vec::new();
+            let read = own.by_ref().take(COMPARED_BYTES).read_to_end(&mut here);
+            if read.map_err(&own_unread)? == 0 {
+                return Ok(Compared::Same);
+            }
+            let mut there = Vec::new();
+            let read = archived.by_ref().take(here.len() as u64).read_to_end(&mut there);
+            read.map_err(&unread)?;
+            if here != there {
+                return Ok(Compared::Other);
+            }
+        }
+    }
+
+    fn open_archived(&self, name: WalName) -> Result<Option<File>, Error> {
+        let inside = wal_path(name);
+        match self.mount.open_file(&inside) {
+            Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(at("read", &self.mount.path().join(&inside))(error)),
         }

@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use super::error::{Error, at};
 use super::place::Place;
 use super::source::Source;
+use crate::archive::wal::Compared;
 use crate::beneath::Kind;
 use crate::pg::{SegmentName, WalName};
 
@@ -103,7 +104,7 @@ impl Plan {
     }
 
     /// WAL of a running server is in the archive, and may be half-written here. That of a stopped one is whole; what of it is
-    /// not archived stays.
+    /// not archived stays; where the archive has something else, nothing goes (promise S7).
     fn wal_file(&mut self, place: &Place, source: &Source, inside: PathBuf, kind: Kind) -> Result<(), Error> {
         let name = inside.file_name().and_then(|name| name.to_str());
         let name: Option<WalName> = name.and_then(|name| name.parse().ok());
@@ -122,8 +123,12 @@ impl Plan {
             _ if source.label.is_some() => {
                 self.remove(inside, "WAL comes from the archive, this may be half-written")
             }
-            Some(name) if !place.is_archived(name)? => {}
-            Some(_) => self.remove(inside, "it is in the archive"),
+            Some(name) => match place.compare(&inside, name, source.bytes_of_wal(name))? {
+                Compared::Same => self.remove(inside, "it is in the archive"),
+                Compared::Absent => {}
+                Compared::Other if source.may_be_left_behind(name) => {}
+                Compared::Other => return Err(Error::OtherWal { name }),
+            },
             None => self.remove(inside, "it is the server's own note on WAL"),
         }
         Ok(())

@@ -6,10 +6,10 @@ use std::path::Path;
 use super::error::{Error, at};
 use super::place::Place;
 use crate::beneath::Kind;
-use crate::pg::SegmentName;
 use crate::pg::backup_manifest::Manifest;
 use crate::pg::control::{CONTROL_FILE_BYTES, ClusterState, ControlFile};
 use crate::pg::label::{self, BackupLabel};
+use crate::pg::{SegmentName, WalName};
 
 /// What every data directory has: a copy without one of them is not whole.
 const REQUIRED: [(&str, Kind); 6] = [
@@ -55,6 +55,24 @@ impl Source {
         let size = self.control.segment_size;
         let end = self.control.end_of_checkpoint().0.saturating_sub(1);
         self.label.is_none() && segment.number(size) > end / size.bytes()
+    }
+
+    /// Is a segment such that a promotion leaves a part of it, of which another part may be archived?
+    pub(super) fn may_be_left_behind(&self, name: WalName) -> bool {
+        match name {
+            WalName::Segment(segment) => segment.timeline < self.control.timeline,
+            WalName::Partial(_) => true,
+            WalName::History(_) | WalName::Backup(..) => false,
+        }
+    }
+
+    /// How much of a file of the WAL is WAL: the server that was stopped in the midst of a segment may have gone on since.
+    pub(super) fn bytes_of_wal(&self, name: WalName) -> u64 {
+        let (size, end) = (self.control.segment_size, self.control.end_of_checkpoint().0);
+        match name {
+            WalName::Segment(segment) => end.saturating_sub(segment.start(size).0),
+            _ => u64::MAX,
+        }
     }
 }
 

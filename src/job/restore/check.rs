@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::choose::Chosen;
 use super::compare::{self, FileWork};
 use super::content::Source;
 use super::error::Error;
@@ -19,7 +20,7 @@ use super::spot::{Base, Held, Roots, Spot};
 use super::start::{self, Start};
 use super::target::{Target, TargetTimeline};
 use super::wal::{self, Reach};
-use super::{Choice, Options, choose, ended, links, tablespaces, tar, unarchived, work};
+use super::{Choice, Options, choose, ended, landmarks, links, tablespaces, tar, unarchived, work};
 use crate::archive::tree::backup::{Backup, Shape};
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{Content, TreeName};
@@ -28,7 +29,9 @@ use crate::archive::{self, Archive};
 use crate::beneath::Root;
 use crate::job::progress::{Phase, Progress};
 use crate::pg::control::{CONTROL_FILE_BYTES, ClusterState, ControlFile};
-use crate::pg::{SegmentName, SystemId, WalName, label};
+use crate::pg::label::{self, BackupLabel};
+use crate::pg::tablespace_map::Tablespace as Mapped;
+use crate::pg::{SegmentName, SystemId, WalName};
 use crate::store::Patience;
 
 /// A list of chunks up to this length is read only to see whether it is whole, in bytes.
@@ -95,22 +98,17 @@ pub(super) async fn check(
     progress: &Arc<dyn Progress>,
     patience: Patience,
 ) -> Result<Checked, Error> {
-    let chosen = choose::choose(archive, &options.backup, &options.recovery, patience).await?;
+    let (chosen, stored, mut reach) = find(archive, options, patience).await?;
     let (backup, mut summary) = (chosen.backup.name.clone(), chosen.backup.summary.clone());
-    // Asked side by side; the first error in this order is told.
-    let (wal, content, reach) = futures::join!(
-        has_wal(archive, &options.backup, (&backup, &summary), patience),
-        content(archive, &backup, &summary, patience),
-        wal::reach(archive, &chosen.backup, &chosen.way, patience)
-    );
-    wal?;
     let Stored {
         source,
         control,
-        system_id,
+        beginning,
+        tablespaces: known_tablespaces,
         warnings: mut said,
-    } = content?;
-    let mut reach = reach?;
+    } = stored;
+    let system_id = beginning.control.map(|control| control.system_id);
+    let system_id = system_id.or(summary.backup.system_identifier);
     let rest = received::find(archive, &reach, &options.recovery.target, patience).await?;
     reach.received = rest.as_ref().map(|rest| rest.end);
     let mut warnings = chosen.warnings;
@@ -118,7 +116,7 @@ pub(super) async fn check(
     let size = chosen.backup.segment_size()?;
     warnings.extend(ended::warning(archive, &options.recovery.target, &reach, size, patience).await?);
     warnings.append(&mut said);
-    tell_tablespaces(&source, &mut summary).await?;
+    tell_tablespaces(&known_tablespaces, &mut summary);
     let places = tablespaces::places(&summary, &options.tablespaces, &options.directory)?;
     let (start, roots, restore) =
         start::look(options, &source, system_id, summary.backup.shape, places, data)?;
@@ -151,24 +149,49 @@ pub(super) async fn check(
     Ok(checked)
 }
 
-/// Where the tablespaces of a backup in compressed tar files were is told in there.
-async fn tell_tablespaces(source: &Source, summary: &mut Summary) -> Result<(), Error> {
-    let mut unknown = summary
-        .backup
-        .tablespaces
-        .iter_mut()
-        .filter(|tablespace| tablespace.location.is_empty())
-        .peekable();
-    if summary.backup.shape != Shape::Tar || unknown.peek().is_none() {
-        return Ok(());
+/// Chooses the backup, and looks at what it has and at its WAL. The newest is passed over if its WAL is another server's.
+async fn find(
+    archive: &Arc<Archive>,
+    options: &Options,
+    patience: Patience,
+) -> Result<(Chosen, Stored, Reach), Error> {
+    let mut passed_over = Vec::new();
+    loop {
+        let chosen = choose::choose(
+            archive,
+            &options.backup,
+            &options.recovery,
+            &passed_over,
+            patience,
+        )
+        .await?;
+        let (backup, summary) = (&chosen.backup.name, &chosen.backup.summary);
+        // Asked side by side; the first error in this order is told.
+        let (wal, content, reach) = futures::join!(
+            has_wal(archive, &options.backup, (backup, summary), patience),
+            content(archive, backup, summary, patience),
+            wal::reach(archive, &chosen.backup, &chosen.way, patience)
+        );
+        wal?;
+        let (stored, reach) = (content?, reach?);
+        match landmarks::check(archive, (backup, summary), &stored.beginning, patience).await {
+            Err(error @ Error::OtherWal { .. }) if options.backup == Choice::Latest => {
+                tracing::warn!("backup {backup} is passed over: {error}");
+                passed_over.push(backup.clone());
+            }
+            checked => return checked.map(|()| (chosen, stored, reach)),
+        }
     }
-    let map = tar::tablespaces(source).await?;
-    for tablespace in unknown {
-        if let Some(known) = map.iter().find(|known| known.oid == tablespace.oid) {
+}
+
+/// Where the tablespaces of a backup in compressed tar files were is told in there.
+fn tell_tablespaces(map: &[Mapped], summary: &mut Summary) {
+    for tablespace in &mut summary.backup.tablespaces {
+        let known = map.iter().find(|known| known.oid == tablespace.oid);
+        if let Some(known) = known.filter(|_| tablespace.location.is_empty()) {
             tablespace.location = String::from_utf8_lossy(&known.location).into_owned();
         }
     }
-    Ok(())
 }
 
 /// Is the WAL there that makes the backup consistent, and whole? As far as seek tables tell. The newest backup was chosen
@@ -194,10 +217,18 @@ struct Stored {
     source: Source,
     /// Its control file, if it is plain.
     control: Vec<u8>,
-    /// Whose it is.
-    system_id: Option<SystemId>,
+    /// What the server begins from.
+    beginning: Beginning,
+    /// Its tablespaces, if it is kept in tar files.
+    tablespaces: Vec<Mapped>,
     /// What the operator should know.
     warnings: Vec<String>,
+}
+
+/// What a server begins from: in a backup that is kept in tar files the control file is not known before they are unpacked.
+pub(super) struct Beginning {
+    pub label: Option<BackupLabel>,
+    pub control: Option<ControlFile>,
 }
 
 async fn content(
@@ -226,13 +257,27 @@ async fn content(
         tree,
         patience,
     };
+    if summary.backup.shape == Shape::Tar {
+        let head = tar::head(&source).await?;
+        return Ok(Stored {
+            source,
+            control: Vec::new(),
+            beginning: Beginning {
+                label: head.label,
+                control: None,
+            },
+            tablespaces: head.tablespaces,
+            warnings,
+        });
+    }
     let (control, chunks) = futures::join!(control(&source, summary), chunks(&source, summary));
-    let ((control, system_id), mut warnings) = (control?, warnings);
+    let ((control, beginning), mut warnings) = (control?, warnings);
     warnings.extend(chunks?);
     Ok(Stored {
         source,
         control,
-        system_id,
+        beginning,
+        tablespaces: Vec::new(),
         warnings,
     })
 }
@@ -241,9 +286,6 @@ async fn content(
 /// taken anew. A long list, of some 250 GB and more, is not read for it.
 async fn chunks(source: &Source, summary: &Summary) -> Result<Option<String>, Error> {
     let (archive, tree) = (&source.archive, &source.tree);
-    if summary.backup.shape == Shape::Tar {
-        return Ok(None);
-    }
     let looked = match summary.chunks.plain_bytes {
         ..=LONGEST_CHUNKS => {
             let hashes = archive.chunk_hashes(&source.backup, summary, tree, source.patience);
@@ -271,11 +313,8 @@ async fn chunks(source: &Source, summary: &Summary) -> Result<Option<String>, Er
     }
 }
 
-/// The control file of a plain backup, and whose the backup is.
-async fn control(source: &Source, summary: &Summary) -> Result<(Vec<u8>, Option<SystemId>), Error> {
-    if summary.backup.shape == Shape::Tar {
-        return Ok((Vec::new(), summary.backup.system_identifier));
-    }
+/// The control file of a plain backup, and what it says.
+async fn control(source: &Source, summary: &Summary) -> Result<(Vec<u8>, Beginning), Error> {
     let (control, label) = futures::join!(
         source.small(CONTROL, CONTROL_FILE_BYTES as u64),
         source.small(LABEL, LONGEST_LABEL)
@@ -286,12 +325,12 @@ async fn control(source: &Source, summary: &Summary) -> Result<(Vec<u8>, Option<
         reason: "it is missing".into(),
     };
     let (control, label) = (control?.ok_or_else(missing)?, label?);
-    let found = check_beginning(&source.backup, &summary.backup, &control, label.as_deref())?;
-    Ok((control, Some(found)))
+    let beginning = check_beginning(&source.backup, &summary.backup, &control, label.as_deref())?;
+    Ok((control, beginning))
 }
 
 /// Is what the server begins from that of the backup that was chosen? The WAL was looked for by the summary, and the server goes
-/// by these two. Says whose the control file is.
+/// by these two.
 ///
 /// # Errors
 /// [`Error::Content`].
@@ -300,7 +339,7 @@ pub(super) fn check_beginning(
     backup: &Backup,
     control: &[u8],
     label: Option<&[u8]>,
-) -> Result<SystemId, Error> {
+) -> Result<Beginning, Error> {
     let wrong = |file: &str, reason: String| Error::Content {
         backup: name.clone(),
         file: file.into(),
@@ -319,7 +358,10 @@ pub(super) fn check_beginning(
     let Some(label) = label else {
         let reason = "it was copied from a running server, and there is no backup_label to start from";
         return match is_clean {
-            true => Ok(found),
+            true => Ok(Beginning {
+                label: None,
+                control: Some(control),
+            }),
             false => Err(wrong(CONTROL, reason.into())),
         };
     };
@@ -333,7 +375,10 @@ pub(super) fn check_beginning(
             );
             Err(wrong(LABEL, reason))
         }
-        _ => Ok(found),
+        _ => Ok(Beginning {
+            label: Some(label),
+            control: Some(control),
+        }),
     }
 }
 

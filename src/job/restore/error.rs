@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use super::forks::Branch;
 use super::unarchived::Unarchived;
 use crate::archive::{self, tree::TreeName};
-use crate::pg::{Lsn, SystemId, Timeline, WalName};
+use crate::pg::landmark::Mismatch;
+use crate::pg::{Lsn, SegmentName, SystemId, Timeline, WalName};
 use crate::read::part::PartError;
 
 /// What keeps a backup from being restored.
@@ -63,6 +64,22 @@ pub enum Error {
         missing: String,
         /// The archive.
         place: String,
+    },
+    /// The archive has another server's WAL under the names of the backup's.
+    #[error(
+        "backup {backup} cannot be restored: {segment} in {place} is another server's WAL: {found}.\n\
+         HINT: choose another backup (`walfs backup-list`), or take a new one; two servers with one system identifier, a \
+         server and its copy, archive there: give each an archive of its own."
+    )]
+    OtherWal {
+        /// The backup.
+        backup: TreeName,
+        /// The archive.
+        place: String,
+        /// The segment.
+        segment: SegmentName,
+        /// What it has instead of the backup's record.
+        found: Mismatch,
     },
     /// A target that lies before the end of the backup.
     #[error(

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::check::LONGEST_LABEL;
 use super::content::Source;
 use super::error::Error;
 use super::finish::Access;
@@ -17,7 +18,9 @@ use super::place::CONTROL;
 use super::spot::{Roots, Spot};
 use crate::archive::tree::{Content, Entry};
 use crate::beneath::{self, Root};
+use crate::pg::TarPacking;
 use crate::pg::control::CONTROL_FILE_BYTES;
+use crate::pg::label::{self, BackupLabel};
 use crate::pg::tablespace_map::{self, Tablespace};
 
 /// `backup_label` and `tablespace_map` are the first members of `base.tar` (`basebackup.c`).
@@ -32,22 +35,13 @@ const TOLD: usize = 8;
 /// The end of the year 9999, in seconds: no file is younger.
 const LATEST_SECONDS: u64 = 253_402_300_799;
 
-/// How a tar file is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Packing {
-    Plain,
-    Gzip,
-    Lz4,
-    Zstd,
-}
-
 /// A file of the backup, and what is in it: paths below this one of the data directory.
 #[derive(Debug, Clone)]
 struct Volume {
     entry: Entry,
     below: &'static str,
     oid: Option<String>,
-    packing: Packing,
+    packing: TarPacking,
 }
 
 /// What is known when all is unpacked.
@@ -106,30 +100,51 @@ fn put_manifest(mut stream: impl Read, roots: &Roots) -> io::Result<Members> {
     Ok(Members::default())
 }
 
-/// Where the tablespaces were, as the head of `base.tar` tells. Nothing if it does not.
-pub(super) async fn tablespaces(source: &Source) -> Result<Vec<Tablespace>, Error> {
+/// What the head of `base.tar` tells.
+#[derive(Debug, Default)]
+pub(super) struct Head {
+    /// Where recovery begins, of a server that ran.
+    pub label: Option<BackupLabel>,
+    /// Where the tablespaces were.
+    pub tablespaces: Vec<Tablespace>,
+}
+
+/// Reads the head of `base.tar`.
+pub(super) async fn head(source: &Source) -> Result<Head, Error> {
     let volumes = source.tree.entries().iter().filter_map(volume);
     let base = volumes
         .into_iter()
         .find(|volume| volume.entry.path.starts_with(b"base.tar"));
-    let Some(base) = base else { return Ok(Vec::new()) };
+    let Some(base) = base else {
+        return Ok(Head::default());
+    };
     let name = String::from_utf8_lossy(&base.entry.path).into_owned();
     let stream = source.stream(&base.entry);
-    let read = tokio::task::spawn_blocking(move || map_in_head(&base, stream)).await;
-    let map = read.expect("reading does not panic");
-    let map = map.map_err(|error| told(source, &name, error))?;
-    tablespace_map::parse(&map).map_err(|error| content(source, &name, error.to_string()))
+    let read = tokio::task::spawn_blocking(move || head_of(&base, stream)).await;
+    let read = read.expect("reading does not panic");
+    let (label, map) = read.map_err(|error| told(source, &name, error))?;
+    let label = label.map(|label| label::parse(&label)).transpose();
+    Ok(Head {
+        label: label.map_err(|error| content(source, &name, error.to_string()))?,
+        tablespaces: tablespace_map::parse(&map)
+            .map_err(|error| content(source, &name, error.to_string()))?,
+    })
 }
 
-fn map_in_head(base: &Volume, stream: impl Read + 'static) -> io::Result<Vec<u8>> {
+/// The label, and the tablespace map, empty if there is none.
+fn head_of(base: &Volume, stream: impl Read + 'static) -> io::Result<(Option<Vec<u8>>, Vec<u8>)> {
+    let (mut label, mut map) = (None, Vec::new());
     let mut archive = tar::Archive::new(base.packing.unpacking(stream)?);
     for member in archive.entries()?.raw(true).take(HEAD_MEMBERS) {
         let member = member?;
-        if *member.path_bytes() == *b"tablespace_map" {
-            return bounded(member, LONGEST_MAP);
+        let path = member.path_bytes().into_owned();
+        match &path[..] {
+            b"backup_label" => label = Some(bounded(member, LONGEST_LABEL)?),
+            b"tablespace_map" => map = bounded(member, LONGEST_MAP)?,
+            _ => {}
         }
     }
-    Ok(Vec::new())
+    Ok((label, map))
 }
 
 /// All of a member, if it is no longer than it can be.
@@ -147,14 +162,8 @@ fn bounded(mut member: tar::Entry<'_, impl Read>, most: u64) -> io::Result<Vec<u
 
 fn volume(entry: &Entry) -> Option<Volume> {
     let name = str::from_utf8(&entry.path).ok()?;
-    let (stem, rest) = name.split_once(".tar")?;
-    let packing = match rest {
-        "" => Packing::Plain,
-        ".gz" => Packing::Gzip,
-        ".lz4" => Packing::Lz4,
-        ".zst" => Packing::Zstd,
-        _ => return None,
-    };
+    let named = |packing: TarPacking| Some((name.strip_suffix(packing.suffix())?, packing));
+    let (stem, packing) = TarPacking::ALL.into_iter().find_map(named)?;
     let oid = stem
         .bytes()
         .all(|byte| byte.is_ascii_digit())
@@ -184,17 +193,6 @@ fn content(source: &Source, file: &str, reason: String) -> Error {
         backup: source.backup.clone(),
         file: file.to_owned(),
         reason,
-    }
-}
-
-impl Packing {
-    fn unpacking(self, stream: impl Read + 'static) -> io::Result<Box<dyn Read>> {
-        Ok(match self {
-            Self::Plain => Box::new(stream),
-            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stream)),
-            Self::Lz4 => Box::new(lzzzz::lz4f::ReadDecompressor::new(stream).map_err(io::Error::other)?),
-            Self::Zstd => Box::new(zstd::Decoder::new(stream)?),
-        })
     }
 }
 

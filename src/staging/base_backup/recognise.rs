@@ -11,13 +11,14 @@ use crate::pg::label::{self, BackupFrom};
 use crate::pg::{SegmentName, SegmentSize, SystemId, tablespace_map};
 use crate::staging::tree::names::Kind;
 
+use super::landmarks::Beginning;
 use super::tablespaces::{self, Mapped};
 use super::{Candidate, Error, MANIFEST};
 
 /// Longest of the files that are read whole to learn what a backup is; a manifest has some hundred bytes a file.
 const TEXT_BYTES: u64 = 512 << 20;
 
-const CONTROL: &[u8] = b"global/pg_control";
+pub(super) const CONTROL: &[u8] = b"global/pg_control";
 
 impl Candidate<'_> {
     /// What the tree is as a base backup.
@@ -26,7 +27,7 @@ impl Candidate<'_> {
     /// [`Error::NoBackup`] says what is missing or does not fit; and as [`Candidate::verify`].
     pub(super) async fn recognise(&self, mapped: &[Mapped]) -> Result<Backup, Error> {
         let manifest = self.manifest().await?;
-        let mut backup = match self.read_text(b"backup_label").await? {
+        let (mut backup, mut beginning) = match self.read_text(b"backup_label").await? {
             Some(label) => self.plain_backup(Some(&label), &manifest).await?,
             None if self.0.file(CONTROL).is_some() => self.plain_backup(None, &manifest).await?,
             None => self.tar_backup(&manifest).await?,
@@ -35,9 +36,18 @@ impl Candidate<'_> {
         backup.ended = self.0.archive().ended(&backup, self.0.patience()).await?;
         match backup.shape {
             Shape::Plain => self.verify(&manifest, mapped).await?,
-            Shape::Tar => self.verify_tars(&manifest).await?,
+            Shape::Tar => {
+                if let Some(control) = self.verify_tars(&manifest).await? {
+                    let control = ControlFile::parse(&control).map_err(Error::no_backup)?;
+                    self.check_system(&manifest, control.system_id)?;
+                    backup.system_identifier = Some(control.system_id);
+                    self.check_cluster(&backup).await?;
+                    beginning.control = Some(control);
+                }
+            }
         }
         backup.awaited = self.compare_own_wal(&backup).await?;
+        self.check_landmarks(&backup, &beginning).await?;
         Ok(backup)
     }
 
@@ -52,7 +62,11 @@ impl Candidate<'_> {
     }
 
     /// Of a server that ran, with its label, or of one that was shut down, without.
-    async fn plain_backup(&self, label: Option<&[u8]>, manifest: &Manifest) -> Result<Backup, Error> {
+    async fn plain_backup(
+        &self,
+        label: Option<&[u8]>,
+        manifest: &Manifest,
+    ) -> Result<(Backup, Beginning), Error> {
         let label = label.map(label::parse).transpose();
         let label = label.map_err(Error::no_backup)?;
         let control = self.read_text(CONTROL).await?;
@@ -65,7 +79,7 @@ impl Candidate<'_> {
                 "its server was not shut down cleanly, and it has no backup_label to start from",
             ));
         }
-        Ok(Backup {
+        let backup = Backup {
             shape: Shape::Plain,
             system_identifier: Some(control.system_id),
             postgresql_major: self.major_version(&control).await?,
@@ -75,14 +89,19 @@ impl Candidate<'_> {
             from_standby: label
                 .as_ref()
                 .is_some_and(|label| label.from == BackupFrom::Standby),
-            label: label.map(|label| label.label).unwrap_or_default(),
+            label: label
+                .as_ref()
+                .map(|label| label.label.clone())
+                .unwrap_or_default(),
             own_wal: self.own_segments(control.segment_size),
             awaited: Vec::new(),
             tablespaces: self.plain_tablespaces().await?,
             links: Vec::new(),
             outside: Vec::new(),
             pages: None,
-        })
+        };
+        let control = Some(control);
+        Ok((backup, Beginning { label, control }))
     }
 
     /// The tablespaces that are there. A copy by hand has `tablespace_map`, which tells their places, and which names none

@@ -1,12 +1,12 @@
 //! A base backup in tar files, as `pg_basebackup -Ft` writes it.
 //!
-//! What is known of it comes from the manifest, and from the tar files where they are not compressed: the label and the
-//! tablespace map are the first members of `base.tar` (`basebackup.c`), and the segments in `pg_wal.tar` are few and
-//! long, so that reading their headers is cheap. `base.tar` is not read to its end: WAL that `-X fetch` has put there
-//! counts only if it is archived as well.
+//! What is known of it comes from the manifest, and from the tar files: the label and the tablespace map are the first members
+//! of `base.tar` (`basebackup.c`), and the segments in a `pg_wal.tar` that is not compressed are few and long, so that reading
+//! their headers is cheap. WAL that `-X fetch` has put into `base.tar` counts only if it is archived as well.
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -15,9 +15,11 @@ use crate::archive::tree::ended::{Ended, KnownFrom};
 use crate::archive::tree::layout;
 use crate::pg::backup_manifest::{Manifest, ManifestVersion};
 use crate::pg::label::{self, BackupFrom, BackupLabel};
-use crate::pg::{PageHeader, SegmentName, SegmentSize, SystemId, tablespace_map};
+use crate::pg::{PageHeader, SegmentName, SegmentSize, SystemId, TarPacking, tablespace_map};
+use crate::staging::tree::judge::DraftFile;
 use crate::staging::tree::names::ROOT;
 
+use super::landmarks::Beginning;
 use super::own_wal::Spot;
 use super::{Candidate, Error, tablespaces};
 
@@ -26,9 +28,6 @@ const HEAD_BYTES: usize = 1 << 20;
 
 /// A tar block.
 pub(super) const BLOCK: u64 = 512;
-
-/// What the compressed tar files of `pg_basebackup` are called, and the plain ones.
-const SUFFIXES: [&str; 4] = [".tar", ".tar.gz", ".tar.lz4", ".tar.zst"];
 
 /// What `pg_wal.tar` holds.
 #[derive(Debug, Default)]
@@ -40,7 +39,7 @@ struct OwnWal {
 
 impl Candidate<'_> {
     /// See [`Candidate::recognise`].
-    pub(super) async fn tar_backup(&self, manifest: &Manifest) -> Result<Backup, Error> {
+    pub(super) async fn tar_backup(&self, manifest: &Manifest) -> Result<(Backup, Beginning), Error> {
         if !self.has_tar("base") {
             return Err(Error::no_backup("it has neither a backup_label nor a base.tar"));
         }
@@ -48,7 +47,7 @@ impl Candidate<'_> {
         let own = self.own_wal().await?;
         let size = self.segment_size(own.header.as_ref());
         let whole = own.segments.iter().filter(|(_, bytes, _)| *bytes == size.bytes());
-        Ok(Backup {
+        let backup = Backup {
             shape: Shape::Tar,
             system_identifier: system_id(manifest, own.header.as_ref()),
             postgresql_major: None,
@@ -61,34 +60,49 @@ impl Candidate<'_> {
             from_standby: label
                 .as_ref()
                 .is_some_and(|label| label.from == BackupFrom::Standby),
-            label: label.map(|label| label.label).unwrap_or_default(),
+            label: label
+                .as_ref()
+                .map(|label| label.label.clone())
+                .unwrap_or_default(),
             own_wal: whole.map(|(name, ..)| *name).collect(),
             awaited: Vec::new(),
             tablespaces: self.tar_tablespaces(&map)?,
             links: Vec::new(),
             outside: Vec::new(),
             pages: None,
-        })
+        };
+        Ok((backup, Beginning { label, control: None }))
     }
 
     /// Is it there, compressed or not?
     pub(super) fn has_tar(&self, tar: &str) -> bool {
-        let there = |suffix| self.0.file(format!("{tar}{suffix}").as_bytes()).is_some();
-        SUFFIXES.iter().any(there)
+        self.tar(tar).is_some()
     }
 
-    /// Label and tablespace map out of the beginning of `base.tar`; nothing where that is compressed.
+    fn tar(&self, tar: &str) -> Option<(Arc<DraftFile>, TarPacking)> {
+        let there = |packing: TarPacking| {
+            let file = self.0.file(format!("{tar}{}", packing.suffix()).as_bytes())?;
+            Some((file, packing))
+        };
+        TarPacking::ALL.into_iter().find_map(there)
+    }
+
+    /// Label and tablespace map out of the beginning of `base.tar`; nothing where that is compressed in an unusual way.
     async fn head_of_base(&self) -> Result<(Option<BackupLabel>, Vec<tablespace_map::Tablespace>), Error> {
-        let Some(file) = self.0.file(b"base.tar") else {
+        let Some((file, packing)) = self.tar("base") else {
             return Ok((None, Vec::new()));
         };
         let head = self.0.read(&file, 0, HEAD_BYTES).await?;
-        let label = member(&head, "backup_label");
-        let label = label.ok_or_else(|| Error::no_backup("base.tar does not begin with a backup_label"))?;
-        let label = label::parse(&label).map_err(Error::no_backup)?;
+        let head = packing.unpack_head(&head, HEAD_BYTES);
+        let label = match (member(&head, "backup_label"), packing) {
+            (None, TarPacking::Plain) => {
+                return Err(Error::no_backup("base.tar does not begin with a backup_label"));
+            }
+            (label, _) => label.map(|label| label::parse(&label)).transpose(),
+        };
         let map = member(&head, "tablespace_map").unwrap_or_default();
         let map = tablespace_map::parse(&map).map_err(Error::no_backup)?;
-        Ok((Some(label), map))
+        Ok((label.map_err(Error::no_backup)?, map))
     }
 
     /// Every tablespace of the map must have its file; without a map, those there are.
@@ -184,7 +198,8 @@ pub(super) fn header(block: &[u8]) -> Option<(Vec<u8>, u64)> {
 
 fn tar_of_tablespace(name: &[u8]) -> Option<u32> {
     let (digits, suffix) = str::from_utf8(name).ok()?.split_once('.')?;
-    SUFFIXES
-        .contains(&format!(".{suffix}").as_str())
-        .then(|| digits.parse().ok())?
+    let is_tar = TarPacking::ALL
+        .iter()
+        .any(|packing| packing.suffix()[1..] == *suffix);
+    is_tar.then(|| digits.parse().ok())?
 }

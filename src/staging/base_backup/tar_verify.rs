@@ -11,8 +11,10 @@ use std::sync::Arc;
 use crate::archive::tree::chunks;
 use crate::parts::chunk::Crc;
 use crate::pg::backup_manifest::{Checksum, ChecksumAlgorithm, File, Manifest, Summer};
+use crate::pg::control::CONTROL_FILE_BYTES;
 use crate::staging::tree::judge::{DraftFile, Written};
 
+use super::recognise::CONTROL;
 use super::tar_backup::{BLOCK, header};
 use super::verify::{self, Wrong, is_ignored, not_there};
 use super::{Candidate, Error};
@@ -24,24 +26,25 @@ const WINDOW_BYTES: usize = 2 << 20;
 type Members<'a> = HashMap<&'a [u8], &'a File>;
 
 impl Candidate<'_> {
-    /// As [`Candidate::verify`], for a backup in tar files.
+    /// As [`Candidate::verify`], for a backup in tar files. Gives the control file, unless it is in a compressed one.
     ///
     /// # Errors
     /// As there.
-    pub(super) async fn verify_tars(&self, manifest: &Manifest) -> Result<(), Error> {
+    pub(super) async fn verify_tars(&self, manifest: &Manifest) -> Result<Option<Vec<u8>>, Error> {
         let mut tars: BTreeMap<String, Members<'_>> = BTreeMap::new();
         for file in manifest.files.iter().filter(|file| !is_ignored(file)) {
             let (tar, member) = self.place(&file.path);
             tars.entry(tar).or_default().insert(member, file);
         }
-        let mut wrong = Vec::new();
+        let (mut wrong, mut control) = (Vec::new(), None);
         for (tar, members) in &tars {
             // One that is not there is compressed.
             if let Some(file) = self.0.file(format!("{tar}.tar").as_bytes()) {
-                wrong.extend(self.verify_tar(tar, file, members).await?);
+                wrong.extend(self.verify_tar(tar, file, members, &mut control).await?);
             }
         }
-        verify::refuse(wrong)
+        verify::refuse(wrong)?;
+        Ok(control)
     }
 
     /// The tar file that has a file of the manifest, without its suffix, and the file's name in it (`basebackup.c`).
@@ -55,6 +58,7 @@ impl Candidate<'_> {
         tar: &str,
         file: Arc<DraftFile>,
         members: &Members<'a>,
+        control: &mut Option<Vec<u8>>,
     ) -> Result<Vec<Wrong<'a>>, Error> {
         let (mut wrong, mut seen, mut at) = (Vec::new(), HashSet::new(), 0);
         let mut walk = Walk {
@@ -71,8 +75,12 @@ impl Candidate<'_> {
             };
             seen.insert(name);
             let there = walk.file.bytes().saturating_sub(content.start).min(bytes);
-            if there != listed.bytes {
+            // A tar file that is cut off ends before the member does, whatever the manifest says.
+            if there != listed.bytes || there != bytes {
                 return Err(not_there(listed, Some(there)));
+            }
+            if listed.path == CONTROL && bytes == CONTROL_FILE_BYTES as u64 {
+                *control = Some(walk.whole(content.clone()).await?);
             }
             if let Some(expected) = &listed.checksum {
                 let found = walk.sum(content, expected.algorithm()).await?;
@@ -160,6 +168,15 @@ impl Walk<'_> {
             at += bytes.len() as u64;
         }
         Ok(crc)
+    }
+
+    async fn whole(&mut self, content: Range<u64>) -> Result<Vec<u8>, Error> {
+        let mut whole = Vec::new();
+        while content.start + (whole.len() as u64) < content.end {
+            let at = content.start + whole.len() as u64;
+            whole.extend_from_slice(self.until(at, content.end).await?);
+        }
+        Ok(whole)
     }
 
     /// Some bytes from `at` on, none behind `end`, which is in the file.

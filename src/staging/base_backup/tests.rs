@@ -242,7 +242,7 @@ async fn members_of_tar_files_are_what_the_manifest_says_or_not() {
             both.whole(&format!("next{at}-{flip}"), b"").await;
             for manifest in &manifests {
                 match (flip, Candidate(both.written()).verify_tars(manifest).await) {
-                    (0, verified) => verified.unwrap(),
+                    (0, verified) => assert!(verified.unwrap().is_some(), "the control file"),
                     (_, Err(Error::WrongContent { path, others: 0, .. })) => assert_eq!(path, name),
                     (_, verified) => panic!("{name} at {at}: {verified:?}"),
                 }

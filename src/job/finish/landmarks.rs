@@ -1,0 +1,40 @@
+//! Is what is archived this server's WAL? A copy of a running server brings none that could be compared: what of its WAL is
+//! in the copy may be half-written.
+
+use super::Options;
+use super::error::Error;
+use super::place::Place;
+use super::source::Source;
+use crate::pg::SegmentName;
+use crate::pg::backup_manifest::WalRange;
+use crate::pg::landmark::{self, Landmark};
+
+/// Looks for the records that this backup knows. A segment that is not archived is no other server's.
+///
+/// # Errors
+/// [`Error::OtherRecord`], [`Error::OtherEnd`], [`Error::Io`].
+pub(super) fn check(place: &Place, source: &Source, range: WalRange, options: &Options) -> Result<(), Error> {
+    let size = source.control.segment_size;
+    let named = |number| SegmentName::from_number(range.timeline, number, size);
+    for landmark in landmark::of_backup(source.label.as_ref(), Some(&source.control), range.end) {
+        let mut read = Vec::new();
+        for (number, bytes) in landmark.ranges(size) {
+            let Some(segment) = named(number) else { break };
+            let Some(content) = place.read_archived(segment, bytes)? else {
+                break;
+            };
+            read.push(content);
+        }
+        let (Some((header, pages)), Some(segment)) = (read.split_first(), named(landmark.number(size)))
+        else {
+            continue;
+        };
+        landmark
+            .check(header, &pages.concat())
+            .map_err(|found| match (landmark, options.stop_lsn) {
+                (Landmark::End { .. }, Some(stop)) => Error::OtherEnd { stop, found },
+                _ => Error::OtherRecord { segment, found },
+            })?;
+    }
+    Ok(())
+}
