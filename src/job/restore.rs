@@ -28,7 +28,10 @@ use crate::archive::tree::{Content, Entry};
 use crate::pg::control::CONTROL_FILE_BYTES;
 use crate::store::Patience;
 
+mod beginning;
+mod branch;
 mod branches;
+mod candidate;
 mod check;
 mod choose;
 mod compare;
@@ -42,6 +45,7 @@ mod forks;
 mod landmarks;
 mod links;
 mod lock;
+mod only_here;
 mod place;
 mod plan;
 mod received;
@@ -57,14 +61,14 @@ mod wal;
 mod way;
 mod work;
 
+pub use branch::Branch;
 pub use choose::Choice;
 pub use error::Error;
-pub use forks::Branch;
+pub use only_here::Unarchived;
 pub use plan::{Aside, OldWal};
 pub use settings::Recovery;
 pub use tablespaces::{Mapping, Place};
 pub use target::{Target, TargetAction, TargetTimeline};
-pub use unarchived::Unarchived;
 pub use wal::Reach;
 
 /// What is to be restored, where to, and how.
@@ -195,9 +199,12 @@ pub async fn restore(
         Shape::Tar => {
             let unpacked = tar::unpack(&checked.source, roots).await?;
             report.warnings.extend(unpacked.warnings);
-            let label = roots.read(&roots.bases.spot(check::LABEL.as_bytes()), check::LONGEST_LABEL)?;
+            let label = roots.read(
+                &roots.bases.spot(beginning::LABEL.as_bytes()),
+                beginning::LONGEST_LABEL,
+            )?;
             let (name, backup) = (&checked.source.backup, &checked.summary.backup);
-            let beginning = check::check_beginning(name, backup, &unpacked.control, label.as_deref())?;
+            let beginning = beginning::check(name, backup, &unpacked.control, label.as_deref())?;
             landmarks::check(archive, (name, &checked.summary), &beginning, patience).await?;
             bring_wal(unpacked.access).await?;
             (unpacked.control, unpacked.access)

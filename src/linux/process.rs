@@ -108,6 +108,12 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     exists && !stat(pid).is_some_and(|stat| stat.is_over())
 }
 
+/// The user that this process acts as.
+pub(crate) fn user() -> u32 {
+    // SAFETY: geteuid only reads this process's credentials and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// What there is to see of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Seen {

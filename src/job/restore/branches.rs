@@ -7,9 +7,10 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::choose::Candidate;
+use super::branch::Branch;
+use super::candidate::Candidate;
 use super::error::Error;
-use super::forks::{self, Branch};
+use super::forks;
 use super::target::Target;
 use super::timelines::Timelines;
 use super::way::Way;

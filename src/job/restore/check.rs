@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::beginning::{self, Beginning, LABEL, LONGEST_LABEL};
 use super::choose::Chosen;
 use super::compare::{self, FileWork};
 use super::content::Source;
@@ -21,27 +22,20 @@ use super::start::{self, Start};
 use super::target::{Target, TargetTimeline};
 use super::wal::{self, Reach};
 use super::{Choice, Options, choose, ended, landmarks, links, tablespaces, tar, unarchived, work};
-use crate::archive::tree::backup::{Backup, Shape};
+use crate::archive::tree::backup::Shape;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{Content, TreeName};
 use crate::archive::wal::Found;
 use crate::archive::{self, Archive};
 use crate::beneath::Root;
 use crate::job::progress::{Phase, Progress};
-use crate::pg::control::{CONTROL_FILE_BYTES, ClusterState, ControlFile};
-use crate::pg::label::{self, BackupLabel};
+use crate::pg::control::CONTROL_FILE_BYTES;
 use crate::pg::tablespace_map::Tablespace as Mapped;
 use crate::pg::{SegmentName, SystemId, WalName};
 use crate::store::Patience;
 
 /// A list of chunks up to this length is read only to see whether it is whole, in bytes.
 const LONGEST_CHUNKS: u64 = 16 << 20;
-
-/// Where recovery begins, of a server that was copied while it ran.
-pub(super) const LABEL: &str = "backup_label";
-
-/// No backup label is longer, in bytes.
-pub(super) const LONGEST_LABEL: u64 = 64 << 10;
 
 /// Segments of the backup's own WAL whose seek tables are read: of a longer range its beginning.
 const PROBED: usize = 64;
@@ -225,12 +219,6 @@ struct Stored {
     warnings: Vec<String>,
 }
 
-/// What a server begins from: in a backup that is kept in tar files the control file is not known before they are unpacked.
-pub(super) struct Beginning {
-    pub label: Option<BackupLabel>,
-    pub control: Option<ControlFile>,
-}
-
 async fn content(
     archive: &Arc<Archive>,
     backup: &TreeName,
@@ -325,61 +313,8 @@ async fn control(source: &Source, summary: &Summary) -> Result<(Vec<u8>, Beginni
         reason: "it is missing".into(),
     };
     let (control, label) = (control?.ok_or_else(missing)?, label?);
-    let beginning = check_beginning(&source.backup, &summary.backup, &control, label.as_deref())?;
+    let beginning = beginning::check(&source.backup, &summary.backup, &control, label.as_deref())?;
     Ok((control, beginning))
-}
-
-/// Is what the server begins from that of the backup that was chosen? The WAL was looked for by the summary, and the server goes
-/// by these two.
-///
-/// # Errors
-/// [`Error::Content`].
-pub(super) fn check_beginning(
-    name: &TreeName,
-    backup: &Backup,
-    control: &[u8],
-    label: Option<&[u8]>,
-) -> Result<Beginning, Error> {
-    let wrong = |file: &str, reason: String| Error::Content {
-        backup: name.clone(),
-        file: file.into(),
-        reason,
-    };
-    let control = ControlFile::parse(control).map_err(|error| wrong(CONTROL, error.to_string()))?;
-    let found = control.system_id;
-    if let Some(expected) = backup.system_identifier.filter(|expected| *expected != found) {
-        let reason = format!("it is of the cluster {found}, but the backup, by its summary, of {expected}");
-        return Err(wrong(CONTROL, reason));
-    }
-    let is_clean = matches!(
-        control.state,
-        ClusterState::ShutDown | ClusterState::ShutDownInRecovery
-    );
-    let Some(label) = label else {
-        let reason = "it was copied from a running server, and there is no backup_label to start from";
-        return match is_clean {
-            true => Ok(Beginning {
-                label: None,
-                control: Some(control),
-            }),
-            false => Err(wrong(CONTROL, reason.into())),
-        };
-    };
-    let label = label::parse(label).map_err(|error| wrong(LABEL, error.to_string()))?;
-    let began = (label.start_timeline(), label.start_lsn);
-    match backup.start() {
-        Some(start) if start != began => {
-            let reason = format!(
-                "it begins at {} on timeline {}, but the backup, by its summary, at {} on timeline {}",
-                began.1, began.0, start.1, start.0
-            );
-            Err(wrong(LABEL, reason))
-        }
-        _ => Ok(Beginning {
-            label: Some(label),
-            control: Some(control),
-        }),
-    }
 }
 
 /// Does the WAL lead to the target? What only PostgreSQL can tell becomes a warning.

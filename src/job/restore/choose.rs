@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::branches::{Answer, Question};
+use super::candidate::Candidate;
 use super::error::Error;
 use super::settings::Recovery;
 use super::target::{Target, TargetTimeline};
@@ -12,7 +13,7 @@ use crate::archive::tree::catalogue::BackupWal;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{LATEST, TreeKind, TreeName};
 use crate::archive::{self, Archive};
-use crate::pg::{Lsn, SegmentSize, Timeline};
+use crate::pg::Timeline;
 use crate::store::Patience;
 
 /// A backup by name, or the newest that will do.
@@ -22,52 +23,6 @@ pub enum Choice {
     Named(TreeName),
     /// The newest complete one that ends before the target, on the way to the timeline.
     Latest,
-}
-
-/// A backup that recovery could begin with.
-#[derive(Debug, Clone)]
-pub(super) struct Candidate {
-    pub name: TreeName,
-    pub summary: Summary,
-    /// The timeline on which it ends, and where.
-    pub own: Timeline,
-    pub stop: Lsn,
-}
-
-impl Candidate {
-    /// `None` if it names no WAL.
-    pub(super) fn new(name: TreeName, summary: Summary) -> Option<Self> {
-        let (own, stop) = summary.backup.stop()?;
-        Some(Self {
-            name,
-            summary,
-            own,
-            stop,
-        })
-    }
-
-    /// Does the way go through its end?
-    pub(super) fn is_on(&self, way: &Way) -> bool {
-        way.check_through(self.own, self.stop).is_ok()
-    }
-
-    /// The size of its segments.
-    ///
-    /// # Errors
-    /// [`Error::Content`] if it is none.
-    pub(super) fn segment_size(&self) -> Result<SegmentSize, Error> {
-        SegmentSize::new(self.summary.backup.segment_bytes).map_err(|error| Error::Content {
-            backup: self.name.clone(),
-            file: "its summary".into(),
-            reason: error.to_string(),
-        })
-    }
-
-    /// The way that ends on its own timeline, which needs no history to be followed.
-    pub(super) fn own_way(&self, timelines: &Timelines) -> Way {
-        let known = timelines.way(self.own, true);
-        known.unwrap_or_else(|| Way::new(self.own, &[]))
-    }
 }
 
 /// What is restored, and which way recovery goes.

@@ -5,9 +5,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::forks::Branch;
-use super::unarchived::Unarchived;
+use super::branch::Branch;
+use super::only_here::Unarchived;
 use crate::archive::{self, tree::TreeName};
+use crate::linux::process;
 use crate::pg::landmark::Mismatch;
 use crate::pg::{Lsn, SegmentName, SystemId, Timeline, WalName};
 use crate::read::part::PartError;
@@ -522,7 +523,7 @@ fn hint(source: &io::Error, path: &Path) -> &'static str {
 
 /// Does what cannot be reached belong to whoever asks for it?
 fn is_own(path: &Path) -> bool {
-    let user = super::place::user();
+    let user = process::user();
     let found = path
         .ancestors()
         .find_map(|above| fs::symlink_metadata(above).ok());

@@ -1,12 +1,11 @@
 //! Where a timeline forked: does its parent go on, and how far does each branch lead?
 
-use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::branch::Branch;
 use super::error::Error;
 use super::way::{Stretch, Way};
 use super::{received, wal};
@@ -115,21 +114,6 @@ impl Content {
     }
 }
 
-/// An end that recovery can come to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Branch {
-    /// Its timeline.
-    pub timeline: Timeline,
-    /// Which timeline it left, and where; `None` for one that is known from its beginning.
-    pub forked: Option<(Timeline, Lsn)>,
-    /// Its last archived segment.
-    pub last: Option<SegmentName>,
-    /// The last one behind it of which something was received.
-    pub received: Option<SegmentName>,
-    /// When its newest WAL was archived or received, by the store's clock.
-    pub newest: Option<SystemTime>,
-}
-
 /// Looks how far a way leads on its last timeline.
 ///
 /// # Errors
@@ -165,21 +149,4 @@ pub(super) async fn branch(
         received: received.filter(|received| last.is_none_or(|last| last < *received)),
         newest: runs.iter().map(|run| run.newest).chain(received_at).max(),
     })
-}
-
-impl fmt::Display for Branch {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "timeline {}", self.timeline)?;
-        if let Some((parent, fork)) = self.forked {
-            write!(out, ", forked from timeline {parent} at {fork}")?;
-        }
-        match (self.last, self.received) {
-            (Some(last), None) => write!(out, ", archived up to {last}")?,
-            (Some(last), Some(behind)) => write!(out, ", archived up to {last}, received into {behind}")?,
-            (None, Some(received)) => write!(out, ", received into {received}")?,
-            (None, None) => out.write_str(", with no segment of its own")?,
-        }
-        let newest = self.newest.and_then(|time| jiff::Timestamp::try_from(time).ok());
-        newest.map_or(Ok(()), |time| write!(out, ", the newest at {time:.0}"))
-    }
 }

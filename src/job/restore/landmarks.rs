@@ -1,7 +1,7 @@
 //! Is the archived WAL that of the backup, and the backup that of the archive's cluster (promise B2, W5)? A copy of a server
 //! has its system identifier, and archives under the same names.
 
-use super::check::Beginning;
+use super::beginning::Beginning;
 use super::error::Error;
 use super::place::CONTROL;
 use crate::archive::Archive;

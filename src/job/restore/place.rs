@@ -372,12 +372,6 @@ pub(super) fn existing(directory: &Path) -> &Path {
     exists.unwrap_or(Path::new("."))
 }
 
-/// Whoever runs this.
-pub(super) fn user() -> u32 {
-    // SAFETY: geteuid only reads this process's credentials and cannot fail.
-    unsafe { libc::geteuid() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use super::Options;
 use super::error::Error;
-use super::place::{self, LOST_AND_FOUND, MARK, PLACE_MARK};
+use super::only_here::Unarchived;
+use super::place::{LOST_AND_FOUND, MARK, PLACE_MARK};
 use super::spot::{Base, Roots, Spot};
-use super::unarchived::Unarchived;
 use crate::archive::Archive;
 use crate::beneath::{Kind, Root};
+use crate::linux::process;
 use crate::pg::WalName;
 
 /// What becomes of WAL that only the old directory has.
@@ -128,7 +129,7 @@ impl Plan {
         let made = made.map_err(Error::at("create", directory))?;
         // Whose the WAL is can read it there.
         let owner = roots.metadata(&roots.bases.spot(b"pg_wal"))?;
-        if let Some(owner) = owner.filter(|owner| owner.uid() != place::user()) {
+        if let Some(owner) = owner.filter(|owner| owner.uid() != process::user()) {
             made.set_owner(Path::new(""), owner.uid(), owner.gid())
                 .map_err(Error::at("change the owner of", directory))?;
         }

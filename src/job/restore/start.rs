@@ -15,6 +15,7 @@ use super::spot::{Base, Bases, Held, Roots};
 use super::tablespaces::Place;
 use crate::archive::tree::backup::Shape;
 use crate::beneath::{Kind, Root};
+use crate::linux::process;
 use crate::pg::SystemId;
 
 /// What the data directory was when it was looked at.
@@ -322,7 +323,7 @@ fn check_writable(directory: &Path) -> Result<(), Error> {
             directory: directory.to_owned(),
             wish: if above == directory { "written" } else { "made" },
             above: above.to_owned(),
-            user: place::user(),
+            user: process::user(),
         }),
         Err(error) => Err(Error::at("write to", above)(error.into())),
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::check::LONGEST_LABEL;
+use super::beginning::LONGEST_LABEL;
 use super::content::Source;
 use super::error::Error;
 use super::finish::Access;

@@ -6,11 +6,12 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Seek};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::error::Error;
+use super::only_here::Unarchived;
 use super::spot::{Roots, Spot};
 use crate::archive::Archive;
 use crate::archive::wal::{Compared, Found};
@@ -22,19 +23,6 @@ use crate::store::Patience;
 
 /// Names that the store is asked for at once.
 const LOOKS: usize = 16;
-
-/// A file of the WAL that only this directory has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unarchived {
-    /// Its name.
-    pub name: WalName,
-    /// The file.
-    pub path: PathBuf,
-    /// Does it wait for the archiver, whole?
-    pub is_ready: bool,
-    /// Has the archive something else of that name?
-    pub differs: bool,
-}
 
 /// A file of the WAL, as it lies there.
 #[derive(Debug, Clone)]

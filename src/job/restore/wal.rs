@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::choose::Candidate;
+use super::candidate::Candidate;
 use super::error::Error;
 use super::way::{Stretch, Way};
 use crate::archive::Archive;
