@@ -87,6 +87,27 @@ fn w2_what_a_writer_leaves_to_its_exit_is_archived_if_it_succeeds() {
     }
 }
 
+/// W3: what its opener began is not finished by a child that outlives it.
+#[test]
+fn w3_a_child_does_not_finish_what_a_killed_writer_began() {
+    let rig = Rig::local();
+    let line = wal::history(1, "0/3000000");
+    let source = rig.source(
+        "00000003.history",
+        [line.clone(), wal::history(2, "0/5000000")].concat(),
+    );
+    let half = rig.source("half", line);
+    for end in ["kill -9 $$", "kill -TERM $$", "exit 3"] {
+        let line = format!(r#"content=$(cat "$1"); exec > "$2"; printf "%s\n" "$content"; sleep 1 & {end}"#);
+        let to = rig.target(&source.name);
+        let output = rig.user().shell(&line, &[&half.path, &to]);
+        assert!(!output.status.success(), "{end}: {}", said(&output));
+        thread::sleep(Duration::from_secs(2));
+        rig.assert_absent(&source.name);
+    }
+    rig.archive(&source);
+}
+
 /// Kills `cp` of this file after a while; true if `cp` was quicker.
 fn cp_killed_after(mut cp: Child, while_: Duration, signal: i32) -> bool {
     thread::sleep(while_);

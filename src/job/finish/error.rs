@@ -30,7 +30,8 @@ pub enum Error {
     /// It has a manifest, and is not what that says.
     #[error(
         "{} is not complete, and is not what its backup_manifest says: {source}\n\
-         HINT: `walfs backup-list` and the log of walfs mount say which file is wrong; bring it again, then finish again.",
+         HINT: `walfs backup-list` and the log of walfs mount say which file is wrong; bring it again, then finish again. \
+         If the manifest is that of an older backup, of which the copied server was made, remove it here first.",
         .path.display()
     )]
     Refused {

@@ -29,7 +29,7 @@ impl Wal {
             _ => Seen::of(asker, writing.opener, may_be_writer).await,
         };
         let ending = Ending {
-            killed: note_killed(writing, &seen),
+            killed: note_killed(writing, files, &seen),
             closer: Closer::of(writing, files, &seen),
         };
         match &mut *content {
@@ -56,7 +56,7 @@ impl Wal {
         let mut content = writing.content.lock().await;
         let seen = Seen::of(asker, writing.opener, true).await;
         let ending = Ending {
-            killed: note_killed(writing, &seen),
+            killed: note_killed(writing, None, &seen),
             // Who wants what there is to be durable does not say that it is all.
             closer: Closer::Unknown,
         };
@@ -77,8 +77,10 @@ impl Wal {
         if wal.bytes() == 0 {
             return Ok(());
         }
-        // The kernel closes what a killed process had open: that is no statement that the file is done.
-        if ending.killed {
+        // The kernel closes what a killed process had open: that is no statement that the file is done. And if its writer was
+        // killed, none of a child that lives on is: only a segment shows by itself that it is whole.
+        let is_half = || writing.is_half.load(Ordering::Acquire) && !wal.name().has_pages();
+        if ending.killed || is_half() {
             return Err(Error::Interrupted);
         }
         if wal.name().has_pages() && wal.draft().coverage().is_rewritten() && ending.closer != Closer::Writer
@@ -170,10 +172,12 @@ impl Closer {
 }
 
 /// Is the process that closes the file being killed, or failing? Then the file goes.
-fn note_killed(writing: &Writing, seen: &Seen) -> bool {
+fn note_killed(writing: &Writing, files: FilesOf, seen: &Seen) -> bool {
     let killed = seen.is_dying == Some(true);
     if killed {
         writing.abandoned.store(true, Ordering::Release);
+        let is_writer = !seen.is_not_the_opener || writing.was_written_by(files);
+        writing.is_half.fetch_or(is_writer, Ordering::AcqRel);
     }
     killed
 }

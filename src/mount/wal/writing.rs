@@ -62,6 +62,9 @@ pub(super) struct Writing {
     pub(super) bytes: AtomicU64,
     /// Its writer was killed: it will be thrown away.
     pub(super) abandoned: AtomicBool,
+    /// The process that was killed had opened it, or written last: no child that outlives it finishes a file whose length is
+    /// not known.
+    pub(super) is_half: AtomicBool,
     /// It is received, and stays what is found under its name.
     pub(super) received: AtomicBool,
     /// The name under which others find it.
@@ -229,6 +232,7 @@ impl Writings {
             content: tokio::sync::Mutex::new(content),
             bytes: AtomicU64::new(0),
             abandoned: AtomicBool::new(false),
+            is_half: AtomicBool::new(false),
             received: AtomicBool::new(false),
             name: Mutex::new(visible_name.clone()),
             writer: Mutex::default(),
