@@ -50,6 +50,8 @@ pub struct Received {
     filled: u64,
     /// Has nothing come beyond that?
     in_order: bool,
+    /// So far a receiver lays it out anew, with zeros over what is kept; 0 if none does.
+    laid_out: u64,
     /// Is it known whose it is?
     admitted: bool,
     kept: Kept,
@@ -98,6 +100,7 @@ impl Received {
             segment,
             deadline,
             filled: 0,
+            laid_out: 0,
             in_order: true,
             admitted: false,
             kept: Kept::default(),
@@ -143,18 +146,33 @@ impl Received {
         matches!(&self.content, Content::Growing(wal) if matches!(wal.verdict(), Some(Err(_))))
     }
 
-    /// Takes bytes.
+    /// Takes bytes. A receiver that saw no file lays one out, and another one's sync may have kept something of it since: these
+    /// zeros say nothing of what is kept.
     ///
     /// # Errors
     /// [`Error::Kept`] for bytes other than those that are kept; as [`WalDraft::write`].
     pub async fn write(&mut self, offset: u64, data: &Bytes) -> Result<(), Arc<Error>> {
-        self.check_kept(offset, data).await.map_err(Arc::new)?;
-        match &mut self.content {
-            Content::Growing(wal) => wal.write(offset, data, || None).await?,
-            Content::Whole(wal) => return wal.write(offset, data, || None).await,
+        let kept_bytes = self.kept.prefixes.bytes();
+        let end = offset + data.len() as u64;
+        let lays_out = offset == 0 || offset == self.laid_out;
+        if !self.is_whole() && kept_bytes > 0 && lays_out && is_zero(data) {
+            self.laid_out = end;
+            let behind = kept_bytes.clamp(offset, end);
+            return self.put(behind, &data.slice((behind - offset) as usize..)).await;
         }
-        self.note(offset, data);
+        self.laid_out = 0;
+        self.check_kept(offset, data).await.map_err(Arc::new)?;
+        self.put(offset, data).await?;
+        if !self.is_whole() {
+            self.note(offset, data);
+        }
         Ok(())
+    }
+
+    async fn put(&mut self, offset: u64, data: &Bytes) -> Result<(), Arc<Error>> {
+        match &mut self.content {
+            Content::Growing(wal) | Content::Whole(wal) => wal.write(offset, data, || None).await,
+        }
     }
 
     /// What an earlier sync has kept may be written once more, the same: `pg_receivewal` begins a segment again when it

@@ -49,6 +49,42 @@ async fn w1_a_sync_holds_once_the_same_segment_is_archived() {
     fragments_go(&backend).await;
 }
 
+/// W6: two receivers of one server begin a segment at one moment, through two mounts: who saw no file lays one out, though
+/// the other has synced something of it since.
+#[tokio::test(flavor = "multi_thread")]
+async fn w6_a_receiver_may_lay_out_what_another_has_begun() {
+    let backend = Scripted::map(true);
+    let belows = [open(&backend).await, open(&backend).await];
+    let content = content(1);
+    let partial = format!("{}.partial", name());
+    assert!(belows[1].lookup(&partial).await.is_err());
+    let mut first = Receiving::begin(&belows[0], content.clone()).await.unwrap();
+    first.take(8192).await.unwrap();
+    first.sync().await.unwrap();
+    let handle = belows[1].start(&partial, None).await.unwrap();
+    for block in 0..WHOLE / 8192 {
+        let zeros = belows[1].write(handle, (block * 8192) as u64, &[0; 8192]);
+        zeros.await.unwrap();
+    }
+    let mut second = Receiving {
+        below: &belows[1],
+        partial,
+        handle,
+        content: content.clone(),
+        at: 0,
+    };
+    second.sync().await.unwrap();
+    assert_begins_with(&found(&open(&backend).await).await, &content, 8192);
+    for up_to in [50_000, 300_000] {
+        second.take(up_to).await.unwrap();
+        second.sync().await.unwrap();
+        first.take(up_to + 10_000).await.unwrap();
+        first.sync().await.unwrap();
+    }
+    first.end().await.unwrap();
+    assert!(open(&backend).await.read(&name()).await.unwrap() == *content);
+}
+
 /// W4: two servers that have parted are received by two mounts: what one of them is told stays, and the other is not told
 /// the same of its own.
 #[tokio::test(flavor = "multi_thread")]
