@@ -17,7 +17,7 @@
 //! - Only [`archive`] spells the keys of objects, and nothing in this library deletes an archived one: what a backup
 //!   that was never finished has left is all that ever goes.
 //! - Only `mount::fuse` knows FUSE, `store::s3` the AWS SDK, [`server`] the protocol of PostgreSQL, `cli` the command line
-//!   and the environment, [`linux`] mounts and control groups.
+//!   and walfs's settings in the environment, [`linux`] mounts and control groups.
 //! - Only [`memory`] divides the memory: no room has a pool or a bound of its own that grows with what it is given to do.
 //! - Only [`assemble`] puts rooms together, and only as a checked [`config`] says.
 //! - [`mount`] and [`job`] do not know each other; they meet in the archive.
