@@ -50,6 +50,9 @@ pub const BASEBACKUPS: &str = TreeKind::BaseBackup.folder();
 /// Folder of everything else of every tree.
 pub const TREES: &str = "trees";
 
+/// What the name of a part has, and that of nothing else.
+const PART: &str = ".tar.";
+
 /// The name that stands for the newest complete backup.
 pub const LATEST: &str = "LATEST";
 

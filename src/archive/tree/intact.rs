@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::summary::{BuildsOn, Object, Summary};
-use super::{TREES, Tree, TreeId, TreeName};
+use super::{PART, TREES, Tree, TreeId, TreeName};
 use crate::archive::{Archive, Error};
 use crate::store::{ErrorKind, Key, Meta, Patience};
 
@@ -63,7 +63,9 @@ impl Archive {
             if page.more {
                 continue;
             }
-            if let Some(missing) = missing_bytes(&page.entries, &prefix, *stored_bytes) {
+            let mut parts = page.entries;
+            parts.retain(|(key, _)| key.as_str().contains(PART));
+            if let Some(missing) = missing_bytes(&parts, &prefix, *stored_bytes) {
                 return Ok(Some(missing));
             }
         }

@@ -16,6 +16,7 @@ use crate::archive::tree::{Extent, Part, Tree, TreeKind, TreeName};
 use crate::archive::{self, Archive};
 use crate::pg::SystemId;
 use crate::read::page_hashes::{FileHashes, PageHashReader};
+use crate::store::ErrorKind;
 
 /// An earlier backup.
 #[derive(Debug)]
@@ -27,34 +28,36 @@ pub(super) struct Base {
 }
 
 impl Base {
-    /// The newest backup of the cluster that is all there; `None` if there is none. One that cannot be read is passed over,
-    /// with a word.
-    pub(super) async fn choose(
-        archive: &Arc<Archive>,
-        cluster: SystemId,
-    ) -> Result<Option<Arc<Self>>, Error> {
+    /// The newest backup of the cluster that is all there; `None` if there is none, or the store does not let us look. One
+    /// that cannot be read is passed over, with a word.
+    pub(super) async fn choose(archive: &Arc<Archive>, cluster: SystemId) -> Result<Option<Arc<Self>>, Error> {
+        match Self::newest(archive, cluster).await {
+            Err(archive::Error::Store(error)) if error.kind == ErrorKind::Denied => {
+                tracing::warn!("everything is stored, whatever earlier backups have: {error}");
+                Ok(None)
+            }
+            found => Ok(found?.map(Arc::new)),
+        }
+    }
+
+    async fn newest(archive: &Arc<Archive>, cluster: SystemId) -> Result<Option<Self>, archive::Error> {
         let backups = archive.summaries(TreeKind::BaseBackup, patience()).await?;
         for (name, summary) in backups.into_iter().rev() {
             let Ok(summary) = summary else { continue };
             let is_like =
                 summary.backup.shape == Shape::Plain && summary.backup.system_identifier == Some(cluster);
-            if !is_like
-                || archive
-                    .missing_of_tree(&name, &summary, patience())
-                    .await?
-                    .is_some()
-            {
+            if !is_like || archive.missing_of_tree(&name, &summary, patience()).await?.is_some() {
                 continue;
             }
-            let missing = match archive.tree(&name, &summary, patience()).await {
+            let damage = match archive.tree(&name, &summary, patience()).await {
                 Ok(tree) => match archive.missing_part(&tree, patience()).await? {
-                    None => return Ok(Some(Arc::new(Self::new(archive, name, tree)))),
+                    None => return Ok(Some(Self::new(archive, name, tree))),
                     Some((part, reason)) => format!("{part}: {reason}"),
                 },
                 Err(error @ archive::Error::TreeDamaged { .. }) => error.to_string(),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             };
-            tracing::warn!("backup {name} is not built on, for it is damaged: {missing}");
+            tracing::warn!("backup {name} is not built on, for it is damaged: {damage}");
         }
         Ok(None)
     }
