@@ -18,6 +18,8 @@ mod changing;
 mod in_order;
 // What a later backup stores, and what it is.
 mod incremental;
+// What pg_receivewal has brought and recovery does not replay: said.
+mod received;
 // Damaged in every way, and restored all the same, or not at all.
 mod damaging;
 // Which trees there are, whatever happens to those who make them.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ahead::{Identity, Origin};
 
-use crate::linux::kernel::{field, read_mounts};
+use crate::linux::kernel::{FS_TYPE, field, read_mounts};
 use crate::linux::process::{self, Stat, Status};
 pub use seen::Seen;
 pub use source::CopiedFile;
@@ -150,6 +150,26 @@ impl Asker {
         });
         let source = sources.next()?;
         sources.next().is_none().then_some(source)
+    }
+
+    /// Has its process a descriptor by which it can write to the file with this inode number of a mount of
+    /// walfs? What it is closing is none any more. `false` if that cannot be seen.
+    pub fn can_write(&self, ino: u64) -> bool {
+        let Ok(mounts) = read_mounts(&self.place.join("mountinfo")) else {
+            return false;
+        };
+        let is_ours = |id: u64| {
+            let mut mounts = mounts.iter();
+            mounts.any(|mount| mount.id == id && mount.fs_type == FS_TYPE)
+        };
+        let infos = fs::read_dir(self.place.join("fdinfo")).into_iter().flatten();
+        let mut infos = infos.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+        infos.any(|info| {
+            let number = |name: &str| field(&info, name).and_then(|text| text.parse::<u64>().ok());
+            number("ino:") == Some(ino)
+                && is_for_reading(&info) == Some(false)
+                && number("mnt_id:").is_some_and(is_ours)
+        })
     }
 
     /// Does it work for the archiver of a PostgreSQL server, on this file? That process is told by the title that the

@@ -16,7 +16,7 @@
 
 use std::fmt;
 
-use super::{Lsn, SegmentName, Timeline, lines};
+use super::{Lsn, SegmentName, SegmentSize, Timeline, lines};
 
 /// What a backup label says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,19 @@ pub struct BackupLabel {
     pub start_time: String,
     /// What the backup was called; may be empty. What is not UTF-8 is replaced.
     pub label: String,
+}
+
+impl BackupLabel {
+    /// The size of the segments by which `start_file` is named; `None` if it goes with none, or with several.
+    pub fn segment_size(&self) -> Option<SegmentSize> {
+        let sizes = (20..=30).filter_map(|log2| SegmentSize::new(1 << log2).ok());
+        let is_named = |size: &SegmentSize| {
+            let number = self.start_lsn.0 / size.bytes();
+            SegmentName::from_number(self.start_file.timeline, number, *size) == Some(self.start_file)
+        };
+        let mut sizes = sizes.filter(is_named);
+        sizes.next().filter(|_| sizes.next().is_none())
+    }
 }
 
 /// Which kind of server was copied.
@@ -223,6 +236,27 @@ START TIMELINE: 1
         assert_eq!(parse(WHOLE.as_bytes()), Ok(expected()));
         assert_eq!(expected().to_string(), WHOLE);
         assert_eq!(expected().start_timeline(), Timeline(1));
+    }
+
+    #[test]
+    fn the_segments_size_follows_from_its_name() {
+        let of = |lsn: u64, file: &str| BackupLabel {
+            start_lsn: Lsn(lsn),
+            start_file: file.parse().unwrap(),
+            ..expected()
+        };
+        for (label, mib) in [
+            (of(0x700_0028, "000000010000000000000007"), Some(16)),
+            (of(0x700_0028, "000000010000000000000070"), Some(1)),
+            (of(0x2_4000_0028, "000000010000000200000001"), Some(1024)),
+            (of(0x700_0028, "000000010000000000000009"), None),
+        ] {
+            assert_eq!(
+                label.segment_size().map(|size| size.bytes() >> 20),
+                mib,
+                "{label:?}"
+            );
+        }
     }
 
     #[test]

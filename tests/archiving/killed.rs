@@ -108,6 +108,36 @@ fn w3_a_child_does_not_finish_what_a_killed_writer_began() {
     rig.archive(&source);
 }
 
+/// W3: a shell that writes a file command by command closes a copy of its descriptor after each of them.
+#[test]
+fn w3_a_descriptor_closed_beside_another_one_finishes_nothing() {
+    let rig = Rig::local();
+    let lines = [wal::history(1, "0/3000000"), wal::history(2, "0/5000000")];
+    let write =
+        r#"first=$(head -n 1 "$1"); rest=$(tail -n 1 "$1"); exec 5>"$2"; printf "%s\n" "$first" >&5;"#;
+    let rest = r#"printf "%s\n" "$rest" >&5; exec 5>&-"#;
+    let ends = [
+        ("bash", "kill -9 $$"),
+        ("dash", "kill -9 $$"),
+        ("bash", rest),
+        ("dash", rest),
+    ];
+    for (number, (shell, end)) in (3..).zip(ends) {
+        let source = rig.source(&format!("{number:08X}.history"), lines.concat());
+        let line = format!("{shell} -c '{write} {end}' {shell} \"$1\" \"$2\"");
+        let output = rig
+            .user()
+            .shell(&line, &[&source.path, &rig.target(&source.name)]);
+        assert_eq!(output.status.success(), end == rest, "{shell}: {}", said(&output));
+        if end == rest {
+            rig.assert_archived(&source);
+        } else {
+            rig.assert_absent(&source.name);
+            rig.archive(&source);
+        }
+    }
+}
+
 /// Kills `cp` of this file after a while; true if `cp` was quicker.
 fn cp_killed_after(mut cp: Child, while_: Duration, signal: i32) -> bool {
     thread::sleep(while_);

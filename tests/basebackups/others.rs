@@ -367,7 +367,7 @@ fn stop_of(server: &Postgres) -> String {
 }
 
 /// Stops the server, whose WAL is archived, and copies it: two that have one system identifier.
-fn copy_of(world: &World, server: &mut Postgres) -> PathBuf {
+pub(super) fn copy_of(world: &World, server: &mut Postgres) -> PathBuf {
     server.pgbench_init(1);
     server.archive_all();
     server.stop(StopMode::Fast);
@@ -381,7 +381,7 @@ fn copy_of(world: &World, server: &mut Postgres) -> PathBuf {
     copy
 }
 
-fn start_copy(copy: &Path) -> Postgres {
+pub(super) fn start_copy(copy: &Path) -> Postgres {
     let other = Postgres::start_as_it_is(copy, newest(), &[]);
     wait::until("the copy to be open", || other.psql("SELECT 1").ok());
     other.query("CREATE TABLE of_the_copy (id int)");

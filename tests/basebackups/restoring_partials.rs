@@ -114,3 +114,57 @@ fn s7_a_partial_goes_only_if_the_archive_has_its_wal() {
     left.goes("whole-is-there", &beginning);
     left.is_refused("neither", &longer);
 }
+
+/// WAL that an operator has moved out of the server's way: what the archive does not have stays, wherever below the data
+/// directory that is, and is named; a copy of what it has goes.
+#[test]
+fn s7_wal_that_was_put_elsewhere_goes_only_if_the_archive_has_it() {
+    let world = World::new("put-elsewhere");
+    let site = Site::local(&world);
+    site.backup("monday");
+    let data = world.owned_dir("old").join("data");
+    let copied = User::caller().shell("cp -a \"$1\" \"$2\"", &[site.server.data(), &data]);
+    assert!(copied.status.success(), "{}", said(&copied));
+    site.server
+        .query("CREATE TABLE t AS SELECT generate_series(1, 1000) AS id");
+    let current = site.server.query("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    let archived = site.place.keys("wal").into_iter().find_map(|key| {
+        let name = key.strip_prefix("wal/")?.strip_suffix(".lz4")?.to_owned();
+        (name.len() == 24 && site.server.data().join("pg_wal").join(&name).exists()).then_some(name)
+    });
+    let archived = archived.expect("the server still has a segment that is archived");
+    let put = |place: &str, name: &str| {
+        let place = data.join(place);
+        fs::create_dir_all(&place).expect("make a directory");
+        fs::copy(site.server.data().join("pg_wal").join(name), place.join(name)).expect("copy WAL");
+        place.join(name)
+    };
+    let kept = [
+        put("pg_wal.old", &current),
+        put("pg_wal/old/deeper", &current),
+        put("base", &current),
+    ];
+    let gone = [put("pg_wal.copies", &archived), put("pg_wal/copies", &archived)];
+    fs::remove_file(data.join("postmaster.pid")).expect("it is no server's");
+    let owned = User::caller().shell("chown -R --reference=\"$1\" \"$1\"", &[&data]);
+    assert!(owned.status.success(), "{}", said(&owned));
+    let delta = |more: &[&str]| {
+        let mut restore = site.walfs("restore");
+        restore
+            .args(["--no-archiving", "--no-sync", "--delta", "--set-aside-wal"])
+            .args(more);
+        let output = restore.arg("monday").arg(&data).output().expect("run walfs");
+        assert!(output.status.success(), "{}", said(&output));
+        for place in [
+            "pg_wal.old stays",
+            "pg_wal/old stays",
+            &format!("base/{current} stays"),
+        ] {
+            assert!(said(&output).contains(place), "{place}: {}", said(&output));
+        }
+    };
+    delta(&["--dry-run"]);
+    assert!(gone.iter().chain(&kept).all(|path| path.exists()));
+    delta(&[]);
+    assert!(kept.iter().all(|path| path.exists()) && gone.iter().all(|path| !path.exists()));
+}

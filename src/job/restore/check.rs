@@ -105,6 +105,10 @@ pub(super) async fn check(
     let mut warnings = chosen.warnings;
     warnings.extend(check_reach(archive, &reach, options)?);
     let size = chosen.backup.segment_size()?;
+    if let Some((_, start)) = summary.backup.start() {
+        let way = &chosen.way;
+        warnings.extend(received::warnings(archive, way, (start, &reach), size, patience).await?);
+    }
     warnings.extend(ended::warning(archive, &options.recovery.target, &reach, size, patience).await?);
     warnings.append(&mut said);
     tell_tablespaces(&known_tablespaces, &mut summary);
@@ -376,8 +380,16 @@ async fn compare_files(
 }
 
 /// Says what becomes of what is too much, and of WAL that is nowhere else.
-async fn plan_for(checked: &mut Checked, strangers: Vec<Spot>, options: &Options) -> Result<(), Error> {
+async fn plan_for(checked: &mut Checked, mut strangers: Vec<Spot>, options: &Options) -> Result<(), Error> {
     let (archive, roots) = (&checked.source.archive, &checked.roots);
+    for (held, wal) in unarchived::elsewhere(archive, roots, &strangers, checked.source.patience).await? {
+        strangers.retain(|spot| *spot != held);
+        checked.warnings.push(format!(
+            "{} stays, although it is not in the backup: {} is WAL that is not archived",
+            roots.bases.path(&held).display(),
+            wal.display()
+        ));
+    }
     let mut unarchived = unarchived::find(archive, roots, checked.source.patience).await?;
     // A backup may bring WAL of its own.
     let files = Arc::make_mut(&mut checked.files);

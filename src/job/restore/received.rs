@@ -4,6 +4,7 @@
 //! with zeros behind what was received: recovery takes it when the archive has no more, and ends where the WAL in it
 //! ends. Should the whole segment be archived after all, recovery takes that.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -14,11 +15,12 @@ use super::finish::Access;
 use super::spot::Roots;
 use super::target::Target;
 use super::wal::Reach;
+use super::way::Way;
 use crate::archive::Archive;
 use crate::beneath::Root;
 use crate::codec::FRAME_BYTES;
 use crate::long_write;
-use crate::pg::{Lsn, SegmentName};
+use crate::pg::{Lsn, SegmentName, SegmentSize, WalName};
 use crate::staging::received::Received;
 use crate::staging::{self, Draft, Staging};
 use crate::store::Patience;
@@ -56,6 +58,69 @@ pub(super) async fn find(
         end: Lsn(reach.end.0 + received.filled_bytes()),
         content: Mutex::new(received.into_draft()),
     }))
+}
+
+/// What the operator should know of WAL that was received, and that recovery does not replay: its commits were acknowledged.
+///
+/// # Errors
+/// As [`find`].
+pub(super) async fn warnings(
+    archive: &Archive,
+    way: &Way,
+    (start, reach): (Lsn, &Reach),
+    size: SegmentSize,
+    patience: Patience,
+) -> Result<Vec<String>, Error> {
+    let received = archive.received_segments(patience).await?;
+    let mut warnings = Vec::new();
+    for segment in received
+        .iter()
+        .filter(|segment| segment.number(size) >= start.0 / size.bytes())
+    {
+        if let Some(bytes) = archive.received_otherwise(*segment, patience).await? {
+            warnings.push(format!(
+                "{segment} is archived with other content than pg_receivewal brought of it, {bytes} bytes: another server \
+                 has archived it. What was committed in these bytes, and acknowledged, is not restored.\n\
+                 HINT: they stay in receiving/ of the archive; docs/format.md says how to put them together"
+            ));
+        }
+    }
+    warnings.extend(before_fork(archive, way, reach, &received, (size, patience)).await?);
+    Ok(warnings)
+}
+
+/// A timeline began in a segment that is not archived: the beginning of that one, before the fork, may be there as its
+/// parent's only.
+async fn before_fork(
+    archive: &Archive,
+    way: &Way,
+    reach: &Reach,
+    received: &BTreeSet<SegmentName>,
+    (size, patience): (SegmentSize, Patience),
+) -> Result<Option<String>, Error> {
+    let (Some(next), Some((parent, fork))) = (reach.next, way.fork()) else {
+        return Ok(None);
+    };
+    let number = next.number(size);
+    if next.timeline != way.timeline() || number != fork.0 / size.bytes() {
+        return Ok(None);
+    }
+    let Some(segment) = SegmentName::from_number(parent, number, size) else {
+        return Ok(None);
+    };
+    let partial = archive.wal_meta(WalName::Partial(segment), patience).await?;
+    let what = match (received.contains(&segment), partial) {
+        (true, _) => "pg_receivewal has brought the beginning of",
+        (false, Some(_)) => "the archive has the beginning, .partial, of",
+        (false, None) => return Ok(None),
+    };
+    Ok(Some(format!(
+        "timeline {} began at {fork}, in {next}, which is not archived: what timeline {parent} committed between {} and \
+         {fork} is not restored, although {what} {segment}.\n\
+         HINT: --target-timeline {parent} restores what was received of it; a .partial is put into pg_wal by hand, as \
+         {segment}, before the server is started",
+        next.timeline, reach.end
+    )))
 }
 
 /// What was received of a segment, if it is more than nothing.

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Seek};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -41,34 +41,97 @@ pub(super) async fn find(
     roots: &Roots,
     patience: Patience,
 ) -> Result<Vec<Unarchived>, Error> {
-    let look = |local: Local| async move {
-        let mut differs = false;
-        for name in as_archived(local.name) {
-            match archive.look(name, patience).await? {
-                Found::Absent => {}
-                Found::Archived(table)
-                    if is_same(archive, roots, &local, (name, &table), patience).await? =>
-                {
-                    return Ok(None);
-                }
-                Found::Archived(_) => differs = true,
-            }
-        }
-        let Local {
-            name, spot, is_ready, ..
-        } = local;
-        Ok(Some(Unarchived {
-            name,
-            path: roots.bases.path(&spot),
-            is_ready,
-            differs,
-        }))
-    };
-    let looks = stream::iter(local(roots)?).map(look).buffered(LOOKS);
+    let looks = stream::iter(local(roots)?).map(|local| look(archive, roots, local, patience));
     looks
+        .buffered(LOOKS)
         .try_filter_map(|found| async { Ok(found) })
         .try_collect()
         .await
+}
+
+/// Which of these, that would go, are or hold WAL beside `pg_wal` that the archive does not have, and where in them: an
+/// operator has put it out of the server's way.
+///
+/// # Errors
+/// As [`find`].
+pub(super) async fn elsewhere(
+    archive: &Archive,
+    roots: &Roots,
+    going: &[Spot],
+    patience: Patience,
+) -> Result<Vec<(Spot, PathBuf)>, Error> {
+    let mut found = Vec::new();
+    for spot in going {
+        let mut wal = Vec::new();
+        beside(roots, spot, &mut wal)?;
+        for local in wal {
+            if let Some(unarchived) = look(archive, roots, local, patience).await? {
+                found.push((spot.clone(), unarchived.path));
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The files with names of WAL at or below a place, but for those that lie in `pg_wal` itself.
+fn beside(roots: &Roots, spot: &Spot, found: &mut Vec<Local>) -> Result<(), Error> {
+    match roots.kind(spot)? {
+        Some(Kind::Directory) => {
+            for (name, _) in roots.list(spot)?.unwrap_or_default() {
+                let below = spot.below.join(name);
+                beside(
+                    roots,
+                    &Spot {
+                        base: spot.base,
+                        below,
+                    },
+                    found,
+                )?;
+            }
+        }
+        Some(Kind::File) => {
+            let name = spot.below.file_name().and_then(|name| name.to_str());
+            if let Some(name) = name.and_then(|name| name.parse::<WalName>().ok())
+                && *spot != roots.bases.spot(format!("pg_wal/{name}").as_bytes())
+                && is_wal(roots, name, spot)?
+            {
+                found.push(Local {
+                    name,
+                    spot: spot.clone(),
+                    is_ready: false,
+                });
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A file of the WAL, unless the archive has it.
+async fn look(
+    archive: &Archive,
+    roots: &Roots,
+    local: Local,
+    patience: Patience,
+) -> Result<Option<Unarchived>, Error> {
+    let mut differs = false;
+    for name in as_archived(local.name) {
+        match archive.look(name, patience).await? {
+            Found::Absent => {}
+            Found::Archived(table) if is_same(archive, roots, &local, (name, &table), patience).await? => {
+                return Ok(None);
+            }
+            Found::Archived(_) => differs = true,
+        }
+    }
+    let Local { name, spot, is_ready } = local;
+    Ok(Some(Unarchived {
+        name,
+        path: roots.bases.path(&spot),
+        is_ready,
+        differs,
+    }))
 }
 
 /// Under which names the archive may have it: the whole segment is as good as its beginning.

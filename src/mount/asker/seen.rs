@@ -27,17 +27,20 @@ pub struct Seen {
     pub is_not_the_opener: bool,
     /// ... which lives.
     pub opener_lives: bool,
+    /// Has it another descriptor by which it can write to the file?
+    pub can_write_more: bool,
     /// It did not show itself: it begins another program at this moment, or the machine is very busy.
     pub is_hidden: bool,
 }
 
 impl Seen {
-    /// Looks at who closes a file, and at the process that opened it (0: not known). For long, if it may be the writer.
-    pub async fn of(asker: Option<&Asker>, opener: u32, may_be_writer: bool) -> Self {
+    /// Looks at who closes the file with that inode number, and at the process that opened it (0: not known). For long, if
+    /// it may be the writer.
+    pub async fn of(asker: Option<&Asker>, ino: u64, opener: u32, may_be_writer: bool) -> Self {
         let Some(asker) = asker.cloned() else {
             return Self::default();
         };
-        let look = tokio::task::spawn_blocking(move || Self::look(&asker, opener));
+        let look = tokio::task::spawn_blocking(move || Self::look(&asker, ino, opener));
         let moment = if may_be_writer { LONG_MOMENT } else { MOMENT };
         match tokio::time::timeout(moment, look).await {
             Ok(seen) => seen.unwrap_or_default(),
@@ -48,7 +51,7 @@ impl Seen {
         }
     }
 
-    fn look(asker: &Asker, opener: u32) -> Self {
+    fn look(asker: &Asker, ino: u64, opener: u32) -> Self {
         let process = asker.tgid();
         let is_not_the_opener = opener != 0 && process.is_some_and(|process| process != opener);
         Self {
@@ -56,6 +59,7 @@ impl Seen {
             is_dying: asker.is_dying(),
             is_not_the_opener,
             opener_lives: is_not_the_opener && Asker::of(opener).is_some_and(|opener| !opener.doomed()),
+            can_write_more: asker.can_write(ino),
             is_hidden: false,
         }
     }

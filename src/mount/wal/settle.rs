@@ -26,7 +26,7 @@ impl Wal {
         let may_be_writer = files.is_none() || writing.was_written_by(files);
         let seen = match &*content {
             Content::Wal(wal) if wal.verdict().is_some() => Seen::default(),
-            _ => Seen::of(asker, writing.opener, may_be_writer).await,
+            _ => Seen::of(asker, writing.ino, writing.opener, may_be_writer).await,
         };
         let ending = Ending {
             killed: note_killed(writing, files, &seen),
@@ -54,7 +54,7 @@ impl Wal {
     /// As [`Wal::flush`].
     pub(super) async fn fsync(&self, writing: &Writing, asker: Option<&Asker>) -> Result<()> {
         let mut content = writing.content.lock().await;
-        let seen = Seen::of(asker, writing.opener, true).await;
+        let seen = Seen::of(asker, writing.ino, writing.opener, true).await;
         let ending = Ending {
             killed: note_killed(writing, None, &seen),
             // Who wants what there is to be durable does not say that it is all.
@@ -184,10 +184,14 @@ fn note_killed(writing: &Writing, files: FilesOf, seen: &Seen) -> bool {
 
 /// A small file's length is not known, so a child's copy of the descriptor, closed in the middle, must not finish it:
 /// that is for the process that opened it, as long as it lives. Where no process can be seen, it is for who wrote last.
-/// What a child closes of a segment says nothing either.
+/// What a child closes of a segment says nothing either. Nor does one descriptor, as long as its process can write by another
+/// one: so a shell goes from one command to the next.
 fn is_somebody_elses_to_finish(wal: &WalDraft, seen: &Seen, closer: Closer, may_be_writer: bool) -> bool {
     if wal.verdict().is_some() {
         return false;
+    }
+    if seen.can_write_more && !wal.name().has_pages() {
+        return true;
     }
     if wal.name().has_pages() || seen.is_hidden {
         return closer == Closer::Another;

@@ -45,7 +45,7 @@ impl Candidate<'_> {
         }
         let (label, map) = self.head_of_base().await?;
         let own = self.own_wal().await?;
-        let size = self.segment_size(own.header.as_ref());
+        let size = self.segment_size(own.header.as_ref(), label.as_ref())?;
         let whole = own.segments.iter().filter(|(_, bytes, _)| *bytes == size.bytes());
         let backup = Backup {
             shape: Shape::Tar,
@@ -150,15 +150,24 @@ impl Candidate<'_> {
         Ok(own)
     }
 
-    fn segment_size(&self, header: Option<&PageHeader>) -> SegmentSize {
-        let of_archive = self
-            .0
-            .archive()
-            .known_cluster()
-            .map(|cluster| cluster.segment_size);
+    /// As its own WAL says, or the name of the segment that it begins in, or the archive.
+    fn segment_size(
+        &self,
+        header: Option<&PageHeader>,
+        label: Option<&BackupLabel>,
+    ) -> Result<SegmentSize, Error> {
+        let of_archive = || {
+            let cluster = self.0.archive().known_cluster();
+            cluster.map(|cluster| cluster.segment_size)
+        };
         let own = header.and_then(|header| header.segment_size().ok());
-        own.or(of_archive)
-            .unwrap_or_else(|| SegmentSize::new(16 << 20).expect("PostgreSQL's default"))
+        let own = own.or_else(|| label.and_then(BackupLabel::segment_size));
+        own.or_else(of_archive).ok_or_else(|| {
+            Error::no_backup(
+                "nothing says how long its segments of WAL are: the archive has none yet, and base.tar is compressed\n\
+                 HINT: archive a segment first (SELECT pg_switch_wal()), or leave base.tar uncompressed",
+            )
+        })
     }
 }
 
