@@ -30,7 +30,10 @@ pub(super) struct Base {
 impl Base {
     /// The newest backup of the cluster that is all there; `None` if there is none, or the store does not let us look. One
     /// that cannot be read is passed over, with a word.
-    pub(super) async fn choose(archive: &Arc<Archive>, cluster: SystemId) -> Result<Option<Arc<Self>>, Error> {
+    pub(super) async fn choose(
+        archive: &Arc<Archive>,
+        cluster: SystemId,
+    ) -> Result<Option<Arc<Self>>, Error> {
         match Self::newest(archive, cluster).await {
             Err(archive::Error::Store(error)) if error.kind == ErrorKind::Denied => {
                 tracing::warn!("everything is stored, whatever earlier backups have: {error}");
@@ -46,7 +49,12 @@ impl Base {
             let Ok(summary) = summary else { continue };
             let is_like =
                 summary.backup.shape == Shape::Plain && summary.backup.system_identifier == Some(cluster);
-            if !is_like || archive.missing_of_tree(&name, &summary, patience()).await?.is_some() {
+            if !is_like
+                || archive
+                    .missing_of_tree(&name, &summary, patience())
+                    .await?
+                    .is_some()
+            {
                 continue;
             }
             let damage = match archive.tree(&name, &summary, patience()).await {
