@@ -197,6 +197,7 @@ fn seek_table(plain_bytes: u64) -> Vec<String> {
     let finished = finish(
         compression,
         (0..frames).map(|index| pack(compression, index, &piece).summary),
+        &[],
     );
     let parse = || match SeekTable::parse(&finished.trailer, finished.stored_bytes) {
         Ok(Tail::Table(table)) => table,

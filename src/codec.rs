@@ -40,7 +40,9 @@ pub fn pack_all(compression: Compression, plain: &[u8]) -> (Bytes, ContentHash) 
     let written = plain
         .chunks(FRAME_BYTES)
         .try_for_each(|content| builder.push(content));
-    let (object, finished) = written.and_then(|()| builder.finish()).expect("memory takes all");
+    let (object, finished) = written
+        .and_then(|()| builder.finish(&[]))
+        .expect("memory takes all");
     (object.into(), finished.hash)
 }
 
@@ -68,6 +70,8 @@ pub fn unpack_at_most(stored: &[u8], most_bytes: u64) -> Result<Vec<u8>, Damage>
             found_bytes: table.plain_bytes(),
         });
     }
+    let annex = table.annex_range();
+    table.annex(&stored[annex.start as usize..annex.end as usize])?;
     table.unpack_range(0..table.plain_bytes(), stored)
 }
 

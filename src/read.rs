@@ -25,6 +25,7 @@ use crate::store::Patience;
 
 mod ahead;
 mod fetcher;
+pub mod page_hashes;
 pub mod part;
 mod space;
 pub mod tree;

@@ -306,8 +306,13 @@ impl Draft {
     /// # Errors
     /// As [`Draft::write`].
     pub async fn finish(&mut self) -> io::Result<FinishedDraft> {
+        self.finish_with(&[]).await
+    }
+
+    /// The same with an annex.
+    async fn finish_with(&mut self, annex: &[u8]) -> io::Result<FinishedDraft> {
         let kept = self.keep_all().await?;
-        let finished = codec::finish(self.compression, kept.iter().map(|frame| frame.summary));
+        let finished = codec::finish(self.compression, kept.iter().map(|frame| frame.summary), annex);
         let buffers = self.shared.memory.buffers.clone();
         Ok(FinishedDraft::new(kept, finished, self.spill.clone(), buffers))
     }

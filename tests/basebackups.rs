@@ -16,6 +16,8 @@ mod by_hand;
 mod changing;
 // Read from one end to the other: few requests, and what was fetched ahead.
 mod in_order;
+// What a later backup stores, and what it is.
+mod incremental;
 // What pg_receivewal has brought and recovery does not replay: said.
 mod received;
 // Damaged in every way, and restored all the same, or not at all.

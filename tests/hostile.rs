@@ -140,7 +140,7 @@ fn forge_all(hostile: &Hostile<'_>) -> Vec<&'static str> {
     hostile.forge("backwards", |summary| summary.backup.wal[0].end = Lsn(0));
     hostile.forge("no-wal", |summary| summary.backup.wal.clear());
     hostile.forge("no-size", |summary| summary.backup.segment_bytes = 0);
-    hostile.forge("chunks", |summary| summary.chunks.plain_bytes = 1 << 60);
+    hostile.forge("manifest", |summary| summary.manifest.plain_bytes = 1 << 60);
     hostile.forge("stored", |summary| summary.manifest.stored_bytes = u64::MAX);
     hostile.forge("gone", |_| {});
     let zeros = vec![b'\n'; 64 << 20];
@@ -166,7 +166,7 @@ fn forge_all(hostile: &Hostile<'_>) -> Vec<&'static str> {
         "backwards",
         "no-wal",
         "no-size",
-        "chunks",
+        "manifest",
         "stored",
         "gone",
         "bomb",
@@ -228,7 +228,7 @@ fn s8_one_odd_object_never_takes_the_others_away() {
         "backwards",
         "no-wal",
         "no-size",
-        "chunks",
+        "manifest",
         "stored",
         "bomb",
         "long",

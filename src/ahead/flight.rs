@@ -237,7 +237,7 @@ fn pack(opened: &Opened, compression: Compression, mut room: Filling) -> std::io
         opened.file.read_exact_at(&mut plain, start)?;
         object.push(&plain)?;
     }
-    let (_, finished) = object.finish()?;
+    let (_, finished) = object.finish(&[])?;
     Ok(Object {
         bytes: room.filled_to(finished.stored_bytes as usize),
         hash: finished.hash,

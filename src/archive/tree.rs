@@ -3,10 +3,10 @@
 //! Base backups are trees (dumps and file trees will be). A tree consists of
 //!
 //! - *parts*, `trees/<id>/<volume>.<slice>.tar.<codec>`: stored objects whose content, put together in the order of
-//!   their names, is an ordinary tar stream. Small files share a part, large ones are cut over several ([`layout`]);
+//!   their names, is an ordinary tar stream. Small files share a part, large ones are cut over several ([`layout`]). Each
+//!   carries the hashes of the pages in it, by which a later backup or a restore finds what has not changed
+//!   ([`page_hashes`]);
 //! - a *manifest*, `trees/<id>/manifest.<codec>`: every file with its attributes and its extents ([`manifest`]);
-//! - the *chunk hashes*, `trees/<id>/chunks.<codec>`: one for each 256 KiB of each file, by which a later backup or a
-//!   restore finds what has not changed ([`chunks`]);
 //! - the *summary*, `basebackups/<name>.json` (the folder says what the tree holds, [`TreeKind`]), written last and only
 //!   if absent: with it the tree exists ([`summary`]). What makes it a base backup is in there ([`backup`]).
 //!
@@ -35,6 +35,7 @@ pub mod intact;
 pub mod layout;
 pub mod manifest;
 mod needed;
+pub mod page_hashes;
 pub mod refused;
 mod stop_time;
 pub mod summary;
@@ -48,6 +49,9 @@ pub const BASEBACKUPS: &str = TreeKind::BaseBackup.folder();
 
 /// Folder of everything else of every tree.
 pub const TREES: &str = "trees";
+
+/// What the name of a part has, and that of nothing else.
+const PART: &str = ".tar.";
 
 /// The name that stands for the newest complete backup.
 pub const LATEST: &str = "LATEST";

@@ -55,6 +55,12 @@ pub struct BackupArgs {
     /// begins with an immediate one.
     #[arg(long)]
     fast: bool,
+    /// Store every page, also those that an earlier backup has
+    ///
+    /// Otherwise only pages that have changed since the newest backup are stored. Each backup describes itself whole, and is
+    /// read and restored as a full one.
+    #[arg(long)]
+    full: bool,
     /// Threads that read and compress [default: the processor's cores, at most 8]
     #[arg(short, long, value_name = "N")]
     jobs: Option<usize>,
@@ -216,6 +222,7 @@ fn options(arguments: &BackupArgs) -> Result<Options, Failure> {
         label: arguments.label.clone().unwrap_or_else(|| format!("walfs {name}")),
         name,
         fast: arguments.fast,
+        full: arguments.full,
         jobs: arguments.jobs.unwrap_or(cores.min(USUAL_JOBS)),
         verify_checksums: !arguments.no_verify_checksums,
         rate_limit: arguments.rate_limit,
@@ -230,6 +237,8 @@ struct Report<'a> {
     /// Is all its WAL archived?
     complete: bool,
     missing_wal: Vec<String>,
+    /// The earlier backup of which the pages are that have not changed.
+    base: Option<&'a str>,
     #[serde(flatten)]
     summary: &'a Summary,
 }
@@ -266,8 +275,12 @@ fn complete(taken: &Taken) -> String {
         0 => String::new(),
         number => format!("; {number} of its files and directories are behind links on the server"),
     };
+    let unchanged = match &taken.base {
+        Some(base) => format!(", the rest is unchanged since backup {base}"),
+        None => String::new(),
+    };
     format!(
-        "backup {} is complete: {} in {} files, {} stored{followed}",
+        "backup {} is complete: {} in {} files, {} stored{unchanged}{followed}",
         taken.name,
         BinaryBytes(summary.bytes),
         summary.files,
@@ -283,6 +296,7 @@ fn print_json(taken: &Taken) -> std::io::Result<()> {
         missing_wal: missing
             .map(|segment| WalName::Segment(*segment).to_string())
             .collect(),
+        base: taken.base.as_ref().map(TreeName::as_str),
         summary: &taken.summary,
     };
     let mut out = Out::new();

@@ -92,6 +92,28 @@ pub enum Damage {
         /// CRC32C of the table's bytes.
         found: u32,
     },
+    /// No content of that size has such an annex.
+    #[error("the footer states an annex of {annex_bytes} bytes for {plain_bytes} bytes of content")]
+    AnnexLength {
+        /// Bytes of the annex in the footer.
+        annex_bytes: u32,
+        /// Plain bytes in the footer.
+        plain_bytes: u64,
+    },
+    /// The annex's own frame header is wrong.
+    #[error("the annex does not begin with its frame header: found \"{}\"", found.escape_ascii())]
+    AnnexHeader {
+        /// The bytes in its place.
+        found: Vec<u8>,
+    },
+    /// The annex's bytes are not those that were written.
+    #[error("the annex's checksum is {found:08x}, expected {expected:08x}")]
+    AnnexChecksum {
+        /// CRC32C stored in the footer.
+        expected: u32,
+        /// CRC32C of the annex's bytes.
+        found: u32,
+    },
     /// A frame's stored size in the table is impossible.
     #[error("the seek table states {stored_bytes} bytes for frame {frame}, possible are 1 to {at_most}")]
     FrameSize {
@@ -102,12 +124,12 @@ pub enum Damage {
         /// The largest size possible.
         at_most: u32,
     },
-    /// Frames, table and footer together are not the whole object.
+    /// Frames, annex, table and footer together are not the whole object.
     #[error("the object has {object_bytes} bytes, its seek table accounts for {expected_bytes}")]
     ObjectLength {
         /// Bytes there are.
         object_bytes: u64,
-        /// Bytes of all frames, table and footer.
+        /// Bytes of all frames, annex, table and footer.
         expected_bytes: u64,
     },
     /// The table's tree does not lead to the content hash.

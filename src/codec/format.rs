@@ -1,6 +1,16 @@
 //! The bytes of the trailer, field by field, and the arithmetic of its size.
 //!
-//! All numbers are little endian. The trailer is one *skippable frame*, which LZ4 and zstd tools pass over:
+//! All numbers are little endian. Behind the frames an object may have an *annex*: bytes of its maker's, which mean what
+//! the kind of object says. The annex and the trailer are one *skippable frame* each, which LZ4 and zstd tools pass over:
+//!
+//! ```text
+//! offset      bytes  field
+//! 0           4      skippable magic 56 2A 4D 18 (0x184D2A56)
+//! 4           4      bytes of the annex
+//! 8                  the annex
+//! ```
+//!
+//! and the trailer:
 //!
 //! ```text
 //! offset      bytes  field
@@ -21,7 +31,9 @@
 //! 13      1      binary logarithm of the frame size: 18
 //! 14      2      sealing, 0: none (room for encryption)
 //! 16      32     content hash: BLAKE3 of the plain content
-//! 48      28     reserved, zero (room for encryption)
+//! 48      4      bytes of the annex, 0: there is none
+//! 52      4      CRC32C of the annex, 0: there is none
+//! 56      20     reserved, zero (room for encryption)
 //! 76      4      CRC32C of the trailer up to the footer
 //! 80      4      format version: 1
 //! 84      4      CRC32C of the footer's bytes 0 to 83
@@ -44,6 +56,7 @@ pub(super) const ENTRY_BYTES: usize = 40;
 pub(super) const FOOTER_BYTES: usize = 96;
 
 const SKIPPABLE_MAGIC: u32 = 0x184D_2A57;
+const ANNEX_MAGIC: u32 = 0x184D_2A56;
 const MAGIC: [u8; 8] = *b"walfsobj";
 
 /// Where each field of the footer begins.
@@ -54,7 +67,9 @@ mod at {
     pub(super) const FRAME_LOG2: usize = 13;
     pub(super) const SEALING: usize = 14;
     pub(super) const HASH: usize = 16;
-    pub(super) const RESERVED: usize = 48;
+    pub(super) const ANNEX_BYTES: usize = 48;
+    pub(super) const ANNEX_CRC: usize = 52;
+    pub(super) const RESERVED: usize = 56;
     pub(super) const TABLE_CRC: usize = 76;
     pub(super) const VERSION: usize = 80;
     pub(super) const FOOTER_CRC: usize = 84;
@@ -81,6 +96,40 @@ pub const fn trailer_bytes(plain_bytes: u64) -> u64 {
 /// Bytes of a trailer with so many entries.
 pub(super) const fn trailer_bytes_for(frames: u64) -> u64 {
     frames * ENTRY_BYTES as u64 + (HEADER_BYTES + FOOTER_BYTES) as u64
+}
+
+/// Longest annex of an object with so much content.
+pub(super) const fn most_annex_bytes(plain_bytes: u64) -> u64 {
+    plain_bytes / 32
+}
+
+/// The annex of an object, as its footer has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Annex {
+    pub(super) bytes: u32,
+    pub(super) crc32c: u32,
+}
+
+impl Annex {
+    pub(super) fn of(annex: &[u8]) -> Self {
+        Self {
+            bytes: u32::try_from(annex.len()).expect("an annex is a small part of its content"),
+            crc32c: crc32c::crc32c(annex),
+        }
+    }
+
+    /// Bytes of its skippable frame; 0 if there is none.
+    pub(super) const fn stored_bytes(self) -> u64 {
+        match self.bytes {
+            0 => 0,
+            bytes => HEADER_BYTES as u64 + bytes as u64,
+        }
+    }
+
+    /// The first bytes of its skippable frame.
+    pub(super) fn header(self) -> [u8; HEADER_BYTES] {
+        skippable(ANNEX_MAGIC, self.bytes)
+    }
 }
 
 /// The kind of frames in an object.
@@ -141,8 +190,12 @@ impl Entry {
 pub(super) fn header(frames: u64) -> [u8; HEADER_BYTES] {
     let payload =
         u32::try_from(trailer_bytes_for(frames) - HEADER_BYTES as u64).expect("frames within MAX_FRAMES");
+    skippable(SKIPPABLE_MAGIC, payload)
+}
+
+fn skippable(magic: u32, payload: u32) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
-    bytes[..4].copy_from_slice(&SKIPPABLE_MAGIC.to_le_bytes());
+    bytes[..4].copy_from_slice(&magic.to_le_bytes());
     bytes[4..].copy_from_slice(&payload.to_le_bytes());
     bytes
 }
@@ -153,6 +206,7 @@ pub(super) struct Footer {
     pub(super) plain_bytes: u64,
     pub(super) container: Container,
     pub(super) hash: ContentHash,
+    pub(super) annex: Annex,
     /// CRC32C of the trailer's header and entries.
     pub(super) table_crc32c: u32,
 }
@@ -167,6 +221,8 @@ impl Footer {
         put(at::CODEC, &[self.container.code()]);
         put(at::FRAME_LOG2, &[FRAME_LOG2]);
         put(at::HASH, self.hash.as_bytes());
+        put(at::ANNEX_BYTES, &self.annex.bytes.to_le_bytes());
+        put(at::ANNEX_CRC, &self.annex.crc32c.to_le_bytes());
         put(at::TABLE_CRC, &self.table_crc32c.to_le_bytes());
         put(at::VERSION, &VERSION.to_le_bytes());
         put(at::MAGIC, &MAGIC);
@@ -188,8 +244,25 @@ impl Footer {
             plain_bytes,
             container: Container::from_code(code).ok_or(Damage::UnknownCodec { code })?,
             hash: ContentHash::from_bytes(array_at(bytes, at::HASH)),
+            annex: read_annex(bytes, plain_bytes)?,
             table_crc32c: u32_at(bytes, at::TABLE_CRC),
         })
+    }
+}
+
+fn read_annex(bytes: &[u8; FOOTER_BYTES], plain_bytes: u64) -> Result<Annex, Damage> {
+    let annex = Annex {
+        bytes: u32_at(bytes, at::ANNEX_BYTES),
+        crc32c: u32_at(bytes, at::ANNEX_CRC),
+    };
+    let possible =
+        u64::from(annex.bytes) <= most_annex_bytes(plain_bytes) && (annex.bytes > 0 || annex.crc32c == 0);
+    match possible {
+        true => Ok(annex),
+        false => Err(Damage::AnnexLength {
+            annex_bytes: annex.bytes,
+            plain_bytes,
+        }),
     }
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use lzzzz::lz4;
 use zstd::bulk::{Compressor, Decompressor};
 
-use super::format::{Container, Entry, frames_of, trailer_bytes};
+use super::format::{Container, Entry, HEADER_BYTES, frames_of, most_annex_bytes, trailer_bytes};
 use super::{Compression, ContentHash, Damage, FRAME_BYTES, MAX_PLAIN_BYTES, hash};
 
 /// Magic 0x184D2204; version 1 with independent blocks, no checksums, no content size; blocks up to 256 KiB; the
@@ -30,7 +30,10 @@ pub(super) const MAX_STORED_BYTES: u32 = FRAME_BYTES as u32 + 4096;
 /// Longest object of so much content, whichever codec.
 pub const fn most_stored_bytes(plain_bytes: u64) -> u64 {
     let frames_bytes = frames_of(plain_bytes).saturating_mul(MAX_STORED_BYTES as u64);
-    frames_bytes.saturating_add(trailer_bytes(plain_bytes))
+    let annex_bytes = most_annex_bytes(plain_bytes) + HEADER_BYTES as u64;
+    frames_bytes
+        .saturating_add(annex_bytes)
+        .saturating_add(trailer_bytes(plain_bytes))
 }
 
 /// Stored size of an object made with [`Compression::None`] of so much content.

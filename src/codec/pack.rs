@@ -7,7 +7,9 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 
-use super::format::{Container, ENTRY_BYTES, Entry, Footer, HEADER_BYTES, header, trailer_bytes};
+use super::format::{
+    Annex, Container, ENTRY_BYTES, Entry, FOOTER_BYTES, Footer, HEADER_BYTES, header, most_annex_bytes,
+};
 use super::frame::{self, Expected};
 use super::{Compression, ContentHash, Damage, FRAME_BYTES, FrameHash, MAX_PLAIN_BYTES, hash};
 
@@ -134,7 +136,7 @@ pub fn pack(compression: Compression, index: u64, plain: &[u8]) -> Packed {
 /// What completes an object.
 #[derive(Debug, Clone)]
 pub struct Finished {
-    /// Bytes that follow the last frame.
+    /// Bytes that follow the last frame: the annex, if any, and the seek table.
     pub trailer: Bytes,
     /// BLAKE3 of the content.
     pub hash: ContentHash,
@@ -144,13 +146,17 @@ pub struct Finished {
     pub stored_bytes: u64,
 }
 
-/// Makes the trailer for these frames, given in order.
+/// Makes the trailer for these frames, given in order. `annex` is stored in front of it, if there is any.
 ///
 /// # Panics
 ///
-/// If the frames are not one content: numbered 0, 1, 2 ..., all but the last full, all of `compression`'s container.
+/// If the annex is longer than a 32nd of the content, or the frames are not one content: numbered 0, 1, 2 ..., all but the last full, all of `compression`'s container.
 /// (`none` and `lz4` share theirs.) Each of these would make an object that cannot be read.
-pub fn finish(compression: Compression, frames: impl IntoIterator<Item = FrameSummary>) -> Finished {
+pub fn finish(
+    compression: Compression,
+    frames: impl IntoIterator<Item = FrameSummary>,
+    annex: &[u8],
+) -> Finished {
     let frames: Vec<FrameSummary> = frames.into_iter().collect();
     assert_one_content(compression.container(), &frames);
     let entries: Vec<Entry> = frames
@@ -160,12 +166,24 @@ pub fn finish(compression: Compression, frames: impl IntoIterator<Item = FrameSu
     let plain_bytes = frames.iter().map(|frame| u64::from(frame.plain_bytes)).sum();
     let frames_bytes: u64 = entries.iter().map(|entry| u64::from(entry.stored_bytes)).sum();
     let hash = hash::root(&entries.iter().map(|entry| entry.value).collect::<Vec<_>>());
-    let trailer = trailer(compression.container(), plain_bytes, hash, &entries);
+    assert!(
+        annex.len() as u64 <= most_annex_bytes(plain_bytes),
+        "an annex of {} bytes for {plain_bytes} of content",
+        annex.len()
+    );
+    let footer = |table_crc32c| Footer {
+        plain_bytes,
+        container: compression.container(),
+        hash,
+        annex: Annex::of(annex),
+        table_crc32c,
+    };
+    let trailer = trailer(annex, &entries, footer);
     Finished {
+        stored_bytes: frames_bytes + trailer.len() as u64,
         trailer,
         hash,
         plain_bytes,
-        stored_bytes: frames_bytes + trailer_bytes(plain_bytes),
     }
 }
 
@@ -207,13 +225,17 @@ impl<W: Write> ObjectBuilder<W> {
         self.object.write_all(&packed.stored)
     }
 
-    /// Writes the trailer, and gives back where the object went.
+    /// Writes the trailer, `annex` in front of it, and gives back where the object went.
     ///
     /// # Errors
     ///
     /// Those of `object`.
-    pub fn finish(mut self) -> io::Result<(W, Finished)> {
-        let finished = finish(self.compression, self.frames);
+    ///
+    /// # Panics
+    ///
+    /// As [`finish`].
+    pub fn finish(mut self, annex: &[u8]) -> io::Result<(W, Finished)> {
+        let finished = finish(self.compression, self.frames, annex);
         self.object.write_all(&finished.trailer)?;
         Ok((self.object, finished))
     }
@@ -234,23 +256,20 @@ fn assert_one_content(container: Container, frames: &[FrameSummary]) {
     }
 }
 
-fn trailer(container: Container, plain_bytes: u64, hash: ContentHash, entries: &[Entry]) -> Bytes {
-    let mut bytes =
-        Vec::with_capacity(HEADER_BYTES + entries.len() * ENTRY_BYTES + super::format::FOOTER_BYTES);
+fn trailer(annex: &[u8], entries: &[Entry], footer: impl Fn(u32) -> Footer) -> Bytes {
+    let room = 2 * HEADER_BYTES + annex.len() + entries.len() * ENTRY_BYTES + FOOTER_BYTES;
+    let mut bytes = Vec::with_capacity(room);
+    if !annex.is_empty() {
+        bytes.extend_from_slice(&Annex::of(annex).header());
+        bytes.extend_from_slice(annex);
+    }
+    let table = bytes.len();
     bytes.extend_from_slice(&header(entries.len() as u64));
     for entry in entries {
         bytes.extend_from_slice(&entry.to_bytes());
     }
-    let table_crc32c = crc32c::crc32c(&bytes);
-    bytes.extend_from_slice(
-        &Footer {
-            plain_bytes,
-            container,
-            hash,
-            table_crc32c,
-        }
-        .to_bytes(),
-    );
+    let table_crc32c = crc32c::crc32c(&bytes[table..]);
+    bytes.extend_from_slice(&footer(table_crc32c).to_bytes());
     bytes.into()
 }
 
@@ -267,7 +286,7 @@ mod tests {
         let pack_one = |(content, index)| pack(Compression::None, index, content);
         let mut packed: Vec<Packed> = frames.into_iter().map(pack_one).collect();
         packed.sort_by_key(|frame| frame.summary.index());
-        let finished = finish(Compression::None, packed.iter().map(|frame| frame.summary));
+        let finished = finish(Compression::None, packed.iter().map(|frame| frame.summary), &[]);
         let mut object: Vec<u8> = packed.iter().flat_map(|frame| frame.stored.to_vec()).collect();
         object.extend_from_slice(&finished.trailer);
         assert_eq!(finished.hash, ContentHash::of(&plain));
@@ -307,6 +326,6 @@ mod tests {
             pack(Compression::None, 0, b"short"),
             pack(Compression::None, 1, b"last"),
         ];
-        finish(Compression::None, frames.map(|frame| frame.summary));
+        finish(Compression::None, frames.map(|frame| frame.summary), &[]);
     }
 }

@@ -7,7 +7,8 @@
 use std::ops::Range;
 
 use super::format::{
-    Container, ENTRY_BYTES, Entry, FOOTER_BYTES, Footer, HEADER_BYTES, frames_of, header, trailer_bytes,
+    Annex, Container, ENTRY_BYTES, Entry, FOOTER_BYTES, Footer, HEADER_BYTES, frames_of, header,
+    trailer_bytes,
 };
 use super::frame::{Expected, MAX_STORED_BYTES};
 use super::{ContentHash, Damage, FRAME_BYTES, hash};
@@ -28,6 +29,7 @@ pub struct SeekTable {
     container: Container,
     hash: ContentHash,
     plain_bytes: u64,
+    annex: Annex,
     entries: Vec<Entry>,
     /// Where each frame begins in the object, and where the last one ends.
     starts: Vec<u64>,
@@ -94,7 +96,8 @@ impl SeekTable {
         let (head, _) = trailer.split_at(trailer.len() - FOOTER_BYTES);
         let entries = read_entries(footer, head)?;
         let starts = add_up(&entries)?;
-        let expected_bytes = starts.last().map_or(0, |end| *end) + trailer.len() as u64;
+        let frames_bytes = starts.last().map_or(0, |end| *end);
+        let expected_bytes = frames_bytes + footer.annex.stored_bytes() + trailer.len() as u64;
         if object_bytes != expected_bytes {
             return Err(Damage::ObjectLength {
                 object_bytes,
@@ -105,6 +108,7 @@ impl SeekTable {
             container,
             hash: expected,
             plain_bytes,
+            annex,
             ..
         } = *footer;
         let found = hash::root(&entries.iter().map(|entry| entry.value).collect::<Vec<_>>());
@@ -115,6 +119,7 @@ impl SeekTable {
             container,
             hash: found,
             plain_bytes,
+            annex,
             entries,
             starts,
         })
@@ -157,6 +162,39 @@ impl SeekTable {
     /// If there are no such frames.
     pub fn stored_range(&self, frames: Range<u64>) -> Range<u64> {
         self.starts[frames.start as usize]..self.starts[frames.end as usize]
+    }
+
+    /// The range of the object that its annex fills; an empty one if it has none.
+    pub fn annex_range(&self) -> Range<u64> {
+        let start = self.starts.last().map_or(0, |end| *end);
+        start..start + self.annex.stored_bytes()
+    }
+
+    /// The annex, out of the bytes of [`SeekTable::annex_range`], verified; empty if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Damage::AnnexHeader`], `AnnexChecksum`, `ObjectTooShort`.
+    pub fn annex<'a>(&self, stored: &'a [u8]) -> Result<&'a [u8], Damage> {
+        let needed_bytes = self.annex.stored_bytes();
+        if stored.len() as u64 != needed_bytes {
+            return Err(Damage::ObjectTooShort {
+                object_bytes: stored.len() as u64,
+                needed_bytes,
+            });
+        }
+        if stored.is_empty() {
+            return Ok(stored);
+        }
+        let (found, annex) = stored.split_at(HEADER_BYTES);
+        if found != self.annex.header() {
+            return Err(Damage::AnnexHeader { found: found.into() });
+        }
+        let (expected, found) = (self.annex.crc32c, crc32c::crc32c(annex));
+        if found != expected {
+            return Err(Damage::AnnexChecksum { expected, found });
+        }
+        Ok(annex)
     }
 
     /// The range of the content that a frame holds: never empty.

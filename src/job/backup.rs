@@ -40,6 +40,7 @@ use crate::store::Patience;
 
 mod arrival;
 mod assemble;
+mod base;
 mod behind;
 mod blocks;
 mod ending;
@@ -56,6 +57,7 @@ mod uploads;
 mod wal;
 mod walk;
 
+use base::Base;
 pub use error::Error;
 use pack::{Packers, Whole};
 use queue::Plan;
@@ -78,6 +80,8 @@ pub struct Options {
     pub label: String,
     /// An immediate checkpoint?
     pub fast: bool,
+    /// Store everything, whatever the archive has already?
+    pub full: bool,
     /// Threads that read and pack.
     pub jobs: usize,
     /// Look at data pages, and verify their checksums, if the cluster has them?
@@ -95,6 +99,8 @@ pub struct Options {
 pub struct Taken {
     /// Its name.
     pub name: TreeName,
+    /// The earlier one that it was compared with; `None` if everything was stored.
+    pub base: Option<TreeName>,
     /// What there is to know of it.
     pub summary: Summary,
     /// The WAL that has not come in time, if any: then it is not complete yet.
@@ -167,6 +173,8 @@ struct Taking<'a> {
     /// Told when the archive knows that it has begun.
     begun: Arc<Notify>,
     id: TreeId,
+    /// The backup that it builds on.
+    base: Option<Arc<Base>>,
     packers: Option<AtWork>,
     uploads: Uploads,
     links: Vec<Link>,
@@ -183,6 +191,9 @@ impl Drop for AtWork {
         self.0.stop();
     }
 }
+
+/// What there is to copy, where recovery begins, the WAL that there is by then, and what has been stored before.
+type Start = (Listed, Lsn, Vec<OwnSegment>, Option<Arc<Base>>);
 
 impl<'a> Taking<'a> {
     async fn begin(
@@ -210,6 +221,7 @@ impl<'a> Taking<'a> {
             began,
             begun: Arc::default(),
             id,
+            base: None,
             packers: None,
             uploads: Uploads::default(),
             links: Vec::new(),
@@ -271,6 +283,7 @@ impl<'a> Taking<'a> {
         match outcome {
             Ok(summary) => Ok(Taken {
                 name,
+                base: self.base.map(|base| base.name.clone()),
                 summary,
                 missing_wal,
             }),
@@ -289,7 +302,8 @@ impl<'a> Taking<'a> {
     /// Copies the data directory in backup mode; parts may still be on their way then. Gives the control file, which is
     /// copied last, and what the server said in the end.
     async fn copy_all(&mut self) -> Result<(Stopped, Whole), Error> {
-        let (listed, start, own) = self.start().await?;
+        let (listed, start, own, base) = self.start().await?;
+        self.base = base;
         self.own_at_start = own;
         let attributes = listed.control;
         (self.links, self.outside) = (listed.links, listed.outside);
@@ -307,7 +321,7 @@ impl<'a> Taking<'a> {
     }
 
     /// Begins the tree and backup mode, and lists what there is to copy.
-    async fn start(&self) -> Result<(Listed, Lsn, Vec<OwnSegment>), Error> {
+    async fn start(&self) -> Result<Start, Error> {
         self.progress.phase(Phase::Checkpoint);
         let begun = Begun {
             at: self.began,
@@ -326,8 +340,14 @@ impl<'a> Taking<'a> {
             self.begun.notify_one();
             Ok(())
         };
-        let ((), begun) = tokio::try_join!(begin_tree, begin_copy)?;
-        Ok(begun)
+        let base = async {
+            match self.options.full {
+                true => Ok(None),
+                false => Base::choose(self.archive, self.facts.system_id).await,
+            }
+        };
+        let ((), (listed, start, own), base) = tokio::try_join!(begin_tree, begin_copy, base)?;
+        Ok((listed, start, own, base))
     }
 
     /// The WAL that there is by now, where recovery from this backup begins.
@@ -344,10 +364,11 @@ impl<'a> Taking<'a> {
 
     /// Waits for everything that a backup is made of.
     async fn complete(&mut self, stopped: Stopped, control: Whole) -> Result<Prepared, Error> {
-        let mut description = self.finish(stopped, control)?;
-        let (tree, hashes) = self.tree()?;
+        let mut description = self.finish(stopped, control).await?;
+        let (tree, is_plain) = self.tree()?;
+        description.plain_tar = is_plain;
         let (archive, tree, stored_at) = (self.archive, Arc::new(tree), OnceLock::new());
-        let stored = self.uploads.store_inventory(archive, &tree, hashes, &stored_at);
+        let stored = self.uploads.store_inventory(archive, &tree, &stored_at);
         let within = wal::Within {
             stored_at: &stored_at,
             timeout: self.options.wal_timeout,
@@ -415,6 +436,7 @@ impl<'a> Taking<'a> {
         });
         let packers = Packers::new(
             plan,
+            self.base.clone(),
             self.archive.compression(),
             self.page_rules(start),
             self.options.rate_limit.map(Rate::new),

@@ -1,10 +1,10 @@
-//! What is learnt of a file's content while its bytes pass: the hash of each chunk, and a CRC-32C of the whole.
+//! What is learnt of a file's content while its bytes pass: the hashes of its pages, and a CRC-32C of the whole.
 //!
 //! The bytes of a file come in any order and are packed frame by frame, on several cores. A CRC-32C of a run can be had
 //! from those of its pieces, so the whole file's costs no second look at a byte; it is what a `backup_manifest` has of a
 //! file, unless somebody asked for another checksum.
 
-use crate::archive::tree::chunks::{self, ChunkHash};
+use crate::archive::tree::page_hashes::{self, PageHash};
 
 /// CRC-32C of a run of bytes, and how many they are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,9 +48,9 @@ impl Crc {
 }
 
 /// A frame of a tree's file, as one of its chunks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Chunk {
-    hash: ChunkHash,
+    hashes: Box<[PageHash]>,
     crc: Crc,
 }
 
@@ -59,7 +59,7 @@ impl Chunk {
     pub(crate) fn of(frame: &[u8], skipped: usize) -> Option<Self> {
         let content = frame.get(skipped..).unwrap_or_default();
         (!content.is_empty()).then(|| Self {
-            hash: ChunkHash::of(content),
+            hashes: page_hashes::of(content).collect(),
             crc: Crc::of(content),
         })
     }
@@ -68,22 +68,13 @@ impl Chunk {
 /// A run of chunks.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Chunks {
-    pub(crate) hashes: Vec<ChunkHash>,
-    /// Of each chunk, where they came one by one.
+    pub(crate) hashes: Vec<PageHash>,
+    /// Of each chunk.
     crcs: Vec<u32>,
     pub(crate) crc: Crc,
 }
 
 impl Chunks {
-    /// Of a content at hand whole.
-    pub(crate) fn of(plain: &[u8]) -> Self {
-        Self {
-            hashes: chunks::of(plain),
-            crcs: Vec::new(),
-            crc: Crc::of(plain),
-        }
-    }
-
     /// That of the chunk with this number, which has so many bytes.
     pub(crate) fn crc_of(&self, number: usize, bytes: u64) -> Option<Crc> {
         self.crcs.get(number).map(|&value| Crc { value, bytes })
@@ -93,8 +84,8 @@ impl Chunks {
 impl FromIterator<Chunk> for Chunks {
     fn from_iter<I: IntoIterator<Item = Chunk>>(chunks: I) -> Self {
         let mut all = Self::default();
-        for Chunk { hash, crc } in chunks {
-            all.hashes.push(hash);
+        for Chunk { hashes, crc } in chunks {
+            all.hashes.extend(hashes);
             all.crcs.push(crc.value);
             all.crc = all.crc.then(crc);
         }

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use crate::archive::tree::Part;
+use crate::archive::tree::page_hashes::PageHashes;
 use crate::codec::{Compression, ContentHash, FRAME_BYTES, ObjectBuilder};
 use crate::store::Key;
 
@@ -64,12 +65,12 @@ impl PartBuilder {
         }
     }
 
-    /// Completes the part.
-    pub fn finish(mut self) -> FinishedPart {
+    /// Completes the part, with the hashes of its pages.
+    pub fn finish(mut self, hashes: &PageHashes) -> FinishedPart {
         if !self.open.is_empty() {
             self.pack_open();
         }
-        let (object, finished) = self.object.finish().expect(MEMORY);
+        let (object, finished) = self.object.finish(&hashes.to_annex()).expect(MEMORY);
         FinishedPart {
             object: object.into(),
             plain_bytes: finished.plain_bytes,
@@ -107,7 +108,7 @@ mod tests {
             let mut builder = PartBuilder::new(Compression::default());
             plain.chunks(piece).for_each(|piece| builder.push(piece));
             assert_eq!(builder.plain_bytes(), plain.len() as u64);
-            let part = builder.finish();
+            let part = builder.finish(&PageHashes::default());
             assert_eq!(
                 (part.hash, part.plain_bytes),
                 (hash, plain.len() as u64),

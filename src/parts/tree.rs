@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use crate::archive::tree::chunks::ChunkHash;
 use crate::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeError, TreeId};
 use crate::store::Key;
 
@@ -12,7 +11,6 @@ pub struct TreeBuilder {
     parts: Vec<Part>,
     numbers: HashMap<Key, u32>,
     entries: Vec<Entry>,
-    hashes: HashMap<Box<[u8]>, Vec<ChunkHash>>,
 }
 
 impl TreeBuilder {
@@ -31,17 +29,15 @@ impl TreeBuilder {
         self.entries.push(entry);
     }
 
-    /// A file of so many bytes, where they lie (extents without bytes are left out), and the hashes of its chunks.
+    /// A file of so many bytes, and where they lie (extents without bytes are left out).
     pub fn file(
         &mut self,
         path: Box<[u8]>,
         attributes: Attributes,
         bytes: u64,
         extents: impl IntoIterator<Item = Extent>,
-        hashes: Vec<ChunkHash>,
     ) {
         let extents: Box<[Extent]> = extents.into_iter().filter(|extent| extent.bytes > 0).collect();
-        self.hashes.insert(path.clone(), hashes);
         self.entries.push(Entry {
             path,
             attributes,
@@ -49,15 +45,11 @@ impl TreeBuilder {
         });
     }
 
-    /// The tree, and the hashes of all chunks in its order.
+    /// The tree.
     ///
     /// # Errors
     /// As [`Tree::new`].
-    pub fn build(mut self, id: TreeId) -> Result<(Tree, Vec<ChunkHash>), TreeError> {
-        let tree = Tree::new(id, self.parts, self.entries)?;
-        let in_order = tree.entries().iter();
-        let in_order = in_order.filter_map(|entry| self.hashes.remove(&entry.path));
-        let in_order = in_order.flatten().collect();
-        Ok((tree, in_order))
+    pub fn build(self, id: TreeId) -> Result<Tree, TreeError> {
+        Tree::new(id, self.parts, self.entries)
     }
 }

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use crate::archive::tree::page_hashes::{PageHasher, PageHashes};
 use crate::archive::tree::{Attributes, Content, Entry, Extent, headers, layout};
 use crate::codec::Compression;
 
@@ -12,21 +13,34 @@ use super::part::{FinishedPart, PartBuilder};
 
 /// A part in the making, as tar has it: a header, the content, its padding; and two blocks of zeros at the end.
 #[derive(Debug)]
-pub struct VolumeBuilder(PartBuilder);
+pub struct VolumeBuilder {
+    part: PartBuilder,
+    hashes: PageHashes,
+    /// Of the content that is arriving, which began at `content_offset`.
+    hasher: PageHasher,
+    content_offset: u64,
+}
 
 impl VolumeBuilder {
     /// An empty one.
     pub fn new(compression: Compression) -> Self {
-        Self(PartBuilder::new(compression))
+        Self {
+            part: PartBuilder::new(compression),
+            hashes: PageHashes::default(),
+            hasher: PageHasher::default(),
+            content_offset: 0,
+        }
     }
 
     /// Begins a member of a bundle. The content of a file follows, and [`VolumeBuilder::end_member`].
     pub fn begin_member(&mut self, entry: &Entry) {
-        self.0.push(&headers::member_header(entry));
+        self.part.push(&headers::member_header(entry));
+        self.content_offset = self.plain_bytes();
     }
 
     /// Ends a file of so many bytes.
     pub fn end_member(&mut self, file_bytes: u64) {
+        self.end_content();
         self.zeros(layout::padding(file_bytes));
     }
 
@@ -36,30 +50,38 @@ impl VolumeBuilder {
     /// If the path is too long, see [`slice_headers`].
     pub fn begin_slice(&mut self, index: u64, file: &Entry) -> Range<u64> {
         let headers = slice_headers(index, file).expect("a path in a file system has at most 4095 bytes");
-        self.0.push(&headers);
+        self.part.push(&headers);
+        self.content_offset = self.plain_bytes();
         layout::slice_content(index, file.bytes()).0
     }
 
     /// Takes the next bytes of a file's content.
     pub fn content(&mut self, plain: &[u8]) {
-        self.0.push(plain);
+        self.hasher.update(plain);
+        self.part.push(plain);
     }
 
     /// Plain bytes so far: where the next ones will lie.
     pub fn plain_bytes(&self) -> u64 {
-        self.0.plain_bytes()
+        self.part.plain_bytes()
     }
 
     /// Ends a bundle.
     pub fn finish_bundle(mut self) -> FinishedPart {
         self.zeros(layout::END_BYTES);
-        self.0.finish()
+        self.part.finish(&self.hashes)
     }
 
     /// Ends slice `index` of a file of `file_bytes`; the last ones end the volume as well.
     pub fn finish_slice(mut self, index: u64, file_bytes: u64) -> FinishedPart {
+        self.end_content();
         self.zeros(layout::slice_bytes(index, file_bytes) - self.plain_bytes());
-        self.0.finish()
+        self.part.finish(&self.hashes)
+    }
+
+    fn end_content(&mut self) {
+        let (bytes, hashes) = self.hasher.take();
+        self.hashes.push(self.content_offset, bytes, hashes);
     }
 
     fn zeros(&mut self, bytes: u64) {
@@ -67,7 +89,7 @@ impl VolumeBuilder {
         let mut left = bytes as usize;
         while left > 0 {
             let take = left.min(ZEROS.len());
-            self.0.push(&ZEROS[..take]);
+            self.part.push(&ZEROS[..take]);
             left -= take;
         }
     }

@@ -117,6 +117,17 @@ pub async fn read_part_in_turn(
     }
 }
 
+/// A restore does without page hashes. Who takes the next backup should know.
+fn warn_of_annex(request: &PartRequest, table: &SeekTable, stored: &[u8]) {
+    let annex = table.annex_range();
+    if let Err(damage) = table.annex(&stored[annex.start as usize..annex.end as usize]) {
+        tracing::warn!(
+            "the page hashes in {} are damaged: {damage}. Its content is right; the next backup stores these pages again",
+            request.part.key
+        );
+    }
+}
+
 async fn read_once(
     archive: &Archive,
     request: &PartRequest,
@@ -135,6 +146,7 @@ async fn read_once(
             .await?;
             let table = SeekTable::of_whole(&stored).map_err(|damage| broken(archive, request, &damage))?;
             let table = proved(archive, request, table)?;
+            warn_of_annex(request, &table, &stored);
             let (frames, fetched_bytes) = (0..table.frames(), stored.len() as u64);
             let _turn = turn(decoders).await;
             hand_on(archive, request, table, frames, stored, take).await?;

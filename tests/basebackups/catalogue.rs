@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use walfs::archive::tree::backup::{Backup, Shape, WalRange};
 use walfs::archive::tree::catalogue::{BackupWal, Begun, By};
 use walfs::archive::tree::ended::{Ended, KnownFrom};
+use walfs::archive::tree::page_hashes::PageHashes;
 use walfs::archive::tree::summary::{Description, Method, Summary};
-use walfs::archive::tree::{Attributes, Content, Entry, Extent, Tree, TreeId, TreeKind, TreeName, chunks};
+use walfs::archive::tree::{Attributes, Content, Entry, Extent, Tree, TreeId, TreeKind, TreeName};
 use walfs::archive::{self, Archive, Error};
 use walfs::codec::Compression;
 use walfs::parts::part::PartBuilder;
@@ -62,7 +63,7 @@ async fn stored(archive: &Archive, text: &str, content: &[u8]) -> (Tree, Descrip
         .expect("begun");
     let mut builder = PartBuilder::new(Compression::default());
     builder.push(content);
-    let part = builder.finish();
+    let part = builder.finish(&PageHashes::default());
     let key = id.part_key(0, 0, "lz4");
     archive
         .put_part(&key, part.object.clone(), patience())
@@ -124,15 +125,8 @@ fn description() -> Description {
     }
 }
 
-async fn commit(
-    archive: &Archive,
-    tree: &Tree,
-    description: Description,
-    content: &[u8],
-) -> Result<Summary, Error> {
-    archive
-        .commit_tree(tree, chunks::of(content), description, patience)
-        .await
+async fn commit(archive: &Archive, tree: &Tree, description: Description) -> Result<Summary, Error> {
+    archive.commit_tree(tree, description, patience).await
 }
 
 async fn unfinished(archive: &Archive) -> Vec<TreeId> {
@@ -148,7 +142,7 @@ async fn b2_a_tree_is_there_from_its_commit_on() {
     let (tree, begun_as) = stored(&archive, "monday", b"content").await;
     assert_eq!(archive.trees(TreeKind::BaseBackup, patience()).await.unwrap(), []);
     assert_eq!(unfinished(&archive).await, std::slice::from_ref(&tree.id));
-    let committed = commit(&archive, &tree, begun_as, b"content").await.unwrap();
+    let committed = commit(&archive, &tree, begun_as).await.unwrap();
     assert_eq!(unfinished(&archive).await, []);
     let found = archive
         .summary(TreeKind::BaseBackup, &name("monday"), patience())
@@ -159,11 +153,6 @@ async fn b2_a_tree_is_there_from_its_commit_on() {
     assert!(found.stored_bytes > 0 && found.stored_bytes >= found.manifest.stored_bytes);
     let read = archive.tree(&name("monday"), &found, patience()).await.unwrap();
     assert_eq!(*read, tree);
-    let hashes = archive
-        .chunk_hashes(&name("monday"), &found, &tree, patience())
-        .await
-        .unwrap();
-    assert_eq!(hashes, chunks::of(b"content"));
 
     // B7: nobody takes its name, and nobody drops it.
     let again = archive
@@ -183,12 +172,8 @@ async fn b7_of_two_with_one_name_one_wins() {
         let archive = open(&backend).await;
         let (first, first_summary) = stored(&archive, "monday", b"first").await;
         let (second, second_summary) = stored(&archive, "monday", b"second").await;
-        let won = commit(&archive, &second, second_summary, b"second")
-            .await
-            .unwrap();
-        let lost = commit(&archive, &first, first_summary, b"first")
-            .await
-            .unwrap_err();
+        let won = commit(&archive, &second, second_summary).await.unwrap();
+        let lost = commit(&archive, &first, first_summary).await.unwrap_err();
         assert!(matches!(lost, Error::TreeExists { .. }), "{lost}");
         assert_eq!(
             archive
@@ -220,7 +205,7 @@ async fn b2_what_a_killed_backup_left_is_found_and_dropped() {
         left.push(stored(&archive, text, text.as_bytes()).await.0.id);
     }
     let (tree, whole) = stored(&archive, "kept", b"kept").await;
-    commit(&archive, &tree, whole, b"kept").await.unwrap();
+    commit(&archive, &tree, whole).await.unwrap();
     let mut expected = left.clone();
     expected.sort_by_key(TreeId::prefix);
     assert_eq!(unfinished(&archive).await, expected);
@@ -248,7 +233,7 @@ async fn b2_latest_waits_for_the_wal() {
     let backend = Scripted::map(true);
     let archive = Arc::new(open(&backend).await);
     let (tree, summary) = stored(&archive, "monday", b"1").await;
-    let summary = commit(&archive, &tree, summary, b"1").await.unwrap();
+    let summary = commit(&archive, &tree, summary).await.unwrap();
     let missing = archive.backup_wal(&summary, patience()).await.unwrap();
     let BackupWal::Missing(segments) = missing else {
         panic!("{missing:?}")
@@ -279,7 +264,7 @@ async fn b2_latest_waits_for_the_wal() {
         if own {
             newer.backup.own_wal = newer.backup.segments().unwrap();
         }
-        commit(&archive, &tree, newer, b"2").await.unwrap();
+        commit(&archive, &tree, newer).await.unwrap();
         assert_eq!(
             archive.latest(patience()).await.unwrap().unwrap().0,
             name(expected)
@@ -294,7 +279,7 @@ async fn r3_damage_is_told_by_backup_and_object() {
     let archive = open(&backend).await;
     for text in ["monday", "tuesday"] {
         let (tree, summary) = stored(&archive, text, text.as_bytes()).await;
-        commit(&archive, &tree, summary, text.as_bytes()).await.unwrap();
+        commit(&archive, &tree, summary).await.unwrap();
     }
     let summary = archive
         .summary(TreeKind::BaseBackup, &name("monday"), patience())
@@ -307,37 +292,26 @@ async fn r3_damage_is_told_by_backup_and_object() {
         .unwrap()
         .unwrap();
     let key = |summary: &Summary, file: &str| format!("trees/{}/{file}", summary.id);
-    let tree = archive.tree(&name("monday"), &summary, patience()).await.unwrap();
-    for file in ["manifest.lz4", "chunks.lz4"] {
-        let whole = backend.objects()[&key(&summary, file)].clone();
-        let mut flipped = whole.to_vec();
-        flipped[20] ^= 1;
-        let exchanged = backend.objects()[&key(&other, file)].clone();
-        let hurt = [
-            None,
-            Some(whole.slice(..whole.len() - 1)),
-            Some(Bytes::from(flipped)),
-            Some(exchanged),
-        ];
-        for bytes in hurt {
-            backend.set(&key(&summary, file), bytes);
-            let error = if file.starts_with("manifest") {
-                archive
-                    .tree(&name("monday"), &summary, patience())
-                    .await
-                    .unwrap_err()
-            } else {
-                archive
-                    .chunk_hashes(&name("monday"), &summary, &tree, patience())
-                    .await
-                    .unwrap_err()
-            };
-            let text = error.to_string();
-            assert!(matches!(error, Error::TreeDamaged { .. }), "{text}");
-            assert!(text.contains("backup monday") && text.contains("HINT"), "{text}");
-        }
-        backend.set(&key(&summary, file), Some(whole));
+    let manifest = key(&summary, "manifest.lz4");
+    let whole = backend.objects()[&manifest].clone();
+    let mut flipped = whole.to_vec();
+    flipped[20] ^= 1;
+    let exchanged = backend.objects()[&key(&other, "manifest.lz4")].clone();
+    let hurt = [
+        None,
+        Some(whole.slice(..whole.len() - 1)),
+        Some(Bytes::from(flipped)),
+        Some(exchanged),
+    ];
+    for bytes in hurt {
+        backend.set(&manifest, bytes);
+        let read = archive.tree(&name("monday"), &summary, patience()).await;
+        let error = read.unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, Error::TreeDamaged { .. }), "{text}");
+        assert!(text.contains("backup monday") && text.contains("HINT"), "{text}");
     }
+    backend.set(&manifest, Some(whole));
     // A summary under another name, or cut: told in the list, and the others are still listed.
     let text = backend.objects()["basebackups/tuesday.json"].clone();
     for hurt in [text.slice(..text.len() / 2), text.clone()] {

@@ -86,9 +86,8 @@ fn r3_whatever_is_done_to_a_backup_nothing_wrong_is_restored() {
             let output = restore(&site, &dir.join("data"));
             let case = format!("{} {what}: {}", path.display(), said(&output));
             if output.status.success() {
-                // The chunk hashes are not needed when there is nothing to compare with, and what is wrong is said.
-                assert!(path.to_string_lossy().contains("/chunks."), "{case}");
-                assert!(said(&output).contains("--delta, and going on"), "{case}");
+                // Page hashes are not needed when there is nothing to compare with, and what is wrong is said.
+                assert!(said(&output).contains("page hashes"), "{case}");
                 assert!(is_right(&site, &dir.join("data")), "{case}");
             } else {
                 assert_eq!(output.status.code(), Some(1), "{case}");

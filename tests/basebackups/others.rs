@@ -80,7 +80,7 @@ fn b2_what_a_server_has_recycled_need_not_be_what_is_archived() {
     let backup = start_backup_of_copy(&site, &copy, "2m");
     wait::until("the backup's files to be stored", || {
         let keys = site.place.keys("trees");
-        keys.iter().any(|key| key.contains("chunks.")).then_some(())
+        keys.iter().any(|key| key.contains("manifest.")).then_some(())
     });
     let needed = other.query("SELECT pg_walfile_name(redo_lsn) FROM pg_control_checkpoint()");
     wait::until("its WAL to be recycled", || {

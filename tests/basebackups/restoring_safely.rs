@@ -8,10 +8,10 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use serde_json::Value;
 use tokio::runtime::Runtime;
 use walfs::archive::tree::backup::{Backup, Shape, Tablespace};
 use walfs::archive::{self, Archive};
+use walfs::codec::SeekTable;
 use walfs::store::{self, Location, Patience};
 
 use crate::common::basebackup::Site;
@@ -429,34 +429,34 @@ fn s6_places_of_tablespaces_are_names_of_one_line() {
     }
 }
 
-/// What is said of a list of chunks that is damaged: a later `--delta`, or going on, would need it.
+/// Page hashes only save work: where they are damaged, all pages are brought again, and that is said.
 #[test]
-fn r3_a_damaged_list_of_chunks_is_said_by_a_plain_restore() {
-    let world = World::new("chunks");
+fn r3_damaged_page_hashes_cost_a_restore_over_something_only_work() {
+    let world = World::new("page-hashes");
     let site = Site::local(&world);
     let taken = site.backup("monday");
+    let data = world.owned_dir("back").join("data");
+    let restore = |more: &[&str]| {
+        let mut restore = site.walfs("restore");
+        restore.args(["--no-archiving", "--no-sync"]).args(more);
+        let output = restore.arg("monday").arg(&data).output().expect("run walfs");
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
+    };
+    restore(&[]);
+    let relation = data.join("global/1262");
+    let before = fs::read(&relation).expect("read a relation");
     let id = taken["id"].as_str().expect("an id");
     let keys = site.place.keys(&format!("trees/{id}"));
-    let key = keys.iter().find(|key| key.contains("/chunks.")).expect("a list");
-    let list = world.archive().join(key);
-    let whole = fs::read(&list).expect("read the list");
-    for damaged in [None, Some(&whole[..whole.len() / 2])] {
-        let _ = fs::remove_file(&list);
-        if let Some(damaged) = damaged {
-            fs::write(&list, damaged).expect("damage the list");
-            User::postgres().own(&list);
-        }
-        let dir = world.owned_dir("back");
-        let mut restore = site.walfs("restore");
-        let restored = restore.args(["--no-archiving", "--no-sync", "--json", "monday"]);
-        let output = restored.arg(dir.join("data")).output().expect("run walfs");
-        assert!(output.status.success(), "{}", said(&output));
-        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        let warnings = report["warnings"].to_string();
-        assert!(
-            warnings.contains("chunks") && warnings.contains("--delta"),
-            "{report}"
-        );
-        fs::remove_dir_all(&dir).expect("remove what was restored");
+    for key in keys.iter().filter(|key| key.contains(".tar.")) {
+        let part = world.archive().join(key);
+        let mut object = fs::read(&part).expect("read a part");
+        let annex = SeekTable::of_whole(&object).expect("a part").annex_range();
+        object[annex.end as usize - 1] ^= 1;
+        fs::write(&part, object).expect("damage its annex");
     }
+    fs::write(&relation, vec![7; before.len()]).expect("change a file");
+    let told = restore(&["--delta"]);
+    assert!(told.contains("page hashes"), "{told}");
+    assert!(fs::read(&relation).expect("read it again") == before);
 }

@@ -180,9 +180,9 @@ fn s6_an_old_directory_that_is_swapped_is_not_followed() {
     fs::write(victim.join("PG_VERSION"), "its own\n").expect("change a file");
     fs::write(victim.join("stranger"), "its own\n").expect("write a file");
     let before = seen(&victim);
-    let output = scene.meanwhile(&["--delta"], &data, hang("/chunks"), |_| {
-        drop(swap(&data, &victim))
-    });
+    // What is asked for behind the looks of a plain restore is compared with.
+    let comparing = scene.later(&[], &world.path().join("elsewhere"));
+    let output = scene.meanwhile(&["--delta"], &data, comparing, |_| drop(swap(&data, &victim)));
     assert_eq!(seen(&victim), before, "{}", said(&output));
     assert_refused(&output, &["was replaced", "data.moved"]);
 }

@@ -369,7 +369,7 @@ fn b3_a_standby_is_backed_up() {
     let mut backup = site.walfs("backup");
     backup
         .env("PGHOST", &dir)
-        .args(["--json", "from-standby"])
+        .args(["--json", "--full", "from-standby"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut backup = backup.spawn().expect("run walfs");

@@ -1,7 +1,6 @@
 //! Makes a base backup out of a directory, by the library alone: every file of it in parts, small ones bundled, large
 //! ones in slices. For tests of who reads backups, whoever will take them.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -11,12 +10,12 @@ use jiff::Timestamp;
 use walfs::archive::Archive;
 use walfs::archive::tree::backup::{Backup, Shape, WalRange};
 use walfs::archive::tree::catalogue::{Begun, By};
-use walfs::archive::tree::chunks::{self, ChunkHash};
 use walfs::archive::tree::ended::{Ended, KnownFrom};
+use walfs::archive::tree::layout;
 use walfs::archive::tree::summary::{Description, Method};
 use walfs::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeId, TreeKind};
-use walfs::archive::tree::{headers, layout};
-use walfs::parts::part::PartBuilder;
+use walfs::parts::part::FinishedPart;
+use walfs::parts::volume::{Bundle, VolumeBuilder, slice_extent};
 use walfs::pg::{Lsn, Timeline};
 
 use super::below::LONG;
@@ -34,8 +33,8 @@ pub async fn pack(archive: &Archive, name: &str, directory: &Path, backup: Backu
         id,
         parts: Vec::new(),
         entries: Vec::new(),
-        hashes: BTreeMap::new(),
-        bundle: Bundle::of(archive),
+        bundle: Bundle::default(),
+        bundled: Vec::new(),
         volumes: 0,
     };
     for path in walk(directory) {
@@ -43,21 +42,13 @@ pub async fn pack(archive: &Archive, name: &str, directory: &Path, backup: Backu
     }
     packing.close_bundle().await;
     let tree = Tree::new(packing.id, packing.parts, packing.entries).expect("a tree");
-    let mut hashes = packing.hashes;
-    let ordered = tree
-        .entries()
-        .iter()
-        .filter_map(|entry| hashes.remove(&entry.path));
-    let ordered: Vec<ChunkHash> = ordered.flatten().collect();
     let description = Description {
         began,
         method: Method::Walfs,
         plain_tar: true,
         backup,
     };
-    let committed = archive
-        .commit_tree(&tree, ordered, description, || patience)
-        .await;
+    let committed = archive.commit_tree(&tree, description, || patience).await;
     committed.expect("commit the backup");
     tree
 }
@@ -122,25 +113,11 @@ struct Packing<'a> {
     id: TreeId,
     parts: Vec<Part>,
     entries: Vec<Entry>,
-    hashes: BTreeMap<Box<[u8]>, Vec<ChunkHash>>,
+    /// Small files on their way into one part.
     bundle: Bundle,
+    /// Which entries these are, and where the content of each begins.
+    bundled: Vec<(usize, u64)>,
     volumes: u32,
-}
-
-/// Small files on their way into one part.
-struct Bundle {
-    part: PartBuilder,
-    /// Entry, and where its content begins.
-    files: Vec<(usize, u64)>,
-}
-
-impl Bundle {
-    fn of(archive: &Archive) -> Self {
-        Self {
-            part: PartBuilder::new(archive.compression()),
-            files: Vec::new(),
-        }
-    }
 }
 
 impl Packing<'_> {
@@ -178,63 +155,55 @@ impl Packing<'_> {
     }
 
     async fn bundle(&mut self, entry: Entry, path: &Path) {
-        let part = &mut self.bundle.part;
-        part.push(&headers::member_header(&entry));
-        if let Content::File { bytes, .. } = &entry.content {
-            let content = fs::read(path).expect("read a file");
-            assert_eq!(content.len() as u64, *bytes, "{} changes", path.display());
-            self.bundle.files.push((self.entries.len(), part.plain_bytes()));
-            part.push(&content);
-            part.push(&vec![0; layout::padding(*bytes) as usize]);
-            self.hashes.insert(entry.path.clone(), chunks::of(&content));
-        }
+        let content = match &entry.content {
+            Content::File { bytes, .. } => {
+                let content = fs::read(path).expect("read a file");
+                assert_eq!(content.len() as u64, *bytes, "{} changes", path.display());
+                content
+            }
+            _ => Vec::new(),
+        };
+        let offset = self.bundle.add(entry.clone(), content);
+        self.bundled.push((self.entries.len(), offset));
         self.entries.push(entry);
-        if self.bundle.part.plain_bytes() > layout::BUNDLE_BYTES {
+        if self.bundle.plain_bytes() > layout::BUNDLE_BYTES {
             self.close_bundle().await;
         }
     }
 
     async fn close_bundle(&mut self) {
-        let Bundle { mut part, files } = std::mem::replace(&mut self.bundle, Bundle::of(self.archive));
-        part.push(&[0; layout::END_BYTES as usize]);
-        let number = self.store(part, 0).await;
+        let bundle = std::mem::take(&mut self.bundle);
+        let part = self.store(bundle.pack(self.archive.compression()), 0).await;
         self.volumes += 1;
-        for (entry, offset) in files {
-            let Content::File { bytes, extents } = &mut self.entries[entry].content else {
-                unreachable!("only files are listed")
-            };
-            let (part, bytes) = (number, *bytes);
-            *extents = (bytes > 0)
-                .then_some(Extent { part, offset, bytes })
-                .into_iter()
-                .collect();
+        for (entry, offset) in std::mem::take(&mut self.bundled) {
+            if let Content::File { bytes, extents } = &mut self.entries[entry].content
+                && *bytes > 0
+            {
+                let bytes = *bytes;
+                *extents = [Extent { part, offset, bytes }].into();
+            }
         }
     }
 
     async fn store_large(&mut self, mut entry: Entry, path: &Path) {
         let content = fs::read(path).expect("read a file");
         let bytes = content.len() as u64;
-        let mut volume = headers::large_header(&entry).expect("a short path");
-        volume.extend_from_slice(&content);
-        volume.resize(layout::volume_bytes(bytes) as usize, 0);
         let mut extents = Vec::new();
-        for (slice, stored) in (0..).zip(volume.chunks(layout::SLICE_BYTES as usize)) {
-            let mut part = PartBuilder::new(self.archive.compression());
-            part.push(stored);
-            let part = self.store(part, slice).await;
-            let (range, offset) = layout::slice_content(slice.into(), bytes);
-            let bytes = range.end - range.start;
-            extents.extend((bytes > 0).then_some(Extent { part, offset, bytes }));
+        for slice in 0..layout::slices(bytes) {
+            let mut volume = VolumeBuilder::new(self.archive.compression());
+            let range = volume.begin_slice(slice, &entry);
+            volume.content(&content[range.start as usize..range.end as usize]);
+            let part = self.store(volume.finish_slice(slice, bytes), slice as u32).await;
+            extents.push(slice_extent(slice, bytes, part));
         }
         self.volumes += 1;
-        self.hashes.insert(entry.path.clone(), chunks::of(&content));
+        extents.retain(|extent| extent.bytes > 0);
         let extents = extents.into();
         entry.content = Content::File { bytes, extents };
         self.entries.push(entry);
     }
 
-    async fn store(&mut self, part: PartBuilder, slice: u32) -> u32 {
-        let finished = part.finish();
+    async fn store(&mut self, finished: FinishedPart, slice: u32) -> u32 {
         let extension = self.archive.compression().extension();
         let key = self.id.part_key(self.volumes, slice, extension);
         let stored = self

@@ -1,7 +1,7 @@
 //! Which trees there are: begun, committed, listed, read, and what unfinished ones have left.
 //!
 //! A tree is begun by an object of its own, `begun.json`, which says who is at it; then come its parts, in any order;
-//! [`Archive::commit_tree`] writes manifest and chunk hashes and, last, the summary. Whatever happens before that leaves
+//! [`Archive::commit_tree`] writes the manifest and, last, the summary. Whatever happens before that leaves
 //! an unfinished tree, which nobody sees as a backup ([`super::unfinished`]).
 
 use std::sync::Arc;
@@ -12,9 +12,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::chunks::{self, ChunkHash};
 use super::refused::Refused;
-use super::summary::{Description, Inventory, Object, Summary};
+use super::summary::{BuildsOn, Description, Inventory, Object, Summary};
 use super::{Content, Entry, Tree, TreeId, TreeKind, TreeName, manifest};
 use crate::archive::{Archive, Error, put_mode};
 use crate::codec::{self, ContentHash};
@@ -142,57 +141,44 @@ impl Archive {
     }
 
     /// Makes a tree exist: [`Archive::store_inventory`], then [`Archive::commit_stored`]. `patience` is asked for each of the
-    /// three objects.
+    /// two objects.
     ///
     /// # Errors
     /// As [`Archive::commit_stored`].
     pub async fn commit_tree(
         &self,
         tree: &Tree,
-        hashes: Vec<ChunkHash>,
         description: Description,
         patience: impl Fn() -> Patience,
     ) -> Result<Summary, Error> {
-        let inventory = self.store_inventory(tree, hashes, &patience).await?;
+        let inventory = self.store_inventory(tree, patience()).await?;
         self.commit_stored(inventory, description, patience()).await
     }
 
-    /// Stores what tells a tree's parts apart: its manifest and chunk hashes, side by side. `hashes` are those of all files
-    /// in the tree's order. Nothing points to it before the tree is committed, so the parts may still be on their way.
+    /// Stores what tells a tree's parts apart: its manifest. Nothing points to it before the tree is committed, so the parts
+    /// may still be on their way.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn store_inventory(
-        &self,
-        tree: &Tree,
-        hashes: Vec<ChunkHash>,
-        patience: impl Fn() -> Patience,
-    ) -> Result<Inventory, Error> {
-        let (manifest_key, chunks_key) = (self.manifest_key(&tree.id), self.chunks_key(&tree.id));
-        // Both to their end: one that is broken off may arrive after its tree was given up.
-        let (manifest, chunks) = futures::join!(
-            self.put_object(&manifest_key, manifest::to_text(tree), patience()),
-            self.put_object(&chunks_key, chunks::to_bytes(hashes), patience())
-        );
-        let (manifest, chunks) = (manifest?, chunks?);
-        let own = tree.id.prefix();
-        let own_parts = tree
-            .parts
-            .iter()
-            .filter(|part| part.key.as_str().starts_with(&own));
-        let stored_bytes = own_parts.map(|part| part.stored_bytes).sum::<u64>()
-            + manifest.stored_bytes
-            + chunks.stored_bytes;
+    pub async fn store_inventory(&self, tree: &Tree, patience: Patience) -> Result<Inventory, Error> {
+        let key = self.manifest_key(&tree.id);
+        let manifest = self.put_object(&key, manifest::to_text(tree), patience).await?;
+        let mut of_trees = tree.stored_bytes_by_tree();
+        let own_bytes = of_trees.remove(tree.id.as_str()).unwrap_or_default();
+        let builds_on = of_trees.into_iter().map(|(id, stored_bytes)| BuildsOn {
+            id: id.to_owned(),
+            stored_bytes,
+        });
         let root = tree.entries().first();
         let is_file = |entry: &&Entry| matches!(entry.content, Content::File { .. });
         Ok(Inventory {
             id: tree.id.clone(),
-            manifest,
-            chunks,
             mode: root.map_or(0o700, |root| root.attributes.mode),
             files: tree.entries().iter().filter(is_file).count() as u64,
             bytes: tree.bytes(),
-            stored_bytes,
+            stored_bytes: own_bytes + manifest.stored_bytes,
+            builds_on: builds_on.collect(),
+            manifest,
         })
     }
 
@@ -462,61 +448,6 @@ impl Archive {
         Ok(Arc::new(tree))
     }
 
-    /// Reads the chunk hashes of all files of a tree, in the tree's order.
-    ///
-    /// # Errors
-    /// As [`Archive::tree`].
-    pub async fn chunk_hashes(
-        &self,
-        name: &TreeName,
-        summary: &Summary,
-        tree: &Tree,
-        patience: Patience,
-    ) -> Result<Vec<ChunkHash>, Error> {
-        let files = tree
-            .entries()
-            .iter()
-            .filter(|entry| matches!(entry.content, Content::File { .. }));
-        let counts = files.map(|file| chunks::count(file.bytes()));
-        let expected = counts.fold(0, u64::saturating_add);
-        let wrong = || {
-            let reason = format!("it does not have {expected} of 16 bytes");
-            self.tree_damaged(name, "the list of its chunks", reason)
-        };
-        // Before it is fetched: what it claims to have is not for it to say.
-        if expected.checked_mul(16) != Some(summary.chunks.plain_bytes) {
-            return Err(wrong());
-        }
-        let bytes = self
-            .read_object(name, &self.chunks_key(&tree.id), &summary.chunks, patience)
-            .await?;
-        chunks::from_bytes(&bytes).ok_or_else(wrong)
-    }
-
-    /// Is the list of a tree's chunk hashes there, in its length? Without reading it.
-    ///
-    /// # Errors
-    /// As [`Archive::tree`].
-    pub async fn check_chunks(
-        &self,
-        name: &TreeName,
-        summary: &Summary,
-        tree: &Tree,
-        patience: Patience,
-    ) -> Result<(), Error> {
-        let key = self.chunks_key(&tree.id);
-        let damaged = |reason: String| self.tree_damaged(name, key.as_str(), reason);
-        match self.store().head(&key, patience).await {
-            Ok(meta) if meta.stored_bytes == summary.chunks.stored_bytes => Ok(()),
-            Ok(meta) => Err(damaged(format!(
-                "it has {} bytes, expected {}",
-                meta.stored_bytes, summary.chunks.stored_bytes
-            ))),
-            Err(error) if error.kind == ErrorKind::NotFound => Err(damaged("it is not there".into())),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     async fn read_object(
         &self,
         name: &TreeName,
@@ -546,11 +477,6 @@ impl Archive {
     /// Key of a tree's manifest.
     pub fn manifest_key(&self, id: &TreeId) -> Key {
         id.key(&format!("manifest.{}", self.marker().codec))
-    }
-
-    /// Key of a tree's chunk hashes.
-    pub fn chunks_key(&self, id: &TreeId) -> Key {
-        id.key(&format!("chunks.{}", self.marker().codec))
     }
 
     /// An error that names the backup and what of it.

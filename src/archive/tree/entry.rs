@@ -1,12 +1,12 @@
 //! A tree in memory: entries in one ascending order, and who is in which directory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use jiff::Timestamp;
 
-use super::TreeId;
 use super::layout::MAX_FILE_BYTES;
+use super::{TREES, TreeId};
 use crate::codec::{ContentHash, most_stored_bytes};
 use crate::store::Key;
 
@@ -88,6 +88,14 @@ pub struct Part {
     pub stored_bytes: u64,
     /// Hash of its plain content: proves that the object is the one that was stored.
     pub hash: ContentHash,
+}
+
+impl Part {
+    /// The folder, below `trees/`, of the tree that it was stored for.
+    pub fn tree(&self) -> &str {
+        let below = self.key.as_str().strip_prefix(TREES).unwrap_or_default();
+        below.split('/').nth(1).unwrap_or_default()
+    }
 }
 
 /// A tree: what its manifest says.
@@ -189,6 +197,16 @@ impl Tree {
     pub fn find(&self, path: &[u8]) -> Option<u32> {
         let found = self.entries.binary_search_by(|entry| order(&entry.path, path));
         found.ok().map(|number| number as u32)
+    }
+
+    /// Stored bytes of its parts, by the tree in whose folder they are.
+    pub fn stored_bytes_by_tree(&self) -> BTreeMap<&str, u64> {
+        let mut of_trees = BTreeMap::new();
+        for part in &self.parts {
+            let sum: &mut u64 = of_trees.entry(part.tree()).or_default();
+            *sum = sum.saturating_add(part.stored_bytes);
+        }
+        of_trees
     }
 
     /// Plain bytes of all files.

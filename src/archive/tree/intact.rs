@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use super::summary::{Object, Summary};
-use super::{Tree, TreeId, TreeName};
+use super::summary::{BuildsOn, Object, Summary};
+use super::{PART, TREES, Tree, TreeId, TreeName};
 use crate::archive::{Archive, Error};
 use crate::store::{ErrorKind, Key, Meta, Patience};
 
@@ -38,14 +38,42 @@ impl Archive {
             page.entries
         };
         let told_apart = self.missing_inventory(&id, summary, &entries);
-        Ok(told_apart.or_else(|| match many {
+        let own = told_apart.or_else(|| match many {
             true => None,
-            false => missing_bytes(&entries, &prefix, summary),
-        }))
+            false => missing_bytes(&entries, &prefix, summary.stored_bytes),
+        });
+        match own {
+            None => self.missing_of_others(summary, patience).await,
+            missing => Ok(missing),
+        }
     }
 
-    /// The first part of a tree that is gone or cut, and what is wrong with it: as far as a listing tells. Of a store that
-    /// refuses to list nothing is told.
+    /// What is missing of the earlier trees that one builds on; of more than a page of parts nothing is looked for.
+    async fn missing_of_others(
+        &self,
+        summary: &Summary,
+        patience: Patience,
+    ) -> Result<Option<String>, Error> {
+        for BuildsOn { id, stored_bytes } in &summary.builds_on {
+            let Some(id) = TreeId::parse(id) else {
+                return Ok(Some(format!("it builds on {id:?}, which is no tree")));
+            };
+            let prefix = id.prefix();
+            let page = self.store().list(&prefix, None, PAGE, patience).await?;
+            if page.more {
+                continue;
+            }
+            let mut parts = page.entries;
+            parts.retain(|(key, _)| key.as_str().contains(PART));
+            if let Some(missing) = missing_bytes(&parts, &prefix, *stored_bytes) {
+                return Ok(Some(missing));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first part of a tree, of its own or of an earlier one's, that is gone or cut, and what is wrong with it: as far as
+    /// a listing tells. Of a store that refuses to list nothing is told.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -54,20 +82,15 @@ impl Archive {
         tree: &Tree,
         patience: Patience,
     ) -> Result<Option<(Key, String)>, Error> {
-        let prefix = tree.id.prefix();
-        let listed = match self.list_all(&prefix, patience).await {
-            Err(Error::Store(error)) if error.kind == ErrorKind::Denied => return Ok(None),
-            listed => listed?,
-        };
-        let listed: HashMap<&Key, u64> = listed
-            .iter()
-            .map(|(key, meta)| (key, meta.stored_bytes))
-            .collect();
-        let mut own = tree
-            .parts
-            .iter()
-            .filter(|part| part.key.as_str().starts_with(&prefix));
-        Ok(own.find_map(|part| match listed.get(&part.key) {
+        let mut listed: HashMap<Key, u64> = HashMap::new();
+        for id in tree.stored_bytes_by_tree().into_keys() {
+            let of_tree = match self.list_all(&format!("{TREES}/{id}/"), patience).await {
+                Err(Error::Store(error)) if error.kind == ErrorKind::Denied => return Ok(None),
+                of_tree => of_tree?,
+            };
+            listed.extend(of_tree.into_iter().map(|(key, meta)| (key, meta.stored_bytes)));
+        }
+        Ok(tree.parts.iter().find_map(|part| match listed.get(&part.key) {
             Some(&bytes) if bytes == part.stored_bytes => None,
             Some(bytes) => {
                 let reason = format!("it has {bytes} bytes, it was stored with {}", part.stored_bytes);
@@ -77,7 +100,7 @@ impl Archive {
         }))
     }
 
-    /// Is everything there that was stored of a tree? Every object of it is listed. Of a store that refuses to list nothing
+    /// Is everything there that was stored of a tree, and what it builds on? Every object of it is listed. Of a store that refuses to list nothing
     /// can be told but what it has confirmed.
     ///
     /// # Errors
@@ -99,8 +122,13 @@ impl Archive {
             }
             listed => listed?,
         };
-        let missing = self.missing_inventory(&id, summary, &entries);
-        match missing.or_else(|| missing_bytes(&entries, &prefix, summary)) {
+        let own = self.missing_inventory(&id, summary, &entries);
+        let own = own.or_else(|| missing_bytes(&entries, &prefix, summary.stored_bytes));
+        let missing = match own {
+            None => self.missing_of_others(summary, patience).await?,
+            own => own,
+        };
+        match missing {
             None => Ok(()),
             Some(missing) => Err(Error::TreeRemoved {
                 name: name.clone(),
@@ -110,17 +138,12 @@ impl Archive {
         }
     }
 
-    /// Which of the objects is missing that tell the parts apart?
+    /// Is what tells the parts apart missing?
     fn missing_inventory(&self, id: &TreeId, summary: &Summary, entries: &[(Key, Meta)]) -> Option<String> {
         if entries.is_empty() {
             return Some(format!("nothing is left in {}", id.prefix()));
         }
-        [
-            (self.manifest_key(id), &summary.manifest),
-            (self.chunks_key(id), &summary.chunks),
-        ]
-        .iter()
-        .find_map(|(key, object)| missing_object(entries, key, object))
+        missing_object(entries, &self.manifest_key(id), &summary.manifest)
     }
 }
 
@@ -136,11 +159,10 @@ fn missing_object(entries: &[(Key, Meta)], key: &Key, object: &Object) -> Option
     }
 }
 
-fn missing_bytes(entries: &[(Key, Meta)], prefix: &str, summary: &Summary) -> Option<String> {
+fn missing_bytes(entries: &[(Key, Meta)], prefix: &str, stored: u64) -> Option<String> {
     let told_apart = |key: &Key| !key.as_str()[prefix.len()..].ends_with(".json");
     let counted = entries.iter().filter(|(key, _)| told_apart(key));
     let found: u64 = counted.map(|(_, meta)| meta.stored_bytes).sum();
-    let stored = summary.stored_bytes;
     (found < stored).then(|| {
         let missing = stored - found;
         format!("{missing} of the {stored} bytes stored in {prefix} are missing")

@@ -25,16 +25,17 @@ pub struct Summary {
     pub content: TreeKind,
     /// Its manifest.
     pub manifest: Object,
-    /// Its chunk hashes.
-    pub chunks: Object,
     /// Permission bits of its own directory.
     pub mode: u32,
     /// Regular files in it.
     pub files: u64,
     /// Their plain bytes.
     pub bytes: u64,
-    /// Bytes of its own parts, manifest and chunk hashes, as stored.
+    /// Bytes of its own parts and manifest, as stored.
     pub stored_bytes: u64,
+    /// What of earlier trees it points to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub builds_on: Vec<BuildsOn>,
     /// When the first of it was stored: long after it was taken, if it was brought from elsewhere.
     pub began: Timestamp,
     /// When it was complete in the archive; see [`Backup::ended`].
@@ -68,13 +69,22 @@ pub struct Description {
 pub struct Inventory {
     pub(super) id: TreeId,
     pub(super) manifest: Object,
-    pub(super) chunks: Object,
     /// Permission bits of the tree's own directory.
     pub(super) mode: u32,
     pub(super) files: u64,
     pub(super) bytes: u64,
-    /// Of the tree's own parts, manifest and chunk hashes.
+    /// Of the tree's own parts and manifest.
     pub(super) stored_bytes: u64,
+    pub(super) builds_on: Vec<BuildsOn>,
+}
+
+/// Parts of an earlier tree that hold content of a later one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildsOn {
+    /// Folder of the earlier one, below `trees/`.
+    pub id: String,
+    /// Bytes of these parts, as stored.
+    pub stored_bytes: u64,
 }
 
 /// An object of a tree.
@@ -107,10 +117,10 @@ pub enum Method {
     ByHand,
 }
 
-/// Largest manifest and list of chunk hashes, plain, in bytes: of some three million files, or 8 TiB.
-const MOST_INVENTORY_BYTES: u64 = 512 << 20;
+/// Largest manifest, plain, in bytes: of some three million files.
+const MOST_MANIFEST_BYTES: u64 = 512 << 20;
 
-/// How much smaller either may become by compression.
+/// How much smaller it may become by compression.
 const MOST_RATIO: u64 = 64;
 
 /// What stands before the checksum's 64 digits, and what behind.
@@ -160,18 +170,17 @@ impl Summary {
     /// What is not, as text.
     pub fn check(&self) -> Result<(), String> {
         self.backup.plausible_wal()?;
-        for (what, object) in [("manifest", &self.manifest), ("list of chunks", &self.chunks)] {
-            let by_ratio = object
-                .stored_bytes
-                .saturating_mul(MOST_RATIO)
-                .saturating_add(1 << 20);
-            let most = MOST_INVENTORY_BYTES.min(by_ratio);
-            if object.plain_bytes > most || object.stored_bytes > most_stored_bytes(MOST_INVENTORY_BYTES) {
-                return Err(format!(
-                    "it states a {what} of {} bytes, stored as {}, which none can have",
-                    object.plain_bytes, object.stored_bytes
-                ));
-            }
+        let Object {
+            plain_bytes,
+            stored_bytes,
+            ..
+        } = self.manifest;
+        let by_ratio = stored_bytes.saturating_mul(MOST_RATIO).saturating_add(1 << 20);
+        let most = MOST_MANIFEST_BYTES.min(by_ratio);
+        if plain_bytes > most || stored_bytes > most_stored_bytes(MOST_MANIFEST_BYTES) {
+            return Err(format!(
+                "it states a manifest of {plain_bytes} bytes, stored as {stored_bytes}, which none can have"
+            ));
         }
         Ok(())
     }
@@ -189,11 +198,11 @@ impl Summary {
             id: inventory.id.to_string(),
             content: TreeKind::BaseBackup,
             manifest: inventory.manifest,
-            chunks: inventory.chunks,
             mode: inventory.mode,
             files: inventory.files,
             bytes: inventory.bytes,
             stored_bytes: inventory.stored_bytes,
+            builds_on: inventory.builds_on,
             began,
             finished: Timestamp::now(),
             method,
@@ -232,12 +241,12 @@ pub(crate) mod tests {
             summary_version: SUMMARY_VERSION,
             id: TreeId::fresh(&name.parse().unwrap()).to_string(),
             content: TreeKind::BaseBackup,
-            manifest: object.clone(),
-            chunks: object,
+            manifest: object,
             mode: 0o750,
             files: 1,
             bytes: 2,
             stored_bytes: 3,
+            builds_on: vec![],
             began: Timestamp::UNIX_EPOCH,
             finished: Timestamp::UNIX_EPOCH,
             method: Method::Walfs,

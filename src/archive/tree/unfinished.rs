@@ -113,8 +113,8 @@ impl Archive {
             Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Damaged) => None,
             Err(error) => return Err(error.into()),
         };
-        let inventory = [self.manifest_key(&id), self.chunks_key(&id)];
-        let has_inventory = objects.iter().any(|(key, _)| inventory.contains(key));
+        let manifest = self.manifest_key(&id);
+        let has_inventory = objects.iter().any(|(key, _)| *key == manifest);
         let keys = objects.iter().map(|(key, _)| key);
         let refused = self.last_refused(&id, keys, patience).await?;
         Ok(Unfinished {

@@ -1,43 +1,42 @@
-//! Puts together what the threads have made, in whatever order it came: the tree, its chunk hashes, and the
-//! `backup_manifest`.
+//! Puts together what the threads have made, in whatever order it came: the tree and the `backup_manifest`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
-use super::pack::{Built, PackedExtent, Whole};
+use super::base::Base;
+use super::pack::{Packed, Place, Whole};
 use super::pages::Findings;
 use super::walk::Source;
 use crate::archive::tree::backup::Pages;
-use crate::archive::tree::chunks::ChunkHash;
 use crate::archive::tree::{Attributes, Extent, Part, Tree, TreeError, TreeId};
 use crate::parts::tree::TreeBuilder;
 use crate::pg::Lsn;
 use crate::pg::backup_manifest::{Checksum, FileLine, ManifestVersion, WalRange, Writer};
 
 /// Volume and slice: the order of the parts.
-type Place = (u32, u32);
+type Number = (u32, u32);
 
 /// What is stored so far, or on its way.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
-    parts: BTreeMap<Place, Part>,
-    /// Each file's extents.
-    files: HashMap<Box<[u8]>, Vec<(Place, PackedExtent)>>,
+    parts: BTreeMap<Number, Part>,
+    /// The ranges of each file.
+    files: HashMap<Box<[u8]>, Vec<Packed>>,
     found: Findings,
 }
 
 impl Collected {
-    /// Notes a part whose place is `part.key`.
-    pub(super) fn add(&mut self, built: Built, part: Part) {
-        let place = (built.volume, built.slice);
-        self.parts.insert(place, part);
-        for extent in built.extents {
-            self.files
-                .entry(extent.path.clone())
-                .or_default()
-                .push((place, extent));
+    /// Notes a part.
+    pub(super) fn add_part(&mut self, volume: u32, slice: u32, part: Part) {
+        self.parts.insert((volume, slice), part);
+    }
+
+    /// Notes what was packed, and what was found in it.
+    pub(super) fn add_files(&mut self, files: Vec<Packed>, found: Findings) {
+        for packed in files {
+            self.files.entry(packed.path.clone()).or_default().push(packed);
         }
-        self.found.add(built.found);
+        self.found.add(found);
     }
 
     /// Takes what was found in data pages; the backup's WAL ends at `end`.
@@ -45,10 +44,10 @@ impl Collected {
         std::mem::take(&mut self.found).settle(end)
     }
 
-    /// Puts the extents of every file in order.
+    /// Puts the ranges of every file in order.
     pub(super) fn sort(&mut self) {
         for packed in self.files.values_mut() {
-            packed.sort_by_key(|(_, extent)| extent.file_offset);
+            packed.sort_by_key(|packed| packed.offset);
         }
     }
 
@@ -60,7 +59,7 @@ impl Collected {
         paths.sort();
         for path in paths {
             let packed = &self.files[path];
-            let first = &packed[0].1;
+            let first = &packed[0];
             file_line(
                 &mut writer,
                 path,
@@ -84,40 +83,54 @@ impl Collected {
         text
     }
 
-    /// The tree, and the hashes of all chunks in its order.
+    /// The tree, and whether its own parts are it as a tar tool would unpack them.
     pub(super) fn into_tree(
         self,
         id: TreeId,
         sources: &[Source],
-    ) -> Result<(Tree, Vec<ChunkHash>), TreeError> {
+        base: Option<&Base>,
+    ) -> Result<(Tree, bool), TreeError> {
         let mut builder = TreeBuilder::default();
-        let numbers: HashMap<Place, u32> = self
+        let numbers: HashMap<Number, u32> = self
             .parts
             .iter()
-            .map(|(place, part)| (*place, builder.part(part)))
+            .map(|(number, part)| (*number, builder.part(part)))
             .collect();
         let directories = sources.iter().filter(|source| source.bytes.is_none());
         directories.for_each(|source| builder.node(source.directory()));
+        let mut is_plain = true;
         for (path, packed) in self.files {
-            let (attributes, bytes) = (packed[0].1.attributes, packed[0].1.file_bytes);
-            let extents: Vec<Extent> = packed
-                .iter()
-                .map(|(place, extent)| Extent {
-                    part: numbers[place],
-                    offset: extent.part_offset,
-                    bytes: extent.bytes,
-                })
-                .collect();
-            let hashes = packed.into_iter().flat_map(|(_, extent)| extent.hashes);
-            builder.file(path, attributes, bytes, extents, hashes.collect());
+            let (attributes, bytes) = (packed[0].attributes, packed[0].file_bytes);
+            is_plain &= packed.iter().all(|packed| packed.is_plain);
+            let mut extents: Vec<Extent> = Vec::new();
+            for place in packed.iter().flat_map(|packed| &packed.places) {
+                extents.push(match *place {
+                    Place::Own {
+                        volume,
+                        slice,
+                        offset,
+                        bytes,
+                    } => Extent {
+                        part: numbers[&(volume, slice)],
+                        offset,
+                        bytes,
+                    },
+                    Place::Base(extent) => {
+                        let base = base.expect("it was compared with");
+                        let part = builder.part(base.part(extent.part));
+                        Extent { part, ..extent }
+                    }
+                });
+            }
+            builder.file(path, attributes, bytes, extents);
         }
-        builder.build(id)
+        Ok((builder.build(id)?, is_plain))
     }
 }
 
-fn crc32c(packed: &[(Place, PackedExtent)]) -> u32 {
-    packed.iter().fold(0, |crc, (_, extent)| {
-        crc32c::crc32c_combine(crc, extent.crc32c, extent.bytes as usize)
+fn crc32c(packed: &[Packed]) -> u32 {
+    packed.iter().fold(0, |crc, packed| {
+        crc32c::crc32c_combine(crc, packed.crc32c, packed.bytes as usize)
     })
 }
 

@@ -62,12 +62,12 @@ impl Blocks {
     /// much there was.
     ///
     /// # Errors
-    /// What `read` fails with; [`Error::Thread`].
+    /// What `read` or `pack` fails with; [`Error::Thread`].
     pub(super) fn each(
         &self,
         range: Range<u64>,
         read: impl Fn(&mut [u8], u64) -> Result<usize, Error> + Send,
-        mut pack: impl FnMut(&mut Block),
+        mut pack: impl FnMut(&mut Block) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut cuts = cut(range).peekable();
         let first = cuts.next();
@@ -115,8 +115,12 @@ impl Blocks {
         })
     }
 
-    fn use_up(&self, mut block: Block, pack: &mut impl FnMut(&mut Block)) -> Result<(), Error> {
-        pack(&mut block);
+    fn use_up(
+        &self,
+        mut block: Block,
+        pack: &mut impl FnMut(&mut Block) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        pack(&mut block)?;
         self.spare.lock().expect("no panic while held").push(block.bytes);
         Ok(())
     }
@@ -175,6 +179,7 @@ mod tests {
                     assert!((start..).zip(chunk.iter()).all(right));
                     at = expected.end;
                 }
+                Ok(())
             };
             let blocks = Blocks::default();
             blocks
@@ -207,6 +212,7 @@ mod tests {
                 );
             }
             packed.fetch_add(1, Ordering::SeqCst);
+            Ok(())
         };
         let blocks = Blocks::default();
         blocks.each(0..END, read, pack).unwrap();
@@ -221,7 +227,10 @@ mod tests {
                 true => Err(Error::Thread(io::ErrorKind::Other.into())),
                 false => Ok(read(buffer, at, END)),
             };
-            let failed = Blocks::default().each(0..END, read, |_| packed += 1);
+            let failed = Blocks::default().each(0..END, read, |_| {
+                packed += 1;
+                Ok(())
+            });
             assert!(matches!(failed, Err(Error::Thread(_))));
             assert_eq!(packed, bad);
         }

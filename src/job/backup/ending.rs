@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use super::pack::{self, Whole};
 use super::{Error, Taking, local, wal};
 use crate::archive::tree::backup::{Pages, Shape, Tablespace, WalRange};
-use crate::archive::tree::chunks::ChunkHash;
 use crate::archive::tree::ended::{Ended, KnownFrom};
 use crate::archive::tree::summary::{Description, Method};
 use crate::archive::tree::{Attributes, Tree, backup, layout};
@@ -21,7 +20,7 @@ const LISTED: usize = 100;
 
 impl Taking<'_> {
     /// Sends what makes the files a backup, and describes it.
-    pub(super) fn finish(&mut self, stopped: Stopped, control: Whole) -> Result<Description, Error> {
+    pub(super) async fn finish(&mut self, stopped: Stopped, control: Whole) -> Result<Description, Error> {
         let label = label::parse(&stopped.label)?;
         let map = tablespace_map::parse(&stopped.tablespace_map)?;
         let wal = self.wal(&label, stopped.lsn)?;
@@ -43,7 +42,7 @@ impl Taking<'_> {
             });
         }
         files.push(control);
-        self.send_last(files, &wal);
+        self.send_last(files, &wal).await?;
         Ok(self.describe((label, ended), map, wal, pages))
     }
 
@@ -74,7 +73,7 @@ impl Taking<'_> {
     }
 
     /// The last volume, or the last two if the manifest is a large file.
-    fn send_last(&mut self, mut files: Vec<Whole>, wal: &[WalRange]) {
+    async fn send_last(&mut self, mut files: Vec<Whole>, wal: &[WalRange]) -> Result<(), Error> {
         self.uploads.collected.sort();
         let version = ManifestVersion::of_postgres(self.facts.major, self.facts.system_id);
         let newest_first: Vec<_> = wal.iter().rev().map(manifest_range).collect();
@@ -85,23 +84,23 @@ impl Taking<'_> {
             content,
         };
         let queue = &self.packers.as_ref().expect("the files have been copied").0.queue;
-        let compression = self.archive.compression();
-        let mut last = Vec::new();
+        let (compression, volume) = (self.archive.compression(), queue.next_volume());
         let bytes = manifest.content.len() as u64;
+        let mut last = Vec::new();
         if bytes > layout::LARGE_BYTES {
-            last.push(pack::bundle_of(compression, queue.last_volume(), &files));
-            let volume = queue.last_volume();
+            let volume = queue.next_volume();
             last.extend(
                 (0..layout::slices(bytes)).map(|index| pack::slice_of(compression, volume, index, &manifest)),
             );
         } else {
             files.push(manifest);
-            last.push(pack::bundle_of(compression, queue.last_volume(), &files));
         }
-        for built in last {
-            self.uploads.begin(self.archive, &self.id, built);
+        last.push(pack::bundle_of(compression, volume, &files, self.base.as_deref()).await?);
+        for made in last {
+            self.uploads.begin(self.archive, &self.id, made);
         }
         self.uploads.collected.sort();
+        Ok(())
     }
 
     /// What is known of the backup.
@@ -139,11 +138,11 @@ impl Taking<'_> {
         }
     }
 
-    /// The tree of all parts that were sent, and the hashes of its chunks.
-    pub(super) fn tree(&mut self) -> Result<(Tree, Vec<ChunkHash>), Error> {
+    /// The tree of all parts that were sent, and whether these are it as a tar tool would unpack them.
+    pub(super) fn tree(&mut self) -> Result<(Tree, bool), Error> {
         let collected = std::mem::take(&mut self.uploads.collected);
         let plan = &self.packers.as_ref().expect("the files have been copied").0.plan;
-        Ok(collected.into_tree(self.id.clone(), &plan.sources)?)
+        Ok(collected.into_tree(self.id.clone(), &plan.sources, self.base.as_deref())?)
     }
 }
 

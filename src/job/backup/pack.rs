@@ -4,7 +4,6 @@
 //! gives back what the packed part does not; the rest goes with the part until it is stored. A large file's bytes come
 //! from a thread beside the one that packs (`blocks`).
 
-use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
@@ -14,39 +13,57 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::Error;
-use super::blocks::{Block, Blocks};
+use super::base::{self, Base, Difference, Piece};
+use super::blocks::Blocks;
 use super::pages::{Findings, Rules, Verifier, check_length};
 use super::queue::{Opened, Plan, Queue, Work};
 use super::rate::Rate;
 use super::reading::read_at;
-use crate::archive::tree::chunks::{self, ChunkHash};
-use crate::archive::tree::{Attributes, Entry, layout};
+use crate::archive::tree::{Attributes, Entry, Extent, layout};
 use crate::codec::Compression;
 use crate::job::progress::Progress;
 use crate::memory::{Held, Share};
 use crate::parts::part::FinishedPart;
 use crate::parts::volume::{VolumeBuilder, file_entry};
 
+/// Where changed pages of a file are in a part, as tar tools show it.
+const PAGES_OF: &[u8] = b".walfs-pages/";
+
 /// How often a thread that waits for the rate looks whether it should stop.
 const NAP: Duration = Duration::from_millis(100);
 
-/// Bytes of a file, in a part, with what is known of them since they were packed.
+/// A range of a file, with what is known of it since it was packed.
 #[derive(Debug)]
-pub(super) struct PackedExtent {
+pub(super) struct Packed {
     pub(super) path: Box<[u8]>,
     pub(super) attributes: Attributes,
     /// Length of the whole file.
     pub(super) file_bytes: u64,
     /// Where it begins in the file.
-    pub(super) file_offset: u64,
-    /// Where it begins in the part's plain content.
-    pub(super) part_offset: u64,
+    pub(super) offset: u64,
     /// Its length.
     pub(super) bytes: u64,
     /// CRC-32C of its bytes.
     pub(super) crc32c: u32,
-    /// Hashes of its chunks.
-    pub(super) hashes: Vec<ChunkHash>,
+    /// Where its bytes are, in order.
+    pub(super) places: Vec<Place>,
+    /// Is it in this backup's parts as a tar tool would unpack it?
+    pub(super) is_plain: bool,
+}
+
+/// Where bytes of a file are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place {
+    /// In a part of this backup.
+    Own {
+        volume: u32,
+        slice: u32,
+        /// In the part's plain content.
+        offset: u64,
+        bytes: u64,
+    },
+    /// In a part of the base.
+    Base(Extent),
 }
 
 /// A part, to be stored under volume and slice.
@@ -55,10 +72,17 @@ pub(super) struct Built {
     pub(super) volume: u32,
     pub(super) slice: u32,
     pub(super) part: FinishedPart,
-    pub(super) extents: Vec<PackedExtent>,
-    pub(super) found: Findings,
     /// Its memory, to be held until it is stored.
     pub(super) memory: Option<Held>,
+}
+
+/// What a thread has made.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    /// Ranges of files. The parts that they are in may come later.
+    pub(super) files: Vec<Packed>,
+    pub(super) parts: Vec<Built>,
+    pub(super) found: Findings,
 }
 
 /// What all threads of a backup share.
@@ -66,6 +90,8 @@ pub(super) struct Built {
 pub(super) struct Packers {
     pub(super) plan: Arc<Plan>,
     pub(super) queue: Queue,
+    /// What has not changed since is not packed.
+    pub(super) base: Option<Arc<Base>>,
     pub(super) compression: Compression,
     pub(super) rules: Option<Rules>,
     pub(super) rate: Option<Rate>,
@@ -80,6 +106,7 @@ pub(super) struct Packers {
 impl Packers {
     pub(super) fn new(
         plan: Plan,
+        base: Option<Arc<Base>>,
         compression: Compression,
         rules: Option<Rules>,
         rate: Option<Rate>,
@@ -90,6 +117,7 @@ impl Packers {
         Self {
             queue: Queue::new(plan.clone()),
             plan,
+            base,
             compression,
             rules,
             rate,
@@ -106,48 +134,18 @@ impl Packers {
     }
 
     /// One thread's work: until nothing is left, somebody stops it, or it fails, which is the last that it sends.
-    pub(super) fn run(&self, runtime: &Handle, results: &mpsc::UnboundedSender<Result<Built, Error>>) {
-        loop {
-            let built = match self.queue.next() {
-                Ok(Some(work)) => self.build(work, runtime),
-                Ok(None) => return,
-                Err(error) => Err(error),
-            };
-            let failed = built.is_err();
-            // Nobody receives any more: the backup has ended without us.
-            if results.send(built).is_err() || failed {
-                return;
-            }
-        }
-    }
-
-    fn build(&self, work: Work, runtime: &Handle) -> Result<Built, Error> {
-        let mut memory = self.reserve(self.cost(&work), runtime)?;
-        let mut packer = Packer {
+    pub(super) fn run(&self, runtime: &Handle, results: &mpsc::UnboundedSender<Result<Made, Error>>) {
+        let packer = Packer {
             shared: self,
-            builder: VolumeBuilder::new(self.compression),
-            found: Findings::default(),
+            runtime,
+            results,
+            open: None,
+            made: Made::default(),
         };
-        let (volume, slice, extents, part) = match work {
-            Work::Bundle { volume, sources } => {
-                let extents = packer.bundle(&sources)?;
-                (volume, 0, extents, packer.builder.finish_bundle())
-            }
-            Work::Slice { volume, index, large } => {
-                let extents = vec![packer.slice(index, &large)?];
-                let part = packer.builder.finish_slice(index, large.bytes);
-                (volume, index as u32, extents, part)
-            }
-        };
-        memory.shrink_to(part.object.len() as u64);
-        Ok(Built {
-            volume,
-            slice,
-            part,
-            extents,
-            found: packer.found,
-            memory: Some(memory),
-        })
+        if let Err(error) = packer.run() {
+            // Nobody receives any more if the backup has ended without us.
+            let _ = results.send(Err(error));
+        }
     }
 
     /// Plain bytes that a unit of work will probably have.
@@ -165,7 +163,7 @@ impl Packers {
         bytes.clamp(1 << 20, layout::SLICE_BYTES)
     }
 
-    fn reserve(&self, bytes: u64, runtime: &Handle) -> Result<Held, Error> {
+    fn wait_for_memory(&self, bytes: u64, runtime: &Handle) -> Result<Held, Error> {
         runtime.block_on(async {
             tokio::select! {
                 biased;
@@ -195,95 +193,297 @@ impl Packers {
     }
 }
 
-/// One part in the making.
+/// A thread that packs.
 struct Packer<'a> {
     shared: &'a Packers,
+    runtime: &'a Handle,
+    results: &'a mpsc::UnboundedSender<Result<Made, Error>>,
+    open: Option<Bundle>,
+    made: Made,
+}
+
+/// A part of small files, and of what has changed of large ones, in the making.
+struct Bundle {
+    volume: u32,
     builder: VolumeBuilder,
-    found: Findings,
+    memory: Option<Held>,
 }
 
 impl Packer<'_> {
-    fn bundle(&mut self, sources: &[u32]) -> Result<Vec<PackedExtent>, Error> {
-        let mut extents = Vec::with_capacity(sources.len());
+    fn run(mut self) -> Result<(), Error> {
+        while let Some(work) = self.shared.queue.next()? {
+            let memory = self.take_memory(self.shared.cost(&work))?;
+            match work {
+                Work::Bundle { sources } => self.files(&sources, memory)?,
+                Work::Slice { volume, index, large } => self.slice(volume, index, &large, memory)?,
+            }
+            self.send()?;
+        }
+        self.close();
+        self.send()
+    }
+
+    /// Memory for the next piece of work. What others wait for must not lie in a part that waits for this.
+    fn take_memory(&mut self, bytes: u64) -> Result<Held, Error> {
+        if let Some(memory) = self.shared.memory.try_take(bytes) {
+            return Ok(memory);
+        }
+        self.close();
+        self.send()?;
+        self.shared.wait_for_memory(bytes, self.runtime)
+    }
+
+    fn send(&mut self) -> Result<(), Error> {
+        let made = std::mem::take(&mut self.made);
+        self.results.send(Ok(made)).map_err(|_| Error::Stopped)
+    }
+
+    /// The part that is open, or a new one.
+    fn bundle(&mut self) -> &mut Bundle {
+        let shared = self.shared;
+        self.open.get_or_insert_with(|| Bundle {
+            volume: shared.queue.next_volume(),
+            builder: VolumeBuilder::new(shared.compression),
+            memory: None,
+        })
+    }
+
+    /// Ends the part that is open.
+    fn close(&mut self) {
+        let Some(Bundle {
+            volume,
+            builder,
+            memory,
+        }) = self.open.take()
+        else {
+            return;
+        };
+        self.built(volume, 0, builder.finish_bundle(), memory);
+    }
+
+    fn built(&mut self, volume: u32, slice: u32, part: FinishedPart, mut memory: Option<Held>) {
+        if let Some(memory) = &mut memory {
+            memory.shrink_to(part.object.len() as u64);
+        }
+        self.made.parts.push(Built {
+            volume,
+            slice,
+            part,
+            memory,
+        });
+    }
+
+    fn files(&mut self, sources: &[u32], memory: Held) -> Result<(), Error> {
+        let before = self.open_bytes();
         for number in sources {
             let source = &self.shared.plan.sources[*number as usize];
             if source.bytes.is_none() {
-                self.builder.begin_member(&source.directory());
+                let directory = source.directory();
+                self.bundle().builder.begin_member(&directory);
             } else if let Some(mut opened) = self.shared.plan.open(*number)? {
                 self.check_length(&opened);
                 // One that has grown this much is a relation, whose rest the WAL has.
                 opened.bytes = opened.bytes.min(layout::LARGE_BYTES);
-                extents.push(self.member(&opened)?);
+                self.small(&opened)?;
             }
         }
-        Ok(extents)
+        self.hold(memory, before);
+        Ok(())
     }
 
-    fn member(&mut self, opened: &Opened) -> Result<PackedExtent, Error> {
-        self.builder
-            .begin_member(&file_entry(&opened.path, opened.attributes, opened.bytes));
-        let extent = self.copy(opened, 0, opened.bytes)?;
-        self.builder.end_member(opened.bytes);
-        Ok(extent)
+    /// Plain bytes of the part that is open.
+    fn open_bytes(&self) -> u64 {
+        let open = self.open.as_ref();
+        open.map_or(0, |bundle| bundle.builder.plain_bytes())
     }
 
-    fn slice(&mut self, index: u64, large: &Opened) -> Result<PackedExtent, Error> {
+    /// Keeps the memory of what has gone into the open part, which had `before`, and ends that if it is long enough.
+    fn hold(&mut self, mut memory: Held, before: u64) {
+        let added = self.open_bytes() - before;
+        if added == 0 {
+            return;
+        }
+        memory.shrink_to(added);
+        let bundle = self.bundle();
+        match &mut bundle.memory {
+            Some(held) => held.join(memory),
+            none => *none = Some(memory),
+        }
+        if bundle.builder.plain_bytes() >= layout::BUNDLE_BYTES {
+            self.close();
+        }
+    }
+
+    fn small(&mut self, opened: &Opened) -> Result<(), Error> {
+        let all = 0..opened.bytes;
+        if self.base_has(opened) {
+            return self.changes(opened, all);
+        }
+        let entry = file_entry(&opened.path, opened.attributes, opened.bytes);
+        let mut packed = packed(opened, all.clone());
+        let bundle = self.bundle();
+        let volume = bundle.volume;
+        bundle.builder.begin_member(&entry);
+        let offset = bundle.builder.plain_bytes();
+        self.each_chunk(opened, all, &mut packed, |packer, _, chunk| {
+            packer.bundle().builder.content(chunk);
+            Ok(())
+        })?;
+        self.bundle().builder.end_member(opened.bytes);
+        packed.place(volume, 0, offset);
+        self.made.files.push(packed);
+        Ok(())
+    }
+
+    fn slice(&mut self, volume: u32, index: u64, large: &Opened, memory: Held) -> Result<(), Error> {
         if index == 0 {
             self.check_length(large);
         }
+        if self.base_has(large) {
+            let before = self.open_bytes();
+            self.changes(large, layout::slice_content(index, large.bytes).0)?;
+            self.hold(memory, before);
+            return Ok(());
+        }
+        let mut builder = VolumeBuilder::new(self.shared.compression);
         let file = file_entry(&large.path, large.attributes, large.bytes);
-        let content = self.builder.begin_slice(index, &file);
-        self.copy(large, content.start, content.end)
+        let content = builder.begin_slice(index, &file);
+        let offset = builder.plain_bytes();
+        let mut packed = packed(large, content.clone());
+        self.each_chunk(large, content, &mut packed, |_, _, chunk| {
+            builder.content(chunk);
+            Ok(())
+        })?;
+        packed.place(volume, index as u32, offset);
+        self.made.files.push(packed);
+        let part = builder.finish_slice(index, large.bytes);
+        self.built(volume, index as u32, part, Some(memory));
+        Ok(())
     }
 
-    /// Copies a file from `start`, a chunk's, up to `end`. What is no longer there is zeros: the WAL knows better.
-    fn copy(&mut self, opened: &Opened, start: u64, end: u64) -> Result<PackedExtent, Error> {
-        let verifier = Verifier::of(self.shared.rules, &opened.path);
-        let mut extent = PackedExtent {
-            path: opened.path.clone(),
-            attributes: opened.attributes,
-            file_bytes: opened.bytes,
-            file_offset: start,
-            part_offset: self.builder.plain_bytes(),
-            bytes: end - start,
-            crc32c: 0,
-            hashes: Vec::new(),
-        };
+    fn base_has(&self, opened: &Opened) -> bool {
+        let base = self.shared.base.as_deref();
+        base.is_some_and(|base| base.file(&opened.path).is_some())
+    }
+
+    /// Stores what has changed of a range of a file that the base has.
+    fn changes(&mut self, opened: &Opened, range: Range<u64>) -> Result<(), Error> {
+        let base = self.shared.base.clone().expect("asked before");
+        let mut comparison = base.file(&opened.path).expect("asked before");
+        let mut packed = packed(opened, range.clone());
+        self.each_chunk(opened, range, &mut packed, |_, at, chunk| {
+            comparison.push_blocking(at, chunk)
+        })?;
+        let difference = comparison.finish();
+        if !difference.changed.is_empty() || difference.pieces.is_empty() {
+            let bundle = self.bundle();
+            let (volume, builder) = (bundle.volume, &mut bundle.builder);
+            packed.store(&difference, volume, builder);
+        } else {
+            packed.keep(&difference);
+        }
+        self.made.files.push(packed);
+        Ok(())
+    }
+
+    /// Hands on a range of a file, which begins with a chunk, chunk by chunk, so that each is still in the processor's
+    /// cache when it is looked at again. What is no longer there is zeros: the WAL knows better.
+    fn each_chunk(
+        &mut self,
+        opened: &Opened,
+        range: Range<u64>,
+        packed: &mut Packed,
+        mut take: impl FnMut(&mut Self, u64, &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let shared = self.shared;
+        let verifier = Verifier::of(shared.rules, &opened.path);
         let read = |buffer: &mut [u8], at| {
             shared.pace(buffer.len() as u64)?;
             read_at(&opened.file, buffer, at)
                 .map_err(|source| Error::read(&shared.plan.places.real(&opened.path), source))
         };
-        shared.blocks.each(start..end, read, |block| {
-            self.pack(block, verifier.as_ref(), &opened.file, &mut extent);
-        })?;
-        Ok(extent)
-    }
-
-    /// Chunk by chunk, so that each is still in the processor's cache when it is looked at again.
-    fn pack(
-        &mut self,
-        block: &mut Block,
-        verifier: Option<&Verifier>,
-        file: &File,
-        extent: &mut PackedExtent,
-    ) {
-        for (at, chunk, read) in block.chunks() {
-            if let Some(verifier) = verifier {
-                verifier.check(&mut chunk[..read], at, file, &mut self.found);
+        shared.blocks.each(range, read, |block| {
+            for (at, chunk, read) in block.chunks() {
+                if let Some(verifier) = &verifier {
+                    verifier.check(&mut chunk[..read], at, &opened.file, &mut self.made.found);
+                }
+                packed.crc32c = crc32c::crc32c_append(packed.crc32c, chunk);
+                take(self, at, chunk)?;
+                shared.progress.advance(chunk.len() as u64);
             }
-            extent.crc32c = crc32c::crc32c_append(extent.crc32c, chunk);
-            extent.hashes.push(ChunkHash::of(chunk));
-            self.builder.content(chunk);
-            self.shared.progress.advance(chunk.len() as u64);
-        }
+            Ok(())
+        })
     }
 
     fn check_length(&mut self, opened: &Opened) {
         if let Some(rules) = self.shared.rules {
-            check_length(rules, (&opened.path, &opened.file), opened.bytes, &mut self.found);
+            let file = (&*opened.path, &opened.file);
+            check_length(rules, file, opened.bytes, &mut self.made.found);
         }
+    }
+}
+
+/// A range of a file of which nothing is known yet.
+fn packed(opened: &Opened, range: Range<u64>) -> Packed {
+    Packed {
+        path: opened.path.clone(),
+        attributes: opened.attributes,
+        file_bytes: opened.bytes,
+        offset: range.start,
+        bytes: range.end - range.start,
+        crc32c: 0,
+        places: Vec::new(),
+        is_plain: true,
+    }
+}
+
+impl Packed {
+    /// All of it is in a part of this backup, there.
+    fn place(&mut self, volume: u32, slice: u32, offset: u64) {
+        self.places = vec![Place::Own {
+            volume,
+            slice,
+            offset,
+            bytes: self.bytes,
+        }];
+    }
+
+    /// Nothing of it has changed.
+    fn keep(&mut self, difference: &Difference) {
+        self.is_plain = false;
+        self.places_of(difference, 0, 0);
+    }
+
+    /// Puts what has changed into a bundle. A file that has changed as a whole is there as itself.
+    fn store(&mut self, difference: &Difference, volume: u32, builder: &mut VolumeBuilder) {
+        let bytes = difference.changed.len() as u64;
+        self.is_plain = bytes == self.file_bytes;
+        let path = match self.is_plain {
+            true => self.path.clone(),
+            false => [PAGES_OF, &self.path].concat().into(),
+        };
+        builder.begin_member(&file_entry(&path, self.attributes, bytes));
+        let offset = builder.plain_bytes();
+        builder.content(&difference.changed);
+        builder.end_member(bytes);
+        self.places_of(difference, volume, offset);
+    }
+
+    fn places_of(&mut self, difference: &Difference, volume: u32, mut offset: u64) {
+        let place = |piece: &Piece| match *piece {
+            Piece::Kept(extent) => Place::Base(extent),
+            Piece::Changed(bytes) => {
+                let own = Place::Own {
+                    volume,
+                    slice: 0,
+                    offset,
+                    bytes,
+                };
+                offset += bytes;
+                own
+            }
+        };
+        self.places = difference.pieces.iter().map(place).collect();
     }
 }
 
@@ -304,64 +504,70 @@ impl Whole {
         file_entry(self.path.as_bytes(), self.attributes, self.content.len() as u64)
     }
 
-    /// The bytes of a range that begins with a chunk, in a part.
-    fn extent(&self, range: Range<u64>, part_offset: u64) -> PackedExtent {
-        let file_bytes = self.content.len() as u64;
-        let indices = chunks::index_of(range.start)..chunks::index_of(range.end.max(1) - 1) + 1;
-        let hashes = indices.map(|index| chunks::range(index, range.end));
-        let hashes = hashes.filter(|chunk| !chunk.is_empty());
-        let hashes =
-            hashes.map(|chunk| ChunkHash::of(&self.content[chunk.start as usize..chunk.end as usize]));
-        PackedExtent {
+    fn packed(&self, range: Range<u64>) -> Packed {
+        Packed {
             path: self.path.as_bytes().into(),
             attributes: self.attributes,
-            file_bytes,
-            file_offset: range.start,
-            part_offset,
+            file_bytes: self.content.len() as u64,
+            offset: range.start,
             bytes: range.end - range.start,
             crc32c: crc32c::crc32c(&self.content[range.start as usize..range.end as usize]),
-            hashes: hashes.collect(),
+            places: Vec::new(),
+            is_plain: true,
         }
     }
 }
 
-/// One bundle of files at hand.
-pub(super) fn bundle_of(compression: Compression, volume: u32, files: &[Whole]) -> Built {
+/// Files at hand, in one part. Of one that the base has only what has changed.
+pub(super) async fn bundle_of(
+    compression: Compression,
+    volume: u32,
+    files: &[Whole],
+    base: Option<&Base>,
+) -> Result<Made, Error> {
     let mut builder = VolumeBuilder::new(compression);
-    let extents = files.iter().map(|whole| {
+    let mut made = Made::default();
+    for whole in files {
         let bytes = whole.content.len() as u64;
-        builder.begin_member(&whole.entry());
-        let extent = whole.extent(0..bytes, builder.plain_bytes());
-        builder.content(&whole.content);
-        builder.end_member(bytes);
-        extent
-    });
-    let extents = extents.collect();
-    built(volume, 0, builder.finish_bundle(), extents)
+        let mut packed = whole.packed(0..bytes);
+        let known = base.and_then(|base| base.file(whole.path.as_bytes()));
+        if let Some(mut comparison) = known {
+            for (at, chunk) in base::chunks(&whole.content) {
+                comparison.push(at, chunk).await?;
+            }
+            packed.store(&comparison.finish(), volume, &mut builder);
+        } else {
+            builder.begin_member(&whole.entry());
+            packed.place(volume, 0, builder.plain_bytes());
+            builder.content(&whole.content);
+            builder.end_member(bytes);
+        }
+        made.files.push(packed);
+    }
+    made.parts.push(built(volume, 0, builder.finish_bundle()));
+    Ok(made)
 }
 
 /// A slice of the volume of a large file at hand.
-pub(super) fn slice_of(compression: Compression, volume: u32, index: u64, whole: &Whole) -> Built {
+pub(super) fn slice_of(compression: Compression, volume: u32, index: u64, whole: &Whole) -> Made {
     let bytes = whole.content.len() as u64;
     let mut builder = VolumeBuilder::new(compression);
     let range = builder.begin_slice(index, &whole.entry());
-    let extent = whole.extent(range.clone(), builder.plain_bytes());
+    let mut packed = whole.packed(range.clone());
+    packed.place(volume, index as u32, builder.plain_bytes());
     builder.content(&whole.content[range.start as usize..range.end as usize]);
-    built(
-        volume,
-        index as u32,
-        builder.finish_slice(index, bytes),
-        vec![extent],
-    )
+    Made {
+        files: vec![packed],
+        parts: vec![built(volume, index as u32, builder.finish_slice(index, bytes))],
+        found: Findings::default(),
+    }
 }
 
-fn built(volume: u32, slice: u32, part: FinishedPart, extents: Vec<PackedExtent>) -> Built {
+fn built(volume: u32, slice: u32, part: FinishedPart) -> Built {
     Built {
         volume,
         slice,
         part,
-        extents,
-        found: Findings::default(),
         memory: None,
     }
 }

@@ -43,7 +43,7 @@ pub(super) struct Opened {
 #[derive(Debug)]
 pub(super) enum Work {
     /// These sources, in one part.
-    Bundle { volume: u32, sources: Vec<u32> },
+    Bundle { sources: Vec<u32> },
     /// One slice of a large file.
     Slice {
         volume: u32,
@@ -123,8 +123,7 @@ impl Queue {
     pub(super) fn next(&self) -> Result<Option<Work>, Error> {
         let mut state = self.state.lock().expect("no panic while held");
         if let Some(sources) = state.bundles.pop_front() {
-            let volume = state.take_volume();
-            return Ok(Some(Work::Bundle { volume, sources }));
+            return Ok(Some(Work::Bundle { sources }));
         }
         loop {
             if let Some((volume, large, left)) = &mut state.open
@@ -147,8 +146,8 @@ impl Queue {
         }
     }
 
-    /// A volume after all others.
-    pub(super) fn last_volume(&self) -> u32 {
+    /// The number of a volume that begins now, after all others.
+    pub(super) fn next_volume(&self) -> u32 {
         self.state.lock().expect("no panic while held").take_volume()
     }
 }

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::assemble::Collected;
-use super::pack::Built;
+use super::pack::{Built, Made};
 use super::{Error, patience};
-use crate::archive::tree::chunks::ChunkHash;
 use crate::archive::tree::summary::Inventory;
 use crate::archive::tree::{Tree, TreeId};
 use crate::archive::{self, Archive};
@@ -39,12 +38,19 @@ impl Uploads {
         self.tasks.is_empty()
     }
 
-    pub(super) fn begin(&mut self, archive: &Arc<Archive>, id: &TreeId, mut built: Built) {
+    /// Notes what was packed, and sends its parts.
+    pub(super) fn begin(&mut self, archive: &Arc<Archive>, id: &TreeId, made: Made) {
+        self.collected.add_files(made.files, made.found);
+        for built in made.parts {
+            self.send(archive, id, built);
+        }
+    }
+
+    fn send(&mut self, archive: &Arc<Archive>, id: &TreeId, built: Built) {
         let key = id.part_key(built.volume, built.slice, &archive.marker().codec);
         let part = built.part.described(key.clone());
-        let object = std::mem::take(&mut built.part.object);
-        let memory = built.memory.take();
-        self.collected.add(built, part);
+        self.collected.add_part(built.volume, built.slice, part);
+        let (object, memory) = (built.part.object, built.memory);
         let archive = archive.clone();
         self.tasks.spawn(async move {
             let stored = archive.put_part(&key, object, patience()).await;
@@ -74,12 +80,11 @@ impl Uploads {
         &mut self,
         archive: &Arc<Archive>,
         tree: &Arc<Tree>,
-        hashes: Vec<ChunkHash>,
         stored_at: &OnceLock<Instant>,
     ) -> Result<Inventory, Error> {
         let (archive, tree) = (archive.clone(), tree.clone());
         self.inventory
-            .spawn(async move { archive.store_inventory(&tree, hashes, patience).await });
+            .spawn(async move { archive.store_inventory(&tree, patience()).await });
         self.wait().await?;
         let inventory = self.inventory.join_next().await.expect("begun above");
         stored_at.get_or_init(Instant::now);

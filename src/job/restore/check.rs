@@ -22,20 +22,17 @@ use super::start::{self, Start};
 use super::target::{Target, TargetTimeline};
 use super::wal::{self, Reach};
 use super::{Choice, Options, choose, ended, landmarks, links, tablespaces, tar, unarchived, work};
+use crate::archive::Archive;
 use crate::archive::tree::backup::Shape;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{Content, TreeName};
 use crate::archive::wal::Found;
-use crate::archive::{self, Archive};
 use crate::beneath::Root;
 use crate::job::progress::{Phase, Progress};
 use crate::pg::control::CONTROL_FILE_BYTES;
 use crate::pg::tablespace_map::Tablespace as Mapped;
 use crate::pg::{SegmentName, SystemId, WalName};
 use crate::store::Patience;
-
-/// A list of chunks up to this length is read only to see whether it is whole, in bytes.
-const LONGEST_CHUNKS: u64 = 16 << 20;
 
 /// Segments of the backup's own WAL whose seek tables are read: of a longer range its beginning.
 const PROBED: usize = 64;
@@ -262,9 +259,7 @@ async fn content(
             warnings,
         });
     }
-    let (control, chunks) = futures::join!(control(&source, summary), chunks(&source, summary));
-    let ((control, beginning), mut warnings) = (control?, warnings);
-    warnings.extend(chunks?);
+    let (control, beginning) = control(&source, summary).await?;
     Ok(Stored {
         source,
         control,
@@ -272,37 +267,6 @@ async fn content(
         tablespaces: Vec::new(),
         warnings,
     })
-}
-
-/// What is wrong with the list of chunks, which only a restore over something needs: told while the backup can still be
-/// taken anew. A long list, of some 250 GB and more, is not read for it.
-async fn chunks(source: &Source, summary: &Summary) -> Result<Option<String>, Error> {
-    let (archive, tree) = (&source.archive, &source.tree);
-    let looked = match summary.chunks.plain_bytes {
-        ..=LONGEST_CHUNKS => {
-            let hashes = archive.chunk_hashes(&source.backup, summary, tree, source.patience);
-            hashes.await.map(drop)
-        }
-        _ => {
-            archive
-                .check_chunks(&source.backup, summary, tree, source.patience)
-                .await
-        }
-    };
-    match looked {
-        Ok(()) => Ok(None),
-        Err(error @ archive::Error::TreeDamaged { .. }) => Ok(Some(format!(
-            "{}. This restore does not need that list; --delta, and going on with an interrupted restore, cannot do \
-             without. Take another backup.",
-            error
-                .to_string()
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .trim_end_matches('.')
-        ))),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// The control file of a plain backup, and what it says.
@@ -385,29 +349,28 @@ async fn compare_files(
     options: &Options,
     progress: &Arc<dyn Progress>,
 ) -> Result<Vec<Spot>, Error> {
-    let (source, summary, roots) = (&checked.source, &checked.summary, &checked.roots);
+    let (source, roots) = (&checked.source, &checked.roots);
     let mut files = compare::files(&source.tree, &roots.bases);
     let mut strangers = Vec::new();
     if checked.start != Start::Empty {
         progress.phase(Phase::Comparing {
             bytes: checked.content().1,
         });
-        let hashes = source
-            .archive
-            .chunk_hashes(&source.backup, summary, &source.tree, source.patience)
-            .await?;
+        let hashes = compare::Hashes::new(source);
         strangers = compare::strangers(&source.tree, roots)?;
         let going: HashSet<(Base, &Path)> = strangers.iter().map(|spot| (spot.base, &*spot.below)).collect();
-        let missing = work::for_each(&files, options.jobs, |file| {
+        let compare = |file: &FileWork| {
             // Behind a link in a directory's place: it goes, and what was seen through it.
             let mut above = file.spot.below.ancestors();
             let missing = match above.any(|above| going.contains(&(file.spot.base, above))) {
                 true => file.missing.clone(),
-                false => compare::missing(roots, file, &hashes)?,
+                false => compare::missing(roots, file, hashes.of_file(file))?,
             };
             progress.advance(file.bytes);
             Ok(missing)
-        })?;
+        };
+        // They wait for hashes, which this runtime's other threads bring.
+        let missing = tokio::task::block_in_place(|| work::for_each(&files, options.jobs, compare))?;
         for (file, missing) in files.iter_mut().zip(missing) {
             file.missing = missing;
         }

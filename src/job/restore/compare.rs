@@ -1,24 +1,28 @@
 //! What is there already: by content, never by time or size alone.
 //!
-//! A local file is read chunk by chunk and compared with the hashes that were stored with the backup. What differs or is
-//! missing is to be brought; what is in the directory and not in the backup is to go. An interrupted restore is continued
+//! A local file is read chunk by chunk, and its pages are compared with the hashes that were stored with the backup. What
+//! differs or is missing is to be brought; what is in the directory and not in the backup is to go. An interrupted restore is continued
 //! in the same way.
 
-use std::fs::Metadata;
-use std::io::ErrorKind;
+use std::fs::{File, Metadata};
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
+use tokio::runtime::Handle;
+
+use super::content::Source;
 use super::error::Error;
 use super::links;
 use super::place::{CONTROL, LOST_AND_FOUND, MARK, PLACE_MARK};
 use super::spot::{Base, Bases, Roots, Spot};
-use crate::archive::tree::chunks::{self, ChunkHash};
+use crate::archive::tree::page_hashes::{self, PAGE_BYTES, PageHash};
 use crate::archive::tree::{Content, Tree};
 use crate::beneath::{Kind, Root};
 use crate::codec::FRAME_BYTES;
+use crate::read::page_hashes::{FileHashes, PageHashReader};
 
 /// A file of the backup, and which bytes of it are not there yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,8 +33,6 @@ pub(super) struct FileWork {
     pub spot: Spot,
     /// Its length, in bytes.
     pub bytes: u64,
-    /// Its hashes, by their places in the list of all.
-    pub hashes: Range<usize>,
     /// Bytes to be brought: ascending, apart from each other.
     pub missing: Vec<Range<u64>>,
 }
@@ -38,13 +40,10 @@ pub(super) struct FileWork {
 /// All files of the backup but the control file, none of which is there.
 pub(super) fn files(tree: &Tree, bases: &Bases) -> Vec<FileWork> {
     let mut files = Vec::new();
-    let mut hashes = 0;
     for (entry, number) in tree.entries().iter().zip(0..) {
         let Content::File { bytes, .. } = entry.content else {
             continue;
         };
-        let first = hashes;
-        hashes += chunks::count(bytes) as usize;
         let spot = bases.spot(&entry.path);
         if *entry.path == *CONTROL.as_bytes() || links::is_left_out(&entry.path) || bases.is_nested(&spot) {
             continue;
@@ -54,18 +53,17 @@ pub(super) fn files(tree: &Tree, bases: &Bases) -> Vec<FileWork> {
             entry: number,
             spot,
             bytes,
-            hashes: first..hashes,
             missing: if bytes > 0 { vec![whole] } else { vec![] },
         });
     }
     files
 }
 
-/// Which bytes of a file are not there as they should be.
-pub(super) fn missing(
+/// Which bytes of a file are not there as they should be. `expected` gives the hashes of a range's pages.
+pub(super) fn missing<I: IntoIterator<Item = Option<PageHash>>>(
     roots: &Roots,
     work: &FileWork,
-    hashes: &[ChunkHash],
+    mut expected: impl FnMut(Range<u64>) -> Result<I, Error>,
 ) -> Result<Vec<Range<u64>>, Error> {
     let found = roots.metadata(&work.spot);
     if !found?.is_some_and(|found| found.is_file() && !is_shared(&found)) {
@@ -74,22 +72,76 @@ pub(super) fn missing(
     let file = roots.on("read", &work.spot, Root::open_file)?;
     let mut room = vec![0; FRAME_BYTES];
     let mut missing: Vec<Range<u64>> = Vec::new();
-    for (index, hash) in (0..).zip(&hashes[work.hashes.clone()]) {
-        let range = chunks::range(index, work.bytes);
-        let chunk = &mut room[..(range.end - range.start) as usize];
-        match file.read_exact_at(chunk, range.start) {
-            Ok(()) if ChunkHash::of(chunk) == *hash => continue,
-            Err(error) if error.kind() != ErrorKind::UnexpectedEof => {
-                return Err(Error::at("read", &roots.bases.path(&work.spot))(error));
+    for start in (0..work.bytes).step_by(FRAME_BYTES) {
+        let range = start..work.bytes.min(start + FRAME_BYTES as u64);
+        let read = read_at_most(
+            &file,
+            &mut room[..(range.end - range.start) as usize],
+            range.start,
+        );
+        let read = read.map_err(Error::at("read", &roots.bases.path(&work.spot)))?;
+        let found = page_hashes::of(&room[..read])
+            .map(Some)
+            .chain(std::iter::repeat(None));
+        for (page, (found, expected)) in (0..).zip(found.zip(expected(range.clone())?)) {
+            let from = range.start + page * PAGE_BYTES;
+            let to = range.end.min(from + PAGE_BYTES);
+            if found.is_some() && found == expected {
+                continue;
             }
-            _ => {}
-        }
-        match missing.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => missing.push(range),
+            match missing.last_mut() {
+                Some(last) if last.end == from => last.end = to,
+                _ => missing.push(from..to),
+            }
         }
     }
     Ok(missing)
+}
+
+/// What was stored of the backup's pages.
+pub(super) struct Hashes<'a> {
+    source: &'a Source,
+    reader: PageHashReader,
+    runtime: Handle,
+}
+
+impl<'a> Hashes<'a> {
+    pub(super) fn new(source: &'a Source) -> Self {
+        Self {
+            source,
+            reader: PageHashReader::new(source.archive.clone()),
+            runtime: Handle::current(),
+        }
+    }
+
+    /// Of the ranges of one file, on a thread for blocking work.
+    pub(super) fn of_file(
+        &self,
+        file: &FileWork,
+    ) -> impl FnMut(Range<u64>) -> Result<Vec<Option<PageHash>>, Error> {
+        let tree = &self.source.tree;
+        let mut hashes = FileHashes::new(&self.reader, tree, &tree.entries()[file.entry as usize]);
+        move |range| {
+            let found = self
+                .runtime
+                .block_on(hashes.of_range(range, self.source.patience))?;
+            Ok(found.into_iter().map(|page| page.map(|(hash, _)| hash)).collect())
+        }
+    }
+}
+
+/// As many bytes as there are, of so many as there is room for.
+fn read_at_most(file: &File, room: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while read < room.len() {
+        match file.read_at(&mut room[read..], at + read as u64) {
+            Ok(0) => break,
+            Ok(bytes) => read += bytes,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
 }
 
 /// What is below the directories, of tablespaces' the parts that are this cluster's, and not in the backup; directories
@@ -243,7 +295,6 @@ mod tests {
     }
 
     fn work(name: &str, bytes: u64) -> FileWork {
-        let hashes = 0..chunks::count(bytes) as usize;
         let whole = 0..bytes;
         FileWork {
             entry: 1,
@@ -252,8 +303,15 @@ mod tests {
                 below: name.into(),
             },
             bytes,
-            hashes,
             missing: vec![whole],
+        }
+    }
+
+    /// The hashes of a range of a content.
+    fn hashes(plain: &[u8]) -> impl FnMut(Range<u64>) -> Result<Vec<Option<PageHash>>, Error> {
+        |range| {
+            let plain = &plain[range.start as usize..range.end as usize];
+            Ok(page_hashes::of(plain).map(Some).collect())
         }
     }
 
@@ -262,27 +320,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("1259");
         let plain: Vec<u8> = (0..1_000_000_u32).map(|at| (at / 777) as u8).collect();
-        let (hashes, work, roots) = (chunks::of(&plain), work("1259", 1_000_000), roots(dir.path()));
+        let (work, roots) = (work("1259", 1_000_000), roots(dir.path()));
         let differing = |local: &[u8]| {
             fs::write(&path, local).unwrap();
-            missing(&roots, &work, &hashes).unwrap()
+            missing(&roots, &work, hashes(&plain)).unwrap()
         };
         assert_eq!(differing(&plain), []);
         let mut changed = plain.clone();
         changed[300_000] ^= 1;
-        assert_eq!(differing(&changed), [chunks::range(1, 1_000_000)]);
-        let cut = chunks::range(2, 1_000_000).start..1_000_000;
+        let page = 294_912..303_104;
+        assert_eq!(differing(&changed), [page]);
+        let cut = 598_016..1_000_000;
         assert_eq!(differing(&plain[..600_000]), [cut]);
         // A longer one is cut when it is opened for writing.
         assert_eq!(differing(&[&plain[..], b"more"].concat()), []);
         fs::remove_file(&path).unwrap();
         assert_eq!(
-            missing(&roots, &work, &hashes).unwrap(),
+            missing(&roots, &work, hashes(&plain)).unwrap(),
             std::slice::from_ref(&(0..1_000_000))
         );
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
         assert_eq!(
-            missing(&roots, &work, &hashes).unwrap(),
+            missing(&roots, &work, hashes(&plain)).unwrap(),
             std::slice::from_ref(&(0..1_000_000))
         );
     }
@@ -293,10 +352,10 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let (path, other) = (place.path().join("file"), place.path().join("kept"));
         fs::write(&path, [7; 1000]).unwrap();
-        let hashes = chunks::of(&[7; 1000]);
+        let plain = [7; 1000];
         let (work, roots) = (work("file", 1000), roots(place.path()));
-        assert_eq!(missing(&roots, &work, &hashes).unwrap(), []);
+        assert_eq!(missing(&roots, &work, hashes(&plain)).unwrap(), []);
         fs::hard_link(&path, &other).unwrap();
-        assert_eq!(missing(&roots, &work, &hashes).unwrap(), work.missing);
+        assert_eq!(missing(&roots, &work, hashes(&plain)).unwrap(), work.missing);
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::archive::tree::{Attributes, Entry};
 use crate::codec;
-use crate::parts::chunk::Chunks;
+use crate::parts::chunk::Crc;
 use crate::parts::volume::{Bundle, file_entry};
 
 use super::file::{Content, DraftFile, Member, SentAs};
@@ -122,21 +122,21 @@ impl TreeDraft {
             let Content::Small(plain) = std::mem::take(&mut *content) else {
                 unreachable!("locked since it was looked at");
             };
-            let (bytes, chunks) = (plain.len() as u64, Chunks::of(&plain));
+            let (bytes, crc) = (plain.len() as u64, Crc::of(&plain));
             let entry = file_entry(&sent_as.path, sent_as.attributes, bytes);
             let offset = bundle.add(entry, plain);
-            placed.push((content, offset, bytes, chunks, sent_as));
+            placed.push((content, offset, bytes, crc, sent_as));
         }
         if bundle.is_empty() {
             return None;
         }
         let part = self.send_packed(bundle);
-        for (mut content, offset, bytes, chunks, sent_as) in placed {
+        for (mut content, offset, bytes, crc, sent_as) in placed {
             *content = Content::Bundled(Member {
                 part: part.clone(),
                 offset,
                 bytes,
-                chunks,
+                crc,
                 sent_as,
             });
         }
@@ -152,7 +152,7 @@ impl TreeDraft {
                 .map_err(std::io::Error::other)
         };
         let part = Unmade {
-            most_bytes: codec::stored_bytes_uncompressed(plain_bytes),
+            most_bytes: codec::most_stored_bytes(plain_bytes),
             make: packing.boxed(),
         };
         self.sender.send_bundle(key, plain_bytes, part)

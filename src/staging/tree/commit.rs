@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::archive;
 use crate::archive::tree::summary::{Description, Method, Summary};
-use crate::archive::tree::{Attributes, Content, Entry, Extent, Tree, chunks::ChunkHash};
+use crate::archive::tree::{Attributes, Content, Entry, Extent, Tree};
 use crate::parts::tree::TreeBuilder;
 use crate::parts::volume::slice_extent;
 
@@ -72,7 +72,7 @@ impl TreeDraft {
 
     async fn store(&self, mut description: Description) -> Result<Summary, Error> {
         let last = self.send_rest().await?;
-        let (tree, hashes, tidy) = self.stored_tree(last).await?;
+        let (tree, tidy) = self.stored_tree(last).await?;
         self.sender.settle().await;
         self.still_sound()?;
         self.sender.delete_forgotten().await?;
@@ -84,7 +84,7 @@ impl TreeDraft {
             self.sender.patience()
         };
         let archive = &self.sender.archive;
-        let committed = archive.commit_tree(&tree, hashes, description, patience).await;
+        let committed = archive.commit_tree(&tree, description, patience).await;
         committed.map_err(|error| self.sender.fail(error).into())
     }
 
@@ -143,9 +143,9 @@ impl TreeDraft {
         Ok((files, nodes))
     }
 
-    /// The tree as the manifest has it, once all is stored; its chunk hashes; and whether it went out under the names
-    /// and attributes that it has.
-    async fn stored_tree(&self, last: Option<Outgoing>) -> Result<(Tree, Vec<ChunkHash>, bool), Error> {
+    /// The tree as the manifest has it, once all is stored; and whether it went out under the names and attributes that it
+    /// has.
+    async fn stored_tree(&self, last: Option<Outgoing>) -> Result<(Tree, bool), Error> {
         let mut builder = TreeBuilder::default();
         if let Some(last) = last {
             builder.part(&*last.stored().await?);
@@ -167,8 +167,8 @@ impl TreeDraft {
             });
         }
         let built = builder.build(self.sender.id.clone());
-        let (tree, hashes) = built.map_err(|error| self.sender.fail(self.broken(&error)))?;
-        Ok((tree, hashes, tidy))
+        let tree = built.map_err(|error| self.sender.fail(self.broken(&error)))?;
+        Ok((tree, tidy))
     }
 
     /// All that has a name, without holding the names.
@@ -196,7 +196,7 @@ impl TreeDraft {
         attributes: Attributes,
         file: &file::DraftFile,
     ) -> Result<bool, Error> {
-        let (extents, hashes, bytes, sent_as) = match &*file.content.lock().await {
+        let (extents, bytes, sent_as) = match &*file.content.lock().await {
             file::Content::Small(_) => {
                 return Err(self.sender.fail(self.broken(&"a file was not sent")).into());
             }
@@ -207,23 +207,22 @@ impl TreeDraft {
                     bytes: member.bytes,
                 };
                 let sent_as = Some(member.sent_as.clone());
-                (vec![extent], member.chunks.hashes.clone(), member.bytes, sent_as)
+                (vec![extent], member.bytes, sent_as)
             }
             file::Content::Large(large, sent_as) => {
-                let (parts, hashes) = large.parts();
-                let mut extents = Vec::with_capacity(parts.len());
-                for (slice, part) in parts {
+                let mut extents = Vec::new();
+                for (slice, part) in large.parts() {
                     let part = builder.part(&*part.stored().await?);
                     extents.push(slice_extent(slice, large.bytes(), part));
                 }
-                (extents, hashes, large.bytes(), sent_as.clone())
+                (extents, large.bytes(), sent_as.clone())
             }
         };
         let as_it_is = SentAs {
             path: path.clone(),
             attributes,
         };
-        builder.file(path, attributes, bytes, extents, hashes);
+        builder.file(path, attributes, bytes, extents);
         Ok(sent_as == Some(as_it_is))
     }
 

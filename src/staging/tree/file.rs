@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use tokio::sync::Mutex;
 
 use crate::archive::tree::{Attributes, layout};
-use crate::parts::chunk::{Chunks, Crc};
+use crate::parts::chunk::Crc;
 
 use super::Error;
 use super::large::{Large, Way};
@@ -57,7 +57,7 @@ pub(super) struct Member {
     /// Of its first byte, in the part's plain content.
     pub(super) offset: u64,
     pub(super) bytes: u64,
-    pub(super) chunks: Chunks,
+    pub(super) crc: Crc,
     pub(super) sent_as: SentAs,
 }
 
@@ -108,7 +108,7 @@ impl DraftFile {
     pub(super) async fn crc(&self, way: Way<'_>) -> Result<Crc, Error> {
         match &mut *self.content.lock().await {
             Content::Small(plain) => Ok(Crc::of(plain)),
-            Content::Bundled(member) => Ok(member.chunks.crc),
+            Content::Bundled(member) => Ok(member.crc),
             Content::Large(large, _) => large.crc(way).await,
         }
     }

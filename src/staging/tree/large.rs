@@ -10,7 +10,8 @@ use std::sync::Arc;
 use futures::FutureExt;
 
 use crate::archive;
-use crate::archive::tree::chunks::{self, ChunkHash};
+use crate::archive::tree::chunks;
+use crate::archive::tree::page_hashes::PageHashes;
 use crate::archive::tree::{Entry, layout};
 use crate::archive::wal::Offered;
 use crate::codec::FRAME_BYTES;
@@ -184,17 +185,12 @@ impl Large {
         Ok(())
     }
 
-    /// The parts of its volume, by number of the slice, and the hashes of its chunks. Of a finished file.
-    pub(super) fn parts(&self) -> (Vec<(u64, &Outgoing)>, Vec<ChunkHash>) {
-        let (mut parts, mut hashes) = (Vec::new(), Vec::new());
-        for (index, slice) in &self.slices {
-            let Slice::Sent { part, chunks } = slice else {
-                unreachable!("a finished file has sent all slices");
-            };
-            parts.push((*index, part));
-            hashes.extend_from_slice(&chunks.hashes);
-        }
-        (parts, hashes)
+    /// The parts of its volume, by number of the slice. Of a finished file.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (u64, &Outgoing)> {
+        self.slices.iter().map(|(index, slice)| match slice {
+            Slice::Sent { part, .. } => (*index, part),
+            Slice::Open(_) => unreachable!("a finished file has sent all slices"),
+        })
     }
 
     /// Nobody wants it any more.
@@ -275,10 +271,12 @@ impl Large {
             Ok(chunks)
         };
         let hashed: std::io::Result<_> = hashed.await;
-        let chunks = hashed.map_err(|error| staging(way, &error))?;
+        let mut chunks = hashed.map_err(|error| staging(way, &error))?;
+        let mut hashes = PageHashes::default();
+        hashes.push(at, file.end - file.start, std::mem::take(&mut chunks.hashes));
         let slice = u32::try_from(index).expect("a file has fewer slices");
         let key = way.sender.key(self.volume, slice, self.again);
-        let part = way.sender.send(key, pack(*draft));
+        let part = way.sender.send(key, pack(*draft, hashes));
         self.slices.insert(index, Slice::Sent { part, chunks });
         Ok(())
     }
@@ -290,8 +288,8 @@ async fn content_chunks(draft: &mut Draft, end: u64) -> std::io::Result<Chunks> 
     draft.chunks().await
 }
 
-async fn pack(mut draft: Draft) -> std::io::Result<Unmade> {
-    let finished = draft.finish().await?;
+async fn pack(mut draft: Draft, hashes: PageHashes) -> std::io::Result<Unmade> {
+    let finished = draft.finish_with(&hashes.to_annex()).await?;
     let most_bytes = finished.stored_bytes();
     let read = async move {
         Ok(FinishedPart {

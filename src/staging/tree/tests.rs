@@ -8,12 +8,14 @@ use async_trait::async_trait;
 use futures::FutureExt;
 
 use crate::archive;
+use crate::archive::tree::page_hashes::{self, PageHashes};
 use crate::archive::tree::summary::tests::sample;
 use crate::archive::tree::summary::{Description, Method, Summary};
-use crate::archive::tree::{Content, Tree, TreeKind, chunks, layout};
+use crate::archive::tree::{Content, Tree, TreeKind, layout};
 use crate::codec::{self, Compression};
 use crate::memory::{Memory, Share};
 use crate::parts::part::PartBuilder;
+use crate::read::page_hashes::{FileHashes, PageHashReader};
 use crate::staging;
 use crate::store::{self, ByteRange, Location, Patience};
 
@@ -211,7 +213,7 @@ impl Both {
 }
 
 /// What is stored of a complete tree, proved by everything that names it.
-pub(crate) async fn stored(archive: &Archive) -> (Summary, Tree, BTreeMap<String, Vec<u8>>) {
+pub(crate) async fn stored(archive: &Arc<Archive>) -> (Summary, Tree, BTreeMap<String, Vec<u8>>) {
     let name = "monday".parse().unwrap();
     let summary = archive
         .summary(TreeKind::BaseBackup, &name, patience())
@@ -219,11 +221,7 @@ pub(crate) async fn stored(archive: &Archive) -> (Summary, Tree, BTreeMap<String
         .unwrap()
         .unwrap();
     let tree = archive.tree(&name, &summary, patience()).await.unwrap();
-    let mut hashes = archive
-        .chunk_hashes(&name, &summary, &tree, patience())
-        .await
-        .unwrap()
-        .into_iter();
+    let reader = PageHashReader::new(archive.clone());
     let mut parts = Vec::new();
     for part in &tree.parts {
         let object = archive
@@ -246,16 +244,20 @@ pub(crate) async fn stored(archive: &Archive) -> (Summary, Tree, BTreeMap<String
             let from = extent.offset as usize;
             content.extend_from_slice(&parts[extent.part as usize][from..from + extent.bytes as usize]);
         }
-        let expected = chunks::of(&content);
-        let found: Vec<_> = hashes.by_ref().take(expected.len()).collect();
+        let mut hashes = FileHashes::new(&reader, &tree, entry);
+        let found = hashes
+            .of_range(0..content.len() as u64, patience())
+            .await
+            .unwrap();
+        let found: Vec<_> = found.into_iter().map(|page| page.map(|(hash, _)| hash)).collect();
+        let expected: Vec<_> = page_hashes::of(&content).map(Some).collect();
         assert!(
             found == expected,
-            "chunks of {:?}",
+            "pages of {:?}",
             String::from_utf8_lossy(&entry.path)
         );
         files.insert(String::from_utf8(entry.path.to_vec()).unwrap(), content);
     }
-    assert_eq!(hashes.next(), None);
     (summary, (*tree).clone(), files)
 }
 
@@ -503,7 +505,7 @@ async fn s4_bundles_do_not_wait_behind_slices() {
     let make = async {
         let mut builder = PartBuilder::new(Compression::default());
         builder.push(b"small");
-        Ok(builder.finish())
+        Ok(builder.finish(&PageHashes::default()))
     };
     let bundle = Unmade {
         most_bytes: 1 << 10,

@@ -1,0 +1,198 @@
+//! Hashes of the pages that parts hold, for those who compare: a restore over something, a later backup.
+//!
+//! They are the annex of each part, so one request brings its end with them. Those last used are kept; files are compared
+//! in the order in which they lie in parts, so few are asked for twice.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use moka::future::Cache;
+
+use crate::archive::tree::page_hashes::{PAGE_BYTES, PageHash, PageHashes};
+use crate::archive::tree::{Content, Entry, Extent, Part, Tree};
+use crate::archive::{Archive, Error};
+use crate::codec::{self, SeekTable, Tail};
+use crate::store::{self, ByteRange, ErrorKind, Key, Patience};
+
+/// What the annex of most parts has beside a hash for each of its pages: runs of small files.
+const RUNS_BYTES: u64 = 4096;
+
+/// Reads page hashes.
+#[derive(Debug, Clone)]
+pub struct PageHashReader {
+    archive: Arc<Archive>,
+    kept: Cache<Key, Arc<PageHashes>>,
+}
+
+/// Why there are no hashes.
+#[derive(Debug, Clone)]
+enum Trouble {
+    Damaged(String),
+    Store(store::Error),
+}
+
+impl From<store::Error> for Trouble {
+    fn from(error: store::Error) -> Self {
+        match error.kind {
+            ErrorKind::NotFound => Self::Damaged("it is not there".into()),
+            ErrorKind::Damaged => Self::Damaged(error.message),
+            _ => Self::Store(error),
+        }
+    }
+}
+
+impl PageHashReader {
+    /// A reader that keeps what the archive's memory has room for.
+    pub fn new(archive: Arc<Archive>) -> Self {
+        let weight =
+            |_: &Key, hashes: &Arc<PageHashes>| u32::try_from(256 + hashes.held_bytes()).unwrap_or(u32::MAX);
+        let kept = Cache::builder()
+            .max_capacity(archive.memory().table_bytes)
+            .weigher(weight)
+            .build();
+        Self { archive, kept }
+    }
+
+    /// The hashes of a part's pages. Of one that is damaged none are known: its pages count as changed.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn of(&self, part: &Part, patience: Patience) -> Result<Arc<PageHashes>, Error> {
+        let hashes = self
+            .kept
+            .try_get_with(part.key.clone(), self.fetch(part, patience))
+            .await;
+        match hashes.map_err(|trouble| (*trouble).clone()) {
+            Ok(hashes) => Ok(hashes),
+            Err(Trouble::Store(error)) => Err(error.into()),
+            Err(Trouble::Damaged(reason)) => {
+                tracing::warn!(
+                    "the page hashes in {} cannot be read, its pages count as changed: {reason}",
+                    part.key
+                );
+                let none = Arc::<PageHashes>::default();
+                self.kept.insert(part.key.clone(), none.clone()).await;
+                Ok(none)
+            }
+        }
+    }
+
+    async fn fetch(&self, part: &Part, patience: Patience) -> Result<Arc<PageHashes>, Trouble> {
+        let store = self.archive.store();
+        let hashes_bytes = part.plain_bytes.div_ceil(PAGE_BYTES) * size_of::<u64>() as u64;
+        let guess = codec::trailer_bytes(part.plain_bytes) + hashes_bytes + RUNS_BYTES;
+        let tail = store
+            .get(&part.key, ByteRange::Last(guess.min(part.stored_bytes)), patience)
+            .await?;
+        let damaged = |reason: &str| Trouble::Damaged(reason.to_owned());
+        let table = match SeekTable::parse(&tail.bytes, tail.meta.stored_bytes) {
+            Ok(Tail::Table(table)) => table,
+            Ok(Tail::NeedLast(_)) => return Err(damaged("it is not the object that the manifest names")),
+            Err(damage) => return Err(Trouble::Damaged(damage.to_string())),
+        };
+        if (table.hash(), table.plain_bytes()) != (part.hash, part.plain_bytes) {
+            return Err(damaged("it is not the object that the manifest names"));
+        }
+        let annex = table.annex_range();
+        let tail_start = tail.meta.stored_bytes - tail.bytes.len() as u64;
+        let stored = match annex.start.checked_sub(tail_start) {
+            Some(within) => tail
+                .bytes
+                .slice(within as usize..(annex.end - tail_start) as usize),
+            None => {
+                store
+                    .get(&part.key, ByteRange::Span(annex), patience)
+                    .await?
+                    .bytes
+            }
+        };
+        let annex = table
+            .annex(&stored)
+            .map_err(|damage| Trouble::Damaged(damage.to_string()))?;
+        let hashes = PageHashes::from_annex(annex, part.plain_bytes);
+        Ok(Arc::new(
+            hashes.ok_or_else(|| damaged("its annex has no page hashes"))?,
+        ))
+    }
+}
+
+/// The page hashes of one file of a tree.
+#[derive(Debug)]
+pub struct FileHashes<'a> {
+    reader: &'a PageHashReader,
+    parts: &'a [Part],
+    extents: &'a [Extent],
+    /// Where in the file the first of the extents begins.
+    start: u64,
+    /// The part asked last.
+    current: Option<(u32, Arc<PageHashes>)>,
+}
+
+impl<'a> FileHashes<'a> {
+    /// Those of an entry; of what is no file there are none.
+    pub fn new(reader: &'a PageHashReader, tree: &'a Tree, entry: &'a Entry) -> Self {
+        let extents = match &entry.content {
+            Content::File { extents, .. } => &extents[..],
+            _ => &[],
+        };
+        Self {
+            reader,
+            parts: &tree.parts,
+            extents,
+            start: 0,
+            current: None,
+        }
+    }
+
+    /// The hashes of the pages of a range that begins with a page, and where in the parts each lies; `None` for a page
+    /// that the file does not have in this length. Ranges are asked for in ascending order.
+    ///
+    /// # Errors
+    /// As [`PageHashReader::of`].
+    pub async fn of_range(
+        &mut self,
+        range: Range<u64>,
+        patience: Patience,
+    ) -> Result<Vec<Option<(PageHash, Extent)>>, Error> {
+        let mut found = Vec::with_capacity((range.end - range.start).div_ceil(PAGE_BYTES) as usize);
+        for page in range.clone().step_by(PAGE_BYTES as usize) {
+            let bytes = PAGE_BYTES.min(range.end - page);
+            found.push(self.of_page(page, bytes, patience).await?);
+        }
+        Ok(found)
+    }
+
+    async fn of_page(
+        &mut self,
+        page: u64,
+        bytes: u64,
+        patience: Patience,
+    ) -> Result<Option<(PageHash, Extent)>, Error> {
+        while let Some((extent, rest)) = self.extents.split_first()
+            && self.start + extent.bytes <= page
+        {
+            self.start += extent.bytes;
+            self.extents = rest;
+        }
+        let Some(extent) = self.extents.first() else {
+            return Ok(None);
+        };
+        let place = Extent {
+            part: extent.part,
+            offset: extent.offset + (page - self.start),
+            bytes,
+        };
+        if place.offset + bytes > extent.offset + extent.bytes {
+            return Ok(None);
+        }
+        if self.current.as_ref().is_none_or(|(part, _)| *part != extent.part) {
+            let hashes = self
+                .reader
+                .of(&self.parts[extent.part as usize], patience)
+                .await?;
+            self.current = Some((extent.part, hashes));
+        }
+        let (_, hashes) = self.current.as_ref().expect("set above");
+        Ok(hashes.at(place.offset, bytes).map(|hash| (hash, place)))
+    }
+}
