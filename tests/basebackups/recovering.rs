@@ -291,7 +291,7 @@ fn b6_two_restores_into_one_directory_are_refused() {
         unreachable!("made so")
     };
     let hang = Rule::new(Action::Hang).operation(Operation::Get).key("trees/");
-    store.add_rule(hang);
+    let hanging = store.add_rule(hang);
     let dir = room(&world, "back");
     let data = world.owned_dir("back/data");
     let mut first = restoring(&site, &data, &[]);
@@ -300,9 +300,8 @@ fn b6_two_restores_into_one_directory_are_refused() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("run walfs");
-    store.wait_for(1, |request| {
-        request.operation == Operation::Get && request.key.contains("trees/")
-    });
+    // Not what the backup has read.
+    wait::until("the first one to read", || (store.hits(hanging) > 0).then_some(()));
     assert_refused(&try_restore(&site, &data, &[]), &["another `walfs restore`"]);
     store.clear_rules();
     let first = first.wait_with_output().expect("wait for walfs");
