@@ -301,7 +301,9 @@ fn b6_two_restores_into_one_directory_are_refused() {
         .spawn()
         .expect("run walfs");
     // Not what the backup has read.
-    wait::until("the first one to read", || (store.hits(hanging) > 0).then_some(()));
+    wait::until("the first one to read", || {
+        (store.hits(hanging) > 0).then_some(())
+    });
     assert_refused(&try_restore(&site, &data, &[]), &["another `walfs restore`"]);
     store.clear_rules();
     let first = first.wait_with_output().expect("wait for walfs");
