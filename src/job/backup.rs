@@ -386,6 +386,7 @@ impl<'a> Taking<'a> {
         let (root, backup) = (self.facts.data_directory.clone(), description.backup.clone());
         let own = blocking(move || wal::own_at_stop(&root, &backup));
         let (inventory, missing_wal, mut own) = tokio::try_join!(stored, archived, own)?;
+        archive.check_parts(&tree, patience()).await?;
         // The archive may have had no WAL, and so no owner, when the backup began.
         check_cluster(archive, &self.facts).await?;
         let needed = description

@@ -112,7 +112,7 @@ pub struct Inodes {
 impl Default for Inodes {
     fn default() -> Self {
         Self {
-            next: AtomicU64::new(COUNTED),
+            next: AtomicU64::new(COUNTED | fastrand::u64(..1 << 30) << 32),
             named: Mutex::default(),
             numbered: Mutex::default(),
         }
@@ -120,7 +120,7 @@ impl Default for Inodes {
 }
 
 impl Inodes {
-    /// A number nobody had before.
+    /// A number that none has had before, nor another mount, as chance goes: who has both open is not mistaken.
     pub fn fresh(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }

@@ -36,6 +36,8 @@ impl From<store::Error> for Trouble {
         match error.kind {
             ErrorKind::NotFound => Self::Damaged("it is not there".into()),
             ErrorKind::Damaged => Self::Damaged(error.message),
+            // What will not go away by itself: hashes only save work.
+            ErrorKind::Denied | ErrorKind::Permanent => Self::Damaged(error.to_string()),
             _ => Self::Store(error),
         }
     }

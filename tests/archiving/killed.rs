@@ -11,7 +11,7 @@ use crate::common::postgres::send;
 use crate::common::s3::{Action, Operation, Rule, S3Server};
 use crate::common::user::{User, said};
 use crate::common::wal;
-use crate::common::walfs::BINARY;
+use crate::common::walfs::{BINARY, Options};
 use crate::common::world::{World, detach, mounts_beneath};
 use crate::common::{copiers, wait};
 
@@ -135,6 +135,24 @@ fn w3_a_descriptor_closed_beside_another_one_finishes_nothing() {
             rig.assert_absent(&source.name);
             rig.archive(&source);
         }
+    }
+}
+
+/// W1: who writes to two archives at once has the other one's file open while it closes the first.
+#[test]
+fn w1_a_file_is_finished_while_that_of_another_mount_is_open() {
+    let world = World::new("two-mounts");
+    let mounts = ["one", "two"].map(|name| {
+        let archive = world.owned_dir(&format!("{name}-archive")).display().to_string();
+        Options::of(&world, &archive).at(&world.owned_dir(name)).mount()
+    });
+    let source = world.owned_file("source", &wal::history(1, "0/3000000"));
+    let [one, two] = [0, 1].map(|number: usize| mounts[number].wal().join("00000002.history"));
+    let tee = r#"tee "$2" "$3" < "$1" > /dev/null"#;
+    let output = User::postgres().shell(tee, &[&source, &one, &two]);
+    assert!(output.status.success(), "{}", said(&output));
+    for mount in &mounts {
+        assert_eq!(mount.list(), ["00000002.history"], "{}", mount.log());
     }
 }
 

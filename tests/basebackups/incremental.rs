@@ -279,3 +279,30 @@ fn b5_a_backup_whose_base_is_damaged_is_none() {
     let data = restored(&site, "third");
     assert_same(&User::caller(), &data.join("kept_by_us"), &files.root);
 }
+
+/// B5: what a later backup needs is not discarded, though nothing says any more that it was complete.
+#[test]
+fn b5_what_a_later_backup_builds_on_is_not_discarded() {
+    let world = World::new("needed");
+    let site = Site::local(&world);
+    site.backup("first");
+    site.backup("second");
+    let (summary, aside) = (
+        world.archive().join("basebackups/first.json"),
+        world.path().join("aside"),
+    );
+    fs::rename(&summary, &aside).expect("lose the summary");
+    let discard = site.walfs("backup-discard").arg("first").output();
+    let discard = discard.expect("run walfs");
+    assert_eq!(discard.status.code(), Some(1), "{}", said(&discard));
+    assert!(
+        said(&discard).contains("backup second builds on"),
+        "{}",
+        said(&discard)
+    );
+    site.backup("third");
+    fs::rename(&aside, &summary).expect("bring it back");
+    for name in ["first", "second", "third"] {
+        assert_eq!(site.state(name).as_deref(), Some("complete"), "{name}");
+    }
+}

@@ -59,7 +59,10 @@ impl Archive {
                 return Ok(Some(format!("it builds on {id:?}, which is no tree")));
             };
             let prefix = id.prefix();
-            let page = self.store().list(&prefix, None, PAGE, patience).await?;
+            let page = match self.store().list(&prefix, None, PAGE, patience).await {
+                Err(error) if error.kind == ErrorKind::Denied => continue,
+                page => page?,
+            };
             if page.more {
                 continue;
             }
@@ -130,11 +133,26 @@ impl Archive {
         };
         match missing {
             None => Ok(()),
-            Some(missing) => Err(Error::TreeRemoved {
-                name: name.clone(),
-                place: self.place(),
-                missing,
-            }),
+            Some(missing) => Err(self.tree_removed(name, missing)),
+        }
+    }
+
+    /// Are the parts there that a tree points to, its own and those of earlier ones, each in its length?
+    ///
+    /// # Errors
+    /// [`Error::TreeRemoved`], [`Error::Store`].
+    pub async fn check_parts(&self, tree: &Tree, patience: Patience) -> Result<(), Error> {
+        match self.missing_part(tree, patience).await? {
+            None => Ok(()),
+            Some((part, reason)) => Err(self.tree_removed(&tree.id.name(), format!("{part}: {reason}"))),
+        }
+    }
+
+    fn tree_removed(&self, name: &TreeName, missing: String) -> Error {
+        Error::TreeRemoved {
+            name: name.clone(),
+            place: self.place(),
+            missing,
         }
     }
 

@@ -120,6 +120,9 @@ pub enum Method {
 /// Largest manifest, plain, in bytes: of some three million files.
 const MOST_MANIFEST_BYTES: u64 = 512 << 20;
 
+/// Earlier trees that one points to at most.
+const MOST_TREES: usize = 10_000;
+
 /// How much smaller it may become by compression.
 const MOST_RATIO: u64 = 64;
 
@@ -170,6 +173,12 @@ impl Summary {
     /// What is not, as text.
     pub fn check(&self) -> Result<(), String> {
         self.backup.plausible_wal()?;
+        if self.builds_on.len() > MOST_TREES {
+            return Err(format!(
+                "it builds on {} trees, which none does",
+                self.builds_on.len()
+            ));
+        }
         let Object {
             plain_bytes,
             stored_bytes,

@@ -133,10 +133,12 @@ impl Archive {
         })
     }
 
-    /// Deletes an unfinished tree. A committed one is refused, whoever asks, and so is one whose summary cannot be read.
+    /// Deletes an unfinished tree. A committed one is refused, whoever asks, and so is one whose summary cannot be read, or on
+    /// which another one builds.
     ///
     /// # Errors
-    /// [`Error::TreeExists`] if it is committed, [`Error::TreeDamaged`] if that cannot be known; [`Error::Store`].
+    /// [`Error::TreeExists`] if it is committed, [`Error::TreeDamaged`] if that cannot be known, or if it has lost its summary
+    /// and is needed; [`Error::Store`].
     pub async fn drop_unfinished(&self, id: &TreeId, patience: Patience) -> Result<(), Error> {
         for kind in TreeKind::ALL {
             if is_of(self.summary(kind, &id.name(), patience).await?.as_ref(), id) {
@@ -144,6 +146,10 @@ impl Archive {
             }
         }
         let objects = self.list_all(&id.prefix(), patience).await?;
+        let manifest = self.manifest_key(id);
+        if objects.iter().any(|(key, _)| *key == manifest) {
+            self.refuse_needed(id, patience).await?;
+        }
         // The word of who began it goes last, so that an interrupted deletion is still known for what it is.
         let (begun, rest): (Vec<Key>, Vec<Key>) = objects
             .into_iter()
@@ -151,6 +157,29 @@ impl Archive {
             .partition(|key| *key == id.key(BEGUN));
         self.store().delete(&rest, patience).await?;
         Ok(self.store().delete(&begun, patience).await?)
+    }
+}
+
+impl Archive {
+    /// What may have been complete may have become what others build on.
+    async fn refuse_needed(&self, id: &TreeId, patience: Patience) -> Result<(), Error> {
+        let needed = |by: String| Err(self.tree_damaged(&id.name(), "its summary", by));
+        for kind in TreeKind::ALL {
+            for (name, summary) in self.summaries(kind, patience).await? {
+                match summary {
+                    Ok(summary) if summary.builds_on.iter().any(|on| on.id == id.as_str()) => {
+                        return needed(format!("it is missing, and backup {name} builds on what is left"));
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        return needed(format!(
+                            "it is missing, and whether {name} builds on it is not known: {error}"
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 

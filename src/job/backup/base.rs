@@ -18,6 +18,10 @@ use crate::pg::SystemId;
 use crate::read::page_hashes::{FileHashes, PageHashReader};
 use crate::store::ErrorKind;
 
+/// Longest manifest of a backup that is built on, plain: it is in memory, and so is what becomes of it. Where pages from very
+/// many backups lie between each other it grows; then all is stored again.
+const MOST_MANIFEST_BYTES: u64 = 64 << 20;
+
 /// An earlier backup.
 #[derive(Debug)]
 pub(super) struct Base {
@@ -49,6 +53,10 @@ impl Base {
             let Ok(summary) = summary else { continue };
             let is_like =
                 summary.backup.shape == Shape::Plain && summary.backup.system_identifier == Some(cluster);
+            if is_like && summary.manifest.plain_bytes > MOST_MANIFEST_BYTES {
+                tracing::info!("everything is stored again: the pages of backup {name} lie too far apart");
+                return Ok(None);
+            }
             if !is_like
                 || archive
                     .missing_of_tree(&name, &summary, patience())
@@ -178,11 +186,16 @@ impl Comparison<'_> {
         }
     }
 
-    /// All that was taken.
-    pub(super) fn finish(self) -> Difference {
+    /// Bytes that have changed, of what was taken.
+    pub(super) fn changed_bytes(&self) -> usize {
+        self.changed.len()
+    }
+
+    /// What was taken since this was asked last.
+    pub(super) fn take(&mut self) -> Difference {
         Difference {
-            pieces: self.pieces,
-            changed: self.changed,
+            pieces: std::mem::take(&mut self.pieces),
+            changed: std::mem::take(&mut self.changed),
         }
     }
 }

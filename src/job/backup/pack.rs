@@ -29,6 +29,9 @@ use crate::parts::volume::{VolumeBuilder, file_entry};
 /// Where changed pages of a file are in a part, as tar tools show it.
 const PAGES_OF: &[u8] = b".walfs-pages/";
 
+/// Changed bytes of a file that are put into a part together.
+const CHANGED_BYTES: usize = 4 << 20;
+
 /// How often a thread that waits for the rate looks whether it should stop.
 const NAP: Duration = Duration::from_millis(100);
 
@@ -140,6 +143,7 @@ impl Packers {
             runtime,
             results,
             open: None,
+            volume: None,
             made: Made::default(),
         };
         if let Err(error) = packer.run() {
@@ -199,6 +203,8 @@ struct Packer<'a> {
     runtime: &'a Handle,
     results: &'a mpsc::UnboundedSender<Result<Made, Error>>,
     open: Option<Bundle>,
+    /// The number for the part that is opened next, where it is settled.
+    volume: Option<u32>,
     made: Made,
 }
 
@@ -214,7 +220,7 @@ impl Packer<'_> {
         while let Some(work) = self.shared.queue.next()? {
             let memory = self.take_memory(self.shared.cost(&work))?;
             match work {
-                Work::Bundle { sources } => self.files(&sources, memory)?,
+                Work::Bundle { volume, sources } => self.files(volume, &sources, memory)?,
                 Work::Slice { volume, index, large } => self.slice(volume, index, &large, memory)?,
             }
             self.send()?;
@@ -240,12 +246,19 @@ impl Packer<'_> {
 
     /// The part that is open, or a new one.
     fn bundle(&mut self) -> &mut Bundle {
-        let shared = self.shared;
+        let (shared, own) = (self.shared, &mut self.volume);
         self.open.get_or_insert_with(|| Bundle {
-            volume: shared.queue.next_volume(),
+            volume: own.take().unwrap_or_else(|| shared.queue.next_volume()),
             builder: VolumeBuilder::new(shared.compression),
             memory: None,
         })
+    }
+
+    /// Ends the part that is open if it is long enough.
+    fn close_long(&mut self) {
+        if self.open_bytes() >= layout::BUNDLE_BYTES {
+            self.close();
+        }
     }
 
     /// Ends the part that is open.
@@ -258,7 +271,10 @@ impl Packer<'_> {
         else {
             return;
         };
-        self.built(volume, 0, builder.finish_bundle(), memory);
+        let part = builder.finish_bundle();
+        // What has come into it since the last work has none of its own yet.
+        let memory = memory.or_else(|| self.shared.memory.try_take(part.object.len() as u64));
+        self.built(volume, 0, part, memory);
     }
 
     fn built(&mut self, volume: u32, slice: u32, part: FinishedPart, mut memory: Option<Held>) {
@@ -273,8 +289,8 @@ impl Packer<'_> {
         });
     }
 
-    fn files(&mut self, sources: &[u32], memory: Held) -> Result<(), Error> {
-        let before = self.open_bytes();
+    fn files(&mut self, volume: u32, sources: &[u32], memory: Held) -> Result<(), Error> {
+        self.volume = Some(volume);
         for number in sources {
             let source = &self.shared.plan.sources[*number as usize];
             if source.bytes.is_none() {
@@ -285,9 +301,11 @@ impl Packer<'_> {
                 // One that has grown this much is a relation, whose rest the WAL has.
                 opened.bytes = opened.bytes.min(layout::LARGE_BYTES);
                 self.small(&opened)?;
+                self.close_long();
             }
         }
-        self.hold(memory, before);
+        self.volume = None;
+        self.hold(memory);
         Ok(())
     }
 
@@ -297,21 +315,19 @@ impl Packer<'_> {
         open.map_or(0, |bundle| bundle.builder.plain_bytes())
     }
 
-    /// Keeps the memory of what has gone into the open part, which had `before`, and ends that if it is long enough.
-    fn hold(&mut self, mut memory: Held, before: u64) {
-        let added = self.open_bytes() - before;
-        if added == 0 {
-            return;
+    /// Keeps the memory of what is in the open part, and ends that if it is long enough.
+    fn hold(&mut self, memory: Held) {
+        let bytes = self.open_bytes();
+        if let Some(bundle) = &mut self.open {
+            match &mut bundle.memory {
+                Some(held) => held.join(memory),
+                none => *none = Some(memory),
+            }
+            if let Some(held) = &mut bundle.memory {
+                held.shrink_to(bytes);
+            }
         }
-        memory.shrink_to(added);
-        let bundle = self.bundle();
-        match &mut bundle.memory {
-            Some(held) => held.join(memory),
-            none => *none = Some(memory),
-        }
-        if bundle.builder.plain_bytes() >= layout::BUNDLE_BYTES {
-            self.close();
-        }
+        self.close_long();
     }
 
     fn small(&mut self, opened: &Opened) -> Result<(), Error> {
@@ -340,9 +356,8 @@ impl Packer<'_> {
             self.check_length(large);
         }
         if self.base_has(large) {
-            let before = self.open_bytes();
             self.changes(large, layout::slice_content(index, large.bytes).0)?;
-            self.hold(memory, before);
+            self.hold(memory);
             return Ok(());
         }
         let mut builder = VolumeBuilder::new(self.shared.compression);
@@ -371,19 +386,32 @@ impl Packer<'_> {
         let base = self.shared.base.clone().expect("asked before");
         let mut comparison = base.file(&opened.path).expect("asked before");
         let mut packed = packed(opened, range.clone());
-        self.each_chunk(opened, range, &mut packed, |_, at, chunk| {
-            comparison.push_blocking(at, chunk)
+        let mut places = Places::default();
+        self.each_chunk(opened, range, &mut packed, |packer, at, chunk| {
+            comparison.push_blocking(at, chunk)?;
+            if comparison.changed_bytes() >= CHANGED_BYTES {
+                packer.store(opened, &comparison.take(), &mut places);
+            }
+            Ok(())
         })?;
-        let difference = comparison.finish();
-        if !difference.changed.is_empty() || difference.pieces.is_empty() {
-            let bundle = self.bundle();
-            let (volume, builder) = (bundle.volume, &mut bundle.builder);
-            packed.store(&difference, volume, builder);
-        } else {
-            packed.keep(&difference);
-        }
+        self.store(opened, &comparison.take(), &mut places);
+        (packed.places, packed.is_plain) = (places.places, places.is_plain);
         self.made.files.push(packed);
         Ok(())
+    }
+
+    /// Puts what has changed into the open part.
+    fn store(&mut self, opened: &Opened, difference: &Difference, places: &mut Places) {
+        if difference.changed.is_empty() && opened.bytes > 0 {
+            if !difference.pieces.is_empty() {
+                places.keep(difference);
+            }
+            return;
+        }
+        let bundle = self.bundle();
+        let file = (&*opened.path, opened.attributes, opened.bytes);
+        places.store(file, difference, bundle.volume, &mut bundle.builder);
+        self.close_long();
     }
 
     /// Hands on a range of a file, which begins with a chunk, chunk by chunk, so that each is still in the processor's
@@ -447,29 +475,54 @@ impl Packed {
             bytes: self.bytes,
         }];
     }
+}
 
-    /// Nothing of it has changed.
+/// Where the bytes of a file are that was compared.
+#[derive(Debug)]
+struct Places {
+    places: Vec<Place>,
+    is_plain: bool,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            places: Vec::new(),
+            is_plain: true,
+        }
+    }
+}
+
+impl Places {
+    /// Nothing has changed.
     fn keep(&mut self, difference: &Difference) {
         self.is_plain = false;
-        self.places_of(difference, 0, 0);
+        self.add(difference, 0, 0);
     }
 
     /// Puts what has changed into a bundle. A file that has changed as a whole is there as itself.
-    fn store(&mut self, difference: &Difference, volume: u32, builder: &mut VolumeBuilder) {
+    fn store(
+        &mut self,
+        (path, attributes, file_bytes): (&[u8], Attributes, u64),
+        difference: &Difference,
+        volume: u32,
+        builder: &mut VolumeBuilder,
+    ) {
         let bytes = difference.changed.len() as u64;
-        self.is_plain = bytes == self.file_bytes;
-        let path = match self.is_plain {
-            true => self.path.clone(),
-            false => [PAGES_OF, &self.path].concat().into(),
+        let is_whole = bytes == file_bytes;
+        self.is_plain &= is_whole;
+        let path: Box<[u8]> = match is_whole {
+            true => path.into(),
+            false => [PAGES_OF, path].concat().into(),
         };
-        builder.begin_member(&file_entry(&path, self.attributes, bytes));
+        builder.begin_member(&file_entry(&path, attributes, bytes));
         let offset = builder.plain_bytes();
         builder.content(&difference.changed);
         builder.end_member(bytes);
-        self.places_of(difference, volume, offset);
+        self.add(difference, volume, offset);
     }
 
-    fn places_of(&mut self, difference: &Difference, volume: u32, mut offset: u64) {
+    fn add(&mut self, difference: &Difference, volume: u32, mut offset: u64) {
         let place = |piece: &Piece| match *piece {
             Piece::Kept(extent) => Place::Base(extent),
             Piece::Changed(bytes) => {
@@ -483,7 +536,7 @@ impl Packed {
                 own
             }
         };
-        self.places = difference.pieces.iter().map(place).collect();
+        self.places.extend(difference.pieces.iter().map(place));
     }
 }
 
@@ -535,7 +588,12 @@ pub(super) async fn bundle_of(
             for (at, chunk) in base::chunks(&whole.content) {
                 comparison.push(at, chunk).await?;
             }
-            packed.store(&comparison.finish(), volume, &mut builder);
+            let (file, mut places) = (
+                (whole.path.as_bytes(), whole.attributes, bytes),
+                Places::default(),
+            );
+            places.store(file, &comparison.take(), volume, &mut builder);
+            (packed.places, packed.is_plain) = (places.places, places.is_plain);
         } else {
             builder.begin_member(&whole.entry());
             packed.place(volume, 0, builder.plain_bytes());

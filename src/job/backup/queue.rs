@@ -43,7 +43,7 @@ pub(super) struct Opened {
 #[derive(Debug)]
 pub(super) enum Work {
     /// These sources, in one part.
-    Bundle { sources: Vec<u32> },
+    Bundle { volume: u32, sources: Vec<u32> },
     /// One slice of a large file.
     Slice {
         volume: u32,
@@ -123,7 +123,8 @@ impl Queue {
     pub(super) fn next(&self) -> Result<Option<Work>, Error> {
         let mut state = self.state.lock().expect("no panic while held");
         if let Some(sources) = state.bundles.pop_front() {
-            return Ok(Some(Work::Bundle { sources }));
+            let volume = state.take_volume();
+            return Ok(Some(Work::Bundle { volume, sources }));
         }
         loop {
             if let Some((volume, large, left)) = &mut state.open
