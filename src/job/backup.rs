@@ -48,6 +48,7 @@ mod error;
 mod local;
 mod outside;
 mod pack;
+mod packed;
 pub(super) mod pages;
 mod places;
 mod queue;
@@ -56,14 +57,16 @@ mod reading;
 mod uploads;
 mod wal;
 mod walk;
+mod whole;
 
 use base::Base;
 pub use error::Error;
-use pack::{Packers, Whole};
+use pack::Packers;
 use queue::Plan;
 use rate::Rate;
 use uploads::Uploads;
 pub use wal::{MissingWal, named};
+use whole::Whole;
 
 /// How long the store may be away before a backup gives up.
 const STORE_PATIENCE: Duration = Duration::from_secs(15 * 60);

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
 use super::base::Base;
-use super::pack::{Packed, Place, Whole};
+use super::packed::{Packed, PackedExtent};
 use super::pages::Findings;
 use super::walk::Source;
+use super::whole::Whole;
 use crate::archive::tree::backup::Pages;
 use crate::archive::tree::{Attributes, Extent, Part, Tree, TreeError, TreeId};
 use crate::parts::tree::TreeBuilder;
@@ -103,9 +104,9 @@ impl Collected {
             let (attributes, bytes) = (packed[0].attributes, packed[0].file_bytes);
             is_plain &= packed.iter().all(|packed| packed.is_plain);
             let mut extents: Vec<Extent> = Vec::new();
-            for place in packed.iter().flat_map(|packed| &packed.places) {
-                extents.push(match *place {
-                    Place::Own {
+            for extent in packed.iter().flat_map(|packed| &packed.extents) {
+                extents.push(match *extent {
+                    PackedExtent::Own {
                         volume,
                         slice,
                         offset,
@@ -115,7 +116,7 @@ impl Collected {
                         offset,
                         bytes,
                     },
-                    Place::Base(extent) => {
+                    PackedExtent::Base(extent) => {
                         let base = base.expect("it was compared with");
                         let part = builder.part(base.part(extent.part));
                         Extent { part, ..extent }

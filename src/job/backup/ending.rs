@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::pack::{self, Whole};
+use super::whole::{self, Whole};
 use super::{Error, Taking, local, wal};
 use crate::archive::tree::backup::{Pages, Shape, Tablespace, WalRange};
 use crate::archive::tree::ended::{Ended, KnownFrom};
@@ -90,12 +90,13 @@ impl Taking<'_> {
         if bytes > layout::LARGE_BYTES {
             let volume = queue.next_volume();
             last.extend(
-                (0..layout::slices(bytes)).map(|index| pack::slice_of(compression, volume, index, &manifest)),
+                (0..layout::slices(bytes))
+                    .map(|index| whole::slice_of(compression, volume, index, &manifest)),
             );
         } else {
             files.push(manifest);
         }
-        last.push(pack::bundle_of(compression, volume, &files, self.base.as_deref()).await?);
+        last.push(whole::bundle_of(compression, volume, &files, self.base.as_deref()).await?);
         for made in last {
             self.uploads.begin(self.archive, &self.id, made);
         }

@@ -13,80 +13,25 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::Error;
-use super::base::{self, Base, Difference, Piece};
+use super::base::{Base, Difference};
 use super::blocks::Blocks;
-use super::pages::{Findings, Rules, Verifier, check_length};
+use super::packed::{Built, Made, Packed, PackedExtents};
+use super::pages::{Rules, Verifier, check_length};
 use super::queue::{Opened, Plan, Queue, Work};
 use super::rate::Rate;
 use super::reading::read_at;
-use crate::archive::tree::{Attributes, Entry, Extent, layout};
+use crate::archive::tree::layout;
 use crate::codec::Compression;
 use crate::job::progress::Progress;
 use crate::memory::{Held, Share};
 use crate::parts::part::FinishedPart;
 use crate::parts::volume::{VolumeBuilder, file_entry};
 
-/// Where changed pages of a file are in a part, as tar tools show it.
-const PAGES_OF: &[u8] = b".walfs-pages/";
-
 /// Changed bytes of a file that are put into a part together.
 const CHANGED_BYTES: usize = 4 << 20;
 
 /// How often a thread that waits for the rate looks whether it should stop.
 const NAP: Duration = Duration::from_millis(100);
-
-/// A range of a file, with what is known of it since it was packed.
-#[derive(Debug)]
-pub(super) struct Packed {
-    pub(super) path: Box<[u8]>,
-    pub(super) attributes: Attributes,
-    /// Length of the whole file.
-    pub(super) file_bytes: u64,
-    /// Where it begins in the file.
-    pub(super) offset: u64,
-    /// Its length.
-    pub(super) bytes: u64,
-    /// CRC-32C of its bytes.
-    pub(super) crc32c: u32,
-    /// Where its bytes are, in order.
-    pub(super) places: Vec<Place>,
-    /// Is it in this backup's parts as a tar tool would unpack it?
-    pub(super) is_plain: bool,
-}
-
-/// Where bytes of a file are.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Place {
-    /// In a part of this backup.
-    Own {
-        volume: u32,
-        slice: u32,
-        /// In the part's plain content.
-        offset: u64,
-        bytes: u64,
-    },
-    /// In a part of the base.
-    Base(Extent),
-}
-
-/// A part, to be stored under volume and slice.
-#[derive(Debug)]
-pub(super) struct Built {
-    pub(super) volume: u32,
-    pub(super) slice: u32,
-    pub(super) part: FinishedPart,
-    /// Its memory, to be held until it is stored.
-    pub(super) memory: Option<Held>,
-}
-
-/// What a thread has made.
-#[derive(Debug, Default)]
-pub(super) struct Made {
-    /// Ranges of files. The parts that they are in may come later.
-    pub(super) files: Vec<Packed>,
-    pub(super) parts: Vec<Built>,
-    pub(super) found: Findings,
-}
 
 /// What all threads of a backup share.
 #[derive(Debug)]
@@ -386,31 +331,31 @@ impl Packer<'_> {
         let base = self.shared.base.clone().expect("asked before");
         let mut comparison = base.file(&opened.path).expect("asked before");
         let mut packed = packed(opened, range.clone());
-        let mut places = Places::default();
+        let mut extents = PackedExtents::default();
         self.each_chunk(opened, range, &mut packed, |packer, at, chunk| {
             comparison.push_blocking(at, chunk)?;
             if comparison.changed_bytes() >= CHANGED_BYTES {
-                packer.store(opened, &comparison.take(), &mut places);
+                packer.store(opened, &comparison.take(), &mut extents);
             }
             Ok(())
         })?;
-        self.store(opened, &comparison.take(), &mut places);
-        (packed.places, packed.is_plain) = (places.places, places.is_plain);
+        self.store(opened, &comparison.take(), &mut extents);
+        (packed.extents, packed.is_plain) = (extents.extents, extents.is_plain);
         self.made.files.push(packed);
         Ok(())
     }
 
     /// Puts what has changed into the open part.
-    fn store(&mut self, opened: &Opened, difference: &Difference, places: &mut Places) {
+    fn store(&mut self, opened: &Opened, difference: &Difference, extents: &mut PackedExtents) {
         if difference.changed.is_empty() && opened.bytes > 0 {
             if !difference.pieces.is_empty() {
-                places.keep(difference);
+                extents.keep(difference);
             }
             return;
         }
         let bundle = self.bundle();
         let file = (&*opened.path, opened.attributes, opened.bytes);
-        places.store(file, difference, bundle.volume, &mut bundle.builder);
+        extents.store(file, difference, bundle.volume, &mut bundle.builder);
         self.close_long();
     }
 
@@ -460,172 +405,7 @@ fn packed(opened: &Opened, range: Range<u64>) -> Packed {
         offset: range.start,
         bytes: range.end - range.start,
         crc32c: 0,
-        places: Vec::new(),
+        extents: Vec::new(),
         is_plain: true,
-    }
-}
-
-impl Packed {
-    /// All of it is in a part of this backup, there.
-    fn place(&mut self, volume: u32, slice: u32, offset: u64) {
-        self.places = vec![Place::Own {
-            volume,
-            slice,
-            offset,
-            bytes: self.bytes,
-        }];
-    }
-}
-
-/// Where the bytes of a file are that was compared.
-#[derive(Debug)]
-struct Places {
-    places: Vec<Place>,
-    is_plain: bool,
-}
-
-impl Default for Places {
-    fn default() -> Self {
-        Self {
-            places: Vec::new(),
-            is_plain: true,
-        }
-    }
-}
-
-impl Places {
-    /// Nothing has changed.
-    fn keep(&mut self, difference: &Difference) {
-        self.is_plain = false;
-        self.add(difference, 0, 0);
-    }
-
-    /// Puts what has changed into a bundle. A file that has changed as a whole is there as itself.
-    fn store(
-        &mut self,
-        (path, attributes, file_bytes): (&[u8], Attributes, u64),
-        difference: &Difference,
-        volume: u32,
-        builder: &mut VolumeBuilder,
-    ) {
-        let bytes = difference.changed.len() as u64;
-        let is_whole = bytes == file_bytes;
-        self.is_plain &= is_whole;
-        let path: Box<[u8]> = match is_whole {
-            true => path.into(),
-            false => [PAGES_OF, path].concat().into(),
-        };
-        builder.begin_member(&file_entry(&path, attributes, bytes));
-        let offset = builder.plain_bytes();
-        builder.content(&difference.changed);
-        builder.end_member(bytes);
-        self.add(difference, volume, offset);
-    }
-
-    fn add(&mut self, difference: &Difference, volume: u32, mut offset: u64) {
-        let place = |piece: &Piece| match *piece {
-            Piece::Kept(extent) => Place::Base(extent),
-            Piece::Changed(bytes) => {
-                let own = Place::Own {
-                    volume,
-                    slice: 0,
-                    offset,
-                    bytes,
-                };
-                offset += bytes;
-                own
-            }
-        };
-        self.places.extend(difference.pieces.iter().map(place));
-    }
-}
-
-/// A file whose content is at hand.
-#[derive(Debug)]
-pub(super) struct Whole {
-    pub(super) path: &'static str,
-    pub(super) attributes: Attributes,
-    pub(super) content: Vec<u8>,
-}
-
-impl Whole {
-    pub(super) fn crc32c(&self) -> u32 {
-        crc32c::crc32c(&self.content)
-    }
-
-    fn entry(&self) -> Entry {
-        file_entry(self.path.as_bytes(), self.attributes, self.content.len() as u64)
-    }
-
-    fn packed(&self, range: Range<u64>) -> Packed {
-        Packed {
-            path: self.path.as_bytes().into(),
-            attributes: self.attributes,
-            file_bytes: self.content.len() as u64,
-            offset: range.start,
-            bytes: range.end - range.start,
-            crc32c: crc32c::crc32c(&self.content[range.start as usize..range.end as usize]),
-            places: Vec::new(),
-            is_plain: true,
-        }
-    }
-}
-
-/// Files at hand, in one part. Of one that the base has only what has changed.
-pub(super) async fn bundle_of(
-    compression: Compression,
-    volume: u32,
-    files: &[Whole],
-    base: Option<&Base>,
-) -> Result<Made, Error> {
-    let mut builder = VolumeBuilder::new(compression);
-    let mut made = Made::default();
-    for whole in files {
-        let bytes = whole.content.len() as u64;
-        let mut packed = whole.packed(0..bytes);
-        let known = base.and_then(|base| base.file(whole.path.as_bytes()));
-        if let Some(mut comparison) = known {
-            for (at, chunk) in base::chunks(&whole.content) {
-                comparison.push(at, chunk).await?;
-            }
-            let (file, mut places) = (
-                (whole.path.as_bytes(), whole.attributes, bytes),
-                Places::default(),
-            );
-            places.store(file, &comparison.take(), volume, &mut builder);
-            (packed.places, packed.is_plain) = (places.places, places.is_plain);
-        } else {
-            builder.begin_member(&whole.entry());
-            packed.place(volume, 0, builder.plain_bytes());
-            builder.content(&whole.content);
-            builder.end_member(bytes);
-        }
-        made.files.push(packed);
-    }
-    made.parts.push(built(volume, 0, builder.finish_bundle()));
-    Ok(made)
-}
-
-/// A slice of the volume of a large file at hand.
-pub(super) fn slice_of(compression: Compression, volume: u32, index: u64, whole: &Whole) -> Made {
-    let bytes = whole.content.len() as u64;
-    let mut builder = VolumeBuilder::new(compression);
-    let range = builder.begin_slice(index, &whole.entry());
-    let mut packed = whole.packed(range.clone());
-    packed.place(volume, index as u32, builder.plain_bytes());
-    builder.content(&whole.content[range.start as usize..range.end as usize]);
-    Made {
-        files: vec![packed],
-        parts: vec![built(volume, index as u32, builder.finish_slice(index, bytes))],
-        found: Findings::default(),
-    }
-}
-
-fn built(volume: u32, slice: u32, part: FinishedPart) -> Built {
-    Built {
-        volume,
-        slice,
-        part,
-        memory: None,
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::assemble::Collected;
-use super::pack::{Built, Made};
+use super::packed::{Built, Made};
 use super::{Error, patience};
 use crate::archive::tree::summary::Inventory;
 use crate::archive::tree::{Tree, TreeId};
