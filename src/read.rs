@@ -24,6 +24,7 @@ use crate::pg::WalName;
 use crate::store::Patience;
 
 mod ahead;
+pub mod base;
 mod fetcher;
 pub mod page_hashes;
 pub mod part;

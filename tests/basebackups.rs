@@ -34,6 +34,7 @@ mod standbys;
 // Told that it is not done, kept until the operator says otherwise.
 mod keeping;
 // Swept, discarded and removed by others meanwhile: complete is said of what is there.
+mod opening;
 mod others;
 mod swept;
 // Taken by `walfs backup`, brought back by stock tools, started.

@@ -35,12 +35,13 @@ use crate::job::sweep::sweep;
 use crate::pg::Lsn;
 use crate::pg::control::ControlFile;
 use crate::pg::data_page::PageChecker;
+use crate::read::base::Base;
+use crate::read::tree::TreeReader;
 use crate::server::{Facts, Resolved, Session, Settings, Started, Stopped};
 use crate::store::Patience;
 
 mod arrival;
 mod assemble;
-mod base;
 mod behind;
 mod blocks;
 mod ending;
@@ -59,7 +60,6 @@ mod wal;
 mod walk;
 mod whole;
 
-use base::Base;
 pub use error::Error;
 use pack::Packers;
 use queue::Plan;
@@ -286,7 +286,7 @@ impl<'a> Taking<'a> {
         match outcome {
             Ok(summary) => Ok(Taken {
                 name,
-                base: self.base.map(|base| base.name.clone()),
+                base: self.base.map(|base| base.name().clone()),
                 summary,
                 missing_wal,
             }),
@@ -346,7 +346,10 @@ impl<'a> Taking<'a> {
         let base = async {
             match self.options.full {
                 true => Ok(None),
-                false => Base::choose(self.archive, self.facts.system_id).await,
+                false => {
+                    let (reader, cluster) = (TreeReader::alone(self.archive.clone()), self.facts.system_id);
+                    Ok(Base::choose(self.archive, &reader, Some(cluster), patience).await?)
+                }
             }
         };
         let ((), (listed, start, own), base) = tokio::try_join!(begin_tree, begin_copy, base)?;
@@ -389,7 +392,9 @@ impl<'a> Taking<'a> {
         let (root, backup) = (self.facts.data_directory.clone(), description.backup.clone());
         let own = blocking(move || wal::own_at_stop(&root, &backup));
         let (inventory, missing_wal, mut own) = tokio::try_join!(stored, archived, own)?;
-        archive.check_parts(&tree, patience()).await?;
+        archive
+            .check_parts(&tree.id.name(), &tree.parts, patience())
+            .await?;
         // The archive may have had no WAL, and so no owner, when the backup began.
         check_cluster(archive, &self.facts).await?;
         let needed = description

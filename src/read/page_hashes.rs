@@ -9,9 +9,10 @@ use std::sync::Arc;
 use moka::future::Cache;
 
 use crate::archive::tree::page_hashes::{PAGE_BYTES, PageHash, PageHashes};
-use crate::archive::tree::{Content, Entry, Extent, Part, Tree};
+use crate::archive::tree::{Extent, Part};
 use crate::archive::{Archive, Error};
 use crate::codec::{self, SeekTable, Tail};
+use crate::read::tree::stored::{Place, StoredFile, StoredTree};
 use crate::store::{self, ByteRange, ErrorKind, Key, Patience};
 
 /// What the annex of most parts has beside a hash for each of its pages: runs of small files.
@@ -118,30 +119,41 @@ impl PageHashReader {
     }
 }
 
+/// Bytes of a part of a tree.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// The part.
+    pub part: Arc<Part>,
+    /// Where in its plain content they begin.
+    pub offset: u64,
+    /// Length, in bytes.
+    pub bytes: u64,
+}
+
 /// The page hashes of one file of a tree.
 #[derive(Debug)]
 pub struct FileHashes<'a> {
     reader: &'a PageHashReader,
-    parts: &'a [Part],
-    extents: &'a [Extent],
-    /// Where in the file the first of the extents begins.
+    tree: &'a StoredTree,
+    file: StoredFile,
+    /// Extents of the file, where the first of those that are left begins in it, and how many are passed.
+    window: Option<Place>,
     start: u64,
+    passed: usize,
     /// The part asked last.
-    current: Option<(u32, Arc<PageHashes>)>,
+    current: Option<(u32, Arc<Part>, Arc<PageHashes>)>,
 }
 
 impl<'a> FileHashes<'a> {
-    /// Those of an entry; of what is no file there are none.
-    pub fn new(reader: &'a PageHashReader, tree: &'a Tree, entry: &'a Entry) -> Self {
-        let extents = match &entry.content {
-            Content::File { extents, .. } => &extents[..],
-            _ => &[],
-        };
+    /// Those of a file.
+    pub fn new(reader: &'a PageHashReader, tree: &'a StoredTree, file: StoredFile) -> Self {
         Self {
             reader,
-            parts: &tree.parts,
-            extents,
+            tree,
+            file,
+            window: None,
             start: 0,
+            passed: 0,
             current: None,
         }
     }
@@ -150,12 +162,12 @@ impl<'a> FileHashes<'a> {
     /// that the file does not have in this length. Ranges are asked for in ascending order.
     ///
     /// # Errors
-    /// As [`PageHashReader::of`].
+    /// As [`PageHashReader::of`], and [`Error::TreeDamaged`].
     pub async fn of_range(
         &mut self,
         range: Range<u64>,
         patience: Patience,
-    ) -> Result<Vec<Option<(PageHash, Extent)>>, Error> {
+    ) -> Result<Vec<Option<(PageHash, Placed)>>, Error> {
         let mut found = Vec::with_capacity((range.end - range.start).div_ceil(PAGE_BYTES) as usize);
         for page in range.clone().step_by(PAGE_BYTES as usize) {
             let bytes = PAGE_BYTES.min(range.end - page);
@@ -169,32 +181,52 @@ impl<'a> FileHashes<'a> {
         page: u64,
         bytes: u64,
         patience: Patience,
-    ) -> Result<Option<(PageHash, Extent)>, Error> {
-        while let Some((extent, rest)) = self.extents.split_first()
-            && self.start + extent.bytes <= page
-        {
-            self.start += extent.bytes;
-            self.extents = rest;
+    ) -> Result<Option<(PageHash, Placed)>, Error> {
+        if page >= self.file.bytes {
+            return Ok(None);
         }
-        let Some(extent) = self.extents.first() else {
+        let Some(extent) = self.extent(page, patience).await? else {
             return Ok(None);
         };
-        let place = Extent {
-            part: extent.part,
-            offset: extent.offset + (page - self.start),
+        let offset = extent.offset + (page - self.start);
+        if offset + bytes > extent.offset + extent.bytes {
+            return Ok(None);
+        }
+        if self
+            .current
+            .as_ref()
+            .is_none_or(|(number, ..)| *number != extent.part)
+        {
+            let part = self.tree.part(extent.part, patience).await?;
+            let hashes = self.reader.of(&part, patience).await?;
+            self.current = Some((extent.part, part, hashes));
+        }
+        let (_, part, hashes) = self.current.as_ref().expect("set above");
+        let placed = || Placed {
+            part: part.clone(),
+            offset,
             bytes,
         };
-        if place.offset + bytes > extent.offset + extent.bytes {
-            return Ok(None);
+        Ok(hashes.at(offset, bytes).map(|hash| (hash, placed())))
+    }
+
+    /// The extent in which a page begins.
+    async fn extent(&mut self, page: u64, patience: Patience) -> Result<Option<Extent>, Error> {
+        for fresh in [false, true] {
+            if fresh {
+                let window = self.tree.extents(&self.file, page, patience).await?;
+                (self.start, self.passed) = (window.extents().from, 0);
+                self.window = Some(window);
+            }
+            let Some(window) = &self.window else { continue };
+            for extent in &window.extents().extents[self.passed..] {
+                if page < self.start + extent.bytes {
+                    return Ok(Some(*extent));
+                }
+                self.start += extent.bytes;
+                self.passed += 1;
+            }
         }
-        if self.current.as_ref().is_none_or(|(part, _)| *part != extent.part) {
-            let hashes = self
-                .reader
-                .of(&self.parts[extent.part as usize], patience)
-                .await?;
-            self.current = Some((extent.part, hashes));
-        }
-        let (_, hashes) = self.current.as_ref().expect("set above");
-        Ok(hashes.at(place.offset, bytes).map(|hash| (hash, place)))
+        Ok(None)
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
 
-use crate::archive::tree::{Content, Entry, Extent, Part, Tree};
+use crate::archive::tree::{Extent, Part, TreeName};
 use crate::archive::{Archive, Error};
 use crate::cache::{BlockId, Cache};
 use crate::codec::{FRAME_BYTES, frames_of};
@@ -25,11 +25,15 @@ use crate::store::{self, ErrorKind, Patience};
 mod coming;
 mod cursors;
 mod flights;
+mod leaves;
+pub mod stored;
 mod tables;
 
 use coming::Coming;
 use cursors::{Cursors, Plan};
 use flights::{Flights, Way};
+use leaves::Leaves;
+use stored::{StoredFile, StoredTree};
 use tables::Tables;
 
 use super::space::Space;
@@ -57,6 +61,7 @@ struct Inner {
     space: Space,
     decoders: Arc<Semaphore>,
     tables: Tables,
+    leaves: Leaves,
     flights: Flights,
     cursors: Mutex<Cursors>,
     coming: Mutex<Coming>,
@@ -114,6 +119,7 @@ impl TreeReader {
     pub(super) fn new(archive: Arc<Archive>, cache: Cache, space: Space, decoders: Arc<Semaphore>) -> Self {
         Self(Arc::new(Inner {
             tables: Tables::new(archive.memory().table_bytes),
+            leaves: Leaves::new(archive.memory().leaf_bytes),
             archive,
             cache,
             fetches: Arc::new(Semaphore::new(FETCHES)),
@@ -125,49 +131,86 @@ impl TreeReader {
         }))
     }
 
-    /// Reads `bytes` at `offset` from the file that is entry `number` of a tree; short only at its end, and empty for
-    /// what is no file.
+    /// A reader for a process that reads little else.
+    pub fn alone(archive: Arc<Archive>) -> Self {
+        let memory = archive.memory();
+        let cache = Cache::new(memory.leaf_bytes);
+        let (space, decoders) = (Space::new(memory.stored.clone()), memory.pieces);
+        Self::new(archive.clone(), cache, space, Arc::new(Semaphore::new(decoders)))
+    }
+
+    /// Reads `bytes` at `offset` from a file of a tree; short only at its end.
     ///
     /// # Errors
     /// [`Error::TreeDamaged`], [`Error::Store`].
     pub async fn read(
         &self,
-        tree: &Arc<Tree>,
-        number: u32,
+        tree: &StoredTree,
+        file: &StoredFile,
         offset: u64,
         bytes: usize,
         patience: Patience,
     ) -> Result<Bytes, Arc<Error>> {
-        let Some(entry) = tree.entry(number) else {
-            return Ok(Bytes::new());
-        };
-        let Content::File { extents, .. } = &entry.content else {
-            return Ok(Bytes::new());
-        };
+        let mut wanted = offset..file.bytes.min(offset.saturating_add(bytes as u64));
         let mut pieces = Vec::new();
-        for slice in slices(extents, offset, bytes as u64) {
-            let part = &tree.parts[extents[slice.extent].part as usize];
-            let read = self.read_slice(tree, extents, slice, &mut pieces, patience).await;
-            read.map_err(|trouble| Arc::new(self.error(tree, entry, part, trouble)))?;
+        while !wanted.is_empty() {
+            let place = tree
+                .extents(file, wanted.start, patience)
+                .await
+                .map_err(Arc::new)?;
+            let extents = place.extents();
+            for slice in slices(
+                extents.extents,
+                wanted.start - extents.from,
+                wanted.end - wanted.start,
+            ) {
+                let part = tree
+                    .part(extents.extents[slice.extent].part, patience)
+                    .await
+                    .map_err(Arc::new)?;
+                let read = self.read_slice(tree, &part, extents.extents, slice, &mut pieces, patience);
+                read.await
+                    .map_err(|trouble| Arc::new(self.error(tree.name(), &file.path, &part, trouble)))?;
+                wanted.start += slice.bytes;
+            }
         }
         Ok(joined(pieces))
     }
 
     async fn read_slice(
         &self,
-        tree: &Tree,
+        tree: &StoredTree,
+        part: &Part,
         extents: &[Extent],
         slice: Slice,
         pieces: &mut Vec<Bytes>,
         patience: Patience,
     ) -> Result<(), Trouble> {
-        let part = &tree.parts[extents[slice.extent].part as usize];
-        let end = slice.offset + slice.bytes;
-        let asked = slice.offset / FRAME..frames_of(end);
-        let plan = self.plan(part, asked.clone());
-        if plan.settles {
-            self.bring_next(tree, extents, slice.extent);
+        let range = slice.offset..slice.offset + slice.bytes;
+        if range.end > part.plain_bytes {
+            return Err(Trouble::Damaged("it is shorter than the manifest says".into()));
         }
+        let plan = self.plan(part, frames(&range));
+        if plan.settles {
+            self.bring_next(tree, extents, slice.extent).await;
+        }
+        self.read_frames(part, range, &plan, pieces, patience).await?;
+        if plan.done {
+            self.read_on(tree, extents, slice.extent).await;
+        }
+        Ok(())
+    }
+
+    /// Reads neighbouring bytes of a part, and begins to read on as planned.
+    async fn read_frames(
+        &self,
+        part: &Part,
+        range: Range<u64>,
+        plan: &Plan,
+        pieces: &mut Vec<Bytes>,
+        patience: Patience,
+    ) -> Result<(), Trouble> {
+        let asked = frames(&range);
         for frame in asked.clone() {
             let reach = Reach {
                 frames: plan.window.max(asked.end - frame),
@@ -175,14 +218,11 @@ impl TreeReader {
             };
             let content = self.0.frame(part, frame, reach, patience).await?;
             let start = frame * FRAME;
-            let from = slice.offset.saturating_sub(start) as usize;
-            let to = (end - start).min(content.len() as u64) as usize;
+            let from = range.start.saturating_sub(start) as usize;
+            let to = (range.end - start).min(content.len() as u64) as usize;
             pieces.push(content.slice(from..to));
         }
         self.read_ahead(part, plan.ahead.clone());
-        if plan.done {
-            self.read_on(tree, extents, slice.extent);
-        }
         Ok(())
     }
 
@@ -205,40 +245,49 @@ impl TreeReader {
     }
 
     /// A part is read in order: begins to fetch those that follow in the file.
-    fn bring_next(&self, tree: &Tree, extents: &[Extent], extent: usize) {
+    async fn bring_next(&self, tree: &StoredTree, extents: &[Extent], extent: usize) {
         let mut here = extents[extent].part;
         let next = extents[extent..].iter().map(|extent| extent.part);
         let next = next.filter(|&part| std::mem::replace(&mut here, part) != part);
-        for part in next.take(coming::PARTS) {
-            self.0.bring(&tree.parts[part as usize]);
+        for number in next.take(coming::PARTS) {
+            if let Ok(part) = tree.part(number, Patience::for_at_most(AHEAD)).await {
+                self.0.bring(&part);
+            }
         }
     }
 
     /// All of a part is on its way: what follows in the file lies in the next one.
-    fn read_on(&self, tree: &Tree, extents: &[Extent], extent: usize) {
+    async fn read_on(&self, tree: &StoredTree, extents: &[Extent], extent: usize) {
         let here = extents[extent].part;
         let Some(next) = extents[extent..].iter().find(|next| next.part != here) else {
             return;
         };
-        let part = &tree.parts[next.part as usize];
+        let Ok(part) = tree.part(next.part, Patience::for_at_most(AHEAD)).await else {
+            return;
+        };
         let ahead = {
             let mut cursors = self.0.cursors.lock().expect("no panic while held");
             let (key, frames) = (part.key.as_str().into(), frames_of(part.plain_bytes));
             cursors.go_on(&key, next.offset / FRAME, frames)
         };
-        self.read_ahead(part, ahead.unwrap_or_default());
+        self.read_ahead(&part, ahead.unwrap_or_default());
     }
 
-    fn error(&self, tree: &Tree, entry: &Entry, part: &Part, trouble: Trouble) -> Error {
+    fn error(&self, tree: &TreeName, path: &[u8], part: &Part, trouble: Trouble) -> Error {
         match trouble {
             Trouble::Store(error) => error.into(),
             Trouble::Damaged(reason) => {
-                let path = String::from_utf8_lossy(&entry.path);
+                let path = String::from_utf8_lossy(path);
                 let what = format!("{path}, of which a part is in {}", part.key.as_str());
-                self.0.archive.tree_damaged(&tree.id.name(), &what, reason)
+                self.0.archive.tree_damaged(tree, &what, reason)
             }
         }
     }
+}
+
+/// The frames in which some bytes of a part lie.
+fn frames(range: &Range<u64>) -> Range<u64> {
+    range.start / FRAME..frames_of(range.end)
 }
 
 impl Inner {

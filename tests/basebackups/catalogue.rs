@@ -5,19 +5,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use walfs::archive::tree::backup::{Backup, Shape, WalRange};
 use walfs::archive::tree::catalogue::{BackupWal, Begun, By};
-use walfs::archive::tree::ended::{Ended, KnownFrom};
 use walfs::archive::tree::page_hashes::PageHashes;
-use walfs::archive::tree::summary::{Description, Method, Summary};
+use walfs::archive::tree::summary::{Description, Summary};
 use walfs::archive::tree::{Attributes, Content, Entry, Extent, Tree, TreeId, TreeKind, TreeName};
 use walfs::archive::{self, Archive, Error};
 use walfs::codec::Compression;
 use walfs::parts::part::PartBuilder;
-use walfs::pg::{Lsn, Timeline};
+use walfs::pg::Lsn;
 use walfs::store::Patience;
 
 use crate::common::below::{Below, LONG};
+use crate::common::made_up::description;
 use crate::common::scripted::Scripted;
 use crate::common::wal;
 
@@ -92,37 +91,6 @@ async fn stored(archive: &Archive, text: &str, content: &[u8]) -> (Tree, Descrip
     let entries = vec![entry(b"", Content::Directory), entry(b"file", file)];
     let tree = Tree::new(id, vec![part.described(key)], entries).expect("a tree");
     (tree, description())
-}
-
-fn description() -> Description {
-    Description {
-        began: Timestamp::UNIX_EPOCH,
-        method: Method::Walfs,
-        plain_tar: true,
-        backup: Backup {
-            shape: Shape::Plain,
-            system_identifier: None,
-            postgresql_major: Some(15),
-            segment_bytes: SEGMENT_BYTES.into(),
-            wal: vec![WalRange {
-                timeline: Timeline(1),
-                start: Lsn(0x200028),
-                end: Lsn(0x200100),
-            }],
-            label: "test".into(),
-            ended: Ended {
-                at: Timestamp::UNIX_EPOCH,
-                known_from: KnownFrom::Server,
-            },
-            from_standby: false,
-            own_wal: vec![],
-            awaited: vec![],
-            tablespaces: vec![],
-            links: vec![],
-            outside: vec![],
-            pages: None,
-        },
-    }
 }
 
 async fn commit(archive: &Archive, tree: &Tree, description: Description) -> Result<Summary, Error> {

@@ -8,6 +8,7 @@ pub mod basebackup;
 pub mod below;
 pub mod copiers;
 pub mod garage;
+pub mod made_up;
 pub mod packed;
 pub mod postgres;
 pub mod recovery;

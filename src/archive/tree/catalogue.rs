@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::refused::Refused;
 use super::summary::{BuildsOn, Description, Inventory, Object, Summary};
-use super::{Content, Entry, Tree, TreeId, TreeKind, TreeName, manifest};
+use super::{Content, Entry, Part, Tree, TreeId, TreeKind, TreeName, manifest};
 use crate::archive::{Archive, Error, put_mode};
 use crate::codec::{self, ContentHash};
 use crate::pg::SegmentName;
@@ -177,6 +177,7 @@ impl Archive {
             files: tree.entries().iter().filter(is_file).count() as u64,
             bytes: tree.bytes(),
             stored_bytes: own_bytes + manifest.stored_bytes,
+            extents: tree.extents(),
             builds_on: builds_on.collect(),
             manifest,
         })
@@ -472,6 +473,28 @@ impl Archive {
             return Err(damaged("it is not the object that the summary names".into()));
         }
         Ok(plain)
+    }
+
+    /// A tree's manifest, as the object of frames that it is.
+    ///
+    /// # Errors
+    /// [`Error::TreeDamaged`] if the summary cannot be that of the tree.
+    pub fn manifest_part(&self, name: &TreeName, summary: &Summary) -> Result<Part, Error> {
+        let broken = |reason: &str| self.tree_damaged(name, "its summary", reason.to_owned());
+        let id = summary
+            .tree_id(name)
+            .ok_or_else(|| broken("it is another tree's"))?;
+        let Object {
+            plain_bytes,
+            stored_bytes,
+            ..
+        } = summary.manifest;
+        Ok(Part {
+            key: self.manifest_key(&id),
+            plain_bytes,
+            stored_bytes,
+            hash: (summary.manifest.content_hash()).ok_or_else(|| broken("it has no hash"))?,
+        })
     }
 
     /// Key of a tree's manifest.

@@ -1,7 +1,7 @@
-//! A tree in memory: entries in one ascending order, and who is in which directory.
+//! A tree in memory: its entries in one ascending order.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 
@@ -67,6 +67,11 @@ impl Entry {
         split(&self.path).1
     }
 
+    /// Path of the directory that holds it; of the root its own.
+    pub fn directory(&self) -> &[u8] {
+        split(&self.path).0
+    }
+
     /// Length of a file, or of a link's target; 0 for a directory.
     pub fn bytes(&self) -> u64 {
         match &self.content {
@@ -98,19 +103,15 @@ impl Part {
     }
 }
 
-/// A tree: what its manifest says.
+/// A tree in memory: what its manifest says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
     /// Its folder in the store.
     pub id: TreeId,
     /// The objects that its extents point into.
     pub parts: Vec<Part>,
-    /// Every directory, link and file, the root first, ascending by [`order`]: a directory before what it holds.
+    /// Every directory, link and file, ascending by [`order`]: the root first.
     entries: Vec<Entry>,
-    /// For each entry, where its children are in `children`; empty but for directories.
-    ranges: Vec<Range<u32>>,
-    /// Numbers of entries, grouped by directory, ascending by name.
-    children: Vec<u32>,
 }
 
 /// Why entries are not a tree.
@@ -158,16 +159,10 @@ impl Tree {
     /// Any [`TreeError`].
     pub fn new(id: TreeId, parts: Vec<Part>, mut entries: Vec<Entry>) -> Result<Self, TreeError> {
         entries.sort_by(|left, right| order(&left.path, &right.path));
-        check_parts(&parts)?;
+        parts.iter().try_for_each(check_part)?;
         check_extents(&parts, &entries)?;
-        let (ranges, children) = index(&entries)?;
-        Ok(Self {
-            id,
-            parts,
-            entries,
-            ranges,
-            children,
-        })
+        check_directories(&entries)?;
+        Ok(Self { id, parts, entries })
     }
 
     /// All entries, the root first; their places are the numbers by which the other methods name them.
@@ -180,17 +175,14 @@ impl Tree {
         self.entries.get(number as usize)
     }
 
-    /// Numbers of what a directory holds, ascending by name.
-    pub fn children(&self, directory: u32) -> &[u32] {
-        let range = self.ranges.get(directory as usize).cloned().unwrap_or(0..0);
-        &self.children[range.start as usize..range.end as usize]
-    }
-
-    /// Number of the entry with that name in a directory.
-    pub fn child(&self, directory: u32, name: &[u8]) -> Option<u32> {
-        let children = self.children(directory);
-        let place = children.binary_search_by(|&number| self.entries[number as usize].name().cmp(name));
-        place.ok().map(|place| children[place])
+    /// What a directory holds, ascending by name.
+    pub fn children<'a>(&'a self, directory: &'a [u8]) -> impl Iterator<Item = &'a Entry> {
+        let first = self.entries.partition_point(|entry| {
+            let (holder, name) = split(&entry.path);
+            (directory_order(holder, directory)).then_with(|| name.cmp(b"")) != Ordering::Greater
+        });
+        let rest = self.entries[first..].iter();
+        rest.take_while(move |entry| entry.directory() == directory)
     }
 
     /// Number of the entry with that path.
@@ -209,6 +201,15 @@ impl Tree {
         of_trees
     }
 
+    /// Extents of all files.
+    pub fn extents(&self) -> u64 {
+        let extents = self.entries.iter().map(|entry| match &entry.content {
+            Content::File { extents, .. } => extents.len() as u64,
+            _ => 0,
+        });
+        extents.sum()
+    }
+
     /// Plain bytes of all files.
     pub fn bytes(&self) -> u64 {
         let files = self
@@ -219,14 +220,21 @@ impl Tree {
     }
 }
 
-/// The order of entries: by path, a directory's content right behind it (`/` sorts before every other byte).
-pub(super) fn order(left: &[u8], right: &[u8]) -> std::cmp::Ordering {
+/// The order of entries: what one directory holds is together, ascending by name; the directories as a walk goes through
+/// them, each before what it holds.
+pub(crate) fn order(left: &[u8], right: &[u8]) -> Ordering {
+    let ((left, left_name), (right, right_name)) = (split(left), split(right));
+    directory_order(left, right).then_with(|| left_name.cmp(right_name))
+}
+
+/// By path, what is below a directory right behind it: `/` sorts before every other byte.
+fn directory_order(left: &[u8], right: &[u8]) -> Ordering {
     let rank = |byte: &u8| if *byte == b'/' { 0 } else { u16::from(*byte) + 1 };
     left.iter().map(rank).cmp(right.iter().map(rank))
 }
 
 /// A path's directory and last component.
-pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&byte| byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (&[], path),
@@ -240,18 +248,18 @@ fn readable(path: &[u8]) -> String {
 /// Most bytes of content of a part: writers close one long before. What is read of a part is bounded by it.
 const MOST_PART_BYTES: u64 = 1 << 30;
 
-fn check_parts(parts: &[Part]) -> Result<(), TreeError> {
-    let fits = |part: &&Part| {
-        part.plain_bytes <= MOST_PART_BYTES && part.stored_bytes <= most_stored_bytes(part.plain_bytes)
-    };
-    match parts.iter().find(|part| !fits(part)) {
-        Some(part) => Err(TreeError::Part {
-            key: part.key.clone(),
-            plain_bytes: part.plain_bytes,
-            stored_bytes: part.stored_bytes,
-        }),
-        None => Ok(()),
-    }
+/// Can there be such a part?
+///
+/// # Errors
+/// [`TreeError::Part`].
+pub(super) fn check_part(part: &Part) -> Result<(), TreeError> {
+    let fits =
+        part.plain_bytes <= MOST_PART_BYTES && part.stored_bytes <= most_stored_bytes(part.plain_bytes);
+    fits.then_some(()).ok_or_else(|| TreeError::Part {
+        key: part.key.clone(),
+        plain_bytes: part.plain_bytes,
+        stored_bytes: part.stored_bytes,
+    })
 }
 
 fn check_extents(parts: &[Part], entries: &[Entry]) -> Result<(), TreeError> {
@@ -284,42 +292,27 @@ fn check_extents(parts: &[Part], entries: &[Entry]) -> Result<(), TreeError> {
     Ok(())
 }
 
-/// Groups the entries, which are in order, by directory.
-fn index(entries: &[Entry]) -> Result<(Vec<Range<u32>>, Vec<u32>), TreeError> {
+/// Has each of the entries, which are in order, a path of its own, and its directory?
+fn check_directories(entries: &[Entry]) -> Result<(), TreeError> {
     match entries.first() {
         Some(root) if root.path.is_empty() && root.content == Content::Directory => {}
         _ => return Err(TreeError::NoRoot),
     }
-    let mut directories: HashMap<&[u8], u32> = HashMap::from([(&[][..], 0)]);
-    let mut placed: Vec<(u32, u32)> = Vec::with_capacity(entries.len());
-    for (number, pair) in (1..).zip(entries.windows(2)) {
-        let entry = &pair[1];
+    let mut directories = HashSet::from([&[][..]]);
+    for pair in entries.windows(2) {
+        let (before, entry) = (&pair[0], &pair[1]);
         let path = || readable(&entry.path);
-        if pair[0].path == entry.path {
+        if before.path == entry.path {
             return Err(TreeError::Twice { path: path() });
         }
-        let (directory, _) = split(&entry.path);
-        let parent = *directories
-            .get(directory)
-            .ok_or_else(|| TreeError::NoParent { path: path() })?;
-        placed.push((parent, number));
+        if !directories.contains(entry.directory()) {
+            return Err(TreeError::NoParent { path: path() });
+        }
         if entry.content == Content::Directory {
-            directories.insert(&entry.path, number);
+            directories.insert(&entry.path);
         }
     }
-    placed.sort_by(|left, right| {
-        let name = |pair: &(u32, u32)| entries[pair.1 as usize].name();
-        left.0.cmp(&right.0).then_with(|| name(left).cmp(name(right)))
-    });
-    let mut ranges = vec![0..0; entries.len()];
-    for (place, (parent, _)) in (0_u32..).zip(&placed) {
-        let range: &mut Range<u32> = &mut ranges[*parent as usize];
-        if range.end == 0 {
-            range.start = place;
-        }
-        range.end = place + 1;
-    }
-    Ok((ranges, placed.into_iter().map(|(_, number)| number).collect()))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -363,22 +356,19 @@ mod tests {
     }
 
     #[test]
-    fn children_are_found_by_name() {
+    fn what_a_directory_holds_is_together() {
         let tree = tree(&["", "a-b", "a", "a/x.1", "a/b", "a/b/c.1", "z.1"]).unwrap();
+        let paths: Vec<_> = tree.entries().iter().map(|entry| readable(&entry.path)).collect();
+        assert_eq!(paths, ["", "a", "a-b", "z.1", "a/b", "a/x.1", "a/b/c.1"]);
         let names = |directory: &str| -> Vec<String> {
-            let number = tree.find(directory.as_bytes()).unwrap();
-            let children = tree.children(number).iter();
-            children
-                .map(|&child| readable(tree.entry(child).unwrap().name()))
-                .collect()
+            let children = tree.children(directory.as_bytes());
+            children.map(|child| readable(child.name())).collect()
         };
         assert_eq!(names(""), ["a", "a-b", "z.1"]);
         assert_eq!(names("a"), ["b", "x.1"]);
         assert_eq!(names("z.1"), [""; 0]);
-        let a = tree.child(0, b"a").unwrap();
-        let b = tree.child(a, b"b").unwrap();
-        assert_eq!(tree.child(b, b"c.1"), tree.find(b"a/b/c.1"));
-        assert_eq!(tree.child(b, b"d.1"), None);
+        assert_eq!(tree.find(b"a/b/c.1"), Some(6));
+        assert_eq!(tree.find(b"a/b/d.1"), None);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Is what a complete tree consists of still there? As far as a listing tells: whether its content is right, only reading
 //! it shows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::summary::{BuildsOn, Object, Summary};
-use super::{PART, TREES, Tree, TreeId, TreeName};
+use super::{PART, Part, TREES, TreeId, TreeName};
 use crate::archive::{Archive, Error};
 use crate::store::{ErrorKind, Key, Meta, Patience};
 
@@ -75,25 +75,26 @@ impl Archive {
         Ok(None)
     }
 
-    /// The first part of a tree, of its own or of an earlier one's, that is gone or cut, and what is wrong with it: as far as
-    /// a listing tells. Of a store that refuses to list nothing is told.
+    /// The first of these parts, of one tree or of several, that is gone or cut, and what is wrong with it: as far as a
+    /// listing tells. Of a store that refuses to list nothing is told.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub async fn missing_part(
         &self,
-        tree: &Tree,
+        parts: &[Part],
         patience: Patience,
     ) -> Result<Option<(Key, String)>, Error> {
         let mut listed: HashMap<Key, u64> = HashMap::new();
-        for id in tree.stored_bytes_by_tree().into_keys() {
+        let trees: BTreeSet<&str> = parts.iter().map(Part::tree).collect();
+        for id in trees {
             let of_tree = match self.list_all(&format!("{TREES}/{id}/"), patience).await {
                 Err(Error::Store(error)) if error.kind == ErrorKind::Denied => return Ok(None),
                 of_tree => of_tree?,
             };
             listed.extend(of_tree.into_iter().map(|(key, meta)| (key, meta.stored_bytes)));
         }
-        Ok(tree.parts.iter().find_map(|part| match listed.get(&part.key) {
+        Ok(parts.iter().find_map(|part| match listed.get(&part.key) {
             Some(&bytes) if bytes == part.stored_bytes => None,
             Some(bytes) => {
                 let reason = format!("it has {bytes} bytes, it was stored with {}", part.stored_bytes);
@@ -137,14 +138,19 @@ impl Archive {
         }
     }
 
-    /// Are the parts there that a tree points to, its own and those of earlier ones, each in its length?
+    /// Are the parts there that the tree of that name points to, its own and those of earlier ones, each in its length?
     ///
     /// # Errors
     /// [`Error::TreeRemoved`], [`Error::Store`].
-    pub async fn check_parts(&self, tree: &Tree, patience: Patience) -> Result<(), Error> {
-        match self.missing_part(tree, patience).await? {
+    pub async fn check_parts(
+        &self,
+        name: &TreeName,
+        parts: &[Part],
+        patience: Patience,
+    ) -> Result<(), Error> {
+        match self.missing_part(parts, patience).await? {
             None => Ok(()),
-            Some((part, reason)) => Err(self.tree_removed(&tree.id.name(), format!("{part}: {reason}"))),
+            Some((part, reason)) => Err(self.tree_removed(name, format!("{part}: {reason}"))),
         }
     }
 

@@ -33,6 +33,8 @@ pub struct Summary {
     pub bytes: u64,
     /// Bytes of its own parts and manifest, as stored.
     pub stored_bytes: u64,
+    /// Extents of its files: what its manifest takes in memory is mostly these.
+    pub extents: u64,
     /// What of earlier trees it points to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub builds_on: Vec<BuildsOn>,
@@ -75,6 +77,7 @@ pub struct Inventory {
     pub(super) bytes: u64,
     /// Of the tree's own parts and manifest.
     pub(super) stored_bytes: u64,
+    pub(super) extents: u64,
     pub(super) builds_on: Vec<BuildsOn>,
 }
 
@@ -211,6 +214,7 @@ impl Summary {
             files: inventory.files,
             bytes: inventory.bytes,
             stored_bytes: inventory.stored_bytes,
+            extents: inventory.extents,
             builds_on: inventory.builds_on,
             began,
             finished: Timestamp::now(),
@@ -255,6 +259,7 @@ pub(crate) mod tests {
             files: 1,
             bytes: 2,
             stored_bytes: 3,
+            extents: 3,
             builds_on: vec![],
             began: Timestamp::UNIX_EPOCH,
             finished: Timestamp::UNIX_EPOCH,

@@ -1,9 +1,9 @@
 //! Puts together what the threads have made, in whatever order it came: the tree and the `backup_manifest`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::base::Base;
 use super::packed::{Packed, PackedExtent};
 use super::pages::Findings;
 use super::walk::Source;
@@ -85,12 +85,7 @@ impl Collected {
     }
 
     /// The tree, and whether its own parts are it as a tar tool would unpack them.
-    pub(super) fn into_tree(
-        self,
-        id: TreeId,
-        sources: &[Source],
-        base: Option<&Base>,
-    ) -> Result<(Tree, bool), TreeError> {
+    pub(super) fn into_tree(self, id: TreeId, sources: &[Source]) -> Result<(Tree, bool), TreeError> {
         let mut builder = TreeBuilder::default();
         let numbers: HashMap<Number, u32> = self
             .parts
@@ -100,13 +95,15 @@ impl Collected {
         let directories = sources.iter().filter(|source| source.bytes.is_none());
         directories.for_each(|source| builder.node(source.directory()));
         let mut is_plain = true;
-        for (path, packed) in self.files {
+        // Parts of the base by where they are in memory, which they do not leave: most are named by very many extents.
+        let mut earlier: HashMap<*const Part, u32> = HashMap::new();
+        for (path, packed) in &self.files {
             let (attributes, bytes) = (packed[0].attributes, packed[0].file_bytes);
             is_plain &= packed.iter().all(|packed| packed.is_plain);
             let mut extents: Vec<Extent> = Vec::new();
             for extent in packed.iter().flat_map(|packed| &packed.extents) {
-                extents.push(match *extent {
-                    PackedExtent::Own {
+                extents.push(match extent {
+                    &PackedExtent::Own {
                         volume,
                         slice,
                         offset,
@@ -116,14 +113,15 @@ impl Collected {
                         offset,
                         bytes,
                     },
-                    PackedExtent::Base(extent) => {
-                        let base = base.expect("it was compared with");
-                        let part = builder.part(base.part(extent.part));
-                        Extent { part, ..extent }
-                    }
+                    PackedExtent::Base(place) => Extent {
+                        part: *(earlier.entry(Arc::as_ptr(&place.part)))
+                            .or_insert_with(|| builder.part(&place.part)),
+                        offset: place.offset,
+                        bytes: place.bytes,
+                    },
                 });
             }
-            builder.file(path, attributes, bytes, extents);
+            builder.file(path.clone(), attributes, bytes, extents);
         }
         Ok((builder.build(id)?, is_plain))
     }

@@ -143,7 +143,7 @@ impl Taking<'_> {
     pub(super) fn tree(&mut self) -> Result<(Tree, bool), Error> {
         let collected = std::mem::take(&mut self.uploads.collected);
         let plan = &self.packers.as_ref().expect("the files have been copied").0.plan;
-        Ok(collected.into_tree(self.id.clone(), &plan.sources, self.base.as_deref())?)
+        Ok(collected.into_tree(self.id.clone(), &plan.sources)?)
     }
 }
 

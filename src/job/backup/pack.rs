@@ -12,20 +12,20 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::Error;
-use super::base::{Base, Difference};
 use super::blocks::Blocks;
 use super::packed::{Built, Made, Packed, PackedExtents};
 use super::pages::{Rules, Verifier, check_length};
 use super::queue::{Opened, Plan, Queue, Work};
 use super::rate::Rate;
 use super::reading::read_at;
+use super::{Error, patience};
 use crate::archive::tree::layout;
 use crate::codec::Compression;
 use crate::job::progress::Progress;
 use crate::memory::{Held, Share};
 use crate::parts::part::FinishedPart;
 use crate::parts::volume::{VolumeBuilder, file_entry};
+use crate::read::base::{Base, Comparison, Difference};
 
 /// Changed bytes of a file that are put into a part together.
 const CHANGED_BYTES: usize = 4 << 20;
@@ -277,8 +277,10 @@ impl Packer<'_> {
 
     fn small(&mut self, opened: &Opened) -> Result<(), Error> {
         let all = 0..opened.bytes;
-        if self.base_has(opened) {
-            return self.changes(opened, all);
+        if let Some(base) = &self.shared.base
+            && let Some(comparison) = self.comparison(base, opened)?
+        {
+            return self.changes(opened, all, comparison);
         }
         let entry = file_entry(&opened.path, opened.attributes, opened.bytes);
         let mut packed = packed(opened, all.clone());
@@ -300,8 +302,10 @@ impl Packer<'_> {
         if index == 0 {
             self.check_length(large);
         }
-        if self.base_has(large) {
-            self.changes(large, layout::slice_content(index, large.bytes).0)?;
+        if let Some(base) = &self.shared.base
+            && let Some(comparison) = self.comparison(base, large)?
+        {
+            self.changes(large, layout::slice_content(index, large.bytes).0, comparison)?;
             self.hold(memory);
             return Ok(());
         }
@@ -321,19 +325,23 @@ impl Packer<'_> {
         Ok(())
     }
 
-    fn base_has(&self, opened: &Opened) -> bool {
-        let base = self.shared.base.as_deref();
-        base.is_some_and(|base| base.file(&opened.path).is_some())
+    /// What the base has of a file.
+    fn comparison<'a>(&self, base: &'a Base, opened: &Opened) -> Result<Option<Comparison<'a>>, Error> {
+        Ok(self.runtime.block_on(base.file(&opened.path, patience()))?)
     }
 
     /// Stores what has changed of a range of a file that the base has.
-    fn changes(&mut self, opened: &Opened, range: Range<u64>) -> Result<(), Error> {
-        let base = self.shared.base.clone().expect("asked before");
-        let mut comparison = base.file(&opened.path).expect("asked before");
+    fn changes(
+        &mut self,
+        opened: &Opened,
+        range: Range<u64>,
+        mut comparison: Comparison<'_>,
+    ) -> Result<(), Error> {
         let mut packed = packed(opened, range.clone());
         let mut extents = PackedExtents::default();
         self.each_chunk(opened, range, &mut packed, |packer, at, chunk| {
-            comparison.push_blocking(at, chunk)?;
+            let compared = comparison.push(at, chunk, patience());
+            packer.runtime.block_on(compared)?;
             if comparison.changed_bytes() >= CHANGED_BYTES {
                 packer.store(opened, &comparison.take(), &mut extents);
             }

@@ -1,11 +1,12 @@
 //! What packing makes: ranges of files, with where their bytes are, and parts.
 
-use super::base::{Difference, Piece};
 use super::pages::Findings;
-use crate::archive::tree::{Attributes, Extent};
+use crate::archive::tree::Attributes;
 use crate::memory::Held;
 use crate::parts::part::FinishedPart;
 use crate::parts::volume::{VolumeBuilder, file_entry};
+use crate::read::base::{Difference, Piece};
+use crate::read::page_hashes::Placed;
 
 /// Where changed pages of a file are in a part, as tar tools show it.
 const PAGES_OF: &[u8] = b".walfs-pages/";
@@ -30,7 +31,7 @@ pub(super) struct Packed {
 }
 
 /// Where bytes of a file are.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum PackedExtent {
     /// In a part of this backup.
     Own {
@@ -41,7 +42,7 @@ pub(super) enum PackedExtent {
         bytes: u64,
     },
     /// In a part of the base.
-    Base(Extent),
+    Base(Placed),
 }
 
 /// A part, to be stored under volume and slice.
@@ -121,9 +122,9 @@ impl PackedExtents {
     }
 
     fn add(&mut self, difference: &Difference, volume: u32, mut offset: u64) {
-        let place = |piece: &Piece| match *piece {
-            Piece::Kept(extent) => PackedExtent::Base(extent),
-            Piece::Changed(bytes) => {
+        let place = |piece: &Piece| match piece {
+            Piece::Kept(place) => PackedExtent::Base(place.clone()),
+            &Piece::Changed(bytes) => {
                 let own = PackedExtent::Own {
                     volume,
                     slice: 0,

@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use super::Error;
-use super::base::{self, Base};
 use super::packed::{Built, Made, Packed, PackedExtents};
 use super::pages::Findings;
+use super::{Error, patience};
 use crate::archive::tree::{Attributes, Entry};
 use crate::codec::Compression;
 use crate::parts::part::FinishedPart;
 use crate::parts::volume::{VolumeBuilder, file_entry};
+use crate::read::base::{self, Base};
 
 /// A file whose content is at hand.
 #[derive(Debug)]
@@ -54,10 +54,13 @@ pub(super) async fn bundle_of(
     for whole in files {
         let bytes = whole.content.len() as u64;
         let mut packed = whole.packed(0..bytes);
-        let known = base.and_then(|base| base.file(whole.path.as_bytes()));
+        let known = match base {
+            Some(base) => base.file(whole.path.as_bytes(), patience()).await?,
+            None => None,
+        };
         if let Some(mut comparison) = known {
             for (at, chunk) in base::chunks(&whole.content) {
-                comparison.push(at, chunk).await?;
+                comparison.push(at, chunk, patience()).await?;
             }
             let (file, mut extents) = (
                 (whole.path.as_bytes(), whole.attributes, bytes),

@@ -232,7 +232,7 @@ async fn content(
         file: file.into(),
         reason: reason.into(),
     };
-    if let Some((part, reason)) = archive.missing_part(&tree, patience).await? {
+    if let Some((part, reason)) = archive.missing_part(&tree.parts, patience).await? {
         return Err(wrong(part.as_str(), &reason));
     }
     let settled = links::settled(&tree).map_err(|refused| wrong(&refused.path, refused.reason))?;
@@ -243,6 +243,7 @@ async fn content(
     let source = Source {
         archive: archive.clone(),
         backup: backup.clone(),
+        summary: summary.clone(),
         tree,
         patience,
     };
@@ -356,7 +357,7 @@ async fn compare_files(
         progress.phase(Phase::Comparing {
             bytes: checked.content().1,
         });
-        let hashes = compare::Hashes::new(source);
+        let hashes = compare::Hashes::new(source).await?;
         strangers = compare::strangers(&source.tree, roots)?;
         let going: HashSet<(Base, &Path)> = strangers.iter().map(|spot| (spot.base, &*spot.below)).collect();
         let compare = |file: &FileWork| {

@@ -23,6 +23,8 @@ use crate::archive::tree::{Content, Tree};
 use crate::beneath::{Kind, Root};
 use crate::codec::FRAME_BYTES;
 use crate::read::page_hashes::{FileHashes, PageHashReader};
+use crate::read::tree::TreeReader;
+use crate::read::tree::stored::{StoredFile, StoredTree};
 
 /// A file of the backup, and which bytes of it are not there yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,17 +103,22 @@ pub(super) fn missing<I: IntoIterator<Item = Option<PageHash>>>(
 /// What was stored of the backup's pages.
 pub(super) struct Hashes<'a> {
     source: &'a Source,
+    tree: StoredTree,
     reader: PageHashReader,
     runtime: Handle,
 }
 
 impl<'a> Hashes<'a> {
-    pub(super) fn new(source: &'a Source) -> Self {
-        Self {
+    pub(super) async fn new(source: &'a Source) -> Result<Self, Error> {
+        let trees = TreeReader::alone(source.archive.clone());
+        Ok(Self {
             source,
+            tree: trees
+                .open(&source.backup, &source.summary, source.patience)
+                .await?,
             reader: PageHashReader::new(source.archive.clone()),
             runtime: Handle::current(),
-        }
+        })
     }
 
     /// Of the ranges of one file, on a thread for blocking work.
@@ -119,8 +126,12 @@ impl<'a> Hashes<'a> {
         &self,
         file: &FileWork,
     ) -> impl FnMut(Range<u64>) -> Result<Vec<Option<PageHash>>, Error> {
-        let tree = &self.source.tree;
-        let mut hashes = FileHashes::new(&self.reader, tree, &tree.entries()[file.entry as usize]);
+        let stored = StoredFile {
+            number: file.entry,
+            path: self.source.tree.entries()[file.entry as usize].path.clone(),
+            bytes: file.bytes,
+        };
+        let mut hashes = FileHashes::new(&self.reader, &self.tree, stored);
         move |range| {
             let found = self
                 .runtime
@@ -163,8 +174,7 @@ pub(super) fn strangers(tree: &Tree, roots: &Roots) -> Result<Vec<Spot>, Error> 
             // Other versions of PostgreSQL may have directories of their own beside.
             Base::Tablespace(number) => {
                 let place = format!("pg_tblspc/{}", roots.bases.places[number].oid).into_bytes();
-                for child in tree.children(tree.find(&place).unwrap_or_default()) {
-                    let Some(entry) = tree.entry(*child) else { continue };
+                for entry in tree.children(&place) {
                     let spot = roots.bases.spot(&entry.path);
                     if entry.content == Content::Directory && roots.kind(&spot)? == Some(Kind::Directory) {
                         let directory = roots.on("open", &spot, Root::directory)?;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::error::Error;
 use crate::archive::Archive;
+use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{Content, Entry, Extent, Tree, TreeName};
 use crate::read::part::{PartRequest, Take, Wanted, read_part};
 use crate::store::Patience;
@@ -19,6 +20,7 @@ const AHEAD: usize = 2;
 pub(super) struct Source {
     pub archive: Arc<Archive>,
     pub backup: TreeName,
+    pub summary: Summary,
     pub tree: Arc<Tree>,
     pub patience: Patience,
 }

@@ -1,10 +1,10 @@
 //! What is in a complete backup: directories, links and files as PostgreSQL had them, read-only.
 //!
-//! Everything but the bytes of files comes from the manifest, which is read once, so that neither `find` nor `ls -lR`
-//! asks the store for anything. `pg_wal` shows, besides what the backup has in it, the archived segments that make it
+//! Everything but the bytes of files comes from the manifest, of which only what is looked at is read; that of a small
+//! backup is one object of a few hundred KiB. `pg_wal` shows, besides what the backup has in it, the archived segments that make it
 //! consistent: a browsed backup is whole for every tool. These are the files of `wal/`, under other inode numbers.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,7 +13,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
-use crate::archive;
 use crate::archive::tree::{Content, Entry};
 use crate::archive::wal::WalMeta;
 use crate::linux::kernel::Owner;
@@ -25,12 +24,12 @@ use crate::mount::node::{Attributes, Inodes, Kept, Kind, Node, TreeNode};
 use crate::mount::room::{AnyFile, FilesOf, Named, OpenFile, Opening, Room};
 use crate::mount::wal::archived::{Archived, wal_name};
 use crate::pg::WalName;
+use crate::read::tree::stored::{Listed, StoredFile};
 use crate::staging::tree::Change;
 use crate::store::Patience;
 
 use super::complete::{Complete, refusal};
 use super::loaded::{Loaded, Trees};
-use super::slots::Committed;
 
 /// Segments asked for at once.
 const ASKED: usize = 8;
@@ -47,7 +46,7 @@ pub(super) struct Browser {
 impl Browser {
     pub(super) fn new(common: Arc<Common>, archived: Arc<Archived>, complete: Arc<Complete>) -> Self {
         Self {
-            trees: Trees::new(common.archive.memory().manifest_bytes),
+            trees: Trees::new(common.archive.memory().index_bytes),
             common,
             archived,
             complete,
@@ -65,20 +64,9 @@ impl Browser {
         asker: Option<&Asker>,
         patience: Patience,
     ) -> Result<Arc<Loaded>> {
-        let load = self.load(self.complete.of(slot)?, patience);
-        let load = self.trees.get(slot, load);
-        Ok(self.common.while_wanted(asker, load).await??)
-    }
-
-    async fn load(
-        &self,
-        backup: Arc<Committed>,
-        patience: Patience,
-    ) -> std::result::Result<Loaded, archive::Error> {
-        let (archive, name) = (&self.common.archive, backup.name.clone());
-        let tree = archive.tree(&name, &backup.summary, patience).await?;
-        let loaded = Loaded::new(backup, tree);
-        loaded.map_err(|reason| archive.tree_damaged(&name, "its summary", reason))
+        let open = Loaded::open(self.complete.of(slot)?, self.common.reader.trees(), patience);
+        let open = self.trees.get(slot, open);
+        Ok(self.common.while_wanted(asker, open).await??)
     }
 
     async fn attributes(&self, at: TreeNode, asker: Option<&Asker>) -> Result<Attributes> {
@@ -93,8 +81,18 @@ impl Browser {
                 let meta = self.archived.known_meta(name, asker).await?;
                 Ok(self.segment_attributes(&loaded, at.entry, name, &meta))
             }
-            None => entry_attributes(&self.common.inodes, &loaded, at.entry),
+            None => {
+                let entry = self.entry(&loaded, at.entry, asker).await?;
+                Ok(entry_attributes(&self.common.inodes, &loaded, &entry))
+            }
         }
+    }
+
+    /// An entry of an open backup.
+    async fn entry(&self, loaded: &Loaded, number: u32, asker: Option<&Asker>) -> Result<Listed> {
+        let entry = loaded.entry(number, self.common.read_patience());
+        let entry = self.common.while_wanted(asker, entry).await;
+        self.common.noted("look at a backup", entry.flatten())
     }
 
     fn segment_attributes(&self, loaded: &Loaded, number: u32, name: WalName, meta: &WalMeta) -> Attributes {
@@ -125,10 +123,19 @@ impl Browser {
     /// Why an entry of a backup is not changed, for the caller and the log.
     async fn refuse_entry(&self, at: TreeNode) -> Error {
         match self.loaded(at.slot, None).await {
-            Ok(loaded) => refuse(&self.common, &loaded, at.entry),
+            Ok(loaded) => {
+                let path = loaded.path(at.entry, self.common.prompt_patience()).await;
+                refusal(&self.common, loaded.backup.name.as_str(), &path)
+            }
             Err(error) => error,
         }
     }
+}
+
+/// The path of what has that name in a directory.
+fn below(directory: &[u8], name: &OsStr) -> Vec<u8> {
+    let slash: &[u8] = if directory.is_empty() { b"" } else { b"/" };
+    [directory, slash, name.as_bytes()].concat()
 }
 
 /// The place in a backup of a node of this room.
@@ -144,8 +151,15 @@ impl Room for Browser {
     async fn lookup(&self, (parent, name): Named<'_>, asker: Option<&Asker>) -> Result<Attributes> {
         let at = place(parent)?;
         let loaded = self.loaded(at.slot, asker).await?;
-        if let Some(number) = loaded.tree.child(at.entry, name.as_bytes()) {
-            return entry_attributes(&self.common.inodes, &loaded, number);
+        let directory = self.entry(&loaded, at.entry, asker).await?;
+        let path = below(&directory.entry().path, name);
+        let found = loaded.tree.find(&path, self.common.read_patience());
+        let found = self.common.while_wanted(asker, found).await;
+        let found = self
+            .common
+            .noted("look at a backup", found.and_then(|found| Ok(found?)))?;
+        if let Some(entry) = found {
+            return Ok(entry_attributes(&self.common.inodes, &loaded, &entry));
         }
         let Some(name @ WalName::Segment(segment)) = wal_name(name) else {
             return Err(Error::NotFound);
@@ -173,25 +187,31 @@ impl Room for Browser {
         if let Some(segment) = loaded.segment(at.entry) {
             return self.archived.open(WalName::Segment(segment), asker).await;
         }
-        match loaded.entry(at.entry)?.content {
-            Content::File { .. } => Ok(Arc::new(OpenEntry {
+        let entry = self.entry(&loaded, at.entry, asker).await?;
+        match (&entry.entry().content, entry.file()) {
+            (_, Some(file)) => Ok(Arc::new(OpenEntry {
                 common: self.common.clone(),
                 loaded,
-                entry: at.entry,
+                file,
             })),
-            Content::Directory => Err(Error::IsDirectory),
-            Content::Symlink(_) => Err(Error::wrong_kind("a link")),
+            (Content::Directory, _) => Err(Error::IsDirectory),
+            _ => Err(Error::wrong_kind("a link")),
         }
     }
 
     /// Opens a directory, within the deadline of listings.
     async fn open_directory(&self, node: Node) -> Result<Arc<dyn Entries>> {
         let (at, common) = (place(node)?, &self.common);
-        let loaded = self.loaded_within(at.slot, None, common.prompt_patience());
-        let loaded = common.noted("list a backup", loaded.await)?;
-        if loaded.entry(at.entry)?.content != Content::Directory {
+        let patience = common.prompt_patience();
+        let loaded = self.loaded_within(at.slot, None, patience).await;
+        let loaded = common.noted("list a backup", loaded)?;
+        let directory = common.noted("list a backup", loaded.entry(at.entry, patience).await)?;
+        if directory.entry().content != Content::Directory {
             return Err(Error::NotDirectory);
         }
+        let path = directory.entry().path.clone();
+        let first = loaded.tree.first_child(&path, patience).await;
+        let first = common.noted("list a backup", first.map_err(Error::from))?;
         let segments = match loaded.pg_wal == Some(at.entry) {
             true => common.noted("list pg_wal", self.archived_segments(&loaded).await)?,
             false => Vec::new(),
@@ -199,7 +219,8 @@ impl Room for Browser {
         Ok(Arc::new(OpenTree {
             common: common.clone(),
             loaded,
-            directory: at.entry,
+            path,
+            first,
             segments,
         }))
     }
@@ -237,7 +258,7 @@ impl Room for Browser {
         let at = place(node)?;
         let loaded = self.loaded(at.slot, asker).await;
         let loaded = self.common.noted("open a backup", loaded)?;
-        match &loaded.entry(at.entry)?.content {
+        match &self.entry(&loaded, at.entry, asker).await?.entry().content {
             Content::Symlink(target) => Ok(Bytes::copy_from_slice(target)),
             _ => Err(Error::wrong_kind("a file")),
         }
@@ -249,14 +270,21 @@ impl Room for Browser {
 struct OpenEntry {
     common: Arc<Common>,
     loaded: Arc<Loaded>,
-    entry: u32,
+    file: StoredFile,
+}
+
+impl OpenEntry {
+    fn refuse(&self) -> Error {
+        let path = OsStr::from_bytes(&self.file.path);
+        refusal(&self.common, self.loaded.backup.name.as_str(), path)
+    }
 }
 
 #[async_trait]
 impl OpenFile for OpenEntry {
     async fn read(&self, offset: u64, bytes: usize, asker: Option<&Asker>) -> Result<Bytes> {
         let (trees, patience) = (self.common.reader.trees(), self.common.read_patience());
-        let read = trees.read(&self.loaded.tree, self.entry, offset, bytes, patience);
+        let read = trees.read(&self.loaded.tree, &self.file, offset, bytes, patience);
         self.common.read(asker, read).await
     }
 
@@ -267,11 +295,11 @@ impl OpenFile for OpenEntry {
         _files: FilesOf,
         _asker: Option<&Asker>,
     ) -> Result<()> {
-        Err(refuse(&self.common, &self.loaded, self.entry))
+        Err(self.refuse())
     }
 
     async fn truncate(&self, _bytes: u64, _asker: Option<&Asker>) -> Result<()> {
-        Err(refuse(&self.common, &self.loaded, self.entry))
+        Err(self.refuse())
     }
 
     fn may_be_kept(&self) -> bool {
@@ -284,38 +312,42 @@ impl OpenFile for OpenEntry {
 struct OpenTree {
     common: Arc<Common>,
     loaded: Arc<Loaded>,
-    directory: u32,
-    /// What `pg_wal` shows from elsewhere.
+    path: Box<[u8]>,
+    /// Number of the first entry in it, if there is one.
+    first: u32,
+    /// What `pg_wal` shows from elsewhere, before all others.
     segments: Vec<(OsString, Attributes)>,
 }
 
 #[async_trait]
 impl Entries for OpenTree {
     async fn from(&self, offset: u64) -> Result<Vec<directory::Entry>> {
-        let children = self.loaded.tree.children(self.directory);
         let seen = usize::try_from(offset).unwrap_or(usize::MAX);
-        let own = children.iter().skip(seen).take(HELD_ENTRIES).map(|&number| {
-            let name = self.loaded.entry(number)?.name().to_vec();
-            let attributes = entry_attributes(&self.common.inodes, &self.loaded, number)?;
-            Ok((OsString::from_vec(name), attributes))
-        });
-        let mut entries = own.collect::<Result<Vec<_>>>()?;
+        let segments = self.segments.iter().skip(seen).take(HELD_ENTRIES).cloned();
+        let mut entries: Vec<_> = segments.collect();
         if entries.is_empty() {
-            let seen = seen.saturating_sub(children.len());
-            entries.extend(self.segments.iter().skip(seen).take(HELD_ENTRIES).cloned());
+            let seen = u32::try_from(seen - self.segments.len()).unwrap_or(u32::MAX);
+            let from = self.first.saturating_add(seen);
+            let children = self
+                .loaded
+                .tree
+                .children(&self.path, from, self.common.prompt_patience());
+            let children = children.await.map_err(Error::from);
+            let children = self.common.noted("list a backup", children)?.into_iter();
+            entries.extend(children.take(HELD_ENTRIES).map(|child| {
+                let name = child.entry().name().to_vec();
+                let attributes = entry_attributes(&self.common.inodes, &self.loaded, &child);
+                (OsString::from_vec(name), attributes)
+            }));
         }
         Ok(numbered(entries, offset))
     }
 }
 
-fn refuse(common: &Common, loaded: &Loaded, entry: u32) -> Error {
-    refusal(common, loaded.backup.name.as_str(), &loaded.path(entry))
-}
-
-fn entry_attributes(inodes: &Inodes, loaded: &Loaded, number: u32) -> Result<Attributes> {
-    let entry = loaded.entry(number)?;
+fn entry_attributes(inodes: &Inodes, loaded: &Loaded, listed: &Listed) -> Attributes {
+    let (number, entry) = (listed.number(), listed.entry());
     let attributes = entry.attributes;
-    Ok(Attributes {
+    Attributes {
         ino: inodes.number(Node::Tree(loaded.backup.node(number))),
         kind: kind(entry),
         bytes: entry.bytes(),
@@ -326,7 +358,7 @@ fn entry_attributes(inodes: &Inodes, loaded: &Loaded, number: u32) -> Result<Att
             gid: attributes.gid,
         }),
         kept: Kept::Always,
-    })
+    }
 }
 
 fn kind(entry: &Entry) -> Kind {

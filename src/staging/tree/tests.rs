@@ -16,6 +16,7 @@ use crate::codec::{self, Compression};
 use crate::memory::{Memory, Share};
 use crate::parts::part::PartBuilder;
 use crate::read::page_hashes::{FileHashes, PageHashReader};
+use crate::read::tree::TreeReader;
 use crate::staging;
 use crate::store::{self, ByteRange, Location, Patience};
 
@@ -222,6 +223,8 @@ pub(crate) async fn stored(archive: &Arc<Archive>) -> (Summary, Tree, BTreeMap<S
         .unwrap();
     let tree = archive.tree(&name, &summary, patience()).await.unwrap();
     let reader = PageHashReader::new(archive.clone());
+    let trees = TreeReader::alone(archive.clone());
+    let opened = trees.open(&name, &summary, patience()).await.unwrap();
     let mut parts = Vec::new();
     for part in &tree.parts {
         let object = archive
@@ -244,7 +247,13 @@ pub(crate) async fn stored(archive: &Arc<Archive>) -> (Summary, Tree, BTreeMap<S
             let from = extent.offset as usize;
             content.extend_from_slice(&parts[extent.part as usize][from..from + extent.bytes as usize]);
         }
-        let mut hashes = FileHashes::new(&reader, &tree, entry);
+        let file = opened
+            .find(&entry.path, patience())
+            .await
+            .unwrap()
+            .unwrap()
+            .file();
+        let mut hashes = FileHashes::new(&reader, &opened, file.unwrap());
         let found = hashes
             .of_range(0..content.len() as u64, patience())
             .await

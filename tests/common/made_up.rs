@@ -1,0 +1,212 @@
+//! Backups of clusters that nobody has: their descriptions are whole, and of their content there is one file.
+
+use jiff::Timestamp;
+use walfs::archive::Archive;
+use walfs::archive::tree::backup::{Backup, Shape, WalRange};
+use walfs::archive::tree::ended::{Ended, KnownFrom};
+use walfs::archive::tree::page_hashes::PageHashes;
+use walfs::archive::tree::summary::{Description, Method};
+use walfs::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeId, TreeName, layout};
+use walfs::codec::{Compression, ContentHash};
+use walfs::parts::part::PartBuilder;
+use walfs::pg::{Lsn, Timeline};
+use walfs::store::Patience;
+
+const PAGE_BYTES: u64 = 8192;
+const GIB: u64 = 1 << 30;
+
+/// Files in a directory: tables of a database.
+const FILES_OF_ONE: u32 = 1000;
+
+/// The one file that has content.
+pub const REAL: &str = "base/5/16384";
+
+/// What a cluster has.
+#[derive(Debug, Clone, Copy)]
+pub struct MadeUp {
+    /// Files of 100 bytes.
+    pub small: u32,
+    /// Files of 1 GiB.
+    pub large: u32,
+    /// Of so many of their pages one has changed since an earlier backup; 0: none.
+    pub one_changed_of: u64,
+}
+
+/// What a test says of a backup that needs segment 2 of 1 MiB.
+pub fn description() -> Description {
+    Description {
+        began: Timestamp::UNIX_EPOCH,
+        method: Method::Walfs,
+        plain_tar: true,
+        backup: Backup {
+            shape: Shape::Plain,
+            system_identifier: None,
+            postgresql_major: Some(15),
+            segment_bytes: 1 << 20,
+            wal: vec![WalRange {
+                timeline: Timeline(1),
+                start: Lsn(0x20_0028),
+                end: Lsn(0x20_0100),
+            }],
+            label: "test".into(),
+            ended: Ended {
+                at: Timestamp::UNIX_EPOCH,
+                known_from: KnownFrom::Server,
+            },
+            from_standby: false,
+            own_wal: vec![],
+            awaited: vec![],
+            tablespaces: vec![],
+            links: vec![],
+            outside: vec![],
+            pages: None,
+        },
+    }
+}
+
+/// Stores a backup of that name, and gives the content of [`REAL`], whose every second page lies in another part.
+pub async fn store(archive: &Archive, name: &TreeName, made_up: MadeUp, patience: Patience) -> Vec<u8> {
+    let mut maker = Maker {
+        id: TreeId::fresh(name),
+        parts: Vec::new(),
+        entries: Vec::new(),
+    };
+    for directory in ["", "base", "base/5", "pg_wal"] {
+        maker.directory(directory);
+    }
+    maker.large(made_up);
+    maker.small(made_up.small);
+    let content = maker.real(archive, patience).await;
+    let tree = Tree::new(maker.id, maker.parts, maker.entries).expect("a tree");
+    let stored = archive.commit_tree(&tree, description(), || patience).await;
+    stored.expect("a backup");
+    content
+}
+
+struct Maker {
+    id: TreeId,
+    parts: Vec<Part>,
+    entries: Vec<Entry>,
+}
+
+impl Maker {
+    fn entry(&mut self, path: &str, content: Content) {
+        self.entries.push(Entry {
+            path: path.as_bytes().into(),
+            attributes: Attributes {
+                mode: 0o700,
+                uid: 1,
+                gid: 1,
+                modified: Timestamp::UNIX_EPOCH,
+            },
+            content,
+        });
+    }
+
+    fn directory(&mut self, path: &str) {
+        self.entry(path, Content::Directory);
+    }
+
+    fn file(&mut self, path: &str, extents: Vec<Extent>) {
+        let bytes = extents.iter().map(|extent| extent.bytes).sum();
+        let extents = extents.into();
+        self.entry(path, Content::File { bytes, extents });
+    }
+
+    /// A part that there is not.
+    fn part(&mut self, plain_bytes: u64) -> u32 {
+        let number = self.parts.len() as u32;
+        self.parts.push(Part {
+            key: self.id.part_key(number, 0, "lz4"),
+            plain_bytes,
+            // So that nothing of it is missing.
+            stored_bytes: 0,
+            hash: ContentHash::of(&number.to_le_bytes()),
+        });
+        number
+    }
+
+    fn small(&mut self, files: u32) {
+        let mut part = 0;
+        for number in 0..files {
+            if number % FILES_OF_ONE == 0 {
+                self.directory(&format!("base/{}", 100_000 + number / FILES_OF_ONE));
+                part = self.part(layout::BUNDLE_BYTES);
+            }
+            let offset = u64::from(number % FILES_OF_ONE) * 1024 + 512;
+            let path = format!("base/{}/{}", 100_000 + number / FILES_OF_ONE, 16_384 + number);
+            self.file(
+                &path,
+                vec![Extent {
+                    part,
+                    offset,
+                    bytes: 100,
+                }],
+            );
+        }
+    }
+
+    /// Relations of 1 GiB in slices, and over these pages of a bundle that is full after 2000 of them.
+    fn large(&mut self, made_up: MadeUp) {
+        let mut chance = fastrand::Rng::with_seed(1);
+        let (mut changed, mut offset) = (0, layout::BUNDLE_BYTES);
+        for number in 0..made_up.large {
+            let mut extents = Vec::new();
+            for slice in 0..layout::slices(GIB) {
+                let part = self.part(layout::SLICE_BYTES);
+                let (range, start) = layout::slice_content(slice, GIB);
+                let mut at = range.start;
+                for page in range.clone().step_by(PAGE_BYTES as usize) {
+                    if made_up.one_changed_of == 0 || chance.u64(..made_up.one_changed_of) > 0 {
+                        continue;
+                    }
+                    if offset + PAGE_BYTES > layout::BUNDLE_BYTES {
+                        (changed, offset) = (self.part(layout::BUNDLE_BYTES), 512);
+                    }
+                    extents.extend(under(part, start, range.start, at..page));
+                    extents.push(Extent {
+                        part: changed,
+                        offset,
+                        bytes: PAGE_BYTES,
+                    });
+                    (offset, at) = (offset + PAGE_BYTES, page + PAGE_BYTES);
+                }
+                extents.extend(under(part, start, range.start, at..range.end));
+            }
+            self.file(&format!("base/5/{}", 20_000 + number), extents);
+        }
+    }
+
+    async fn real(&mut self, archive: &Archive, patience: Patience) -> Vec<u8> {
+        let mut content = vec![0; 64 * PAGE_BYTES as usize];
+        fastrand::Rng::with_seed(7).fill(&mut content);
+        let mut numbers = [0; 2];
+        for (which, number) in (0..).zip(&mut numbers) {
+            let mut builder = PartBuilder::new(Compression::default());
+            let pages = content.chunks(PAGE_BYTES as usize).skip(which).step_by(2);
+            pages.for_each(|page| builder.push(page));
+            let part = builder.finish(&PageHashes::default());
+            *number = self.parts.len() as u32;
+            let key = self.id.part_key(*number, 0, "lz4");
+            let stored = archive.put_part(&key, part.object.clone(), patience).await;
+            stored.expect("stored");
+            self.parts.push(part.described(key));
+        }
+        let extents = (0..64).map(|page| Extent {
+            part: numbers[page % 2],
+            offset: page as u64 / 2 * PAGE_BYTES,
+            bytes: PAGE_BYTES,
+        });
+        self.file(REAL, extents.collect());
+        content
+    }
+}
+
+/// Bytes of a file that lie in its slice, whose first byte `first` is at `start`.
+fn under(part: u32, start: u64, first: u64, range: std::ops::Range<u64>) -> Option<Extent> {
+    (!range.is_empty()).then(|| Extent {
+        part,
+        offset: start + (range.start - first),
+        bytes: range.end - range.start,
+    })
+}
