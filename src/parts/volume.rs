@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::archive::tree::page_hashes::{PageHasher, PageHashes};
-use crate::archive::tree::{Attributes, Content, Entry, Extent, headers, layout};
+use crate::archive::tree::{Attributes, Content, Entry, headers, layout};
 use crate::codec::Compression;
 
 use super::part::{FinishedPart, PartBuilder};
@@ -104,17 +104,6 @@ pub fn slice_headers(index: u64, file: &Entry) -> Option<Vec<u8>> {
     }
 }
 
-/// Where slice `index` of a large file of `file_bytes`, stored as the tree's part with the number `part`, holds bytes of
-/// the file.
-pub fn slice_extent(index: u64, file_bytes: u64, part: u32) -> Extent {
-    let (content, offset) = layout::slice_content(index, file_bytes);
-    Extent {
-        part,
-        offset,
-        bytes: content.end - content.start,
-    }
-}
-
 /// Where a range of a large file lies, slice by slice: the slice's number, the offset in its plain content, and which of the
 /// file's bytes begin there. An empty range is one empty part of it.
 pub fn in_slices(file: Range<u64>) -> impl Iterator<Item = (u64, u64, Range<u64>)> {
@@ -171,6 +160,14 @@ impl Bundle {
         }
         volume.finish_bundle()
     }
+}
+
+/// Where changed pages of a file are in a bundle, as tar tools show it.
+const PAGES_OF: &[u8] = b".walfs-pages/";
+
+/// Changed pages of a file, so many bytes, as their header has them.
+pub fn pages_entry(path: &[u8], attributes: Attributes, bytes: u64) -> Entry {
+    file_entry(&[PAGES_OF, path].concat(), attributes, bytes)
 }
 
 /// A file as its headers have it: where its bytes lie is not known yet.

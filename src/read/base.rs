@@ -13,7 +13,7 @@ use super::tree::stored::StoredTree;
 use crate::archive::tree::backup::Shape;
 use crate::archive::tree::page_hashes::{self, PAGE_BYTES, PageHash};
 use crate::archive::tree::summary::Summary;
-use crate::archive::tree::{TreeKind, TreeName};
+use crate::archive::tree::{TreeKind, TreeName, chunks};
 use crate::archive::{Archive, Error};
 use crate::pg::SystemId;
 use crate::store::{ErrorKind, Patience};
@@ -71,6 +71,36 @@ impl Base {
             pieces: Vec::new(),
             changed: Vec::new(),
         }))
+    }
+}
+
+impl Base {
+    /// Which pages of a range of a file, which begins with a chunk, it has, by their hashes; `None` if it does not have the
+    /// file. Of a chunk that is to be stored whole it has none.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn kept(
+        &self,
+        path: &[u8],
+        range: Range<u64>,
+        hashes: &[PageHash],
+        patience: Patience,
+    ) -> Result<Option<Vec<Option<Placed>>>, Error> {
+        let Some(mut comparison) = self.file(path, patience).await? else {
+            return Ok(None);
+        };
+        let mut kept = Vec::with_capacity(hashes.len());
+        while kept.len() < hashes.len() {
+            let at = range.start + kept.len() as u64 * PAGE_BYTES;
+            let chunk = at..chunks::range(chunks::index_of(at), range.end).end;
+            let found = &hashes[kept.len()..][..chunk_pages(&chunk)];
+            kept.extend(unchanged(
+                found.iter().copied(),
+                comparison.of(chunk, patience).await?,
+            ));
+        }
+        Ok(Some(kept))
     }
 }
 
@@ -133,6 +163,27 @@ fn or_unknown<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
     }
 }
 
+/// A page that the base has.
+type Known = (PageHash, Placed);
+
+/// Pages of a range.
+fn chunk_pages(range: &Range<u64>) -> usize {
+    (range.end - range.start).div_ceil(PAGE_BYTES) as usize
+}
+
+/// Where the pages of a chunk are that have not changed; none of them if more than half have.
+fn unchanged(found: impl Iterator<Item = PageHash>, known: Vec<Option<Known>>) -> Vec<Option<Placed>> {
+    let kept = |(found, known): (PageHash, Option<Known>)| {
+        known.filter(|(known, _)| *known == found).map(|(_, place)| place)
+    };
+    let mut kept: Vec<Option<Placed>> = found.zip(known).map(kept).collect();
+    let changed = kept.iter().filter(|page| page.is_none()).count();
+    if changed * 2 > kept.len() {
+        kept.fill(None);
+    }
+    kept
+}
+
 /// Bytes of a file that lie together.
 #[derive(Debug, Clone)]
 pub enum Piece {
@@ -165,29 +216,24 @@ impl Comparison<'_> {
     /// # Errors
     /// [`Error::Store`].
     pub async fn push(&mut self, offset: u64, chunk: &[u8], patience: Patience) -> Result<(), Error> {
-        let range = offset..offset + chunk.len() as u64;
-        let known = or_unknown(self.hashes.of_range(range, patience).await)?;
-        let mut known = known.unwrap_or_default();
-        known.resize(chunk.len().div_ceil(PAGE_BYTES as usize), None);
-        self.compare(chunk, known);
-        Ok(())
-    }
-
-    fn compare(&mut self, chunk: &[u8], known: Vec<Option<(PageHash, Placed)>>) {
-        let kept = |(found, known): (PageHash, Option<(PageHash, Placed)>)| {
-            known.filter(|(known, _)| *known == found).map(|(_, place)| place)
-        };
-        let mut kept: Vec<Option<Placed>> = page_hashes::of(chunk).zip(known).map(kept).collect();
-        let changed = kept.iter().filter(|page| page.is_none()).count();
-        if changed * 2 > kept.len() {
-            kept.fill(None);
-        }
+        let known = self.of(offset..offset + chunk.len() as u64, patience).await?;
+        let kept = unchanged(page_hashes::of(chunk), known);
         for (page, kept) in chunk.chunks(PAGE_BYTES as usize).zip(kept) {
             match kept {
                 Some(place) => self.keep(place),
                 None => self.change(page),
             }
         }
+        Ok(())
+    }
+
+    /// What is known of the pages of a range.
+    async fn of(&mut self, range: Range<u64>, patience: Patience) -> Result<Vec<Option<Known>>, Error> {
+        let pages = chunk_pages(&range);
+        let known = or_unknown(self.hashes.of_range(range, patience).await)?;
+        let mut known = known.unwrap_or_default();
+        known.resize(pages, None);
+        Ok(known)
     }
 
     fn keep(&mut self, place: Placed) {

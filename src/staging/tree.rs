@@ -30,9 +30,11 @@ use tokio::time::Instant;
 use crate::archive::Archive;
 use crate::archive::tree::catalogue::{Begun, By};
 use crate::archive::tree::{Attributes, TreeId, TreeName};
+use crate::read::tree::TreeReader;
 
 use super::Staging;
 
+mod arrived;
 mod bundle;
 mod commit;
 mod error;
@@ -136,7 +138,8 @@ pub struct TreeDraft {
 }
 
 impl TreeDraft {
-    /// Begins a tree that is to be what its judge says.
+    /// Begins a tree that is to be what its judge says. Earlier trees, of which it has what has not changed, are read by
+    /// `trees`.
     ///
     /// # Errors
     /// [`Error::Archive`]: there is a complete one of that name, or the store does not answer.
@@ -147,6 +150,7 @@ impl TreeDraft {
         root: Attributes,
         options: Options,
         judge: Arc<dyn Judge>,
+        trees: TreeReader,
     ) -> Result<Self, Error> {
         let begun = Begun::by_this_process(judge.kind(), By::Mount);
         let patience = crate::store::Patience::for_at_most(options.deadline);
@@ -156,7 +160,7 @@ impl TreeDraft {
             name,
             began: begun.at,
             names: Mutex::new(Names::new(root)),
-            sender: Arc::new(Sender::new(archive, id, options.deadline)),
+            sender: Arc::new(Sender::new(archive, id, options.deadline, trees)),
             options,
             judge,
             staging,
@@ -381,6 +385,7 @@ impl TreeDraft {
         Way {
             staging: &self.staging,
             sender: &self.sender,
+            path: None,
         }
     }
 

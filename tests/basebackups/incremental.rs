@@ -12,17 +12,17 @@ use crate::common::user::{User, said};
 use crate::common::walfs::Mount;
 use crate::common::world::World;
 
-const PAGE: usize = 8192;
+pub(super) const PAGE: usize = 8192;
 
 /// Files in the data directory that no server touches.
-struct Files {
-    root: PathBuf,
+pub(super) struct Files {
+    pub(super) root: PathBuf,
     random: fastrand::Rng,
     made: u32,
 }
 
 impl Files {
-    fn new(site: &Site<'_>, seed: u64) -> Files {
+    pub(super) fn new(site: &Site<'_>, seed: u64) -> Files {
         let root = site.server.data().join("kept_by_us");
         fs::create_dir_all(root.join("deeper")).expect("make a directory");
         Files {
@@ -32,14 +32,14 @@ impl Files {
         }
     }
 
-    fn noise(&mut self, bytes: usize) -> Vec<u8> {
+    pub(super) fn noise(&mut self, bytes: usize) -> Vec<u8> {
         let mut noise = vec![0; bytes];
         self.random.fill(&mut noise);
         noise
     }
 
     /// A new file: empty, small, of pages and some more bytes, or longer than a slice.
-    fn make(&mut self, bytes: usize) -> PathBuf {
+    pub(super) fn make(&mut self, bytes: usize) -> PathBuf {
         self.made += 1;
         let below = if self.random.bool() { "" } else { "deeper" };
         let path = self.root.join(below).join(format!("file{}", self.made));
@@ -60,7 +60,7 @@ impl Files {
     }
 
     /// Changes one thing.
-    fn change(&mut self) {
+    pub(super) fn change(&mut self) {
         let Some(path) = self.any() else {
             self.make(3 * PAGE + 100);
             return;
@@ -111,12 +111,12 @@ impl Files {
 
 /// The files below two directories are the same, byte for byte.
 #[track_caller]
-fn assert_same(user: &User, one: &Path, other: &Path) {
+pub(super) fn assert_same(user: &User, one: &Path, other: &Path) {
     let compared = user.shell("diff -r \"$1\" \"$2\"", &[one, other]);
     assert!(compared.status.success(), "{}", said(&compared));
 }
 
-fn restored(site: &Site<'_>, name: &str) -> PathBuf {
+pub(super) fn restored(site: &Site<'_>, name: &str) -> PathBuf {
     let dir = site.world.owned_dir(&format!("restored-{name}"));
     let mut restore = site.walfs("restore");
     restore.args(["--no-archiving", "--no-sync", name]);

@@ -15,7 +15,7 @@ use walfs::archive::tree::layout;
 use walfs::archive::tree::summary::{Description, Method};
 use walfs::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeId, TreeKind};
 use walfs::parts::part::FinishedPart;
-use walfs::parts::volume::{Bundle, VolumeBuilder, slice_extent};
+use walfs::parts::volume::{Bundle, VolumeBuilder};
 use walfs::pg::{Lsn, Timeline};
 
 use super::below::LONG;
@@ -192,9 +192,14 @@ impl Packing<'_> {
         for slice in 0..layout::slices(bytes) {
             let mut volume = VolumeBuilder::new(self.archive.compression());
             let range = volume.begin_slice(slice, &entry);
+            let offset = volume.plain_bytes();
             volume.content(&content[range.start as usize..range.end as usize]);
             let part = self.store(volume.finish_slice(slice, bytes), slice as u32).await;
-            extents.push(slice_extent(slice, bytes, part));
+            extents.push(Extent {
+                part,
+                offset,
+                bytes: range.end - range.start,
+            });
         }
         self.volumes += 1;
         extents.retain(|extent| extent.bytes > 0);

@@ -4,12 +4,9 @@ use super::pages::Findings;
 use crate::archive::tree::Attributes;
 use crate::memory::Held;
 use crate::parts::part::FinishedPart;
-use crate::parts::volume::{VolumeBuilder, file_entry};
+use crate::parts::volume::{VolumeBuilder, file_entry, pages_entry};
 use crate::read::base::{Difference, Piece};
 use crate::read::page_hashes::Placed;
-
-/// Where changed pages of a file are in a part, as tar tools show it.
-const PAGES_OF: &[u8] = b".walfs-pages/";
 
 /// A range of a file, with what is known of it since it was packed.
 #[derive(Debug)]
@@ -110,11 +107,10 @@ impl PackedExtents {
         let bytes = difference.changed.len() as u64;
         let is_whole = bytes == file_bytes;
         self.is_plain &= is_whole;
-        let path: Box<[u8]> = match is_whole {
-            true => path.into(),
-            false => [PAGES_OF, path].concat().into(),
-        };
-        builder.begin_member(&file_entry(&path, attributes, bytes));
+        builder.begin_member(&match is_whole {
+            true => file_entry(path, attributes, bytes),
+            false => pages_entry(path, attributes, bytes),
+        });
         let offset = builder.plain_bytes();
         builder.content(&difference.changed);
         builder.end_member(bytes);

@@ -139,7 +139,8 @@ impl Drafting {
             directory: directory.into_os_string().into_vec(),
         });
         let (archive, staging) = (self.common.archive.clone(), self.common.staging.clone());
-        let draft = TreeDraft::begin(archive, staging, name, attributes(making), options, judge).await?;
+        let (root_attributes, trees) = (attributes(making), self.common.reader.trees().clone());
+        let draft = TreeDraft::begin(archive, staging, name, root_attributes, options, judge, trees).await?;
         self.attributes(root(self.drafts.insert(draft)))
     }
 

@@ -9,13 +9,16 @@ use std::sync::Arc;
 use futures::FutureExt;
 use tokio::sync::OwnedMutexGuard;
 
+use crate::archive::tree::page_hashes::{self, PAGE_BYTES, PageHash};
 use crate::archive::tree::{Attributes, Entry};
 use crate::codec;
 use crate::parts::chunk::Crc;
-use crate::parts::volume::{Bundle, file_entry};
+use crate::parts::volume::{Bundle, file_entry, pages_entry};
 
+use super::arrived::Pieces;
 use super::file::{Content, DraftFile, Member, SentAs};
-use super::sending::{Outgoing, Unmade};
+use super::large::Way;
+use super::sending::{Made, Outgoing, Sender, Unmade};
 use super::{Error, TreeDraft};
 
 /// Files after which a bundle is closed, however small they are.
@@ -113,28 +116,24 @@ impl TreeDraft {
         nodes: Vec<Entry>,
         small: Vec<(OwnedMutexGuard<Content>, SentAs)>,
     ) -> Option<Outgoing> {
-        let mut bundle = Bundle::default();
-        for node in nodes {
-            bundle.add(node, Vec::new());
-        }
-        let mut placed = Vec::with_capacity(small.len());
+        let (mut files, mut placed) = (Vec::new(), Vec::new());
         for (mut content, sent_as) in small {
-            let Content::Small(plain) = std::mem::take(&mut *content) else {
+            let Content::Small(mut plain) = std::mem::take(&mut *content) else {
                 unreachable!("locked since it was looked at");
             };
+            plain.shrink_to_fit();
             let (bytes, crc) = (plain.len() as u64, Crc::of(&plain));
-            let entry = file_entry(&sent_as.path, sent_as.attributes, bytes);
-            let offset = bundle.add(entry, plain);
-            placed.push((content, offset, bytes, crc, sent_as));
+            placed.push((content, bytes, crc, sent_as.clone()));
+            files.push((sent_as, plain));
         }
-        if bundle.is_empty() {
+        if nodes.is_empty() && files.is_empty() {
             return None;
         }
-        let part = self.send_packed(bundle);
-        for (mut content, offset, bytes, crc, sent_as) in placed {
+        let part = self.send_files(nodes, files);
+        for (file, (mut content, bytes, crc, sent_as)) in placed.into_iter().enumerate() {
             *content = Content::Bundled(Member {
                 part: part.clone(),
-                offset,
+                file,
                 bytes,
                 crc,
                 sent_as,
@@ -143,17 +142,24 @@ impl TreeDraft {
         Some(part)
     }
 
-    fn send_packed(&self, bundle: Bundle) -> Outgoing {
+    fn send_files(&self, nodes: Vec<Entry>, files: Vec<(SentAs, Vec<u8>)>) -> Outgoing {
         let key = self.sender.key(self.sender.next_volume(), 0, 0);
-        let (compression, plain_bytes) = (self.staging.compression(), bundle.plain_bytes());
-        let packing = async move {
-            tokio::task::spawn_blocking(move || bundle.pack(compression))
-                .await
-                .map_err(std::io::Error::other)
-        };
-        let part = Unmade {
-            most_bytes: codec::most_stored_bytes(plain_bytes),
-            make: packing.boxed(),
+        let compression = self.staging.compression();
+        let plain_bytes = files.iter().map(|(_, plain)| plain.len() as u64).sum();
+        let sender = self.sender.clone();
+        let part = async move {
+            let (bundle, files) = bundle_of(&sender, nodes, files).await;
+            let most_bytes = codec::most_stored_bytes(bundle.plain_bytes());
+            let make = async move {
+                let pack = move || (!bundle.is_empty()).then(|| bundle.pack(compression));
+                let part = tokio::task::spawn_blocking(pack).await;
+                let part = part.map_err(std::io::Error::other)?;
+                Ok(Made { part, files })
+            };
+            Unmade {
+                most_bytes,
+                make: make.boxed(),
+            }
         };
         self.sender.send_bundle(key, plain_bytes, part)
     }
@@ -171,7 +177,11 @@ impl TreeDraft {
             return Ok(());
         }
         let entry = file_entry(&path, attributes, large.bytes());
-        large.finish(self.way(), &entry).await?;
+        let way = Way {
+            path: Some(&path),
+            ..self.way()
+        };
+        large.finish(way, &entry).await?;
         *sent = Some(SentAs { path, attributes });
         Ok(())
     }
@@ -184,4 +194,36 @@ impl TreeDraft {
         (self.is_completing() || file.writers.load(std::sync::atomic::Ordering::Acquire) == 0)
             .then_some((file, path, attributes))
     }
+}
+
+/// A bundle of directories, links and files; of these what no earlier backup has. And where the bytes of each file are.
+async fn bundle_of(
+    sender: &Sender,
+    nodes: Vec<Entry>,
+    files: Vec<(SentAs, Vec<u8>)>,
+) -> (Bundle, Vec<Pieces>) {
+    let mut bundle = Bundle::default();
+    for node in nodes {
+        bundle.add(node, Vec::new());
+    }
+    let mut placed = Vec::with_capacity(files.len());
+    for (SentAs { path, attributes }, plain) in files {
+        let bytes = plain.len() as u64;
+        let hashes: Vec<PageHash> = page_hashes::of(&plain).collect();
+        let kept = sender.kept(Some(&path), 0..bytes, &hashes).await;
+        if kept.iter().all(Option::is_none) {
+            let offset = bundle.add(file_entry(&path, attributes, bytes), plain);
+            placed.push(Pieces::whole(offset, bytes));
+            continue;
+        }
+        let pages = plain.chunks(PAGE_BYTES as usize).zip(&kept);
+        let changed = pages.filter(|(_, kept)| kept.is_none());
+        let changed: Vec<u8> = changed.flat_map(|(page, _)| page).copied().collect();
+        let offset = match changed.is_empty() {
+            true => 0,
+            false => bundle.add(pages_entry(&path, attributes, changed.len() as u64), changed),
+        };
+        placed.push(Pieces::changed(kept, bytes, offset));
+    }
+    (bundle, placed)
 }

@@ -7,9 +7,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::archive;
 use crate::archive::tree::summary::{Description, Method, Summary};
-use crate::archive::tree::{Attributes, Content, Entry, Extent, Tree};
+use crate::archive::tree::{Attributes, Content, Entry, Tree};
 use crate::parts::tree::TreeBuilder;
-use crate::parts::volume::slice_extent;
 
 use super::bundle::Closed;
 use super::file::{self, SentAs};
@@ -84,8 +83,13 @@ impl TreeDraft {
             self.sender.patience()
         };
         let archive = &self.sender.archive;
-        let committed = archive.commit_tree(&tree, description, patience).await;
-        committed.map_err(|error| self.sender.fail(error).into())
+        let committed = async {
+            if tree.stored_bytes_by_tree().len() > 1 {
+                archive.check_parts(&self.name, &tree.parts, patience()).await?;
+            }
+            archive.commit_tree(&tree, description, patience).await
+        };
+        committed.await.map_err(|error| self.sender.fail(error).into())
     }
 
     /// Sends everything that has not been sent: small files in bundles, directories and links with the last,
@@ -147,8 +151,10 @@ impl TreeDraft {
     /// has.
     async fn stored_tree(&self, last: Option<Outgoing>) -> Result<(Tree, bool), Error> {
         let mut builder = TreeBuilder::default();
-        if let Some(last) = last {
-            builder.part(&*last.stored().await?);
+        if let Some(last) = last
+            && let Some(part) = &last.arrived().await?.part
+        {
+            builder.part(part);
         }
         let mut tidy = true;
         for (path, attributes, kind) in self.nodes()? {
@@ -196,26 +202,30 @@ impl TreeDraft {
         attributes: Attributes,
         file: &file::DraftFile,
     ) -> Result<bool, Error> {
-        let (extents, bytes, sent_as) = match &*file.content.lock().await {
+        let (mut extents, mut own) = (Vec::new(), true);
+        let (bytes, sent_as) = match &*file.content.lock().await {
             file::Content::Small(_) => {
                 return Err(self.sender.fail(self.broken(&"a file was not sent")).into());
             }
             file::Content::Bundled(member) => {
-                let extent = Extent {
-                    part: builder.part(&*member.part.stored().await?),
-                    offset: member.offset,
-                    bytes: member.bytes,
-                };
-                let sent_as = Some(member.sent_as.clone());
-                (vec![extent], member.bytes, sent_as)
+                let arrived = member.part.arrived().await?;
+                if let Some(part) = &arrived.part {
+                    builder.part(part);
+                }
+                extents.extend(arrived.extents(member.file, builder));
+                own &= arrived.files[member.file].are_own();
+                (member.bytes, Some(member.sent_as.clone()))
             }
             file::Content::Large(large, sent_as) => {
-                let mut extents = Vec::new();
-                for (slice, part) in large.parts() {
-                    let part = builder.part(&*part.stored().await?);
-                    extents.push(slice_extent(slice, large.bytes(), part));
+                for part in large.parts() {
+                    let arrived = part.arrived().await?;
+                    if let Some(part) = &arrived.part {
+                        builder.part(part);
+                    }
+                    extents.extend(arrived.extents(0, builder));
+                    own &= arrived.files[0].are_own();
                 }
-                (extents, large.bytes(), sent_as.clone())
+                (large.bytes(), sent_as.clone())
             }
         };
         let as_it_is = SentAs {
@@ -223,7 +233,7 @@ impl TreeDraft {
             attributes,
         };
         builder.file(path, attributes, bytes, extents);
-        Ok(sent_as == Some(as_it_is))
+        Ok(own && sent_as == Some(as_it_is))
     }
 
     fn broken(&self, reason: &dyn std::fmt::Display) -> archive::Error {

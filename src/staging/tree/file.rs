@@ -54,8 +54,8 @@ impl Default for Content {
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) part: Outgoing,
-    /// Of its first byte, in the part's plain content.
-    pub(super) offset: u64,
+    /// Which of the files that went out with it.
+    pub(super) file: usize,
     pub(super) bytes: u64,
     pub(super) crc: Crc,
     pub(super) sent_as: SentAs,
@@ -190,10 +190,10 @@ impl Content {
         }
         match self {
             Self::Small(plain) => Ok(plain[offset as usize..end as usize].to_vec()),
-            Self::Bundled(member) => {
-                let plain = member.offset + offset..member.offset + end;
-                Ok(way.sender.read(&member.part, plain).await?)
-            }
+            Self::Bundled(member) => Ok(way
+                .sender
+                .read_file(&member.part, member.file, offset..end)
+                .await?),
             Self::Large(large, _) => large.read(way, offset, bytes).await,
         }
     }
@@ -201,8 +201,8 @@ impl Content {
     /// What has gone out in a bundle is about to change.
     async fn fetch_back(&mut self, way: Way<'_>) -> Result<(), Error> {
         if let Self::Bundled(member) = self {
-            let plain = member.offset..member.offset + member.bytes;
-            let plain = way.sender.read(&member.part, plain).await?;
+            let all = 0..member.bytes;
+            let plain = way.sender.read_file(&member.part, member.file, all).await?;
             way.sender.note_stray();
             *self = Self::Small(plain);
         }

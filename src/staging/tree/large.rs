@@ -5,23 +5,27 @@
 //! what was sent is forgotten: correct for every writer, quick for those who go forward.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use futures::FutureExt;
+use jiff::Timestamp;
 
 use crate::archive;
 use crate::archive::tree::chunks;
-use crate::archive::tree::page_hashes::PageHashes;
-use crate::archive::tree::{Entry, layout};
+use crate::archive::tree::page_hashes::{PAGE_BYTES, PageHash, PageHashes};
+use crate::archive::tree::{Attributes, Entry, layout};
 use crate::archive::wal::Offered;
-use crate::codec::FRAME_BYTES;
+use crate::codec::{self, Compression, FRAME_BYTES};
 use crate::parts::chunk::{Chunks, Crc};
 use crate::parts::part::FinishedPart;
-use crate::parts::volume::{in_slices, slice_headers, spot};
+use crate::parts::volume::{Bundle, in_slices, pages_entry, slice_headers, spot};
+use crate::read::page_hashes::Placed;
 use crate::staging::{Draft, Staging};
 
 use super::Error;
-use super::sending::{Outgoing, Sender, Unmade};
+use super::arrived::Pieces;
+use super::sending::{Made, Outgoing, Sender, Unmade};
 
 /// How many slices the writer must have gone on before one is sent. `pg_basebackup` comes back to the header of the WAL
 /// segment that it has just written into `pg_wal.tar`.
@@ -56,6 +60,8 @@ enum Slice {
 pub(super) struct Way<'a> {
     pub(super) staging: &'a Staging,
     pub(super) sender: &'a Arc<Sender>,
+    /// The file's path in the tree, if it has one; asked for where something may be sent.
+    pub(super) path: Option<&'a [u8]>,
 }
 
 impl Large {
@@ -134,7 +140,9 @@ impl Large {
                     out.extend_from_slice(&read.map_err(|error| staging(way, &error))?);
                 }
                 Some(Slice::Sent { part, .. }) => {
-                    out.extend(way.sender.read(part, at..at + length as u64).await?);
+                    let start = file.start - layout::slice_content(index, self.bytes).0.start;
+                    let within = start..start + length as u64;
+                    out.extend(way.sender.read_file(part, 0, within).await?);
                 }
             }
             out.resize(target, 0);
@@ -185,10 +193,10 @@ impl Large {
         Ok(())
     }
 
-    /// The parts of its volume, by number of the slice. Of a finished file.
-    pub(super) fn parts(&self) -> impl Iterator<Item = (u64, &Outgoing)> {
-        self.slices.iter().map(|(index, slice)| match slice {
-            Slice::Sent { part, .. } => (*index, part),
+    /// Its slices, in order. Of a finished file.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Outgoing> {
+        self.slices.values().map(|slice| match slice {
+            Slice::Sent { part, .. } => part,
             Slice::Open(_) => unreachable!("a finished file has sent all slices"),
         })
     }
@@ -230,7 +238,7 @@ impl Large {
         if let Some(Slice::Sent { part, .. }) = self.slices.get(&index) {
             let part = part.clone();
             let (file, at) = layout::slice_content(index, self.bytes);
-            let plain = way.sender.read(&part, at..at + (file.end - file.start)).await?;
+            let plain = way.sender.read_file(&part, 0, 0..file.end - file.start).await?;
             let mut draft = Box::new(draft(way, index));
             let written = draft.write(at, &plain).await;
             written.map_err(|error| staging(way, &error))?;
@@ -272,11 +280,18 @@ impl Large {
         };
         let hashed: std::io::Result<_> = hashed.await;
         let mut chunks = hashed.map_err(|error| staging(way, &error))?;
-        let mut hashes = PageHashes::default();
-        hashes.push(at, file.end - file.start, std::mem::take(&mut chunks.hashes));
         let slice = u32::try_from(index).expect("a file has fewer slices");
         let key = way.sender.key(self.volume, slice, self.again);
-        let part = way.sender.send(key, pack(*draft, hashes));
+        let content = Content {
+            path: way.path.map(Into::into),
+            file,
+            at,
+            hashes: std::mem::take(&mut chunks.hashes),
+        };
+        let compression = way.staging.compression();
+        let part = way
+            .sender
+            .send(key, content.pack(way.sender.clone(), *draft, compression));
         self.slices.insert(index, Slice::Sent { part, chunks });
         Ok(())
     }
@@ -288,20 +303,104 @@ async fn content_chunks(draft: &mut Draft, end: u64) -> std::io::Result<Chunks> 
     draft.chunks().await
 }
 
-async fn pack(mut draft: Draft, hashes: PageHashes) -> std::io::Result<Unmade> {
-    let finished = draft.finish_with(&hashes.to_annex()).await?;
-    let most_bytes = finished.stored_bytes();
-    let read = async move {
-        Ok(FinishedPart {
-            object: finished.read(0..finished.stored_bytes()).await?,
-            plain_bytes: finished.plain_bytes(),
-            hash: finished.hash(),
+/// The content of a slice.
+struct Content {
+    path: Option<Box<[u8]>>,
+    /// Which bytes of the file it is.
+    file: Range<u64>,
+    /// Where it begins in the slice.
+    at: u64,
+    hashes: Vec<PageHash>,
+}
+
+impl Content {
+    /// Makes a part of the slice; of one of which at most half has changed, of what has.
+    async fn pack(
+        self,
+        sender: Arc<Sender>,
+        mut draft: Draft,
+        compression: Compression,
+    ) -> std::io::Result<Unmade> {
+        let bytes = self.file.end - self.file.start;
+        let kept = sender
+            .kept(self.path.as_deref(), self.file.clone(), &self.hashes)
+            .await;
+        let changed = kept.iter().filter(|page| page.is_none()).count();
+        if let Some(path) = &self.path
+            && changed * 2 <= kept.len()
+            && changed < kept.len()
+        {
+            let plain = self.changed(&mut draft, &kept).await?;
+            let mut bundle = Bundle::default();
+            let offset = match plain.is_empty() {
+                true => 0,
+                false => bundle.add(pages_entry(path, nobodys(), plain.len() as u64), plain),
+            };
+            let files = vec![Pieces::changed(kept, bytes, offset)];
+            let most_bytes = codec::most_stored_bytes(bundle.plain_bytes());
+            let make = async move {
+                let pack = move || (!bundle.is_empty()).then(|| bundle.pack(compression));
+                let part = tokio::task::spawn_blocking(pack).await;
+                let part = part.map_err(std::io::Error::other)?;
+                Ok(Made { part, files })
+            };
+            return Ok(Unmade {
+                most_bytes,
+                make: make.boxed(),
+            });
+        }
+        let mut hashes = PageHashes::default();
+        hashes.push(self.at, bytes, self.hashes);
+        let finished = draft.finish_with(&hashes.to_annex()).await?;
+        let most_bytes = finished.stored_bytes();
+        let files = vec![Pieces::whole(self.at, bytes)];
+        let read = async move {
+            let part = FinishedPart {
+                object: finished.read(0..finished.stored_bytes()).await?,
+                plain_bytes: finished.plain_bytes(),
+                hash: finished.hash(),
+            };
+            Ok(Made {
+                part: Some(part),
+                files,
+            })
+        };
+        Ok(Unmade {
+            most_bytes,
+            make: read.boxed(),
         })
-    };
-    Ok(Unmade {
-        most_bytes,
-        make: read.boxed(),
-    })
+    }
+
+    /// The pages that are not kept, one behind the other. Each frame is unpacked once.
+    async fn changed(&self, draft: &mut Draft, kept: &[Option<Placed>]) -> std::io::Result<Vec<u8>> {
+        let mut changed = Vec::new();
+        let bytes = self.file.end - self.file.start;
+        for start in (0..bytes).step_by(FRAME_BYTES) {
+            let window = start..bytes.min(start + FRAME_BYTES as u64);
+            let first = (window.start / PAGE_BYTES) as usize;
+            let pages = &kept[first..(window.end.div_ceil(PAGE_BYTES)) as usize];
+            if pages.iter().all(Option::is_some) {
+                continue;
+            }
+            let length = (window.end - window.start) as usize;
+            let plain = draft.read(self.at + window.start, length).await?;
+            let pages = plain.chunks(PAGE_BYTES as usize).zip(pages);
+            for (page, _) in pages.filter(|(_, kept)| kept.is_none()) {
+                changed.extend_from_slice(page);
+            }
+        }
+        Ok(changed)
+    }
+}
+
+/// What a tar tool shows of pages: of the file itself the manifest knows more.
+fn nobodys() -> Attributes {
+    Attributes {
+        mode: 0o600,
+        uid: 0,
+        gid: 0,
+        modified: Timestamp::UNIX_EPOCH,
+    }
 }
 
 fn draft(way: Way<'_>, index: u64) -> Draft {

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
+use crate::archive::tree::Part;
+
 use super::Error;
 use super::file::{Content, DraftFile};
 use super::judge::Written;
-use super::sending::Outgoing;
 
 /// Plain bytes read at once, by one reader.
 const WINDOW_BYTES: u64 = 1 << 20;
@@ -42,7 +43,7 @@ type Summed<S> = (usize, <S as Sum>::Found);
 struct InBundle<S: Sum> {
     index: usize,
     algorithm: S::Algorithm,
-    part: Outgoing,
+    part: Part,
     offset: u64,
     bytes: u64,
 }
@@ -56,7 +57,7 @@ impl Written<'_> {
         if !files.is_empty() {
             tracing::info!("{}: {} files are read to be compared", self.name(), files.len());
         }
-        let (members, alone) = apart::<S>(files).await;
+        let (members, alone) = apart::<S>(files).await?;
         let runs = stream::iter(runs(members)).map(|run| self.sum_run(run));
         let runs: Vec<Vec<Summed<S>>> = runs.buffer_unordered(READERS).try_collect().await?;
         let alone = stream::iter(alone).map(|(index, wanted)| self.sum_file::<S>(index, wanted));
@@ -72,11 +73,8 @@ impl Written<'_> {
             return Ok(Vec::new());
         };
         let start = first.offset;
-        let plain = self
-            .draft
-            .sender
-            .read(&first.part, start..last.offset + last.bytes)
-            .await?;
+        let (sender, range) = (&self.draft.sender, start..last.offset + last.bytes);
+        let plain = sender.read_stored(&first.part, range).await.map_err(Arc::new)?;
         let sum = move || {
             let sum = |member: &InBundle<S>| {
                 let from = (member.offset - start) as usize;
@@ -104,26 +102,31 @@ impl Written<'_> {
     }
 }
 
-/// Those in bundles, and the others.
-async fn apart<S: Sum>(files: Vec<Wanted<S>>) -> (Vec<InBundle<S>>, Vec<(usize, Wanted<S>)>) {
+/// Those that are in bundles whole, and the others.
+async fn apart<S: Sum>(files: Vec<Wanted<S>>) -> Result<(Vec<InBundle<S>>, Vec<(usize, Wanted<S>)>), Error> {
     let (mut members, mut alone) = (Vec::new(), Vec::new());
     for (index, (file, algorithm)) in files.into_iter().enumerate() {
         let member = match &*file.content.lock().await {
-            Content::Bundled(member) => Some(InBundle {
-                index,
-                algorithm,
-                part: member.part.clone(),
-                offset: member.offset,
-                bytes: member.bytes,
-            }),
+            Content::Bundled(member) => Some((member.part.clone(), member.file, member.bytes)),
             _ => None,
         };
-        match member {
-            Some(member) => members.push(member),
-            None => alone.push((index, (file, algorithm))),
+        let mut whole = None;
+        if let Some((outgoing, file, bytes)) = member {
+            let arrived = outgoing.arrived().await?;
+            whole = arrived.part.clone().zip(arrived.files[file].alone());
+            members.extend(whole.clone().map(|(part, offset)| InBundle {
+                index,
+                algorithm,
+                part,
+                offset,
+                bytes,
+            }));
+        }
+        if whole.is_none() {
+            alone.push((index, (file, algorithm)));
         }
     }
-    (members, alone)
+    Ok((members, alone))
 }
 
 /// Computing, on a thread that may be kept.
@@ -135,13 +138,12 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 
 /// Members of one bundle that are read at once: at most a window, or one member.
 fn runs<S: Sum>(mut members: Vec<InBundle<S>>) -> Vec<Vec<InBundle<S>>> {
-    members.sort_by(|left, right| (left.part.key(), left.offset).cmp(&(right.part.key(), right.offset)));
+    members.sort_by(|left, right| (&left.part.key, left.offset).cmp(&(&right.part.key, right.offset)));
     let mut runs: Vec<Vec<InBundle<S>>> = Vec::new();
     for member in members {
         let fits = |run: &Vec<InBundle<S>>| {
             let first = &run[0];
-            first.part.key() == member.part.key()
-                && member.offset + member.bytes - first.offset <= WINDOW_BYTES
+            first.part.key == member.part.key && member.offset + member.bytes - first.offset <= WINDOW_BYTES
         };
         match runs.last_mut().filter(|run| fits(run)) {
             Some(run) => run.push(member),

@@ -1,6 +1,5 @@
 //! Parts of a tree on their way to the store: a few at a time, and the first failure stays.
 
-use std::future::ready;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -9,14 +8,19 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
+use super::arrived::{Arrived, Pieces};
 use super::recalled::{Recalled, WHOLE_BYTES};
+use crate::archive::tree::page_hashes::PageHash;
 use crate::archive::tree::{Part, TreeId};
 use crate::archive::{self, Archive};
 use crate::codec::SeekTable;
 use crate::parts::part::FinishedPart;
+use crate::read::base::Base;
+use crate::read::page_hashes::Placed;
+use crate::read::tree::TreeReader;
 use crate::staging::spill::Space;
 use crate::store::{Key, Patience};
 
@@ -26,6 +30,9 @@ const SLICES: usize = 3;
 /// Bundles packed and uploaded at once. They do not wait behind slices, of which there may be gigabytes in temporary files:
 /// writers of small files wait for bundles.
 const BUNDLES: usize = 2;
+
+/// How long the store may take for each question about earlier backups, before all is sent.
+const MOST_WAIT: Duration = Duration::from_secs(20);
 
 /// Why an upload failed; it stays.
 pub(super) type Failure = Arc<archive::Error>;
@@ -50,6 +57,9 @@ pub(super) struct Sender {
     forgotten: Mutex<Vec<Outgoing>>,
     /// Bundles that are read back.
     recalled: Recalled,
+    /// What has not changed since an earlier backup is not sent. Looked for when something is sent for the first time.
+    base: OnceCell<Option<Arc<Base>>>,
+    trees: TreeReader,
     volumes: AtomicU32,
     /// Has anything gone out in a bundle that the tree does not hold any more?
     strays: AtomicBool,
@@ -61,16 +71,12 @@ pub(super) struct Sender {
 #[derive(Debug, Clone)]
 pub(super) struct Outgoing {
     key: Key,
-    done: Shared<BoxFuture<'static, Result<Arc<Part>, Failure>>>,
+    done: Shared<BoxFuture<'static, Result<Arc<Arrived>, Failure>>>,
 }
 
 impl Outgoing {
-    pub(super) fn key(&self) -> &Key {
-        &self.key
-    }
-
-    /// What a manifest says of it, once it is stored.
-    pub(super) async fn stored(&self) -> Result<Arc<Part>, Failure> {
+    /// What has become of it, once it is stored.
+    pub(super) async fn arrived(&self) -> Result<Arc<Arrived>, Failure> {
         self.done.clone().await
     }
 }
@@ -79,7 +85,15 @@ impl Outgoing {
 pub(super) struct Unmade {
     /// What it takes at most, in bytes.
     pub(super) most_bytes: u64,
-    pub(super) make: BoxFuture<'static, io::Result<FinishedPart>>,
+    pub(super) make: BoxFuture<'static, io::Result<Made>>,
+}
+
+/// A part that is made.
+pub(super) struct Made {
+    /// `None` if there is nothing to be stored.
+    pub(super) part: Option<FinishedPart>,
+    /// Where the bytes of its files are.
+    pub(super) files: Vec<Pieces>,
 }
 
 /// So much of a space, until it is dropped.
@@ -100,7 +114,7 @@ impl Drop for Counted {
 }
 
 impl Sender {
-    pub(super) fn new(archive: Arc<Archive>, id: TreeId, deadline: Duration) -> Self {
+    pub(super) fn new(archive: Arc<Archive>, id: TreeId, deadline: Duration, trees: TreeReader) -> Self {
         let bundled = Space::new(archive.memory().bundle_bytes);
         Self {
             archive,
@@ -114,6 +128,8 @@ impl Sender {
             last_progress: Mutex::new(Instant::now()),
             forgotten: Mutex::default(),
             recalled: Recalled::default(),
+            base: OnceCell::new(),
+            trees,
             volumes: AtomicU32::new(0),
             strays: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
@@ -180,18 +196,59 @@ impl Sender {
     }
 
     /// The same for a bundle, whose plain bytes are counted until it is packed.
-    pub(super) fn send_bundle(self: &Arc<Self>, key: Key, plain_bytes: u64, part: Unmade) -> Outgoing {
+    pub(super) fn send_bundle(
+        self: &Arc<Self>,
+        key: Key,
+        plain_bytes: u64,
+        part: impl Future<Output = Unmade> + Send + 'static,
+    ) -> Outgoing {
         let counted = Counted::of(self.bundled.clone(), plain_bytes);
-        let Unmade { most_bytes, make } = part;
-        let make = async move {
-            let _counted = counted;
-            make.await
+        let part = async move {
+            let Unmade { most_bytes, make } = part.await;
+            let make = async move {
+                let _counted = counted;
+                make.await
+            };
+            Ok(Unmade {
+                most_bytes,
+                make: make.boxed(),
+            })
         };
-        let part = Unmade {
-            most_bytes,
-            make: make.boxed(),
+        self.send_in(|sender| &sender.bundles, key, part)
+    }
+
+    /// Which pages of a range of a file are where in parts that there are, by their hashes: those that need not be sent. Of
+    /// a file without a path, and where nothing can be known, none is.
+    pub(super) async fn kept(
+        &self,
+        path: Option<&[u8]>,
+        range: Range<u64>,
+        hashes: &[PageHash],
+    ) -> Vec<Option<Placed>> {
+        let base = self.base.get_or_init(|| self.choose_base()).await;
+        let kept = match (base, path) {
+            (Some(base), Some(path)) => base.kept(path, range, hashes, self.brief_patience()).await,
+            _ => Ok(None),
         };
-        self.send_in(|sender| &sender.bundles, key, ready(Ok(part)))
+        let kept = kept.unwrap_or_else(|error| {
+            tracing::warn!("{}: what earlier backups have is stored again: {error}", self.id);
+            None
+        });
+        kept.unwrap_or_else(|| vec![None; hashes.len()])
+    }
+
+    async fn choose_base(&self) -> Option<Arc<Base>> {
+        let patience = || self.brief_patience();
+        match Base::choose(&self.archive, &self.trees, None, patience).await {
+            Ok(base) => base,
+            Err(error) => {
+                tracing::warn!(
+                    "{}: everything is stored, whatever earlier backups have: {error}",
+                    self.id
+                );
+                None
+            }
+        }
     }
 
     /// Waits until bundles have gone out.
@@ -203,18 +260,22 @@ impl Sender {
         &self,
         key: Key,
         part: impl Future<Output = io::Result<Unmade>>,
-    ) -> Result<Arc<Part>, archive::Error> {
+    ) -> Result<Arc<Arrived>, archive::Error> {
         let staging = |error| archive::Error::staging(&key, &error);
         let Unmade { most_bytes, make } = part.await.map_err(staging)?;
         let mut space = self.archive.memory().uploads.take(most_bytes).await;
-        let part = make.await.map_err(staging)?;
+        let Made { part, files } = make.await.map_err(staging)?;
+        let Some(part) = part else {
+            return Ok(Arc::new(Arrived { part: None, files }));
+        };
         space.shrink_to(part.object.len() as u64);
         let described = part.described(key);
         self.archive
             .put_part(&described.key, part.object, self.patience())
             .await?;
         self.note_progress();
-        Ok(Arc::new(described))
+        let part = Some(described);
+        Ok(Arc::new(Arrived { part, files }))
     }
 
     /// Notes a failure: the first one stays the tree's.
@@ -270,20 +331,20 @@ impl Sender {
         let forgotten = std::mem::take(&mut *self.forgotten.lock().expect("no panic while held"));
         let mut keys = Vec::with_capacity(forgotten.len());
         for part in forgotten {
-            part.stored().await?;
-            keys.push(part.key);
+            if part.arrived().await?.part.is_some() {
+                keys.push(part.key);
+            }
         }
         let deleted = self.archive.delete_parts(&self.id, &keys, self.patience()).await;
         deleted.map_err(|error| self.fail(error))
     }
 
-    /// Plain bytes of a part, which is awaited if it is on its way.
-    pub(super) async fn read(&self, part: &Outgoing, plain: Range<u64>) -> Result<Vec<u8>, Failure> {
-        let part = part.stored().await?;
-        self.read_stored(&part, plain).await.map_err(Arc::new)
-    }
-
-    async fn read_stored(&self, part: &Part, plain: Range<u64>) -> Result<Vec<u8>, archive::Error> {
+    /// Plain bytes of a part that is stored.
+    pub(super) async fn read_stored(
+        &self,
+        part: &Part,
+        plain: Range<u64>,
+    ) -> Result<Vec<u8>, archive::Error> {
         if plain.is_empty() {
             return Ok(Vec::new());
         }
@@ -309,6 +370,10 @@ impl Sender {
             return Ok(());
         }
         Err(self.staging_error(&part.key, "it is not what was stored".into()))
+    }
+
+    fn brief_patience(&self) -> Patience {
+        Patience::for_at_most(self.deadline.min(MOST_WAIT))
     }
 
     pub(super) fn patience(&self) -> Patience {

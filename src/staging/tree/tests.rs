@@ -21,7 +21,7 @@ use crate::staging;
 use crate::store::{self, ByteRange, Location, Patience};
 
 use super::judge::{Signs, Verdict, Written};
-use super::sending::Unmade;
+use super::sending::{Made, Unmade};
 use super::*;
 
 mod sums;
@@ -65,7 +65,17 @@ pub(crate) async fn draft(archive: &Arc<Archive>, deadline: Duration, judge: Arc
         longest: None,
     };
     let name = "monday".parse().unwrap();
-    let begun = TreeDraft::begin(archive.clone(), staging, name, attributes(), options, judge).await;
+    let trees = TreeReader::alone(archive.clone());
+    let begun = TreeDraft::begin(
+        archive.clone(),
+        staging,
+        name,
+        attributes(),
+        options,
+        judge,
+        trees,
+    )
+    .await;
     begun.unwrap()
 }
 
@@ -514,13 +524,15 @@ async fn s4_bundles_do_not_wait_behind_slices() {
     let make = async {
         let mut builder = PartBuilder::new(Compression::default());
         builder.push(b"small");
-        Ok(builder.finish(&PageHashes::default()))
+        let part = Some(builder.finish(&PageHashes::default()));
+        let files = Vec::new();
+        Ok(Made { part, files })
     };
     let bundle = Unmade {
         most_bytes: 1 << 10,
         make: make.boxed(),
     };
-    let bundle = sender.send_bundle(sender.key(2, 0, 0), 5, bundle);
-    let stored = tokio::time::timeout(Duration::from_secs(20), bundle.stored()).await;
+    let bundle = sender.send_bundle(sender.key(2, 0, 0), 5, std::future::ready(bundle));
+    let stored = tokio::time::timeout(Duration::from_secs(20), bundle.arrived()).await;
     stored.expect("it waits behind them").unwrap();
 }

@@ -10,6 +10,7 @@ use crate::archive::tree::Attributes;
 
 use super::bundle::{Closed, Ready};
 use super::file::DraftFile;
+use super::large::Way;
 use super::names::{Gone, Kind};
 use super::{Error, Stat, TreeDraft, file};
 
@@ -90,7 +91,12 @@ impl TreeDraft {
         let file = file(&self.names(), number)?;
         let written = async {
             self.wait_for_room().await?;
-            file.write(self.way(), offset, data).await
+            let path = file.is_large().then(|| self.names().path(number)).flatten();
+            let way = Way {
+                path: path.as_deref(),
+                ..self.way()
+            };
+            file.write(way, offset, data).await
         };
         self.within(&turn, written).await?;
         self.touch(number)
