@@ -64,30 +64,40 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// The landmarks of a backup whose WAL ends at `stop`.
-pub fn of_backup(label: Option<&BackupLabel>, control: Option<&ControlFile>, stop: Lsn) -> Vec<Landmark> {
-    let mut found = Vec::new();
-    let start = label.map_or(Lsn(0), |label| label.start_lsn);
-    found.extend(label.map(|label| Landmark::Checkpoint {
+/// Of the landmarks, is it there?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// It is.
+    There,
+    /// The bytes end before that can be told, or are those of a machine of the other byte order.
+    Unseen,
+}
+
+/// The landmarks that the label of a backup knows whose WAL ends at `stop`.
+pub fn of_label(label: &BackupLabel, stop: Lsn) -> Vec<Landmark> {
+    let mut found = vec![Landmark::Checkpoint {
         at: label.checkpoint_lsn,
         known: Known::Redo(label.start_lsn),
-    }));
-    // A copy by hand may have a control file of a later time; then its checkpoint is not among the backup's WAL.
-    let control = control.filter(|control| (start..stop).contains(&control.checkpoint_lsn));
-    found.extend(control.map(|control| Landmark::Checkpoint {
+    }];
+    if label.from == BackupFrom::Primary {
+        let start = label.start_lsn;
+        found.push(Landmark::End { at: stop, start });
+    }
+    found
+}
+
+/// The one that its control file knows, if the backup's WAL, from `start` to `stop`, has it: a copy by hand may have a control
+/// file of a later time.
+pub fn of_control(control: &ControlFile, start: Lsn, stop: Lsn) -> Option<Landmark> {
+    let is_its = (start..stop).contains(&control.checkpoint_lsn);
+    is_its.then_some(Landmark::Checkpoint {
         at: control.checkpoint_lsn,
         known: Known::All(Checkpoint {
             redo: control.redo_lsn,
             timeline: control.timeline,
             time: control.checkpoint_time,
         }),
-    }));
-    let of_primary = label.filter(|label| label.from == BackupFrom::Primary);
-    found.extend(of_primary.map(|label| Landmark::End {
-        at: stop,
-        start: label.start_lsn,
-    }));
-    found
+    })
 }
 
 impl Landmark {
@@ -124,38 +134,43 @@ impl Landmark {
         }
     }
 
-    /// Is it there? Yes also if the bytes end before that can be told, or are those of a machine of the other byte order.
+    /// Is it there? `read` is what its [`Landmark::ranges`] have, up to the first that is not at hand.
     ///
     /// # Errors
     /// [`Mismatch`].
-    pub fn check(self, header: &[u8], pages: &[u8]) -> Result<(), Mismatch> {
-        let window = self.window();
+    pub fn check(self, read: &[Vec<u8>]) -> Result<Sight, Mismatch> {
+        let Some((header, pages)) = read.split_first() else {
+            return Ok(Sight::Unseen);
+        };
+        let (window, pages) = (self.window(), &*pages.concat());
         let is_whole = pages.len() as u64 >= window.end - window.start;
         if header.first() == Some(&MAGIC_HIGH) {
-            return Ok(());
+            return Ok(Sight::Unseen);
         }
         let Ok(header) = PageHeader::parse(header) else {
             return self.mismatch("no WAL".into());
         };
         match self {
-            Self::Checkpoint { at, known } => match Window::new(&header, Lsn(window.start), pages)
-                .record_at(at)
-            {
-                Found::Record(record) if record.checkpoint().is_some_and(|found| known.is(found)) => Ok(()),
-                Found::Record(record) => self.mismatch(described(&record)),
-                Found::Beyond if !is_whole => Ok(()),
-                Found::Beyond | Found::Nothing => self.mismatch("no record".into()),
-            },
-            Self::End { .. } if !is_whole => Ok(()),
+            Self::Checkpoint { at, known } => {
+                match Window::new(&header, Lsn(window.start), pages).record_at(at) {
+                    Found::Record(record) if record.checkpoint().is_some_and(|found| known.is(found)) => {
+                        Ok(Sight::There)
+                    }
+                    Found::Record(record) => self.mismatch(described(&record)),
+                    Found::Beyond if !is_whole => Ok(Sight::Unseen),
+                    Found::Beyond | Found::Nothing => self.mismatch("no record".into()),
+                }
+            }
+            Self::End { .. } if !is_whole => Ok(Sight::Unseen),
             Self::End { at, start } => match record_before(at, &header, Lsn(window.start), pages) {
-                Some(record) if record.backup_end() == Some(start) => Ok(()),
+                Some(record) if record.backup_end() == Some(start) => Ok(Sight::There),
                 Some(record) => self.mismatch(described(&record)),
                 None => self.mismatch("no record that ends there".into()),
             },
         }
     }
 
-    fn mismatch(self, found: String) -> Result<(), Mismatch> {
+    fn mismatch(self, found: String) -> Result<Sight, Mismatch> {
         let (at, expected) = match self {
             Self::Checkpoint { at, known } => (at, format!("the checkpoint {known}")),
             Self::End { at, start } => (at, format!("the end of the backup that began at {start}")),
@@ -251,9 +266,13 @@ mod tests {
             let bytes = pages(16, &[commit(more), checkpoint(REDO, 99), end(REDO), commit(1)]);
             let found = records(&bytes);
             let (at, ends) = (found[1].at, found[2].next);
-            let checked = |landmark: Landmark| landmark.check(&first_page(), &bytes);
+            let checked = |landmark: Landmark| landmark.check(&[first_page(), bytes.clone()]);
             for known in [Known::Redo(REDO), known(REDO, 99)] {
-                assert_eq!(checked(Landmark::Checkpoint { at, known }), Ok(()), "{more}");
+                assert_eq!(
+                    checked(Landmark::Checkpoint { at, known }),
+                    Ok(Sight::There),
+                    "{more}"
+                );
             }
             for known in [Known::Redo(START), known(REDO, 98), known(START, 99)] {
                 let mismatch = checked(Landmark::Checkpoint { at, known }).unwrap_err();
@@ -265,10 +284,10 @@ mod tests {
                 assert!(mismatch.found.contains(expected), "{mismatch}");
             }
             let checked = |at: Lsn, start| {
-                let pages = &bytes[..(at.0 - START.0) as usize];
-                Landmark::End { at, start }.check(&first_page(), pages)
+                let pages = bytes[..(at.0 - START.0) as usize].to_vec();
+                Landmark::End { at, start }.check(&[first_page(), pages])
             };
-            assert_eq!(checked(ends, REDO), Ok(()), "{more}");
+            assert_eq!(checked(ends, REDO), Ok(Sight::There), "{more}");
             assert!(checked(ends, START).unwrap_err().found.contains("one that began"));
             assert!(checked(Lsn(ends.0 + 8), REDO).is_err());
             assert!(
@@ -286,13 +305,10 @@ mod tests {
         let start = Lsn(START.0 - (1 << 20) + 40);
         let bytes = pages(1, &[end(start)]);
         let at = records(&bytes)[0].next;
-        let read = [
-            &vec![0; LARGEST_PAGE as usize],
-            &bytes[..(at.0 - START.0) as usize],
-        ]
-        .concat();
+        let here = bytes[..(at.0 - START.0) as usize].to_vec();
+        let read = [first_page(), vec![0; LARGEST_PAGE as usize], here];
         let landmark = Landmark::End { at, start };
-        assert_eq!(landmark.check(&first_page(), &read), Ok(()));
+        assert_eq!(landmark.check(&read), Ok(Sight::There));
         let number = START.0 >> 20;
         let ranges = [
             (number - 1, 0..40),
@@ -309,8 +325,13 @@ mod tests {
         let (at, known) = (records(&bytes)[1].at, Known::Redo(REDO));
         assert!(at.0 < START.0 + BLOCK as u64);
         let landmark = Landmark::Checkpoint { at, known };
-        assert_eq!(landmark.check(&first_page(), &bytes[..BLOCK]), Ok(()));
-        assert_eq!(landmark.check(&[0xD1, 0x10], &bytes), Ok(()));
-        assert!(landmark.check(&[], &[]).is_err());
+        for read in [
+            vec![],
+            vec![first_page(), bytes[..BLOCK].to_vec()],
+            vec![vec![0xD1, 0x10], bytes],
+        ] {
+            assert_eq!(landmark.check(&read), Ok(Sight::Unseen));
+        }
+        assert!(landmark.check(&[vec![]]).is_err());
     }
 }

@@ -117,6 +117,7 @@ fn description() -> Description {
             from_standby: false,
             own_wal: vec![],
             awaited: vec![],
+            landmarks: vec![],
             tablespaces: vec![],
             links: vec![],
             outside: vec![],

@@ -218,7 +218,7 @@ fn s7_a_copys_own_wal_stays_where_another_servers_is_archived() {
     }
 }
 
-/// B2, B8: nor is one restored that has no WAL which could be compared; `LATEST` is one whose WAL is there.
+/// B2, B8: nor is one complete, or restored, that has no WAL which could be compared; `LATEST` is one whose WAL is there.
 #[test]
 fn b2_a_backup_without_wal_is_not_restored_with_another_servers() {
     let mut site = mounted::Site::local("others-unseen");
@@ -249,6 +249,7 @@ fn b2_a_backup_without_wal_is_not_restored_with_another_servers() {
         text
     };
     for (name, _) in UNSEEN {
+        assert_eq!(site.listed(name)["state"], "damaged", "{name}");
         let text = restore(name, 1);
         assert!(
             text.contains("another server") && text.contains("HINT"),
@@ -257,6 +258,7 @@ fn b2_a_backup_without_wal_is_not_restored_with_another_servers() {
     }
     let text = restore("LATEST", 0);
     assert!(text.contains("passed over") && text.contains("good"), "{text}");
+    assert_eq!(site.latest().as_deref(), Some("good"));
 }
 
 /// B2: nor is one complete for which another server's WAL is archived already.
