@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::content::Source;
 use super::error::Error;
-use super::finish::Access;
+use super::finish::{Access, PERMISSIONS};
 use super::links::{self, Kind, Verdict};
 use super::place::CONTROL;
 use super::spot::{Roots, Spot};
@@ -233,7 +233,7 @@ fn put<R: Read>(member: &mut tar::Entry<'_, R>, path: &[u8], roots: &Roots) -> i
     if spot.below.as_os_str().is_empty() {
         return Ok(None);
     }
-    let mode = member.header().mode()? & 0o7777;
+    let mode = member.header().mode()? & PERMISSIONS;
     let shown = || String::from_utf8_lossy(path).into_owned();
     let kind = match member.header().entry_type() {
         tar::EntryType::Directory => Kind::Directory,
