@@ -107,7 +107,16 @@ pub(super) async fn check(
         let way = &chosen.way;
         warnings.extend(received::warnings(archive, way, (start, &reach), size, patience).await?);
     }
-    warnings.extend(ended::warning(archive, &options.recovery.target, &reach, size, patience).await?);
+    warnings.extend(
+        ended::warning(
+            archive,
+            &options.recovery.target,
+            (&reach, rest.as_ref()),
+            size,
+            patience,
+        )
+        .await?,
+    );
     warnings.append(&mut said);
     tell_tablespaces(&known_tablespaces, &mut summary);
     let places = tablespaces::places(&summary, &options.tablespaces, &options.directory)?;
