@@ -2,7 +2,9 @@
 //! identifier, but not the same records at the same positions.
 //!
 //! A backup knows where the record of its first checkpoint is and, by its control file, that of a later one; and a primary
-//! ends a backup with a record that says where that began. A backup of a standby has no such record.
+//! ends a backup with a record that says where that began. A backup of a standby has no such record; it ends where one ends
+//! that the standby has replayed (`minRecoveryPoint`), so that in its WAL no record lies across that position. In another
+//! server's one most likely does.
 
 use std::fmt;
 use std::ops::Range;
@@ -30,6 +32,13 @@ pub enum Landmark {
     },
     /// The end of a backup ends here.
     End {
+        /// Where it ends.
+        at: Lsn,
+        /// Where the backup began.
+        start: Lsn,
+    },
+    /// The backup of a standby ends here, and with it a record.
+    Boundary {
         /// Where it ends.
         at: Lsn,
         /// Where the backup began.
@@ -79,10 +88,11 @@ pub fn of_label(label: &BackupLabel, stop: Lsn) -> Vec<Landmark> {
         at: label.checkpoint_lsn,
         known: Known::Redo(label.start_lsn),
     }];
-    if label.from == BackupFrom::Primary {
-        let start = label.start_lsn;
-        found.push(Landmark::End { at: stop, start });
-    }
+    let (at, start) = (stop, label.start_lsn);
+    found.push(match label.from {
+        BackupFrom::Primary => Landmark::End { at, start },
+        BackupFrom::Standby => Landmark::Boundary { at, start },
+    });
     found
 }
 
@@ -101,12 +111,19 @@ pub fn of_control(control: &ControlFile, start: Lsn, stop: Lsn) -> Option<Landma
 }
 
 impl Landmark {
+    /// Does it lie where the backup ends? Of a copy by hand somebody may have given a later end than its own.
+    pub fn is_at_end(self) -> bool {
+        matches!(self, Self::End { .. } | Self::Boundary { .. })
+    }
+
     /// The WAL that shows it: two pages or more, from a page's beginning on.
     fn window(self) -> Range<u64> {
         let page = |position: u64| position - position % LARGEST_PAGE;
+        let before = |at: Lsn, start: Lsn| page(start.0).max(page(at.0.saturating_sub(LARGEST_PAGE)));
         match self {
             Self::Checkpoint { at, .. } => page(at.0)..page(at.0).saturating_add(2 * LARGEST_PAGE),
-            Self::End { at, start } => page(start.0).max(page(at.0.saturating_sub(LARGEST_PAGE)))..at.0,
+            Self::End { at, start } => before(at, start)..at.0,
+            Self::Boundary { at, start } => before(at, start)..page(at.0).saturating_add(2 * LARGEST_PAGE),
         }
     }
 
@@ -130,7 +147,7 @@ impl Landmark {
     pub fn number(self, size: SegmentSize) -> u64 {
         match self {
             Self::Checkpoint { at, .. } => at.0 / size.bytes(),
-            Self::End { at, .. } => at.0.saturating_sub(1) / size.bytes(),
+            Self::End { at, .. } | Self::Boundary { at, .. } => at.0.saturating_sub(1) / size.bytes(),
         }
     }
 
@@ -167,6 +184,12 @@ impl Landmark {
                 Some(record) => self.mismatch(described(&record)),
                 None => self.mismatch("no record that ends there".into()),
             },
+            Self::Boundary { at, .. } => match across(at, &header, Lsn(window.start), pages) {
+                None => Ok(Sight::Unseen),
+                Some(Across::Nothing) => Ok(Sight::There),
+                Some(Across::Record) => self.mismatch("a record that goes on".into()),
+                Some(Across::Switch) => self.mismatch("nothing, behind the switch to another segment".into()),
+            },
         }
     }
 
@@ -174,6 +197,7 @@ impl Landmark {
         let (at, expected) = match self {
             Self::Checkpoint { at, known } => (at, format!("the checkpoint {known}")),
             Self::End { at, start } => (at, format!("the end of the backup that began at {start}")),
+            Self::Boundary { at, .. } => (at, "the end of a record".into()),
         };
         Err(Mismatch { at, expected, found })
     }
@@ -204,6 +228,41 @@ fn record_before(at: Lsn, header: &PageHeader, start: Lsn, pages: &[u8]) -> Opti
     begins.rev().find_map(|begin| {
         let window = Window::new(header, Lsn(start.0 + begin as u64), &pages[begin..]);
         window.records(window.first()?).find(|record| record.next == at)
+    })
+}
+
+/// What lies across a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Across {
+    Nothing,
+    Record,
+    Switch,
+}
+
+/// `None` where the records do not lead there: only a whole one tells something. A position in the header of a page is that of
+/// the record behind it.
+fn across(at: Lsn, header: &PageHeader, start: Lsn, pages: &[u8]) -> Option<Across> {
+    let block = u64::from(header.block_bytes);
+    if (1..=PageHeader::BYTES as u64).contains(&(at.0 % block)) {
+        return None;
+    }
+    let segment = u64::from(header.segment_bytes);
+    let segment_end = Lsn((at.0.saturating_sub(1) / segment + 1).saturating_mul(segment));
+    let before = (at.0.saturating_sub(start.0) as usize).min(pages.len());
+    let begins = (0..before).step_by(header.block_bytes as usize);
+    begins.rev().find_map(|begin| {
+        let window = Window::new(header, Lsn(start.0 + begin as u64), &pages[begin..]);
+        let tells = |record: Record| match record.next {
+            next if next == at => Some(Across::Nothing),
+            next if next > at => Some(Across::Record),
+            _ if record.is_switch() && record.at.0 / segment == at.0 / segment && at < segment_end => {
+                Some(Across::Switch)
+            }
+            _ => None,
+        };
+        let first = window.first()?;
+        let mut records = window.records(first).take_while(|record| record.at < at);
+        records.find_map(tells)
     })
 }
 
@@ -317,6 +376,46 @@ mod tests {
         ];
         assert_eq!(landmark.ranges(SegmentSize::MIN), ranges);
         assert_eq!(landmark.number(SegmentSize::MIN), number);
+    }
+
+    /// Each end of a record, and many places in each, page by page and over the ends of pages.
+    #[test]
+    fn b2_no_record_lies_across_the_end_of_a_standbys_backup() {
+        let switch = [&24_u32.to_le_bytes()[..], &[0; 12], &[0x40, 0, 0, 0]].concat();
+        let switch = [&switch[..], &crc32c::crc32c(&switch).to_le_bytes()].concat();
+        let lengths = [100, 8000, 20_000, 8, 8100, 100, 150_000, 300];
+        let written = lengths.map(commit).into_iter().chain([switch]);
+        let bytes = pages(128, &written.collect::<Vec<_>>());
+        let records = records(&bytes);
+        let start = Lsn(START.0 + 40);
+        let checked = |at: Lsn| {
+            let landmark = Landmark::Boundary { at, start };
+            let read = landmark.ranges(SegmentSize::MIN).into_iter().map(|(_, range)| {
+                let end = bytes.len().min(range.end as usize);
+                bytes[range.start as usize..end].to_vec()
+            });
+            landmark.check(&[&[first_page()][..], &read.skip(1).collect::<Vec<_>>()].concat())
+        };
+        assert_eq!(records.len(), 9);
+        for record in &records[..8] {
+            let is_long = record.next.0 - record.at.0 > LARGEST_PAGE;
+            let expected = if is_long { Sight::Unseen } else { Sight::There };
+            assert_eq!(checked(record.next), Ok(expected), "{}", record.next);
+            for at in (record.at.0 + 8..record.next.0).step_by(136) {
+                let in_header = (8..=40).contains(&(at % BLOCK as u64));
+                match checked(Lsn(at)) {
+                    Err(mismatch) => assert!(!in_header && mismatch.found.contains("goes on"), "{at}"),
+                    sight => assert!(
+                        sight == Ok(Sight::Unseen) && (in_header || is_long),
+                        "{at}: {sight:?}"
+                    ),
+                }
+            }
+        }
+        let (end, segment_end) = (records[8].next, Lsn(START.0 + (1 << 20)));
+        assert_eq!(checked(end), Ok(Sight::There));
+        assert!(checked(Lsn(end.0 + 64)).unwrap_err().found.contains("switch"));
+        assert_eq!(checked(segment_end), Ok(Sight::Unseen));
     }
 
     #[test]

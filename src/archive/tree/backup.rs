@@ -259,7 +259,9 @@ impl Backup {
         let wal = start..stop;
         match landmark {
             Landmark::Checkpoint { at, .. } => wal.contains(&at),
-            Landmark::End { at, start } => at == stop && wal.contains(&start),
+            Landmark::End { at, start } | Landmark::Boundary { at, start } => {
+                at == stop && wal.contains(&start)
+            }
         }
     }
 
@@ -307,6 +309,8 @@ mod tests {
             (Landmark::End { at, start }, true),
             (Landmark::End { at: start, start }, false),
             (Landmark::End { at, start: at }, false),
+            (Landmark::Boundary { at, start }, true),
+            (Landmark::Boundary { at: start, start }, false),
         ] {
             backup.landmarks = vec![landmark];
             assert_eq!(backup.plausible_wal().is_ok(), is_plausible, "{landmark:?}");

@@ -35,6 +35,13 @@ enum Noted {
         #[serde(with = "text")]
         start: Lsn,
     },
+    /// A record ends at `at`, with the backup of a standby that began at `start`.
+    Boundary {
+        #[serde(with = "text")]
+        at: Lsn,
+        #[serde(with = "text")]
+        start: Lsn,
+    },
 }
 
 /// What a control file knows of a checkpoint, besides.
@@ -56,6 +63,7 @@ impl From<&Landmark> for Noted {
                 Self::Checkpoint { at, redo, more }
             }
             Landmark::End { at, start } => Self::BackupEnd { at, start },
+            Landmark::Boundary { at, start } => Self::Boundary { at, start },
         }
     }
 }
@@ -71,6 +79,7 @@ impl From<Noted> for Landmark {
                 Self::Checkpoint { at, known }
             }
             Noted::BackupEnd { at, start } => Self::End { at, start },
+            Noted::Boundary { at, start } => Self::Boundary { at, start },
         }
     }
 }

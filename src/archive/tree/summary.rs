@@ -323,7 +323,11 @@ pub(crate) mod tests {
                     known,
                 });
                 let at = Lsn(0x3000100);
-                summary.backup.landmarks = [&checkpoints[..], &[Landmark::End { at, start }]].concat();
+                summary.backup.landmarks = [
+                    &checkpoints[..],
+                    &[Landmark::End { at, start }, Landmark::Boundary { at, start }],
+                ]
+                .concat();
             }
         }
     }

@@ -28,9 +28,7 @@ pub(super) async fn check(
     let of_label = label.map(|label| landmark::of_label(&label, stop));
     let of_control = landmark::of_control(control, start, stop);
     let mut landmarks: Vec<Landmark> = of_label.into_iter().flatten().chain(of_control).collect();
-    // Somebody may have given a later end than its own.
-    landmarks
-        .retain(|landmark| summary.method != Method::ByHand || !matches!(landmark, Landmark::End { .. }));
+    landmarks.retain(|landmark| summary.method != Method::ByHand || !landmark.is_at_end());
     let seeker = archive.seeker(backup, patience);
     let mut seeker = seeker.map_err(|reason| Error::Content {
         backup: name.clone(),

@@ -14,6 +14,11 @@ impl Candidate<'_> {
     /// # Errors
     /// [`Error::NoBackup`] if something else is there; [`Error::Tree`].
     pub(super) async fn settle_landmarks(&self, backup: &mut Backup) -> Result<(), Error> {
+        let is_by_hand = self.0.method() == Method::ByHand;
+        if is_by_hand {
+            let is_boundary = |landmark: &Landmark| matches!(landmark, Landmark::Boundary { .. });
+            backup.landmarks.retain(|landmark| !is_boundary(landmark));
+        }
         let archive = self.0.archive();
         let awaited: Vec<SegmentName> = backup.awaited.iter().map(|own| own.segment).collect();
         let settled = archive.settle_landmarks(backup, &awaited, self.0.patience());
@@ -25,11 +30,8 @@ impl Candidate<'_> {
                 archive.place()
             )),
         })?;
-        // Somebody may have given a later end than its own.
-        if self.0.method() == Method::ByHand {
-            backup
-                .landmarks
-                .retain(|landmark| !matches!(landmark, Landmark::End { .. }));
+        if is_by_hand {
+            backup.landmarks.retain(|landmark| !landmark.is_at_end());
         }
         Ok(())
     }
