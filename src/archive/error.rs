@@ -31,6 +31,20 @@ pub enum Error {
         /// Hash of what was brought.
         offered: ContentHash,
     },
+    /// What is received is not what is archived as the beginning of its segment (promise W4).
+    #[error(
+        "{name} is archived in {place} with other bytes from {offset} on than are received. The archived file stays as it is.\n\
+         HINT: of two servers, a primary and the standby that was promoted meanwhile, the promoted one has archived it; \
+         the other one's commits are not kept here. Give each an archive of its own, or stop the one that has lost."
+    )]
+    OtherPartial {
+        /// The file's name.
+        name: WalName,
+        /// The archive.
+        place: String,
+        /// Where the bytes begin that differ, or some before them.
+        offset: u64,
+    },
     /// A segment of another cluster (promise W5).
     #[error(
         "{name} belongs to the cluster with system identifier {offered}, but the archive {place} holds \

@@ -32,6 +32,7 @@ pub mod ended;
 mod entry;
 pub mod headers;
 pub mod intact;
+pub mod landmarks;
 pub mod layout;
 pub mod manifest;
 mod needed;

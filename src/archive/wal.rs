@@ -20,6 +20,7 @@ use std::time::SystemTime;
 
 pub use commit::{Committed, Offered};
 pub use early::{Early, EarlyFile};
+pub use landmarks::{Seeker, Sought};
 pub use lineage::{Child, Fork, Lineage};
 pub use own::Compared;
 pub use received::{Fragment, MAX_FRAGMENT_BYTES, Prefix, Prefixes};

@@ -27,14 +27,15 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::archive::tree::backup::{Link, Outside, OwnSegment, WalRange};
 use crate::archive::tree::catalogue::{Begun, By};
+use crate::archive::tree::landmarks::Unsettled;
 use crate::archive::tree::summary::{Description, Inventory, Summary};
 use crate::archive::tree::{Attributes, TreeId, TreeKind, TreeName};
 use crate::archive::{self, Archive};
 use crate::job::progress::{Phase, Progress};
 use crate::job::sweep::sweep;
-use crate::pg::Lsn;
 use crate::pg::control::ControlFile;
 use crate::pg::data_page::PageChecker;
+use crate::pg::{Lsn, SegmentName};
 use crate::read::base::Base;
 use crate::read::tree::TreeReader;
 use crate::server::{Facts, Resolved, Session, Settings, Started, Stopped};
@@ -406,7 +407,16 @@ impl<'a> Taking<'a> {
             needed.contains(&early.segment) && own.iter().all(|own| own.segment != early.segment)
         });
         own.extend(early.collect::<Vec<_>>());
+        let compared: Vec<SegmentName> = own.iter().map(|own| own.segment).collect();
         description.backup.awaited = wal::check_own(archive, own).await?;
+        let settled = archive.settle_landmarks(&mut description.backup, &compared, patience());
+        settled.await.map_err(|unsettled| match unsettled {
+            Unsettled::Archive(error) => error.into(),
+            Unsettled::Other(segment, _) => Error::OtherWal {
+                segment,
+                place: archive.place(),
+            },
+        })?;
         Ok(Prepared {
             inventory,
             description,

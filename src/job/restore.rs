@@ -34,6 +34,7 @@ mod branches;
 mod candidate;
 mod check;
 mod choose;
+mod cluster;
 mod compare;
 mod configure;
 mod content;
@@ -204,8 +205,9 @@ pub async fn restore(
                 beginning::LONGEST_LABEL,
             )?;
             let (name, backup) = (&checked.source.backup, &checked.summary.backup);
-            let beginning = beginning::check(name, backup, &unpacked.control, label.as_deref())?;
-            landmarks::check(archive, (name, &checked.summary), &beginning, patience).await?;
+            let (label, known) = beginning::check(name, backup, &unpacked.control, label.as_deref())?;
+            cluster::check(archive, name, known.system_id, patience).await?;
+            landmarks::check(archive, (name, &checked.summary), (label, &known), patience).await?;
             bring_wal(unpacked.access).await?;
             (unpacked.control, unpacked.access)
         }

@@ -202,7 +202,11 @@ fn archive_errno(error: &archive::Error) -> i32 {
     use archive::Error as E;
     match error {
         // "File exists" is what cp then says, which is the truth.
-        E::Conflict { .. } | E::Kept { .. } | E::TreeExists { .. } | E::TreeLacksWal { .. } => libc::EEXIST,
+        E::Conflict { .. }
+        | E::OtherPartial { .. }
+        | E::Kept { .. }
+        | E::TreeExists { .. }
+        | E::TreeLacksWal { .. } => libc::EEXIST,
         E::Immutable { .. } => libc::EPERM,
         E::TooLong { .. } => libc::EFBIG,
         E::StagingFull { .. } => libc::ENOSPC,

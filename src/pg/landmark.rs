@@ -2,7 +2,9 @@
 //! identifier, but not the same records at the same positions.
 //!
 //! A backup knows where the record of its first checkpoint is and, by its control file, that of a later one; and a primary
-//! ends a backup with a record that says where that began. A backup of a standby has no such record.
+//! ends a backup with a record that says where that began. A backup of a standby has no such record; it ends where one ends
+//! that the standby has replayed (`minRecoveryPoint`), so that in its WAL no record lies across that position. In another
+//! server's one most likely does.
 
 use std::fmt;
 use std::ops::Range;
@@ -30,6 +32,13 @@ pub enum Landmark {
     },
     /// The end of a backup ends here.
     End {
+        /// Where it ends.
+        at: Lsn,
+        /// Where the backup began.
+        start: Lsn,
+    },
+    /// The backup of a standby ends here, and with it a record.
+    Boundary {
         /// Where it ends.
         at: Lsn,
         /// Where the backup began.
@@ -64,39 +73,57 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// The landmarks of a backup whose WAL ends at `stop`.
-pub fn of_backup(label: Option<&BackupLabel>, control: Option<&ControlFile>, stop: Lsn) -> Vec<Landmark> {
-    let mut found = Vec::new();
-    let start = label.map_or(Lsn(0), |label| label.start_lsn);
-    found.extend(label.map(|label| Landmark::Checkpoint {
+/// Of the landmarks, is it there?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// It is.
+    There,
+    /// The bytes end before that can be told, or are those of a machine of the other byte order.
+    Unseen,
+}
+
+/// The landmarks that the label of a backup knows whose WAL ends at `stop`.
+pub fn of_label(label: &BackupLabel, stop: Lsn) -> Vec<Landmark> {
+    let mut found = vec![Landmark::Checkpoint {
         at: label.checkpoint_lsn,
         known: Known::Redo(label.start_lsn),
-    }));
-    // A copy by hand may have a control file of a later time; then its checkpoint is not among the backup's WAL.
-    let control = control.filter(|control| (start..stop).contains(&control.checkpoint_lsn));
-    found.extend(control.map(|control| Landmark::Checkpoint {
+    }];
+    let (at, start) = (stop, label.start_lsn);
+    found.push(match label.from {
+        BackupFrom::Primary => Landmark::End { at, start },
+        BackupFrom::Standby => Landmark::Boundary { at, start },
+    });
+    found
+}
+
+/// The one that its control file knows, if the backup's WAL, from `start` to `stop`, has it: a copy by hand may have a control
+/// file of a later time.
+pub fn of_control(control: &ControlFile, start: Lsn, stop: Lsn) -> Option<Landmark> {
+    let is_its = (start..stop).contains(&control.checkpoint_lsn);
+    is_its.then_some(Landmark::Checkpoint {
         at: control.checkpoint_lsn,
         known: Known::All(Checkpoint {
             redo: control.redo_lsn,
             timeline: control.timeline,
             time: control.checkpoint_time,
         }),
-    }));
-    let of_primary = label.filter(|label| label.from == BackupFrom::Primary);
-    found.extend(of_primary.map(|label| Landmark::End {
-        at: stop,
-        start: label.start_lsn,
-    }));
-    found
+    })
 }
 
 impl Landmark {
+    /// Does it lie where the backup ends? Of a copy by hand somebody may have given a later end than its own.
+    pub fn is_at_end(self) -> bool {
+        matches!(self, Self::End { .. } | Self::Boundary { .. })
+    }
+
     /// The WAL that shows it: two pages or more, from a page's beginning on.
     fn window(self) -> Range<u64> {
         let page = |position: u64| position - position % LARGEST_PAGE;
+        let before = |at: Lsn, start: Lsn| page(start.0).max(page(at.0.saturating_sub(LARGEST_PAGE)));
         match self {
             Self::Checkpoint { at, .. } => page(at.0)..page(at.0).saturating_add(2 * LARGEST_PAGE),
-            Self::End { at, start } => page(start.0).max(page(at.0.saturating_sub(LARGEST_PAGE)))..at.0,
+            Self::End { at, start } => before(at, start)..at.0,
+            Self::Boundary { at, start } => before(at, start)..page(at.0).saturating_add(2 * LARGEST_PAGE),
         }
     }
 
@@ -120,45 +147,57 @@ impl Landmark {
     pub fn number(self, size: SegmentSize) -> u64 {
         match self {
             Self::Checkpoint { at, .. } => at.0 / size.bytes(),
-            Self::End { at, .. } => at.0.saturating_sub(1) / size.bytes(),
+            Self::End { at, .. } | Self::Boundary { at, .. } => at.0.saturating_sub(1) / size.bytes(),
         }
     }
 
-    /// Is it there? Yes also if the bytes end before that can be told, or are those of a machine of the other byte order.
+    /// Is it there? `read` is what its [`Landmark::ranges`] have, up to the first that is not at hand.
     ///
     /// # Errors
     /// [`Mismatch`].
-    pub fn check(self, header: &[u8], pages: &[u8]) -> Result<(), Mismatch> {
-        let window = self.window();
+    pub fn check(self, read: &[Vec<u8>]) -> Result<Sight, Mismatch> {
+        let Some((header, pages)) = read.split_first() else {
+            return Ok(Sight::Unseen);
+        };
+        let (window, pages) = (self.window(), &*pages.concat());
         let is_whole = pages.len() as u64 >= window.end - window.start;
         if header.first() == Some(&MAGIC_HIGH) {
-            return Ok(());
+            return Ok(Sight::Unseen);
         }
         let Ok(header) = PageHeader::parse(header) else {
             return self.mismatch("no WAL".into());
         };
         match self {
-            Self::Checkpoint { at, known } => match Window::new(&header, Lsn(window.start), pages)
-                .record_at(at)
-            {
-                Found::Record(record) if record.checkpoint().is_some_and(|found| known.is(found)) => Ok(()),
-                Found::Record(record) => self.mismatch(described(&record)),
-                Found::Beyond if !is_whole => Ok(()),
-                Found::Beyond | Found::Nothing => self.mismatch("no record".into()),
-            },
-            Self::End { .. } if !is_whole => Ok(()),
+            Self::Checkpoint { at, known } => {
+                match Window::new(&header, Lsn(window.start), pages).record_at(at) {
+                    Found::Record(record) if record.checkpoint().is_some_and(|found| known.is(found)) => {
+                        Ok(Sight::There)
+                    }
+                    Found::Record(record) => self.mismatch(described(&record)),
+                    Found::Beyond if !is_whole => Ok(Sight::Unseen),
+                    Found::Beyond | Found::Nothing => self.mismatch("no record".into()),
+                }
+            }
+            Self::End { .. } if !is_whole => Ok(Sight::Unseen),
             Self::End { at, start } => match record_before(at, &header, Lsn(window.start), pages) {
-                Some(record) if record.backup_end() == Some(start) => Ok(()),
+                Some(record) if record.backup_end() == Some(start) => Ok(Sight::There),
                 Some(record) => self.mismatch(described(&record)),
                 None => self.mismatch("no record that ends there".into()),
+            },
+            Self::Boundary { at, .. } => match across(at, &header, Lsn(window.start), pages) {
+                None => Ok(Sight::Unseen),
+                Some(Across::Nothing) => Ok(Sight::There),
+                Some(Across::Record) => self.mismatch("a record that goes on".into()),
+                Some(Across::Switch) => self.mismatch("nothing, behind the switch to another segment".into()),
             },
         }
     }
 
-    fn mismatch(self, found: String) -> Result<(), Mismatch> {
+    fn mismatch(self, found: String) -> Result<Sight, Mismatch> {
         let (at, expected) = match self {
             Self::Checkpoint { at, known } => (at, format!("the checkpoint {known}")),
             Self::End { at, start } => (at, format!("the end of the backup that began at {start}")),
+            Self::Boundary { at, .. } => (at, "the end of a record".into()),
         };
         Err(Mismatch { at, expected, found })
     }
@@ -189,6 +228,41 @@ fn record_before(at: Lsn, header: &PageHeader, start: Lsn, pages: &[u8]) -> Opti
     begins.rev().find_map(|begin| {
         let window = Window::new(header, Lsn(start.0 + begin as u64), &pages[begin..]);
         window.records(window.first()?).find(|record| record.next == at)
+    })
+}
+
+/// What lies across a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Across {
+    Nothing,
+    Record,
+    Switch,
+}
+
+/// `None` where the records do not lead there: only a whole one tells something. A position in the header of a page is that of
+/// the record behind it.
+fn across(at: Lsn, header: &PageHeader, start: Lsn, pages: &[u8]) -> Option<Across> {
+    let block = u64::from(header.block_bytes);
+    if (1..=PageHeader::BYTES as u64).contains(&(at.0 % block)) {
+        return None;
+    }
+    let segment = u64::from(header.segment_bytes);
+    let segment_end = Lsn((at.0.saturating_sub(1) / segment + 1).saturating_mul(segment));
+    let before = (at.0.saturating_sub(start.0) as usize).min(pages.len());
+    let begins = (0..before).step_by(header.block_bytes as usize);
+    begins.rev().find_map(|begin| {
+        let window = Window::new(header, Lsn(start.0 + begin as u64), &pages[begin..]);
+        let tells = |record: Record| match record.next {
+            next if next == at => Some(Across::Nothing),
+            next if next > at => Some(Across::Record),
+            _ if record.is_switch() && record.at.0 / segment == at.0 / segment && at < segment_end => {
+                Some(Across::Switch)
+            }
+            _ => None,
+        };
+        let first = window.first()?;
+        let mut records = window.records(first).take_while(|record| record.at < at);
+        records.find_map(tells)
     })
 }
 
@@ -251,9 +325,13 @@ mod tests {
             let bytes = pages(16, &[commit(more), checkpoint(REDO, 99), end(REDO), commit(1)]);
             let found = records(&bytes);
             let (at, ends) = (found[1].at, found[2].next);
-            let checked = |landmark: Landmark| landmark.check(&first_page(), &bytes);
+            let checked = |landmark: Landmark| landmark.check(&[first_page(), bytes.clone()]);
             for known in [Known::Redo(REDO), known(REDO, 99)] {
-                assert_eq!(checked(Landmark::Checkpoint { at, known }), Ok(()), "{more}");
+                assert_eq!(
+                    checked(Landmark::Checkpoint { at, known }),
+                    Ok(Sight::There),
+                    "{more}"
+                );
             }
             for known in [Known::Redo(START), known(REDO, 98), known(START, 99)] {
                 let mismatch = checked(Landmark::Checkpoint { at, known }).unwrap_err();
@@ -265,10 +343,10 @@ mod tests {
                 assert!(mismatch.found.contains(expected), "{mismatch}");
             }
             let checked = |at: Lsn, start| {
-                let pages = &bytes[..(at.0 - START.0) as usize];
-                Landmark::End { at, start }.check(&first_page(), pages)
+                let pages = bytes[..(at.0 - START.0) as usize].to_vec();
+                Landmark::End { at, start }.check(&[first_page(), pages])
             };
-            assert_eq!(checked(ends, REDO), Ok(()), "{more}");
+            assert_eq!(checked(ends, REDO), Ok(Sight::There), "{more}");
             assert!(checked(ends, START).unwrap_err().found.contains("one that began"));
             assert!(checked(Lsn(ends.0 + 8), REDO).is_err());
             assert!(
@@ -286,13 +364,10 @@ mod tests {
         let start = Lsn(START.0 - (1 << 20) + 40);
         let bytes = pages(1, &[end(start)]);
         let at = records(&bytes)[0].next;
-        let read = [
-            &vec![0; LARGEST_PAGE as usize],
-            &bytes[..(at.0 - START.0) as usize],
-        ]
-        .concat();
+        let here = bytes[..(at.0 - START.0) as usize].to_vec();
+        let read = [first_page(), vec![0; LARGEST_PAGE as usize], here];
         let landmark = Landmark::End { at, start };
-        assert_eq!(landmark.check(&first_page(), &read), Ok(()));
+        assert_eq!(landmark.check(&read), Ok(Sight::There));
         let number = START.0 >> 20;
         let ranges = [
             (number - 1, 0..40),
@@ -303,14 +378,59 @@ mod tests {
         assert_eq!(landmark.number(SegmentSize::MIN), number);
     }
 
+    /// Each end of a record, and many places in each, page by page and over the ends of pages.
+    #[test]
+    fn b2_no_record_lies_across_the_end_of_a_standbys_backup() {
+        let switch = [&24_u32.to_le_bytes()[..], &[0; 12], &[0x40, 0, 0, 0]].concat();
+        let switch = [&switch[..], &crc32c::crc32c(&switch).to_le_bytes()].concat();
+        let lengths = [100, 8000, 20_000, 8, 8100, 100, 150_000, 300];
+        let written = lengths.map(commit).into_iter().chain([switch]);
+        let bytes = pages(128, &written.collect::<Vec<_>>());
+        let records = records(&bytes);
+        let start = Lsn(START.0 + 40);
+        let checked = |at: Lsn| {
+            let landmark = Landmark::Boundary { at, start };
+            let read = landmark.ranges(SegmentSize::MIN).into_iter().map(|(_, range)| {
+                let end = bytes.len().min(range.end as usize);
+                bytes[range.start as usize..end].to_vec()
+            });
+            landmark.check(&[&[first_page()][..], &read.skip(1).collect::<Vec<_>>()].concat())
+        };
+        assert_eq!(records.len(), 9);
+        for record in &records[..8] {
+            let is_long = record.next.0 - record.at.0 > LARGEST_PAGE;
+            let expected = if is_long { Sight::Unseen } else { Sight::There };
+            assert_eq!(checked(record.next), Ok(expected), "{}", record.next);
+            for at in (record.at.0 + 8..record.next.0).step_by(136) {
+                let in_header = (8..=40).contains(&(at % BLOCK as u64));
+                match checked(Lsn(at)) {
+                    Err(mismatch) => assert!(!in_header && mismatch.found.contains("goes on"), "{at}"),
+                    sight => assert!(
+                        sight == Ok(Sight::Unseen) && (in_header || is_long),
+                        "{at}: {sight:?}"
+                    ),
+                }
+            }
+        }
+        let (end, segment_end) = (records[8].next, Lsn(START.0 + (1 << 20)));
+        assert_eq!(checked(end), Ok(Sight::There));
+        assert!(checked(Lsn(end.0 + 64)).unwrap_err().found.contains("switch"));
+        assert_eq!(checked(segment_end), Ok(Sight::Unseen));
+    }
+
     #[test]
     fn what_cannot_be_told_is_no_mismatch() {
         let bytes = pages(2, &[commit(BLOCK - 160), checkpoint(REDO, 99)]);
         let (at, known) = (records(&bytes)[1].at, Known::Redo(REDO));
         assert!(at.0 < START.0 + BLOCK as u64);
         let landmark = Landmark::Checkpoint { at, known };
-        assert_eq!(landmark.check(&first_page(), &bytes[..BLOCK]), Ok(()));
-        assert_eq!(landmark.check(&[0xD1, 0x10], &bytes), Ok(()));
-        assert!(landmark.check(&[], &[]).is_err());
+        for read in [
+            vec![],
+            vec![first_page(), bytes[..BLOCK].to_vec()],
+            vec![vec![0xD1, 0x10], bytes],
+        ] {
+            assert_eq!(landmark.check(&read), Ok(Sight::Unseen));
+        }
+        assert!(landmark.check(&[vec![]]).is_err());
     }
 }

@@ -40,6 +40,9 @@ const CHECKPOINTS: [u8; 2] = [0x00, 0x10];
 
 const BACKUP_END: u8 = 0x50;
 
+/// `XLOG_SWITCH`: the rest of its segment has no records.
+const SWITCH: u8 = 0x40;
+
 /// `XLOG_PARAMETER_CHANGE`.
 const PARAMETER_CHANGE: u8 = 0x60;
 
@@ -243,6 +246,11 @@ impl Record {
     /// Where the backup began that ends here, if it is the record of that.
     pub fn backup_end(&self) -> Option<Lsn> {
         u64_of(self.main_of_xlog(&[BACKUP_END])?, 0).map(Lsn)
+    }
+
+    /// Is it the switch to the next segment?
+    pub fn is_switch(&self) -> bool {
+        self.manager() == XLOG && self.kind() & 0xF0 == SWITCH
     }
 
     fn main_of_xlog(&self, kinds: &[u8]) -> Option<&[u8]> {

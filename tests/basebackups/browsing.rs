@@ -171,6 +171,7 @@ impl Site {
             from_standby: false,
             own_wal: vec![],
             awaited: vec![],
+            landmarks: vec![],
             tablespaces: vec![],
             links: vec![],
             outside: vec![],

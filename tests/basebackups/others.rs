@@ -10,8 +10,8 @@ use super::mounted;
 use crate::common::basebackup::Site;
 use crate::common::postgres::{Options as ServerOptions, Postgres, StopMode, newest, send};
 use crate::common::recovery::Session;
-use crate::common::user::said;
-use crate::common::version::installed_versions;
+use crate::common::user::{User, said};
+use crate::common::version::{Version, installed_versions};
 use crate::common::wait;
 use crate::common::walfs::{Options, walfs};
 use crate::common::world::World;
@@ -218,7 +218,7 @@ fn s7_a_copys_own_wal_stays_where_another_servers_is_archived() {
     }
 }
 
-/// B2, B8: nor is one restored that has no WAL which could be compared; `LATEST` is one whose WAL is there.
+/// B2, B8: nor is one complete, or restored, that has no WAL which could be compared; `LATEST` is one whose WAL is there.
 #[test]
 fn b2_a_backup_without_wal_is_not_restored_with_another_servers() {
     let mut site = mounted::Site::local("others-unseen");
@@ -249,6 +249,7 @@ fn b2_a_backup_without_wal_is_not_restored_with_another_servers() {
         text
     };
     for (name, _) in UNSEEN {
+        assert_eq!(site.listed(name)["state"], "damaged", "{name}");
         let text = restore(name, 1);
         assert!(
             text.contains("another server") && text.contains("HINT"),
@@ -257,6 +258,7 @@ fn b2_a_backup_without_wal_is_not_restored_with_another_servers() {
     }
     let text = restore("LATEST", 0);
     assert!(text.contains("passed over") && text.contains("good"), "{text}");
+    assert_eq!(site.latest().as_deref(), Some("good"));
 }
 
 /// B2: nor is one complete for which another server's WAL is archived already.
@@ -277,6 +279,97 @@ fn b2_a_backup_without_wal_is_refused_where_another_servers_is() {
         assert!(log.contains("another server's WAL"), "{name}: {log}");
         assert_eq!(site.listed(name)["state"], "incomplete", "{name}");
     }
+}
+
+/// B2: nor is a backup of a standby, which ends with no record of its own, and whose first checkpoint both servers have.
+#[test]
+fn b2_a_standbys_backup_is_not_completed_by_another_servers_wal() {
+    let mut site = mounted::Site::local("others-standby");
+    let copy = copy_of(&site.world, &mut site.server);
+    let follower = site.world.owned_dir("follower");
+    site.shell("cp -a \"$1\" \"$2\"", &[&copy.join("data"), &follower]);
+    let other = start_copy(&copy);
+    other.configure(&[("archive_command", "/bin/true")]);
+    other.reload();
+    let standby = start_following(&follower, newest(), &other);
+    other.query("CREATE TABLE more AS SELECT generate_series(1, 1000) AS id");
+    follows(&standby, &other);
+    for (name, arguments) in UNSEEN {
+        // Its own WAL is in base.tar, which is not compared.
+        let output = take_of_copy(&site, &follower, name, arguments);
+        assert!(output.status.success(), "{name}: {}", said(&output));
+    }
+    site.server.start();
+    // Long records: few positions are the end of one.
+    site.server.query(
+        "CREATE TABLE long (line text); ALTER TABLE long ALTER line SET STORAGE PLAIN;
+         INSERT INTO long SELECT repeat('x', 7000) FROM generate_series(1, 3000)",
+    );
+    site.server.archive_all();
+    for (name, _) in UNSEEN {
+        assert_eq!(site.listed(name)["state"], "damaged", "{name}");
+    }
+    assert_eq!(site.latest(), None);
+}
+
+/// B2: wherever it ends, a backup of a standby is completed by the WAL of its own server.
+#[test]
+fn b2_a_standbys_backup_is_completed_by_its_own_servers_wal() {
+    let versions = installed_versions();
+    for version in [&versions[0], &versions[versions.len() - 1]] {
+        let mut site = mounted::Site::of("own-standby", version.clone(), Options::local);
+        let copy = copy_of(&site.world, &mut site.server);
+        site.server.start();
+        let standby = start_following(&copy, version.clone(), &site.server);
+        let mut names = Vec::new();
+        let unseen = UNSEEN.iter().cycle();
+        for (round, (_, arguments)) in (0..15).zip(unseen) {
+            site.server.query(&format!(
+                "CREATE TABLE of_{round} AS SELECT repeat('x', {round} * 7) FROM generate_series(1, {round} * 211)"
+            ));
+            if round % 4 == 3 {
+                site.server.switch_wal();
+            }
+            follows(&standby, &site.server);
+            if round % 5 == 4 {
+                site.server.query("CHECKPOINT");
+                follows(&standby, &site.server);
+            }
+            let name = format!("round-{round}");
+            let output = take_of_copy(&site, &copy, &name, arguments);
+            assert!(
+                output.status.success(),
+                "{name}: {}\n{}",
+                said(&output),
+                site.mount.log()
+            );
+            names.push(name);
+        }
+        site.server.archive_all();
+        for name in names {
+            assert_eq!(site.listed(&name)["state"], "complete", "{name}");
+        }
+    }
+}
+
+/// Starts what `copy_of` has made as a standby.
+fn start_following(copy: &Path, version: Version, server: &Postgres) -> Postgres {
+    let data = copy.join("data");
+    let sockets = server.data().parent().expect("a directory").display();
+    let follow = format!("primary_conninfo = 'host={sockets} user=postgres'");
+    let follow =
+        "touch \"$1\"/standby.signal && echo \"$2\" >> \"$1\"/postgresql.conf".replace("$2", &follow);
+    let output = User::postgres().shell(&follow, &[&data]);
+    assert!(output.status.success(), "{}", said(&output));
+    Postgres::start_as_it_is(copy, version, &[])
+}
+
+fn follows(standby: &Postgres, server: &Postgres) {
+    let position = server.current_lsn();
+    wait::until("the standby to follow", || {
+        let followed = format!("SELECT pg_last_wal_replay_lsn() >= '{position}'");
+        (standby.psql(&followed).ok().as_deref() == Some("t")).then_some(())
+    });
 }
 
 /// W5: a backup of another cluster is none of this archive, also where its manifest does not say whose it is, as before

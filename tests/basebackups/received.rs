@@ -62,6 +62,25 @@ fn w1_received_wal_that_another_server_has_overruled_is_named() {
     assert!(message.contains("is not restored"), "{message}");
 }
 
+/// A target that lies in received WAL is reached; nobody need be told that it may not be.
+#[test]
+fn w1_a_time_in_received_wal_is_not_behind_the_end() {
+    let world = World::new("received-time");
+    let site = Site::local(&world);
+    site.backup("monday");
+    site.server.query("CREATE TABLE t (id int)");
+    site.server.archive_all();
+    let now = || site.server.query("SELECT now() FROM pg_sleep(1.1)");
+    let time = now();
+    site.server.query("INSERT INTO t VALUES (1)");
+    let mount = Mount::local(&world);
+    let warns = |time: &str| told(&site, &["--target-time", time]).contains("recovery ended before");
+    assert!(warns(&time));
+    receive(&site, &mount, &current_segment(&site));
+    assert!(!warns(&time));
+    assert!(warns(&now()));
+}
+
 /// A timeline began in a segment that is not archived: what its parent committed there before is not in the restored server.
 #[test]
 fn b12_the_beginning_of_a_forks_segment_is_named() {

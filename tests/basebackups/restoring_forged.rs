@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -61,6 +61,40 @@ fn s6_names_that_walfs_writes_do_not_come_from_a_backup() {
     let output = forge.restore_beside("own", &data, &["--delta"]);
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(fs::read(data.join("more/zz")).expect("a file"), b"behind it");
+}
+
+/// A program that would run as its owner is none of PostgreSQL's.
+#[test]
+fn s6_a_backup_brings_no_set_id_bits() {
+    let world = World::new("set-id");
+    let forge = Forge::new(&world);
+    let forged = forge.changed("set-id", |copy| {
+        fs::create_dir(copy.join("more")).expect("make a directory");
+        fs::write(copy.join("more/program"), "#!/bin/sh").expect("write a file");
+        for (name, bits) in [("more", 0o3750), ("more/program", 0o6755)] {
+            let path = copy.join(name);
+            fs::set_permissions(&path, fs::Permissions::from_mode(bits)).expect("set the mode");
+            assert_eq!(mode(&path), bits);
+        }
+    });
+    forge.pack("set-id", &forged, forge.described.clone());
+    forge.pack_tar("set-id-tar", |tar| {
+        tar.append_path_with_name(forged.join("more"), "more")
+            .and_then(|()| tar.append_path_with_name(forged.join("more/program"), "more/program"))
+            .expect("append a member");
+    });
+    for name in ["set-id", "set-id-tar"] {
+        let data = world.path().join(format!("back-{name}"));
+        let output = forge.restore_beside(name, &data, &[]);
+        assert!(output.status.success(), "{}", said(&output));
+        assert_eq!(mode(&data.join("more")), 0o750, "{name}");
+        assert_eq!(mode(&data.join("more/program")), 0o755, "{name}");
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    let found = fs::metadata(path).expect("look at it");
+    found.permissions().mode() & 0o7777
 }
 
 /// The archive says where a tablespace was. Were it to say what is in there as well, it could put any file into any directory

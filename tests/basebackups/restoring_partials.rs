@@ -106,6 +106,21 @@ fn s7_a_partial_goes_only_if_the_archive_has_its_wal() {
     assert!(!path.exists());
     assert!(fs::read(Path::new(aside).join(&left.partial)).expect("it is there") == other);
 
+    // Another restore has taken the name for it, in whichever second this one comes.
+    let now = jiff::Timestamp::now();
+    for second in 0..60 {
+        let second = now + jiff::SignedDuration::from_secs(second);
+        let taken = second.strftime("again/data.walfs-kept-wal-%Y%m%dT%H%M%SZ");
+        world.owned_dir("again");
+        world.owned_dir(&taken.to_string());
+    }
+    let (path, output) = left.delta("again", &other, &["--set-aside-wal"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let aside = report["wal_set_aside"]["directory"].as_str().expect("a path");
+    assert!(!path.exists() && aside.ends_with("Z-2"), "{aside}");
+    assert!(fs::read(Path::new(aside).join(&left.partial)).expect("it is there") == other);
+
     // Archived as what it is, next to the other server's segment.
     let file = world.owned_file(&left.partial, &other);
     let pushed = site.walfs("wal-push").arg(&file).output().expect("run walfs");

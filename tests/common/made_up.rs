@@ -56,6 +56,7 @@ pub fn description() -> Description {
             from_standby: false,
             own_wal: vec![],
             awaited: vec![],
+            landmarks: vec![],
             tablespaces: vec![],
             links: vec![],
             outside: vec![],

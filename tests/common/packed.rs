@@ -73,6 +73,7 @@ pub fn backup(segment_bytes: u64, start: Lsn, end: Lsn) -> Backup {
         from_standby: false,
         own_wal: vec![],
         awaited: vec![],
+        landmarks: vec![],
         tablespaces: vec![],
         links: vec![],
         outside: vec![],

@@ -8,6 +8,62 @@ use super::*;
 
 const ROWS: &str = "SELECT count(*), max(id) FROM committed";
 
+/// W4: a standby that is promoted archives the beginning of the segment in which it took over as `.partial`. A receiver goes on
+/// there, so that commits wait for no switch of the segment.
+#[test]
+fn w4_a_receiver_goes_on_where_a_partial_is_archived() {
+    let world = World::new("partial-archived");
+    let mount = Mount::local(&world);
+    let options = ServerOptions {
+        segment_mib: 1,
+        ..ServerOptions::of(newest())
+    };
+    let mut server = Postgres::init(&world.path().join("pg"), &options);
+    server.archive_with(&mount.archive_command());
+    server.start();
+    server.query("CREATE TABLE committed (id bigint)");
+    let dir = world.owned_dir("standby");
+    let mut backup = server.program("pg_basebackup");
+    backup.args(["-c", "fast", "-R", "-D"]).arg(dir.join("data"));
+    let output = backup.output().expect("run pg_basebackup");
+    assert!(output.status.success(), "{}", said(&output));
+    let mut standby = Postgres::start_as_it_is(&dir, newest(), &[]);
+    server.query("INSERT INTO committed VALUES (1)");
+    wait::until("the standby to follow", || {
+        let rows = standby.psql("SELECT count(*) FROM committed").ok();
+        (rows.as_deref() == Some("1")).then_some(())
+    });
+    server.kill9();
+    standby.promote();
+    let partial = wait::until("the beginning of the segment to be archived", || {
+        let partial = |name: &String| name.ends_with(".partial");
+        mount.list().into_iter().find(partial)
+    });
+    let archived = mount.read(&partial).expect("read it");
+    let mut receiver = streaming_with(&standby, &mount, &["--synchronous"]);
+    standby.query("ALTER SYSTEM SET synchronous_standby_names = 'receiver'");
+    standby.reload();
+    standby.query("INSERT INTO committed VALUES (2)");
+    let listed = mount.list();
+    let goes_on = |name: &String| name.starts_with("00000002") && name.ends_with(".partial");
+    assert!(listed.iter().any(goes_on), "{listed:?}");
+    assert!(mount.read(&partial).expect("read it") == archived);
+    standby.kill9();
+    wait::for_exit("pg_receivewal to end", &mut receiver);
+
+    // Other bytes are refused, and the log says what it may be.
+    let other = world.owned_file("other", &vec![7; 8192]);
+    let write = "dd if=\"$1\" of=\"$2\" conv=notrunc bs=8192";
+    let output = mount.user().shell(write, &[&other, &mount.wal().join(&partial)]);
+    assert!(
+        !output.status.success() && said(&output).contains("File exists"),
+        "{}",
+        said(&output)
+    );
+    mount.wait_for_log("with other bytes from 0 on");
+    assert!(mount.read(&partial).expect("read it") == archived);
+}
+
 #[test]
 fn b12_what_was_received_is_followed_and_asked_about() {
     let world = World::new("received-fork");

@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::ended::Ended;
+use super::landmarks::{self, MOST_LANDMARKS};
 use super::text;
 use crate::codec::ContentHash;
+use crate::pg::landmark::Landmark;
 use crate::pg::{Lsn, SegmentName, SegmentSize, SystemId, Timeline};
 
 /// Most segments of WAL that are written while a backup is taken: 4 TiB of the usual size.
@@ -52,6 +54,10 @@ pub struct Backup {
     /// later must be this.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub awaited: Vec<OwnSegment>,
+    /// Records that it knows, in segments that were not archived yet and are not in `awaited`: what comes under their names
+    /// later must have them.
+    #[serde(with = "landmarks", default, skip_serializing_if = "Vec::is_empty")]
+    pub landmarks: Vec<Landmark>,
     /// Its tablespaces, besides the two that every cluster has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tablespaces: Vec<Tablespace>,
@@ -221,6 +227,7 @@ impl Backup {
         {
             return Err(format!("it awaits {} bytes of {}", own.bytes, own.segment));
         }
+        self.plausible_landmarks()?;
         match count {
             0 => Err("it names no WAL, which every backup needs".into()),
             1..=MOST_SEGMENTS => Ok(size),
@@ -229,12 +236,46 @@ impl Backup {
             )),
         }
     }
+
+    /// Each lies in its WAL.
+    fn plausible_landmarks(&self) -> Result<(), String> {
+        if self.landmarks.len() > MOST_LANDMARKS {
+            return Err(format!(
+                "it has {} landmarks, more than the {MOST_LANDMARKS} of any backup",
+                self.landmarks.len()
+            ));
+        }
+        match self.landmarks.iter().find(|landmark| !self.spans(**landmark)) {
+            Some(landmark) => Err(format!("it has a landmark outside of its WAL: {landmark:?}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Does the landmark lie in its WAL?
+    pub(super) fn spans(&self, landmark: Landmark) -> bool {
+        let (Some((_, start)), Some((_, stop))) = (self.start(), self.stop()) else {
+            return false;
+        };
+        let wal = start..stop;
+        match landmark {
+            Landmark::Checkpoint { at, .. } => wal.contains(&at),
+            Landmark::End { at, start } | Landmark::Boundary { at, start } => {
+                at == stop && wal.contains(&start)
+            }
+        }
+    }
+
+    /// Could WAL that comes later under a name of its own be another server's, although all that it needs is at hand now?
+    pub fn may_lose_its_wal(&self) -> bool {
+        !self.awaited.is_empty() || (!self.landmarks.is_empty() && !self.own_wal.is_empty())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::archive::tree::summary::tests::sample;
+    use crate::pg::landmark::Known;
 
     #[test]
     fn needed_segments_end_before_a_boundary() {
@@ -251,6 +292,31 @@ mod tests {
         assert_eq!(segments(0x200028, 0x300000), [2]);
         assert_eq!(segments(0x200028, 0x300001), [2, 3]);
         assert_eq!(segments(0x200000, 0x200000), [2]);
+    }
+
+    /// S8: positions are claims.
+    #[test]
+    fn s8_landmarks_lie_in_the_backups_wal() {
+        let mut backup = sample("monday").backup;
+        let (start, at) = (Lsn(0x2000028), Lsn(0x3000100));
+        let known = Known::Redo(start);
+        let checkpoint = |at: u64| Landmark::Checkpoint { at: Lsn(at), known };
+        for (landmark, is_plausible) in [
+            (checkpoint(0x2000028), true),
+            (checkpoint(0x2000027), false),
+            (checkpoint(0x3000100), false),
+            (checkpoint(u64::MAX), false),
+            (Landmark::End { at, start }, true),
+            (Landmark::End { at: start, start }, false),
+            (Landmark::End { at, start: at }, false),
+            (Landmark::Boundary { at, start }, true),
+            (Landmark::Boundary { at: start, start }, false),
+        ] {
+            backup.landmarks = vec![landmark];
+            assert_eq!(backup.plausible_wal().is_ok(), is_plausible, "{landmark:?}");
+        }
+        backup.landmarks = vec![Landmark::End { at, start }; MOST_LANDMARKS + 1];
+        assert!(backup.plausible_wal().is_err());
     }
 
     /// The segment of a fork may be in the archive under its new timeline's name only.

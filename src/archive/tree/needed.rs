@@ -11,7 +11,7 @@ use super::BASEBACKUPS;
 use super::backup::{MOST_AWAITED, OwnSegment};
 use super::catalogue::{BackupWal, READS};
 use super::summary::Summary;
-use crate::archive::wal::{Compared, WalCursor};
+use crate::archive::wal::{Compared, Sought, WalCursor};
 use crate::archive::{Archive, Error};
 use crate::pg::{SegmentName, WalName};
 use crate::store::Patience;
@@ -28,11 +28,8 @@ impl Archive {
     /// # Errors
     /// [`Error::Store`].
     pub async fn backup_wal(&self, summary: &Summary, patience: Patience) -> Result<BackupWal, Error> {
-        let segments = summary.backup.segments().map_err(|reason| Error::Marker {
-            key: BASEBACKUPS,
-            place: self.place(),
-            reason,
-        })?;
+        let segments = summary.backup.segments();
+        let segments = segments.map_err(|reason| self.no_backup(reason))?;
         let own: BTreeSet<&SegmentName> = summary.backup.own_wal.iter().collect();
         let awaited = summary.backup.awaited.iter();
         let awaited = awaited.filter(|awaited| segments.binary_search(&awaited.segment).is_ok());
@@ -59,12 +56,47 @@ impl Archive {
         } else {
             self.missing_by_listing(wanted, patience).await?
         });
-        missing.sort();
+        match self.other_by_landmarks(summary, &mut missing, patience).await? {
+            Some(other) => return Ok(BackupWal::Others(vec![other])),
+            None => missing.sort(),
+        }
+        missing.dedup();
         Ok(if missing.is_empty() {
             BackupWal::Complete
         } else {
             BackupWal::Missing(missing)
         })
+    }
+
+    /// A segment that has not the backup's record where it should be. One that is damaged is missing.
+    async fn other_by_landmarks(
+        &self,
+        summary: &Summary,
+        missing: &mut Vec<SegmentName>,
+        patience: Patience,
+    ) -> Result<Option<SegmentName>, Error> {
+        let seeker = self.seeker(&summary.backup, patience);
+        let mut seeker = seeker.map_err(|reason| self.no_backup(reason))?;
+        for landmark in &summary.backup.landmarks {
+            match seeker.seek(*landmark).await {
+                Ok(Sought::There | Sought::Unseen) => {}
+                Ok(Sought::Other(segment, _)) => return Ok(Some(segment)),
+                Err(error @ Error::Damaged { .. }) => {
+                    tracing::warn!("{error}");
+                    missing.extend(seeker.segment(*landmark));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    fn no_backup(&self, reason: String) -> Error {
+        Error::Marker {
+            key: BASEBACKUPS,
+            place: self.place(),
+            reason,
+        }
     }
 
     /// What there is of each; `None` for one that is damaged.

@@ -242,6 +242,8 @@ pub(crate) mod tests {
     use super::*;
     use crate::archive::tree::backup::{OwnSegment, Shape, WalRange};
     use crate::archive::tree::ended::{Ended, KnownFrom};
+    use crate::pg::landmark::{Known, Landmark};
+    use crate::pg::record::Checkpoint;
     use crate::pg::{SegmentName, SystemId};
 
     pub(crate) fn sample(name: &str) -> Summary {
@@ -283,6 +285,7 @@ pub(crate) mod tests {
                 from_standby: false,
                 own_wal: vec![],
                 awaited: vec![],
+                landmarks: vec![],
                 tablespaces: vec![],
                 links: vec![],
                 outside: vec![],
@@ -314,6 +317,22 @@ pub(crate) mod tests {
                     bytes: 16 << 20,
                     hash: ContentHash::of(b"WAL"),
                 }];
+                let (redo, start) = (Lsn(0x2000028), Lsn(0x2000028));
+                let all = Known::All(Checkpoint {
+                    redo,
+                    timeline: Timeline(1),
+                    time: Timestamp::UNIX_EPOCH,
+                });
+                let checkpoints = [Known::Redo(redo), all].map(|known| Landmark::Checkpoint {
+                    at: Lsn(0x2000060),
+                    known,
+                });
+                let at = Lsn(0x3000100);
+                summary.backup.landmarks = [
+                    &checkpoints[..],
+                    &[Landmark::End { at, start }, Landmark::Boundary { at, start }],
+                ]
+                .concat();
             }
         }
     }

@@ -11,7 +11,9 @@ use crate::archive::tree::summary::{Description, Method};
 use crate::archive::tree::{Attributes, Tree, backup, layout};
 use crate::pg::Lsn;
 use crate::pg::backup_manifest::{self, ManifestVersion};
+use crate::pg::control::ControlFile;
 use crate::pg::label::{self, BackupFrom};
+use crate::pg::landmark::{self, Landmark};
 use crate::pg::tablespace_map;
 use crate::server::Stopped;
 
@@ -22,6 +24,9 @@ impl Taking<'_> {
     /// Sends what makes the files a backup, and describes it.
     pub(super) async fn finish(&mut self, stopped: Stopped, control: Whole) -> Result<Description, Error> {
         let label = label::parse(&stopped.label)?;
+        let mut landmarks = landmark::of_label(&label, stopped.lsn);
+        let known = ControlFile::parse(&control.content).ok();
+        landmarks.extend(known.and_then(|known| landmark::of_control(&known, label.start_lsn, stopped.lsn)));
         let map = tablespace_map::parse(&stopped.tablespace_map)?;
         let wal = self.wal(&label, stopped.lsn)?;
         let pages = self.pages(stopped.lsn);
@@ -43,7 +48,7 @@ impl Taking<'_> {
         }
         files.push(control);
         self.send_last(files, &wal).await?;
-        Ok(self.describe((label, ended), map, wal, pages))
+        Ok(self.describe((label, ended), map, (wal, landmarks), pages))
     }
 
     /// The WAL that the backup needs.
@@ -109,7 +114,7 @@ impl Taking<'_> {
         &self,
         (label, ended): (label::BackupLabel, Ended),
         map: Vec<tablespace_map::Tablespace>,
-        wal: Vec<WalRange>,
+        (wal, landmarks): (Vec<WalRange>, Vec<Landmark>),
         pages: Option<Pages>,
     ) -> Description {
         let tablespaces = map.into_iter().map(|tablespace| Tablespace {
@@ -131,6 +136,7 @@ impl Taking<'_> {
                 from_standby: label.from == BackupFrom::Standby,
                 own_wal: Vec::new(),
                 awaited: Vec::new(),
+                landmarks,
                 tablespaces: tablespaces.collect(),
                 links: self.links.iter().take(LISTED).cloned().collect(),
                 outside: self.outside.iter().take(LISTED).cloned().collect(),

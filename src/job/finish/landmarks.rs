@@ -5,9 +5,9 @@ use super::Options;
 use super::error::Error;
 use super::place::Place;
 use super::source::Source;
-use crate::pg::SegmentName;
 use crate::pg::backup_manifest::WalRange;
 use crate::pg::landmark::{self, Landmark};
+use crate::pg::{Lsn, SegmentName};
 
 /// Looks for the records that this backup knows. A segment that is not archived is no other server's.
 ///
@@ -16,7 +16,14 @@ use crate::pg::landmark::{self, Landmark};
 pub(super) fn check(place: &Place, source: &Source, range: WalRange, options: &Options) -> Result<(), Error> {
     let size = source.control.segment_size;
     let named = |number| SegmentName::from_number(range.timeline, number, size);
-    for landmark in landmark::of_backup(source.label.as_ref(), Some(&source.control), range.end) {
+    let label = source.label.as_ref();
+    let start = label.map_or(Lsn(0), |label| label.start_lsn);
+    let of_label = label.map(|label| landmark::of_label(label, range.end));
+    let of_control = landmark::of_control(&source.control, start, range.end);
+    let landmarks = of_label.into_iter().flatten().chain(of_control);
+    // Somebody may give a standby's copy a later end than its own, and none need be a record's.
+    let landmarks = landmarks.filter(|landmark| !matches!(landmark, Landmark::Boundary { .. }));
+    for landmark in landmarks {
         let mut read = Vec::new();
         for (number, bytes) in landmark.ranges(size) {
             let Some(segment) = named(number) else { break };
@@ -25,12 +32,11 @@ pub(super) fn check(place: &Place, source: &Source, range: WalRange, options: &O
             };
             read.push(content);
         }
-        let (Some((header, pages)), Some(segment)) = (read.split_first(), named(landmark.number(size)))
-        else {
+        let Some(segment) = named(landmark.number(size)) else {
             continue;
         };
         landmark
-            .check(header, &pages.concat())
+            .check(&read)
             .map_err(|found| match (landmark, options.stop_lsn) {
                 (Landmark::End { .. }, Some(stop)) => Error::OtherEnd { stop, found },
                 _ => Error::OtherRecord { segment, found },

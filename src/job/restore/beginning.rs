@@ -13,14 +13,8 @@ pub(super) const LABEL: &str = "backup_label";
 /// No backup label is longer, in bytes.
 pub(super) const LONGEST_LABEL: u64 = 64 << 10;
 
-/// What a server begins from: in a backup that is kept in tar files the control file is not known before they are unpacked.
-pub(super) struct Beginning {
-    pub label: Option<BackupLabel>,
-    pub control: Option<ControlFile>,
-}
-
 /// Is what the server begins from that of the backup that was chosen? The WAL was looked for by the summary, and the server goes
-/// by these two.
+/// by these two. Gives what they say.
 ///
 /// # Errors
 /// [`Error::Content`].
@@ -29,7 +23,7 @@ pub(super) fn check(
     backup: &Backup,
     control: &[u8],
     label: Option<&[u8]>,
-) -> Result<Beginning, Error> {
+) -> Result<(Option<BackupLabel>, ControlFile), Error> {
     let wrong = |file: &str, reason: String| Error::Content {
         backup: name.clone(),
         file: file.into(),
@@ -48,10 +42,7 @@ pub(super) fn check(
     let Some(label) = label else {
         let reason = "it was copied from a running server, and there is no backup_label to start from";
         return match is_clean {
-            true => Ok(Beginning {
-                label: None,
-                control: Some(control),
-            }),
+            true => Ok((None, control)),
             false => Err(wrong(CONTROL, reason.into())),
         };
     };
@@ -65,9 +56,6 @@ pub(super) fn check(
             );
             Err(wrong(LABEL, reason))
         }
-        _ => Ok(Beginning {
-            label: Some(label),
-            control: Some(control),
-        }),
+        _ => Ok((Some(label), control)),
     }
 }

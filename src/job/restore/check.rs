@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::beginning::{self, Beginning, LABEL, LONGEST_LABEL};
+use super::beginning::{self, LABEL, LONGEST_LABEL};
 use super::choose::Chosen;
 use super::compare::{self, FileWork};
 use super::content::Source;
@@ -21,7 +21,7 @@ use super::spot::{Base, Held, Roots, Spot};
 use super::start::{self, Start};
 use super::target::{Target, TargetTimeline};
 use super::wal::{self, Reach};
-use super::{Choice, Options, choose, ended, landmarks, links, tablespaces, tar, unarchived, work};
+use super::{Choice, Options, choose, cluster, ended, links, tablespaces, tar, unarchived, work};
 use crate::archive::Archive;
 use crate::archive::tree::backup::Shape;
 use crate::archive::tree::summary::Summary;
@@ -94,12 +94,10 @@ pub(super) async fn check(
     let Stored {
         source,
         control,
-        beginning,
+        system_id,
         tablespaces: known_tablespaces,
         warnings: mut said,
     } = stored;
-    let system_id = beginning.control.map(|control| control.system_id);
-    let system_id = system_id.or(summary.backup.system_identifier);
     let rest = received::find(archive, &reach, &options.recovery.target, patience).await?;
     reach.received = rest.as_ref().map(|rest| rest.end);
     let mut warnings = chosen.warnings;
@@ -109,7 +107,16 @@ pub(super) async fn check(
         let way = &chosen.way;
         warnings.extend(received::warnings(archive, way, (start, &reach), size, patience).await?);
     }
-    warnings.extend(ended::warning(archive, &options.recovery.target, &reach, size, patience).await?);
+    warnings.extend(
+        ended::warning(
+            archive,
+            &options.recovery.target,
+            (&reach, rest.as_ref()),
+            size,
+            patience,
+        )
+        .await?,
+    );
     warnings.append(&mut said);
     tell_tablespaces(&known_tablespaces, &mut summary);
     let places = tablespaces::places(&summary, &options.tablespaces, &options.directory)?;
@@ -144,39 +151,26 @@ pub(super) async fn check(
     Ok(checked)
 }
 
-/// Chooses the backup, and looks at what it has and at its WAL. The newest is passed over if its WAL is another server's.
+/// Chooses the backup, and looks at what it has and at its WAL.
 async fn find(
     archive: &Arc<Archive>,
     options: &Options,
     patience: Patience,
 ) -> Result<(Chosen, Stored, Reach), Error> {
-    let mut passed_over = Vec::new();
-    loop {
-        let chosen = choose::choose(
-            archive,
-            &options.backup,
-            &options.recovery,
-            &passed_over,
-            patience,
-        )
-        .await?;
-        let (backup, summary) = (&chosen.backup.name, &chosen.backup.summary);
-        // Asked side by side; the first error in this order is told.
-        let (wal, content, reach) = futures::join!(
-            has_wal(archive, &options.backup, (backup, summary), patience),
-            content(archive, backup, summary, patience),
-            wal::reach(archive, &chosen.backup, &chosen.way, patience)
-        );
-        wal?;
-        let (stored, reach) = (content?, reach?);
-        match landmarks::check(archive, (backup, summary), &stored.beginning, patience).await {
-            Err(error @ Error::OtherWal { .. }) if options.backup == Choice::Latest => {
-                tracing::warn!("backup {backup} is passed over: {error}");
-                passed_over.push(backup.clone());
-            }
-            checked => return checked.map(|()| (chosen, stored, reach)),
-        }
+    let chosen = choose::choose(archive, &options.backup, &options.recovery, patience).await?;
+    let (backup, summary) = (&chosen.backup.name, &chosen.backup.summary);
+    // Asked side by side; the first error in this order is told.
+    let (wal, content, reach) = futures::join!(
+        has_wal(archive, &options.backup, (backup, summary), patience),
+        content(archive, backup, summary, patience),
+        wal::reach(archive, &chosen.backup, &chosen.way, patience)
+    );
+    wal?;
+    let (stored, reach) = (content?, reach?);
+    if let Some(system_id) = stored.system_id {
+        cluster::check(archive, backup, system_id, patience).await?;
     }
+    Ok((chosen, stored, reach))
 }
 
 /// Where the tablespaces of a backup in compressed tar files were is told in there.
@@ -212,8 +206,8 @@ struct Stored {
     source: Source,
     /// Its control file, if it is plain.
     control: Vec<u8>,
-    /// What the server begins from.
-    beginning: Beginning,
+    /// Its cluster, as far as it is known.
+    system_id: Option<SystemId>,
     /// Its tablespaces, if it is kept in tar files.
     tablespaces: Vec<Mapped>,
     /// What the operator should know.
@@ -248,30 +242,27 @@ async fn content(
         patience,
     };
     if summary.backup.shape == Shape::Tar {
-        let head = tar::head(&source).await?;
+        let tablespaces = tar::tablespaces(&source).await?;
         return Ok(Stored {
             source,
             control: Vec::new(),
-            beginning: Beginning {
-                label: head.label,
-                control: None,
-            },
-            tablespaces: head.tablespaces,
+            system_id: summary.backup.system_identifier,
+            tablespaces,
             warnings,
         });
     }
-    let (control, beginning) = control(&source, summary).await?;
+    let (control, system_id) = control(&source, summary).await?;
     Ok(Stored {
         source,
         control,
-        beginning,
+        system_id: Some(system_id),
         tablespaces: Vec::new(),
         warnings,
     })
 }
 
-/// The control file of a plain backup, and what it says.
-async fn control(source: &Source, summary: &Summary) -> Result<(Vec<u8>, Beginning), Error> {
+/// The control file of a plain backup, and whose it is.
+async fn control(source: &Source, summary: &Summary) -> Result<(Vec<u8>, SystemId), Error> {
     let (control, label) = futures::join!(
         source.small(CONTROL, CONTROL_FILE_BYTES as u64),
         source.small(LABEL, LONGEST_LABEL)
@@ -282,8 +273,8 @@ async fn control(source: &Source, summary: &Summary) -> Result<(Vec<u8>, Beginni
         reason: "it is missing".into(),
     };
     let (control, label) = (control?.ok_or_else(missing)?, label?);
-    let beginning = beginning::check(&source.backup, &summary.backup, &control, label.as_deref())?;
-    Ok((control, beginning))
+    let (_, known) = beginning::check(&source.backup, &summary.backup, &control, label.as_deref())?;
+    Ok((control, known.system_id))
 }
 
 /// Does the WAL lead to the target? What only PostgreSQL can tell becomes a warning.

@@ -36,7 +36,7 @@ pub(super) struct Chosen {
 }
 
 /// Finds the backup, which ends before the target, and the way from there. Whether all of its own WAL is archived is
-/// another question ([`check_wal`]), which of the newest one is answered already. None of `passed_over` is the newest.
+/// another question ([`check_wal`]), which of the newest one is answered already.
 ///
 /// # Errors
 /// [`Error::NoBackup`], [`Error::NoneBefore`], [`Error::TargetTooEarly`], [`Error::NoTimeline`], [`Error::OtherBranch`],
@@ -45,18 +45,13 @@ pub(super) async fn choose(
     archive: &Arc<Archive>,
     choice: &Choice,
     recovery: &Recovery,
-    passed_over: &[TreeName],
     patience: Patience,
 ) -> Result<Chosen, Error> {
     let (timelines, candidates) = futures::join!(
         Timelines::find(archive, patience),
         candidates(archive, choice, &recovery.target, patience)
     );
-    let (mut candidates, timelines) = (candidates?, timelines?);
-    candidates.retain(|candidate| !passed_over.contains(&candidate.name));
-    if candidates.is_empty() {
-        return Err(none(archive, &recovery.target));
-    }
+    let (candidates, timelines) = (candidates?, timelines?);
     let answer = answer(archive, choice, recovery, (&timelines, &candidates), patience).await?;
     let (candidate, way) = match choice {
         Choice::Named(_) => first(&candidates[0], &timelines, answer.as_ref())?,

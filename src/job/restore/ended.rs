@@ -1,4 +1,4 @@
-//! When the last transaction in the archived WAL ended. A server that recovers to a time stops at the first transaction that
+//! When the last transaction in the WAL that is archived, or received, ended. A server that recovers to a time stops at the first transaction that
 //! ended later; if there is none it ends with an error, although all that there was at that time is restored.
 
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::error::Error;
+use super::received::Rest;
 use super::target::Target;
 use super::wal::Reach;
 use crate::archive::Archive;
@@ -18,6 +19,9 @@ use crate::store::Patience;
 /// Segments that are looked at, from the end: an idle server's may have no transaction.
 const LOOKED_AT: u64 = 4;
 
+/// Longer ones are not looked at.
+const MOST_BYTES: u64 = 4 * PIECE_BYTES;
+
 /// What the operator should know of a target time that lies behind all that is archived.
 ///
 /// # Errors
@@ -25,15 +29,25 @@ const LOOKED_AT: u64 = 4;
 pub(super) async fn warning(
     archive: &Arc<Archive>,
     target: &Target,
-    reach: &Reach,
+    (reach, rest): (&Reach, Option<&Rest>),
     size: SegmentSize,
     patience: Patience,
 ) -> Result<Option<String>, Error> {
     let Target::Time(time) = target else {
         return Ok(None);
     };
-    let newest = reach.newest.and_then(|newest| Timestamp::try_from(newest).ok());
-    let reason = match (newest, last(archive, reach, size, patience).await?) {
+    let received = match rest.filter(|_| size.bytes() <= MOST_BYTES) {
+        Some(rest) => last_in(rest.segment, &rest.read(size).await?, size),
+        None => None,
+    };
+    let ended = match received {
+        Some(ended) => Some(ended),
+        None => last(archive, reach, size, patience).await?,
+    };
+    // What was received came later than what is archived.
+    let newest = reach.newest.filter(|_| rest.is_none());
+    let newest = newest.and_then(|newest| Timestamp::try_from(newest).ok());
+    let reason = match (newest, ended) {
         (_, Some(ended)) if ended < *time => {
             format!("the last transaction in the archived WAL ended at {ended:.0}")
         }
@@ -46,7 +60,7 @@ pub(super) async fn warning(
     )))
 }
 
-/// `None`: not in the last segments, which are too long to be looked at above 64 MiB.
+/// `None`: not in the last segments, or they are too long to be looked at.
 async fn last(
     archive: &Arc<Archive>,
     reach: &Reach,
@@ -57,7 +71,7 @@ async fn last(
     let reader = Reader::new(archive.clone(), Cache::new(PIECE_BYTES), None);
     for number in (0..LOOKED_AT).filter_map(|back| number.checked_sub(back)) {
         let segment = SegmentName::from_number(reach.last.timeline, number, size);
-        let Some(segment) = segment.filter(|_| size.bytes() <= 4 * PIECE_BYTES) else {
+        let Some(segment) = segment.filter(|_| size.bytes() <= MOST_BYTES) else {
             return Ok(None);
         };
         let name = WalName::Segment(segment);

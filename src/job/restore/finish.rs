@@ -24,6 +24,9 @@ use crate::store::Patience;
 /// No settings file or tablespace map is longer, in bytes.
 pub(super) const LONGEST_TEXT: u64 = 16 << 20;
 
+/// What is restored of a mode. PostgreSQL sets no other bits, and an archive shall make no program that runs as its owner.
+pub(super) const PERMISSIONS: u32 = 0o777;
+
 /// What makes a server recover, or follow: there is at most one of them when all is done.
 pub(super) const SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
 
@@ -195,7 +198,7 @@ fn set(roots: &Roots, spot: &Spot, attributes: &Attributes) -> Result<(), Error>
     });
     match timed? {
         true => roots.on("set the mode of", spot, |root, below| {
-            root.set_mode(below, attributes.mode)
+            root.set_mode(below, attributes.mode & PERMISSIONS)
         }),
         false => Ok(()),
     }

@@ -153,12 +153,25 @@ impl Plan {
 
 /// A new name beside a directory, in the same file system if there is a way.
 fn beside(near: Base, roots: &Roots) -> Result<PathBuf, Error> {
-    let now = jiff::Timestamp::now();
-    let real = roots.root(near).and_then(Root::real);
-    let real = real.map_err(Error::at("look at", roots.bases.directory(near)))?;
-    let mut name = real.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".walfs-kept-wal-{}", now.strftime("%Y%m%dT%H%M%SZ")));
-    Ok(real.with_file_name(name))
+    let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+    let find = || {
+        let root = roots.root(near)?;
+        let (real, above) = (root.real()?, root.above()?);
+        let own = real.file_name().unwrap_or_default();
+        // Another restore may have taken the name in this second.
+        for number in 1.. {
+            let mut name = own.to_owned();
+            name.push(format!(".walfs-kept-wal-{now}"));
+            if number > 1 {
+                name.push(format!("-{number}"));
+            }
+            if above.kind(Path::new(&name))?.is_none() {
+                return Ok(real.with_file_name(name));
+            }
+        }
+        unreachable!("a directory has fewer names than there are numbers")
+    };
+    find().map_err(Error::at("look at", roots.bases.directory(near)))
 }
 
 /// Moves a file of the WAL and its mark; in another file system it is copied, and removed when the copy is durable.

@@ -6,8 +6,10 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use super::error::Error;
@@ -28,7 +30,7 @@ use crate::store::Patience;
 /// The beginning of a segment that is not archived.
 #[derive(Debug)]
 pub(super) struct Rest {
-    segment: SegmentName,
+    pub segment: SegmentName,
     /// Where the WAL in it may end at the latest.
     pub end: Lsn,
     content: Mutex<Draft>,
@@ -145,6 +147,18 @@ pub(super) async fn load(
 }
 
 impl Rest {
+    /// All of it, of a segment of this size.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub(super) async fn read(&self, size: SegmentSize) -> Result<Bytes, Error> {
+        let read = self.content.lock().await.read(0, size.bytes() as usize).await;
+        read.map_err(Error::at(
+            "read what was received of",
+            Path::new(&self.segment.to_string()),
+        ))
+    }
+
     /// Writes it, unless there is a file of that name, which may have more.
     ///
     /// # Errors

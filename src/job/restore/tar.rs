@@ -9,10 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::beginning::LONGEST_LABEL;
 use super::content::Source;
 use super::error::Error;
-use super::finish::Access;
+use super::finish::{Access, PERMISSIONS};
 use super::links::{self, Kind, Verdict};
 use super::place::CONTROL;
 use super::spot::{Roots, Spot};
@@ -20,7 +19,6 @@ use crate::archive::tree::{Content, Entry};
 use crate::beneath::{self, Root};
 use crate::pg::TarPacking;
 use crate::pg::control::CONTROL_FILE_BYTES;
-use crate::pg::label::{self, BackupLabel};
 use crate::pg::tablespace_map::{self, Tablespace};
 
 /// `backup_label` and `tablespace_map` are the first members of `base.tar` (`basebackup.c`).
@@ -100,51 +98,33 @@ fn put_manifest(mut stream: impl Read, roots: &Roots) -> io::Result<Members> {
     Ok(Members::default())
 }
 
-/// What the head of `base.tar` tells.
-#[derive(Debug, Default)]
-pub(super) struct Head {
-    /// Where recovery begins, of a server that ran.
-    pub label: Option<BackupLabel>,
-    /// Where the tablespaces were.
-    pub tablespaces: Vec<Tablespace>,
-}
-
-/// Reads the head of `base.tar`.
-pub(super) async fn head(source: &Source) -> Result<Head, Error> {
+/// Where the tablespaces were, by the head of `base.tar`.
+pub(super) async fn tablespaces(source: &Source) -> Result<Vec<Tablespace>, Error> {
     let volumes = source.tree.entries().iter().filter_map(volume);
     let base = volumes
         .into_iter()
         .find(|volume| volume.entry.path.starts_with(b"base.tar"));
     let Some(base) = base else {
-        return Ok(Head::default());
+        return Ok(Vec::new());
     };
     let name = String::from_utf8_lossy(&base.entry.path).into_owned();
     let stream = source.stream(&base.entry);
-    let read = tokio::task::spawn_blocking(move || head_of(&base, stream)).await;
+    let read = tokio::task::spawn_blocking(move || map_of(&base, stream)).await;
     let read = read.expect("reading does not panic");
-    let (label, map) = read.map_err(|error| told(source, &name, error))?;
-    let label = label.map(|label| label::parse(&label)).transpose();
-    Ok(Head {
-        label: label.map_err(|error| content(source, &name, error.to_string()))?,
-        tablespaces: tablespace_map::parse(&map)
-            .map_err(|error| content(source, &name, error.to_string()))?,
-    })
+    let map = read.map_err(|error| told(source, &name, error))?;
+    tablespace_map::parse(&map).map_err(|error| content(source, &name, error.to_string()))
 }
 
-/// The label, and the tablespace map, empty if there is none.
-fn head_of(base: &Volume, stream: impl Read + 'static) -> io::Result<(Option<Vec<u8>>, Vec<u8>)> {
-    let (mut label, mut map) = (None, Vec::new());
+/// The tablespace map, empty if there is none.
+fn map_of(base: &Volume, stream: impl Read + 'static) -> io::Result<Vec<u8>> {
     let mut archive = tar::Archive::new(base.packing.unpacking(stream)?);
     for member in archive.entries()?.raw(true).take(HEAD_MEMBERS) {
         let member = member?;
-        let path = member.path_bytes().into_owned();
-        match &path[..] {
-            b"backup_label" => label = Some(bounded(member, LONGEST_LABEL)?),
-            b"tablespace_map" => map = bounded(member, LONGEST_MAP)?,
-            _ => {}
+        if *member.path_bytes() == *b"tablespace_map" {
+            return bounded(member, LONGEST_MAP);
         }
     }
-    Ok((label, map))
+    Ok(Vec::new())
 }
 
 /// All of a member, if it is no longer than it can be.
@@ -253,7 +233,7 @@ fn put<R: Read>(member: &mut tar::Entry<'_, R>, path: &[u8], roots: &Roots) -> i
     if spot.below.as_os_str().is_empty() {
         return Ok(None);
     }
-    let mode = member.header().mode()? & 0o7777;
+    let mode = member.header().mode()? & PERMISSIONS;
     let shown = || String::from_utf8_lossy(path).into_owned();
     let kind = match member.header().entry_type() {
         tar::EntryType::Directory => Kind::Directory,

@@ -99,7 +99,7 @@ impl Latest {
         let patience = self.common.prompt_patience();
         let wal = self.common.archive.backup_wal(&backup.summary, patience);
         let complete = wal.await? == BackupWal::Complete;
-        if complete && backup.summary.backup.awaited.is_empty() {
+        if complete && !backup.summary.backup.may_lose_its_wal() {
             whole().insert(backup.id.clone());
         }
         Ok(complete)

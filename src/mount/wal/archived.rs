@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::ahead::Ahead;
+use crate::archive;
 use crate::archive::wal::{Committed, Looked, WalMeta};
 use crate::mount::asker::{Asker, Intent};
 use crate::mount::common::Common;
@@ -277,13 +278,23 @@ impl OpenFile for OpenArchived {
         self.common.read(asker, read).await
     }
 
-    async fn write(
-        &self,
-        _offset: u64,
-        _data: &Bytes,
-        _files: FilesOf,
-        _asker: Option<&Asker>,
-    ) -> Result<()> {
-        Err(Error::immutable(self.name.to_string()))
+    /// The same bytes may be written again. `pg_receivewal` goes on in a `.partial` that a promoted server has archived, and
+    /// fills in what is there.
+    async fn write(&self, offset: u64, data: &Bytes, _: FilesOf, asker: Option<&Asker>) -> Result<()> {
+        let (common, name) = (&self.common, self.name);
+        let end = offset.saturating_add(data.len() as u64);
+        if !matches!(name, WalName::Partial(_)) || end > self.bytes {
+            return Err(Error::immutable(name.to_string()));
+        }
+        let patience = common.prompt_patience();
+        let read = common.reader.read(name, self.bytes, offset, data.len(), patience);
+        match common.while_wanted(asker, read).await?? == *data {
+            true => Ok(()),
+            false => {
+                let place = common.archive.place();
+                let other = archive::Error::OtherPartial { name, place, offset };
+                common.noted("write", Err(other.into()))
+            }
+        }
     }
 }

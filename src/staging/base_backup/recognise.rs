@@ -8,10 +8,9 @@ use crate::archive::tree::ended::Ended;
 use crate::pg::backup_manifest::{Manifest, ManifestVersion};
 use crate::pg::control::{ClusterState, ControlFile};
 use crate::pg::label::{self, BackupFrom};
-use crate::pg::{SegmentName, SegmentSize, SystemId, tablespace_map};
+use crate::pg::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, landmark, tablespace_map};
 use crate::staging::tree::names::Kind;
 
-use super::landmarks::Beginning;
 use super::tablespaces::{self, Mapped};
 use super::{Candidate, Error, MANIFEST};
 
@@ -27,7 +26,7 @@ impl Candidate<'_> {
     /// [`Error::NoBackup`] says what is missing or does not fit; and as [`Candidate::verify`].
     pub(super) async fn recognise(&self, mapped: &[Mapped]) -> Result<Backup, Error> {
         let manifest = self.manifest().await?;
-        let (mut backup, mut beginning) = match self.read_text(b"backup_label").await? {
+        let mut backup = match self.read_text(b"backup_label").await? {
             Some(label) => self.plain_backup(Some(&label), &manifest).await?,
             None if self.0.file(CONTROL).is_some() => self.plain_backup(None, &manifest).await?,
             None => self.tar_backup(&manifest).await?,
@@ -42,12 +41,16 @@ impl Candidate<'_> {
                     self.check_system(&manifest, control.system_id)?;
                     backup.system_identifier = Some(control.system_id);
                     self.check_cluster(&backup).await?;
-                    beginning.control = Some(control);
+                    let bound = |bound: Option<(Timeline, Lsn)>| bound.map_or(Lsn(0), |(_, at)| at);
+                    let (start, stop) = (bound(backup.start()), bound(backup.stop()));
+                    backup
+                        .landmarks
+                        .extend(landmark::of_control(&control, start, stop));
                 }
             }
         }
         backup.awaited = self.compare_own_wal(&backup).await?;
-        self.check_landmarks(&backup, &beginning).await?;
+        self.settle_landmarks(&mut backup).await?;
         Ok(backup)
     }
 
@@ -62,11 +65,7 @@ impl Candidate<'_> {
     }
 
     /// Of a server that ran, with its label, or of one that was shut down, without.
-    async fn plain_backup(
-        &self,
-        label: Option<&[u8]>,
-        manifest: &Manifest,
-    ) -> Result<(Backup, Beginning), Error> {
+    async fn plain_backup(&self, label: Option<&[u8]>, manifest: &Manifest) -> Result<Backup, Error> {
         let label = label.map(label::parse).transpose();
         let label = label.map_err(Error::no_backup)?;
         let control = self.read_text(CONTROL).await?;
@@ -79,12 +78,17 @@ impl Candidate<'_> {
                 "its server was not shut down cleanly, and it has no backup_label to start from",
             ));
         }
-        let backup = Backup {
+        let wal = self.wal_ranges(manifest)?;
+        let stop = wal.last().map_or(Lsn(0), |range| range.end);
+        let start = label.as_ref().map_or(Lsn(0), |label| label.start_lsn);
+        let of_label = label.as_ref().map(|label| landmark::of_label(label, stop));
+        let of_control = landmark::of_control(&control, start, stop);
+        Ok(Backup {
             shape: Shape::Plain,
             system_identifier: Some(control.system_id),
             postgresql_major: self.major_version(&control).await?,
             segment_bytes: control.segment_size.bytes(),
-            wal: self.wal_ranges(manifest)?,
+            wal,
             ended: Ended::of_files(&control, label.as_ref()),
             from_standby: label
                 .as_ref()
@@ -95,13 +99,12 @@ impl Candidate<'_> {
                 .unwrap_or_default(),
             own_wal: self.own_segments(control.segment_size),
             awaited: Vec::new(),
+            landmarks: of_label.into_iter().flatten().chain(of_control).collect(),
             tablespaces: self.plain_tablespaces().await?,
             links: Vec::new(),
             outside: Vec::new(),
             pages: None,
-        };
-        let control = Some(control);
-        Ok((backup, Beginning { label, control }))
+        })
     }
 
     /// The tablespaces that are there. A copy by hand has `tablespace_map`, which tells their places, and which names none

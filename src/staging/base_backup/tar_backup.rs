@@ -15,11 +15,10 @@ use crate::archive::tree::ended::{Ended, KnownFrom};
 use crate::archive::tree::layout;
 use crate::pg::backup_manifest::{Manifest, ManifestVersion};
 use crate::pg::label::{self, BackupFrom, BackupLabel};
-use crate::pg::{PageHeader, SegmentName, SegmentSize, SystemId, TarPacking, tablespace_map};
+use crate::pg::{Lsn, PageHeader, SegmentName, SegmentSize, SystemId, TarPacking, landmark, tablespace_map};
 use crate::staging::tree::judge::DraftFile;
 use crate::staging::tree::names::ROOT;
 
-use super::landmarks::Beginning;
 use super::own_wal::Spot;
 use super::{Candidate, Error, tablespaces};
 
@@ -39,7 +38,7 @@ struct OwnWal {
 
 impl Candidate<'_> {
     /// See [`Candidate::recognise`].
-    pub(super) async fn tar_backup(&self, manifest: &Manifest) -> Result<(Backup, Beginning), Error> {
+    pub(super) async fn tar_backup(&self, manifest: &Manifest) -> Result<Backup, Error> {
         if !self.has_tar("base") {
             return Err(Error::no_backup("it has neither a backup_label nor a base.tar"));
         }
@@ -47,12 +46,15 @@ impl Candidate<'_> {
         let own = self.own_wal().await?;
         let size = self.segment_size(own.header.as_ref(), label.as_ref())?;
         let whole = own.segments.iter().filter(|(_, bytes, _)| *bytes == size.bytes());
-        let backup = Backup {
+        let wal = self.wal_ranges(manifest)?;
+        let stop = wal.last().map_or(Lsn(0), |range| range.end);
+        let of_label = label.as_ref().map(|label| landmark::of_label(label, stop));
+        Ok(Backup {
             shape: Shape::Tar,
             system_identifier: system_id(manifest, own.header.as_ref()),
             postgresql_major: None,
             segment_bytes: size.bytes(),
-            wal: self.wal_ranges(manifest)?,
+            wal,
             ended: Ended {
                 at: manifest.label_made.unwrap_or(Timestamp::UNIX_EPOCH),
                 known_from: KnownFrom::Start,
@@ -66,12 +68,12 @@ impl Candidate<'_> {
                 .unwrap_or_default(),
             own_wal: whole.map(|(name, ..)| *name).collect(),
             awaited: Vec::new(),
+            landmarks: of_label.unwrap_or_default(),
             tablespaces: self.tar_tablespaces(&map)?,
             links: Vec::new(),
             outside: Vec::new(),
             pages: None,
-        };
-        Ok((backup, Beginning { label, control: None }))
+        })
     }
 
     /// Is it there, compressed or not?
