@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio_postgres::types::{FromSql, ToSql};
 use tokio_postgres::{Client, NoTls, Row};
 
+use crate::pg::control::CHECKSUMS_ON;
 use crate::pg::{Lsn, SegmentSize, SystemId};
 
 mod archiver;
@@ -102,7 +103,7 @@ pub struct Facts {
     pub segment_size: SegmentSize,
     /// Length of a data page, in bytes; usually 8192.
     pub block_bytes: u32,
-    /// Have data pages checksums?
+    /// Have all data pages checksums? Not while they are switched on or off.
     pub data_checksums: bool,
     /// Is it a standby, or recovering otherwise?
     pub in_recovery: bool,
@@ -228,7 +229,7 @@ impl Session {
             data_directory: PathBuf::from(column::<String>(WHAT, &row, 1)?),
             segment_size,
             block_bytes: column::<i64>(WHAT, &row, 3)? as u32,
-            data_checksums: column::<i64>(WHAT, &row, 4)? != 0,
+            data_checksums: column::<i64>(WHAT, &row, 4)? == i64::from(CHECKSUMS_ON),
             in_recovery: column(WHAT, &row, 5)?,
             started_seconds: column(WHAT, &row, 6)?,
         })

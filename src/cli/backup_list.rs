@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::archive::Archive;
-use crate::archive::tree::backup::Shape;
+use crate::archive::tree::backup::{Backup, Shape};
 use crate::archive::tree::begun::Maker;
 use crate::archive::tree::catalogue::Unfinished;
 use crate::archive::tree::ended::{Ended, KnownFrom};
@@ -312,7 +312,7 @@ fn row(listed: &Listed) -> [String; 11] {
 
 fn fill(row: &mut [String; 11], summary: &Summary) {
     let backup = &summary.backup;
-    row[1] = kind(backup.shape).to_owned();
+    row[1] = kind(backup).to_owned();
     row[2] = backup.ended.to_string();
     if let Some((_, start)) = backup.start() {
         row[3] = start.to_string();
@@ -330,8 +330,9 @@ fn fill(row: &mut [String; 11], summary: &Summary) {
     }
 }
 
-fn kind(shape: Shape) -> &'static str {
-    match shape {
+fn kind(backup: &Backup) -> &'static str {
+    match backup.shape {
+        _ if backup.incremental_from.is_some() => "incr",
         Shape::Plain => "plain",
         Shape::Tar => "tar",
     }
@@ -366,7 +367,7 @@ fn of_summary(summary: &Summary) -> Vec<(&'static str, String)> {
     let backup = &summary.backup;
     let unknown = || "not known".to_owned();
     let mut lines = vec![
-        ("kind", kind(backup.shape).to_owned()),
+        ("kind", kind(backup).to_owned()),
         ("ended", ended(backup.ended)),
         (
             "stored",

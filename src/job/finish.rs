@@ -104,7 +104,7 @@ pub fn finish(directory: &Path, options: &Options) -> Result<Outcome, Error> {
         has_settings: plan.files.iter().any(|file| file == "postgresql.conf"),
         steps: plan.steps,
         wal: range,
-        pages: found.settle(range.end),
+        pages: found.settle(range.end, source.control.has_data_checksums()),
     }))
 }
 
@@ -114,7 +114,7 @@ fn page_rules(control: &ControlFile, range: WalRange) -> Rules {
     Rules {
         page_bytes,
         file_pages: control.segment_blocks,
-        checker: PageChecker::new(page_bytes, range.start, control.data_checksum_version != 0),
+        checker: PageChecker::new(page_bytes, range.start, control.has_data_checksums()),
     }
 }
 

@@ -22,7 +22,7 @@
 //! 220  u32  blocks in each file of a relation, but the last
 //! 224  u32  block size of the WAL, in bytes
 //! 228  u32  segment size of the WAL, in bytes
-//! 252  u32  version of the data checksums, 0: none
+//! 252  u32  version of the data checksums: 0 none, 1 all pages, 2 and 3 (PostgreSQL 19) being switched on and off
 //! 288  u32  CRC-32C of all before; at 292 in format 1800
 //! ```
 //! Only little-endian files are read. PostgreSQL rewrites the file whole at every checkpoint, so a copy of a running
@@ -39,6 +39,9 @@ pub use poison::{cure, is_poisoned, poison};
 use jiff::Timestamp;
 
 use super::{Lsn, SegmentSize, SystemId, Timeline};
+
+/// Version of the checksums of data pages where all of them have one.
+pub const CHECKSUMS_ON: u32 = 1;
 
 /// Length of the file, in bytes (`PG_CONTROL_FILE_SIZE`).
 pub const CONTROL_FILE_BYTES: usize = 8192;
@@ -186,7 +189,8 @@ pub struct ControlFile {
     pub wal_block_bytes: u32,
     /// Size of a WAL segment.
     pub segment_size: SegmentSize,
-    /// Version of the checksums on data pages; 0: there are none.
+    /// Version of the checksums on data pages; 0: there are none. Above [`CHECKSUMS_ON`]: PostgreSQL 19 is switching them on
+    /// or off.
     pub data_checksum_version: u32,
 }
 
@@ -253,9 +257,9 @@ impl ControlFile {
         format!("PG_{major_version}_{}", self.catalog_version)
     }
 
-    /// Have data pages checksums?
+    /// Have all data pages checksums?
     pub fn has_data_checksums(&self) -> bool {
-        self.data_checksum_version > 0
+        self.data_checksum_version == CHECKSUMS_ON
     }
 }
 
@@ -415,6 +419,13 @@ dd75be35";
         assert_eq!(file.major_version(), Some(15));
         assert_eq!(file.tablespace_directory(15), "PG_15_202209061");
         assert!(file.has_data_checksums());
+        for (version, all) in [(0, false), (1, true), (2, false), (3, false)] {
+            let file = ControlFile {
+                data_checksum_version: version,
+                ..file
+            };
+            assert_eq!(file.has_data_checksums(), all, "{version}");
+        }
     }
 
     #[test]

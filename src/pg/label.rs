@@ -104,28 +104,43 @@ pub enum LabelError {
          HINT: pg_combinebackup makes a full backup of it and those before it"
     )]
     Incremental {
-        /// Where the backup before began, as it is written.
-        from: String,
+        /// Where the backup before began.
+        from: Lsn,
     },
 }
 
-/// Reads a backup label.
+/// Reads the label of a backup from which a server can start.
 ///
 /// # Errors
 /// All of [`LabelError`].
 pub fn parse(bytes: &[u8]) -> Result<BackupLabel, LabelError> {
+    match read(bytes)? {
+        (label, None) => Ok(label),
+        (_, Some(from)) => Err(LabelError::Incremental { from }),
+    }
+}
+
+/// Reads a backup label, also one of an incremental backup, with the position from which that is.
+///
+/// # Errors
+/// All of [`LabelError`] but [`LabelError::Incremental`].
+pub fn read(bytes: &[u8]) -> Result<(BackupLabel, Option<Lsn>), LabelError> {
     let text = String::from_utf8_lossy(bytes);
     if !text.is_empty() && !text.ends_with('\n') {
         return Err(LabelError::Truncated);
     }
-    if let Some(from) = lines::value(&text, "INCREMENTAL FROM LSN") {
-        return Err(LabelError::Incremental {
-            from: from.to_owned(),
-        });
-    }
+    let incremental = lines::value(&text, "INCREMENTAL FROM LSN");
+    let incremental = incremental.map(|from| {
+        from.parse().map_err(|_| LabelError::Line {
+            key: "INCREMENTAL FROM LSN",
+            expected: "a position in the WAL",
+            found: from.to_owned(),
+        })
+    });
+    let incremental_from = incremental.transpose()?;
     let (start_lsn, start_file) = place(&text)?;
     check_timeline(&text, start_file)?;
-    Ok(BackupLabel {
+    let label = BackupLabel {
         start_lsn,
         start_file,
         checkpoint_lsn: checkpoint(&text)?,
@@ -133,7 +148,8 @@ pub fn parse(bytes: &[u8]) -> Result<BackupLabel, LabelError> {
         from: from(&text)?,
         start_time: value(&text, "START TIME")?.to_owned(),
         label: value(&text, "LABEL")?.to_owned(),
-    })
+    };
+    Ok((label, incremental_from))
 }
 
 impl BackupLabel {
@@ -319,7 +335,10 @@ START TIMELINE: 1
     #[test]
     fn an_incremental_backup_is_known_as_one() {
         let text = format!("{WHOLE}INCREMENTAL FROM LSN: 0/2000028\nINCREMENTAL FROM TLI: 1\n");
-        let from = "0/2000028".to_owned();
+        let from = Lsn(0x200_0028);
         assert_eq!(parse(text.as_bytes()), Err(LabelError::Incremental { from }));
+        assert_eq!(read(text.as_bytes()), Ok((expected(), Some(from))));
+        let odd = text.replace("LSN: 0/2000028", "LSN: 2000028");
+        assert!(matches!(read(odd.as_bytes()), Err(LabelError::Line { .. })));
     }
 }

@@ -114,7 +114,8 @@ async fn newest(
     for (name, summary) in backups.into_iter().rev() {
         let Ok(summary) = summary else { continue };
         let is_ours = cluster.is_none() || summary.backup.system_identifier == cluster;
-        if summary.backup.shape != Shape::Plain || !is_ours {
+        let is_whole = summary.backup.shape == Shape::Plain && summary.backup.incremental_from.is_none();
+        if !is_whole || !is_ours {
             continue;
         }
         if summary.extents > MOST_EXTENTS {

@@ -169,6 +169,7 @@ impl Site {
                 known_from: KnownFrom::Start,
             },
             from_standby: false,
+            incremental_from: None,
             own_wal: vec![],
             awaited: vec![],
             landmarks: vec![],

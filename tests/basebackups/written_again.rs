@@ -113,3 +113,73 @@ fn k1_a_backup_that_is_written_again_stores_what_has_changed() {
     let shown = mount.path().join("basebackups/changed/kept_by_us");
     assert_same(mount.user(), &shown, &files.root);
 }
+
+/// B1: an incremental backup of PostgreSQL's own is written into the mount and combined out of it. It is none to start from, so
+/// it is not LATEST, and no restore takes it.
+#[test]
+fn b1_an_incremental_pg_basebackup_is_combined_from_the_mount() {
+    let world = World::new("incremental");
+    let site = Site::local(&world);
+    let server = &site.server;
+    server.query("ALTER SYSTEM SET summarize_wal = on");
+    server.query("SELECT pg_reload_conf()");
+    server.query("CREATE TABLE t AS SELECT generate_series(1, 100000) AS id");
+    let mount = Mount::local(&world);
+    let backups = mount.path().join("basebackups");
+    written(&site, &mount, "full", &[]);
+    server.query("UPDATE t SET id = -id WHERE id % 1000 = 0");
+    let before = backups.join("full/backup_manifest");
+    let since = format!("--incremental={}", before.display());
+    written(&site, &mount, "changes", &[&since]);
+    let listed = site.list();
+    let changes = listed
+        .iter()
+        .find(|backup| backup["name"] == "changes")
+        .expect("it is listed");
+    assert_eq!(changes["state"], "complete", "{changes}");
+    assert!(changes["backup"]["incremental_from"].is_string(), "{changes}");
+    assert!(stored_bytes(&site, "changes") < stored_bytes(&site, "full") / 4);
+    let mut verify = server.program("pg_verifybackup");
+    verify.arg(backups.join("changes"));
+    verified(verify, "changes");
+
+    let latest = mount.user().shell("readlink \"$1\"", &[&backups.join("LATEST")]);
+    assert_eq!(
+        String::from_utf8_lossy(&latest.stdout).trim(),
+        "full",
+        "{}",
+        said(&latest)
+    );
+    let refused = site
+        .walfs("restore")
+        .args(["--no-archiving", "changes"])
+        .arg(world.path().join("none"))
+        .output();
+    let refused = refused.expect("run walfs");
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(
+        said(&refused).contains("HINT: pg_combinebackup"),
+        "{}",
+        said(&refused)
+    );
+    // What is taken next builds on the full one.
+    assert_eq!(site.backup("next")["base"], "full");
+
+    let whole = world.owned_dir("combined").join("data");
+    let mut combine = server.program("pg_combinebackup");
+    combine
+        .args([&backups.join("full"), &backups.join("changes")])
+        .arg("-o")
+        .arg(&whole);
+    let combined = combine.output().expect("run pg_combinebackup");
+    assert!(combined.status.success(), "{}", said(&combined));
+    let mut verify = server.program("pg_verifybackup");
+    verify.arg(&whole);
+    verified(verify, "what was combined");
+    let relation = server.query("SELECT pg_relation_filepath('t')");
+    let next = backups.join("next").join(relation.trim());
+    let compared = mount
+        .user()
+        .shell("cmp \"$1\" \"$2\"", &[&whole.join(relation.trim()), &next]);
+    assert!(compared.status.success(), "{}", said(&compared));
+}

@@ -54,6 +54,7 @@ pub fn description() -> Description {
                 known_from: KnownFrom::Server,
             },
             from_standby: false,
+            incremental_from: None,
             own_wal: vec![],
             awaited: vec![],
             landmarks: vec![],

@@ -71,6 +71,7 @@ pub fn backup(segment_bytes: u64, start: Lsn, end: Lsn) -> Backup {
             known_from: KnownFrom::Server,
         },
         from_standby: false,
+        incremental_from: None,
         own_wal: vec![],
         awaited: vec![],
         landmarks: vec![],

@@ -47,6 +47,10 @@ pub struct Backup {
     pub ended: Ended,
     /// Was it taken from a standby?
     pub from_standby: bool,
+    /// Of an incremental backup of PostgreSQL 17 or later, which has only what changed since another one, and from which no
+    /// server can start: where that one began.
+    #[serde(with = "text", default, skip_serializing_if = "Option::is_none")]
+    pub incremental_from: Option<Lsn>,
     /// Segments that it brings along in its own `pg_wal`.
     #[serde(with = "text::list", default, skip_serializing_if = "Vec::is_empty")]
     pub own_wal: Vec<SegmentName>,

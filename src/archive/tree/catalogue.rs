@@ -401,7 +401,8 @@ impl Archive {
         Ok(found)
     }
 
-    /// Name and summary of the newest base backup that is all there, with all its WAL; what `LATEST` means.
+    /// Name and summary of the newest base backup from which a server can start and that is all there, with all its WAL; what
+    /// `LATEST` means.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -413,7 +414,8 @@ impl Archive {
             .rev()
         {
             let Ok(summary) = summary else { continue };
-            if self.missing_of_tree(&name, &summary, patience).await?.is_none()
+            if summary.backup.incremental_from.is_none()
+                && self.missing_of_tree(&name, &summary, patience).await?.is_none()
                 && self.backup_wal(&summary, patience).await? == BackupWal::Complete
             {
                 return Ok(Some((name, summary)));

@@ -283,6 +283,7 @@ pub(crate) mod tests {
                     known_from: KnownFrom::Server,
                 },
                 from_standby: false,
+                incremental_from: None,
                 own_wal: vec![],
                 awaited: vec![],
                 landmarks: vec![],

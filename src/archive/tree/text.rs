@@ -63,6 +63,15 @@ impl Text for Option<SystemId> {
     }
 }
 
+impl Text for Option<Lsn> {
+    fn show(&self) -> String {
+        self.map(|lsn| lsn.to_string()).unwrap_or_default()
+    }
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok().map(Some)
+    }
+}
+
 pub(super) fn serialize<S: Serializer>(value: &impl Text, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&Shown(value))
 }

@@ -40,9 +40,9 @@ impl Collected {
         self.found.add(found);
     }
 
-    /// Takes what was found in data pages; the backup's WAL ends at `end`.
-    pub(super) fn take_pages(&mut self, end: Lsn) -> Pages {
-        std::mem::take(&mut self.found).settle(end)
+    /// Takes what was found in data pages; the backup's WAL ends at `end`, until when pages have had checksums, or not.
+    pub(super) fn take_pages(&mut self, end: Lsn, checksums: bool) -> Pages {
+        std::mem::take(&mut self.found).settle(end, checksums)
     }
 
     /// Puts the ranges of every file in order.

@@ -26,10 +26,11 @@ impl Taking<'_> {
         let label = label::parse(&stopped.label)?;
         let mut landmarks = landmark::of_label(&label, stopped.lsn);
         let known = ControlFile::parse(&control.content).ok();
+        let checksums = known.as_ref().is_some_and(ControlFile::has_data_checksums);
         landmarks.extend(known.and_then(|known| landmark::of_control(&known, label.start_lsn, stopped.lsn)));
         let map = tablespace_map::parse(&stopped.tablespace_map)?;
         let wal = self.wal(&label, stopped.lsn)?;
-        let pages = self.pages(stopped.lsn);
+        let pages = self.pages(stopped.lsn, checksums);
         let ended = Ended {
             at: stopped.at,
             known_from: KnownFrom::Server,
@@ -63,17 +64,23 @@ impl Taking<'_> {
         wal::ranges(root, (first, label.start_lsn), (newest, end))
     }
 
-    /// What was found in data pages, if somebody looked; the backup's WAL ends at `end`.
-    fn pages(&mut self, end: Lsn) -> Option<Pages> {
+    /// What was found in data pages, if somebody looked; the backup's WAL ends at `end`, when they had checksums, or not.
+    fn pages(&mut self, end: Lsn, checksums: bool) -> Option<Pages> {
         let rules = self
             .packers
             .as_ref()
             .expect("the files have been copied")
             .0
             .rules?;
+        if rules.checker.verifies_checksums() && !checksums {
+            tracing::warn!(
+                "checksums of data pages were switched off while the backup was taken, so they say nothing of its pages"
+            );
+        }
+        let checksums = rules.checker.verifies_checksums() && checksums;
         Some(Pages {
-            checksums: rules.checker.verifies_checksums(),
-            ..self.uploads.collected.take_pages(end)
+            checksums,
+            ..self.uploads.collected.take_pages(end, checksums)
         })
     }
 
@@ -134,6 +141,7 @@ impl Taking<'_> {
                 label: label.label,
                 ended,
                 from_standby: label.from == BackupFrom::Standby,
+                incremental_from: None,
                 own_wal: Vec::new(),
                 awaited: Vec::new(),
                 landmarks,

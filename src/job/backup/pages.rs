@@ -48,6 +48,9 @@ pub(in crate::job) struct Rules {
 #[derive(Debug, Default)]
 pub(in crate::job) struct Findings {
     pages: Pages,
+    /// Pages whose checksums are wrong, which counts if they have had checksums all the time: how many, and the first.
+    mismatched: u64,
+    first_mismatched: Vec<(Arc<[u8]>, u32, Damage)>,
     /// Those with the latest changes: when, which file, which block.
     newest: BTreeSet<(Lsn, Arc<[u8]>, u32)>,
 }
@@ -58,6 +61,8 @@ impl Findings {
         self.pages.verified += more.pages.verified;
         self.pages.bad += more.pages.bad;
         self.pages.first_bad.append(&mut more.pages.first_bad);
+        self.mismatched += more.mismatched;
+        self.first_mismatched.append(&mut more.first_mismatched);
         self.newest.append(&mut more.newest);
         while self.newest.len() > REMEMBERED {
             self.newest.pop_first();
@@ -70,8 +75,16 @@ impl Findings {
         (*lsn > end).then(|| (String::from_utf8_lossy(path).into_owned(), *block, *lsn))
     }
 
-    /// All of it, now that the backup's WAL is known to end at `end`: in order, and not more than are listed.
-    pub(in crate::job) fn settle(mut self, end: Lsn) -> Pages {
+    /// All of it, now that the backup's WAL is known to end at `end`, and whether pages have had checksums until then: in
+    /// order, and not more than are listed.
+    pub(in crate::job) fn settle(mut self, end: Lsn, checksums: bool) -> Pages {
+        if checksums {
+            let named = std::mem::take(&mut self.first_mismatched);
+            self.pages.bad += self.mismatched - named.len() as u64;
+            for (path, block, damage) in named {
+                self.report(&path, block, damage);
+            }
+        }
         for (lsn, path, block) in std::mem::take(&mut self.newest) {
             if lsn > end {
                 self.report(&path, block, Damage::BeyondWal { lsn });
@@ -178,7 +191,7 @@ impl Verifier {
         for (index, page) in (0..).zip(bytes.chunks_exact_mut(self.rules.page_bytes as usize)) {
             let block = base.wrapping_add(index);
             let place = offset + u64::from(index) * page_bytes;
-            let pause = if found.pages.bad < WAITED_FOR {
+            let pause = if found.pages.bad + found.mismatched < WAITED_FOR {
                 PAUSE
             } else {
                 Duration::ZERO
@@ -189,6 +202,12 @@ impl Verifier {
                 PageVerdict::Good => found.pages.verified += 1,
                 PageVerdict::New | PageVerdict::Partial => {}
                 PageVerdict::NewerThanBackup(lsn) => found.remember(lsn, &self.path, block),
+                PageVerdict::Damaged(damage @ Damage::Checksum { .. }) => {
+                    found.mismatched += 1;
+                    if found.first_mismatched.len() < LISTED {
+                        found.first_mismatched.push((self.path.clone(), block, damage));
+                    }
+                }
                 PageVerdict::Damaged(damage) => found.report(&self.path, block, damage),
             }
         }
@@ -263,12 +282,25 @@ mod tests {
         let mut bad = [page(first), page(first + 1), vec![0; 8192], page(first + 3)].concat();
         bad[8192 + 5000] ^= 1;
         let file = file(&bad);
-        let pages = checked("base/5/16384.1", &mut bad, &file).settle(START);
+        let pages = checked("base/5/16384.1", &mut bad, &file).settle(START, true);
         assert_eq!((pages.verified, pages.bad), (2, 1));
         let named = &pages.first_bad[0];
         assert_eq!((&*named.path, named.block), ("base/5/16384.1", first + 1));
         assert!(named.reason.contains("checksum"), "{}", named.reason);
         assert!(Verifier::of(Some(rules()), b"base/5/pg_filenode.map").is_none());
+    }
+
+    /// PostgreSQL 19 switches checksums on and off while it runs.
+    #[test]
+    fn checksums_count_only_if_there_were_any_until_the_end() {
+        let mut bad = [good_page(0, 7), good_page(1, 7), vec![9; 8192]].concat();
+        bad[8192 + 5000] ^= 1;
+        let file = file(&bad);
+        let with = checked("base/5/16384", &mut bad.clone(), &file).settle(START, true);
+        let without = checked("base/5/16384", &mut bad, &file).settle(START, false);
+        let blocks = |pages: &Pages| -> Vec<u32> { pages.first_bad.iter().map(|page| page.block).collect() };
+        assert_eq!((with.bad, blocks(&with)), (2, vec![1, 2]));
+        assert_eq!((without.bad, blocks(&without)), (1, vec![2]));
     }
 
     #[test]
@@ -277,7 +309,7 @@ mod tests {
         for torn_at in [0, 8, 4096] {
             let mut torn = whole.clone();
             torn[torn_at..].fill(1);
-            let pages = checked("base/5/16384", &mut torn, &file(&whole)).settle(START);
+            let pages = checked("base/5/16384", &mut torn, &file(&whole)).settle(START, true);
             assert_eq!((pages.verified, pages.bad), (1, 0));
             assert!(torn == whole);
         }
@@ -287,7 +319,7 @@ mod tests {
     fn a_page_cut_off_meanwhile_is_not_needed() {
         let mut torn = good_page(0, 7);
         torn[5000] = 1;
-        let pages = checked("base/5/16384", &mut torn, &file(b"")).settle(START);
+        let pages = checked("base/5/16384", &mut torn, &file(b"")).settle(START, true);
         assert_eq!((pages.verified, pages.bad), (0, 0));
     }
 
@@ -305,7 +337,7 @@ mod tests {
         let mut all = Findings::default();
         all.add(checked("base/5/1", &mut bytes, &file));
         all.add(checked("base/5/2", &mut bytes, &file));
-        let pages = all.settle(Lsn(end));
+        let pages = all.settle(Lsn(end), true);
         assert_eq!((pages.verified, pages.bad), (0, 2));
         let named: Vec<_> = pages
             .first_bad
@@ -326,7 +358,7 @@ mod tests {
             );
         }
         assert_eq!(found.newest.len(), REMEMBERED);
-        let pages = found.settle(Lsn(START.0 + 3 * REMEMBERED as u64 - 2));
+        let pages = found.settle(Lsn(START.0 + 3 * REMEMBERED as u64 - 2), true);
         assert_eq!(
             (pages.bad, pages.first_bad[0].block),
             (1, 3 * REMEMBERED as u32 - 1)

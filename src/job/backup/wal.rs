@@ -372,6 +372,7 @@ mod tests {
             segment_bytes: 1 << 20,
             wal: vec![range(1, 0x200028, 0x400100)],
             from_standby: true,
+            incremental_from: None,
             ..sample("monday").backup
         };
         let bytes = |backup: &Backup| -> Vec<u64> {

@@ -96,6 +96,12 @@ async fn named(
         name: name.to_string(),
         place: archive.place(),
     })?;
+    if let Some(from) = summary.backup.incremental_from {
+        return Err(Error::Incremental {
+            backup: name.clone(),
+            from,
+        });
+    }
     summary.backup.ended = archive.ended(&summary.backup, patience).await?;
     if let Some(stop) = target.too_early_for(&summary) {
         return Err(Error::TargetTooEarly {
@@ -127,7 +133,7 @@ async fn before(archive: &Archive, target: &Target, patience: Patience) -> Resul
             }
         };
         summary.backup.ended = archive.ended(&summary.backup, patience).await?;
-        if target.too_early_for(&summary).is_none() {
+        if summary.backup.incremental_from.is_none() && target.too_early_for(&summary).is_none() {
             found.extend(Candidate::new(name, summary));
         }
     }

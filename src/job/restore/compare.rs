@@ -24,7 +24,7 @@ use crate::beneath::{Kind, Root};
 use crate::codec::FRAME_BYTES;
 use crate::read::page_hashes::{FileHashes, PageHashReader};
 use crate::read::tree::TreeReader;
-use crate::read::tree::stored::{StoredFile, StoredTree};
+use crate::read::tree::stored::StoredTree;
 
 /// A file of the backup, and which bytes of it are not there yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,23 +121,27 @@ impl<'a> Hashes<'a> {
         })
     }
 
-    /// Of the ranges of one file, on a thread for blocking work.
+    /// Of the ranges of one file, on a thread for blocking work. The file is looked for by its path: what a restore leaves out
+    /// has no number in its tree.
     pub(super) fn of_file(
         &self,
         file: &FileWork,
-    ) -> impl FnMut(Range<u64>) -> Result<Vec<Option<PageHash>>, Error> {
-        let stored = StoredFile {
-            number: file.entry,
-            path: self.source.tree.entries()[file.entry as usize].path.clone(),
-            bytes: file.bytes,
-        };
-        let mut hashes = FileHashes::new(&self.reader, &self.tree, stored);
-        move |range| {
-            let found = self
-                .runtime
-                .block_on(hashes.of_range(range, self.source.patience))?;
+    ) -> Result<impl FnMut(Range<u64>) -> Result<Vec<Option<PageHash>>, Error>, Error> {
+        let patience = self.source.patience;
+        let path = &self.source.tree.entries()[file.entry as usize].path;
+        let found = self.runtime.block_on(self.tree.find(path, patience))?;
+        let stored = found.and_then(|found| found.file());
+        let mut hashes = stored.map(|stored| FileHashes::new(&self.reader, &self.tree, stored));
+        Ok(move |range: Range<u64>| {
+            let Some(hashes) = &mut hashes else {
+                return Ok(vec![
+                    None;
+                    (range.end - range.start).div_ceil(PAGE_BYTES) as usize
+                ]);
+            };
+            let found = self.runtime.block_on(hashes.of_range(range, patience))?;
             Ok(found.into_iter().map(|page| page.map(|(hash, _)| hash)).collect())
-        }
+        })
     }
 }
 

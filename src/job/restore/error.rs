@@ -52,6 +52,18 @@ pub enum Error {
         /// Those that there are, with when each ended, newest first.
         backups: Vec<(TreeName, jiff::Timestamp)>,
     },
+    /// One from which no server can start.
+    #[error(
+        "backup {backup} is an incremental one of pg_basebackup: it has only what has changed since the backup that began at \
+         {from}.\nHINT: pg_combinebackup makes a data directory of both: pg_combinebackup MOUNT/basebackups/EARLIER \
+         MOUNT/basebackups/{backup} -o DIRECTORY. walfs backup needs no such step."
+    )]
+    Incremental {
+        /// Its name.
+        backup: TreeName,
+        /// Where the one before began.
+        from: Lsn,
+    },
     /// WAL without which the backup is not consistent.
     #[error(
         "backup {backup} cannot be restored: {missing} of the WAL that makes it consistent is not in {place}.\n\

@@ -76,7 +76,10 @@ impl Latest {
     /// over: a link to an older backup serves better than none.
     async fn find(&self) -> Result<Option<TreeName>> {
         for backup in self.complete.by_age().await?.iter().rev() {
-            if self.has_its_parts(backup).await? && self.has_its_wal(backup).await? {
+            if backup.summary.backup.incremental_from.is_none()
+                && self.has_its_parts(backup).await?
+                && self.has_its_wal(backup).await?
+            {
                 return Ok(Some(backup.name.clone()));
             }
         }

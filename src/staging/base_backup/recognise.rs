@@ -66,8 +66,8 @@ impl Candidate<'_> {
 
     /// Of a server that ran, with its label, or of one that was shut down, without.
     async fn plain_backup(&self, label: Option<&[u8]>, manifest: &Manifest) -> Result<Backup, Error> {
-        let label = label.map(label::parse).transpose();
-        let label = label.map_err(Error::no_backup)?;
+        let label = label.map(label::read).transpose();
+        let (label, incremental_from) = label.map_err(Error::no_backup)?.unzip();
         let control = self.read_text(CONTROL).await?;
         let control = control.ok_or_else(|| Error::no_backup("global/pg_control is not there"))?;
         let control = ControlFile::parse(&control).map_err(Error::no_backup)?;
@@ -93,6 +93,7 @@ impl Candidate<'_> {
             from_standby: label
                 .as_ref()
                 .is_some_and(|label| label.from == BackupFrom::Standby),
+            incremental_from: incremental_from.flatten(),
             label: label
                 .as_ref()
                 .map(|label| label.label.clone())

@@ -62,6 +62,7 @@ impl Candidate<'_> {
             from_standby: label
                 .as_ref()
                 .is_some_and(|label| label.from == BackupFrom::Standby),
+            incremental_from: None,
             label: label
                 .as_ref()
                 .map(|label| label.label.clone())
