@@ -44,6 +44,7 @@ mod text;
 pub mod unfinished;
 
 pub use entry::{Attributes, Content, Entry, Extent, Part, Tree, TreeError};
+pub(crate) use entry::{below, split};
 
 /// Folder of the summaries of base backups, and their directory in the mount.
 pub const BASEBACKUPS: &str = TreeKind::BaseBackup.folder();

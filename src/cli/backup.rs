@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::archive::tree::TreeName;
 use crate::archive::tree::backup::Pages;
 use crate::archive::tree::summary::Summary;
-use crate::job::backup::{Error, MissingWal, Options, Taken, named, take};
+use crate::job::backup::{Error, MissingWal, Options, Taken, Work, named, take};
 use crate::pg::WalName;
 
 use super::connect::{self, ConnectArgs};
@@ -239,6 +239,8 @@ struct Report<'a> {
     missing_wal: Vec<String>,
     /// The earlier backup of which the pages are that have not changed.
     base: Option<&'a str>,
+    /// What it took.
+    work: &'a Work,
     #[serde(flatten)]
     summary: &'a Summary,
 }
@@ -268,7 +270,7 @@ fn report(taken: &Taken, arguments: &BackupArgs) -> ExitCode {
     }
 }
 
-/// One line for who has watched.
+/// For who has watched.
 fn complete(taken: &Taken) -> String {
     let (summary, links) = (&taken.summary, &taken.summary.backup.links);
     let followed = match links.iter().filter(|link| link.followed).count() {
@@ -279,12 +281,19 @@ fn complete(taken: &Taken) -> String {
         Some(base) => format!(", the rest is unchanged since backup {base}"),
         None => String::new(),
     };
+    let work = &taken.work;
     format!(
-        "backup {} is complete: {} in {} files, {} stored{unchanged}{followed}",
+        "backup {} is complete: {} in {} files, {} stored{unchanged}{followed}\n\
+         {} read, {} changed, {} requests in {:.1} s; most of the copying went to {}",
         taken.name,
         BinaryBytes(summary.bytes),
         summary.files,
-        BinaryBytes(summary.stored_bytes)
+        BinaryBytes(summary.stored_bytes),
+        BinaryBytes(work.read_bytes),
+        BinaryBytes(work.changed_bytes),
+        work.requests,
+        work.seconds,
+        work.waits.most()
     )
 }
 
@@ -297,6 +306,7 @@ fn print_json(taken: &Taken) -> std::io::Result<()> {
             .map(|segment| WalName::Segment(*segment).to_string())
             .collect(),
         base: taken.base.as_ref().map(TreeName::as_str),
+        work: &taken.work,
         summary: &taken.summary,
     };
     let mut out = Out::new();

@@ -62,7 +62,7 @@ States:
                killed just before. It stays until `walfs backup-discard NAME`
   damaged      its summary cannot be read, or something of it is not there any more
 
-Columns: KIND is plain (a data directory) or tar (tar files); when it ENDED, at STOP (>: then or later, the archive does \
+Columns: KIND is plain (a data directory), tar (tar files) or incr (pg_basebackup --incremental); when it ENDED, at STOP (>: then or later, the archive does \
 not say); the WAL from START to STOP on its timeline (TLI), bytes of files, bytes stored for it, version of PostgreSQL \
 (PG), damaged pages (BAD; - if nobody looked). Backups are as old as their STOP, whenever they were stored.";
 

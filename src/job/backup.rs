@@ -19,7 +19,7 @@
 
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::{Either, select};
 use jiff::Timestamp;
@@ -56,6 +56,7 @@ mod places;
 mod queue;
 mod rate;
 mod reading;
+mod spent;
 mod uploads;
 mod wal;
 mod walk;
@@ -65,6 +66,7 @@ pub use error::Error;
 use pack::Packers;
 use queue::Plan;
 use rate::Rate;
+pub use spent::{Waits, Work};
 use uploads::Uploads;
 pub use wal::{MissingWal, named};
 use whole::Whole;
@@ -109,6 +111,8 @@ pub struct Taken {
     pub summary: Summary,
     /// The WAL that has not come in time, if any: then it is not complete yet.
     pub missing_wal: Option<MissingWal>,
+    /// What it took.
+    pub work: Work,
 }
 
 /// Takes a backup, unless `interrupted` ends first with the name of a signal.
@@ -162,6 +166,7 @@ struct Prepared {
     inventory: Inventory,
     description: Description,
     missing_wal: Option<MissingWal>,
+    work: Work,
 }
 
 /// A backup on its way.
@@ -180,6 +185,10 @@ struct Taking<'a> {
     /// The backup that it builds on.
     base: Option<Arc<Base>>,
     packers: Option<AtWork>,
+    began_at: Instant,
+    requests_before: u64,
+    /// How long copying took.
+    copied: Duration,
     uploads: Uploads,
     links: Vec<Link>,
     outside: Vec<Outside>,
@@ -227,6 +236,9 @@ impl<'a> Taking<'a> {
             id,
             base: None,
             packers: None,
+            began_at: Instant::now(),
+            requests_before: archive.store().counts().requests(),
+            copied: Duration::ZERO,
             uploads: Uploads::default(),
             links: Vec::new(),
             outside: Vec::new(),
@@ -269,6 +281,7 @@ impl<'a> Taking<'a> {
             inventory,
             description,
             missing_wal,
+            work,
         }: Prepared,
         interrupted: impl Future<Output = &'static str>,
     ) -> Result<Taken, Error> {
@@ -290,6 +303,7 @@ impl<'a> Taking<'a> {
                 base: self.base.map(|base| base.name().clone()),
                 summary,
                 missing_wal,
+                work,
             }),
             Err(error) => {
                 if matches!(
@@ -311,7 +325,9 @@ impl<'a> Taking<'a> {
         self.own_at_start = own;
         let attributes = listed.control;
         (self.links, self.outside) = (listed.links, listed.outside);
+        let began = Instant::now();
         self.copy(listed.plan, start).await?;
+        self.copied = began.elapsed();
         self.progress.phase(Phase::Finishing);
         let root = self.facts.data_directory.clone();
         let (content, _) = blocking(move || local::control_file(&root)).await?;
@@ -372,8 +388,14 @@ impl<'a> Taking<'a> {
     /// Waits for everything that a backup is made of.
     async fn complete(&mut self, stopped: Stopped, control: Whole) -> Result<Prepared, Error> {
         let mut description = self.finish(stopped, control).await?;
+        let mut work = Work {
+            read_bytes: self.uploads.collected.read_bytes,
+            changed_bytes: self.uploads.collected.changed_bytes,
+            ..Work::default()
+        };
         let (tree, is_plain) = self.tree()?;
         description.plain_tar = is_plain;
+        let packed_at = Instant::now();
         let (archive, tree, stored_at) = (self.archive, Arc::new(tree), OnceLock::new());
         let stored = self.uploads.store_inventory(archive, &tree, &stored_at);
         let within = wal::Within {
@@ -417,10 +439,18 @@ impl<'a> Taking<'a> {
                 place: archive.place(),
             },
         })?;
+        let last = stored_at
+            .get()
+            .map_or(Duration::ZERO, |at| at.duration_since(packed_at));
+        let packers = self.packers.as_ref().expect("the files have been copied");
+        work.waits = packers.0.spent.held_up(self.copied, last);
+        work.requests = archive.store().counts().requests() - self.requests_before;
+        work.seconds = self.began_at.elapsed().as_secs_f64();
         Ok(Prepared {
             inventory,
             description,
             missing_wal,
+            work,
         })
     }
 

@@ -6,6 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::archive::tree::begun::Maker;
 use crate::archive::tree::catalogue::{BackupWal, Unfinished};
+use crate::archive::tree::intact::SeenTrees;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{LATEST, TreeKind, TreeName};
 use crate::archive::{Archive, Error};
@@ -54,7 +55,8 @@ impl Listed {
 pub async fn backups(archive: &Archive, patience: Patience) -> Result<Vec<Listed>, Error> {
     let complete = archive.summaries(TreeKind::BaseBackup, patience).await?;
     let beside = archive.unfinished_beside(&complete, patience).await?;
-    let looks = stream::iter(complete).map(|(name, summary)| judge(archive, name, summary, patience));
+    let seen = SeenTrees::default();
+    let looks = stream::iter(complete).map(|(name, summary)| judge(archive, name, summary, &seen, patience));
     let mut listed: Vec<Listed> = looks.buffered(LOOKS).try_collect().await?;
     listed.extend(beside.unreadable.into_iter().map(|(name, error)| Listed {
         name,
@@ -81,7 +83,9 @@ pub async fn backup(archive: &Archive, name: &str, patience: Patience) -> Result
         let Some((name, summary)) = latest else {
             return Ok(None);
         };
-        return Ok(Some(judge(archive, name, Ok(summary), patience).await?));
+        return Ok(Some(
+            judge(archive, name, Ok(summary), &SeenTrees::default(), patience).await?,
+        ));
     }
     let Ok(name) = name.parse::<TreeName>() else {
         return Ok(None);
@@ -92,17 +96,20 @@ pub async fn backup(archive: &Archive, name: &str, patience: Patience) -> Result
         Err(error @ Error::TreeDamaged { .. }) => Err(error),
         Err(error) => return Err(error),
     };
-    Ok(Some(judge(archive, name, summary, patience).await?))
+    Ok(Some(
+        judge(archive, name, summary, &SeenTrees::default(), patience).await?,
+    ))
 }
 
 async fn judge(
     archive: &Archive,
     name: TreeName,
     summary: Result<Summary, Error>,
+    seen: &SeenTrees,
     patience: Patience,
 ) -> Result<Listed, Error> {
     let state = match summary {
-        Ok(summary) => judge_summary(archive, &name, summary, patience).await?,
+        Ok(summary) => judge_summary(archive, &name, summary, seen, patience).await?,
         Err(error) => State::Damaged(error.to_string()),
     };
     Ok(Listed { name, state })
@@ -112,9 +119,10 @@ async fn judge_summary(
     archive: &Archive,
     name: &TreeName,
     mut summary: Summary,
+    seen: &SeenTrees,
     patience: Patience,
 ) -> Result<State, Error> {
-    if let Some(missing) = archive.missing_of_tree(name, &summary, patience).await? {
+    if let Some(missing) = archive.missing_of_tree(name, &summary, seen, patience).await? {
         return Ok(State::Damaged(missing));
     }
     summary.backup.ended = archive.ended(&summary.backup, patience).await?;

@@ -84,10 +84,13 @@ pub enum Sight {
 
 /// The landmarks that the label of a backup knows whose WAL ends at `stop`.
 pub fn of_label(label: &BackupLabel, stop: Lsn) -> Vec<Landmark> {
-    let mut found = vec![Landmark::Checkpoint {
-        at: label.checkpoint_lsn,
-        known: Known::Redo(label.start_lsn),
-    }];
+    let mut found = Vec::new();
+    if (label.start_lsn..stop).contains(&label.checkpoint_lsn) {
+        found.push(Landmark::Checkpoint {
+            at: label.checkpoint_lsn,
+            known: Known::Redo(label.start_lsn),
+        });
+    }
     let (at, start) = (stop, label.start_lsn);
     found.push(match label.from {
         BackupFrom::Primary => Landmark::End { at, start },

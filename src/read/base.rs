@@ -4,6 +4,7 @@
 //! `pg_rewind` or a flipped bit leave as they were. A chunk of which more than half has changed is stored whole, so that it
 //! is read in one go again.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,9 +12,10 @@ use super::page_hashes::{FileHashes, PageHashReader, Placed};
 use super::tree::TreeReader;
 use super::tree::stored::StoredTree;
 use crate::archive::tree::backup::Shape;
+use crate::archive::tree::intact::SeenTrees;
 use crate::archive::tree::page_hashes::{self, PAGE_BYTES, PageHash};
 use crate::archive::tree::summary::Summary;
-use crate::archive::tree::{TreeKind, TreeName, chunks};
+use crate::archive::tree::{TreeKind, TreeName, below, chunks, split};
 use crate::archive::{Archive, Error};
 use crate::pg::SystemId;
 use crate::store::{ErrorKind, Patience};
@@ -22,11 +24,20 @@ use crate::store::{ErrorKind, Patience};
 /// many backups lie between each other they grow; then all is stored again.
 const MOST_EXTENTS: u64 = 4_000_000;
 
+/// The directory of tablespaces in a backup, and as many of them as are looked into.
+const TABLESPACES: &[u8] = b"pg_tblspc";
+const MOST_TABLESPACES: usize = 16;
+
+/// Length of what `rsync` puts behind the name of a file that it writes.
+const RSYNC_SUFFIX: usize = ".XXXXXX".len();
+
 /// An earlier backup.
 #[derive(Debug)]
 pub struct Base {
     tree: StoredTree,
     hashes: PageHashReader,
+    /// Paths of the directories of its tablespaces.
+    tablespaces: Vec<Box<[u8]>>,
 }
 
 impl Base {
@@ -46,11 +57,7 @@ impl Base {
                 tracing::warn!("everything is stored, whatever earlier backups have: {error}");
                 Ok(None)
             }
-            Err(error) => Err(error),
-            Ok(tree) => Ok(tree.map(|tree| {
-                let hashes = PageHashReader::new(archive.clone());
-                Arc::new(Self { tree, hashes })
-            })),
+            found => Ok(found?.map(Arc::new)),
         }
     }
 
@@ -64,13 +71,17 @@ impl Base {
     /// # Errors
     /// [`Error::Store`].
     pub async fn file(&self, path: &[u8], patience: Patience) -> Result<Option<Comparison<'_>>, Error> {
-        let found = or_unknown(self.tree.find(path, patience).await)?.flatten();
-        let file = found.and_then(|found| found.file()).filter(|file| file.bytes > 0);
-        Ok(file.map(|file| Comparison {
-            hashes: FileHashes::new(&self.hashes, &self.tree, file),
-            pieces: Vec::new(),
-            changed: Vec::new(),
-        }))
+        for path in std::iter::once(path.to_vec()).chain(other_paths(path, &self.tablespaces)) {
+            let found = or_unknown(self.tree.find(&path, patience).await)?.flatten();
+            if let Some(file) = found.and_then(|found| found.file()).filter(|file| file.bytes > 0) {
+                return Ok(Some(Comparison {
+                    hashes: Some(FileHashes::new(&self.hashes, &self.tree, file)),
+                    pieces: Vec::new(),
+                    changed: Vec::new(),
+                }));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -109,10 +120,19 @@ async fn newest(
     reader: &TreeReader,
     cluster: Option<SystemId>,
     patience: impl Fn() -> Patience,
-) -> Result<Option<StoredTree>, Error> {
+) -> Result<Option<Base>, Error> {
     let backups = archive.summaries(TreeKind::BaseBackup, patience()).await?;
     for (name, summary) in backups.into_iter().rev() {
-        let Ok(summary) = summary else { continue };
+        let passed_over = |damage: &dyn fmt::Display| {
+            tracing::warn!("backup {name} is not built on, for it is damaged: {damage}")
+        };
+        let summary = match summary {
+            Ok(summary) => summary,
+            Err(damage) => {
+                passed_over(&damage);
+                continue;
+            }
+        };
         let is_ours = cluster.is_none() || summary.backup.system_identifier == cluster;
         let is_whole = summary.backup.shape == Shape::Plain && summary.backup.incremental_from.is_none();
         if !is_whole || !is_ours {
@@ -122,35 +142,70 @@ async fn newest(
             tracing::info!("everything is stored again: the pages of backup {name} lie too far apart");
             return Ok(None);
         }
-        if archive
-            .missing_of_tree(&name, &summary, patience())
+        let seen = SeenTrees::default();
+        if let Some(missing) = archive
+            .missing_of_tree(&name, &summary, &seen, patience())
             .await?
-            .is_some()
         {
+            passed_over(&missing);
             continue;
         }
         match intact(archive, reader, (&name, &summary), &patience).await {
-            Ok(tree) => return Ok(Some(tree)),
-            Err(damage @ (Error::TreeDamaged { .. } | Error::TreeRemoved { .. })) => {
-                tracing::warn!("backup {name} is not built on, for it is damaged: {damage}");
-            }
+            Ok(base) => return Ok(Some(base)),
+            Err(damage @ Error::TreeDamaged { .. }) => passed_over(&damage),
             Err(error) => return Err(error),
         }
     }
     Ok(None)
 }
 
+/// Under which paths a base may have a file that it does not have under its own: content decides. `pg_basebackup` writes a
+/// tablespace to where it was told before it makes the link to it, and `rsync` writes `.NAME.XXXXXX` and renames it.
+fn other_paths(path: &[u8], tablespaces: &[Box<[u8]>]) -> Vec<Vec<u8>> {
+    let (directory, name) = split(path);
+    if let Some((head, suffix)) = name.split_last_chunk::<RSYNC_SUFFIX>()
+        && let ([b'.', name @ ..], [b'.', ..]) = (head, suffix)
+    {
+        return vec![below(directory, name)];
+    }
+    let starts = path.split(|&byte| byte == b'/').scan(0, |at, name| {
+        let start = *at;
+        *at += name.len() + 1;
+        Some((start, name))
+    });
+    let mut version = starts.filter(|(_, name)| name.starts_with(b"PG_"));
+    let Some((start, _)) = version.next() else {
+        return Vec::new();
+    };
+    tablespaces
+        .iter()
+        .map(|tablespace| below(tablespace, &path[start..]))
+        .collect()
+}
+
 /// A tree of which each part is there, as far as a listing tells.
 async fn intact(
-    archive: &Archive,
+    archive: &Arc<Archive>,
     reader: &TreeReader,
     (name, summary): (&TreeName, &Summary),
     patience: impl Fn() -> Patience,
-) -> Result<StoredTree, Error> {
+) -> Result<Base, Error> {
     let tree = reader.open(name, summary, patience()).await?;
     let parts = tree.parts(patience()).await?;
-    archive.check_parts(name, &parts, patience()).await?;
-    Ok(tree)
+    if let Some((part, reason)) = archive.missing_part(&parts, patience()).await? {
+        return Err(archive.tree_damaged(name, part.as_str(), reason));
+    }
+    let first = tree.first_child(TABLESPACES, patience()).await?;
+    let tablespaces = tree.children(TABLESPACES, first, patience()).await?;
+    Ok(Base {
+        tablespaces: tablespaces
+            .iter()
+            .take(MOST_TABLESPACES)
+            .map(|found| found.entry().path.clone())
+            .collect(),
+        hashes: PageHashReader::new(archive.clone()),
+        tree,
+    })
 }
 
 /// What is damaged in the base is not known of it: then it is stored again.
@@ -206,7 +261,8 @@ pub struct Difference {
 /// A range of a file, being compared chunk by chunk.
 #[derive(Debug)]
 pub struct Comparison<'a> {
-    hashes: FileHashes<'a>,
+    /// `None` once they could not be read.
+    hashes: Option<FileHashes<'a>>,
     pieces: Vec<Piece>,
     changed: Vec<u8>,
 }
@@ -231,7 +287,13 @@ impl Comparison<'_> {
     /// What is known of the pages of a range.
     async fn of(&mut self, range: Range<u64>, patience: Patience) -> Result<Vec<Option<Known>>, Error> {
         let pages = chunk_pages(&range);
-        let known = or_unknown(self.hashes.of_range(range, patience).await)?;
+        let known = match &mut self.hashes {
+            Some(hashes) => or_unknown(hashes.of_range(range, patience).await)?,
+            None => None,
+        };
+        if known.is_none() {
+            self.hashes = None;
+        }
         let mut known = known.unwrap_or_default();
         known.resize(pages, None);
         Ok(known)
@@ -275,4 +337,34 @@ pub fn chunks(content: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     let at = |range: Range<usize>| (range.start as u64, &content[range]);
     let starts = (0..content.len()).step_by(crate::codec::FRAME_BYTES);
     starts.map(move |start| at(start..content.len().min(start + crate::codec::FRAME_BYTES)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_renamed_later_is_found() {
+        let tablespaces = [&b"pg_tblspc/16400"[..], b"pg_tblspc/16401"].map(Into::into);
+        let others = |path: &str| -> Vec<String> {
+            let others = other_paths(path.as_bytes(), &tablespaces).into_iter();
+            others.map(|path| String::from_utf8(path).unwrap()).collect()
+        };
+        assert_eq!(others("base/5/.16384.aB3dE6"), ["base/5/16384"]);
+        assert_eq!(others(".backup_label.aB3dE6"), ["backup_label"]);
+        assert_eq!(
+            others("fast/PG_18_202506291/5/16402"),
+            [
+                "pg_tblspc/16400/PG_18_202506291/5/16402",
+                "pg_tblspc/16401/PG_18_202506291/5/16402"
+            ]
+        );
+        for path in ["base/5/16384", "base/5/.16384", "PG_VERSION.x/..", "", "a/.x"] {
+            assert_eq!(
+                others(path).len(),
+                if path.starts_with("PG_") { 2 } else { 0 },
+                "{path}"
+            );
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! They are the annex of each part, so one request brings its end with them. Those last used are kept; files are compared
 //! in the order in which they lie in parts, so few are asked for twice.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,6 +18,9 @@ use crate::store::{self, ByteRange, ErrorKind, Key, Patience};
 
 /// What the annex of most parts has beside a hash for each of its pages: runs of small files.
 const RUNS_BYTES: u64 = 4096;
+
+/// Extents in which the next part is looked for.
+const LOOKED_AHEAD: usize = 256;
 
 /// Reads page hashes.
 #[derive(Debug, Clone)]
@@ -142,6 +146,8 @@ pub struct FileHashes<'a> {
     passed: usize,
     /// The part asked last.
     current: Option<(u32, Arc<Part>, Arc<PageHashes>)>,
+    /// Parts whose hashes were asked for.
+    asked: HashSet<u32>,
 }
 
 impl<'a> FileHashes<'a> {
@@ -155,6 +161,7 @@ impl<'a> FileHashes<'a> {
             start: 0,
             passed: 0,
             current: None,
+            asked: HashSet::new(),
         }
     }
 
@@ -198,6 +205,9 @@ impl<'a> FileHashes<'a> {
             .is_none_or(|(number, ..)| *number != extent.part)
         {
             let part = self.tree.part(extent.part, patience).await?;
+            if self.asked.insert(extent.part) {
+                self.ask_ahead(patience).await?;
+            }
             let hashes = self.reader.of(&part, patience).await?;
             self.current = Some((extent.part, part, hashes));
         }
@@ -208,6 +218,25 @@ impl<'a> FileHashes<'a> {
             bytes,
         };
         Ok(hashes.at(offset, bytes).map(|hash| (hash, placed())))
+    }
+
+    /// Has the hashes of the next part fetched meanwhile: a distant store takes longer to answer than a disk to read a slice.
+    async fn ask_ahead(&mut self, patience: Patience) -> Result<(), Error> {
+        let extents = self
+            .window
+            .as_ref()
+            .map_or(&[][..], |window| window.extents().extents);
+        let next = extents[self.passed.min(extents.len())..]
+            .iter()
+            .take(LOOKED_AHEAD);
+        let next = next
+            .map(|extent| extent.part)
+            .find(|part| !self.asked.contains(part));
+        if let Some(next) = next {
+            let (reader, part) = (self.reader.clone(), self.tree.part(next, patience).await?);
+            tokio::spawn(async move { reader.of(&part, patience).await });
+        }
+        Ok(())
     }
 
     /// The extent in which a page begins.

@@ -9,6 +9,8 @@
 //! Nothing is handed out that is not proved: the part's seek table against the hash in the manifest (`tables`), each
 //! frame against the table. What is wrong is fetched once more; then the error names backup, file and object.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -152,6 +154,8 @@ impl TreeReader {
         patience: Patience,
     ) -> Result<Bytes, Arc<Error>> {
         let mut wanted = offset..file.bytes.min(offset.saturating_add(bytes as u64));
+        // Where changed pages lie between others, a few parts are asked for again and again.
+        let mut parts: HashMap<u32, Arc<Part>> = HashMap::new();
         let mut pieces = Vec::new();
         while !wanted.is_empty() {
             let place = tree
@@ -164,13 +168,15 @@ impl TreeReader {
                 wanted.start - extents.from,
                 wanted.end - wanted.start,
             ) {
-                let part = tree
-                    .part(extents.extents[slice.extent].part, patience)
-                    .await
-                    .map_err(Arc::new)?;
-                let read = self.read_slice(tree, &part, extents.extents, slice, &mut pieces, patience);
+                let number = extents.extents[slice.extent].part;
+                let part = match parts.entry(number) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => new.insert(tree.part(number, patience).await.map_err(Arc::new)?),
+                };
+                let part = &**part;
+                let read = self.read_slice(tree, part, extents.extents, slice, &mut pieces, patience);
                 read.await
-                    .map_err(|trouble| Arc::new(self.error(tree.name(), &file.path, &part, trouble)))?;
+                    .map_err(|trouble| Arc::new(self.error(tree.name(), &file.path, part, trouble)))?;
                 wanted.start += slice.bytes;
             }
         }

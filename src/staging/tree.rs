@@ -37,6 +37,7 @@ use super::Staging;
 mod arrived;
 mod bundle;
 mod commit;
+mod earlier;
 mod error;
 mod file;
 mod finishing;

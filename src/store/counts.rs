@@ -27,6 +27,13 @@ pub struct Counts {
     pub bytes_out: u64,
 }
 
+impl Counts {
+    /// All of them.
+    pub fn requests(&self) -> u64 {
+        self.puts + self.gets + self.heads + self.lists + self.deletes + self.parts
+    }
+}
+
 /// The living side of [`Counts`].
 #[derive(Debug, Default)]
 pub(super) struct Counters {

@@ -199,10 +199,36 @@ fn k1_a_later_backup_stores_what_has_changed() {
         file.write_all_at(&page, (megabyte << 20) + 5 * PAGE as u64)
             .expect("write a page");
     }
-    let changed = stored_bytes(&site.backup("changed")) - same;
+    let taken = site.backup("changed");
+    let changed = stored_bytes(&taken) - same;
     assert!(
         changed < 60 * PAGE as u64 * 12 / 10,
         "{changed} bytes for 60 pages"
+    );
+    // What it took is told. Beside the pages, the label, the control file and the manifest are new.
+    let work = &taken["work"];
+    let number = |name: &str| work[name].as_u64().unwrap_or_else(|| panic!("{name} of {work}"));
+    assert!(
+        number("changed_bytes") >= 60 * PAGE as u64 && number("changed_bytes") < 1 << 20,
+        "{work}"
+    );
+    assert!(
+        number("read_bytes") > 40 << 20 && number("requests") > 5,
+        "{work}"
+    );
+    let waits = [
+        "store_seconds",
+        "disk_seconds",
+        "rate_limit_seconds",
+        "cpu_seconds",
+    ];
+    let waits: f64 = waits
+        .iter()
+        .map(|name| work[*name].as_f64().expect("seconds"))
+        .sum();
+    assert!(
+        waits > 0.0 && waits <= work["seconds"].as_f64().expect("seconds"),
+        "{work}"
     );
     let whole =
         stored_bytes(&serde_json::from_slice(&site.try_backup("whole", &["--full"]).stdout).expect("JSON"));

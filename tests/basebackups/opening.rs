@@ -27,6 +27,11 @@ async fn one_page(made_up: MadeUp) -> (u64, u64, u64) {
     assert!(read.expect("read a page") == content[40 * 8192..41 * 8192]);
     let (gets, _) = browser.since(&before);
     let received = store.counts().bytes_in - before.bytes_in;
+    // K1: "A page costs at most two requests"; this one lies in another part.
+    let before = store.counts();
+    let read = browser.below.fs.read(handle, 41 * 8192, 8192, None).await;
+    assert!(read.expect("read a page") == content[41 * 8192..42 * 8192]);
+    assert!(browser.since(&before).0 <= 2);
     // And the rest of it, whose every page lies elsewhere than the one before.
     let whole = browser
         .read_by(&format!("basebackups/monday/{REAL}"), 1 << 20)

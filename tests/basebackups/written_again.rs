@@ -183,3 +183,30 @@ fn b1_an_incremental_pg_basebackup_is_combined_from_the_mount() {
         .shell("cmp \"$1\" \"$2\"", &[&whole.join(relation.trim()), &next]);
     assert!(compared.status.success(), "{}", said(&compared));
 }
+
+/// K1: of a tablespace, which `pg_basebackup` writes to another directory of the backup, too.
+#[test]
+fn k1_a_tablespace_that_is_written_again_stores_what_has_changed() {
+    let world = World::new("again-fast");
+    let site = Site::local(&world);
+    let mount = Mount::local(&world);
+    let place = world.owned_dir("fast");
+    site.server
+        .query(&format!("CREATE TABLESPACE fast LOCATION '{}'", place.display()));
+    site.server
+        .query("CREATE TABLE t TABLESPACE fast AS SELECT generate_series(1, 300000) AS id, md5(random()::text) AS text");
+    let mapped = |name: &str| {
+        let to = mount.path().join("basebackups").join(name).join("fast");
+        format!("--tablespace-mapping={}={}", place.display(), to.display())
+    };
+    for name in ["full", "same", "again"] {
+        written(&site, &mount, name, &["-X", "none", &mapped(name)]);
+    }
+    let full = stored_bytes(&site, "full");
+    for name in ["same", "again"] {
+        let stored = stored_bytes(&site, name);
+        assert!(stored < 400 << 10, "{name}: {stored} of {full}");
+    }
+    let shown = |name: &str| mount.path().join("basebackups").join(name).join("pg_tblspc");
+    assert_same(mount.user(), &shown("full"), &shown("again"));
+}

@@ -1,12 +1,12 @@
 //! Backups of clusters that nobody has: their descriptions are whole, and of their content there is one file.
 
 use jiff::Timestamp;
-use walfs::archive::Archive;
 use walfs::archive::tree::backup::{Backup, Shape, WalRange};
 use walfs::archive::tree::ended::{Ended, KnownFrom};
 use walfs::archive::tree::page_hashes::PageHashes;
-use walfs::archive::tree::summary::{Description, Method};
+use walfs::archive::tree::summary::{Description, Method, Summary};
 use walfs::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeId, TreeName, layout};
+use walfs::archive::{self, Archive};
 use walfs::codec::{Compression, ContentHash};
 use walfs::parts::part::PartBuilder;
 use walfs::pg::{Lsn, Timeline};
@@ -66,6 +66,17 @@ pub fn description() -> Description {
     }
 }
 
+/// Makes a tree exist whose parts are stored.
+pub async fn commit(
+    archive: &Archive,
+    tree: &Tree,
+    description: Description,
+    patience: Patience,
+) -> Result<Summary, archive::Error> {
+    let inventory = archive.store_inventory(tree, patience).await?;
+    archive.commit_stored(inventory, description, patience).await
+}
+
 /// Stores a backup of that name, and gives the content of [`REAL`], whose every second page lies in another part.
 pub async fn store(archive: &Archive, name: &TreeName, made_up: MadeUp, patience: Patience) -> Vec<u8> {
     let mut maker = Maker {
@@ -80,7 +91,7 @@ pub async fn store(archive: &Archive, name: &TreeName, made_up: MadeUp, patience
     maker.small(made_up.small);
     let content = maker.real(archive, patience).await;
     let tree = Tree::new(maker.id, maker.parts, maker.entries).expect("a tree");
-    let stored = archive.commit_tree(&tree, description(), || patience).await;
+    let stored = commit(archive, &tree, description(), patience).await;
     stored.expect("a backup");
     content
 }

@@ -19,6 +19,7 @@ use walfs::parts::volume::{Bundle, VolumeBuilder};
 use walfs::pg::{Lsn, Timeline};
 
 use super::below::LONG;
+use super::made_up;
 use walfs::store::Patience;
 
 /// Stores `directory` as the complete base backup `name`, of the cluster that `backup` describes.
@@ -48,7 +49,7 @@ pub async fn pack(archive: &Archive, name: &str, directory: &Path, backup: Backu
         plain_tar: true,
         backup,
     };
-    let committed = archive.commit_tree(&tree, description, || patience).await;
+    let committed = made_up::commit(archive, &tree, description, patience).await;
     committed.expect("commit the backup");
     tree
 }

@@ -1,7 +1,7 @@
 //! Which trees there are: begun, committed, listed, read, and what unfinished ones have left.
 //!
 //! A tree is begun by an object of its own, `begun.json`, which says who is at it; then come its parts, in any order;
-//! [`Archive::commit_tree`] writes the manifest and, last, the summary. Whatever happens before that leaves
+//! [`Archive::store_inventory`] writes the manifest, [`Archive::commit_stored`], last, the summary. Whatever happens before that leaves
 //! an unfinished tree, which nobody sees as a backup ([`super::unfinished`]).
 
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::intact::SeenTrees;
 use super::refused::Refused;
 use super::summary::{BuildsOn, Description, Inventory, Object, Summary};
 use super::{Content, Entry, Part, Tree, TreeId, TreeKind, TreeName, manifest};
@@ -138,21 +139,6 @@ impl Archive {
         let own = parts.iter().filter(|key| key.as_str().starts_with(&prefix));
         let own: Vec<Key> = own.cloned().collect();
         Ok(self.store().delete(&own, patience).await?)
-    }
-
-    /// Makes a tree exist: [`Archive::store_inventory`], then [`Archive::commit_stored`]. `patience` is asked for each of the
-    /// two objects.
-    ///
-    /// # Errors
-    /// As [`Archive::commit_stored`].
-    pub async fn commit_tree(
-        &self,
-        tree: &Tree,
-        description: Description,
-        patience: impl Fn() -> Patience,
-    ) -> Result<Summary, Error> {
-        let inventory = self.store_inventory(tree, patience()).await?;
-        self.commit_stored(inventory, description, patience()).await
     }
 
     /// Stores what tells a tree's parts apart: its manifest. Nothing points to it before the tree is committed, so the parts
@@ -407,15 +393,15 @@ impl Archive {
     /// # Errors
     /// [`Error::Store`].
     pub async fn latest(&self, patience: Patience) -> Result<Option<(TreeName, Summary)>, Error> {
-        for (name, summary) in self
-            .summaries(TreeKind::BaseBackup, patience)
-            .await?
-            .into_iter()
-            .rev()
-        {
+        let backups = self.summaries(TreeKind::BaseBackup, patience).await?;
+        let seen = SeenTrees::default();
+        for (name, summary) in backups.into_iter().rev() {
             let Ok(summary) = summary else { continue };
             if summary.backup.incremental_from.is_none()
-                && self.missing_of_tree(&name, &summary, patience).await?.is_none()
+                && self
+                    .missing_of_tree(&name, &summary, &seen, patience)
+                    .await?
+                    .is_none()
                 && self.backup_wal(&summary, patience).await? == BackupWal::Complete
             {
                 return Ok(Some((name, summary)));

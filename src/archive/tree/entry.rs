@@ -241,6 +241,12 @@ pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
+/// The path of what has that name, or path, in a directory.
+pub(crate) fn below(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if directory.is_empty() { b"" } else { b"/" };
+    [directory, slash, name].concat()
+}
+
 fn readable(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }

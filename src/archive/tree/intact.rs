@@ -2,6 +2,7 @@
 //! it shows.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Mutex;
 
 use super::summary::{BuildsOn, Object, Summary};
 use super::{PART, Part, TREES, TreeId, TreeName};
@@ -10,6 +11,22 @@ use crate::store::{ErrorKind, Key, Meta, Patience};
 
 /// Objects in the page that is looked at.
 const PAGE: usize = 1000;
+
+/// Earlier trees that were looked at, for a list of backups of which each builds on those before it: otherwise it would
+/// look at each of them as often as there are backups.
+#[derive(Debug, Default)]
+pub struct SeenTrees(Mutex<HashMap<String, Option<u64>>>);
+
+impl SeenTrees {
+    fn of(&self, prefix: &str) -> Option<Option<u64>> {
+        self.0.lock().expect("no panic while held").get(prefix).copied()
+    }
+
+    fn note(&self, prefix: &str, bytes: Option<u64>) {
+        let mut seen = self.0.lock().expect("no panic while held");
+        seen.insert(prefix.to_owned(), bytes);
+    }
+}
 
 impl Archive {
     /// What is missing of a complete tree, in words. Of one with more than a page of parts only what tells them apart is
@@ -21,6 +38,7 @@ impl Archive {
         &self,
         name: &TreeName,
         summary: &Summary,
+        seen: &SeenTrees,
         patience: Patience,
     ) -> Result<Option<String>, Error> {
         let Some(id) = summary.tree_id(name) else {
@@ -40,10 +58,10 @@ impl Archive {
         let told_apart = self.missing_inventory(&id, summary, &entries);
         let own = told_apart.or_else(|| match many {
             true => None,
-            false => missing_bytes(&entries, &prefix, summary.stored_bytes),
+            false => missing_bytes(bytes_of(&entries, &prefix), &prefix, summary.stored_bytes),
         });
         match own {
-            None => self.missing_of_others(summary, patience).await,
+            None => self.missing_of_others(summary, seen, patience).await,
             missing => Ok(missing),
         }
     }
@@ -52,6 +70,7 @@ impl Archive {
     async fn missing_of_others(
         &self,
         summary: &Summary,
+        seen: &SeenTrees,
         patience: Patience,
     ) -> Result<Option<String>, Error> {
         for BuildsOn { id, stored_bytes } in &summary.builds_on {
@@ -59,20 +78,28 @@ impl Archive {
                 return Ok(Some(format!("it builds on {id:?}, which is no tree")));
             };
             let prefix = id.prefix();
-            let page = match self.store().list(&prefix, None, PAGE, patience).await {
-                Err(error) if error.kind == ErrorKind::Denied => continue,
-                page => page?,
+            let known = seen.of(&prefix);
+            let found = match known {
+                Some(found) => found,
+                None => self.bytes_of_parts(&prefix, patience).await?,
             };
-            if page.more {
-                continue;
-            }
-            let mut parts = page.entries;
-            parts.retain(|(key, _)| key.as_str().contains(PART));
-            if let Some(missing) = missing_bytes(&parts, &prefix, *stored_bytes) {
-                return Ok(Some(missing));
+            seen.note(&prefix, found);
+            let missing = found.and_then(|found| missing_bytes(found, &prefix, *stored_bytes));
+            if missing.is_some() {
+                return Ok(missing);
             }
         }
         Ok(None)
+    }
+
+    /// Stored bytes of the parts of a tree; `None` where more than a page would have to be listed, or nothing may be.
+    async fn bytes_of_parts(&self, prefix: &str, patience: Patience) -> Result<Option<u64>, Error> {
+        let page = match self.store().list(prefix, None, PAGE, patience).await {
+            Err(error) if error.kind == ErrorKind::Denied => return Ok(None),
+            page => page?,
+        };
+        let parts = page.entries.iter().filter(|(key, _)| key.as_str().contains(PART));
+        Ok((!page.more).then(|| parts.map(|(_, meta)| meta.stored_bytes).sum()))
     }
 
     /// The first of these parts, of one tree or of several, that is gone or cut, and what is wrong with it: as far as a
@@ -127,9 +154,12 @@ impl Archive {
             listed => listed?,
         };
         let own = self.missing_inventory(&id, summary, &entries);
-        let own = own.or_else(|| missing_bytes(&entries, &prefix, summary.stored_bytes));
+        let own = own.or_else(|| missing_bytes(bytes_of(&entries, &prefix), &prefix, summary.stored_bytes));
         let missing = match own {
-            None => self.missing_of_others(summary, patience).await?,
+            None => {
+                let seen = SeenTrees::default();
+                self.missing_of_others(summary, &seen, patience).await?
+            }
             own => own,
         };
         match missing {
@@ -183,10 +213,14 @@ fn missing_object(entries: &[(Key, Meta)], key: &Key, object: &Object) -> Option
     }
 }
 
-fn missing_bytes(entries: &[(Key, Meta)], prefix: &str, stored: u64) -> Option<String> {
+/// Stored bytes of a tree's own parts and manifest.
+fn bytes_of(entries: &[(Key, Meta)], prefix: &str) -> u64 {
     let told_apart = |key: &Key| !key.as_str()[prefix.len()..].ends_with(".json");
     let counted = entries.iter().filter(|(key, _)| told_apart(key));
-    let found: u64 = counted.map(|(_, meta)| meta.stored_bytes).sum();
+    counted.map(|(_, meta)| meta.stored_bytes).sum()
+}
+
+fn missing_bytes(found: u64, prefix: &str, stored: u64) -> Option<String> {
     (found < stored).then(|| {
         let missing = stored - found;
         format!("{missing} of the {stored} bytes stored in {prefix} are missing")

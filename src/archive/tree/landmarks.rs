@@ -120,9 +120,10 @@ impl Archive {
         compared: &[SegmentName],
         patience: Patience,
     ) -> Result<(), Unsettled> {
+        let landmarks = std::mem::take(&mut backup.landmarks);
         let mut seeker = self.seeker(backup, patience).expect("its WAL was checked");
         let mut unseen = Vec::new();
-        for landmark in std::mem::take(&mut backup.landmarks) {
+        for landmark in landmarks {
             let segment = seeker.segment(landmark);
             let is_needed = segment.is_some_and(|segment| !compared.contains(&segment));
             if !is_needed || !backup.spans(landmark) {

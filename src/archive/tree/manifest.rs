@@ -31,6 +31,9 @@ pub const MANIFEST_VERSION: u32 = 1;
 /// Extents in one line at most: some ten thousand bytes, so that one of them is found quickly.
 const LINE_EXTENTS: usize = 4096;
 
+/// Extents, and runs of pages, that are read of one line: what is short may claim very many.
+const MOST_READ_EXTENTS: usize = 2 * LINE_EXTENTS;
+
 /// Why a text is no manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {

@@ -24,6 +24,9 @@ pub(super) struct Collected {
     /// The ranges of each file.
     files: HashMap<Box<[u8]>, Vec<Packed>>,
     found: Findings,
+    /// Bytes of files that were read, and those of them that no earlier backup has.
+    pub(super) read_bytes: u64,
+    pub(super) changed_bytes: u64,
 }
 
 impl Collected {
@@ -35,6 +38,8 @@ impl Collected {
     /// Notes what was packed, and what was found in it.
     pub(super) fn add_files(&mut self, files: Vec<Packed>, found: Findings) {
         for packed in files {
+            self.read_bytes += packed.bytes;
+            self.changed_bytes += packed.own_bytes();
             self.files.entry(packed.path.clone()).or_default().push(packed);
         }
         self.found.add(found);

@@ -13,6 +13,7 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 
 use super::Error;
+use super::spent::Spent;
 use crate::archive::tree::chunks;
 use crate::codec::FRAME_BYTES;
 
@@ -67,12 +68,16 @@ impl Blocks {
         &self,
         range: Range<u64>,
         read: impl Fn(&mut [u8], u64) -> Result<usize, Error> + Send,
+        spent: &Spent,
         mut pack: impl FnMut(&mut Block) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut cuts = cut(range).peekable();
         let first = cuts.next();
         if cuts.peek().is_none() {
-            return first.map_or(Ok(()), |only| self.use_up(self.read(only, &read)?, &mut pack));
+            return first.map_or(Ok(()), |only| {
+                let block = spent.on_disk(|| self.read(only, &read))?;
+                self.use_up(block, &mut pack)
+            });
         }
         thread::scope(|scope| {
             let (send, blocks) = mpsc::sync_channel(WAITING);
@@ -88,9 +93,10 @@ impl Blocks {
             // Its priority is that of the thread which starts it.
             let reader = thread::Builder::new().name("reader".into());
             reader.spawn_scoped(scope, read_all).map_err(Error::Thread)?;
-            blocks
-                .into_iter()
-                .try_for_each(|block| self.use_up(block?, &mut pack))
+            while let Ok(block) = spent.on_disk(|| blocks.recv()) {
+                self.use_up(block?, &mut pack)?;
+            }
+            Ok(())
         })
     }
 
@@ -183,7 +189,12 @@ mod tests {
             };
             let blocks = Blocks::default();
             blocks
-                .each(range.clone(), |buffer, at| Ok(read(buffer, at, there)), pack)
+                .each(
+                    range.clone(),
+                    |buffer, at| Ok(read(buffer, at, there)),
+                    &Spent::default(),
+                    pack,
+                )
                 .unwrap();
             assert_eq!(at, range.end);
             assert!(long as u64 <= BLOCK_BYTES);
@@ -215,7 +226,7 @@ mod tests {
             Ok(())
         };
         let blocks = Blocks::default();
-        blocks.each(0..END, read, pack).unwrap();
+        blocks.each(0..END, read, &Spent::default(), pack).unwrap();
         assert!(blocks.spare.lock().unwrap().len() <= WAITING + 2);
     }
 
@@ -227,7 +238,7 @@ mod tests {
                 true => Err(Error::Thread(io::ErrorKind::Other.into())),
                 false => Ok(read(buffer, at, END)),
             };
-            let failed = Blocks::default().each(0..END, read, |_| {
+            let failed = Blocks::default().each(0..END, read, &Spent::default(), |_| {
                 packed += 1;
                 Ok(())
             });

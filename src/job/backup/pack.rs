@@ -18,6 +18,7 @@ use super::pages::{Rules, Verifier, check_length};
 use super::queue::{Opened, Plan, Queue, Work};
 use super::rate::Rate;
 use super::reading::read_at;
+use super::spent::Spent;
 use super::{Error, patience};
 use crate::archive::tree::layout;
 use crate::codec::Compression;
@@ -49,6 +50,8 @@ pub(super) struct Packers {
     /// For plain bytes being packed and packed bytes being stored, together.
     memory: Share,
     blocks: Blocks,
+    /// For what the threads have waited.
+    pub(super) spent: Spent,
 }
 
 impl Packers {
@@ -73,6 +76,7 @@ impl Packers {
             stop: Semaphore::new(0),
             memory,
             blocks: Blocks::default(),
+            spent: Spent::default(),
         }
     }
 
@@ -91,7 +95,7 @@ impl Packers {
             volume: None,
             made: Made::default(),
         };
-        if let Err(error) = packer.run() {
+        if let Err(error) = self.spent.all(|| packer.run()) {
             // Nobody receives any more if the backup has ended without us.
             let _ = results.send(Err(error));
         }
@@ -137,6 +141,7 @@ impl Packers {
             }
             let nap = wait.min(NAP);
             thread::sleep(nap);
+            self.spent.rate.add(nap);
             wait -= nap;
         }
     }
@@ -181,7 +186,10 @@ impl Packer<'_> {
         }
         self.close();
         self.send()?;
-        self.shared.wait_for_memory(bytes, self.runtime)
+        let shared = self.shared;
+        shared
+            .spent
+            .on_store(|| shared.wait_for_memory(bytes, self.runtime))
     }
 
     fn send(&mut self) -> Result<(), Error> {
@@ -327,7 +335,8 @@ impl Packer<'_> {
 
     /// What the base has of a file.
     fn comparison<'a>(&self, base: &'a Base, opened: &Opened) -> Result<Option<Comparison<'a>>, Error> {
-        Ok(self.runtime.block_on(base.file(&opened.path, patience()))?)
+        let known = base.file(&opened.path, patience());
+        Ok(self.shared.spent.on_store(|| self.runtime.block_on(known))?)
     }
 
     /// Stores what has changed of a range of a file that the base has.
@@ -383,7 +392,7 @@ impl Packer<'_> {
             read_at(&opened.file, buffer, at)
                 .map_err(|source| Error::read(&shared.plan.places.real(&opened.path), source))
         };
-        shared.blocks.each(range, read, |block| {
+        shared.blocks.each(range, read, &shared.spent, |block| {
             for (at, chunk, read) in block.chunks() {
                 if let Some(verifier) = &verifier {
                     verifier.check(&mut chunk[..read], at, &opened.file, &mut self.made.found);

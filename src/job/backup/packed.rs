@@ -62,6 +62,15 @@ pub(super) struct Made {
 }
 
 impl Packed {
+    /// Bytes that are in parts of this backup.
+    pub(super) fn own_bytes(&self) -> u64 {
+        let own = self.extents.iter().map(|extent| match extent {
+            PackedExtent::Own { bytes, .. } => *bytes,
+            PackedExtent::Base(_) => 0,
+        });
+        own.sum()
+    }
+
     /// All of it is in a part of this backup, there.
     pub(super) fn place(&mut self, volume: u32, slice: u32, offset: u64) {
         self.extents = vec![PackedExtent::Own {

@@ -10,6 +10,7 @@ use super::target::{Target, TargetTimeline};
 use super::timelines::Timelines;
 use super::way::Way;
 use crate::archive::tree::catalogue::BackupWal;
+use crate::archive::tree::intact::SeenTrees;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{LATEST, TreeKind, TreeName};
 use crate::archive::{self, Archive};
@@ -118,7 +119,7 @@ async fn named(
 }
 
 async fn before(archive: &Archive, target: &Target, patience: Patience) -> Result<Vec<Candidate>, Error> {
-    let mut found = Vec::new();
+    let (mut found, mut incremental) = (Vec::new(), None);
     for (name, summary) in archive
         .summaries(TreeKind::BaseBackup, patience)
         .await?
@@ -133,13 +134,18 @@ async fn before(archive: &Archive, target: &Target, patience: Patience) -> Resul
             }
         };
         summary.backup.ended = archive.ended(&summary.backup, patience).await?;
-        if summary.backup.incremental_from.is_none() && target.too_early_for(&summary).is_none() {
+        if let Some(from) = summary.backup.incremental_from {
+            incremental = incremental.or(Some((name, from)));
+            continue;
+        }
+        if target.too_early_for(&summary).is_none() {
             found.extend(Candidate::new(name, summary));
         }
     }
-    match found.is_empty() {
-        true => Err(none(archive, target)),
-        false => Ok(found),
+    match (found.is_empty(), incremental) {
+        (true, Some((backup, from))) => Err(Error::Incremental { backup, from }),
+        (true, None) => Err(none(archive, target)),
+        (false, _) => Ok(found),
     }
 }
 
@@ -238,13 +244,14 @@ async fn newest<'a>(
     answer: Option<&Answer>,
     patience: Patience,
 ) -> Result<(&'a Candidate, Way), Error> {
+    let seen = SeenTrees::default();
     for candidate in candidates {
         let way = answer.map_or_else(|| candidate.own_way(timelines), |answer| answer.way.clone());
         if !candidate.is_on(&way) {
             continue;
         }
         let (name, summary) = (&candidate.name, &candidate.summary);
-        if let Some(missing) = archive.missing_of_tree(name, summary, patience).await? {
+        if let Some(missing) = archive.missing_of_tree(name, summary, &seen, patience).await? {
             tracing::warn!("backup {name} is passed over: {missing}");
             continue;
         }

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
-use crate::archive::tree::{Content, Entry};
+use crate::archive::tree::{Content, Entry, below};
 use crate::archive::wal::WalMeta;
 use crate::linux::kernel::Owner;
 use crate::mount::asker::Asker;
@@ -132,12 +132,6 @@ impl Browser {
     }
 }
 
-/// The path of what has that name in a directory.
-fn below(directory: &[u8], name: &OsStr) -> Vec<u8> {
-    let slash: &[u8] = if directory.is_empty() { b"" } else { b"/" };
-    [directory, slash, name.as_bytes()].concat()
-}
-
 /// The place in a backup of a node of this room.
 fn place(node: Node) -> Result<TreeNode> {
     match node {
@@ -152,7 +146,7 @@ impl Room for Browser {
         let at = place(parent)?;
         let loaded = self.loaded(at.slot, asker).await?;
         let directory = self.entry(&loaded, at.entry, asker).await?;
-        let path = below(&directory.entry().path, name);
+        let path = below(&directory.entry().path, name.as_bytes());
         let found = loaded.tree.find(&path, self.common.read_patience());
         let found = self.common.while_wanted(asker, found).await;
         let found = self

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::archive::tree::catalogue::BackupWal;
+use crate::archive::tree::intact::SeenTrees;
 use crate::archive::tree::{TreeId, TreeName};
 use crate::mount::asker::Asker;
 use crate::mount::common::Common;
@@ -90,7 +91,8 @@ impl Latest {
     async fn has_its_parts(&self, backup: &Committed) -> Result<bool> {
         let (name, patience) = (&backup.name, self.common.prompt_patience());
         let archive = &self.common.archive;
-        let missing = archive.missing_of_tree(name, &backup.summary, patience);
+        let seen = SeenTrees::default();
+        let missing = archive.missing_of_tree(name, &backup.summary, &seen, patience);
         Ok(missing.await?.is_none())
     }
 

@@ -39,6 +39,7 @@ struct OwnWal {
 impl Candidate<'_> {
     /// See [`Candidate::recognise`].
     pub(super) async fn tar_backup(&self, manifest: &Manifest) -> Result<Backup, Error> {
+        refuse_incremental(manifest)?;
         if !self.has_tar("base") {
             return Err(Error::no_backup("it has neither a backup_label nor a base.tar"));
         }
@@ -171,6 +172,21 @@ impl Candidate<'_> {
                  HINT: archive a segment first (SELECT pg_switch_wal()), or leave base.tar uncompressed",
             )
         })
+    }
+}
+
+/// The label says so as well, where it can be unpacked.
+fn refuse_incremental(manifest: &Manifest) -> Result<(), Error> {
+    let is_partial = |path: &[u8]| {
+        path.rsplit(|&byte| byte == b'/')
+            .next()
+            .is_some_and(|name| name.starts_with(b"INCREMENTAL."))
+    };
+    match manifest.files.iter().any(|file| is_partial(&file.path)) {
+        true => Err(Error::no_backup(
+            "it is an incremental backup in tar files, which no tool combines\nHINT: pg_basebackup --incremental -Fp",
+        )),
+        false => Ok(()),
     }
 }
 

@@ -84,10 +84,11 @@ impl TreeDraft {
         };
         let archive = &self.sender.archive;
         let committed = async {
+            let inventory = archive.store_inventory(&tree, patience()).await?;
             if tree.stored_bytes_by_tree().len() > 1 {
                 archive.check_parts(&self.name, &tree.parts, patience()).await?;
             }
-            archive.commit_tree(&tree, description, patience).await
+            archive.commit_stored(inventory, description, patience()).await
         };
         committed.await.map_err(|error| self.sender.fail(error).into())
     }

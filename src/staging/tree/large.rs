@@ -330,15 +330,18 @@ impl Content {
             && changed * 2 <= kept.len()
             && changed < kept.len()
         {
-            let plain = self.changed(&mut draft, &kept).await?;
-            let mut bundle = Bundle::default();
-            let offset = match plain.is_empty() {
-                true => 0,
-                false => bundle.add(pages_entry(path, nobodys(), plain.len() as u64), plain),
-            };
-            let files = vec![Pieces::changed(kept, bytes, offset)];
-            let most_bytes = codec::most_stored_bytes(bundle.plain_bytes());
+            // Plain and packed.
+            let most_bytes = 2 * codec::most_stored_bytes(changed as u64 * PAGE_BYTES + layout::HEADER_BYTES);
+            let path = path.clone();
             let make = async move {
+                let plain = self.changed(&mut draft, &kept).await?;
+                let mut bundle = Bundle::default();
+                let mut offset = 0;
+                if !plain.is_empty() {
+                    let entry = pages_entry(&path, nobodys(), plain.len() as u64);
+                    offset = bundle.add(entry, plain);
+                }
+                let files = vec![Pieces::changed(kept, bytes, offset)];
                 let pack = move || (!bundle.is_empty()).then(|| bundle.pack(compression));
                 let part = tokio::task::spawn_blocking(pack).await;
                 let part = part.map_err(std::io::Error::other)?;

@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::arrived::{Arrived, Pieces};
+use super::earlier::Earlier;
 use super::recalled::{Recalled, WHOLE_BYTES};
 use crate::archive::tree::page_hashes::PageHash;
 use crate::archive::tree::{Part, TreeId};
 use crate::archive::{self, Archive};
 use crate::codec::SeekTable;
 use crate::parts::part::FinishedPart;
-use crate::read::base::Base;
 use crate::read::page_hashes::Placed;
 use crate::read::tree::TreeReader;
 use crate::staging::spill::Space;
@@ -30,9 +30,6 @@ const SLICES: usize = 3;
 /// Bundles packed and uploaded at once. They do not wait behind slices, of which there may be gigabytes in temporary files:
 /// writers of small files wait for bundles.
 const BUNDLES: usize = 2;
-
-/// How long the store may take for each question about earlier backups, before all is sent.
-const MOST_WAIT: Duration = Duration::from_secs(20);
 
 /// Why an upload failed; it stays.
 pub(super) type Failure = Arc<archive::Error>;
@@ -57,9 +54,8 @@ pub(super) struct Sender {
     forgotten: Mutex<Vec<Outgoing>>,
     /// Bundles that are read back.
     recalled: Recalled,
-    /// What has not changed since an earlier backup is not sent. Looked for when something is sent for the first time.
-    base: OnceCell<Option<Arc<Base>>>,
-    trees: TreeReader,
+    /// What has not changed since an earlier backup is not sent.
+    pub(super) earlier: Earlier,
     volumes: AtomicU32,
     /// Has anything gone out in a bundle that the tree does not hold any more?
     strays: AtomicBool,
@@ -117,6 +113,7 @@ impl Sender {
     pub(super) fn new(archive: Arc<Archive>, id: TreeId, deadline: Duration, trees: TreeReader) -> Self {
         let bundled = Space::new(archive.memory().bundle_bytes);
         Self {
+            earlier: Earlier::look_for(&archive, trees, deadline),
             archive,
             id,
             deadline,
@@ -128,8 +125,6 @@ impl Sender {
             last_progress: Mutex::new(Instant::now()),
             forgotten: Mutex::default(),
             recalled: Recalled::default(),
-            base: OnceCell::new(),
-            trees,
             volumes: AtomicU32::new(0),
             strays: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
@@ -217,40 +212,6 @@ impl Sender {
         self.send_in(|sender| &sender.bundles, key, part)
     }
 
-    /// Which pages of a range of a file are where in parts that there are, by their hashes: those that need not be sent. Of
-    /// a file without a path, and where nothing can be known, none is.
-    pub(super) async fn kept(
-        &self,
-        path: Option<&[u8]>,
-        range: Range<u64>,
-        hashes: &[PageHash],
-    ) -> Vec<Option<Placed>> {
-        let base = self.base.get_or_init(|| self.choose_base()).await;
-        let kept = match (base, path) {
-            (Some(base), Some(path)) => base.kept(path, range, hashes, self.brief_patience()).await,
-            _ => Ok(None),
-        };
-        let kept = kept.unwrap_or_else(|error| {
-            tracing::warn!("{}: what earlier backups have is stored again: {error}", self.id);
-            None
-        });
-        kept.unwrap_or_else(|| vec![None; hashes.len()])
-    }
-
-    async fn choose_base(&self) -> Option<Arc<Base>> {
-        let patience = || self.brief_patience();
-        match Base::choose(&self.archive, &self.trees, None, patience).await {
-            Ok(base) => base,
-            Err(error) => {
-                tracing::warn!(
-                    "{}: everything is stored, whatever earlier backups have: {error}",
-                    self.id
-                );
-                None
-            }
-        }
-    }
-
     /// Waits until bundles have gone out.
     pub(super) async fn wait_for_bundles(&self) {
         self.bundled.wait().await;
@@ -266,6 +227,7 @@ impl Sender {
         let mut space = self.archive.memory().uploads.take(most_bytes).await;
         let Made { part, files } = make.await.map_err(staging)?;
         let Some(part) = part else {
+            self.note_progress();
             return Ok(Arc::new(Arrived { part: None, files }));
         };
         space.shrink_to(part.object.len() as u64);
@@ -285,6 +247,29 @@ impl Sender {
             tracing::error!("{} cannot be completed any more: {error}", self.id);
         }
         failure.get_or_insert_with(|| Arc::new(error)).clone()
+    }
+
+    /// Is nothing sent any more?
+    fn is_over(&self) -> bool {
+        self.stopped.load(Ordering::Acquire) || self.failure().is_some()
+    }
+
+    /// Which pages of a range of a file are where in parts that there are, by their hashes: those that need not be sent. Of
+    /// a file without a path, and where nothing can be known, none is.
+    pub(super) async fn kept(
+        &self,
+        path: Option<&[u8]>,
+        range: Range<u64>,
+        hashes: &[PageHash],
+    ) -> Vec<Option<Placed>> {
+        let mut kept = None;
+        if let Some(path) = path
+            && !self.is_over()
+        {
+            kept = self.earlier.kept(path, range, hashes).await;
+            self.note_progress();
+        }
+        kept.unwrap_or_else(|| vec![None; hashes.len()])
     }
 
     /// Why this tree cannot be completed any more, if so.
@@ -370,10 +355,6 @@ impl Sender {
             return Ok(());
         }
         Err(self.staging_error(&part.key, "it is not what was stored".into()))
-    }
-
-    fn brief_patience(&self) -> Patience {
-        Patience::for_at_most(self.deadline.min(MOST_WAIT))
     }
 
     pub(super) fn patience(&self) -> Patience {

@@ -14,11 +14,11 @@ use crate::archive::tree::entry::order;
 /// Bytes of lines after which a leaf is closed.
 pub(super) const LEAF_BYTES: u64 = 64 << 10;
 
-/// Longest leaf: it is in memory whole. Its last line may be the longest there is.
-const MOST_LEAF_BYTES: u64 = 4 << 20;
+/// Longest leaf: it is in memory whole. Its last line may be the longest there is, some 200 KiB.
+const MOST_LEAF_BYTES: u64 = 512 << 10;
 
-/// Longest index: of some 30 GiB of lines.
-const MOST_INDEX_BYTES: u64 = 64 << 20;
+/// Longest index: of the longest manifest, if all paths are long.
+const MOST_INDEX_BYTES: u64 = 16 << 20;
 
 /// Parts, or entries, that are counted at most.
 const MOST_LINES: u32 = 1 << 30;

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::MOST_READ_EXTENTS;
 use crate::archive::tree::entry::Extent;
 use crate::archive::tree::page_hashes::PAGE_BYTES;
 
@@ -112,9 +113,16 @@ impl Overlay {
     /// # Errors
     /// Why there are none, as text.
     pub(super) fn extents(self, from: u64) -> Result<Vec<Extent>, String> {
+        let too_many = || format!("more than {MOST_READ_EXTENTS} extents in one line");
+        if self.extents.len() > MOST_READ_EXTENTS {
+            return Err(too_many());
+        }
         let mut over = Vec::new();
         for (part, offset, runs) in &self.over {
             read_runs(from, *part, *offset, runs, &mut over)?;
+            if over.len() > MOST_READ_EXTENTS {
+                return Err(too_many());
+            }
         }
         over.sort_by_key(|(at, _)| *at);
         let mut over = over.into_iter().peekable();
@@ -160,7 +168,7 @@ fn read_runs(
     let wrong = || format!("{runs:.80?} are no runs of pages");
     let number = |text: &str| text.parse::<u32>().map(u64::from).ok();
     let mut at = from;
-    for run in runs.split(' ') {
+    for run in runs.split(' ').take(MOST_READ_EXTENTS + 1) {
         let (run, skipped) = run.split_once('+').unwrap_or((run, "0"));
         let (gap, pages) = run.split_once('x').unwrap_or((run, "1"));
         let numbers = number(gap).zip(number(pages)).zip(number(skipped));
@@ -208,7 +216,12 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let read = |json: &str| serde_json::from_str::<Overlay>(json).unwrap().extents(0);
+        let many = format!(
+            r#"{{"extents":[[0,0,1073741824]],"over":[[0,0,"0{}"]]}}"#,
+            " 0".repeat(100_000)
+        );
         for wrong in [
+            &many,
             r#"{"extents":[],"over":[[0,0,"0"]]}"#,
             r#"{"extents":[[0,0,8192]],"over":[[0,0,"1"]]}"#,
             r#"{"extents":[[0,0,8193]],"over":[[0,0,"1"]]}"#,
