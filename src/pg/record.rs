@@ -130,6 +130,15 @@ impl<'a> Window<'a> {
         Some(Lsn(self.start.0 + end.next_multiple_of(8) as u64))
     }
 
+    /// Where a record from before the window ends at the earliest, by what its first page says is left of it: it need not be in
+    /// the window. `None` if none goes on there, or that is no page.
+    pub fn goes_on_to(&self) -> Option<Lsn> {
+        let rest = self.u32_at(16)? as usize;
+        let header = self.page(0, rest).ok()?;
+        let end = (header + rest).next_multiple_of(8) as u64;
+        (rest > 0).then(|| Lsn(self.start.0.saturating_add(end)))
+    }
+
     /// The records from a position on, up to the first that is not whole.
     pub fn records(self, from: Lsn) -> impl Iterator<Item = Record> + use<'a> {
         let read = move |at| self.read(at).ok();

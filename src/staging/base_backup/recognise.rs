@@ -12,6 +12,7 @@ use crate::pg::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, landmark, tab
 use crate::staging::tree::names::Kind;
 
 use super::tablespaces::{self, Mapped};
+use super::tar_backup::is_incremental;
 use super::{Candidate, Error, MANIFEST};
 
 /// Longest of the files that are read whole to learn what a backup is; a manifest has some hundred bytes a file.
@@ -68,6 +69,12 @@ impl Candidate<'_> {
     async fn plain_backup(&self, label: Option<&[u8]>, manifest: &Manifest) -> Result<Backup, Error> {
         let label = label.map(label::read).transpose();
         let (label, incremental_from) = label.map_err(Error::no_backup)?.unzip();
+        let incremental_from = incremental_from.flatten();
+        if incremental_from.is_none() && is_incremental(manifest) {
+            return Err(Error::no_backup(
+                "it has files of an incremental backup, and its backup_label does not say so",
+            ));
+        }
         let control = self.read_text(CONTROL).await?;
         let control = control.ok_or_else(|| Error::no_backup("global/pg_control is not there"))?;
         let control = ControlFile::parse(&control).map_err(Error::no_backup)?;
@@ -93,7 +100,7 @@ impl Candidate<'_> {
             from_standby: label
                 .as_ref()
                 .is_some_and(|label| label.from == BackupFrom::Standby),
-            incremental_from: incremental_from.flatten(),
+            incremental_from,
             label: label
                 .as_ref()
                 .map(|label| label.label.clone())

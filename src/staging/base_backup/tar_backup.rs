@@ -39,7 +39,11 @@ struct OwnWal {
 impl Candidate<'_> {
     /// See [`Candidate::recognise`].
     pub(super) async fn tar_backup(&self, manifest: &Manifest) -> Result<Backup, Error> {
-        refuse_incremental(manifest)?;
+        if is_incremental(manifest) {
+            return Err(Error::no_backup(
+                "it is an incremental backup in tar files, which no tool combines\nHINT: pg_basebackup --incremental -Fp",
+            ));
+        }
         if !self.has_tar("base") {
             return Err(Error::no_backup("it has neither a backup_label nor a base.tar"));
         }
@@ -175,19 +179,13 @@ impl Candidate<'_> {
     }
 }
 
-/// The label says so as well, where it can be unpacked.
-fn refuse_incremental(manifest: &Manifest) -> Result<(), Error> {
+/// Has it files of which only some blocks are there? The label says so as well, where it can be read.
+pub(super) fn is_incremental(manifest: &Manifest) -> bool {
     let is_partial = |path: &[u8]| {
-        path.rsplit(|&byte| byte == b'/')
-            .next()
-            .is_some_and(|name| name.starts_with(b"INCREMENTAL."))
+        let name = path.rsplit(|&byte| byte == b'/').next();
+        name.is_some_and(|name| name.starts_with(b"INCREMENTAL."))
     };
-    match manifest.files.iter().any(|file| is_partial(&file.path)) {
-        true => Err(Error::no_backup(
-            "it is an incremental backup in tar files, which no tool combines\nHINT: pg_basebackup --incremental -Fp",
-        )),
-        false => Ok(()),
-    }
+    manifest.files.iter().any(|file| is_partial(&file.path))
 }
 
 fn system_id(manifest: &Manifest, header: Option<&PageHeader>) -> Option<SystemId> {
