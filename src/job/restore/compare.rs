@@ -100,6 +100,9 @@ pub(super) fn missing<I: IntoIterator<Item = Option<PageHash>>>(
     Ok(missing)
 }
 
+/// The hashes of some pages; `None` for those of which none is stored.
+type Pages = Result<Vec<Option<PageHash>>, Error>;
+
 /// What was stored of the backup's pages.
 pub(super) struct Hashes<'a> {
     source: &'a Source,
@@ -123,10 +126,7 @@ impl<'a> Hashes<'a> {
 
     /// Of the ranges of one file, on a thread for blocking work. The file is looked for by its path: what a restore leaves out
     /// has no number in its tree.
-    pub(super) fn of_file(
-        &self,
-        file: &FileWork,
-    ) -> Result<impl FnMut(Range<u64>) -> Result<Vec<Option<PageHash>>, Error>, Error> {
+    pub(super) fn of_file(&self, file: &FileWork) -> Result<impl FnMut(Range<u64>) -> Pages, Error> {
         let patience = self.source.patience;
         let path = &self.source.tree.entries()[file.entry as usize].path;
         let found = self.runtime.block_on(self.tree.find(path, patience))?;
