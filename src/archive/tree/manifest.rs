@@ -10,9 +10,9 @@
 //! {"tree":{"manifest_version":1,"id":"monday.0123456789abcdef","parts":1,"entries":3,"index_at":560}}
 //! ```
 //! An extent is `[part, offset, bytes]`: the place of the part among the `part` lines, from 0; single pages that lie over
-//! these are in a short form ([`overlay`]). Entries are in their [`order`](super::entry::order), so what one directory holds
+//! these are in a short form (`overlay`). Entries are in their order, so what one directory holds
 //! is together. A file of very many extents goes on in lines `{"more":{"from":...}}` behind its own. The last lines are the
-//! [`index`]: one entry of a million is found without reading the others. Paths and targets that are not UTF-8 are
+//! index: one entry of a million is found without reading the others. Paths and targets that are not UTF-8 are
 //! `{"hex":"..."}`.
 
 use super::entry::{Content, Entry, Extent, Tree, TreeError};
