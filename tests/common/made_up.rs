@@ -1,7 +1,7 @@
 //! Backups of clusters that nobody has: their descriptions are whole, and of their content there is one file.
 
 use jiff::Timestamp;
-use walfs::archive::tree::backup::{Backup, Shape, WalRange};
+use walfs::archive::tree::backup::Backup;
 use walfs::archive::tree::ended::{Ended, KnownFrom};
 use walfs::archive::tree::page_hashes::PageHashes;
 use walfs::archive::tree::summary::{Description, Method, Summary};
@@ -9,8 +9,10 @@ use walfs::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeI
 use walfs::archive::{self, Archive};
 use walfs::codec::{Compression, ContentHash};
 use walfs::parts::part::PartBuilder;
-use walfs::pg::{Lsn, Timeline};
+use walfs::pg::Lsn;
 use walfs::store::Patience;
+
+use super::packed;
 
 const PAGE_BYTES: u64 = 8192;
 const GIB: u64 = 1 << 30;
@@ -39,29 +41,12 @@ pub fn description() -> Description {
         method: Method::Walfs,
         plain_tar: true,
         backup: Backup {
-            shape: Shape::Plain,
-            system_identifier: None,
             postgresql_major: Some(15),
-            segment_bytes: 1 << 20,
-            wal: vec![WalRange {
-                timeline: Timeline(1),
-                start: Lsn(0x20_0028),
-                end: Lsn(0x20_0100),
-            }],
-            label: "test".into(),
             ended: Ended {
                 at: Timestamp::UNIX_EPOCH,
                 known_from: KnownFrom::Server,
             },
-            from_standby: false,
-            incremental_from: None,
-            own_wal: vec![],
-            awaited: vec![],
-            landmarks: vec![],
-            tablespaces: vec![],
-            links: vec![],
-            outside: vec![],
-            pages: None,
+            ..packed::backup(1 << 20, Lsn(0x20_0028), Lsn(0x20_0100))
         },
     }
 }

@@ -150,15 +150,9 @@ impl TreeDraft {
         let part = async move {
             let (bundle, files) = bundle_of(&sender, nodes, files).await;
             let most_bytes = codec::most_stored_bytes(bundle.plain_bytes());
-            let make = async move {
-                let pack = move || (!bundle.is_empty()).then(|| bundle.pack(compression));
-                let part = tokio::task::spawn_blocking(pack).await;
-                let part = part.map_err(std::io::Error::other)?;
-                Ok(Made { part, files })
-            };
             Unmade {
                 most_bytes,
-                make: make.boxed(),
+                make: Made::of(bundle, files, compression).boxed(),
             }
         };
         self.sender.send_bundle(key, plain_bytes, part)

@@ -342,10 +342,7 @@ impl Content {
                     offset = bundle.add(entry, plain);
                 }
                 let files = vec![Pieces::changed(kept, bytes, offset)];
-                let pack = move || (!bundle.is_empty()).then(|| bundle.pack(compression));
-                let part = tokio::task::spawn_blocking(pack).await;
-                let part = part.map_err(std::io::Error::other)?;
-                Ok(Made { part, files })
+                Made::of(bundle, files, compression).await
             };
             return Ok(Unmade {
                 most_bytes,

@@ -17,8 +17,9 @@ use super::recalled::{Recalled, WHOLE_BYTES};
 use crate::archive::tree::page_hashes::PageHash;
 use crate::archive::tree::{Part, TreeId};
 use crate::archive::{self, Archive};
-use crate::codec::SeekTable;
+use crate::codec::{Compression, SeekTable};
 use crate::parts::part::FinishedPart;
+use crate::parts::volume::Bundle;
 use crate::read::page_hashes::Placed;
 use crate::read::tree::TreeReader;
 use crate::staging::spill::Space;
@@ -90,6 +91,17 @@ pub(super) struct Made {
     pub(super) part: Option<FinishedPart>,
     /// Where the bytes of its files are.
     pub(super) files: Vec<Pieces>,
+}
+
+impl Made {
+    /// A bundle, which may have nothing in it, with where the bytes of its files are.
+    pub(super) async fn of(bundle: Bundle, files: Vec<Pieces>, compression: Compression) -> io::Result<Self> {
+        let pack = move || (!bundle.is_empty()).then(|| bundle.pack(compression));
+        let part = tokio::task::spawn_blocking(pack)
+            .await
+            .map_err(io::Error::other)?;
+        Ok(Self { part, files })
+    }
 }
 
 /// So much of a space, until it is dropped.
