@@ -36,6 +36,7 @@ mod keeping;
 // Swept, discarded and removed by others meanwhile: complete is said of what is there.
 mod opening;
 mod others;
+mod stopped;
 mod swept;
 // Taken by `walfs backup`, brought back by stock tools, started.
 mod taking;

@@ -145,12 +145,23 @@ impl<'a> Window<'a> {
         std::iter::successors(read(from), move |record| read(record.next))
     }
 
-    fn read(&self, at: Lsn) -> Result<Record, Found> {
+    /// Where the record before begins, by what is at a position, whole or not.
+    pub fn before(&self, at: Lsn) -> Option<Lsn> {
+        let begin = self.begin(at).ok()?;
+        u64_of(self.bytes, begin + 8).map(Lsn)
+    }
+
+    /// The offset of a record: at the beginning of a page it is behind the page's header.
+    fn begin(&self, at: Lsn) -> Result<usize, Found> {
         let offset = at.0.checked_sub(self.start.0).ok_or(Found::Nothing)? as usize;
-        let begin = match offset % self.block_bytes {
+        Ok(match offset % self.block_bytes {
             0 => offset + self.page(offset, 0)?,
             _ => offset,
-        };
+        })
+    }
+
+    fn read(&self, at: Lsn) -> Result<Record, Found> {
+        let begin = self.begin(at)?;
         let length = self.u32_at(begin).ok_or(Found::Beyond)? as usize;
         if length < HEADER_BYTES || begin % 8 != 0 {
             return Err(Found::Nothing);

@@ -24,7 +24,8 @@ impl Written {
     }
 
     /// Looks at the next page. Whatever is before a page of this segment is WAL, whether it can be read or not; on the last
-    /// one it ends where the records end, or with the page if that cannot be told.
+    /// one it ends where the records end, or with the page if that cannot be told, or if a record is begun there that is
+    /// not whole.
     pub fn add(&mut self, page: &[u8]) {
         let start = Lsn(self.header.page_address.0.saturating_add(self.bytes));
         let is_own = page.starts_with(&self.header.magic.to_le_bytes())
@@ -32,12 +33,22 @@ impl Written {
         let whole = self.bytes + page.len() as u64;
         if is_own {
             let window = Window::new(&self.header, start, page);
-            self.end = window.first().map_or(whole, |first| {
-                let next = window.records(first).last().map_or(first, |record| record.next);
-                whole.min(self.bytes + (next.0 - start.0))
+            let end = window.first().map(|first| {
+                let last = window.records(first).last();
+                last.map_or(first, |record| record.next)
             });
+            self.end = match end {
+                Some(end) if !self.is_begun(&window, end) => whole.min(self.bytes + (end.0 - start.0)),
+                _ => whole,
+            };
         }
         self.bytes = whole;
+    }
+
+    /// Does a record begin there? What an older segment has left there follows a record of that segment.
+    fn is_begun(&self, window: &Window<'_>, at: Lsn) -> bool {
+        let before = window.before(at).and_then(|before| at.0.checked_sub(before.0));
+        before.is_some_and(|bytes| (1..=u64::from(self.header.segment_bytes)).contains(&bytes))
     }
 
     /// So many bytes from its beginning on are WAL.
@@ -89,7 +100,16 @@ mod tests {
         // Of an older segment, and nothing at all.
         ends_at(page(own(3) - (1 << 20), 0), 3 * PAGE_BYTES);
         ends_at(vec![0; PAGE_BYTES], 3 * PAGE_BYTES);
+        // A record that is not whole, and what is left of one of the segment before.
+        let mut torn = page(own(5), 0);
+        torn[24] = 100;
+        torn[32..40].copy_from_slice(&(own(4) + 100).to_le_bytes());
+        let mut stale = page(own(6), 0);
+        stale[24] = 100;
+        stale[32..40].copy_from_slice(&(own(5) - (1 << 20)).to_le_bytes());
+        ends_at(torn, 6 * PAGE_BYTES);
+        ends_at(stale, 6 * PAGE_BYTES);
         // What lies before a page of its own is WAL, whatever it looks like.
-        ends_at(page(own(5), 0), 5 * PAGE_BYTES);
+        ends_at(page(own(7), 0), 7 * PAGE_BYTES);
     }
 }

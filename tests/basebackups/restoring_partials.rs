@@ -16,10 +16,10 @@ const PAGE_BYTES: usize = 8192;
 /// Half of a segment is WAL; behind that lies what an older one has left.
 const WAL_BYTES: usize = 64 * PAGE_BYTES;
 
-/// A data directory with nothing in its `pg_wal` but one `.partial` that waits for the archiver.
+/// A data directory with nothing in its `pg_wal` but one file that waits for the archiver.
 struct Left<'a> {
     site: &'a Site<'a>,
-    partial: String,
+    name: String,
 }
 
 impl Left<'_> {
@@ -36,8 +36,8 @@ impl Left<'_> {
                 fs::remove_file(path).expect("remove a file");
             }
         }
-        fs::write(wal.join(&self.partial), content).expect("write it");
-        let mark = format!("archive_status/{}.ready", self.partial);
+        fs::write(wal.join(&self.name), content).expect("write it");
+        let mark = format!("archive_status/{}.ready", self.name);
         fs::write(wal.join(mark), "").expect("mark it");
         let owned = User::caller().shell("chown -R --reference=\"$1\" \"$1\"", &[&data]);
         assert!(owned.status.success(), "{}", said(&owned));
@@ -46,7 +46,7 @@ impl Left<'_> {
             .args(["--no-archiving", "--no-sync", "--json", "--delta"])
             .args(arguments);
         let output = restore.arg("LATEST").arg(&data).output().expect("run walfs");
-        (wal.join(&self.partial), output)
+        (wal.join(&self.name), output)
     }
 
     #[track_caller]
@@ -62,7 +62,7 @@ impl Left<'_> {
         let message = said(&output);
         assert_eq!(output.status.code(), Some(1), "{message}");
         assert!(
-            message.contains(&self.partial) && message.contains("--set-aside-wal"),
+            message.contains(&self.name) && message.contains("--set-aside-wal"),
             "{message}"
         );
         assert!(fs::read(path).expect("it stays") == content);
@@ -82,7 +82,7 @@ fn s7_a_partial_goes_only_if_the_archive_has_its_wal() {
     site.server.kill9();
     let left = Left {
         site: &site,
-        partial: format!("{segment}.partial"),
+        name: format!("{segment}.partial"),
     };
     // Recycled: pages of an earlier place, which no record leads into.
     let mut beginning = whole.clone();
@@ -104,7 +104,7 @@ fn s7_a_partial_goes_only_if_the_archive_has_its_wal() {
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let aside = report["wal_set_aside"]["directory"].as_str().expect("a path");
     assert!(!path.exists());
-    assert!(fs::read(Path::new(aside).join(&left.partial)).expect("it is there") == other);
+    assert!(fs::read(Path::new(aside).join(&left.name)).expect("it is there") == other);
 
     // Another restore has taken the name for it, in whichever second this one comes.
     let now = jiff::Timestamp::now();
@@ -119,15 +119,27 @@ fn s7_a_partial_goes_only_if_the_archive_has_its_wal() {
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let aside = report["wal_set_aside"]["directory"].as_str().expect("a path");
     assert!(!path.exists() && aside.ends_with("Z-2"), "{aside}");
-    assert!(fs::read(Path::new(aside).join(&left.partial)).expect("it is there") == other);
+    assert!(fs::read(Path::new(aside).join(&left.name)).expect("it is there") == other);
 
     // Archived as what it is, next to the other server's segment.
-    let file = world.owned_file(&left.partial, &other);
+    let file = world.owned_file(&left.name, &other);
     let pushed = site.walfs("wal-push").arg(&file).output().expect("run walfs");
     assert!(pushed.status.success(), "{}", said(&pushed));
     left.goes("archived", &other);
     left.goes("whole-is-there", &beginning);
     left.is_refused("neither", &longer);
+
+    // A copy of a stopped server has only begun its last segment, which the server has filled later.
+    let begun = Left {
+        site: &site,
+        name: segment,
+    };
+    let mut zeros = beginning.clone();
+    zeros[WAL_BYTES..].fill(0);
+    begun.goes("begun", &zeros);
+    begun.goes("begun-recycled", &beginning);
+    begun.is_refused("begun-other", &other);
+    begun.is_refused("begun-longer", &longer);
 }
 
 /// WAL that an operator has moved out of the server's way: what the archive does not have stays, wherever below the data

@@ -12,7 +12,7 @@ use crate::common::walfs::Mount;
 use crate::common::world::World;
 
 /// `pg_basebackup` into the mount, which must do.
-fn written(site: &Site<'_>, mount: &Mount, name: &str, arguments: &[&str]) {
+pub(super) fn written(site: &Site<'_>, mount: &Mount, name: &str, arguments: &[&str]) {
     let mut command = site.server.program("pg_basebackup");
     command.args(["--checkpoint=fast", "--no-sync"]).args(arguments);
     let output = command

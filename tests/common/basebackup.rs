@@ -96,7 +96,13 @@ impl<'a> Site<'a> {
             segment_mib: 1,
             ..Options::default()
         };
-        let server = Postgres::init(&world.path().join("pg"), &options);
+        Site::with(world, place, &options)
+    }
+
+    /// Of a server that is made so.
+    #[track_caller]
+    pub fn with(world: &'a World, place: Place, options: &Options) -> Site<'a> {
+        let server = Postgres::init(&world.path().join("pg"), options);
         let mut site = Site { world, place, server };
         site.server.archive_with(&site.archive_command());
         site.server.start();

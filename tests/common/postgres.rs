@@ -306,14 +306,17 @@ impl Postgres {
         verify
     }
 
-    /// Runs SQL; rows come as lines, columns divided by `|`. The error is what psql said.
+    /// Runs SQL; rows come as lines, columns divided by `|`. The error is what psql said. What waits for ever is cancelled.
     pub fn psql(&self, sql: &str) -> Result<String, String> {
         let mut psql = self.program("psql");
         let output = psql
+            .env("PGOPTIONS", "-c statement_timeout=10min")
             .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-c", sql])
             .output()
             .expect("run psql");
-        if !output.status.success() {
+        // A commit whose wait for a standby is cancelled is one here, with a warning.
+        let cancelled = String::from_utf8_lossy(&output.stderr).contains("canceling wait");
+        if !output.status.success() || cancelled {
             return Err(said(&output));
         }
         Ok(String::from_utf8(output.stdout).expect("UTF-8").trim_end().into())

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::wait;
+use super::world::mounts_beneath;
 
 /// Many times what the longest test takes.
 const NEVER: Duration = Duration::from_secs(30 * 60);
@@ -88,13 +89,17 @@ fn processes() -> String {
     lines
 }
 
-/// The ends of the logs of a test. Only by their names: the mount beside them may hang.
+/// The ends of the logs of a test and of its servers. Only by their names: a mount beside them may hang.
 fn logs(world: &Path) -> String {
-    let entries = fs::read_dir(world).into_iter().flatten().flatten();
-    let logs = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "log"));
-    logs.map(|log| wait::tail(&log, 30))
-        .collect::<Vec<_>>()
-        .join("\n")
+    let list = |dir: &Path| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let mounts = mounts_beneath(world);
+    let here = list(world);
+    let dirs = here.iter().filter(|path| !mounts.contains(path));
+    let below: Vec<PathBuf> = dirs.flat_map(|dir| list(dir)).collect();
+    let is_log = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "log");
+    let logs = here.iter().chain(&below).filter(is_log);
+    logs.map(|log| wait::tail(log, 30)).collect::<Vec<_>>().join("\n")
 }

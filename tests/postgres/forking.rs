@@ -14,31 +14,7 @@ const ROWS: &str = "SELECT count(*), max(id) FROM committed";
 fn w4_a_receiver_goes_on_where_a_partial_is_archived() {
     let world = World::new("partial-archived");
     let mount = Mount::local(&world);
-    let options = ServerOptions {
-        segment_mib: 1,
-        ..ServerOptions::of(newest())
-    };
-    let mut server = Postgres::init(&world.path().join("pg"), &options);
-    server.archive_with(&mount.archive_command());
-    server.start();
-    server.query("CREATE TABLE committed (id bigint)");
-    let dir = world.owned_dir("standby");
-    let mut backup = server.program("pg_basebackup");
-    backup.args(["-c", "fast", "-R", "-D"]).arg(dir.join("data"));
-    let output = backup.output().expect("run pg_basebackup");
-    assert!(output.status.success(), "{}", said(&output));
-    let mut standby = Postgres::start_as_it_is(&dir, newest(), &[]);
-    server.query("INSERT INTO committed VALUES (1)");
-    wait::until("the standby to follow", || {
-        let rows = standby.psql("SELECT count(*) FROM committed").ok();
-        (rows.as_deref() == Some("1")).then_some(())
-    });
-    server.kill9();
-    standby.promote();
-    let partial = wait::until("the beginning of the segment to be archived", || {
-        let partial = |name: &String| name.ends_with(".partial");
-        mount.list().into_iter().find(partial)
-    });
+    let (mut standby, partial) = failed_over(&world, &mount, false);
     let archived = mount.read(&partial).expect("read it");
     let mut receiver = streaming_with(&standby, &mount, &["--synchronous"]);
     standby.query("ALTER SYSTEM SET synchronous_standby_names = 'receiver'");
@@ -62,6 +38,59 @@ fn w4_a_receiver_goes_on_where_a_partial_is_archived() {
     );
     mount.wait_for_log("with other bytes from 0 on");
     assert!(mount.read(&partial).expect("read it") == archived);
+}
+
+/// The old primary's receiver had it as well.
+#[test]
+fn w4_a_partial_that_was_received_and_archived_is_listed_once() {
+    let world = World::new("partial-twice");
+    let mount = Mount::local(&world);
+    let (mut standby, partial) = failed_over(&world, &mount, true);
+    let listed = mount.list();
+    let shown = listed.iter().filter(|name| **name == partial).count();
+    assert_eq!(shown, 1, "{listed:?}");
+    standby.kill9();
+}
+
+/// A primary is lost, its standby is promoted: it, and the name of the beginning that it has archived. With or without a
+/// receiver at the primary.
+fn failed_over(world: &World, mount: &Mount, is_received: bool) -> (Postgres, String) {
+    let options = ServerOptions {
+        segment_mib: 1,
+        ..ServerOptions::of(newest())
+    };
+    let mut server = Postgres::init(&world.path().join("pg"), &options);
+    server.archive_with(&mount.archive_command());
+    server.start();
+    server.query("CREATE TABLE committed (id bigint)");
+    let dir = world.owned_dir("standby");
+    let mut backup = server.program("pg_basebackup");
+    backup.args(["-c", "fast", "-R", "-D"]).arg(dir.join("data"));
+    let output = backup.output().expect("run pg_basebackup");
+    assert!(output.status.success(), "{}", said(&output));
+    let receiver = is_received.then(|| streaming_with(&server, mount, &["--synchronous"]));
+    let standby = Postgres::start_as_it_is(&dir, newest(), &[]);
+    server.query("INSERT INTO committed VALUES (1)");
+    wait::until("the standby to follow", || {
+        let rows = standby.psql("SELECT count(*) FROM committed").ok();
+        (rows.as_deref() == Some("1")).then_some(())
+    });
+    if is_received {
+        wait::until("the beginning to be received", || {
+            let partial = |name: &String| name.ends_with(".partial");
+            mount.list().iter().any(partial).then_some(())
+        });
+    }
+    server.kill9();
+    if let Some(mut receiver) = receiver {
+        wait::for_exit("pg_receivewal to end", &mut receiver);
+    }
+    standby.promote();
+    let partial = wait::until("the beginning of the segment to be archived", || {
+        let archived = standby.archiver_stats().last_archived_wal;
+        archived.ends_with(".partial").then_some(archived)
+    });
+    (standby, partial)
 }
 
 #[test]

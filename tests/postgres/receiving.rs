@@ -110,10 +110,7 @@ pub(super) fn synchronous_source(world: &World, version: Version) -> Postgres {
         ..ServerOptions::of(version)
     };
     let mut server = Postgres::init(&world.path().join("pg"), &options);
-    server.configure(&[
-        ("wal_sender_timeout", "2s"),
-        ("synchronous_standby_names", "receiver"),
-    ]);
+    server.configure(&[("synchronous_standby_names", "receiver")]);
     server.start();
     server.query("SET synchronous_commit = local; CREATE TABLE filler (id bigint, note text)");
     server.query("SELECT pg_create_physical_replication_slot('walfs', true)");

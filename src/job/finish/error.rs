@@ -27,11 +27,12 @@ pub enum Error {
         /// What was named.
         path: PathBuf,
     },
-    /// It has a manifest, and is not what that says.
+    /// It has a manifest that the mount does not accept.
     #[error(
-        "{} is not complete, and is not what its backup_manifest says: {source}\n\
-         HINT: `walfs backup-list` and the log of walfs mount say which file is wrong; bring it again, then finish again. \
-         If the manifest is that of an older backup, of which the copied server was made, remove it here first.",
+        "{} is not complete: the mount refused its backup_manifest: {source}\n\
+         HINT: the log of walfs mount has the reason, and `walfs backup-list` says which file is not what the manifest \
+         says: bring it again, then finish again. If the manifest is that of an older backup, of which the copied \
+         server was made, remove it here first.",
         .path.display()
     )]
     Refused {

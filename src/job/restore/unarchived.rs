@@ -142,8 +142,8 @@ fn as_archived(name: WalName) -> Vec<WalName> {
     }
 }
 
-/// Of a beginning its WAL is compared: what came later is behind that, here or there. A mark proves nothing: another server,
-/// or a command that archives elsewhere, may have left it.
+/// Of a segment its WAL is compared: a stopped server has only begun its last one, and what came later is behind that, here
+/// or there. A mark proves nothing: another server, or a command that archives elsewhere, may have left it.
 async fn is_same(
     archive: &Archive,
     roots: &Roots,
@@ -151,22 +151,22 @@ async fn is_same(
     (name, table): (WalName, &SeekTable),
     patience: Patience,
 ) -> Result<bool, Error> {
-    let is_beginning = matches!(local.name, WalName::Partial(_));
+    let is_segment = matches!(local.name, WalName::Segment(_) | WalName::Partial(_));
     let (bytes, hash) = roots.on("read", &local.spot, |root, below| {
-        let bytes = match is_beginning {
+        let bytes = match is_segment {
             true => wal_bytes(root.open_file(below)?)?,
             false => u64::MAX,
         };
         Ok((bytes, ContentHash::of_all(root.open_file(below)?.take(bytes))?))
     })?;
-    if !is_beginning {
+    if !is_segment {
         return Ok(hash == table.hash());
     }
     let compared = archive.compare_first(name, bytes, hash, patience).await?;
     Ok(compared == Compared::Same)
 }
 
-/// How many bytes of a beginning are WAL; all, if its first page does not tell.
+/// How many bytes of a segment, from its beginning on, are WAL of its own; all, if its first page does not tell.
 fn wal_bytes(file: File) -> io::Result<u64> {
     let whole = file.metadata()?.len();
     let mut file = BufReader::new(file);
@@ -176,13 +176,16 @@ fn wal_bytes(file: File) -> io::Result<u64> {
         return Ok(whole);
     };
     file.rewind()?;
-    let (mut written, mut page) = (Written::new(header), vec![0; header.block_bytes as usize]);
+    let (mut written, mut page) = (Written::new(header), Vec::new());
     loop {
-        match file.read_exact(&mut page) {
-            Ok(()) => written.add(&page),
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(written.end()),
-            Err(error) => return Err(error),
+        page.clear();
+        (&mut file)
+            .take(header.block_bytes.into())
+            .read_to_end(&mut page)?;
+        if page.is_empty() {
+            return Ok(written.end());
         }
+        written.add(&page);
     }
 }
 

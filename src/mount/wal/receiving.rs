@@ -189,11 +189,14 @@ impl Wal {
     /// [`Error::Archive`].
     pub(super) async fn list_received(&self) -> Result<Vec<Entry>> {
         let patience = self.common.prompt_patience();
-        let found = self.common.archive.last_received(patience).await?;
-        let shown = found.into_iter().map(|(segment, meta)| {
+        let mut shown = Vec::new();
+        for (segment, meta) in self.common.archive.last_received(patience).await? {
             let name = WalName::Partial(segment);
-            (name.to_string().into(), self.unfinished(name, &meta))
-        });
+            // An archived beginning is listed among the archived names.
+            if self.common.archive.wal_meta(name, patience).await?.is_none() {
+                shown.push((name.to_string().into(), self.unfinished(name, &meta)));
+            }
+        }
         Ok(numbered(shown, RECEIVED_BASE))
     }
 }
