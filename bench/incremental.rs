@@ -2,9 +2,10 @@
 //!
 //! A cluster of pgbench's tables (1.2 GB) is backed up in full; then 0.1 %, 1 % and 10 % of the pages of its largest table
 //! are changed, each at random, then rows are appended, and each time it is backed up by `walfs backup`, by pgBackRest with
-//! bundles and blocks, if it is installed, and by `pg_basebackup --incremental`. What has changed is found by comparing a copy with the one before, page by page; it is
-//! compressed as a backup is. At the end come more backups with 1 % each, so that the last one is the tenth in a row: it is
-//! restored, and copied out of the mount, beside a full one of the same moment.
+//! bundles and blocks, if it is installed, and by `pg_basebackup --incremental`. What has changed is found by comparing a
+//! copy with the one before, page by page; it is compressed as a backup is. At the end come more backups with 1 % each, so
+//! that the last one is the tenth in a row: it is restored, and copied out of the mount, beside a full one of the same moment.
+//! A second archive has the same row in an S3 server that is 30 ms away, if there is one (`.ci/needs bench`).
 //!
 //! `WALFS_BENCH_SCALE` is pgbench's scale (80).
 #![allow(
@@ -36,8 +37,9 @@ use common::user::User;
 use common::walfs::{Mount, Options as MountOptions, walfs};
 use common::world::World;
 use measure::meter::{self, Cost, Others};
-use measure::{files, interrupt};
+use measure::{files, interrupt, line};
 use scene::cluster;
+use scene::site::{Place, Site};
 
 const PAGE_BYTES: usize = 8192;
 
@@ -59,6 +61,10 @@ const LEFT_OUT: [&str; 10] = [
 const COPY: &str = r#"cp -a "$1" "$2" && find "$2" -exec sync {} +"#;
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == line::ARGUMENT) {
+        return line::serve(&arguments);
+    }
     interrupt::watch();
     meter::adopt_orphans();
     measure::print_machine();
@@ -84,10 +90,51 @@ fn main() {
     bench.restores();
 }
 
+/// An archive, and its mount.
+struct Store {
+    place: Place,
+    mount: Mount,
+    /// How walfs is told of it.
+    arguments: Vec<String>,
+    site: Site,
+}
+
+impl Store {
+    fn new(world: &World, name: &str, place: Place) -> Store {
+        let site = Site::new(world, name, place);
+        let (archive, options) = site.walfs_archive();
+        let words: Vec<&str> = options.iter().map(String::as_str).collect();
+        let mount = MountOptions::of(world, &archive)
+            .at(&site.mountpoint())
+            .args(&words)
+            .mount();
+        Store {
+            place,
+            mount,
+            arguments: [vec!["--archive".into(), archive], options].concat(),
+            site,
+        }
+    }
+
+    /// `walfs VERB` on it.
+    fn walfs(&self, world: &World, verb: &str) -> Command {
+        let mut command = walfs(world, &User::postgres());
+        command.arg(verb).args(&self.arguments);
+        command
+    }
+
+    /// Bytes of its base backups, if they lie in a directory.
+    fn backup_bytes(&self) -> u64 {
+        let archive = self.site.archive();
+        files::bytes_beneath(&archive.join("trees")) + files::bytes_beneath(&archive.join("basebackups"))
+    }
+}
+
 struct Bench<'a> {
     world: &'a World,
     server: Postgres,
-    mount: Mount,
+    near: Store,
+    far: Store,
     /// The data directory as it was at the last backup.
     before: PathBuf,
     /// Configuration of pgBackRest, and its repository.
@@ -104,7 +151,8 @@ struct Changed {
 
 impl<'a> Bench<'a> {
     fn new(world: &'a World, scale: usize) -> Bench<'a> {
-        let mount = MountOptions::local(world).mount();
+        let near = Store::new(world, "near", Place::Directory);
+        let far = Store::new(world, "far", Place::S3 { round_trip_ms: 30 });
         let mut server = Postgres::init(&world.path().join("cluster"), &Options::of(newest()));
         server.configure(&[
             ("autovacuum", "off"),
@@ -112,7 +160,8 @@ impl<'a> Bench<'a> {
             ("checkpoint_timeout", "1h"),
             ("summarize_wal", "on"),
         ]);
-        server.archive_with(&mount.archive_command());
+        let both = [&near, &far].map(|store| store.mount.archive_command());
+        server.archive_with(&both.join(" && "));
         server.start();
         server.pgbench_init(u32::try_from(scale).expect("a scale"));
         server.query("VACUUM FREEZE");
@@ -123,7 +172,8 @@ impl<'a> Bench<'a> {
             world,
             pgbackrest,
             server,
-            mount,
+            near,
+            far,
             before: world.owned_dir("copies").join("none"),
             rows: Vec::new(),
             taken: 0,
@@ -174,28 +224,24 @@ impl<'a> Bench<'a> {
         self.taken += 1;
     }
 
+    /// In both archives; what it cost in the near one.
     fn take(&self, name: &str, more: &[&str]) -> Cost {
-        let archive = self.world.archive();
-        let mut command = walfs(self.world, &User::postgres());
-        command
-            .args(["backup", "--fast", name, "--archive"])
-            .arg(&archive)
-            .args(more);
-        command
-            .env("PGHOST", self.server.data().with_file_name(""))
-            .env("PGUSER", "postgres");
-        let others = Others {
-            server: Some(self.server.process()),
-            helpers: vec![self.mount.process()],
-            ..Others::default()
-        };
-        files::empty_page_cache();
-        let stored = || {
-            files::bytes_beneath(&archive.join("trees")) + files::bytes_beneath(&archive.join("basebackups"))
-        };
-        let before = stored();
-        let mut cost = meter::run(&mut command, &others);
-        cost.stored_bytes = stored() - before;
+        let before = self.near.backup_bytes();
+        let [mut cost, _] = [&self.near, &self.far].map(|store| {
+            let mut command = store.walfs(self.world, "backup");
+            command.args(["--fast", name]).args(more);
+            command
+                .env("PGHOST", self.server.data().with_file_name(""))
+                .env("PGUSER", "postgres");
+            let others = Others {
+                server: Some(self.server.process()),
+                helpers: vec![store.mount.process()],
+                ..Others::default()
+            };
+            files::empty_page_cache();
+            meter::run(&mut command, &others)
+        });
+        cost.stored_bytes = self.near.backup_bytes() - before;
         cost
     }
 
@@ -289,32 +335,32 @@ impl<'a> Bench<'a> {
     /// The tenth in a row, beside a full one of the same moment.
     fn restores(&self) {
         self.take("full-again", &["--full"]);
-        let mut seconds: BTreeMap<(&str, &str), f64> = BTreeMap::new();
         let data = self.world.owned_dir("restored").join("data");
-        for name in ["full-again", "b10"] {
-            let mut restore = walfs(self.world, &User::postgres());
-            restore.args(["restore", "--no-archiving", name, "--archive"]);
-            restore.arg(self.world.archive()).arg(&data);
-            seconds.insert(("walfs restore", name), self.timed(restore, &data));
-            let shown = self.mount.path().join("basebackups").join(name);
-            let copy = shell(COPY, &[&shown, &data]);
-            seconds.insert(("cp -a from the mount, fsync", name), self.timed(copy, &data));
-        }
-        let rows: Vec<Vec<String>> = ["walfs restore", "cp -a from the mount, fsync"]
-            .iter()
-            .map(|way| {
-                let [full, tenth] = ["full-again", "b10"].map(|name| seconds[&(*way, name)]);
-                vec![
-                    (*way).to_owned(),
+        let mut rows = Vec::new();
+        for store in [&self.near, &self.far] {
+            let mut seconds: BTreeMap<(&str, &str), f64> = BTreeMap::new();
+            for name in ["full-again", "b10"] {
+                let mut restore = store.walfs(self.world, "restore");
+                restore.args(["--no-archiving", name]).arg(&data);
+                seconds.insert(("walfs restore", name), self.timed(restore, &data));
+                let shown = store.mount.path().join("basebackups").join(name);
+                let copy = shell(COPY, &[&shown, &data]);
+                seconds.insert(("cp -a from the mount, fsync", name), self.timed(copy, &data));
+            }
+            for way in ["walfs restore", "cp -a from the mount, fsync"] {
+                let [full, tenth] = ["full-again", "b10"].map(|name| seconds[&(way, name)]);
+                rows.push(vec![
+                    store.place.name(),
+                    way.to_owned(),
                     format!("{full:.2}"),
                     format!("{tenth:.2}"),
                     format!("{:.2}", tenth / full),
-                ]
-            })
-            .collect();
+                ]);
+            }
+        }
         measure::print_table(
             "The tenth in a row, beside a full one",
-            &["what", "full s", "tenth s", "ratio"],
+            &["where", "what", "full s", "tenth s", "ratio"],
             &rows,
         );
     }

@@ -2,7 +2,8 @@
 //!
 //! A file is extents of parts, a part is frames of 256 KiB, and the frame is what is fetched, verified and kept, in the
 //! same memory as pieces of WAL. Whoever reads at random costs one request of one frame; whoever reads in order gets
-//! windows that grow, the next one already on its way (`cursors`), also from one part of a large file to the next.
+//! windows that grow, the next one already on its way (`cursors`), also from one part of a large file to the next, and from
+//! several parts side by side, where changed pages lie between others.
 //! Of all who want a frame one fetches it (`flights`). Where parts have become small by compression, he gets them whole,
 //! and the next ones of his file are fetched meanwhile as they are stored (`coming`).
 //!
@@ -32,7 +33,7 @@ pub mod stored;
 mod tables;
 
 use coming::Coming;
-use cursors::{Cursors, Plan};
+use cursors::{Cursors, Next, Plan};
 use flights::{Flights, Way};
 use leaves::Leaves;
 use stored::{StoredFile, StoredTree};
@@ -45,6 +46,9 @@ const FETCHES: usize = 3;
 
 /// Stored bytes of a window, or of a small part, at most.
 const WINDOW_BYTES: u64 = 5 << 20;
+
+/// Parts of which pages of a file lie side by side, at most: so many are looked at for where its reader will go on.
+const SIDE_BY_SIDE: usize = 64;
 
 /// How long the store is asked for what nobody waits for yet.
 const AHEAD: Duration = Duration::from_secs(20);
@@ -106,6 +110,14 @@ struct Reach {
     in_order: bool,
 }
 
+/// A slice that is read, and what was planned for it.
+#[derive(Debug)]
+struct Asked {
+    part: Arc<Part>,
+    slice: Slice,
+    plan: Plan,
+}
+
 /// Neighbouring bytes of one part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Slice {
@@ -114,6 +126,22 @@ struct Slice {
     /// Where in the part's content it begins.
     offset: u64,
     bytes: u64,
+}
+
+impl Slice {
+    fn range(&self) -> Range<u64> {
+        self.offset..self.offset.saturating_add(self.bytes)
+    }
+}
+
+impl Plan {
+    /// What to fetch together with one of the frames that were asked for.
+    fn reach(&self, asked: &Range<u64>, frame: u64) -> Reach {
+        Reach {
+            frames: self.window.max(asked.end - frame),
+            in_order: self.in_order,
+        }
+    }
 }
 
 impl TreeReader {
@@ -154,6 +182,7 @@ impl TreeReader {
         patience: Patience,
     ) -> Result<Bytes, Arc<Error>> {
         let mut wanted = offset..file.bytes.min(offset.saturating_add(bytes as u64));
+        let in_all = frames(&wanted).end - frames(&wanted).start;
         // Where changed pages lie between others, a few parts are asked for again and again.
         let mut parts: HashMap<u32, Arc<Part>> = HashMap::new();
         let mut pieces = Vec::new();
@@ -163,6 +192,7 @@ impl TreeReader {
                 .await
                 .map_err(Arc::new)?;
             let extents = place.extents();
+            let mut asked = Vec::new();
             for slice in slices(
                 extents.extents,
                 wanted.start - extents.from,
@@ -173,34 +203,47 @@ impl TreeReader {
                     Entry::Occupied(known) => known.into_mut(),
                     Entry::Vacant(new) => new.insert(tree.part(number, patience).await.map_err(Arc::new)?),
                 };
-                let part = &**part;
-                let read = self.read_slice(tree, part, extents.extents, slice, &mut pieces, patience);
+                asked.push(self.ask(part.clone(), slice, in_all, patience));
+            }
+            for asked in asked {
+                let read = self.read_slice(tree, &asked, extents.extents, &mut pieces, patience);
                 read.await
-                    .map_err(|trouble| Arc::new(self.error(tree.name(), &file.path, part, trouble)))?;
-                wanted.start += slice.bytes;
+                    .map_err(|trouble| Arc::new(self.error(tree.name(), &file.path, &asked.part, trouble)))?;
+                wanted.start += asked.slice.bytes;
             }
         }
         Ok(joined(pieces))
     }
 
+    /// Begins to fetch what is missing of a slice: what a read needs of several parts comes side by side.
+    fn ask(&self, part: Arc<Part>, slice: Slice, in_all: u64, patience: Patience) -> Asked {
+        let asked = frames(&slice.range());
+        let plan = self.plan(&part, asked.clone(), in_all);
+        if slice.range().end <= part.plain_bytes {
+            let reach = plan.reach(&asked, asked.start);
+            // Whoever comes for them finds the flight.
+            drop(self.0.fly(&part, asked.start, reach, patience));
+        }
+        Asked { part, slice, plan }
+    }
+
     async fn read_slice(
         &self,
         tree: &StoredTree,
-        part: &Part,
+        asked: &Asked,
         extents: &[Extent],
-        slice: Slice,
         pieces: &mut Vec<Bytes>,
         patience: Patience,
     ) -> Result<(), Trouble> {
-        let range = slice.offset..slice.offset + slice.bytes;
-        if range.end > part.plain_bytes {
+        let Asked { part, slice, plan } = asked;
+        if slice.range().end > part.plain_bytes {
             return Err(Trouble::Damaged("it is shorter than the manifest says".into()));
         }
-        let plan = self.plan(part, frames(&range));
         if plan.settles {
             self.bring_next(tree, extents, slice.extent).await;
         }
-        self.read_frames(part, range, &plan, pieces, patience).await?;
+        self.read_frames(part, slice.range(), plan, pieces, patience)
+            .await?;
         if plan.done {
             self.read_on(tree, extents, slice.extent).await;
         }
@@ -218,10 +261,7 @@ impl TreeReader {
     ) -> Result<(), Trouble> {
         let asked = frames(&range);
         for frame in asked.clone() {
-            let reach = Reach {
-                frames: plan.window.max(asked.end - frame),
-                in_order: plan.in_order,
-            };
+            let reach = plan.reach(&asked, frame);
             let content = self.0.frame(part, frame, reach, patience).await?;
             let start = frame * FRAME;
             let from = range.start.saturating_sub(start) as usize;
@@ -232,9 +272,10 @@ impl TreeReader {
         Ok(())
     }
 
-    fn plan(&self, part: &Part, asked: Range<u64>) -> Plan {
+    fn plan(&self, part: &Part, asked: Range<u64>, in_all: u64) -> Plan {
         let mut cursors = self.0.cursors.lock().expect("no panic while held");
-        cursors.read(&part.key.as_str().into(), asked, frames_of(part.plain_bytes))
+        let frames = frames_of(part.plain_bytes);
+        cursors.read(&part.key.as_str().into(), asked, frames, in_all)
     }
 
     /// Begins to fetch frames that will be wanted, unless others wait for their turn.
@@ -252,31 +293,42 @@ impl TreeReader {
 
     /// A part is read in order: begins to fetch those that follow in the file.
     async fn bring_next(&self, tree: &StoredTree, extents: &[Extent], extent: usize) {
-        let mut here = extents[extent].part;
-        let next = extents[extent..].iter().map(|extent| extent.part);
-        let next = next.filter(|&part| std::mem::replace(&mut here, part) != part);
-        for number in next.take(coming::PARTS) {
-            if let Ok(part) = tree.part(number, Patience::for_at_most(AHEAD)).await {
+        let mut brought = 0;
+        for next in others(&extents[extent..]) {
+            let Ok(part) = tree.part(next.part, Patience::for_at_most(AHEAD)).await else {
+                return;
+            };
+            let is_read = {
+                let cursors = self.0.cursors.lock().expect("no panic while held");
+                cursors.reads(part.key.as_str())
+            };
+            if !is_read {
                 self.0.bring(&part);
+                brought += 1;
+            }
+            if brought == coming::PARTS {
+                return;
             }
         }
     }
 
-    /// All of a part is on its way: what follows in the file lies in the next one.
+    /// All of a part is on its way: begins to fetch from the part in which the file goes on, if nobody has yet.
     async fn read_on(&self, tree: &StoredTree, extents: &[Extent], extent: usize) {
-        let here = extents[extent].part;
-        let Some(next) = extents[extent..].iter().find(|next| next.part != here) else {
-            return;
-        };
-        let Ok(part) = tree.part(next.part, Patience::for_at_most(AHEAD)).await else {
-            return;
-        };
-        let ahead = {
-            let mut cursors = self.0.cursors.lock().expect("no panic while held");
-            let (key, frames) = (part.key.as_str().into(), frames_of(part.plain_bytes));
-            cursors.go_on(&key, next.offset / FRAME, frames)
-        };
-        self.read_ahead(&part, ahead.unwrap_or_default());
+        for next in others(&extents[extent..]) {
+            let Ok(part) = tree.part(next.part, Patience::for_at_most(AHEAD)).await else {
+                return;
+            };
+            let going_on = {
+                let mut cursors = self.0.cursors.lock().expect("no panic while held");
+                let (key, frames) = (part.key.as_str().into(), frames_of(part.plain_bytes));
+                cursors.go_on(&key, next.offset / FRAME, frames)
+            };
+            match going_on {
+                Next::Read => {}
+                Next::Awaited => return,
+                Next::Fetch(ahead) => return self.read_ahead(&part, ahead),
+            }
+        }
     }
 
     fn error(&self, tree: &TreeName, path: &[u8], part: &Part, trouble: Trouble) -> Error {
@@ -342,6 +394,19 @@ impl Inner {
         let window = self.fetch(part, frame..frame + 1, alone, patience).await;
         window.frame(frame).expect("it was asked for")
     }
+}
+
+/// The first extent in each of the other parts that follow.
+fn others(extents: &[Extent]) -> impl Iterator<Item = Extent> + use<'_> {
+    let mut seen: Vec<u32> = extents.first().map(|here| here.part).into_iter().collect();
+    let is_new = move |extent: &&Extent| {
+        let is_new = !seen.contains(&extent.part);
+        if is_new {
+            seen.push(extent.part);
+        }
+        is_new
+    };
+    extents.iter().filter(is_new).copied().take(SIDE_BY_SIDE)
 }
 
 /// Where the bytes of a file from `offset` on lie.

@@ -274,6 +274,28 @@ fn b5_a_page_that_changed_behind_the_servers_back_is_in_the_next_backup() {
     }
 }
 
+/// B5, R3: a file and a copy of it, as a killed rsync leaves one, point to the same bytes of the base.
+#[test]
+fn b5_two_files_that_share_bytes_of_the_base_are_both_restored() {
+    let world = World::new("shared");
+    let site = Site::local(&world);
+    let mut files = Files::new(&site, 17);
+    let original = files.root.join("table");
+    fs::rename(files.make(45 << 20), &original).expect("name it");
+    site.backup("before");
+    let copy = files.root.join(".table.backup");
+    fs::copy(&original, &copy).expect("copy it");
+    let file = OpenOptions::new().write(true).open(&copy).expect("open the copy");
+    for page in (5..(45 << 20) / PAGE as u64).step_by(32) {
+        let noise = files.noise(PAGE);
+        file.write_all_at(&noise, page * PAGE as u64)
+            .expect("write a page");
+    }
+    site.backup("after");
+    let data = restored(&site, "after");
+    assert_same(&User::caller(), &data.join("kept_by_us"), &files.root);
+}
+
 /// B5: what a backup builds on is missed as its own would be, and no new one builds on it.
 #[test]
 fn b5_a_backup_whose_base_is_damaged_is_none() {

@@ -91,6 +91,11 @@ pub(super) async fn fill(
         let writer = PartWriter {
             roots: roots.clone(),
             files: files.clone(),
+            longest_bytes: destinations
+                .iter()
+                .map(|destination| destination.bytes)
+                .max()
+                .unwrap_or(0),
             destinations,
             open: Mutex::new(None),
             progress: progress.clone(),
@@ -158,7 +163,9 @@ fn holds(tree: &Tree, files: &[FileWork], destinations: &[Destination]) -> Strin
 struct PartWriter {
     roots: Arc<Roots>,
     files: Arc<Vec<FileWork>>,
+    /// By their offsets. They may lie in one another: two files may have bytes of a base in common.
     destinations: Vec<Destination>,
+    longest_bytes: u64,
     /// The file that was written last: the next bytes are often its, too.
     open: Mutex<Option<(usize, File)>>,
     progress: Arc<dyn Progress>,
@@ -171,26 +178,37 @@ impl PartWriter {
         let end = offset + bytes.len() as u64;
         let first = self
             .destinations
-            .partition_point(|destination| destination.offset + destination.bytes <= offset);
+            .partition_point(|destination| destination.offset + self.longest_bytes <= offset);
         let mut open = self.open.lock().expect("no panic while held");
         let mut written_bytes = 0;
+        let mut run: Option<Run> = None;
         for destination in self.destinations[first..]
             .iter()
             .take_while(|destination| destination.offset < end)
+            .filter(|destination| destination.offset + destination.bytes > offset)
         {
             let (from, to) = (
                 destination.offset.max(offset),
                 (destination.offset + destination.bytes).min(end),
             );
             let content = &bytes[(from - offset) as usize..(to - offset) as usize];
-            self.write(
-                &mut open,
-                destination.file,
-                destination.at + (from - destination.offset),
-                content,
-            )?;
+            let at = destination.at + (from - destination.offset);
+            if open.as_ref().is_none_or(|(file, _)| *file != destination.file) {
+                begin_to_store(open.as_ref(), run.take());
+            }
+            self.write(&mut open, destination.file, at, content)?;
+            let end = at + content.len() as u64;
+            let known = run.get_or_insert(Run {
+                begin: at,
+                end,
+                bytes: 0,
+            });
+            known.begin = known.begin.min(at);
+            known.end = known.end.max(end);
+            known.bytes += content.len();
             written_bytes += to - from;
         }
+        begin_to_store(open.as_ref(), run);
         let mut reached = self.reached.lock().expect("no panic while held");
         if end > *reached {
             *reached = end;
@@ -214,23 +232,33 @@ impl PartWriter {
         let (_, target) = open.as_ref().expect("opened just now");
         long_write::write_all_at(target, content, at)
             .map_err(Error::at("write", &self.roots.bases.path(spot)))?;
-        begin_to_store(target, at, content.len());
         Ok(())
     }
 }
 
+/// Bytes of a file that were written one after the other; between them may be others.
+#[derive(Debug)]
+struct Run {
+    begin: u64,
+    end: u64,
+    bytes: usize,
+}
+
 /// Tells the kernel to begin writing many bytes to the disk, so that the fsync at the end finds little to wait for. Only a
 /// hint: that fsync is what counts, so it is no matter if the file system does not know it.
-fn begin_to_store(file: &File, at: u64, bytes: usize) {
-    if bytes < LONG_BYTES {
+fn begin_to_store(open: Option<&(usize, File)>, run: Option<Run>) {
+    let (Some((_, file)), Some(run)) = (open, run) else {
+        return;
+    };
+    if run.bytes < LONG_BYTES {
         return;
     }
     // SAFETY: a system call on an open descriptor, without pointers.
     unsafe {
         libc::sync_file_range(
             file.as_raw_fd(),
-            at as libc::off64_t,
-            bytes as libc::off64_t,
+            run.begin as libc::off64_t,
+            (run.end - run.begin) as libc::off64_t,
             libc::SYNC_FILE_RANGE_WRITE,
         );
     }

@@ -32,6 +32,19 @@ struct Cursor {
     steps: usize,
     /// Has it been said that he reads this part in order?
     said: bool,
+    /// Has he not been here yet?
+    is_awaited: bool,
+}
+
+/// Where a reader will go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Frames to fetch for him.
+    Fetch(Range<u64>),
+    /// They are under way, and he has not come yet.
+    Awaited,
+    /// He reads there as well, as who reads a later backup does: its pages lie between those of earlier ones.
+    Read,
 }
 
 /// What to fetch for a read.
@@ -54,28 +67,28 @@ pub(super) struct Plan {
 pub(super) struct Cursors(VecDeque<Cursor>);
 
 impl Cursors {
-    /// Somebody reads these frames (never none) of a part that has `frames`.
-    pub(super) fn read(&mut self, part: &Arc<str>, asked: Range<u64>, frames: u64) -> Plan {
+    /// Somebody reads these frames (never none) of a part that has `frames`, in a read of so many frames in all.
+    pub(super) fn read(&mut self, part: &Arc<str>, asked: Range<u64>, frames: u64, in_all: u64) -> Plan {
         let mut cursor = self.take(part, asked.start).unwrap_or(Cursor {
             part: part.clone(),
             next: 0,
             ahead: 0,
-            steps: if asked.end - asked.start < LONG {
-                0
-            } else {
-                IN_ORDER
-            },
+            steps: if in_all < LONG { 0 } else { IN_ORDER },
             said: false,
+            is_awaited: false,
         });
         let plan = cursor.step(asked, frames);
         self.put(cursor);
         plan
     }
 
-    /// A reader in order will go on at `frame` of another part: what to fetch for him, the first time that this is said.
-    pub(super) fn go_on(&mut self, part: &Arc<str>, frame: u64, frames: u64) -> Option<Range<u64>> {
-        if self.0.iter().any(|cursor| cursor.is_near(part, frame)) {
-            return None;
+    /// A reader in order will go on at `frame` of another part.
+    pub(super) fn go_on(&mut self, part: &Arc<str>, frame: u64, frames: u64) -> Next {
+        if let Some(cursor) = self.0.iter().find(|cursor| cursor.is_near(part, frame)) {
+            return match cursor.is_awaited {
+                true => Next::Awaited,
+                false => Next::Read,
+            };
         }
         let ahead = frames.min(frame + WINDOWS[WINDOWS.len() - 1]);
         self.put(Cursor {
@@ -84,8 +97,15 @@ impl Cursors {
             ahead,
             steps: WINDOWS.len() - 1,
             said: false,
+            is_awaited: true,
         });
-        Some(frame..ahead)
+        Next::Fetch(frame..ahead)
+    }
+
+    /// Is somebody reading this part?
+    pub(super) fn reads(&self, part: &str) -> bool {
+        let mut here = self.0.iter().filter(|cursor| *cursor.part == *part);
+        here.any(|cursor| !cursor.is_awaited)
     }
 
     fn take(&mut self, part: &Arc<str>, frame: u64) -> Option<Cursor> {
@@ -109,6 +129,7 @@ impl Cursor {
 
     fn step(&mut self, asked: Range<u64>, frames: u64) -> Plan {
         let is_new = self.ahead == 0;
+        self.is_awaited = false;
         let went_on = asked.end > self.next && !is_new;
         self.steps += usize::from(went_on);
         let window = WINDOWS[self.steps.min(WINDOWS.len() - 1)].max(asked.end - asked.start);
@@ -146,7 +167,7 @@ mod tests {
         let mut have = 0;
         let mut fetches = Vec::new();
         for frame in frames {
-            let plan = cursors.read(&part(), frame..frame + 1, FRAMES);
+            let plan = cursors.read(&part(), frame..frame + 1, FRAMES, 1);
             if frame >= have {
                 fetches.push(frame..FRAMES.min(frame + plan.window));
                 have = frame + plan.window;
@@ -172,7 +193,7 @@ mod tests {
     fn reading_at_random_takes_what_is_asked_for() {
         let mut cursors = Cursors::default();
         for frame in [100, 3, 77, 50, 9, 120, 64] {
-            let plan = cursors.read(&part(), frame..frame + 1, FRAMES);
+            let plan = cursors.read(&part(), frame..frame + 1, FRAMES, 1);
             assert_eq!((plan.window, plan.ahead.is_empty()), (1, true), "frame {frame}");
         }
     }
@@ -180,9 +201,9 @@ mod tests {
     #[test]
     fn who_asks_for_much_at_once_reads_in_order() {
         let mut cursors = Cursors::default();
-        let plan = cursors.read(&part(), 0..LONG, FRAMES);
+        let plan = cursors.read(&part(), 0..LONG, FRAMES, LONG);
         assert_eq!((plan.window, plan.in_order, plan.settles), (LONG, true, true));
-        let plan = cursors.read(&part(), LONG..2 * LONG, FRAMES);
+        let plan = cursors.read(&part(), LONG..2 * LONG, FRAMES, LONG);
         assert_eq!((plan.window, plan.in_order, plan.settles), (16, true, false));
     }
 
@@ -192,7 +213,7 @@ mod tests {
         for step in 0..20 {
             for place in [0, 40, 80] {
                 let frame = place + step;
-                let plan = cursors.read(&part(), frame..frame + 1, FRAMES);
+                let plan = cursors.read(&part(), frame..frame + 1, FRAMES, 1);
                 assert_eq!(plan.window, WINDOWS[(step as usize).min(3)]);
             }
         }
@@ -203,18 +224,21 @@ mod tests {
     fn a_reader_goes_on_in_the_next_part() {
         let mut cursors = Cursors::default();
         let next: Arc<str> = "trees/x/000000.00001.tar.lz4".into();
-        let done = (0..FRAMES).find(|&frame| cursors.read(&part(), frame..frame + 1, FRAMES).done);
+        let done = (0..FRAMES).find(|&frame| cursors.read(&part(), frame..frame + 1, FRAMES, 1).done);
         assert!(done.is_some_and(|frame| frame < FRAMES - 1), "{done:?}");
-        assert_eq!(cursors.go_on(&next, 0, FRAMES), Some(0..16));
-        assert_eq!(cursors.go_on(&next, 0, FRAMES), None);
-        assert_eq!(cursors.read(&next, 0..1, FRAMES).ahead, 16..32);
+        assert_eq!(cursors.go_on(&next, 0, FRAMES), Next::Fetch(0..16));
+        assert_eq!(cursors.go_on(&next, 0, FRAMES), Next::Awaited);
+        assert!(cursors.reads(&part()) && !cursors.reads(&next));
+        assert_eq!(cursors.read(&next, 0..1, FRAMES, 1).ahead, 16..32);
+        assert_eq!(cursors.go_on(&next, 1, FRAMES), Next::Read);
+        assert!(cursors.reads(&next));
     }
 
     #[test]
     fn memory_is_bounded() {
         let mut cursors = Cursors::default();
         for frame in (0..10_000).step_by(10) {
-            cursors.read(&part(), frame..frame + 1, 10_000);
+            cursors.read(&part(), frame..frame + 1, 10_000, 1);
         }
         assert_eq!(cursors.0.len(), READERS);
     }

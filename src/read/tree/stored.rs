@@ -144,7 +144,9 @@ impl TreeReader {
         let mut at = range.start;
         while at < range.end {
             let end = range.end.min((at / FRAME + FRAMES) * FRAME);
-            let plan = self.plan(part, frames(&(at..end)));
+            let asked = frames(&(at..end));
+            let in_all = asked.end - asked.start;
+            let plan = self.plan(part, asked, in_all);
             self.read_frames(part, at..end, &plan, &mut pieces, patience)
                 .await?;
             at = end;
