@@ -233,13 +233,15 @@ async fn restore_backup(arguments: &RestoreArgs) -> Result<(), Failure> {
     config.memory = arguments.memory.shares();
     let archive = open(&config, Stay::Short, config.read_wait()).await?;
     let progress = progress::on_terminal();
+    let place = archive.place();
     let report = restore(&Arc::new(archive), &options, &progress, config.person_patience()).await?;
     drop(progress);
     report
         .warnings
         .iter()
         .for_each(|warning| complain(&format_args!("warning: {warning}")));
-    restored::print(&report, &options, owner_name(&options.directory), arguments.json)?;
+    let owner = owner_name(&options.directory);
+    restored::print(&report, &options, &place, owner, arguments.json)?;
     Ok(())
 }
 

@@ -53,7 +53,13 @@ struct Tablespace<'a> {
 }
 
 /// Prints the report; `user` must run the server, if it is another than who restores.
-pub(super) fn print(report: &Report, options: &Options, user: Option<String>, json: bool) -> io::Result<()> {
+pub(super) fn print(
+    report: &Report,
+    options: &Options,
+    place: &str,
+    user: Option<String>,
+    json: bool,
+) -> io::Result<()> {
     let mut out = Out::new();
     if json {
         return writeln!(out, "{}", serde_json::to_string(&as_json(report, options))?);
@@ -90,7 +96,7 @@ pub(super) fn print(report: &Report, options: &Options, user: Option<String>, js
     if options.dry_run {
         return Ok(());
     }
-    next::print(&mut out, report, options, user.as_deref())
+    next::print(&mut out, report, options, place, user.as_deref())
 }
 
 /// What went, or will: some of it by name, all of it in `--json`.

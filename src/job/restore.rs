@@ -213,7 +213,7 @@ pub async fn restore(
         }
     };
     if let Some(rest) = &checked.rest {
-        rest.bring(roots, access).await?;
+        report.warnings.extend(rest.bring(roots, access).await?);
     }
     let configured = complete(checked, roots, options, access, &mut control, progress)?;
     report.settings = configured.set_aside;

@@ -181,6 +181,44 @@ fn s7_wal_that_is_nowhere_else_is_never_removed() {
     assert!(!said(&output).contains(&only_here[0]), "{}", said(&output));
 }
 
+/// S7: what recovery does not go through cannot stay in `pg_wal`, where the server would remove it in time.
+#[test]
+fn s7_wal_of_another_timeline_is_not_kept_for_nothing() {
+    let world = World::new("other-line");
+    let mut site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    site.backup("monday");
+    site.server.archive_all();
+    site.server.kill9();
+    let dir = world.owned_dir("copy");
+    let data = dir.join("data");
+    let output = restoring(&site, &[], &data);
+    assert!(output.status.success(), "{}", said(&output));
+    let mut copy = Postgres::start_as_it_is(&dir, newest(), &[]);
+    assert_eq!(
+        copy.recovery_within(wait::LONG),
+        Recovery::Promoted,
+        "{}",
+        copy.log()
+    );
+    copy.query("INSERT INTO t VALUES (1)");
+    copy.kill9();
+    let before = seen(&data);
+    assert_refused(
+        &restoring(&site, &["--delta", "--keep-wal"], &data),
+        &["00000002", "timeline 1", "--set-aside-wal"],
+    );
+    assert_eq!(seen(&data), before);
+    let report = restore(&site, &["--delta", "--set-aside-wal"], &data);
+    let moved = report["wal_set_aside"]["directory"].as_str().expect("a path");
+    assert!(
+        segments(Path::new(moved))
+            .iter()
+            .any(|name| name.starts_with("00000002")),
+        "{report}"
+    );
+}
+
 /// S6: root makes the directory, and gives that one to whom the WAL belongs.
 fn the_wal_set_aside_is_its_owners(site: &Site) {
     let there = copied(&site.world.path().join("pg"), &site.world.path().join("by-root"));

@@ -140,6 +140,15 @@ fn s7_a_partial_goes_only_if_the_archive_has_its_wal() {
     begun.goes("begun-recycled", &beginning);
     begun.is_refused("begun-other", &other);
     begun.is_refused("begun-longer", &longer);
+    // Its first page is lost, and not what follows.
+    for (name, damage) in [("no-first-page", 0), ("another-address", 1)] {
+        let mut damaged = longer.clone();
+        match damage {
+            0 => damaged[..PAGE_BYTES].fill(0),
+            _ => damaged[8] ^= 0x40,
+        }
+        begun.is_refused(name, &damaged);
+    }
 }
 
 /// WAL that an operator has moved out of the server's way: what the archive does not have stays, wherever below the data

@@ -153,6 +153,89 @@ fn b12_what_was_received_is_followed_and_asked_about() {
     }
 }
 
+/// W1, B6: a standby's backup ends within a segment, of which it brings the beginning. What a receiver has of that goes on
+/// behind it, also over what a restore, or an older copy, has left of it.
+#[test]
+fn w1_what_was_received_goes_on_where_a_backups_own_wal_ends() {
+    let world = World::new("own-beginning");
+    let mount = Mount::local(&world);
+    let mut server = synchronous_source(&world, newest());
+    let mut receiver = streaming_with(&server, &mount, &SYNCHRONOUS);
+    server.query("SET synchronous_commit = local; CREATE TABLE committed (id bigint)");
+    let dir = world.owned_dir("standby");
+    let mut backup = server.program("pg_basebackup");
+    backup.args(["-c", "fast", "-R", "-D"]).arg(dir.join("data"));
+    let output = backup.output().expect("run pg_basebackup");
+    assert!(output.status.success(), "{}", said(&output));
+    let mut standby = Postgres::start_as_it_is(&dir, newest(), &[]);
+    server.query("INSERT INTO committed VALUES (1)");
+    server.query("CHECKPOINT");
+    wait::until("the standby to follow", || {
+        let rows = standby.psql("SELECT count(*) FROM committed").ok();
+        (rows.as_deref() == Some("1")).then_some(())
+    });
+    standby.query("CHECKPOINT");
+    let mut backup = standby.program("pg_basebackup");
+    backup.args(["-c", "fast", "-X", "fetch", "-D"]);
+    let backup = backup.arg(mount.path().join("basebackups/first")).output();
+    let backup = backup.expect("run pg_basebackup");
+    assert!(backup.status.success(), "{}", said(&backup));
+    for id in 2..=10 {
+        server.query(&format!("INSERT INTO committed VALUES ({id})"));
+    }
+    let segment = server.query("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    server.kill9();
+    wait::for_exit("pg_receivewal to end", &mut receiver);
+    standby.kill9();
+    assert!(
+        mount.list().contains(&format!("{segment}.partial")),
+        "{:?}",
+        mount.list()
+    );
+
+    let output = restore(&world, "back", &["LATEST"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let dir = world.path().join("back");
+    let there = dir.join("data/pg_wal").join(&segment);
+    let brought = fs::read(&there).expect("read what was brought");
+    // Once more, over what the first one has brought; and over what has less of it, which the operator wants to stay.
+    let again = |arguments: &[&str]| {
+        let user = User::postgres();
+        let mut restore = walfs(&world, &user);
+        restore
+            .arg("restore")
+            .arg("--archive")
+            .arg(world.archive())
+            .arg("--delta");
+        let output = restore
+            .args(arguments)
+            .arg("LATEST")
+            .arg(dir.join("data"))
+            .output();
+        let output = output.expect("run walfs restore");
+        assert!(output.status.success(), "{}", said(&output));
+        assert!(
+            fs::read(&there).expect("read it") == brought,
+            "{arguments:?}: {}",
+            said(&output)
+        );
+    };
+    again(&[]);
+    let mut older = brought.clone();
+    older[8192..].fill(0);
+    fs::write(&there, older).expect("write an older one");
+    again(&["--keep-wal"]);
+    let mut back = Postgres::start_as_it_is(&dir, newest(), &[]);
+    assert_eq!(
+        back.recovery_within(wait::LONG),
+        Recovery::Promoted,
+        "{}",
+        back.log()
+    );
+    assert_eq!(back.query(ROWS), "10|10");
+    back.kill9();
+}
+
 /// As its `pg_receivewal` would, which another timeline in the directory leads astray.
 #[track_caller]
 fn receive_more(server: &Postgres, mount: &Mount) {

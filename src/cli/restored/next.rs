@@ -17,6 +17,7 @@ pub(super) fn print(
     out: &mut impl Write,
     report: &Report,
     options: &Options,
+    place: &str,
     user: Option<&str>,
 ) -> io::Result<()> {
     let commands = Commands::new(report, options, user);
@@ -33,7 +34,7 @@ pub(super) fn print(
         writeln!(out, "  tail -f /tmp/recovery.log")?;
     }
     say_recovery(out, options)?;
-    say_archiving(out, &commands, options)
+    say_archiving(out, &commands, options, place)
 }
 
 /// What the server does during recovery, and at its end.
@@ -69,7 +70,12 @@ fn say_recovery(out: &mut impl Write, options: &Options) -> io::Result<()> {
     }
 }
 
-fn say_archiving(out: &mut impl Write, commands: &Commands, options: &Options) -> io::Result<()> {
+fn say_archiving(
+    out: &mut impl Write,
+    commands: &Commands,
+    options: &Options,
+    place: &str,
+) -> io::Result<()> {
     if options.recovery.takes_over {
         return writeln!(
             out,
@@ -79,8 +85,13 @@ fn say_archiving(out: &mut impl Write, commands: &Commands, options: &Options) -
     writeln!(
         out,
         "It does not archive (archive_mode is off), so that the original may go on; beside it, add -o '-p 5433' to pg_ctl \
-         and -p 5433\nto psql. If the original is gone and this server shall take over, once it is open:\n  \
+         and -p 5433\nto psql. If the original is gone and this server shall take over, once it is open, archive first how \
+         its timeline began,\nwhich a server does only at the moment when it begins:\n  \
+         for history in {}/*.history; do {}walfs wal-push --archive {} \"$history\"; done\n  \
          {} -c \"ALTER SYSTEM SET archive_mode = 'on'\"\n  {}",
+        quoted(commands.directory.join("pg_wal").as_os_str()),
+        commands.as_user,
+        quoted(OsStr::new(place)),
         commands.psql,
         commands.restart()
     )

@@ -21,6 +21,7 @@ use super::spot::{Base, Held, Roots, Spot};
 use super::start::{self, Start};
 use super::target::{Target, TargetTimeline};
 use super::wal::{self, Reach};
+use super::way::Way;
 use super::{Choice, Options, choose, cluster, ended, links, tablespaces, tar, unarchived, work};
 use crate::archive::Archive;
 use crate::archive::tree::backup::Shape;
@@ -31,7 +32,7 @@ use crate::beneath::Root;
 use crate::job::progress::{Phase, Progress};
 use crate::pg::control::CONTROL_FILE_BYTES;
 use crate::pg::tablespace_map::Tablespace as Mapped;
-use crate::pg::{SegmentName, SystemId, WalName};
+use crate::pg::{SegmentName, SegmentSize, SystemId, WalName};
 use crate::store::Patience;
 
 /// Segments of the backup's own WAL whose seek tables are read: of a longer range its beginning.
@@ -98,11 +99,11 @@ pub(super) async fn check(
         tablespaces: known_tablespaces,
         warnings: mut said,
     } = stored;
-    let rest = received::find(archive, &reach, &options.recovery.target, patience).await?;
+    let size = chosen.backup.segment_size()?;
+    let rest = received::find(archive, &reach, &options.recovery.target, size, patience).await?;
     reach.received = rest.as_ref().map(|rest| rest.end);
     let mut warnings = chosen.warnings;
     warnings.extend(check_reach(archive, &reach, options)?);
-    let size = chosen.backup.segment_size()?;
     if let Some((_, start)) = summary.backup.start() {
         let way = &chosen.way;
         warnings.extend(received::warnings(archive, way, (start, &reach), size, patience).await?);
@@ -146,6 +147,7 @@ pub(super) async fn check(
     };
     if checked.start != Start::Empty {
         plan_for(&mut checked, strangers, options).await?;
+        check_kept(&checked, &chosen.way, size)?;
     }
     check_room(&checked)?;
     Ok(checked)
@@ -286,6 +288,10 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
     }
     let reason = match reach.gap {
         Some(missing) => format!("{missing} is not archived, although segments after it are"),
+        None if reach.is_own() => format!(
+            "{} is not archived, only the backup has its beginning",
+            reach.last
+        ),
         None => format!("{} is the last segment that is archived", reach.last),
     };
     match recovery.target {
@@ -389,7 +395,7 @@ async fn plan_for(checked: &mut Checked, mut strangers: Vec<Spot>, options: &Opt
     unarchived.retain_mut(|wal| {
         let file = files.iter().find(|file| file.spot == own(wal.name));
         wal.differs |= file.is_some();
-        file.is_none_or(|file| !file.missing.is_empty())
+        !file.is_some_and(|file| compare::is_begun(roots, file))
     });
     let plan = Plan::new(strangers, roots, &unarchived, options, archive)?;
     for name in plan.aside.iter().flat_map(|aside| &aside.files) {
@@ -400,6 +406,23 @@ async fn plan_for(checked: &mut Checked, mut strangers: Vec<Spot>, options: &Opt
     }
     checked.plan = plan;
     Ok(())
+}
+
+/// Is the WAL that stays on the way of recovery? The server removes what it does not replay.
+fn check_kept(checked: &Checked, way: &Way, size: SegmentSize) -> Result<(), Error> {
+    let is_left = |name: &WalName| match name {
+        WalName::Segment(segment) => !way.replays(*segment, size),
+        WalName::Partial(_) => true,
+        _ => false,
+    };
+    let bases = &checked.roots.bases;
+    match checked.plan.kept.iter().find(|name| is_left(name)) {
+        Some(name) => Err(Error::KeptWalElsewhere {
+            path: bases.path(&bases.spot(format!("pg_wal/{name}").as_bytes())),
+            timeline: way.timeline(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Room for what is not there yet. What a tar file unpacks to is not known; at least as much as itself.

@@ -100,6 +100,23 @@ pub(super) fn missing<I: IntoIterator<Item = Option<PageHash>>>(
     Ok(missing)
 }
 
+/// Is there nothing in a file but what it shall have, and zeros where that is missing?
+pub(super) fn is_begun(roots: &Roots, work: &FileWork) -> bool {
+    let is_blank = |file: &File, range: &Range<u64>| {
+        let mut room = vec![0; FRAME_BYTES];
+        (range.start..range.end).step_by(FRAME_BYTES).all(|start| {
+            let bytes = (range.end - start).min(FRAME_BYTES as u64) as usize;
+            let read = read_at_most(file, &mut room[..bytes], start);
+            read.is_ok_and(|read| room[..read].iter().all(|byte| *byte == 0))
+        })
+    };
+    let opened = roots.on("read", &work.spot, Root::open_file);
+    opened.is_ok_and(|file| {
+        let is_longer = file.metadata().is_ok_and(|found| found.len() > work.bytes);
+        !is_longer && work.missing.iter().all(|range| is_blank(&file, range))
+    })
+}
+
 /// The hashes of some pages; `None` for those of which none is stored.
 type Pages = Result<Vec<Option<PageHash>>, Error>;
 

@@ -367,6 +367,18 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// WAL that was to stay, and that recovery does not go through.
+    #[error(
+        "{path:?} cannot stay: recovery goes to timeline {timeline} and does not replay it, and the server removes in time \
+         what it does not replay.\nHINT: --set-aside-wal moves it to a directory beside. If it is to be replayed, archive \
+         it first, with the .history of its timeline, and choose that by --target-timeline."
+    )]
+    KeptWalElsewhere {
+        /// The file.
+        path: PathBuf,
+        /// Where recovery ends.
+        timeline: Timeline,
+    },
     /// A link without an end.
     #[error(
         "{path:?} is a link to {to:?}, which is not there.\nHINT: make that directory (`mkdir -m 0700 {}`), or remove \

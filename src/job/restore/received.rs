@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,8 +15,9 @@ use tokio::sync::Mutex;
 
 use super::error::Error;
 use super::finish::Access;
-use super::spot::Roots;
+use super::spot::{Roots, Spot};
 use super::target::Target;
+use super::unarchived::wal_bytes;
 use super::wal::Reach;
 use super::way::Way;
 use crate::archive::Archive;
@@ -33,6 +35,7 @@ pub(super) struct Rest {
     pub segment: SegmentName,
     /// Where the WAL in it may end at the latest.
     pub end: Lsn,
+    filled_bytes: u64,
     content: Mutex<Draft>,
 }
 
@@ -44,6 +47,7 @@ pub(super) async fn find(
     archive: &Arc<Archive>,
     reach: &Reach,
     target: &Target,
+    size: SegmentSize,
     patience: Patience,
 ) -> Result<Option<Rest>, Error> {
     let is_needed = match target {
@@ -55,11 +59,13 @@ pub(super) async fn find(
         return Ok(None);
     };
     let received = load(archive, segment, patience).await?;
-    Ok(received.map(|received| Rest {
+    let rest = received.map(|received| Rest {
         segment,
-        end: Lsn(reach.end.0 + received.filled_bytes()),
+        end: Lsn(segment.start(size).0 + received.filled_bytes()),
+        filled_bytes: received.filled_bytes(),
         content: Mutex::new(received.into_draft()),
-    }))
+    });
+    Ok(rest.filter(|rest| rest.end > reach.end))
 }
 
 /// What the operator should know of WAL that was received, and that recovery does not replay: its commits were acknowledged.
@@ -159,18 +165,40 @@ impl Rest {
         ))
     }
 
-    /// Writes it, unless there is a file of that name, which may have more.
+    /// Puts it in its place. A file of that name, which the backup has brought or which was left there, goes if this begins
+    /// with its WAL; otherwise it stays, and why is returned unless it has more.
     ///
     /// # Errors
     /// [`Error::System`].
-    pub(super) async fn bring(&self, roots: &Roots, access: Access) -> Result<(), Error> {
+    pub(super) async fn bring(&self, roots: &Roots, access: Access) -> Result<Option<String>, Error> {
         let spot = roots.bases.spot(format!("pg_wal/{}", self.segment).as_bytes());
         if roots.on("look at", &spot, Root::kind)?.is_some() {
-            return Ok(());
+            let own_bytes = roots.on("read", &spot, |root, below| wal_bytes(root.open_file(below)?))?;
+            let (common, mut content) = (own_bytes.min(self.filled_bytes), self.content.lock().await);
+            match is_in(&mut content, roots, &spot, common).await? {
+                false => {
+                    return Ok(Some(format!(
+                        "pg_receivewal brought other WAL of {} than {} has: what it brought is not restored.\n\
+                         HINT: it stays in receiving/ of the archive; docs/format.md says how to put it together",
+                        self.segment,
+                        roots.bases.path(&spot).display()
+                    )));
+                }
+                true if own_bytes >= self.filled_bytes => return Ok(None),
+                true => {}
+            }
         }
-        let file = roots.on("write", &spot, |root, below| root.create(below, access.file()))?;
+        // Under its name it is whole, or not there: who goes on after a kill would not know it for his own.
+        let passing = roots
+            .bases
+            .spot(format!("pg_wal/.{}.walfs", self.segment).as_bytes());
+        let file = roots.on("write", &passing, |root, below| root.create(below, access.file()))?;
         let written = self.write(&file).await;
-        written.map_err(Error::at("write", &roots.bases.path(&spot)))
+        written.map_err(Error::at("write", &roots.bases.path(&passing)))?;
+        roots.on("rename", &passing, |root, below| {
+            root.rename(below, &below.with_file_name(self.segment.to_string()))
+        })?;
+        Ok(None)
     }
 
     async fn write(&self, file: &File) -> std::io::Result<()> {
@@ -183,4 +211,35 @@ impl Rest {
         }
         file.sync_all()
     }
+}
+
+/// Are so many first bytes of a file the first ones of this, which has as many?
+///
+/// # Errors
+/// [`Error::System`].
+pub(super) async fn is_in(
+    content: &mut Draft,
+    roots: &Roots,
+    spot: &Spot,
+    bytes: u64,
+) -> Result<bool, Error> {
+    let path = roots.bases.path(spot);
+    let mut at = 0;
+    while at < bytes {
+        let wanted = FRAME_BYTES.min((bytes - at) as usize);
+        let piece = content
+            .read(at, wanted)
+            .await
+            .map_err(Error::at("compare", &path))?;
+        let is_same = roots.on("read", spot, |root, below| {
+            let mut here = vec![0; piece.len()];
+            root.open_file(below)?.read_exact_at(&mut here, at)?;
+            Ok(here == piece)
+        })?;
+        if !is_same || piece.is_empty() {
+            return Ok(false);
+        }
+        at += piece.len() as u64;
+    }
+    Ok(true)
 }

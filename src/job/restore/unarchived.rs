@@ -7,22 +7,30 @@
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Seek};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::error::Error;
 use super::only_here::Unarchived;
+use super::received;
 use super::spot::{Roots, Spot};
 use crate::archive::Archive;
 use crate::archive::wal::{Compared, Found};
 use crate::beneath::{Kind, Root};
 use crate::codec::{ContentHash, SeekTable};
 use crate::pg::written::Written;
-use crate::pg::{HeaderError, PageHeader, WalName};
+use crate::pg::{HeaderError, PageHeader, SegmentName, SegmentSize, WalName};
 use crate::store::Patience;
 
 /// Names that the store is asked for at once.
 const LOOKS: usize = 16;
+
+/// A page of the WAL, as PostgreSQL is usually built.
+const BLOCK_BYTES: usize = 8192;
+
+/// What the magic numbers of pages, 0xD1xx, have in common.
+const MAGIC_HIGH: u8 = 0xD1;
 
 /// A file of the WAL, as it lies there.
 #[derive(Debug, Clone)]
@@ -37,7 +45,7 @@ struct Local {
 /// # Errors
 /// Files that cannot be read; [`Error::Archive`]: it is not known what the archive has.
 pub(super) async fn find(
-    archive: &Archive,
+    archive: &Arc<Archive>,
     roots: &Roots,
     patience: Patience,
 ) -> Result<Vec<Unarchived>, Error> {
@@ -55,7 +63,7 @@ pub(super) async fn find(
 /// # Errors
 /// As [`find`].
 pub(super) async fn elsewhere(
-    archive: &Archive,
+    archive: &Arc<Archive>,
     roots: &Roots,
     going: &[Spot],
     patience: Patience,
@@ -110,7 +118,7 @@ fn beside(roots: &Roots, spot: &Spot, found: &mut Vec<Local>) -> Result<(), Erro
 
 /// A file of the WAL, unless the archive has it.
 async fn look(
-    archive: &Archive,
+    archive: &Arc<Archive>,
     roots: &Roots,
     local: Local,
     patience: Patience,
@@ -124,6 +132,9 @@ async fn look(
             }
             Found::Archived(_) => differs = true,
         }
+    }
+    if is_received(archive, roots, &local, patience).await? {
+        return Ok(None);
     }
     let Local { name, spot, is_ready } = local;
     Ok(Some(Unarchived {
@@ -145,7 +156,7 @@ fn as_archived(name: WalName) -> Vec<WalName> {
 /// Of a segment its WAL is compared: a stopped server has only begun its last one, and what came later is behind that, here
 /// or there. A mark proves nothing: another server, or a command that archives elsewhere, may have left it.
 async fn is_same(
-    archive: &Archive,
+    archive: &Arc<Archive>,
     roots: &Roots,
     local: &Local,
     (name, table): (WalName, &SeekTable),
@@ -166,8 +177,28 @@ async fn is_same(
     Ok(compared == Compared::Same)
 }
 
+/// Has a receiver brought all of its WAL?
+async fn is_received(
+    archive: &Arc<Archive>,
+    roots: &Roots,
+    local: &Local,
+    patience: Patience,
+) -> Result<bool, Error> {
+    let (WalName::Segment(segment) | WalName::Partial(segment)) = local.name else {
+        return Ok(false);
+    };
+    let Some(received) = received::load(archive, segment, patience).await? else {
+        return Ok(false);
+    };
+    let bytes = roots.on("read", &local.spot, |root, below| {
+        wal_bytes(root.open_file(below)?)
+    })?;
+    let is_shorter = bytes <= received.filled_bytes();
+    Ok(is_shorter && received::is_in(&mut received.into_draft(), roots, &local.spot, bytes).await?)
+}
+
 /// How many bytes of a segment, from its beginning on, are WAL of its own; all, if its first page does not tell.
-fn wal_bytes(file: File) -> io::Result<u64> {
+pub(super) fn wal_bytes(file: File) -> io::Result<u64> {
     let whole = file.metadata()?.len();
     let mut file = BufReader::new(file);
     let mut first = [0; PageHeader::BYTES];
@@ -229,10 +260,35 @@ fn is_wal(roots: &Roots, name: WalName, spot: &Spot) -> Result<bool, Error> {
         }
     })?;
     let Some(first) = first else { return Ok(false) };
-    Ok(match PageHeader::parse(&first) {
+    let is_own = match PageHeader::parse(&first) {
         Ok(header) => !matches!(header.check_name(segment), Err(HeaderError::PageAddress { .. })),
         Err(HeaderError::Zero) => false,
         // Damaged, and perhaps not all of it.
         Err(_) => true,
-    })
+    };
+    if is_own {
+        return Ok(true);
+    }
+    let has_own = |root: &Root, below: &Path| has_own_page(segment, root.open_file(below)?);
+    roots.on("read", spot, has_own)
+}
+
+/// Is there a page of that segment behind the first one, which may be damaged? One that is kept for later use has none.
+fn has_own_page(segment: SegmentName, file: File) -> io::Result<bool> {
+    let Ok(size) = SegmentSize::new(file.metadata()?.len()) else {
+        return Ok(false);
+    };
+    let (start, mut file) = (segment.start(size), BufReader::new(file));
+    let mut page = [0; BLOCK_BYTES];
+    for number in 0_u64.. {
+        match file.read_exact(&mut page) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => break,
+            read => read?,
+        }
+        let address = start.0 + number * BLOCK_BYTES as u64;
+        if page[1] == MAGIC_HIGH && page[8..16] == address.to_le_bytes() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

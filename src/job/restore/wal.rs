@@ -17,9 +17,9 @@ pub struct Reach {
     pub timeline: Timeline,
     /// The last segment before anything is missing; in the backup at least.
     pub last: SegmentName,
-    /// Where that segment ends.
+    /// Where that segment ends; if only the backup has it, where the backup ends: it may have no more of it.
     pub end: Lsn,
-    /// The segment that would come then.
+    /// The segment that would come then: the last one once more, if only the backup has it.
     pub next: Option<SegmentName>,
     /// Where what was received of that ends, if something was.
     pub received: Option<Lsn>,
@@ -30,6 +30,11 @@ pub struct Reach {
 }
 
 impl Reach {
+    /// Has only the backup the last segment, and perhaps not all of it?
+    pub(super) fn is_own(&self) -> bool {
+        self.next == Some(self.last)
+    }
+
     /// The furthest that recovery could get to, with what was received of the next segment.
     pub fn furthest(&self) -> Lsn {
         self.received.unwrap_or(self.end)
@@ -55,7 +60,7 @@ pub(super) async fn reach(
     patience: Patience,
 ) -> Result<Reach, Error> {
     let size = candidate.segment_size()?;
-    let last_own = candidate.stop.0.saturating_sub(1) / size.bytes();
+    let last_own = last_of(candidate.stop, size);
     let stretches = way.stretches();
     let mut runs = Vec::new();
     for stretch in stretches
@@ -64,7 +69,7 @@ pub(super) async fn reach(
     {
         runs.extend(list(archive, *stretch, last_own, size, patience).await?);
     }
-    Ok(add_up(stretches, runs, last_own, size))
+    Ok(add_up(stretches, runs, candidate.stop, size))
 }
 
 /// The archived segments of a stretch, from number `from` on.
@@ -108,9 +113,16 @@ fn push(runs: &mut Vec<Run>, number: u64, modified: SystemTime) {
     }
 }
 
+/// The number of the last segment that a backup needs which ends there.
+fn last_of(stop: Lsn, size: SegmentSize) -> u64 {
+    stop.0.saturating_sub(1) / size.bytes()
+}
+
 /// From the backup's last segment on, which is at hand, as far as the runs join.
-fn add_up(stretches: &[Stretch], mut runs: Vec<Run>, last_own: u64, size: SegmentSize) -> Reach {
+fn add_up(stretches: &[Stretch], mut runs: Vec<Run>, stop: Lsn, size: SegmentSize) -> Reach {
     runs.sort_by_key(|run| run.first);
+    let last_own = last_of(stop, size);
+    let is_own = runs.is_empty();
     let (mut last, mut newest, mut gap) = (last_own, None, None);
     for run in runs {
         if run.first > last + 1 {
@@ -133,8 +145,11 @@ fn add_up(stretches: &[Stretch], mut runs: Vec<Run>, last_own: u64, size: Segmen
     Reach {
         timeline: stretches.last().map_or(Timeline(1), |stretch| stretch.timeline),
         last: name(last).expect("a number that the archive has"),
-        end: Lsn((last + 1).saturating_mul(size.bytes())),
-        next: name(last + 1),
+        end: match is_own {
+            true => stop,
+            false => Lsn((last + 1).saturating_mul(size.bytes())),
+        },
+        next: name(if is_own { last } else { last + 1 }),
         received: None,
         gap: gap.and_then(name),
         newest,
@@ -163,7 +178,7 @@ mod tests {
     fn reached(runs: &[(u64, u64)]) -> (String, Option<String>) {
         let stretches = [stretch(1, 0, Some(5 * MIB + 77)), stretch(2, 5 * MIB + 77, None)];
         let runs = runs.iter().map(|(first, last)| run(*first, *last)).collect();
-        let reach = add_up(&stretches, runs, 3, SegmentSize::MIN);
+        let reach = add_up(&stretches, runs, Lsn(3 * MIB + 5000), SegmentSize::MIN);
         assert_eq!(reach.timeline, Timeline(2));
         (reach.last.to_string(), reach.gap.map(|name| name.to_string()))
     }
@@ -173,6 +188,13 @@ mod tests {
         let second = |number: u64| format!("0000000200000000{number:08X}");
         let first = |number: u64| format!("0000000100000000{number:08X}");
         assert_eq!(reached(&[]), (first(3), None));
+        let alone = add_up(
+            &[stretch(1, 0, None)],
+            Vec::new(),
+            Lsn(3 * MIB + 5000),
+            SegmentSize::MIN,
+        );
+        assert!(alone.is_own() && alone.end == Lsn(3 * MIB + 5000));
         assert_eq!(reached(&[(3, 4), (5, 9)]), (second(9), None));
         assert_eq!(reached(&[(3, 5), (5, 9)]), (second(9), None));
         assert_eq!(reached(&[(3, 4), (6, 9)]), (first(4), Some(second(5))));

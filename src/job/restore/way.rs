@@ -4,7 +4,7 @@
 //! with its parent's pages in front (`XLogFileReadAnyTLI` of xlogrecovery.c).
 
 use crate::pg::history::HistoryEntry;
-use crate::pg::{Lsn, Timeline};
+use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline};
 
 /// A stretch of the WAL that is on one timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,19 @@ impl Way {
 
     pub(super) fn stretches(&self) -> &[Stretch] {
         &self.stretches
+    }
+
+    /// Is that segment's WAL replayed, all of it?
+    pub(super) fn replays(&self, segment: SegmentName, size: SegmentSize) -> bool {
+        let number = segment.number(size);
+        let mut own = self
+            .stretches
+            .iter()
+            .filter(|stretch| stretch.timeline == segment.timeline);
+        own.any(|stretch| {
+            number >= stretch.begin.0 / size.bytes()
+                && stretch.end.is_none_or(|end| number < end.0 / size.bytes())
+        })
     }
 
     /// The timeline that the last one comes from, and where it left it.
