@@ -24,4 +24,5 @@ mod secured;
 mod sparse;
 mod through;
 mod trips;
+mod verifying;
 mod ways;

@@ -7,6 +7,7 @@ use super::error::Error;
 use super::way::{Stretch, Way};
 use crate::archive::Archive;
 use crate::archive::wal::WalCursor;
+use crate::job::runs::{Run, push};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
 use crate::store::Patience;
 
@@ -34,14 +35,6 @@ impl Reach {
     pub fn furthest(&self) -> Lsn {
         self.received.unwrap_or(self.end)
     }
-}
-
-/// Segments that follow each other, by number, both ends included; and the time of the last.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Run {
-    pub first: u64,
-    pub last: u64,
-    pub newest: SystemTime,
 }
 
 /// Looks how far the WAL leads from where the backup ends.
@@ -92,20 +85,6 @@ pub(super) async fn list(
         cursor = page.next;
     }
     Ok(runs)
-}
-
-fn push(runs: &mut Vec<Run>, number: u64, modified: SystemTime) {
-    match runs.last_mut() {
-        Some(run) if run.last + 1 == number => {
-            run.last = number;
-            run.newest = run.newest.max(modified);
-        }
-        _ => runs.push(Run {
-            first: number,
-            last: number,
-            newest: modified,
-        }),
-    }
 }
 
 /// From the backup's last segment on, which is at hand, as far as the runs join.
