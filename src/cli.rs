@@ -2,7 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 it failed, 2 wrong usage; `backup` has more. `wal-fetch` is a `restore_command`, and PostgreSQL takes any code
 //! from 1 to 125 for "the archive ends here": it exits 1 only when the store has said that the file does not exist,
-//! and [`FETCH_FAILED`] for everything else, wrong usage included.
+//! nor anything later of its timeline, and [`FETCH_FAILED`] for everything else, wrong usage included.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -57,7 +57,7 @@ Examples:
 
 Exit codes:
   0    done
-  1    it failed; for wal-fetch: the store said that the file does not exist; for wal-verify: something is missing
+  1    it failed; for wal-fetch: the archive ends before this file; for wal-verify: something is missing
   2    wrong usage (not of wal-fetch)
   3    backup: the backup is complete, and data pages in it are damaged
   130  backup: ended by Ctrl-C (143: by SIGTERM); nothing of it is kept

@@ -10,6 +10,7 @@ mod bounded;
 mod commands;
 mod copying;
 mod crash;
+mod holes;
 mod killed;
 mod lineage;
 mod looking;
