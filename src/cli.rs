@@ -2,7 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 it failed, 2 wrong usage; `backup` has more. `wal-fetch` is a `restore_command`, and PostgreSQL takes any code
 //! from 1 to 125 for "the archive ends here": it exits 1 only when the store has said that the file does not exist,
-//! and [`FETCH_FAILED`] for everything else, wrong usage included.
+//! nor anything later of its timeline, and [`FETCH_FAILED`] for everything else, wrong usage included.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -30,6 +30,7 @@ mod progress;
 pub mod restore;
 mod restored;
 pub mod wal;
+pub mod wal_verify;
 
 /// Exit code of a `wal-fetch` that proves nothing: PostgreSQL stops the recovery, and it can be started again.
 pub const FETCH_FAILED: u8 = 255;
@@ -56,7 +57,7 @@ Examples:
 
 Exit codes:
   0    done
-  1    it failed; for wal-fetch: the store said that the file does not exist
+  1    it failed; for wal-fetch: the archive ends before this file; for wal-verify: something is missing
   2    wrong usage (not of wal-fetch)
   3    backup: the backup is complete, and data pages in it are damaged
   130  backup: ended by Ctrl-C (143: by SIGTERM); nothing of it is kept
@@ -79,6 +80,7 @@ enum Command {
     WalFetch(wal::FetchArgs),
     #[command(visible_alias = "wal-show")]
     WalList(wal::ListArgs),
+    WalVerify(wal_verify::VerifyArgs),
     #[command(visible_alias = "backup-push")]
     Backup(backup::BackupArgs),
     BackupList(backup_list::ListArgs),
@@ -164,6 +166,7 @@ pub fn main() -> ExitCode {
         Command::WalPush(arguments) => wal::push(&arguments),
         Command::WalFetch(arguments) => wal::fetch(&arguments),
         Command::WalList(arguments) => wal::list(&arguments),
+        Command::WalVerify(arguments) => wal_verify::run(&arguments),
         Command::Backup(arguments) => backup::backup(&arguments),
         Command::BackupList(arguments) => backup_list::list(&arguments),
         Command::BackupShow(arguments) => backup_list::show(&arguments),

@@ -10,4 +10,6 @@ pub mod finish;
 pub mod listing;
 pub mod progress;
 pub mod restore;
+pub mod runs;
 pub mod sweep;
+pub mod wal_ranges;

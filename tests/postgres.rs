@@ -6,6 +6,7 @@
 //! itself: after a successful `cp` into the mount it keeps a second copy, so what is kept was acknowledged.
 
 mod forking;
+mod holes;
 mod killing;
 mod library;
 mod losing;

@@ -9,6 +9,7 @@
 mod commit;
 mod early;
 mod header;
+mod hole;
 mod landmarks;
 mod lineage;
 mod own;
@@ -20,6 +21,7 @@ use std::time::SystemTime;
 
 pub use commit::{Committed, Offered};
 pub use early::{Early, EarlyFile};
+pub use hole::{Behind, Hole, LostHistory};
 pub use landmarks::{Seeker, Sought};
 pub use lineage::{Child, Fork, Lineage};
 pub use own::Compared;

@@ -101,11 +101,15 @@ impl Mounted {
     /// What the mount answered, as a sentence.
     pub(super) fn fetch(&self, name: WalName, target: &mut impl Write) -> Result<bool, String> {
         let archived = self.mountpoint.join("wal").join(name.to_string());
-        let fetched = match File::open(archived) {
-            Ok(mut archived) => copy(&mut archived, target).map(|_| true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && self.is_absent(name) => Ok(false),
-            Err(error) => Err(error),
+        let opened = match File::open(&archived) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match self.is_absent(name) {
+                true => return Ok(false),
+                // It may have come while the mount looked at what lies behind it.
+                false => File::open(&archived),
+            },
+            opened => opened,
         };
+        let fetched = opened.and_then(|mut archived| copy(&mut archived, target).map(|_| true));
         fetched.map_err(|error| self.failed("fetch", name, &error))
     }
 

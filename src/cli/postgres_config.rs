@@ -82,9 +82,10 @@ pub struct DirectCommands<'a> {
 pub fn postgres_config(mountpoint: &Path, direct: DirectCommands<'_>) -> String {
     let wal = quoted(mountpoint.join("wal").as_os_str());
     let archive = [br#"cp "%p" "#, &wal[..], b"/%f"].concat();
-    let restore = plain_restore(&wal);
+    let restore = standby_restore_command(mountpoint);
     let push = [&words(direct.push)[..], br#" "%p""#].concat();
     let fetch = fetch_command(direct.fetch);
+    let standby_fetch = standby_fetch_command(direct.fetch);
     [
         ARCHIVING.to_owned(),
         line("archive_mode", "on"),
@@ -94,10 +95,13 @@ pub fn postgres_config(mountpoint: &Path, direct: DirectCommands<'_>) -> String 
         line("restore_command", &setting(&restore_command(mountpoint))),
         line("recovery_target_timeline", "'latest'"),
         STANDBY_ONLY.to_owned(),
+        line("#primary_conninfo", "'host=PRIMARY user=REPLICATOR'"),
         line("#restore_command", &setting(&restore)),
         WITHOUT_MOUNT.to_owned(),
         line("#archive_command", &setting(&push)),
         line("#restore_command", &setting(&fetch)),
+        STANDBY_WITHOUT_MOUNT.to_owned(),
+        line("#restore_command", &setting(&standby_fetch)),
     ]
     .concat()
 }
@@ -110,9 +114,20 @@ pub fn restore_command(mountpoint: &Path) -> Vec<u8> {
     [plain_restore(&wal), proof].concat()
 }
 
-/// The same without a mount, by `walfs wal-fetch` and its options.
+/// The `restore_command` of a standby for the archive at `mountpoint`, unquoted: never more than 125, so that the server
+/// goes on, by streaming or by asking again.
+pub fn standby_restore_command(mountpoint: &Path) -> Vec<u8> {
+    plain_restore(&quoted(mountpoint.join("wal").as_os_str()))
+}
+
+/// [`restore_command`] without a mount, by `walfs wal-fetch` and its options.
 pub fn fetch_command(fetch: &[&OsStr]) -> Vec<u8> {
     [&words(fetch)[..], br#" %f "%p""#].concat()
+}
+
+/// [`standby_restore_command`] without a mount, by `walfs wal-fetch` and its options.
+pub fn standby_fetch_command(fetch: &[&OsStr]) -> Vec<u8> {
+    [&fetch_command(fetch)[..], b" || exit 1"].concat()
 }
 
 fn plain_restore(wal: &[u8]) -> Vec<u8> {
@@ -128,22 +143,27 @@ const ARCHIVING: &str = "\
 ";
 
 const RESTORING: &str = "
-# Restoring. Used when recovery.signal or standby.signal exists, harmless otherwise.
+# Restoring, for a server with recovery.signal (it opens at the end of the archive); harmless without.
 # PostgreSQL takes every exit code from 1 to 125 as \"the archive ends here\": it opens the database and forgets
 # the rest. cp exits with 1 for a file that does not exist, and for a mount that is gone as well. So 1 is
-# returned only if walfs proves that the archive does not have the file (it shows the name in .absent), and 255
-# otherwise: recovery stops, and can be started again.
+# returned only if walfs proves that the archive ends there (it shows the name in .absent), and 255 otherwise,
+# also at a hole (the segment is missing, and later ones are there): recovery stops, and can be started again.
 ";
 
 const STANDBY_ONLY: &str = "
-# Alternative, only for a server with standby.signal: plain cp. A standby goes on running while the mount is gone
-# and asks again and again; promoted meanwhile, it lacks what it could not fetch. With recovery.signal a mount that
-# is gone ends recovery early.
+# Restoring, for a standby (standby.signal), streaming or not: plain cp. At 255 the whole standby would stop. With
+# cp, which exits with 1, it goes on: it streams what the archive does not give, or asks again and again, and never
+# opens by itself. Promoted meanwhile, it lacks what it could not get: compare pg_last_wal_replay_lsn() first.
+# Never with recovery.signal: a hole, or a mount that is gone, would end recovery early.
 ";
 
 const WITHOUT_MOUNT: &str = "
-# Alternative without a mount, with the same promises: 0 means stored, or restored; wal-fetch returns 1 only for
-# a file that the archive does not have, and more than 125 for every other failure.
+# Alternative without a mount, with the same promises: 0 means stored, or restored; wal-fetch returns 1 only where
+# the archive ends, and 255 for everything else.
+";
+
+const STANDBY_WITHOUT_MOUNT: &str = "\
+# ... and for a standby:
 ";
 
 fn line(name: &str, value: &str) -> String {
@@ -285,6 +305,7 @@ mod tests {
             r#"#restore_command = 'cp /mnt/walfs/wal/%f "%p"'"#,
             r#"#archive_command = 'walfs wal-push ''s3://bucket/it''\\''''s 100%%'' "%p"'"#,
             r#"#restore_command = 'walfs wal-fetch ''s3://bucket/it''\\''''s 100%%'' %f "%p"'"#,
+            r#"#restore_command = 'walfs wal-fetch ''s3://bucket/it''\\''''s 100%%'' %f "%p" || exit 1'"#,
         ] {
             assert!(
                 text.lines().any(|line| line == alternative),

@@ -14,6 +14,8 @@ const COPYING: &str = "{msg} {bytes} of {total_bytes} ({percent} %), {bytes_per_
 
 const WAITING: &str = "{spinner} {msg}";
 
+const LISTING: &str = "{spinner} {msg}: {pos}";
+
 /// Between two turns of the spinner.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -61,6 +63,7 @@ fn words(phase: Phase<'_>) -> String {
         Phase::Comparing { bytes } => format!("comparing {}", indicatif::BinaryBytes(bytes)),
         Phase::Restoring { bytes } => format!("restoring {}", indicatif::BinaryBytes(bytes)),
         Phase::Syncing => "making everything durable".into(),
+        Phase::Listing => "listing archived files".into(),
         Phase::Finishing => "ending backup mode, and storing the last files".into(),
         Phase::WaitingForWal(missing) => format!("waiting for WAL in the archive: {}", named(missing)),
     }
@@ -86,6 +89,7 @@ impl Progress for Line {
             Phase::Copying { files, bytes } => self.count(bytes, format!("{files} files:")),
             Phase::Comparing { bytes } => self.count(bytes, "comparing:".into()),
             Phase::Restoring { bytes } => self.count(bytes, "restoring:".into()),
+            Phase::Listing => self.show(LISTING, words(phase)),
             other => self.show(WAITING, words(other)),
         }
     }

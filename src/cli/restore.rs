@@ -21,7 +21,9 @@ use crate::memory::give_back_freed;
 use crate::pg::{Lsn, Timeline};
 
 use super::options::{MemoryArgs, StoreArgs, open};
-use super::postgres_config::{fetch_command, restore_command};
+use super::postgres_config::{
+    fetch_command, restore_command, standby_fetch_command, standby_restore_command,
+};
 use super::{complain, moment, progress, restored, start_log};
 
 /// Restore a backup to a data directory, ready to recover
@@ -332,10 +334,15 @@ fn target(arguments: &RecoveryArgs) -> Target {
     target.unwrap_or(Target::Latest)
 }
 
-/// The safe `restore_command`: by the mount if it is named, by this program and these options otherwise.
+/// The `restore_command` for what the server shall be: by the mount if it is named, by this program and these options
+/// otherwise.
 fn command(arguments: &RestoreArgs) -> Result<Vec<u8>, Failure> {
     if let Some(mountpoint) = &arguments.recovery.mountpoint {
-        return Ok(restore_command(&path::absolute(mountpoint)?));
+        let mountpoint = path::absolute(mountpoint)?;
+        return Ok(match arguments.recovery.standby {
+            true => standby_restore_command(&mountpoint),
+            false => restore_command(&mountpoint),
+        });
     }
     let archive = match arguments.archive.contains("://") {
         true => OsString::from(&arguments.archive),
@@ -350,7 +357,10 @@ fn command(arguments: &RestoreArgs) -> Result<Vec<u8>, Failure> {
     ];
     words.extend(arguments.store.words()?);
     let words: Vec<&OsStr> = words.iter().map(OsString::as_os_str).collect();
-    Ok(fetch_command(&words))
+    Ok(match arguments.recovery.standby {
+        true => standby_fetch_command(&words),
+        false => fetch_command(&words),
+    })
 }
 
 fn ownership(user: Option<&str>) -> Result<Ownership, Failure> {

@@ -114,8 +114,10 @@ Examples, for postgresql.conf:
 With --mount the running daemon is asked, which has fetched the next segments already. If it does not give the file or \
 prove that there is none, and --archive is given too, the archive is asked directly.
 
-Exit codes: 0 it is restored, 1 the store said that it does not exist, 255 anything else, wrong usage too. PostgreSQL \
-takes 1 for the end of the archive and opens the database; at 255 it stops, and can be started again.")]
+Exit codes: 0 it is restored, 1 the archive ends before it (the store said that it does not exist, nor anything later of \
+its timeline), 255 anything else: a hole, wrong usage too. PostgreSQL takes 1 for the end of the archive and opens the \
+database; at 255 it stops, and can be started again. For a standby, which never opens by itself, add `|| exit 1`: at 255 it \
+would stop, too.")]
 pub struct FetchArgs {
     /// Name of the file (%f)
     #[arg(value_name = "NAME")]

@@ -32,13 +32,15 @@ pub enum Phase<'a> {
     },
     /// Everything is made durable.
     Syncing,
+    /// Names are listed; what advances is their number.
+    Listing,
 }
 
 /// Listens to a job; called from many threads, and must not keep them waiting.
 pub trait Progress: Send + Sync + Debug {
     /// Something else begins.
     fn phase(&self, phase: Phase<'_>);
-    /// So many more plain bytes are done.
+    /// So many more plain bytes are done, or names.
     fn advance(&self, bytes: u64);
 }
 

@@ -35,6 +35,7 @@ mod candidate;
 mod check;
 mod choose;
 mod cluster;
+mod command;
 mod compare;
 mod configure;
 mod content;
@@ -349,7 +350,11 @@ fn complete(
     progress: &Arc<dyn Progress>,
 ) -> Result<Configured, Error> {
     finish::link_elsewhere(roots, access)?;
-    let configured = configure::configure(roots, &options.recovery, checked.timeline, control, access)?;
+    let recovery = Recovery {
+        restore_command: command::without(&checked.unasked, &options.recovery.restore_command),
+        ..options.recovery.clone()
+    };
+    let configured = configure::configure(roots, &recovery, checked.timeline, control, access)?;
     finish::poison_control(roots, control, access)?;
     let tree = &checked.source.tree;
     let is_plain = checked.summary.backup.shape == Shape::Plain;

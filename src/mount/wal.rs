@@ -16,6 +16,7 @@ pub(super) mod archived;
 mod clocks;
 mod folders;
 mod forks;
+mod holes;
 pub mod listing;
 mod lookup;
 mod presence;

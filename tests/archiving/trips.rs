@@ -109,7 +109,7 @@ fn a_push_is_its_questions_and_one_put() {
 }
 
 #[test]
-fn a_fetch_is_its_questions_and_so_is_absence() {
+fn a_fetch_is_its_questions_and_absence_one_more() {
     let desk = going_on();
     let (output, content) = desk.fetch_from(&desk.archive(), FIRST);
     assert!(output.status.success(), "{}", said(&output));
@@ -117,7 +117,11 @@ fn a_fetch_is_its_questions_and_so_is_absence() {
     assert_eq!(asked(&desk), questions(FIRST));
     desk.server().clear_requests();
     desk.fetch_fails(&desk.archive(), SECOND, 1);
-    assert_eq!(asked(&desk), questions(SECOND));
+    // Then what lies behind it: nothing (promise R6).
+    let list = "GET cluster/wal/".to_owned();
+    let mut expected = [questions(SECOND), vec![list]].concat();
+    expected.sort();
+    assert_eq!(asked(&desk), expected);
 }
 
 /// The codec, asked for by both names, is the archive's.

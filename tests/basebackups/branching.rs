@@ -11,6 +11,7 @@ use crate::common::postgres::{Postgres, newest};
 use crate::common::recovery::Recovery;
 use crate::common::user::{User, said};
 use crate::common::wait;
+use crate::common::wal;
 use crate::common::world::World;
 
 /// A server, its archive, and what is restored from it.
@@ -192,4 +193,48 @@ fn b12_timelines_that_go_on_side_by_side_are_named_and_chosen() {
     server.query("INSERT INTO t VALUES (3)");
     server.archive_all();
     forked.asks(&["LATEST"]);
+}
+
+/// R6: "A timeline that has segments and no `.history` is named, not passed over."
+#[test]
+fn r6_a_timeline_without_its_history_is_asked_about() {
+    let world = World::new("lost-history");
+    let site = Site::local(&world);
+    let forked = Forked { site, world: &world };
+    let server = &forked.site.server;
+    server.query("CREATE TABLE t (id int)");
+    forked.site.backup("b1");
+    server.query("INSERT INTO t VALUES (1)");
+    let before = server.current_lsn();
+    let last = server.query("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    server.archive_all();
+    assert_eq!(forked.would(&["LATEST"]).1, 1);
+
+    // What is left of a standby that was promoted: its segments, and not its history.
+    let segment_bytes: u32 = server.number("SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'");
+    let number = u64::from_str_radix(&last[8..], 16).expect("hex") + 3;
+    let name = wal::segment_name(2, number, segment_bytes);
+    forked.push(
+        &name,
+        &wal::segment(&name, server.system_identifier(), segment_bytes, 1),
+    );
+    let directory = forked.dir("asked").join("data");
+    for arguments in [&["LATEST"][..], &["b1"], &["b1", "--standby"]] {
+        let output = forked.try_restore(arguments, &directory);
+        let message = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {message}");
+        for text in [&*name, "00000002.history", "HINT: ", "--target-timeline 1"] {
+            assert!(message.contains(text), "{text}: {message}");
+        }
+        assert!(!directory.exists());
+    }
+    // Where the answer makes no difference nobody asks.
+    assert_eq!(forked.would(&["LATEST", "--target-timeline", "1"]).1, 1);
+    assert_eq!(forked.would(&["LATEST", "--target-lsn", &before]).1, 1);
+    forked.push("00000002.history", format!("1\t{before}\tpromoted\n").as_bytes());
+    let (_, timeline, warnings) = forked.would(&["LATEST", "--target-lsn", &before]);
+    assert!(
+        timeline <= 2 && !warnings.contains("not followed"),
+        "{timeline} {warnings}"
+    );
 }

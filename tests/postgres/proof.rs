@@ -159,7 +159,7 @@ fn ask(mount: &Mount, line: &str, arguments: &[&Path]) -> Output {
 
 /// Recovery ends with a fatal error, and the database was not opened.
 #[track_caller]
-fn assert_fatal(server: &mut Postgres) {
+pub(super) fn assert_fatal(server: &mut Postgres) {
     let ended = server.recovery_within(wait::LONG);
     assert_eq!(ended, Recovery::Failed, "{}", server.log());
     let log = server.log();

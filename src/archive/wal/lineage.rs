@@ -148,25 +148,31 @@ impl Archive {
     }
 
     /// The first archived segment of a timeline, from this one on if it is given.
-    async fn segment_from(
+    pub(super) async fn segment_from(
         &self,
         timeline: Timeline,
         from: Option<SegmentName>,
         patience: Patience,
     ) -> Result<Option<SegmentName>, Error> {
         // Just before the segment's own key, or before the first one of the timeline.
-        let after = match from {
+        let mut after = match from {
             Some(segment) => format!("wal/{segment}"),
             None => format!("wal/{:08X}0", timeline.0),
         };
         let prefix = format!("wal/{:08X}", timeline.0);
-        // What is no whole segment (`.partial`, `.backup`) lies between: a handful of names is enough to meet one.
-        let page = self.store.list(&prefix, Some(&after), 16, patience).await?;
-        let mut names = page.entries.iter().filter_map(|(key, _)| self.wal_name(key));
-        Ok(names.find_map(|name| match name {
-            WalName::Segment(segment) => Some(segment),
-            _ => None,
-        }))
+        loop {
+            // What is no whole segment (`.partial`, `.backup`) lies between: a handful of names is mostly enough to meet one.
+            let page = self.store.list(&prefix, Some(&after), 16, patience).await?;
+            let mut names = page.entries.iter().filter_map(|(key, _)| self.wal_name(key));
+            let found = names.find_map(|name| match name {
+                WalName::Segment(segment) => Some(segment),
+                _ => None,
+            });
+            match page.entries.last() {
+                Some((last, _)) if found.is_none() && page.more => last.as_str().clone_into(&mut after),
+                _ => return Ok(found),
+            }
+        }
     }
 
     /// Which archived timelines have left this one, and where.

@@ -16,7 +16,7 @@ use super::super::complain;
 use super::super::options::newly_made;
 use super::{Failure, FetchArgs, PushArgs, beside, cannot_write, put_in_place};
 use crate::archive::Archive;
-use crate::archive::wal::{Early, EarlyFile, WalMeta};
+use crate::archive::wal::{Behind, Early, EarlyFile, WalMeta};
 use crate::assemble;
 use crate::cache::Cache;
 use crate::codec::{self, Compression};
@@ -117,12 +117,19 @@ pub(super) async fn fetch(arguments: &FetchArgs, place: &str, name: WalName) -> 
     let early = Early::fetch(&store, name, one_piece, config.person_patience());
     let archive = Archive::open(store, &config.archive(), Patience::for_at_most(wait)).await?;
     let (meta, object) = match archive.early_file(early, patience).await? {
-        EarlyFile::Absent => return Ok(false),
+        EarlyFile::Absent => match come_meanwhile(&archive, name, patience).await? {
+            Some(meta) => (meta, None),
+            None => return Ok(false),
+        },
         EarlyFile::Archived(meta, object) => (meta, object),
         EarlyFile::Unknown => {
             // A refusal may be one of everything: that is to be told, and not waited on.
             archive.store().arrive(Patience::for_at_most(wait)).await?;
-            match archive.wal_meta(name, patience).await? {
+            let found = match archive.wal_meta(name, patience).await? {
+                None => come_meanwhile(&archive, name, patience).await?,
+                found => found,
+            };
+            match found {
                 Some(meta) => (meta, None),
                 None => return Ok(false),
             }
@@ -146,6 +153,28 @@ pub(super) async fn fetch(arguments: &FetchArgs, place: &str, name: WalName) -> 
     }
     put_in_place(target, &arguments.path)?;
     Ok(true)
+}
+
+/// Is what is not there the end of its timeline (promise R6)? If it comes within a moment, it is not.
+async fn come_meanwhile(
+    archive: &Archive,
+    name: WalName,
+    patience: Patience,
+) -> Result<Option<WalMeta>, Failure> {
+    match name {
+        WalName::Segment(segment) => match archive.settled_behind(segment, || false, patience).await? {
+            Behind::End => Ok(None),
+            Behind::Come => Ok(archive.wal_meta(name, patience).await?),
+            Behind::Hole(hole) => Err(hole.into()),
+        },
+        WalName::History(timeline) => {
+            if let Some(lost) = archive.lost_history(timeline, patience).await? {
+                tracing::warn!("{lost}");
+            }
+            Ok(None)
+        }
+        WalName::Partial(_) | WalName::Backup(..) => Ok(None),
+    }
 }
 
 /// The content of an object that has come whole; what is damaged is fetched once more, by the usual way.

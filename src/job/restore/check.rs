@@ -22,7 +22,7 @@ use super::start::{self, Start};
 use super::target::{Target, TargetTimeline};
 use super::wal::{self, Reach};
 use super::way::Way;
-use super::{Choice, Options, choose, cluster, ended, links, tablespaces, tar, unarchived, work};
+use super::{Choice, Options, choose, cluster, command, ended, links, tablespaces, tar, unarchived, work};
 use crate::archive::Archive;
 use crate::archive::tree::backup::Shape;
 use crate::archive::tree::summary::Summary;
@@ -63,6 +63,8 @@ pub(super) struct Checked {
     pub plan: Plan,
     /// Segments that the backup needs and does not bring along.
     pub segments: Vec<SegmentName>,
+    /// Segments that the server shall take for not archived.
+    pub unasked: Vec<SegmentName>,
     /// What was received behind the last archived segment.
     pub rest: Option<Rest>,
     pub warnings: Vec<String>,
@@ -124,6 +126,8 @@ pub(super) async fn check(
     let (start, roots, restore) =
         start::look(options, &source, system_id, summary.backup.shape, places, data)?;
     let segments = needed_segments(&backup, &summary)?;
+    let ending = (&reach, options.recovery.up_to_gap);
+    let unasked = command::unasked(archive, &summary, ending, patience).await?;
     let mut checked = Checked {
         source,
         summary,
@@ -137,6 +141,7 @@ pub(super) async fn check(
         files: Arc::default(),
         plan: Plan::default(),
         segments,
+        unasked,
         rest,
         warnings,
     };

@@ -41,7 +41,7 @@ pub(super) struct Chosen {
 ///
 /// # Errors
 /// [`Error::NoBackup`], [`Error::NoneBefore`], [`Error::TargetTooEarly`], [`Error::NoTimeline`], [`Error::OtherBranch`],
-/// [`Error::NoneOnTimeline`], [`Error::Branches`], [`Error::Undecided`], [`Error::Archive`].
+/// [`Error::NoneOnTimeline`], [`Error::Branches`], [`Error::LostHistory`], [`Error::Undecided`], [`Error::Archive`].
 pub(super) async fn choose(
     archive: &Arc<Archive>,
     choice: &Choice,
@@ -63,6 +63,7 @@ pub(super) async fn choose(
     };
     let mut warnings = answer.map_or_else(Vec::new, |answer| answer.warnings);
     if recovery.timeline == TargetTimeline::Latest {
+        refuse_lost(archive, &timelines, (candidate, &way), &recovery.target)?;
         warnings.extend(timelines.passed_over(candidate.own, way.timeline()));
     }
     Ok(Chosen {
@@ -200,6 +201,29 @@ async fn answer(
             };
             question.answer(*choice == Choice::Latest).await
         }
+    }
+}
+
+/// A timeline without its history may be the one that was meant (promise R6), unless the target lies before its WAL.
+fn refuse_lost(
+    archive: &Archive,
+    timelines: &Timelines,
+    (candidate, way): (&Candidate, &Way),
+    target: &Target,
+) -> Result<(), Error> {
+    let Some((timeline, first)) = timelines.lost(candidate.own, way) else {
+        return Ok(());
+    };
+    let size = candidate.segment_size()?;
+    match target {
+        Target::Immediate => Ok(()),
+        Target::Lsn(lsn) if *lsn <= first.start(size) => Ok(()),
+        _ => Err(Error::LostHistory {
+            place: archive.place(),
+            timeline,
+            first,
+            followed: way.timeline(),
+        }),
     }
 }
 

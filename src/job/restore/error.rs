@@ -177,6 +177,25 @@ pub enum Error {
         /// The ends that recovery can come to, at least two.
         branches: Vec<Branch>,
     },
+    /// A timeline has WAL, and nothing says where it began.
+    #[error(
+        "{place} has {first} and perhaps more of timeline {timeline}, but not {number:08X}.history, which says where it \
+         began: nobody can follow it, and recovery would end before it.\n\
+         HINT: look for the file in pg_wal of the servers that are on that timeline or on a later one, and archive it \
+         (`walfs wal-push`); or leave that timeline out: --target-timeline {followed}. A backup of its own needs no \
+         history: --target-timeline {timeline}",
+        number = .timeline.0
+    )]
+    LostHistory {
+        /// The archive.
+        place: String,
+        /// The timeline.
+        timeline: Timeline,
+        /// Its first archived segment.
+        first: SegmentName,
+        /// The timeline that would be followed.
+        followed: Timeline,
+    },
     /// There is something in the directory.
     #[error(
         "{directory:?} is not empty.\nHINT: restore to an empty directory; or, if this is what is left of the same \

@@ -122,6 +122,18 @@ impl Timelines {
         found.unwrap_or(from)
     }
 
+    /// The first timeline after `own` that the archive has WAL of and no history, so that nobody can follow it; not one that
+    /// the chosen way goes through.
+    pub(super) fn lost(&self, own: Timeline, chosen: &Way) -> Option<(Timeline, SegmentName)> {
+        let later = self.known.range(own..).filter(|(timeline, _)| **timeline > own);
+        let mut lost = later.filter(|(timeline, known)| {
+            matches!(known.history, History::Missing)
+                && **timeline != chosen.timeline()
+                && chosen.leaves(**timeline).is_none()
+        });
+        lost.find_map(|(timeline, known)| Some((*timeline, known.first?)))
+    }
+
     /// Names the timelines after `own` that are not followed, and why; not the one that was chosen.
     pub(super) fn passed_over(&self, own: Timeline, chosen: Timeline) -> Vec<String> {
         let later = self

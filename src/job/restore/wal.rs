@@ -7,6 +7,7 @@ use super::error::Error;
 use super::way::{Stretch, Way};
 use crate::archive::Archive;
 use crate::archive::wal::WalCursor;
+use crate::job::runs::{Run, push};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
 use crate::store::Patience;
 
@@ -39,14 +40,6 @@ impl Reach {
     pub fn furthest(&self) -> Lsn {
         self.received.unwrap_or(self.end)
     }
-}
-
-/// Segments that follow each other, by number, both ends included; and the time of the last.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Run {
-    pub first: u64,
-    pub last: u64,
-    pub newest: SystemTime,
 }
 
 /// Looks how far the WAL leads from where the backup ends.
@@ -97,20 +90,6 @@ pub(super) async fn list(
         cursor = page.next;
     }
     Ok(runs)
-}
-
-fn push(runs: &mut Vec<Run>, number: u64, modified: SystemTime) {
-    match runs.last_mut() {
-        Some(run) if run.last + 1 == number => {
-            run.last = number;
-            run.newest = run.newest.max(modified);
-        }
-        _ => runs.push(Run {
-            first: number,
-            last: number,
-            newest: modified,
-        }),
-    }
 }
 
 /// The number of the last segment that a backup needs which ends there.

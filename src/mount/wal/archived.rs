@@ -22,19 +22,21 @@ use crate::pg::WalName;
 use crate::staging::wal::WalDraft;
 use crate::store::Patience;
 
-use super::absence::Absences;
+use super::absence::{Absence, Absences};
 use super::clocks::Clocks;
+use super::holes::Named;
 use super::presence::Presence;
 use super::recent::Recent;
 
 /// The archived files, as this mount knows them.
 #[derive(Debug)]
 pub(in crate::mount) struct Archived {
-    common: Arc<Common>,
+    pub(super) common: Arc<Common>,
     presence: Presence,
     absences: Absences,
     recent: Recent,
-    clocks: Clocks,
+    pub(super) clocks: Clocks,
+    pub(super) named: Named,
     ahead: Option<Arc<Ahead>>,
 }
 
@@ -46,6 +48,7 @@ impl Archived {
             absences: Absences::default(),
             recent: Recent::default(),
             clocks: Clocks::default(),
+            named: Named::default(),
             ahead,
         }
     }
@@ -85,21 +88,21 @@ impl Archived {
         asker.is_some_and(|asker| self.recent.was_told(name, asker.thread()))
     }
 
-    /// Was a process that this one started told so a moment ago? The statement is used up by the question.
-    pub(super) fn was_family_told_absent(&self, name: WalName, asker: Option<&Asker>) -> bool {
+    /// What a process that this one started was told a moment ago, if it was. The statement is used up by the question.
+    pub(super) fn told_to_family(&self, name: WalName, asker: Option<&Asker>) -> Option<Absence> {
         let process = asker.and_then(Asker::tgid);
-        process.is_some_and(|process| self.absences.was_told(name, process))
+        process.and_then(|process| self.absences.was_told(name, process))
     }
 
     /// The store's word may serve once more, if it cannot be seen who was told it, and the upload's look as well, if the
     /// store will judge what is written; and for `.absent/`.
-    fn told_absent(&self, name: WalName, asker: Option<&Asker>, looked: Looked) {
+    fn told_absent(&self, name: WalName, asker: Option<&Asker>, looked: Looked, absence: Absence) {
         if asker.is_none_or(Asker::is_hidden) {
             let looked = Some(looked).filter(|_| self.common.archive.marker().put_if_absent);
             self.recent.absent(name, thread(asker), looked);
         }
         if let Some(family) = asker.and_then(Asker::parent) {
-            self.absences.told(name, family);
+            self.absences.told(name, family, absence);
         }
     }
 
@@ -130,30 +133,38 @@ impl Archived {
     }
 
     /// What the store says of a file. "No such file" is its own word of now. To a copier that will read all of it the
-    /// answer comes with the bytes.
-    pub(super) async fn meta(&self, name: WalName, asker: Option<&Asker>) -> Result<WalMeta> {
+    /// answer comes with the bytes; and a hole is waited for a moment, and named.
+    pub(super) async fn meta(self: &Arc<Self>, name: WalName, asker: Option<&Asker>) -> Result<WalMeta> {
         let intent = asker.map_or(Intent::Unknown, |asker| self.intent(name, asker));
         let patience = self.patience(intent, name, asker);
         let reader = &self.common.reader;
-        let wait = reader.meta(name, intent == Intent::Reads, patience);
-        let looked = self.common.archive.begin_look(name);
-        match self.common.while_wanted(asker, wait).await?? {
-            Some(meta) => {
+        loop {
+            let wait = reader.meta(name, intent == Intent::Reads, patience);
+            let looked = self.common.archive.begin_look(name);
+            if let Some(meta) = self.common.while_wanted(asker, wait).await?? {
                 self.presence.found(name, meta).await;
-                Ok(meta)
+                return Ok(meta);
             }
-            None => {
-                // Of a `.partial` some may have been received.
-                if !matches!(name, WalName::Partial(_)) {
-                    self.told_absent(name, asker, looked);
-                }
-                Err(Error::NotFound)
+            let absence = match intent {
+                Intent::Reads => self.absence(name, asker, patience).await?,
+                Intent::Writes | Intent::SeemsToWrite | Intent::Unknown => Some(Absence::Bare),
+            };
+            // It has come meanwhile.
+            let Some(absence) = absence else { continue };
+            // Of a `.partial` some may have been received.
+            if !matches!(name, WalName::Partial(_)) {
+                self.told_absent(name, asker, looked, absence);
             }
+            return Err(Error::NotFound);
         }
     }
 
     /// The same, if it was found a moment ago without asking.
-    pub(in crate::mount) async fn known_meta(&self, name: WalName, asker: Option<&Asker>) -> Result<WalMeta> {
+    pub(in crate::mount) async fn known_meta(
+        self: &Arc<Self>,
+        name: WalName,
+        asker: Option<&Asker>,
+    ) -> Result<WalMeta> {
         match self.presence.meta(name).await {
             Some(meta) => Ok(meta),
             None => self.meta(name, asker).await,
@@ -194,7 +205,11 @@ impl Archived {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Archive`].
-    pub(in crate::mount) async fn open(&self, name: WalName, asker: Option<&Asker>) -> Result<AnyFile> {
+    pub(in crate::mount) async fn open(
+        self: &Arc<Self>,
+        name: WalName,
+        asker: Option<&Asker>,
+    ) -> Result<AnyFile> {
         let bytes = self.known_meta(name, asker).await?.bytes;
         let common = self.common.clone();
         Ok(Arc::new(OpenArchived { common, name, bytes }))

@@ -61,6 +61,14 @@ impl Clocks {
         left.max(LAST_TRY.min(deadline))
     }
 
+    /// Is somebody within his time about to bring this file, as far as that was seen?
+    pub(super) fn is_running(&self, name: WalName, deadline: Duration) -> bool {
+        let clocks = self.0.lock().expect("no panic while held");
+        clocks
+            .iter()
+            .any(|clock| clock.name == name && clock.began.elapsed() < deadline)
+    }
+
     /// The file is archived: who brings it again begins anew.
     pub(super) fn ended(&self, name: WalName) {
         let mut clocks = self.0.lock().expect("no panic while held");

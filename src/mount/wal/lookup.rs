@@ -10,6 +10,7 @@ use crate::mount::node::{Attributes, Kept, Node};
 use crate::pg::WalName;
 
 use super::Wal;
+use super::absence::Absence;
 use super::archived::wal_name;
 
 /// How long a lookup waits. The kernel holds the directory meanwhile, and behind a lookup that creates all others wait;
@@ -86,22 +87,32 @@ impl Wal {
         }
     }
 
-    /// Has the store said that there is no such file? For `.absent/`.
+    /// Has the store said that there is no such file, and nothing later of its timeline (promise R6)? For `.absent/`.
     ///
     /// # Errors
     /// [`Error::Archive`]: it says nothing within the deadline.
     pub(in crate::mount) async fn is_absent(&self, name: WalName, asker: Option<&Asker>) -> Result<bool> {
-        if self.archived.was_family_told_absent(name, asker) {
-            return Ok(true);
-        }
         let patience = self.common.prompt_patience();
+        match self.archived.told_to_family(name, asker) {
+            Some(Absence::End) => return Ok(true),
+            Some(Absence::Hole) => return Ok(false),
+            Some(Absence::Bare) => {
+                // What has come since does not make untrue what was said.
+                let absence = self.archived.absence(name, asker, patience).await?;
+                return Ok(absence != Some(Absence::Hole));
+            }
+            None => {}
+        }
         let found = self.common.archive.wal_meta(name, patience);
         if self.common.while_wanted(asker, found).await??.is_some() {
             return Ok(false);
         }
         match self.received_attributes(name, asker).await {
             Ok(_) => Ok(false),
-            Err(Error::NotFound) => Ok(true),
+            Err(Error::NotFound) => {
+                let absence = self.archived.absence(name, asker, patience).await?;
+                Ok(absence == Some(Absence::End))
+            }
             Err(error) => Err(error),
         }
     }

@@ -1,0 +1,208 @@
+//! Is a missing segment the end of its timeline, or a hole in it (promise R6)?
+//!
+//! PostgreSQL takes a missing segment for the end of the WAL. It is, if the archive has nothing later of that timeline, and
+//! no timeline with segments that left it behind the missing one: recovery of that one goes through here. It is no hole
+//! either where the timeline had not begun yet, by its archived history: then an older one has the segment. In all other
+//! cases something was lost, also in front of the first archived segment: recovery that ended there would forget what lies
+//! behind.
+
+use std::time::{Duration, Instant};
+
+use super::{Archive, Error};
+use crate::pg::history;
+use crate::pg::{SegmentName, Timeline, WalName};
+use crate::store::Patience;
+
+/// How long a hole may take to fill: two archivers may store in another order than they read.
+const MOMENT: Duration = Duration::from_secs(3);
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What lies behind a segment that is not archived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Behind {
+    /// Nothing of its timeline; or the timeline begins later, and an older one has the segment.
+    End,
+    /// The segment itself: it has come meanwhile.
+    Come,
+    /// Others of its timeline, without it.
+    Hole(Hole),
+}
+
+/// A missing segment with later ones of its timeline, or of one that left it later, in the archive.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{missing} is missing in {place}, and the WAL goes on behind it, the next segment that is there is {next}: a hole, not \
+     the end of the archive. Recovery stops here, and can be started again.\n\
+     HINT: look for {missing} in pg_wal of the server and of its standbys, and archive it; `walfs wal-verify` lists all \
+     holes. To give up all that follows: `walfs restore --up-to-gap`"
+)]
+pub struct Hole {
+    /// What is not archived.
+    pub missing: SegmentName,
+    /// The first one behind it that is.
+    pub next: SegmentName,
+    /// The archive.
+    pub place: String,
+}
+
+/// A timeline with segments, and no history that says where it began.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} is missing in {place}, and segments of timeline {timeline} are there, the first one is {first}. PostgreSQL takes a \
+     timeline without its history for one that does not exist, and ends recovery before it.\n\
+     HINT: look for the file in pg_wal of the servers that are on that timeline or on a later one, and archive it",
+    WalName::History(*timeline)
+)]
+pub struct LostHistory {
+    /// The timeline.
+    pub timeline: Timeline,
+    /// Its first archived segment.
+    pub first: SegmentName,
+    /// The archive.
+    pub place: String,
+}
+
+impl Archive {
+    /// What lies behind a segment that the store has just said not to be there? One listing of a few names, and that is all
+    /// where nothing does; otherwise histories are read.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn behind(&self, missing: SegmentName, patience: Patience) -> Result<Behind, Error> {
+        let next = match self.names_behind(missing, patience).await? {
+            (Some(next), _) if next == missing => return Ok(Behind::Come),
+            (Some(next), _) => Some(next),
+            (None, true) => self.next_of_child(missing, patience).await?,
+            (None, false) => None,
+        };
+        Ok(match next {
+            Some(next) if !self.is_before_beginning(missing, patience).await? => Behind::Hole(Hole {
+                missing,
+                next,
+                place: self.place(),
+            }),
+            _ => Behind::End,
+        })
+    }
+
+    /// The first segment of its timeline from this one on; without one, whether there is anything of later timelines.
+    async fn names_behind(
+        &self,
+        missing: SegmentName,
+        patience: Patience,
+    ) -> Result<(Option<SegmentName>, bool), Error> {
+        // Just before the segment's own key.
+        let mut after = format!("wal/{missing}");
+        loop {
+            let page = self.store.list("wal/", Some(&after), 16, patience).await?;
+            for name in page.entries.iter().filter_map(|(key, _)| self.wal_name(key)) {
+                match name {
+                    WalName::Segment(next) if next.timeline == missing.timeline => {
+                        return Ok((Some(next), false));
+                    }
+                    later if later.timeline() > missing.timeline => return Ok((None, true)),
+                    _ => {}
+                }
+            }
+            match page.entries.last() {
+                Some((last, _)) if page.more => last.as_str().clone_into(&mut after),
+                _ => return Ok((None, false)),
+            }
+        }
+    }
+
+    /// The first segment of a timeline that left this one behind the missing segment.
+    async fn next_of_child(
+        &self,
+        missing: SegmentName,
+        patience: Patience,
+    ) -> Result<Option<SegmentName>, Error> {
+        let Some(cluster) = self.cluster(patience).await? else {
+            return Ok(None);
+        };
+        let size = cluster.segment_size;
+        for child in self.children_of(missing.timeline, patience).await? {
+            if child.left_at.0 / size.bytes() <= missing.number(size) {
+                continue;
+            }
+            if let Some(next) = self.segment_from(child.timeline, None, patience).await? {
+                return Ok(Some(next));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same, but a hole is looked at again: for some seconds, and for as long as `is_coming` says that it is about to be
+    /// filled.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn settled_behind(
+        &self,
+        missing: SegmentName,
+        is_coming: impl Fn() -> bool + Send,
+        patience: Patience,
+    ) -> Result<Behind, Error> {
+        let began = Instant::now();
+        loop {
+            let behind = self.behind(missing, patience).await?;
+            // What is known must be said before the asker's time is over.
+            let is_late = matches!(patience, Patience::Until(end) if Instant::now() + 2 * PAUSE > end);
+            let waits = !is_late && (began.elapsed() < MOMENT || is_coming());
+            if !waits || !matches!(behind, Behind::Hole(_)) {
+                return Ok(behind);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Had the timeline not begun with this segment, as its archived history says? A damaged history says nothing.
+    async fn is_before_beginning(&self, segment: SegmentName, patience: Patience) -> Result<bool, Error> {
+        // It has none.
+        if segment.timeline == Timeline(1) {
+            return Ok(false);
+        }
+        let text = match self
+            .read_small(WalName::History(segment.timeline), patience)
+            .await
+        {
+            Err(Error::Damaged { .. }) => return Ok(false),
+            text => text?,
+        };
+        let entries = text.and_then(|text| history::parse(&text, segment.timeline).ok());
+        let (Some(entries), Some(cluster)) = (entries, self.cluster(patience).await?) else {
+            return Ok(false);
+        };
+        let size = cluster.segment_size;
+        let began = entries.last().map(|parent| parent.end.0 / size.bytes());
+        Ok(began.is_some_and(|began| segment.number(size) < began))
+    }
+
+    /// Has the archive segments of a timeline whose history the store has just said not to be there? None of the oldest
+    /// timeline: there the archive began, and recovery needs no history.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn lost_history(
+        &self,
+        timeline: Timeline,
+        patience: Patience,
+    ) -> Result<Option<LostHistory>, Error> {
+        if timeline == Timeline(1) {
+            return Ok(None);
+        }
+        let Some(first) = self.segment_from(timeline, None, patience).await? else {
+            return Ok(None);
+        };
+        let oldest = self.store.list("wal/", None, 1, patience).await?;
+        let oldest = oldest.entries.first().and_then(|(key, _)| self.wal_name(key));
+        let is_later = oldest.is_some_and(|oldest| oldest.timeline() < timeline);
+        Ok(is_later.then(|| LostHistory {
+            timeline,
+            first,
+            place: self.place(),
+        }))
+    }
+}

@@ -1,0 +1,313 @@
+//! The archived WAL as unbroken ranges: what is there, what is missing in between, and what should not be there.
+//!
+//! Only ranges are kept, so a million segments need no more memory than ten. What should be there is told by the segments
+//! themselves and by the histories: on each timeline all from its beginning, or from where the archive begins, up to its
+//! last segment, and up to where the last one left it that has segments.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::progress::{Phase, Progress};
+use super::runs::{Run, push};
+use crate::archive::{Archive, Error};
+use crate::pg::history::{self, HistoryEntry};
+use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
+use crate::store::Patience;
+
+/// All archived WAL.
+#[derive(Debug, Clone, Default)]
+pub struct WalRanges {
+    /// Of all segments; `None` as long as none was archived.
+    pub segment_size: Option<SegmentSize>,
+    /// Ascending.
+    pub timelines: Vec<TimelineRanges>,
+}
+
+/// What there is of one timeline.
+#[derive(Debug, Clone)]
+pub struct TimelineRanges {
+    /// Its number.
+    pub timeline: Timeline,
+    /// Where it began, as far as that is known.
+    pub beginning: Beginning,
+    /// Segments that follow each other, ascending.
+    pub runs: Vec<Run>,
+    /// Numbers of missing segments, both ends included, ascending.
+    pub holes: Vec<(u64, u64)>,
+    /// Segments from before it began, which cannot be: numbers, both ends included.
+    pub before_beginning: Option<(u64, u64)>,
+    /// Timelines that left it while it goes on: which, where, and how many segments lie behind that.
+    pub left_behind: Vec<(Timeline, Lsn, u64)>,
+}
+
+/// Where a timeline began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Beginning {
+    /// With the cluster (timeline 1), or before the archive did, which has no history of it and nothing older.
+    First,
+    /// It left this one there.
+    Left(Timeline, Lsn),
+    /// Nothing says so: the archive has older timelines, and not its history.
+    Lost,
+    /// Its history is of no use: why.
+    Wrong(String),
+}
+
+impl TimelineRanges {
+    /// Is something wrong with it? That a timeline goes on where another one left it is not.
+    pub fn is_broken(&self) -> bool {
+        let is_told = matches!(self.beginning, Beginning::First | Beginning::Left(..));
+        !is_told || !self.holes.is_empty() || self.before_beginning.is_some()
+    }
+
+    /// How many segments there are.
+    pub fn segments(&self) -> u64 {
+        self.runs.iter().map(Run::segments).sum()
+    }
+}
+
+impl WalRanges {
+    /// The name of a segment of a timeline.
+    pub fn name(&self, timeline: Timeline, number: u64) -> Option<SegmentName> {
+        SegmentName::from_number(timeline, number, self.segment_size?)
+    }
+}
+
+/// What the listing and the histories say of one timeline.
+#[derive(Debug)]
+struct Found {
+    runs: Vec<Run>,
+    has_history: bool,
+    /// None without a history; why it is of no use.
+    ancestors: Result<Vec<HistoryEntry>, String>,
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        Self {
+            runs: Vec::new(),
+            has_history: false,
+            ancestors: Ok(Vec::new()),
+        }
+    }
+}
+
+/// Lists all WAL, and reads the histories. `progress` is told of segments.
+///
+/// # Errors
+/// [`Error::Store`]. A damaged history is a finding, not an error.
+pub async fn wal_ranges(
+    archive: &Archive,
+    progress: &Arc<dyn Progress>,
+    patience: impl Fn() -> Patience,
+) -> Result<WalRanges, Error> {
+    progress.phase(Phase::Listing);
+    let Some(cluster) = archive.cluster(patience()).await? else {
+        return Ok(WalRanges::default());
+    };
+    let size = cluster.segment_size;
+    let mut found: BTreeMap<Timeline, Found> = BTreeMap::new();
+    let mut from = None;
+    loop {
+        let page = archive.list_wal(from.as_ref(), patience()).await?;
+        for (name, meta) in &page.entries {
+            match name {
+                WalName::Segment(segment) => {
+                    let found = found.entry(segment.timeline).or_default();
+                    push(&mut found.runs, segment.number(size), meta.modified);
+                }
+                WalName::History(timeline) => found.entry(*timeline).or_default().has_history = true,
+                WalName::Partial(_) | WalName::Backup(..) => {}
+            }
+        }
+        progress.advance(page.entries.len() as u64);
+        match page.next {
+            Some(next) => from = Some(next),
+            None => break,
+        }
+    }
+    for (timeline, found) in found.iter_mut().filter(|(_, found)| found.has_history) {
+        found.ancestors = read(archive, *timeline, patience()).await?;
+    }
+    Ok(WalRanges {
+        segment_size: Some(size),
+        timelines: judge(&found, size),
+    })
+}
+
+async fn read(
+    archive: &Archive,
+    timeline: Timeline,
+    patience: Patience,
+) -> Result<Result<Vec<HistoryEntry>, String>, Error> {
+    match archive.read_small(WalName::History(timeline), patience).await {
+        Ok(text) => {
+            Ok(history::parse(&text.unwrap_or_default(), timeline).map_err(|error| error.to_string()))
+        }
+        Err(error @ Error::Damaged { .. }) => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+/// Which numbers of which timelines should be there, from the first to before the last, by the histories of those that have
+/// segments.
+fn needed(found: &BTreeMap<Timeline, Found>, size: SegmentSize) -> BTreeMap<Timeline, (u64, u64)> {
+    let mut needed: BTreeMap<Timeline, (u64, u64)> = BTreeMap::new();
+    for found in found.values().filter(|found| !found.runs.is_empty()) {
+        let mut begin = 0;
+        for entry in found.ancestors.iter().flatten() {
+            let end = entry.end.0 / size.bytes();
+            let known = needed.entry(entry.timeline).or_insert((begin, end));
+            known.1 = known.1.max(end);
+            begin = end;
+        }
+    }
+    needed
+}
+
+fn judge(found: &BTreeMap<Timeline, Found>, size: SegmentSize) -> Vec<TimelineRanges> {
+    let needed = needed(found, size);
+    let with_segments = || found.iter().filter(|(_, found)| !found.runs.is_empty());
+    let Some((&oldest, _)) = with_segments().next() else {
+        return Vec::new();
+    };
+    let nothing = Found::default();
+    let lacking = needed.keys().filter(|timeline| **timeline > oldest);
+    let mut timelines: Vec<Timeline> = with_segments()
+        .map(|(timeline, _)| *timeline)
+        .chain(lacking.copied())
+        .collect();
+    timelines.sort_unstable();
+    timelines.dedup();
+    let judged = timelines.into_iter().map(|timeline| {
+        let own = found.get(&timeline).unwrap_or(&nothing);
+        let beginning = match (&own.ancestors, own.has_history) {
+            (Err(reason), _) => Beginning::Wrong(reason.clone()),
+            (Ok(ancestors), _) if !ancestors.is_empty() => {
+                let parent = &ancestors[ancestors.len() - 1];
+                Beginning::Left(parent.timeline, parent.end)
+            }
+            _ if timeline == oldest || timeline == Timeline(1) => Beginning::First,
+            _ => Beginning::Lost,
+        };
+        let begun = match &beginning {
+            Beginning::Left(_, at) => Some(at.0 / size.bytes()),
+            _ => needed.get(&timeline).map(|(begin, _)| *begin),
+        };
+        // Where the archive begins nothing is missing that could be told.
+        let first = own.runs.first().map(|run| run.first);
+        let from = begun.filter(|_| timeline > oldest).or(first);
+        let to = needed.get(&timeline).map_or(0, |(_, end)| *end);
+        let behind = |child: Timeline, at: Lsn| {
+            let after = at.0 / size.bytes() + 1;
+            let counted = own
+                .runs
+                .iter()
+                .map(|run| (run.last + 1).saturating_sub(run.first.max(after)));
+            (child, at, counted.sum::<u64>())
+        };
+        let children = with_segments().filter_map(|(child, found)| {
+            let entries = found.ancestors.as_ref().ok()?;
+            let left = entries.last().filter(|left| left.timeline == timeline)?;
+            Some(behind(*child, left.end))
+        });
+        TimelineRanges {
+            timeline,
+            holes: holes(&own.runs, from.unwrap_or(to), to),
+            before_beginning: match (&beginning, first) {
+                (Beginning::Left(_, at), Some(first)) if first < at.0 / size.bytes() => {
+                    Some((first, own.runs[0].last.min(at.0 / size.bytes() - 1)))
+                }
+                _ => None,
+            },
+            left_behind: children.filter(|(.., segments)| *segments > 0).collect(),
+            beginning,
+            runs: own.runs.clone(),
+        }
+    });
+    judged.collect()
+}
+
+/// What is missing from `from` on, up to the last run, and before `to`.
+fn holes(runs: &[Run], from: u64, to: u64) -> Vec<(u64, u64)> {
+    let mut holes = Vec::new();
+    let mut next = from;
+    for run in runs {
+        if run.first > next {
+            holes.push((next, run.first - 1));
+        }
+        next = next.max(run.last + 1);
+    }
+    if to > next {
+        holes.push((next, to - 1));
+    }
+    holes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Each timeline with its runs, and the ancestors that its history names; `None`: there is none.
+    type Made<'a> = (u32, &'a [(u64, u64)], Option<&'a [(u32, u64)]>);
+
+    fn judged(made: &[Made<'_>]) -> Vec<TimelineRanges> {
+        let found = made.iter().map(|(timeline, runs, history)| {
+            let newest = SystemTime::UNIX_EPOCH;
+            let run = |&(first, last): &(u64, u64)| Run { first, last, newest };
+            let entry = |&(timeline, segment): &(u32, u64)| HistoryEntry {
+                timeline: Timeline(timeline),
+                end: Lsn(segment * MIB + 77),
+                reason: String::new(),
+            };
+            let found = Found {
+                runs: runs.iter().map(run).collect(),
+                has_history: history.is_some(),
+                ancestors: Ok(history.unwrap_or_default().iter().map(entry).collect()),
+            };
+            (Timeline(*timeline), found)
+        });
+        judge(&found.collect(), SegmentSize::MIN)
+    }
+
+    #[test]
+    fn what_is_missing_and_what_is_too_much() {
+        let all = judged(&[
+            (1, &[(3, 5), (7, 7), (20, 21)], None),
+            (2, &[(9, 9), (12, 12)], Some(&[(1, 10)])),
+            (4, &[(30, 31)], Some(&[(1, 10), (3, 28)])),
+            (5, &[(40, 40)], None),
+        ]);
+        let holes: Vec<_> = all
+            .iter()
+            .map(|ranges| (ranges.timeline.0, ranges.holes.clone()))
+            .collect();
+        assert_eq!(
+            holes,
+            [
+                (1, vec![(6, 6), (8, 19)]),
+                (2, vec![(10, 11)]),
+                (3, vec![(10, 27)]),
+                (4, vec![(28, 29)]),
+                (5, vec![])
+            ]
+        );
+        assert_eq!(all[1].before_beginning, Some((9, 9)));
+        assert_eq!(all[0].left_behind, [(Timeline(2), Lsn(10 * MIB + 77), 2)]);
+        assert_eq!(all[4].beginning, Beginning::Lost);
+        assert!(all.iter().all(TimelineRanges::is_broken));
+    }
+
+    #[test]
+    fn an_archive_begins_somewhere() {
+        let all = judged(&[(3, &[(6, 9)], None), (4, &[(9, 12)], Some(&[(2, 5), (3, 9)]))]);
+        assert!(!all.iter().any(TimelineRanges::is_broken), "{all:?}");
+        assert_eq!(all[0].beginning, Beginning::First);
+        assert_eq!(judged(&[(2, &[], Some(&[(1, 5)]))]).len(), 0);
+        let unarchived = judged(&[(1, &[(1, 3)], None), (2, &[(5, 6)], Some(&[(1, 5)]))]);
+        assert_eq!(unarchived[0].holes, [(4, 4)]);
+    }
+}
