@@ -7,6 +7,7 @@
 pub mod backup;
 pub mod discard;
 pub mod finish;
+pub mod line;
 pub mod listing;
 pub mod progress;
 pub mod restore;
