@@ -8,14 +8,15 @@
 //!   u32 block
 //! then:  252 u32 transaction above   253 u16 origin   255 u8 or 254 u32 length of the main data
 //! ```
-//! Data and images of the blocks follow, then the main data, which is all that a record without blocks has. Only the bits that
+//! Data and images of the blocks follow, then the main data, which is all that a record without blocks has, and which an image
+//! alone (`XLOG_FPI`) has not. Only the bits that
 //! say that an image is compressed have changed, with PostgreSQL 15.
 
 use jiff::Timestamp;
 
 use super::super::control::Limits;
 use super::super::{Lsn, Timeline};
-use super::{Checkpoint, u32_of, u64_of};
+use super::{Checkpoint, u16_of, u32_of, u64_of};
 
 pub(super) const HEADER_BYTES: usize = 24;
 
@@ -233,26 +234,27 @@ impl<'a> Head<'a> {
 
     /// Tells of each block that it touches, as far as its bytes are at hand. False: there may be more than was told.
     pub fn blocks(self, magic: u16, mut tell: impl FnMut(RelationFork, u32)) -> bool {
-        let (bytes, mut at, mut last) = (self.0, HEADER_BYTES, None);
-        let end = (self.length() as usize).min(bytes.len());
-        while at < end {
-            let number = bytes[at];
-            match number {
-                252 => at += 5,
-                253 => at += 3,
-                254 | 255 => return true,
-                33..=251 => return false,
-                _ => match block(bytes, at, magic, last) {
-                    Some((relation, number, next)) => {
-                        tell(relation, number);
-                        (last, at) = (Some(relation), next);
+        let (bytes, length) = (self.0, self.length() as usize);
+        let (mut at, mut last, mut data_bytes) = (HEADER_BYTES, None, 0);
+        // The headers end where all the rest is what they have announced (`DecodeXLogRecord`).
+        while at + data_bytes < length {
+            match bytes.get(at) {
+                Some(252) => at += 5,
+                Some(253) => at += 3,
+                // The main data, which comes last.
+                Some(254 | 255) => return true,
+                None | Some(33..=251) => return false,
+                Some(_) => match block(bytes, at, magic, last) {
+                    Some(block) => {
+                        tell(block.relation, block.number);
+                        data_bytes += block.data_bytes;
+                        (last, at) = (Some(block.relation), block.next);
                     }
                     None => return false,
                 },
             }
         }
-        // One with nothing behind its header, such as a switch.
-        self.length() as usize == end
+        true
     }
 
     fn main_of_xlog(self, kinds: &[u8]) -> Option<&'a [u8]> {
@@ -293,16 +295,23 @@ impl<'a> Head<'a> {
     }
 }
 
-/// The block whose header begins there, and where the next header does.
-fn block(
-    bytes: &[u8],
-    begin: usize,
-    magic: u16,
-    last: Option<RelationFork>,
-) -> Option<(RelationFork, u32, usize)> {
+/// What a block's header says.
+struct Block {
+    relation: RelationFork,
+    number: u32,
+    /// Of its data and its image, which come behind all headers.
+    data_bytes: usize,
+    /// Where the next header begins.
+    next: usize,
+}
+
+/// The block whose header begins there.
+fn block(bytes: &[u8], begin: usize, magic: u16, last: Option<RelationFork>) -> Option<Block> {
     let flags = *bytes.get(begin + 1)?;
+    let mut data_bytes = usize::from(u16_of(bytes, begin + 2)?);
     let mut at = begin + 4;
     if flags & 0x10 != 0 {
+        data_bytes += usize::from(u16_of(bytes, at)?);
         let done = *bytes.get(at + 4)?;
         // BKPIMAGE_COMPRESSED: three ways since 15, one before.
         let compressed = match magic >= MAGIC_15 {
@@ -326,5 +335,10 @@ fn block(
         _ => last?,
     };
     relation.fork = flags & 0x0F;
-    Some((relation, u32_of(bytes, at)?, at + 4))
+    Some(Block {
+        relation,
+        number: u32_of(bytes, at)?,
+        data_bytes,
+        next: at + 4,
+    })
 }

@@ -119,6 +119,38 @@ fn what_is_no_wal_has_no_index() {
     assert!(!joined(&other).unwrap().is_whole());
 }
 
+/// With a page's image, of each version, and no main data behind it: what the image has is no header.
+#[test]
+fn a_record_of_an_image_alone_is_read_to_its_end() {
+    let image = [7; 300];
+    for (magic, done, hole) in [
+        (0xD106, 3, true),
+        (0xD10D, 2, false),
+        (0xD110, 5, true),
+        (0xD118, 0x11, true),
+        (0xD110, 1, false),
+    ] {
+        let mut bytes = vec![0; 24];
+        bytes.extend([0, 0x10, 0, 0]);
+        bytes.extend(300_u16.to_le_bytes());
+        bytes.extend([0, 0, done]);
+        bytes.extend([0, 1].iter().filter(|_| hole));
+        for field in [1663_u32, 5, 16384, 9] {
+            bytes.extend(field.to_le_bytes());
+        }
+        bytes.extend(image);
+        let length = bytes.len() as u32;
+        bytes[..4].copy_from_slice(&length.to_le_bytes());
+        let mut told = Vec::new();
+        let all = Head::new(&bytes)
+            .unwrap()
+            .blocks(magic, |relation, block| told.push((relation.relation, block)));
+        assert_eq!((all, &told[..]), (true, &[(16384, 9)][..]), "{magic:X}");
+        // Cut in its headers.
+        assert!(!Head::new(&bytes[..30]).unwrap().blocks(magic, |_, _| ()));
+    }
+}
+
 /// S8: sizes are claims.
 #[test]
 fn s8_an_annex_that_cannot_be_this_segments_is_none() {
