@@ -48,6 +48,8 @@ pub struct WalIndex {
 struct Across {
     at: Lsn,
     facts: Facts,
+    blocks: Option<Box<[u8]>>,
+    all_blocks: bool,
 }
 
 impl WalIndex {
@@ -75,7 +77,8 @@ impl WalIndex {
     pub fn join<'a>(parts: impl IntoIterator<Item = Option<&'a Self>>, segment_bytes: u64) -> Option<Self> {
         let mut parts = parts.into_iter();
         let mut whole = parts.next().flatten()?.clone();
-        let is_segment = SegmentSize::new(segment_bytes).is_ok() && whole.walked.start.0 % segment_bytes == 0;
+        let is_segment =
+            SegmentSize::new(segment_bytes).is_ok() && whole.walked.start.0.is_multiple_of(segment_bytes);
         if !is_segment {
             return None;
         }
@@ -92,13 +95,15 @@ impl WalIndex {
         Some(whole)
     }
 
-    /// The annex of a segment whose frames take so many bytes in the store, by those of its frames; empty if it has no index.
+    /// The annex of a segment whose frames take so many bytes in the store, by those of its frames; empty if it has no index, or
+    /// none that tells anything.
     pub fn annex_of<I: Deref<Target = Self>>(
         parts: &[Option<I>],
         segment_bytes: u64,
         frames_bytes: u64,
     ) -> Vec<u8> {
         let whole = Self::join(parts.iter().map(|part| part.as_deref()), segment_bytes);
+        let whole = whole.filter(|whole| whole.is_whole() || whole.walked.first.is_some());
         whole.map_or_else(Vec::new, |whole| whole.to_annex(frames_bytes))
     }
 
@@ -107,10 +112,8 @@ impl WalIndex {
         if !self.walked.push(&next.walked) {
             return;
         }
-        if let Some((across, blocks, all)) = across {
-            self.facts.add(across.facts);
-            self.blocks.extend(blocks);
-            self.all_blocks &= all;
+        if let Some(across) = across {
+            self.add(across);
         }
         self.facts.add(next.facts.clone());
         self.blocks.extend_from_slice(&next.blocks);
@@ -119,16 +122,20 @@ impl WalIndex {
 
     /// Takes in the record that begins here and ends in the pages that follow.
     pub fn take_across(&mut self, next: &Walked) {
-        if let Some((across, blocks, all)) = self.across(next) {
+        if let Some(across) = self.across(next) {
             let bytes = self.walked.across(next).map(|(at, bytes)| (at, bytes.into()));
             (self.walked.last, self.walked.tail, self.across) = (Some(across.at), None, bytes);
-            self.facts.add(across.facts);
-            self.blocks.extend(blocks);
-            self.all_blocks &= all;
+            self.add(across);
         }
     }
 
-    fn across(&self, next: &Walked) -> Option<(Across, Option<Box<[u8]>>, bool)> {
+    fn add(&mut self, across: Across) {
+        self.facts.add(across.facts);
+        self.blocks.extend(across.blocks);
+        self.all_blocks &= across.all_blocks;
+    }
+
+    fn across(&self, next: &Walked) -> Option<Across> {
         let (at, bytes) = self.walked.across(next)?;
         let head = Head::new(&bytes)?;
         let (mut facts, mut collector) = (Facts::default(), Collector::default());
@@ -137,12 +144,12 @@ impl WalIndex {
             collector.add(relation, block)
         });
         let blocks = collector.encoded();
-        let all = all && blocks.is_some();
-        Some((
-            Across { at, facts },
-            blocks.filter(|blocks| !blocks.is_empty()),
-            all,
-        ))
+        Some(Across {
+            at,
+            facts,
+            all_blocks: all && blocks.is_some(),
+            blocks: blocks.filter(|blocks| !blocks.is_empty()),
+        })
     }
 
     /// The record that was taken in from across the end: where it begins, and its first bytes.

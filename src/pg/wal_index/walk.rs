@@ -101,7 +101,7 @@ pub(super) fn magic(bytes: &[u8]) -> Option<u16> {
 pub(super) fn walk(bytes: &[u8], mut visit: impl FnMut(Lsn, Head<'_>)) -> Option<Walked> {
     let magic = magic(bytes)?;
     let start = Lsn(u64::from_le_bytes(*bytes.get(8..)?.first_chunk()?));
-    if start.0 % PAGE_BYTES as u64 != 0 {
+    if !start.0.is_multiple_of(PAGE_BYTES as u64) {
         return None;
     }
     let pages = Pages { magic, start, bytes };
@@ -415,17 +415,13 @@ impl Walked {
         let (goes_on, ends) = (next.beginning.bytes > 0, next.beginning.ends);
         match self.tail.take() {
             Some(tail) if goes_on && !ends => self.tail = Some(tail.longer(&next.beginning)),
-            Some(tail) => {
-                if goes_on {
-                    (self.last, self.end) = (Some(tail.at), next.end);
-                }
-            }
+            Some(tail) if goes_on => (self.last, self.end) = (Some(tail.at), next.end),
             None if passes && goes_on => {
                 self.beginning.here += next.beginning.here;
                 self.beginning.ends = ends;
                 self.end = next.end;
             }
-            None => {}
+            _ => {}
         }
         if next.last.is_some() {
             (self.last, self.end) = (next.last, next.end);
