@@ -30,6 +30,7 @@ mod progress;
 pub mod restore;
 mod restored;
 pub mod wal;
+pub mod wal_find;
 
 /// Exit code of a `wal-fetch` that proves nothing: PostgreSQL stops the recovery, and it can be started again.
 pub const FETCH_FAILED: u8 = 255;
@@ -52,6 +53,7 @@ Examples:
   walfs backup --archive s3://bucket/prefix
   walfs backup-list --archive s3://bucket/prefix
   walfs wal-list --archive s3://bucket/prefix
+  walfs wal-find --archive s3://bucket/prefix
   walfs umount /mnt/walfs
 
 Exit codes:
@@ -79,6 +81,7 @@ enum Command {
     WalFetch(wal::FetchArgs),
     #[command(visible_alias = "wal-show")]
     WalList(wal::ListArgs),
+    WalFind(wal_find::FindArgs),
     #[command(visible_alias = "backup-push")]
     Backup(backup::BackupArgs),
     BackupList(backup_list::ListArgs),
@@ -164,6 +167,7 @@ pub fn main() -> ExitCode {
         Command::WalPush(arguments) => wal::push(&arguments),
         Command::WalFetch(arguments) => wal::fetch(&arguments),
         Command::WalList(arguments) => wal::list(&arguments),
+        Command::WalFind(arguments) => wal_find::find(&arguments),
         Command::Backup(arguments) => backup::backup(&arguments),
         Command::BackupList(arguments) => backup_list::list(&arguments),
         Command::BackupShow(arguments) => backup_list::show(&arguments),

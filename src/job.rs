@@ -12,3 +12,4 @@ pub mod listing;
 pub mod progress;
 pub mod restore;
 pub mod sweep;
+pub mod wal_find;

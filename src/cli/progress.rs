@@ -62,6 +62,7 @@ fn words(phase: Phase<'_>) -> String {
         Phase::Restoring { bytes } => format!("restoring {}", indicatif::BinaryBytes(bytes)),
         Phase::Syncing => "making everything durable".into(),
         Phase::Finishing => "ending backup mode, and storing the last files".into(),
+        Phase::Searching(segments) => format!("looking through the WAL of {segments} segments"),
         Phase::WaitingForWal(missing) => format!("waiting for WAL in the archive: {}", named(missing)),
     }
 }

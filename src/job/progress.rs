@@ -32,6 +32,8 @@ pub enum Phase<'a> {
     },
     /// Everything is made durable.
     Syncing,
+    /// The indexes of so many segments are looked through.
+    Searching(u64),
 }
 
 /// Listens to a job; called from many threads, and must not keep them waiting.

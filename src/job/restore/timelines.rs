@@ -108,6 +108,12 @@ impl Timelines {
         with_wal.filter_map(|(timeline, _)| self.way(*timeline, false))
     }
 
+    /// Those that have WAL, ascending.
+    pub(in crate::job) fn with_wal(&self) -> impl Iterator<Item = Timeline> {
+        let with_wal = self.known.iter().filter(|(_, known)| known.first.is_some());
+        with_wal.map(|(timeline, _)| *timeline)
+    }
+
     /// Would PostgreSQL find the history of this timeline?
     pub(in crate::job) fn has_history(&self, timeline: Timeline) -> bool {
         let known = self.known.get(&timeline);
