@@ -1,9 +1,9 @@
 //! What the format's choices cost, on one core: `cargo bench --bench codec`.
 //!
 //! On what is stored: WAL of a PostgreSQL under pgbench, and relation files of it (pgbench's largest table with its
-//! index and the history), or other files that `WALFS_BENCH_FILES` names, separated by colons. Four tables: codecs and
+//! index and the history), or other files that `WALFS_BENCH_FILES` names, separated by colons. Five tables: codecs and
 //! levels by walfs's own functions (compression, CRC32C and the tree value; unpacking checks both), frame sizes by the
-//! libraries alone, checksums alone, the seek table. Speeds are plain bytes for a second of CPU, which others on the
+//! libraries alone, checksums alone, the index of WAL, the seek table. Speeds are plain bytes for a second of CPU, which others on the
 //! machine do not use up, each the best of a few rounds. `WALFS_BENCH_ROUNDS` is how many (3).
 #![allow(clippy::print_stdout, reason = "a benchmark's result is its output")]
 
@@ -25,9 +25,12 @@ use std::time::Duration;
 use common::world::World;
 use sha2::Digest;
 use walfs::codec::{Compression, FRAME_BYTES, Packed, SeekTable, Tail, finish, pack, trailer_bytes};
+use walfs::pg::wal_index::WalIndex;
 
 /// Most of each kind of content that is packed.
 const CONTENT_BYTES: usize = 64 << 20;
+
+const SEGMENT_BYTES: usize = 16 << 20;
 
 /// The seek tables' contents, in bytes: a segment, the largest segment, a relation file of eight gigabytes.
 const TABLES: [u64; 3] = [16 << 20, 1 << 30, 8 << 30];
@@ -47,6 +50,7 @@ fn main() {
     codecs(&contents);
     frame_sizes(&contents);
     checksums(&contents[0]);
+    wal_indexes(&contents[0]);
     seek_tables();
 }
 
@@ -182,6 +186,50 @@ fn checksums(content: &Content) {
     let rows = rows.map(|(name, time)| vec![name.to_owned(), speed(&content.bytes, time)]);
     let columns = ["checksum", "MB/s"].map(str::to_owned);
     print("Checksums", &columns, &rows);
+}
+
+/// Of whole segments of 16 MiB.
+fn wal_indexes(content: &Content) {
+    let segments: Vec<&[u8]> = content.bytes.chunks_exact(SEGMENT_BYTES).collect();
+    let frames = |segment: &[u8]| {
+        segment
+            .chunks(FRAME_BYTES)
+            .map(WalIndex::of)
+            .map(|index| index.map(Box::new))
+            .collect()
+    };
+    let parts: Vec<Vec<Option<Box<WalIndex>>>> = segments.iter().map(|segment| frames(segment)).collect();
+    let mut rows = Vec::new();
+    for compression in ["lz4", "zstd"].map(|codec| codec.parse::<Compression>().expect("a codec")) {
+        for (number, segment) in segments.iter().enumerate() {
+            let packed = segment
+                .chunks(FRAME_BYTES)
+                .map(|piece| pack(compression, 0, piece).stored.len() as u64);
+            let stored_bytes = packed.sum();
+            let annex = WalIndex::annex_of(&parts[number], SEGMENT_BYTES as u64, stored_bytes);
+            let walk = best(|| {
+                segment
+                    .chunks(FRAME_BYTES)
+                    .for_each(|frame| keep(WalIndex::of(frame)))
+            });
+            let join = best(|| {
+                keep(WalIndex::annex_of(
+                    &parts[number],
+                    SEGMENT_BYTES as u64,
+                    stored_bytes,
+                ))
+            });
+            rows.push(vec![
+                format!("{compression} {number}"),
+                format!("{:.2}", walk.as_secs_f64() * 1e3),
+                format!("{:.2}", join.as_secs_f64() * 1e3),
+                annex.len().to_string(),
+                format!("{:.2}", annex.len() as f64 * 100.0 / stored_bytes as f64),
+            ]);
+        }
+    }
+    let columns = ["segment", "walk ms", "join ms", "index bytes", "% of stored"].map(str::to_owned);
+    print("The index of a segment of 16 MiB", &columns, &rows);
 }
 
 fn seek_tables() {

@@ -30,6 +30,7 @@ mod progress;
 pub mod restore;
 mod restored;
 pub mod wal;
+pub mod wal_find;
 pub mod wal_verify;
 
 /// Exit code of a `wal-fetch` that proves nothing: PostgreSQL stops the recovery, and it can be started again.
@@ -53,6 +54,7 @@ Examples:
   walfs backup --archive s3://bucket/prefix
   walfs backup-list --archive s3://bucket/prefix
   walfs wal-list --archive s3://bucket/prefix
+  walfs wal-find --archive s3://bucket/prefix
   walfs umount /mnt/walfs
 
 Exit codes:
@@ -80,6 +82,7 @@ enum Command {
     WalFetch(wal::FetchArgs),
     #[command(visible_alias = "wal-show")]
     WalList(wal::ListArgs),
+    WalFind(wal_find::FindArgs),
     WalVerify(wal_verify::VerifyArgs),
     #[command(visible_alias = "backup-push")]
     Backup(backup::BackupArgs),
@@ -166,6 +169,7 @@ pub fn main() -> ExitCode {
         Command::WalPush(arguments) => wal::push(&arguments),
         Command::WalFetch(arguments) => wal::fetch(&arguments),
         Command::WalList(arguments) => wal::list(&arguments),
+        Command::WalFind(arguments) => wal_find::find(&arguments),
         Command::WalVerify(arguments) => wal_verify::run(&arguments),
         Command::Backup(arguments) => backup::backup(&arguments),
         Command::BackupList(arguments) => backup_list::list(&arguments),

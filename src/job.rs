@@ -7,9 +7,11 @@
 pub mod backup;
 pub mod discard;
 pub mod finish;
+pub mod line;
 pub mod listing;
 pub mod progress;
 pub mod restore;
 pub mod runs;
 pub mod sweep;
+pub mod wal_find;
 pub mod wal_ranges;

@@ -32,6 +32,7 @@ mod switch;
 pub mod tablespace_map;
 mod tar_packing;
 mod temporary;
+pub mod wal_index;
 pub mod written;
 
 pub use name::{NameError, SegmentName, WalName};

@@ -30,6 +30,7 @@ pub mod page_hashes;
 pub mod part;
 mod space;
 pub mod tree;
+pub mod wal_index;
 
 use ahead::{Ahead, Told};
 use fetcher::Fetcher;

@@ -16,11 +16,12 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
+use tokio::task::{self, JoinHandle};
 
 use crate::codec::{self, Compression, FRAME_BYTES};
 use crate::memory::{Held, Memory};
 use crate::parts::chunk::{Chunk, Chunks};
+use crate::pg::wal_index::WalIndex;
 
 pub(crate) mod base_backup;
 pub mod coverage;
@@ -37,7 +38,7 @@ use coverage::Coverage;
 pub use finished::FinishedDraft;
 use frame::Frame;
 use hashed::Hashed;
-use spill::{Kept, Space, Spill};
+use spill::{Kept, Known, Space, Spill};
 
 const FRAME: u64 = FRAME_BYTES as u64;
 
@@ -107,6 +108,7 @@ impl Staging {
             coverage: Coverage::default(),
             spill: Arc::new(Mutex::new(Spill::new(self.0.space.clone()))),
             chunks_from: None,
+            indexed: true,
             compared: false,
         }
     }
@@ -138,6 +140,8 @@ pub struct Draft {
     spill: Arc<Mutex<Spill>>,
     /// Sum up each frame as a chunk of a tree's file, the first one from this byte on?
     chunks_from: Option<usize>,
+    /// May it be WAL, of which an index is made?
+    indexed: bool,
     /// Is its content most likely archived already? Then frames are hashed, and packed only if they must be.
     compared: bool,
 }
@@ -165,6 +169,7 @@ impl Draft {
     /// Sums up each frame as a chunk of a tree's file too, the first one without its first `skipped` bytes.
     pub fn with_chunks(mut self, skipped: usize) -> Self {
         self.chunks_from = Some(skipped);
+        self.indexed = false;
         self
     }
 
@@ -301,20 +306,37 @@ impl Draft {
         self.limit_open_frames().await
     }
 
-    /// Packs what is still open and lays the object out. The draft can go on afterwards.
+    /// Packs what is still open and lays the object out, of a WAL segment with its index. The draft can go on afterwards.
     ///
     /// # Errors
     /// As [`Draft::write`].
     pub async fn finish(&mut self) -> io::Result<FinishedDraft> {
-        self.finish_with(&[]).await
+        let kept = self.keep_all().await?;
+        let bytes = self.bytes;
+        let frames_bytes = kept
+            .iter()
+            .map(|frame| u64::from(frame.summary.stored_bytes()))
+            .sum();
+        let parts: Vec<Option<Arc<WalIndex>>> = kept.iter().map(|frame| frame.index.clone()).collect();
+        let annex = match &parts[..] {
+            [Some(_), ..] => {
+                task::spawn_blocking(move || WalIndex::annex_of(&parts, bytes, frames_bytes)).await?
+            }
+            _ => Vec::new(),
+        };
+        Ok(self.laid_out(kept, &annex))
     }
 
     /// The same with an annex.
     async fn finish_with(&mut self, annex: &[u8]) -> io::Result<FinishedDraft> {
         let kept = self.keep_all().await?;
+        Ok(self.laid_out(kept, annex))
+    }
+
+    fn laid_out(&self, kept: Vec<Kept>, annex: &[u8]) -> FinishedDraft {
         let finished = codec::finish(self.compression, kept.iter().map(|frame| frame.summary), annex);
         let buffers = self.shared.memory.buffers.clone();
-        Ok(FinishedDraft::new(kept, finished, self.spill.clone(), buffers))
+        FinishedDraft::new(kept, finished, self.spill.clone(), buffers)
     }
 
     /// Every frame up to the file's end, packed.
@@ -414,11 +436,15 @@ impl Draft {
         } else {
             self.chunks_from.map(|_| 0)
         };
-        self.frames[index] = Slot::Packing(tokio::task::spawn_blocking(move || {
+        let indexed = self.indexed;
+        self.frames[index] = Slot::Packing(task::spawn_blocking(move || {
             let packed = codec::pack(compression, index as u64, &plain);
-            let chunk = skipped.and_then(|skipped| Chunk::of(&plain, skipped));
+            let known = Known {
+                chunk: skipped.and_then(|skipped| Chunk::of(&plain, skipped)),
+                index: indexed.then(|| WalIndex::of(&plain)).flatten(),
+            };
             drop(packer);
-            spill::keep(&shared.memory.frames, &shared.directory, &spill, packed, chunk)
+            spill::keep(&shared.memory.frames, &shared.directory, &spill, packed, known)
         }));
         Ok(())
     }

@@ -25,6 +25,7 @@ use crate::archive::wal::Offered;
 use crate::archive::{Archive, Error};
 use crate::codec::{Compression, ContentHash, FRAME_BYTES, ObjectBuilder};
 use crate::memory::{Filling, Held, OVERHEAD_BYTES, Share};
+use crate::pg::wal_index::WalIndex;
 use crate::pg::{PageHeader, SegmentName, WalName};
 use crate::store::{Patience, leave};
 
@@ -231,13 +232,16 @@ fn pack(opened: &Opened, compression: Compression, mut room: Filling) -> std::io
     // Address space only: pages that the object does not come to use are never touched.
     let mut object = ObjectBuilder::new(compression, Cursor::new(room.room()));
     let mut plain = vec![0; FRAME_BYTES];
+    let mut parts = Vec::new();
     for index in 0..opened.version.bytes.div_ceil(FRAME_BYTES as u64) {
         let start = index * FRAME_BYTES as u64;
         plain.truncate((opened.version.bytes - start).min(FRAME_BYTES as u64) as usize);
         opened.file.read_exact_at(&mut plain, start)?;
         object.push(&plain)?;
+        parts.push(WalIndex::of(&plain).map(Box::new));
     }
-    let (_, finished) = object.finish(&[])?;
+    let annex = WalIndex::annex_of(&parts, opened.version.bytes, object.stored_bytes());
+    let (_, finished) = object.finish(&annex)?;
     Ok(Object {
         bytes: room.filled_to(finished.stored_bytes as usize),
         hash: finished.hash,

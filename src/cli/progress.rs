@@ -65,6 +65,7 @@ fn words(phase: Phase<'_>) -> String {
         Phase::Syncing => "making everything durable".into(),
         Phase::Listing => "listing archived files".into(),
         Phase::Finishing => "ending backup mode, and storing the last files".into(),
+        Phase::Searching(segments) => format!("looking through the WAL of {segments} segments"),
         Phase::WaitingForWal(missing) => format!("waiting for WAL in the archive: {}", named(missing)),
     }
 }

@@ -34,7 +34,7 @@ use super::{complain, moment, progress, restored, start_log};
 #[derive(Debug, Args)]
 #[command(after_long_help = MANUAL)]
 pub struct RestoreArgs {
-    /// The backup, or LATEST: the newest complete one (that ends before --target-time or --target-lsn)
+    /// The backup, or LATEST: the newest complete one (that ends before the target)
     #[arg(value_name = "NAME", value_parser = choice)]
     backup: Choice,
     /// The data directory: empty, or made [default: PGDATA]
@@ -187,7 +187,9 @@ commands, synchronous_standby_names and others. The lines that are for the recov
 The server archives nothing unless --take-over is given. Until it is open nobody can connect, unless it pauses at a target \
 or is a standby.
 
---target-name and --target-xid do not say when they were: with them LATEST is refused if there is a choice, name the backup.
+A target that the archived WAL does not reach is refused, with the last commit that it has: for a time it needs a \
+transaction that ended later. With --target-name and --target-xid LATEST is the newest backup that ended before them, by what \
+the WAL says; `walfs wal-find` shows that. Of a standby it is only said: its primary may bring the rest.
 
 DIR is refused if a server or another walfs restore runs in it, if it lies in a local archive or around it, or if it is \
 not empty: unless --delta is given and it belongs to the same cluster, \

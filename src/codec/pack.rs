@@ -210,6 +210,14 @@ impl<W: Write> ObjectBuilder<W> {
         self.frames.len()
     }
 
+    /// Bytes that they take in the object.
+    pub fn stored_bytes(&self) -> u64 {
+        self.frames
+            .iter()
+            .map(|frame| u64::from(frame.stored_bytes()))
+            .sum()
+    }
+
     /// Packs the content of the next frame: all but the last have [`FRAME_BYTES`].
     ///
     /// # Errors

@@ -34,6 +34,8 @@ pub enum Phase<'a> {
     Syncing,
     /// Names are listed; what advances is their number.
     Listing,
+    /// The indexes of so many segments are looked through.
+    Searching(u64),
 }
 
 /// Listens to a job; called from many threads, and must not keep them waiting.

@@ -221,6 +221,11 @@ impl PageHeader {
             .map(|(_, version)| *version)
     }
 
+    /// Is this the magic of a version that is known?
+    pub(super) fn is_known(magic: u16) -> bool {
+        VERSIONS.iter().any(|(known, _)| *known == magic)
+    }
+
     /// Length of the segment.
     ///
     /// # Errors

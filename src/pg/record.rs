@@ -16,10 +16,13 @@ use std::fmt;
 
 use jiff::Timestamp;
 
+use head::HEADER_BYTES;
+pub use head::{EndOfRecovery, Ended, HEAD_BYTES, Head, RelationFork, moment, since_2000};
+
 use super::control::Limits;
 use super::{Lsn, PageHeader, Timeline};
 
-const HEADER_BYTES: usize = 24;
+mod head;
 
 const PAGE_HEADER_BYTES: usize = 24;
 
@@ -29,25 +32,6 @@ const LONG_PAGE_HEADER_BYTES: usize = 40;
 const CONTINUES: u16 = 0x0001;
 
 const LONG: u16 = 0x0002;
-
-/// `RM_XLOG_ID`; below, `RM_XACT_ID`.
-const XLOG: u8 = 0;
-
-const XACT: u8 = 1;
-
-/// `XLOG_CHECKPOINT_SHUTDOWN`; below, `XLOG_CHECKPOINT_ONLINE`, `XLOG_BACKUP_END`.
-const CHECKPOINTS: [u8; 2] = [0x00, 0x10];
-
-const BACKUP_END: u8 = 0x50;
-
-/// `XLOG_SWITCH`: the rest of its segment has no records.
-const SWITCH: u8 = 0x40;
-
-/// `XLOG_PARAMETER_CHANGE`.
-const PARAMETER_CHANGE: u8 = 0x60;
-
-/// Microseconds from 1970 to 2000, PostgreSQL's epoch.
-const EPOCH: i64 = 946_684_800_000_000;
 
 /// What is read here of the record of a checkpoint (`CheckPoint` of `pg_control.h`), of which `pg_control` has a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,13 +202,17 @@ impl<'a> Window<'a> {
     }
 
     fn info(&self, at: usize) -> Option<u16> {
-        let bytes = self.bytes.get(at + 2..at + 4)?;
-        bytes.try_into().ok().map(u16::from_le_bytes)
+        u16_of(self.bytes, at + 2)
     }
 
     fn u32_at(&self, at: usize) -> Option<u32> {
         u32_of(self.bytes, at)
     }
+}
+
+fn u16_of(bytes: &[u8], at: usize) -> Option<u16> {
+    let field = bytes.get(at..at + 2)?;
+    field.try_into().ok().map(u16::from_le_bytes)
 }
 
 fn u32_of(bytes: &[u8], at: usize) -> Option<u32> {
@@ -240,78 +228,38 @@ fn u64_of(bytes: &[u8], at: usize) -> Option<u64> {
 impl Record {
     /// When the transaction ended, if it is the record of that.
     pub fn ended(&self) -> Option<Timestamp> {
-        // Commit, abort, and both of what was prepared (xact.h).
-        let ends = matches!(self.kind() & 0x70, 0x00 | 0x20 | 0x30 | 0x40);
-        let main = self.main().filter(|_| self.manager() == XACT && ends)?;
-        let since_2000 = u64_of(main, 0)? as i64;
-        Timestamp::from_microsecond(since_2000.checked_add(EPOCH)?).ok()
+        self.head().ended().map(|ended| ended.time)
     }
 
     /// The settings that a server in recovery needs from here on, if they change here.
     pub fn limits(&self) -> Option<Limits> {
-        let main = self.main_of_xlog(&[PARAMETER_CHANGE])?;
-        Limits::read(|number| u32_of(main, 4 * number))
+        self.head().limits()
     }
 
     /// If it is that of a checkpoint.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
-        let main = self.main_of_xlog(&CHECKPOINTS)?;
-        Some(Checkpoint {
-            redo: Lsn(u64_of(main, 0)?),
-            timeline: Timeline(u32_of(main, 8)?),
-            time: Timestamp::from_second(u64_of(main, 64)? as i64).ok()?,
-        })
+        self.head().checkpoint()
     }
 
     /// Where the backup began that ends here, if it is the record of that.
     pub fn backup_end(&self) -> Option<Lsn> {
-        u64_of(self.main_of_xlog(&[BACKUP_END])?, 0).map(Lsn)
+        self.head().backup_end()
     }
 
     /// Is it the switch to the next segment?
     pub fn is_switch(&self) -> bool {
-        self.manager() == XLOG && self.kind() & 0xF0 == SWITCH
+        self.head().is_switch()
     }
 
-    fn main_of_xlog(&self, kinds: &[u8]) -> Option<&[u8]> {
-        let is_one = self.manager() == XLOG && kinds.contains(&(self.kind() & 0xF0));
-        self.main().filter(|_| is_one)
-    }
-
-    fn kind(&self) -> u8 {
-        self.bytes[16]
-    }
-
-    fn manager(&self) -> u8 {
-        self.bytes[17]
-    }
-
-    /// What the record says of itself, behind the headers of its parts; `None` if it has blocks of files, too.
-    fn main(&self) -> Option<&[u8]> {
-        let mut at = HEADER_BYTES;
-        loop {
-            let length = match *self.bytes.get(at)? {
-                // XLR_BLOCK_ID_TOPLEVEL_XID, XLR_BLOCK_ID_ORIGIN
-                252 => {
-                    at += 5;
-                    continue;
-                }
-                253 => {
-                    at += 3;
-                    continue;
-                }
-                254 => u32_of(&self.bytes, at + 1)? as usize,
-                255 => usize::from(*self.bytes.get(at + 1)?),
-                _ => return None,
-            };
-            let begin = self.bytes.len().checked_sub(length)?;
-            return self.bytes.get(begin..);
-        }
+    /// What it says of itself.
+    pub fn head(&self) -> Head<'_> {
+        Head::new(&self.bytes).expect("its header was read")
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::head::XACT;
     use super::*;
     use crate::pg::SystemId;
 

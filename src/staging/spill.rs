@@ -14,6 +14,7 @@ use crate::codec::{FrameSummary, Packed};
 use crate::memory::{Held, Share};
 
 use crate::parts::chunk::Chunk;
+use crate::pg::wal_index::WalIndex;
 
 /// A packed frame.
 #[derive(Debug, Clone)]
@@ -21,7 +22,16 @@ pub(super) struct Kept {
     pub(super) summary: FrameSummary,
     /// It as a chunk of a tree's file, where that is wanted.
     pub(super) chunk: Option<Chunk>,
+    /// What its WAL says, if it is WAL.
+    pub(super) index: Option<Arc<WalIndex>>,
     place: Place,
+}
+
+/// What is known of a frame's content beside its bytes.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) chunk: Option<Chunk>,
+    pub(super) index: Option<WalIndex>,
 }
 
 #[derive(Debug, Clone)]
@@ -129,18 +139,26 @@ pub(super) fn keep(
     directory: &Path,
     spill: &Mutex<Spill>,
     packed: Packed,
-    chunk: Option<Chunk>,
+    Known { chunk, mut index }: Known,
 ) -> io::Result<Kept> {
-    let place = match memory.try_take(packed.stored.len() as u64) {
+    let known_bytes = index.as_ref().map_or(0, WalIndex::held_bytes);
+    let place = match memory.try_take((packed.stored.len() + known_bytes) as u64) {
         Some(held) => Place::Memory(packed.stored, Arc::new(held)),
-        None => spill
-            .lock()
-            .expect("no panic while held")
-            .append(directory, &packed.stored)?,
+        None => {
+            // What stays in memory uncounted is small.
+            if let Some(index) = &mut index {
+                index.without_blocks();
+            }
+            spill
+                .lock()
+                .expect("no panic while held")
+                .append(directory, &packed.stored)?
+        }
     };
     Ok(Kept {
         summary: packed.summary,
         chunk,
+        index: index.map(Arc::new),
         place,
     })
 }

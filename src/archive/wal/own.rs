@@ -74,7 +74,10 @@ impl Archive {
     }
 
     /// Some of an archived file's bytes, as far as there are any; `range` is not empty, and begins in the file.
-    pub(super) async fn unpacked(
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Damaged`].
+    pub(crate) async fn unpacked(
         &self,
         name: WalName,
         table: &SeekTable,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::beginning::{self, LABEL, LONGEST_LABEL};
 use super::choose::Chosen;
@@ -22,7 +22,9 @@ use super::start::{self, Start};
 use super::target::{Target, TargetTimeline};
 use super::wal::{self, Reach};
 use super::way::Way;
-use super::{Choice, Options, choose, cluster, command, ended, links, tablespaces, tar, unarchived, work};
+use super::{
+    Choice, Options, choose, cluster, command, links, reachable, tablespaces, tar, unarchived, work,
+};
 use crate::archive::Archive;
 use crate::archive::tree::backup::Shape;
 use crate::archive::tree::summary::Summary;
@@ -66,7 +68,7 @@ pub(super) struct Checked {
     /// Segments that the server shall take for not archived.
     pub unasked: Vec<SegmentName>,
     /// What was received behind the last archived segment.
-    pub rest: Option<Rest>,
+    pub rest: Option<Arc<Rest>>,
     pub warnings: Vec<String>,
 }
 
@@ -102,7 +104,8 @@ pub(super) async fn check(
         warnings: mut said,
     } = stored;
     let size = chosen.backup.segment_size()?;
-    let rest = received::find(archive, &reach, &options.recovery.target, size, patience).await?;
+    let rest = received::find(archive, &reach, &options.recovery.target, (size, patience)).await?;
+    let rest = rest.map(Arc::new);
     reach.received = rest.as_ref().map(|rest| rest.end);
     let mut warnings = chosen.warnings;
     warnings.extend(check_reach(archive, &reach, options)?);
@@ -110,16 +113,10 @@ pub(super) async fn check(
         let way = &chosen.way;
         warnings.extend(received::warnings(archive, way, (start, &reach), size, patience).await?);
     }
-    warnings.extend(
-        ended::warning(
-            archive,
-            &options.recovery.target,
-            (&reach, rest.as_ref()),
-            size,
-            patience,
-        )
-        .await?,
-    );
+    let (recovery, backup_and_way) = (&options.recovery, (&chosen.backup, &chosen.way));
+    let reached = (&reach, rest.as_ref());
+    let told = reachable::check(archive, recovery, backup_and_way, reached, patience).boxed();
+    warnings.extend(told.await?);
     warnings.append(&mut said);
     tell_tablespaces(&known_tablespaces, &mut summary);
     let places = tablespaces::places(&summary, &options.tablespaces, &options.directory)?;

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
+
 use super::branches::{Answer, Question};
 use super::candidate::Candidate;
 use super::error::Error;
+use super::reachable;
 use super::settings::Recovery;
 use super::target::{Target, TargetTimeline};
 use super::timelines::Timelines;
@@ -41,7 +44,8 @@ pub(super) struct Chosen {
 ///
 /// # Errors
 /// [`Error::NoBackup`], [`Error::NoneBefore`], [`Error::TargetTooEarly`], [`Error::NoTimeline`], [`Error::OtherBranch`],
-/// [`Error::NoneOnTimeline`], [`Error::Branches`], [`Error::LostHistory`], [`Error::Undecided`], [`Error::Archive`].
+/// [`Error::NoneOnTimeline`], [`Error::Branches`], [`Error::LostHistory`], [`Error::Undecided`], [`Error::NotReached`],
+/// [`Error::Archive`].
 pub(super) async fn choose(
     archive: &Arc<Archive>,
     choice: &Choice,
@@ -52,12 +56,18 @@ pub(super) async fn choose(
         Timelines::find(archive, patience),
         candidates(archive, choice, &recovery.target, patience)
     );
-    let (candidates, timelines) = (candidates?, timelines?);
+    let (mut candidates, timelines) = (candidates?, timelines?);
     let answer = answer(archive, choice, recovery, (&timelines, &candidates), patience).await?;
     let (candidate, way) = match choice {
         Choice::Named(_) => first(&candidates[0], &timelines, answer.as_ref())?,
         Choice::Latest => {
-            refuse_undecided(&candidates, &recovery.target)?;
+            if let Target::Name(_) | Target::Xid(_) = recovery.target
+                && candidates.len() > 1
+            {
+                candidates = decided(archive, candidates, recovery, answer.as_ref(), patience)
+                    .boxed()
+                    .await?;
+            }
             newest(archive, &candidates, &timelines, answer.as_ref(), patience).await?
         }
     };
@@ -227,18 +237,26 @@ fn refuse_lost(
     }
 }
 
-/// A name or a transaction does not say when it was: of several backups each may end before it.
-fn refuse_undecided(candidates: &[Candidate], target: &Target) -> Result<(), Error> {
-    match target {
-        Target::Name(_) | Target::Xid(_) if candidates.len() > 1 => Err(Error::Undecided {
-            target: target.to_string(),
-            backups: candidates
-                .iter()
-                .map(|candidate| (candidate.name.clone(), candidate.summary.backup.ended.at))
-                .collect(),
-        }),
-        _ => Ok(()),
-    }
+/// A name or a transaction does not say when it was: of several backups each may end before it. Where one way is followed, the
+/// WAL tells.
+async fn decided(
+    archive: &Arc<Archive>,
+    candidates: Vec<Candidate>,
+    recovery: &Recovery,
+    answer: Option<&Answer>,
+    patience: Patience,
+) -> Result<Vec<Candidate>, Error> {
+    let known = match answer {
+        Some(answer) => reachable::before(archive, recovery, (&candidates, &answer.way), patience).await?,
+        None => None,
+    };
+    known.ok_or_else(|| Error::Undecided {
+        target: recovery.target.to_string(),
+        backups: candidates
+            .iter()
+            .map(|candidate| (candidate.name.clone(), candidate.summary.backup.ended.at))
+            .collect(),
+    })
 }
 
 /// The backup that was named must lie on the way.

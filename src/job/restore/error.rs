@@ -123,6 +123,23 @@ pub enum Error {
         /// What is missing.
         reason: String,
     },
+    /// Nothing in the archived WAL is where recovery would stop.
+    #[error(
+        "the WAL in {place} does not reach {target}: {reason}; {reached}. The server would end with \"recovery ended before \
+         configured recovery target was reached\".\nHINT: {hint}."
+    )]
+    NotReached {
+        /// The archive.
+        place: String,
+        /// The target, in words.
+        target: String,
+        /// What it lacks.
+        reason: &'static str,
+        /// What it has: the last commit, and where it ends.
+        reached: String,
+        /// What to do.
+        hint: String,
+    },
     /// No history of the timeline that was asked for.
     #[error(
         "{place} does not know timeline {timeline}: {number:08X}.history is not archived.\n\

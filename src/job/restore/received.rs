@@ -7,10 +7,8 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use super::error::Error;
@@ -20,18 +18,20 @@ use super::target::Target;
 use super::unarchived::wal_bytes;
 use super::wal::Reach;
 use super::way::Way;
-use crate::archive::Archive;
+use crate::archive::{self, Archive};
 use crate::beneath::Root;
 use crate::codec::FRAME_BYTES;
 use crate::long_write;
-use crate::pg::{Lsn, SegmentName, SegmentSize, WalName};
+use crate::pg::record::Head;
+use crate::pg::wal_index::{WalIndex, Walks};
+use crate::pg::{Lsn, PageHeader, SegmentName, SegmentSize, WalName};
 use crate::staging::received::Received;
 use crate::staging::{self, Draft, Staging};
 use crate::store::Patience;
 
 /// The beginning of a segment that is not archived.
 #[derive(Debug)]
-pub(super) struct Rest {
+pub(in crate::job) struct Rest {
     pub segment: SegmentName,
     /// Where the WAL in it may end at the latest.
     pub end: Lsn,
@@ -47,8 +47,7 @@ pub(super) async fn find(
     archive: &Arc<Archive>,
     reach: &Reach,
     target: &Target,
-    size: SegmentSize,
-    patience: Patience,
+    (size, patience): (SegmentSize, Patience),
 ) -> Result<Option<Rest>, Error> {
     let is_needed = match target {
         Target::Immediate => false,
@@ -58,14 +57,27 @@ pub(super) async fn find(
     let (Some(segment), None, true) = (reach.next, reach.gap, is_needed) else {
         return Ok(None);
     };
+    let rest = rest(archive, segment, size, patience).await?;
+    Ok(rest.filter(|rest| rest.end > reach.end))
+}
+
+/// What was received of a segment, if it is more than nothing.
+///
+/// # Errors
+/// [`archive::Error`]: it is damaged, or the store does not answer.
+pub(in crate::job) async fn rest(
+    archive: &Arc<Archive>,
+    segment: SegmentName,
+    size: SegmentSize,
+    patience: Patience,
+) -> Result<Option<Rest>, archive::Error> {
     let received = load(archive, segment, patience).await?;
-    let rest = received.map(|received| Rest {
+    Ok(received.map(|received| Rest {
         segment,
         end: Lsn(segment.start(size).0 + received.filled_bytes()),
         filled_bytes: received.filled_bytes(),
         content: Mutex::new(received.into_draft()),
-    });
-    Ok(rest.filter(|rest| rest.end > reach.end))
+    }))
 }
 
 /// What the operator should know of WAL that was received, and that recovery does not replay: its commits were acknowledged.
@@ -139,7 +151,7 @@ pub(super) async fn load(
     archive: &Arc<Archive>,
     segment: SegmentName,
     patience: Patience,
-) -> Result<Option<Received>, Error> {
+) -> Result<Option<Received>, archive::Error> {
     let staging = Staging::new(
         archive.compression(),
         &staging::Options {
@@ -147,22 +159,50 @@ pub(super) async fn load(
             ..Default::default()
         },
     );
-    let deadline = crate::archive::DEFAULT_DEADLINE;
+    let deadline = archive::DEFAULT_DEADLINE;
     let received = Received::load(archive, &staging, segment, deadline, patience).await?;
     Ok(received.filter(|received| received.filled_bytes() > 0))
 }
 
 impl Rest {
-    /// All of it, of a segment of this size.
+    /// What the records say that it has whole; `None` if it is no WAL that is known.
     ///
     /// # Errors
-    /// [`Error::System`].
-    pub(super) async fn read(&self, size: SegmentSize) -> Result<Bytes, Error> {
-        let read = self.content.lock().await.read(0, size.bytes() as usize).await;
-        read.map_err(Error::at(
-            "read what was received of",
-            Path::new(&self.segment.to_string()),
-        ))
+    /// [`archive::Error::Staging`].
+    pub(in crate::job) async fn index(&self, size: SegmentSize) -> Result<Option<WalIndex>, archive::Error> {
+        let mut parts = Vec::new();
+        self.each_frame(size, |frame| parts.push(WalIndex::of(frame)))
+            .await?;
+        Ok(WalIndex::join(parts.iter().map(Option::as_ref), size.bytes()))
+    }
+
+    /// Shows each record that it has whole, in no order.
+    ///
+    /// # Errors
+    /// [`archive::Error::Staging`].
+    pub(in crate::job) async fn visit(
+        &self,
+        size: SegmentSize,
+        visit: impl FnMut(Lsn, Head<'_>),
+    ) -> Result<(), archive::Error> {
+        let mut walks = Walks::new(visit);
+        self.each_frame(size, |frame| walks.go_on(frame)).await
+    }
+
+    /// As far as it was received.
+    async fn each_frame(&self, size: SegmentSize, mut take: impl FnMut(&[u8])) -> Result<(), archive::Error> {
+        let filled_bytes = self.end.0 - self.segment.start(size).0;
+        let mut content = self.content.lock().await;
+        for at in (0..filled_bytes).step_by(FRAME_BYTES) {
+            let left = (filled_bytes - at).min(FRAME_BYTES as u64) as usize;
+            // Not even a page's header.
+            if left < PageHeader::BYTES {
+                break;
+            }
+            let read = content.read(at, left).await;
+            take(&read.map_err(|error| archive::Error::staging(WalName::Partial(self.segment), &error))?);
+        }
+        Ok(())
     }
 
     /// Puts it in its place. A file of that name, which the backup has brought or which was left there, goes if this begins

@@ -20,7 +20,7 @@ const READS: usize = 8;
 
 /// All that the archive has.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Timelines {
+pub(in crate::job) struct Timelines {
     known: BTreeMap<Timeline, Known>,
 }
 
@@ -47,7 +47,7 @@ impl Timelines {
     ///
     /// # Errors
     /// [`archive::Error`], if the store did not answer. A damaged history is a finding, not an error.
-    pub(super) async fn find(archive: &Archive, patience: Patience) -> Result<Self, archive::Error> {
+    pub(in crate::job) async fn find(archive: &Archive, patience: Patience) -> Result<Self, archive::Error> {
         let (mut known, received) =
             futures::try_join!(names(archive, patience), archive.first_received(patience))?;
         for (timeline, received) in received {
@@ -94,7 +94,7 @@ impl Timelines {
     }
 
     /// The way to a timeline, if the archive has its history, or if it needs none.
-    pub(super) fn way(&self, timeline: Timeline, needs_none: bool) -> Option<Way> {
+    pub(in crate::job) fn way(&self, timeline: Timeline, needs_none: bool) -> Option<Way> {
         match self.known.get(&timeline).map(|known| &known.history) {
             Some(History::Ancestors(ancestors)) => Some(Way::new(timeline, ancestors)),
             _ if needs_none || timeline == Timeline(1) => Some(Way::new(timeline, &[])),
@@ -103,20 +103,26 @@ impl Timelines {
     }
 
     /// Those that are followed without being asked for, ascending.
-    pub(super) fn followed(&self) -> impl Iterator<Item = Way> {
+    pub(in crate::job) fn followed(&self) -> impl Iterator<Item = Way> {
         let with_wal = self.known.iter().filter(|(_, known)| known.first.is_some());
         with_wal.filter_map(|(timeline, _)| self.way(*timeline, false))
     }
 
+    /// Those that have WAL, ascending.
+    pub(in crate::job) fn with_wal(&self) -> impl Iterator<Item = Timeline> {
+        let with_wal = self.known.iter().filter(|(_, known)| known.first.is_some());
+        with_wal.map(|(timeline, _)| *timeline)
+    }
+
     /// Would PostgreSQL find the history of this timeline?
-    pub(super) fn has_history(&self, timeline: Timeline) -> bool {
+    pub(in crate::job) fn has_history(&self, timeline: Timeline) -> bool {
         let known = self.known.get(&timeline);
         known.is_some_and(|known| !matches!(known.history, History::Missing))
     }
 
     /// What PostgreSQL takes for the latest: the last of those whose histories follow each other without a gap in their
     /// numbers (`findNewestTimeLine` of timeline.c).
-    pub(super) fn latest_of_postgresql(&self, from: Timeline) -> Timeline {
+    pub(in crate::job) fn latest_of_postgresql(&self, from: Timeline) -> Timeline {
         let numbers = (from.0.saturating_add(1)..).map(Timeline);
         let found = numbers.take_while(|timeline| self.has_history(*timeline)).last();
         found.unwrap_or(from)
@@ -135,7 +141,7 @@ impl Timelines {
     }
 
     /// Names the timelines after `own` that are not followed, and why; not the one that was chosen.
-    pub(super) fn passed_over(&self, own: Timeline, chosen: Timeline) -> Vec<String> {
+    pub(in crate::job) fn passed_over(&self, own: Timeline, chosen: Timeline) -> Vec<String> {
         let later = self
             .known
             .range(own..)

@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use super::candidate::Candidate;
 use super::error::Error;
 use super::way::{Stretch, Way};
-use crate::archive::Archive;
 use crate::archive::wal::WalCursor;
+use crate::archive::{self, Archive};
 use crate::job::runs::{Run, push};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
 use crate::store::Patience;
@@ -66,13 +66,16 @@ pub(super) async fn reach(
 }
 
 /// The archived segments of a stretch, from number `from` on.
-pub(super) async fn list(
+///
+/// # Errors
+/// [`archive::Error::Store`].
+pub(in crate::job) async fn list(
     archive: &Archive,
     stretch: Stretch,
     from: u64,
     size: SegmentSize,
     patience: Patience,
-) -> Result<Vec<Run>, Error> {
+) -> Result<Vec<Run>, archive::Error> {
     let first = from.max(stretch.begin.0 / size.bytes());
     let last = stretch.end.map_or(u64::MAX, |end| end.0 / size.bytes());
     let mut runs: Vec<Run> = Vec::new();

@@ -3,12 +3,14 @@
 //! A position is read from the newest timeline that had begun by then; the segment in which a timeline began is its own,
 //! with its parent's pages in front (`XLogFileReadAnyTLI` of xlogrecovery.c).
 
+use std::ops::RangeInclusive;
+
 use crate::pg::history::HistoryEntry;
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline};
 
 /// A stretch of the WAL that is on one timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stretch {
+pub(in crate::job) struct Stretch {
     pub timeline: Timeline,
     pub begin: Lsn,
     /// `None` on the last.
@@ -17,14 +19,14 @@ pub(super) struct Stretch {
 
 /// From the first timeline to one that recovery can end on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Way {
+pub(in crate::job) struct Way {
     stretches: Vec<Stretch>,
     timeline: Timeline,
 }
 
 impl Way {
     /// To a timeline with this history; with none, that timeline is all of it.
-    pub(super) fn new(timeline: Timeline, history: &[HistoryEntry]) -> Self {
+    pub(in crate::job) fn new(timeline: Timeline, history: &[HistoryEntry]) -> Self {
         let mut begin = Lsn(0);
         let mut stretches = Vec::with_capacity(history.len() + 1);
         for entry in history {
@@ -38,11 +40,11 @@ impl Way {
     }
 
     /// Where it ends.
-    pub(super) fn timeline(&self) -> Timeline {
+    pub(in crate::job) fn timeline(&self) -> Timeline {
         self.timeline
     }
 
-    pub(super) fn stretches(&self) -> &[Stretch] {
+    pub(in crate::job) fn stretches(&self) -> &[Stretch] {
         &self.stretches
     }
 
@@ -59,8 +61,30 @@ impl Way {
         })
     }
 
+    /// On which timelines segments lie that follow each other, by number.
+    pub(in crate::job) fn runs(
+        &self,
+        numbers: RangeInclusive<u64>,
+        size: SegmentSize,
+    ) -> Vec<(Timeline, RangeInclusive<u64>)> {
+        let mut runs = Vec::new();
+        let mut last = *numbers.end();
+        for stretch in self.stretches.iter().rev() {
+            let first = (stretch.begin.0 / size.bytes()).max(*numbers.start());
+            if first <= last {
+                runs.push((stretch.timeline, first..=last));
+                let Some(before) = first.checked_sub(1).filter(|before| before >= numbers.start()) else {
+                    break;
+                };
+                last = before;
+            }
+        }
+        runs.reverse();
+        runs
+    }
+
     /// The timeline that the last one comes from, and where it left it.
-    pub(super) fn fork(&self) -> Option<(Timeline, Lsn)> {
+    pub(in crate::job) fn fork(&self) -> Option<(Timeline, Lsn)> {
         let (_, before) = self.stretches.split_last()?;
         before
             .last()
@@ -68,7 +92,7 @@ impl Way {
     }
 
     /// Where it leaves a timeline; `None` if it ends on it or never comes there.
-    pub(super) fn leaves(&self, timeline: Timeline) -> Option<Lsn> {
+    pub(in crate::job) fn leaves(&self, timeline: Timeline) -> Option<Lsn> {
         let stretch = self.stretches.iter().find(|stretch| stretch.timeline == timeline);
         stretch.and_then(|stretch| stretch.end)
     }
@@ -77,7 +101,7 @@ impl Way {
     ///
     /// # Errors
     /// Why not.
-    pub(super) fn check_through(&self, timeline: Timeline, position: Lsn) -> Result<(), String> {
+    pub(in crate::job) fn check_through(&self, timeline: Timeline, position: Lsn) -> Result<(), String> {
         let through = self.stretches.iter().find(|stretch| stretch.timeline == timeline);
         match through {
             Some(Stretch { end: Some(end), .. }) if *end < position => {
@@ -89,7 +113,7 @@ impl Way {
     }
 
     /// Up to where two ways are the same; `None` if they are one.
-    pub(super) fn parts_from(&self, other: &Self) -> Option<Lsn> {
+    pub(in crate::job) fn parts_from(&self, other: &Self) -> Option<Lsn> {
         let both = self.stretches.iter().zip(&other.stretches);
         let (own, others) = both.into_iter().find(|(own, others)| own != others)?;
         if own.timeline != others.timeline {
@@ -120,6 +144,16 @@ mod tests {
         assert!(through(1, 500).is_ok() && through(3, 900).is_ok());
         assert!(through(1, 501).unwrap_err().contains("left timeline 1 at 0/1F4"));
         assert!(through(2, 1).is_err());
+    }
+
+    #[test]
+    fn a_segment_lies_on_the_timeline_that_began_in_it() {
+        const MIB: u64 = 1 << 20;
+        let way = way(3, &[(1, 5 * MIB + 77), (2, 5 * MIB + 99)]);
+        let runs = |numbers| way.runs(numbers, SegmentSize::MIN);
+        assert_eq!(runs(3..=9), [(Timeline(1), 3..=4), (Timeline(3), 5..=9)]);
+        assert_eq!(runs(6..=6), [(Timeline(3), 6..=6)]);
+        assert_eq!(runs(0..=0), [(Timeline(1), 0..=0)]);
     }
 
     #[test]

@@ -1,0 +1,185 @@
+use super::super::record::tests::{BLOCK, START, commit, pages, record};
+use super::*;
+
+/// As frames are, but of two pages.
+const PART: usize = 2 * BLOCK;
+
+fn size() -> u64 {
+    SegmentSize::MIN.bytes()
+}
+
+fn restore_point(name: &str) -> Vec<u8> {
+    let mut main = vec![0; 72];
+    main[..8].copy_from_slice(&2_000_000_i64.to_le_bytes());
+    main[8..8 + name.len()].copy_from_slice(name.as_bytes());
+    record((0, 0x70), &main)
+}
+
+/// Each names the one before it, as the server does, and is of the transaction of its number.
+fn linked(records: &[Vec<u8>]) -> Vec<u8> {
+    let mut linked = records.to_vec();
+    let mut at = 40;
+    let mut before = 0_u64;
+    for (number, record) in linked.iter_mut().enumerate() {
+        record[4..8].copy_from_slice(&(700 + number as u32).to_le_bytes());
+        record[8..16].copy_from_slice(&before.to_le_bytes());
+        before = START.0 + at as u64;
+        for _ in 0..record.len() {
+            if at % BLOCK == 0 {
+                at += 24;
+            }
+            at += 1;
+        }
+        at = at.next_multiple_of(8);
+        if at % BLOCK == 0 {
+            at += 24;
+        }
+    }
+    let mut bytes = pages(size() as usize / BLOCK, &linked);
+    bytes[32..36].copy_from_slice(&(size() as u32).to_le_bytes());
+    bytes[36..40].copy_from_slice(&(BLOCK as u32).to_le_bytes());
+    bytes
+}
+
+fn joined(bytes: &[u8]) -> Option<WalIndex> {
+    let parts: Vec<Option<WalIndex>> = bytes.chunks(PART).map(WalIndex::of).collect();
+    WalIndex::join(parts.iter().map(Option::as_ref), size())
+}
+
+#[test]
+fn parts_add_up_wherever_records_lie() {
+    for more in (7900..8200).step_by(8) {
+        let records = [
+            commit(more),
+            restore_point("one"),
+            commit(40_000),
+            restore_point("two"),
+            commit(more),
+            commit(8),
+        ];
+        let index = joined(&linked(&records)).unwrap();
+        let commits = index.facts.commits.unwrap();
+        assert_eq!(commits.first.at, Lsn(START.0 + 40));
+        assert_eq!(index.walked.last, Some(commits.last.at), "{more}");
+        let names: Vec<&str> = index
+            .facts
+            .restore_points
+            .iter()
+            .map(|point| &*point.name)
+            .collect();
+        assert_eq!(names, ["one", "two"], "{more}");
+        assert_eq!(index.facts.xids, Some(Xids { lowest: 700, span: 5 }));
+        assert_eq!((index.walked.stop, index.is_whole()), (Stop::Wal, true));
+        let annex = index.to_annex(1 << 20);
+        assert_eq!(WalIndex::from_annex(&annex, START, size()), Some(index));
+    }
+}
+
+#[test]
+fn a_record_that_goes_on_in_the_next_segment_is_known_with_that() {
+    let bytes = linked(&[commit(8), commit(3 * PART), restore_point("behind")]);
+    for end in (PART..=3 * PART).step_by(BLOCK) {
+        let (mut here, next) = (
+            WalIndex::of(&bytes[..end]).unwrap(),
+            WalIndex::of(&bytes[end..]).unwrap(),
+        );
+        assert_eq!(here.facts.commits.unwrap().last.at, Lsn(START.0 + 40), "{end}");
+        assert!(here.walked.tail.is_some());
+        let at = here.walked.tail.as_ref().unwrap().at;
+        if next.walked.beginning.ends {
+            here.take_across(&next.walked);
+            assert_eq!(here.facts.commits.unwrap().last.at, at);
+            assert_eq!(here.facts.xids, Some(Xids { lowest: 700, span: 1 }));
+        }
+        assert!(next.facts.commits.is_none());
+        assert_eq!(next.facts.restore_points.len(), 1);
+    }
+}
+
+#[test]
+fn what_is_no_wal_has_no_index() {
+    let bytes = linked(&[commit(8), commit(20_000), commit(8)]);
+    for (at, what) in [(0, "another magic"), (8, "another place")] {
+        let mut other = bytes.clone();
+        other[at] ^= 1;
+        assert_eq!(joined(&other), None, "{what}");
+    }
+    assert_eq!(joined(&vec![0; size() as usize]), None);
+    assert_eq!(joined(b"wali"), None);
+    // A page of another segment, behind which nothing is known.
+    let mut other = bytes.clone();
+    other[BLOCK + 9] ^= 1;
+    let index = joined(&other).unwrap();
+    assert!(!index.is_whole());
+    assert_eq!(index.facts.commits.unwrap().last.at, Lsn(START.0 + 40));
+    // What an older segment has left names another record as the one before.
+    let mut other = bytes;
+    let second = 40 + commit(8).len().next_multiple_of(8);
+    other[second + 8] ^= 1;
+    assert!(!joined(&other).unwrap().is_whole());
+}
+
+/// With a page's image, of each version, and no main data behind it: what the image has is no header.
+#[test]
+fn a_record_of_an_image_alone_is_read_to_its_end() {
+    let image = [7; 300];
+    for (magic, done, hole) in [
+        (0xD106, 3, true),
+        (0xD10D, 2, false),
+        (0xD110, 5, true),
+        (0xD118, 0x11, true),
+        (0xD110, 1, false),
+    ] {
+        let mut bytes = vec![0; 24];
+        bytes.extend([0, 0x10, 0, 0]);
+        bytes.extend(300_u16.to_le_bytes());
+        bytes.extend([0, 0, done]);
+        bytes.extend([0, 1].iter().filter(|_| hole));
+        for field in [1663_u32, 5, 16384, 9] {
+            bytes.extend(field.to_le_bytes());
+        }
+        bytes.extend(image);
+        let length = bytes.len() as u32;
+        bytes[..4].copy_from_slice(&length.to_le_bytes());
+        let mut told = Vec::new();
+        let all = Head::new(&bytes)
+            .unwrap()
+            .blocks(magic, |relation, block| told.push((relation.relation, block)));
+        assert_eq!((all, &told[..]), (true, &[(16384, 9)][..]), "{magic:X}");
+        // Cut in its headers.
+        assert!(!Head::new(&bytes[..30]).unwrap().blocks(magic, |_, _| ()));
+    }
+}
+
+/// S8: sizes are claims.
+#[test]
+fn s8_an_annex_that_cannot_be_this_segments_is_none() {
+    let index = joined(&linked(&[commit(8), restore_point("x"), commit(40_000)])).unwrap();
+    let annex = index.to_annex(1 << 20);
+    assert!(WalIndex::from_annex(&annex, START, size()).is_some());
+    assert_eq!(WalIndex::from_annex(&annex, Lsn(0), size()), None);
+    assert_eq!(WalIndex::from_annex(&annex, START, 2 * size()), None);
+    assert_eq!(
+        WalIndex::from_annex(&vec![0; MOST_BYTES + 1], START, size()),
+        None
+    );
+    for length in 0..annex.len() {
+        let _ = WalIndex::from_annex(&annex[..length], START, size());
+    }
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..50_000 {
+        let mut noise = annex.clone();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(0..noise.len());
+            noise[at] = random.u8(..);
+        }
+        let _ = WalIndex::from_annex(&noise, START, size());
+    }
+    let pages = linked(&[commit(8), commit(9000), commit(8), restore_point("x")])[..PART].to_vec();
+    for _ in 0..50_000 {
+        let mut noise = pages.clone();
+        let at = random.usize(0..PART);
+        noise[at] = random.u8(..);
+        let _ = WalIndex::of(&noise);
+    }
+}

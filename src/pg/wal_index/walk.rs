@@ -1,0 +1,464 @@
+//! From record to record, by their headers.
+
+use super::super::record::{HEAD_BYTES, Head};
+use super::super::{Lsn, PageHeader, Timeline};
+
+/// Length of a page (`XLOG_BLCKSZ`): a window does not say it. Others are hardly ever built, and have no index.
+pub(super) const PAGE_BYTES: usize = 8192;
+
+const HEADER_BYTES: usize = 24;
+
+const LONG_HEADER_BYTES: usize = 40;
+
+/// `XLP_FIRST_IS_CONTRECORD`, `XLP_LONG_HEADER`, `XLP_FIRST_IS_OVERWRITE_CONTRECORD`.
+const CONTINUES: u16 = 1;
+
+const LONG: u16 = 2;
+
+const OVERWRITES: u16 = 8;
+
+/// Why a walk ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// At the end of the pages.
+    Window,
+    /// At the end of the WAL in them: a switch to the next segment, or zeros.
+    Wal,
+    /// At what is no WAL, or none that is known.
+    Unknown,
+}
+
+/// What the pages say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Walked {
+    /// `XLOG_PAGE_MAGIC`.
+    pub magic: u16,
+    /// Where they begin.
+    pub start: Lsn,
+    /// How many bytes they are.
+    pub bytes: u32,
+    /// The timelines of the first page and of the last that was looked at.
+    pub timelines: (Timeline, Timeline),
+    /// What is left of a record from before.
+    pub beginning: Beginning,
+    /// Where the first record begins that does so here.
+    pub first: Option<Lsn>,
+    /// Where the last record begins that begins and ends here, or ends here at least.
+    pub last: Option<Lsn>,
+    /// Behind the last record that ends here.
+    pub end: Lsn,
+    /// The record that goes on behind the pages.
+    pub tail: Option<Tail>,
+    /// Why there is no more.
+    pub stop: Stop,
+}
+
+/// What is left, at the beginning of pages, of a record from before.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Beginning {
+    /// How many bytes; 0 if none goes on here.
+    pub bytes: u32,
+    /// How many of them are in the pages.
+    pub here: u32,
+    /// The first of them, [`HEAD_BYTES`] at most.
+    pub head: Box<[u8]>,
+    /// Does it end in these pages?
+    pub ends: bool,
+    /// Was a record before given up (`XLOG_OVERWRITE_CONTRECORD`)?
+    pub overwrites: bool,
+}
+
+/// A record that goes on behind the pages in which it begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tail {
+    /// Where it begins.
+    pub at: Lsn,
+    /// Its length, in bytes.
+    pub length: u32,
+    /// How many of them are in the pages.
+    pub here: u32,
+    /// The first of them, [`HEAD_BYTES`] at most.
+    pub head: Box<[u8]>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Page {
+    header_bytes: usize,
+    timeline: Timeline,
+    continues: bool,
+    overwrites: bool,
+    rest: u32,
+}
+
+/// The magic of the first page, if it is one of a version that is known.
+pub(super) fn magic(bytes: &[u8]) -> Option<u16> {
+    let magic = u16::from_le_bytes(*bytes.first_chunk()?);
+    PageHeader::is_known(magic).then_some(magic)
+}
+
+/// Goes through pages that begin with one, and shows each record that begins and ends in them: where it begins, and as
+/// much of it as lies in one piece, or its first bytes. `None` if the first is no page that is known.
+pub(super) fn walk(bytes: &[u8], mut visit: impl FnMut(Lsn, Head<'_>)) -> Option<Walked> {
+    let magic = magic(bytes)?;
+    let start = Lsn(u64::from_le_bytes(*bytes.get(8..)?.first_chunk()?));
+    if !start.0.is_multiple_of(PAGE_BYTES as u64) {
+        return None;
+    }
+    let pages = Pages { magic, start, bytes };
+    let page = pages.page(0)?;
+    let mut walked = Walked {
+        magic,
+        start,
+        bytes: u32::try_from(bytes.len()).ok()?,
+        timelines: (page.timeline, page.timeline),
+        beginning: Beginning {
+            overwrites: page.overwrites,
+            ..Beginning::default()
+        },
+        first: None,
+        last: None,
+        end: start,
+        tail: None,
+        stop: Stop::Window,
+    };
+    let mut at = page.header_bytes;
+    if page.continues {
+        let (rest, from) = (page.rest as usize, at);
+        let mut head = Vec::new();
+        let here = pages.gather(from, rest, &mut head);
+        let end = skip(from, rest);
+        let ends = end.is_some_and(|end| end <= bytes.len());
+        walked.beginning = Beginning {
+            bytes: page.rest,
+            here,
+            head: head.into(),
+            ends,
+            overwrites: page.overwrites,
+        };
+        match end.filter(|_| ends) {
+            Some(end) if pages.leads(from, rest, end) => {
+                walked.end = pages.lsn(end);
+                at = end.next_multiple_of(8);
+            }
+            Some(_) => {
+                walked.stop = Stop::Unknown;
+                walked.beginning.ends = false;
+                return Some(walked);
+            }
+            None => return Some(walked),
+        }
+    }
+    pages.records(at, &mut walked, &mut visit);
+    Some(walked)
+}
+
+/// Goes through pages piece by piece, and shows each record, also those that go on from one piece to the next. In no order.
+#[derive(Debug)]
+pub struct Walks<V> {
+    visit: V,
+    last: Option<Walked>,
+    ended: bool,
+}
+
+impl<V: FnMut(Lsn, Head<'_>)> Walks<V> {
+    /// Shows records to `visit`.
+    pub fn new(visit: V) -> Self {
+        Self {
+            visit,
+            last: None,
+            ended: false,
+        }
+    }
+
+    /// The next piece.
+    pub fn go_on(&mut self, piece: &[u8]) {
+        if self.ended {
+            return;
+        }
+        let Some(mut walked) = walk(piece, &mut self.visit) else {
+            self.ended = true;
+            return;
+        };
+        let across = self.last.as_ref().and_then(|last| last.across(&walked));
+        if let Some((at, bytes)) = across
+            && let Some(head) = Head::new(&bytes)
+        {
+            (self.visit)(at, head);
+        }
+        // All of the piece may be some more of a record that began before.
+        if let Some(before) = self.last.take()
+            && walked.first.is_none()
+            && !walked.beginning.ends
+        {
+            let mut both = before;
+            if both.push(&walked) {
+                walked = both;
+            }
+        }
+        self.ended = walked.stop != Stop::Window;
+        self.last = Some(walked);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Pages<'a> {
+    magic: u16,
+    start: Lsn,
+    bytes: &'a [u8],
+}
+
+impl Pages<'_> {
+    fn records(self, mut at: usize, walked: &mut Walked, visit: &mut impl FnMut(Lsn, Head<'_>)) {
+        let bytes = self.bytes;
+        let mut before: Option<Lsn> = None;
+        let mut scratch = Vec::with_capacity(HEAD_BYTES);
+        loop {
+            if at.is_multiple_of(PAGE_BYTES) {
+                if at + HEADER_BYTES > bytes.len() {
+                    return;
+                }
+                match self.page(at) {
+                    Some(page) if !page.continues => {
+                        walked.timelines.1 = page.timeline;
+                        at += page.header_bytes;
+                    }
+                    _ => {
+                        walked.stop = self.no_page(at);
+                        return;
+                    }
+                }
+            }
+            let Some(length) = u32_at(bytes, at) else {
+                return;
+            };
+            if length < HEADER_BYTES as u32 {
+                walked.stop = if length == 0 { Stop::Wal } else { Stop::Unknown };
+                return;
+            }
+            let (lsn, bytes_of_it) = (self.lsn(at), length as usize);
+            let next = at - at % PAGE_BYTES + PAGE_BYTES;
+            if at + bytes_of_it > next && next + HEADER_BYTES <= bytes.len() {
+                match self.page(next) {
+                    Some(page) if page.continues && page.rest as usize == bytes_of_it - (next - at) => {
+                        walked.timelines.1 = page.timeline;
+                    }
+                    // It was never written to its end, and given up.
+                    Some(page) if !page.continues && page.overwrites => {
+                        (at, before) = (next, None);
+                        continue;
+                    }
+                    _ => {
+                        walked.stop = self.no_page(next);
+                        return;
+                    }
+                }
+            }
+            let end = skip(at, bytes_of_it).filter(|end| *end <= bytes.len());
+            let Some(end) = end else {
+                scratch.clear();
+                let here = self.gather(at, bytes_of_it, &mut scratch);
+                if is_behind(&scratch, before) {
+                    walked.first = walked.first.or(Some(lsn));
+                    let head = scratch.as_slice().into();
+                    walked.tail = Some(Tail {
+                        at: lsn,
+                        length,
+                        here,
+                        head,
+                    });
+                } else {
+                    walked.stop = Stop::Unknown;
+                }
+                return;
+            };
+            let record = if end - at == bytes_of_it {
+                &bytes[at..end]
+            } else if self.leads(at, bytes_of_it, end) {
+                scratch.clear();
+                self.gather(at, bytes_of_it, &mut scratch);
+                &scratch
+            } else {
+                walked.stop = Stop::Unknown;
+                return;
+            };
+            let head = match Head::new(record) {
+                Some(head) if before.is_none_or(|before| head.before() == before) => head,
+                _ => {
+                    walked.stop = Stop::Unknown;
+                    return;
+                }
+            };
+            walked.first = walked.first.or(Some(lsn));
+            (walked.last, walked.end) = (Some(lsn), self.lsn(end));
+            visit(lsn, head);
+            if head.is_switch() {
+                walked.stop = Stop::Wal;
+                return;
+            }
+            (before, at) = (Some(lsn), end.next_multiple_of(8));
+        }
+    }
+
+    fn lsn(self, at: usize) -> Lsn {
+        Lsn(self.start.0.wrapping_add(at as u64))
+    }
+
+    /// The page's header, if it is that of this place.
+    fn page(self, at: usize) -> Option<Page> {
+        let header = self.bytes.get(at..at + HEADER_BYTES)?;
+        let magic = u16::from_le_bytes(*header.first_chunk()?);
+        let info = u16::from_le_bytes(*header[2..].first_chunk()?);
+        let address = u64::from_le_bytes(*header[8..].first_chunk()?);
+        let is_right = magic == self.magic && address == self.lsn(at).0;
+        is_right.then_some(Page {
+            header_bytes: match info & LONG {
+                0 => HEADER_BYTES,
+                _ => LONG_HEADER_BYTES,
+            },
+            timeline: Timeline(u32_at(header, 4)?),
+            continues: info & CONTINUES != 0,
+            overwrites: info & OVERWRITES != 0,
+            rest: u32_at(header, 16)?,
+        })
+    }
+
+    /// Zeros where a page should be: the WAL ends before.
+    fn no_page(self, at: usize) -> Stop {
+        let found = self.bytes.get(at..at + HEADER_BYTES);
+        match found.is_some_and(|header| header.iter().all(|byte| *byte == 0)) {
+            true => Stop::Wal,
+            false => Stop::Unknown,
+        }
+    }
+
+    /// Do the pages agree that so many bytes from an offset on end there?
+    fn leads(self, at: usize, bytes: usize, end: usize) -> bool {
+        let first = at - at % PAGE_BYTES + PAGE_BYTES;
+        let last = (end - 1) - (end - 1) % PAGE_BYTES;
+        if last < first {
+            return true;
+        }
+        let left = bytes - (first - at);
+        let says = |page: usize, left: usize| {
+            let found = self.page(page);
+            found.is_some_and(|page| page.continues && page.rest as usize == left)
+        };
+        says(first, left) && (last == first || says(last, end - last - HEADER_BYTES))
+    }
+
+    /// The first bytes of a record or of what is left of one, without the headers of pages; up to so many, and how many are
+    /// here of `bytes`.
+    fn gather(self, mut at: usize, bytes: usize, into: &mut Vec<u8>) -> u32 {
+        let mut left = bytes;
+        while left > 0 && at < self.bytes.len() {
+            if at.is_multiple_of(PAGE_BYTES) {
+                at += HEADER_BYTES;
+            }
+            let room = (PAGE_BYTES - at % PAGE_BYTES).min(self.bytes.len().saturating_sub(at));
+            let here = left.min(room);
+            let kept = here.min(HEAD_BYTES - into.len().min(HEAD_BYTES));
+            into.extend_from_slice(self.bytes.get(at..at + kept).unwrap_or_default());
+            (at, left) = (at + here, left - here);
+        }
+        (bytes - left) as u32
+    }
+}
+
+/// As far as that is at hand.
+fn is_behind(head: &[u8], before: Option<Lsn>) -> bool {
+    match (Head::new(head), before) {
+        (Some(head), Some(before)) => head.before() == before,
+        _ => true,
+    }
+}
+
+/// The offset behind so many bytes of a record, from an offset in a page on. No page in between is the first of a segment.
+fn skip(at: usize, bytes: usize) -> Option<usize> {
+    const BODY: usize = PAGE_BYTES - HEADER_BYTES;
+    let room = PAGE_BYTES - at % PAGE_BYTES;
+    if bytes <= room {
+        return at.checked_add(bytes);
+    }
+    let left = bytes - room;
+    let pages = (left - 1) / BODY;
+    let next = at - at % PAGE_BYTES + PAGE_BYTES;
+    next.checked_add(pages.checked_mul(PAGE_BYTES)?)?
+        .checked_add(HEADER_BYTES + left - pages * BODY)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+impl Walked {
+    /// The pages that follow; false if they do not follow these.
+    pub(super) fn push(&mut self, next: &Self) -> bool {
+        let follows =
+            self.magic == next.magic && self.start.0.checked_add(self.bytes.into()) == Some(next.start.0);
+        // All of these pages are some more of what they began with.
+        let passes = self.beginning.bytes > 0 && !self.beginning.ends;
+        let left = match &self.tail {
+            Some(tail) => tail.length - tail.here,
+            None if passes => self.beginning.bytes - self.beginning.here,
+            None => 0,
+        };
+        let goes_on = left == next.beginning.bytes || left > 0 && next.beginning.overwrites;
+        let bytes = self.bytes.checked_add(next.bytes);
+        let (true, true, Some(bytes)) = (follows, goes_on, bytes) else {
+            self.stop = Stop::Unknown;
+            return false;
+        };
+        self.bytes = bytes;
+        self.timelines.1 = next.timelines.1;
+        self.first = self.first.or(next.first);
+        self.stop = next.stop;
+        let (goes_on, ends) = (next.beginning.bytes > 0, next.beginning.ends);
+        match self.tail.take() {
+            Some(tail) if goes_on && !ends => self.tail = Some(tail.longer(&next.beginning)),
+            Some(tail) if goes_on => (self.last, self.end) = (Some(tail.at), next.end),
+            None if passes && goes_on => {
+                self.beginning.here += next.beginning.here;
+                self.beginning.ends = ends;
+                self.end = next.end;
+            }
+            _ => {}
+        }
+        if next.last.is_some() {
+            (self.last, self.end) = (next.last, next.end);
+        }
+        if next.tail.is_some() {
+            self.tail.clone_from(&next.tail);
+        }
+        true
+    }
+
+    /// The record that begins here and ends in the pages that follow, as far as it is at hand.
+    pub fn across(&self, next: &Self) -> Option<(Lsn, Vec<u8>)> {
+        let tail = self.tail.as_ref()?;
+        let follows = self.start.0.checked_add(self.bytes.into()) == Some(next.start.0)
+            && tail.length - tail.here == next.beginning.bytes
+            && next.beginning.ends;
+        let mut bytes = [&tail.head[..], &next.beginning.head].concat();
+        if (tail.here as usize) > tail.head.len() {
+            bytes.truncate(tail.head.len());
+        }
+        follows.then_some((tail.at, bytes))
+    }
+
+    pub(super) fn held_bytes(&self) -> usize {
+        self.beginning.head.len() + self.tail.as_ref().map_or(0, |tail| tail.head.len())
+    }
+}
+
+impl Tail {
+    fn longer(mut self, more: &Beginning) -> Self {
+        if self.here as usize == self.head.len() {
+            let mut head = self.head.to_vec();
+            head.extend_from_slice(&more.head);
+            head.truncate(HEAD_BYTES);
+            self.head = head.into();
+        }
+        self.here += more.here;
+        self
+    }
+}
