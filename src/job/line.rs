@@ -1,7 +1,7 @@
 //! The WAL of one line of history, told by the indexes of its segments: where transactions ended, restore points, what was
 //! touched.
 //!
-//! A line leads through timelines ([`Way`]). Its segments are looked at from its end or from its beginning on, sixteen at a
+//! A line leads through timelines (`Way`). Its segments are looked at from its end or from its beginning on, sixteen at a
 //! time, and little is kept of them. What was received of the segment behind the last one counts as one more. Of a segment
 //! without an index the bytes are fetched and walked through, as long as these are not too many.
 

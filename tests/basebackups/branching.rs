@@ -205,6 +205,9 @@ fn r6_a_timeline_without_its_history_is_asked_about() {
     server.query("CREATE TABLE t (id int)");
     forked.site.backup("b1");
     server.query("INSERT INTO t VALUES (1)");
+    let early = server.current_lsn();
+    server.archive_all();
+    server.query("INSERT INTO t VALUES (2)");
     let before = server.current_lsn();
     let last = server.query("SELECT pg_walfile_name(pg_current_wal_lsn())");
     server.archive_all();
@@ -232,7 +235,8 @@ fn r6_a_timeline_without_its_history_is_asked_about() {
     assert_eq!(forked.would(&["LATEST", "--target-timeline", "1"]).1, 1);
     assert_eq!(forked.would(&["LATEST", "--target-lsn", &before]).1, 1);
     forked.push("00000002.history", format!("1\t{before}\tpromoted\n").as_bytes());
-    let (_, timeline, warnings) = forked.would(&["LATEST", "--target-lsn", &before]);
+    // Of the segment in which it left its parent there is nothing.
+    let (_, timeline, warnings) = forked.would(&["LATEST", "--target-lsn", &early]);
     assert!(
         timeline <= 2 && !warnings.contains("not followed"),
         "{timeline} {warnings}"
