@@ -26,6 +26,7 @@ use crate::store::{self, ByteRange, Claim, ErrorKind, Key, Patience, PutMode, St
 mod error;
 mod place;
 mod plain;
+pub mod prune;
 pub mod tree;
 pub mod wal;
 

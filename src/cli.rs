@@ -27,6 +27,7 @@ pub mod options;
 mod out;
 pub mod postgres_config;
 mod progress;
+pub mod prune;
 pub mod restore;
 mod restored;
 pub mod wal;
@@ -53,6 +54,7 @@ Examples:
   walfs postgres-config --mountpoint /mnt/walfs
   walfs backup --archive s3://bucket/prefix
   walfs backup-list --archive s3://bucket/prefix
+  walfs prune --archive s3://bucket/prefix --keep-last 7 --dry-run
   walfs wal-list --archive s3://bucket/prefix
   walfs wal-find --archive s3://bucket/prefix
   walfs umount /mnt/walfs
@@ -90,6 +92,7 @@ enum Command {
     BackupShow(backup_list::ShowArgs),
     BackupFinish(backup_finish::FinishArgs),
     BackupDiscard(backup_discard::DiscardArgs),
+    Prune(prune::PruneArgs),
     #[command(visible_alias = "backup-fetch")]
     Restore(restore::RestoreArgs),
     PostgresConfig(postgres_config::PostgresConfigArgs),
@@ -176,6 +179,7 @@ pub fn main() -> ExitCode {
         Command::BackupShow(arguments) => backup_list::show(&arguments),
         Command::BackupFinish(arguments) => backup_finish::finish(&arguments),
         Command::BackupDiscard(arguments) => backup_discard::run(&arguments),
+        Command::Prune(arguments) => prune::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::PostgresConfig(arguments) => postgres_config::print(&arguments),
         Command::MountHelper(arguments) => mount_for_mount8(arguments.arguments),

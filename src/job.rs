@@ -10,6 +10,7 @@ pub mod finish;
 pub mod line;
 pub mod listing;
 pub mod progress;
+pub mod prune;
 pub mod restore;
 pub mod runs;
 pub mod sweep;

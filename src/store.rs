@@ -286,6 +286,16 @@ fn too_long(bytes: u64, most: u64) -> String {
     format!("it has {bytes} bytes, {most} at most were expected")
 }
 
+/// Is what was read this content?
+fn is_same(read: Result<Fetched, Error>, content: &Bytes) -> Result<bool, Error> {
+    match read {
+        Ok(fetched) => Ok(fetched.bytes == *content),
+        // Longer, or gone.
+        Err(error) if matches!(error.kind, ErrorKind::Damaged | ErrorKind::NotFound) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Empty room for so many bytes: what somebody has brought along, if it is neither too small nor much too large.
 fn room_for(bytes: usize, mut room: Vec<u8>) -> Vec<u8> {
     if !(bytes..=bytes + bytes / 4).contains(&room.capacity()) {
@@ -357,6 +367,19 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// Deletes objects; one that is not there is no error.
     async fn delete(&self, keys: &[Key]) -> Result<(), Error>;
+
+    /// Deletes an object if it has this content; false if it has another one, or none. Where the store takes no condition, another
+    /// writer can be quicker between the look and the deletion.
+    async fn delete_if_same(&self, key: &Key, content: &Bytes) -> Result<bool, Error> {
+        let same = is_same(
+            self.get(key, ByteRange::AtMost(content.len() as u64)).await,
+            content,
+        )?;
+        if same {
+            self.delete(std::slice::from_ref(key)).await?;
+        }
+        Ok(same)
+    }
 
     /// Begins an object that arrives in parts. Nothing is visible before [`Backend::complete_upload`].
     async fn begin_upload(&self, key: &Key) -> Result<Upload, Error>;

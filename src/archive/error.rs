@@ -300,6 +300,19 @@ pub enum Error {
         /// What is gone.
         missing: String,
     },
+    /// WAL that a backup needs is not kept.
+    #[error(
+        "backup {name} was not completed in {place}: `walfs prune` has removed {segment}, which it needs, or is about to.\n\
+         HINT: take it again."
+    )]
+    TreePruned {
+        /// The backup.
+        name: TreeName,
+        /// The archive.
+        place: String,
+        /// A segment from its start to its stop.
+        segment: SegmentName,
+    },
     /// Something of a backup is not what was stored.
     #[error(
         "backup {name} in {place} is damaged: {what}: {reason}.\n\

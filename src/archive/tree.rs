@@ -28,6 +28,7 @@ pub mod backup;
 pub mod begun;
 pub mod catalogue;
 pub mod chunks;
+mod claim;
 pub mod ended;
 mod entry;
 pub mod headers;
@@ -37,6 +38,7 @@ pub mod layout;
 pub mod manifest;
 mod needed;
 pub mod page_hashes;
+pub mod pin;
 pub mod refused;
 mod stop_time;
 pub mod summary;
@@ -52,8 +54,14 @@ pub const BASEBACKUPS: &str = TreeKind::BaseBackup.folder();
 /// Folder of everything else of every tree.
 pub const TREES: &str = "trees";
 
-/// What the name of a part has, and that of nothing else.
+/// What the file name of a part has, and that of nothing else.
 const PART: &str = ".tar.";
+
+/// Is this a part of a tree?
+pub fn is_part(key: &Key) -> bool {
+    let (_, file) = key.as_str().rsplit_once('/').unwrap_or_default();
+    file.contains(PART)
+}
 
 /// The name that stands for the newest complete backup.
 pub const LATEST: &str = "LATEST";

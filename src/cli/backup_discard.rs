@@ -7,8 +7,7 @@ use indicatif::BinaryBytes;
 use jiff::Timestamp;
 
 use crate::archive::tree::TreeName;
-use crate::archive::tree::begun::Maker;
-use crate::archive::tree::catalogue::Begun;
+use crate::archive::tree::begun::{Maker, Process};
 use crate::assemble::Stay;
 use crate::job::discard::{Planned, discard, plan};
 use crate::store::Patience;
@@ -89,7 +88,7 @@ fn described(Planned { tree, .. }: &Planned) -> String {
 }
 
 fn why_kept(Planned { tree, maker }: &Planned) -> String {
-    let Some(Begun { host, pid, .. }) = &tree.begun else {
+    let Some(Process { host, pid, .. }) = tree.begun.as_ref().map(|begun| &begun.process) else {
         return "it does not say who is at it.\n\
                 HINT: run this again when nothing was stored for 24 hours."
             .to_owned();

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::archive::Archive;
 use crate::archive::tree::backup::{Backup, Shape};
 use crate::archive::tree::begun::Maker;
-use crate::archive::tree::catalogue::Unfinished;
+use crate::archive::tree::catalogue::{Begun, Unfinished};
 use crate::archive::tree::ended::{Ended, KnownFrom};
 use crate::archive::tree::refused::Refused;
 use crate::archive::tree::summary::Summary;
@@ -134,13 +134,13 @@ impl<'a> Shown<'a> {
                     .map(|segment| WalName::Segment(*segment).to_string());
                 shown.missing_wal = names.collect();
             }
-            State::Damaged(reason) => shown.damage = Some(reason),
+            State::Damaged(_, reason) => shown.damage = Some(reason),
             State::Unfinished(tree, maker) => {
                 let begun = tree.begun.as_ref();
                 shown.maker = Some(ShownMaker {
                     state: maker_word(*maker),
-                    host: begun.map(|begun| begun.host.as_str()),
-                    pid: begun.map(|begun| begun.pid),
+                    host: begun.map(|begun| begun.process.host.as_str()),
+                    pid: begun.map(|begun| begun.process.pid),
                     began: begun.map(|begun| begun.at),
                     last_stored: Timestamp::try_from(tree.last_stored).ok(),
                     stored_bytes: tree.stored_bytes,
@@ -156,7 +156,7 @@ fn word(state: &State) -> &'static str {
     match state {
         State::Complete(_) => "complete",
         State::WalMissing(..) => "WAL missing",
-        State::Damaged(_) => "damaged",
+        State::Damaged(..) => "damaged",
         State::Unfinished(tree, maker) if tree.may_have_lost_its_summary(*maker) => "summary missing",
         State::Unfinished(..) => "incomplete",
     }
@@ -175,7 +175,7 @@ fn state(listed: &Listed) -> String {
     match &listed.state {
         State::Complete(_) => "complete".to_owned(),
         State::WalMissing(_, segments) => format!("WAL missing: {}", named(segments)),
-        State::Damaged(reason) => format!("damaged: {}", reason.lines().next().unwrap_or_default()),
+        State::Damaged(_, reason) => format!("damaged: {}", reason.lines().next().unwrap_or_default()),
         State::Unfinished(tree, maker) if tree.may_have_lost_its_summary(*maker) => format!(
             "summary missing: {} is not there, all else may be; bring it back from a copy of the store, or remove the rest \
              by `walfs backup-discard {}`",
@@ -200,8 +200,12 @@ fn who(tree: &Unfinished, maker: Maker) -> String {
         .map(|begun| format!(", begun {}", when(begun.at)));
     let since = since.unwrap_or_default();
     let who = match (&tree.begun, maker) {
-        (Some(begun), Maker::Running) => format!("running, {} pid {}", begun.host, begun.pid),
-        (Some(begun), Maker::Elsewhere) => format!("from {}, pid {}", begun.host, begun.pid),
+        (Some(Begun { process, .. }), Maker::Running) => {
+            format!("running, {} pid {}", process.host, process.pid)
+        }
+        (Some(Begun { process, .. }), Maker::Elsewhere) => {
+            format!("from {}, pid {}", process.host, process.pid)
+        }
         (None, Maker::Elsewhere) => "who is at it is not known".to_owned(),
         _ => "abandoned".to_owned(),
     };

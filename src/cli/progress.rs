@@ -65,6 +65,8 @@ fn words(phase: Phase<'_>) -> String {
         Phase::Syncing => "making everything durable".into(),
         Phase::Listing => "listing archived files".into(),
         Phase::Finishing => "ending backup mode, and storing the last files".into(),
+        Phase::Waiting(time) => format!("waiting {} s before anything is removed", time.as_secs()),
+        Phase::Removing => "removing objects".into(),
         Phase::Searching(segments) => format!("looking through the WAL of {segments} segments"),
         Phase::WaitingForWal(missing) => format!("waiting for WAL in the archive: {}", named(missing)),
     }
@@ -90,7 +92,7 @@ impl Progress for Line {
             Phase::Copying { files, bytes } => self.count(bytes, format!("{files} files:")),
             Phase::Comparing { bytes } => self.count(bytes, "comparing:".into()),
             Phase::Restoring { bytes } => self.count(bytes, "restoring:".into()),
-            Phase::Listing => self.show(LISTING, words(phase)),
+            Phase::Listing | Phase::Removing => self.show(LISTING, words(phase)),
             other => self.show(WAITING, words(other)),
         }
     }

@@ -308,7 +308,9 @@ impl<'a> Taking<'a> {
             Err(error) => {
                 if matches!(
                     error,
-                    archive::Error::TreeExists { .. } | archive::Error::TreeRemoved { .. }
+                    archive::Error::TreeExists { .. }
+                        | archive::Error::TreeRemoved { .. }
+                        | archive::Error::TreePruned { .. }
                 ) {
                     self.clean_up().await;
                 }
@@ -365,7 +367,7 @@ impl<'a> Taking<'a> {
                 true => Ok(None),
                 false => {
                     let (reader, cluster) = (TreeReader::alone(self.archive.clone()), self.facts.system_id);
-                    Ok(Base::choose(self.archive, &reader, Some(cluster), patience).await?)
+                    Ok(Base::choose(self.archive, &reader, &self.id, Some(cluster), patience).await?)
                 }
             }
         };

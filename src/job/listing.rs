@@ -8,7 +8,7 @@ use crate::archive::tree::begun::Maker;
 use crate::archive::tree::catalogue::{BackupWal, Unfinished};
 use crate::archive::tree::intact::SeenTrees;
 use crate::archive::tree::summary::Summary;
-use crate::archive::tree::{LATEST, TreeKind, TreeName};
+use crate::archive::tree::{LATEST, TreeId, TreeKind, TreeName};
 use crate::archive::{Archive, Error};
 use crate::pg::SegmentName;
 use crate::store::Patience;
@@ -32,8 +32,9 @@ pub enum State {
     Complete(Box<Summary>),
     /// All of it is there, but of its WAL these segments are missing.
     WalMissing(Box<Summary>, Vec<SegmentName>),
-    /// Its summary cannot be read, or something of it is not there any more, and this is why.
-    Damaged(String),
+    /// Its summary cannot be read, or something of it is not there any more, and this is why; with the summary if that can be
+    /// read.
+    Damaged(Option<Box<Summary>>, String),
     /// It is being taken, or was.
     Unfinished(Unfinished, Maker),
 }
@@ -43,7 +44,7 @@ impl Listed {
     pub fn summary(&self) -> Option<&Summary> {
         match &self.state {
             State::Complete(summary) | State::WalMissing(summary, _) => Some(summary),
-            State::Damaged(_) | State::Unfinished(..) => None,
+            State::Damaged(..) | State::Unfinished(..) => None,
         }
     }
 }
@@ -53,6 +54,17 @@ impl Listed {
 /// # Errors
 /// [`Error::Store`].
 pub async fn backups(archive: &Archive, patience: Patience) -> Result<Vec<Listed>, Error> {
+    Ok(backups_and_remnants(archive, patience).await?.0)
+}
+
+/// As [`backups`]; and the folders of pruned ones of which there is something left.
+///
+/// # Errors
+/// [`Error::Store`].
+pub async fn backups_and_remnants(
+    archive: &Archive,
+    patience: Patience,
+) -> Result<(Vec<Listed>, Vec<TreeId>), Error> {
     let complete = archive.summaries(TreeKind::BaseBackup, patience).await?;
     let beside = archive.unfinished_beside(&complete, patience).await?;
     let seen = SeenTrees::default();
@@ -60,7 +72,7 @@ pub async fn backups(archive: &Archive, patience: Patience) -> Result<Vec<Listed
     let mut listed: Vec<Listed> = looks.buffered(LOOKS).try_collect().await?;
     listed.extend(beside.unreadable.into_iter().map(|(name, error)| Listed {
         name,
-        state: State::Damaged(error.to_string()),
+        state: State::Damaged(None, error.to_string()),
     }));
     let now = SystemTime::now();
     listed.extend(beside.unfinished.into_iter().map(|tree| {
@@ -70,7 +82,7 @@ pub async fn backups(archive: &Archive, patience: Patience) -> Result<Vec<Listed
             state: State::Unfinished(tree, maker),
         }
     }));
-    Ok(listed)
+    Ok((listed, beside.remnants))
 }
 
 /// The backup of that name, or the newest complete one for `LATEST`; `None` if the store said that there is none.
@@ -110,7 +122,7 @@ async fn judge(
 ) -> Result<Listed, Error> {
     let state = match summary {
         Ok(summary) => judge_summary(archive, &name, summary, seen, patience).await?,
-        Err(error) => State::Damaged(error.to_string()),
+        Err(error) => State::Damaged(None, error.to_string()),
     };
     Ok(Listed { name, state })
 }
@@ -123,12 +135,15 @@ async fn judge_summary(
     patience: Patience,
 ) -> Result<State, Error> {
     if let Some(missing) = archive.missing_of_tree(name, &summary, seen, patience).await? {
-        return Ok(State::Damaged(missing));
+        return Ok(State::Damaged(Some(Box::new(summary)), missing));
     }
     summary.backup.ended = archive.ended(&summary.backup, patience).await?;
     Ok(match archive.backup_wal(&summary, patience).await? {
         BackupWal::Complete => State::Complete(Box::new(summary)),
         BackupWal::Missing(segments) => State::WalMissing(Box::new(summary), segments),
-        BackupWal::Others(segments) => State::Damaged(archive.other_wal(name, segments).to_string()),
+        BackupWal::Others(segments) => {
+            let other = archive.other_wal(name, segments).to_string();
+            State::Damaged(Some(Box::new(summary)), other)
+        }
     })
 }

@@ -1,6 +1,7 @@
 //! How far a job is: events out, nothing back. Who prints them, if anybody, is not the job's business.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use crate::pg::SegmentName;
 
@@ -36,6 +37,10 @@ pub enum Phase<'a> {
     Listing,
     /// The indexes of so many segments are looked through.
     Searching(u64),
+    /// What was decided is not done before that.
+    Waiting(Duration),
+    /// Objects are removed; what advances is their number.
+    Removing,
 }
 
 /// Listens to a job; called from many threads, and must not keep them waiting.

@@ -42,7 +42,7 @@ mod content;
 mod error;
 mod fill;
 mod finish;
-mod forks;
+pub(in crate::job) mod forks;
 mod landmarks;
 mod links;
 mod lock;

@@ -227,6 +227,7 @@ fn archive_errno(error: &archive::Error) -> i32 {
         | E::Misplaced { .. }
         | E::TreeDamaged { .. }
         | E::TreeRemoved { .. }
+        | E::TreePruned { .. }
         | E::TreeOtherWal { .. }
         | E::NotAnArchive { .. }
         | E::Inside { .. }

@@ -15,7 +15,7 @@ use crate::archive::tree::backup::Shape;
 use crate::archive::tree::intact::SeenTrees;
 use crate::archive::tree::page_hashes::{self, PAGE_BYTES, PageHash};
 use crate::archive::tree::summary::Summary;
-use crate::archive::tree::{TreeKind, TreeName, below, chunks, split};
+use crate::archive::tree::{TreeId, TreeKind, TreeName, below, chunks, split};
 use crate::archive::{Archive, Error};
 use crate::pg::SystemId;
 use crate::store::{ErrorKind, Patience};
@@ -42,17 +42,19 @@ pub struct Base {
 
 impl Base {
     /// The newest backup that is all there, of that cluster if it is known; `None` if there is none, or the store does not let
-    /// us look. One that cannot be read is passed over, with a word. `patience` is asked for each request.
+    /// us look. One that cannot be read, or is being pruned, is passed over, with a word. It stays as long as there is
+    /// anything of `maker`, which is being made. `patience` is asked for each request.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub async fn choose(
         archive: &Arc<Archive>,
         reader: &TreeReader,
+        maker: &TreeId,
         cluster: Option<SystemId>,
         patience: impl Fn() -> Patience,
     ) -> Result<Option<Arc<Self>>, Error> {
-        match newest(archive, reader, cluster, patience).await {
+        match newest(archive, reader, maker, cluster, patience).await {
             Err(Error::Store(error)) if error.kind == ErrorKind::Denied => {
                 tracing::warn!("everything is stored, whatever earlier backups have: {error}");
                 Ok(None)
@@ -118,6 +120,7 @@ impl Base {
 async fn newest(
     archive: &Arc<Archive>,
     reader: &TreeReader,
+    maker: &TreeId,
     cluster: Option<SystemId>,
     patience: impl Fn() -> Patience,
 ) -> Result<Option<Base>, Error> {
@@ -141,6 +144,14 @@ async fn newest(
         if summary.extents > MOST_EXTENTS {
             tracing::info!("everything is stored again: the pages of backup {name} lie too far apart");
             return Ok(None);
+        }
+        let Some(id) = summary.tree_id(&name) else {
+            continue;
+        };
+        // What is looked at behind this stays.
+        if !archive.claim_base(maker, &id, patience()).await? {
+            tracing::info!("backup {name} is not built on, for a prune may be about to remove it");
+            continue;
         }
         let seen = SeenTrees::default();
         if let Some(missing) = archive

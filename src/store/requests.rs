@@ -210,6 +210,24 @@ impl Store {
         Ok(())
     }
 
+    /// Deletes an object if it has this content; false if it has another one, or none. A try that is repeated may meet what the
+    /// one before it has done.
+    ///
+    /// # Errors
+    /// As [`Store::delete`].
+    pub async fn delete_if_same(
+        &self,
+        key: &Key,
+        content: &Bytes,
+        patience: Patience,
+    ) -> Result<bool, Error> {
+        let attempt = || {
+            count(&self.counters.deletes, 1);
+            self.backend.delete_if_same(key, content)
+        };
+        self.wait("delete", key.as_str(), patience, 0, attempt).await
+    }
+
     /// See [`Backend::prepare`].
     ///
     /// # Errors

@@ -208,6 +208,10 @@ impl Backend for S3 {
         self.delete_objects(keys).await
     }
 
+    async fn delete_if_same(&self, key: &Key, content: &Bytes) -> Result<bool, Error> {
+        self.delete_object_if_same(key, content).await
+    }
+
     async fn begin_upload(&self, key: &Key) -> Result<Upload, Error> {
         self.create_multipart(key).await
     }

@@ -178,6 +178,14 @@ impl WalRange {
 }
 
 impl Backup {
+    /// The size of its segments.
+    ///
+    /// # Errors
+    /// The text of why it is none.
+    pub fn segment_size(&self) -> Result<SegmentSize, String> {
+        SegmentSize::new(self.segment_bytes).map_err(|error| error.to_string())
+    }
+
     /// Where recovery from it begins.
     pub fn start(&self) -> Option<(Timeline, Lsn)> {
         self.wal.first().map(|range| (range.timeline, range.start))
@@ -206,7 +214,7 @@ impl Backup {
 
     /// Bounds what the ranges claim, before anybody counts them through.
     pub(super) fn plausible_wal(&self) -> Result<SegmentSize, String> {
-        let size = SegmentSize::new(self.segment_bytes).map_err(|error| error.to_string())?;
+        let size = self.segment_size()?;
         let counts = self.wal.iter().map(|range| range.count(size));
         let count = counts.fold(0, u64::saturating_add);
         if let Some(range) = self.wal.iter().find(|range| range.start > range.end) {

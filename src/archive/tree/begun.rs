@@ -6,6 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::TreeKind;
 use super::catalogue::{Begun, By, Unfinished};
@@ -25,28 +26,79 @@ pub enum Maker {
     Dead,
 }
 
-impl Begun {
-    /// This process, now.
-    pub fn by_this_process(content: TreeKind, by: By) -> Self {
+/// A process, as others can know it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Where its number means something: the kernel's boot id and the namespace of processes.
+    pub boot_id: String,
+    /// The machine's name, for people.
+    pub host: String,
+    /// Its number there.
+    pub pid: u32,
+    /// When it began, in clock ticks since boot: numbers are used again.
+    pub pid_began_ticks: u64,
+}
+
+impl Process {
+    /// This one.
+    pub fn this() -> Self {
         let pid = std::process::id();
         Self {
-            at: Timestamp::now(),
-            content,
-            by,
             boot_id: numbering().unwrap_or_default(),
             host: host_name(),
             pid,
             pid_began_ticks: began_ticks(pid),
         }
     }
+
+    /// Is it still there, as far as can be told from here? `None` if it cannot be seen.
+    pub fn is_alive(&self) -> Option<bool> {
+        let here = numbering();
+        if here.as_ref() != Some(&self.boot_id) || self.pid_began_ticks == 0 {
+            return None;
+        }
+        match Seen::of(self.pid) {
+            Seen::Began(ticks) => Some(ticks == self.pid_began_ticks),
+            Seen::Gone => Some(false),
+            Seen::Hidden => None,
+        }
+    }
+
+    /// Is it still at what it stored last at `last_stored`? The store's clock may be ahead of `now`: that is no silence.
+    pub fn maker(process: Option<&Self>, last_stored: SystemTime, now: SystemTime) -> Maker {
+        let silence = now.duration_since(last_stored).unwrap_or_default();
+        match process.and_then(Self::is_alive) {
+            Some(true) => Maker::Running,
+            Some(false) => Maker::Dead,
+            None if silence > SILENCE => Maker::Dead,
+            None => Maker::Elsewhere,
+        }
+    }
+}
+
+impl Begun {
+    /// This process, now.
+    pub fn by_this_process(content: TreeKind, by: By) -> Self {
+        Self {
+            at: Timestamp::now(),
+            content,
+            by,
+            process: Process::this(),
+        }
+    }
 }
 
 impl Unfinished {
     /// May it be swept without anybody's word, once its maker is dead? Only what says itself who began it, was never told
-    /// that it is done, and cannot be a complete one that has lost its summary (promise B9).
+    /// that it is done, and cannot be a complete one that has lost its summary (promise B9); and what holds nothing.
     pub fn may_be_swept(&self) -> bool {
         let is_own = self.begun.as_ref().is_some_and(|begun| begun.by == By::Backup);
-        is_own && !self.has_inventory
+        (is_own && !self.has_inventory) || self.is_nothing
+    }
+
+    /// May it be what a prune has left? It removes the word of who began it, and what tells the parts apart.
+    pub fn may_be_remnant(&self) -> bool {
+        self.begun.is_none() && !self.has_inventory && !self.is_nothing
     }
 
     /// May it be a complete one that has lost its summary? Not while its maker may yet store that, nor where a mount has
@@ -57,23 +109,8 @@ impl Unfinished {
 
     /// Is somebody still at it, as far as can be told from here at `now`?
     pub fn maker(&self, now: SystemTime) -> Maker {
-        let here = numbering();
-        let seen = self
-            .begun
-            .as_ref()
-            .filter(|begun| here.as_ref() == Some(&begun.boot_id) && begun.pid_began_ticks > 0)
-            .map(|begun| (begun, Seen::of(begun.pid)));
-        match seen {
-            Some((begun, Seen::Began(ticks))) if ticks == begun.pid_began_ticks => Maker::Running,
-            Some((_, Seen::Began(_) | Seen::Gone)) => Maker::Dead,
-            // The store's clock may be ahead: that is no silence.
-            Some((_, Seen::Hidden)) | None
-                if now.duration_since(self.last_stored).unwrap_or_default() > SILENCE =>
-            {
-                Maker::Dead
-            }
-            Some((_, Seen::Hidden)) | None => Maker::Elsewhere,
-        }
+        let process = self.begun.as_ref().map(|begun| &begun.process);
+        Process::maker(process, self.last_stored, now)
     }
 }
 
@@ -88,6 +125,8 @@ mod tests {
             begun,
             refused: None,
             has_inventory: false,
+            builds_on: vec![],
+            is_nothing: false,
             last_stored,
             stored_bytes: 0,
         }
@@ -97,23 +136,27 @@ mod tests {
     fn a_running_maker_is_seen_however_long_he_is_silent() {
         let now = SystemTime::now();
         let me = Begun::by_this_process(TreeKind::BaseBackup, By::Backup);
-        assert!(me.pid_began_ticks > 0);
+        assert!(me.process.pid_began_ticks > 0);
         let maker = |begun: &Begun, stored| tree(Some(begun.clone()), stored).maker(now);
         assert_eq!(maker(&me, SystemTime::UNIX_EPOCH), Maker::Running);
-        let reused = Begun {
-            pid_began_ticks: me.pid_began_ticks + 1,
+        let with = |process| Begun {
+            process,
             ..me.clone()
         };
+        let reused = with(Process {
+            pid_began_ticks: me.process.pid_began_ticks + 1,
+            ..me.process.clone()
+        });
         assert_eq!(maker(&reused, now), Maker::Dead);
         let mut child = std::process::Command::new("cat")
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let of_child = Begun {
+        let of_child = with(Process {
             pid: child.id(),
             pid_began_ticks: began_ticks(child.id()),
-            ..me
-        };
+            ..me.process.clone()
+        });
         assert_eq!(maker(&of_child, now), Maker::Running);
         child.kill().unwrap();
         // Dead before somebody has waited for it, and after.
@@ -127,10 +170,8 @@ mod tests {
     #[test]
     fn who_cannot_be_seen_has_a_day() {
         let now = SystemTime::now();
-        let foreign = Begun {
-            boot_id: "elsewhere".into(),
-            ..Begun::by_this_process(TreeKind::BaseBackup, By::Mount)
-        };
+        let mut foreign = Begun::by_this_process(TreeKind::BaseBackup, By::Mount);
+        foreign.process.boot_id = "elsewhere".into();
         for begun in [Some(foreign), None] {
             let maker = |stored| tree(begun.clone(), stored).maker(now);
             assert_eq!(maker(now), Maker::Elsewhere);

@@ -12,6 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::begun::Process;
 use super::intact::SeenTrees;
 use super::refused::Refused;
 use super::summary::{BuildsOn, Description, Inventory, Object, Summary};
@@ -41,14 +42,9 @@ pub struct Begun {
     pub content: TreeKind,
     /// What began it.
     pub by: By,
-    /// Where its number means something: the kernel's boot id and the namespace of processes.
-    pub boot_id: String,
-    /// Its name, for people.
-    pub host: String,
-    /// The process there.
-    pub pid: u32,
-    /// When that process began, in clock ticks since boot: numbers are used again.
-    pub pid_began_ticks: u64,
+    /// Who.
+    #[serde(flatten)]
+    pub process: Process,
 }
 
 /// What begins trees.
@@ -74,6 +70,10 @@ pub struct Unfinished {
     /// Is stored of it what tells its parts apart? That comes last before the summary: it may be complete, and have lost
     /// that.
     pub has_inventory: bool,
+    /// Folders of earlier trees that it may point to.
+    pub builds_on: Vec<TreeId>,
+    /// Is there nothing of it but that?
+    pub is_nothing: bool,
     /// When the last object of it was stored.
     pub last_stored: SystemTime,
     /// Bytes stored of it.
@@ -87,6 +87,8 @@ pub struct Beside {
     pub unfinished: Vec<Unfinished>,
     /// Names of trees in the place of whose summary lies something that cannot be read, and why.
     pub unreadable: Vec<(TreeName, Error)>,
+    /// What is left of pruned trees: parts that later ones point to, or that a prune has not removed yet.
+    pub remnants: Vec<TreeId>,
 }
 
 /// Is all the WAL at hand that makes a backup consistent (promise B2)?
@@ -188,9 +190,41 @@ impl Archive {
         // Another process may have taken its maker for dead. Before: nothing incomplete comes to exist. Behind: what went
         // in between is told.
         self.check_stored(name, &summary, patience).await?;
+        self.check_not_pruned(name, &summary, patience).await?;
         self.put_summary(name, &summary, patience).await?;
-        self.check_stored(name, &summary, patience).await?;
-        Ok(summary)
+        let stays = self.check_stored(name, &summary, patience).await;
+        if let Err(Error::TreeRemoved { .. }) = stays {
+            let (key, text) = (name.summary_key(summary.content), summary.to_text().into());
+            self.store().delete_if_same(&key, &text, patience).await?;
+        }
+        stays.map(|()| summary)
+    }
+
+    /// A prune that began before this tree did, has not seen it.
+    async fn check_not_pruned(
+        &self,
+        name: &TreeName,
+        summary: &Summary,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        let implausible = |reason| self.tree_damaged(name, "its summary", reason);
+        let (size, needed) = (summary.backup.segment_size(), summary.backup.segments());
+        let mut needed = needed.map_err(implausible)?;
+        needed.retain(|segment| !summary.backup.own_wal.contains(segment));
+        match self
+            .pruned_of(&needed, size.map_err(implausible)?, patience)
+            .await
+        {
+            // Who may not list has no prune either.
+            Err(Error::Store(error)) if error.kind == ErrorKind::Denied => Ok(()),
+            Ok(None) => Ok(()),
+            Ok(Some(segment)) => Err(Error::TreePruned {
+                name: name.clone(),
+                place: self.place(),
+                segment,
+            }),
+            Err(error) => Err(error),
+        }
     }
 
     async fn put_object(&self, key: &Key, plain: Vec<u8>, patience: Patience) -> Result<Object, Error> {
@@ -282,7 +316,11 @@ impl Archive {
         Ok(found)
     }
 
-    pub(super) async fn list_all(&self, prefix: &str, patience: Patience) -> Result<Vec<(Key, Meta)>, Error> {
+    pub(in crate::archive) async fn list_all(
+        &self,
+        prefix: &str,
+        patience: Patience,
+    ) -> Result<Vec<(Key, Meta)>, Error> {
         let mut found: Vec<(Key, Meta)> = Vec::new();
         loop {
             let after = found.last().map(|(key, _)| key.as_str().to_owned());
@@ -318,6 +356,20 @@ impl Archive {
         name: &TreeName,
         patience: Patience,
     ) -> Result<Option<Summary>, Error> {
+        let read = self.summary_text(kind, name, patience).await?;
+        Ok(read.map(|(summary, _)| summary))
+    }
+
+    /// As [`Archive::summary`], with the text itself.
+    ///
+    /// # Errors
+    /// As [`Archive::summary`].
+    pub async fn summary_text(
+        &self,
+        kind: TreeKind,
+        name: &TreeName,
+        patience: Patience,
+    ) -> Result<Option<(Summary, Bytes)>, Error> {
         let broken = |reason: String| self.tree_damaged(name, "its summary", reason);
         let fetched = match self
             .store()
@@ -343,7 +395,7 @@ impl Archive {
                 summary.content.folder()
             )));
         }
-        Ok(Some(summary))
+        Ok(Some((summary, fetched.bytes)))
     }
 
     /// As [`Archive::summary`]; with why one cannot be read, where that is a matter of this one.

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 
 use super::summary::{BuildsOn, Object, Summary};
-use super::{PART, Part, TREES, TreeId, TreeName};
+use super::{Part, TREES, TreeId, TreeName, is_part};
 use crate::archive::{Archive, Error};
 use crate::store::{ErrorKind, Key, Meta, Patience};
 
@@ -92,13 +92,21 @@ impl Archive {
         Ok(None)
     }
 
+    /// Every object in the folder of a tree.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn tree_objects(&self, id: &TreeId, patience: Patience) -> Result<Vec<(Key, Meta)>, Error> {
+        self.list_all(&id.prefix(), patience).await
+    }
+
     /// Stored bytes of the parts of a tree; `None` where more than a page would have to be listed, or nothing may be.
     async fn bytes_of_parts(&self, prefix: &str, patience: Patience) -> Result<Option<u64>, Error> {
         let page = match self.store().list(prefix, None, PAGE, patience).await {
             Err(error) if error.kind == ErrorKind::Denied => return Ok(None),
             page => page?,
         };
-        let parts = page.entries.iter().filter(|(key, _)| key.as_str().contains(PART));
+        let parts = page.entries.iter().filter(|(key, _)| is_part(key));
         Ok((!page.more).then(|| parts.map(|(_, meta)| meta.stored_bytes).sum()))
     }
 

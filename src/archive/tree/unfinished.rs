@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::catalogue::{BEGUN, Beside, READS, Unfinished};
+use super::claim::claimed;
 use super::refused::WORD_BYTES;
 use super::summary::Summary;
 use super::{TREES, TreeId, TreeKind, TreeName};
@@ -39,21 +40,31 @@ impl Archive {
         complete: &[(TreeName, Result<Summary, Error>)],
         patience: Patience,
     ) -> Result<Beside, Error> {
-        let known: BTreeSet<String> = complete
-            .iter()
-            .filter_map(|(_, summary)| Some(summary.as_ref().ok()?.id.clone()))
-            .collect();
+        let summaries = || complete.iter().filter_map(|(_, summary)| summary.as_ref().ok());
+        let known: BTreeSet<String> = summaries().map(|summary| summary.id.clone()).collect();
+        let builds_on = summaries().flat_map(|summary| summary.builds_on.iter().map(|on| on.id.clone()));
+        let needed = builds_on.collect();
+        let orders = self.orders(patience).await?.into_iter();
+        let ordered = orders
+            .filter_map(|found| found.order)
+            .flat_map(|order| order.trees);
+        let gone = Gone {
+            needed,
+            ordered: ordered.collect(),
+        };
         let behind = known.iter().map(|folder| after_folder(folder));
         let gaps: Vec<String> = std::iter::once(format!("{TREES}/")).chain(behind).collect();
         let looks = stream::iter(gaps).map(|after| self.folders_in_gap(after, &known, patience));
         let folders: Vec<Vec<TreeId>> = looks.buffered(READS).try_collect().await?;
-        let looks = stream::iter(folders.into_iter().flatten()).map(|id| self.look_at_folder(id, patience));
+        let looks =
+            stream::iter(folders.into_iter().flatten()).map(|id| self.look_at_folder(id, &gone, patience));
         let folders: Vec<Folder> = looks.buffered(READS).try_collect().await?;
         let listed: BTreeSet<&TreeName> = complete.iter().map(|(name, _)| name).collect();
         let mut beside = Beside::default();
         for folder in folders {
             match folder {
                 Folder::Committed => {}
+                Folder::Remnant(id) => beside.remnants.push(id),
                 Folder::Unfinished(tree) => beside.unfinished.push(tree),
                 Folder::NotKnown(name, error) => {
                     let told = |(told, _): &(TreeName, Error)| *told == name;
@@ -90,7 +101,7 @@ impl Archive {
         }
     }
 
-    async fn look_at_folder(&self, id: TreeId, patience: Patience) -> Result<Folder, Error> {
+    async fn look_at_folder(&self, id: TreeId, gone: &Gone, patience: Patience) -> Result<Folder, Error> {
         // It may have been committed since the summaries were read.
         for kind in TreeKind::ALL {
             match self.readable_summary(kind, &id.name(), patience).await? {
@@ -99,7 +110,17 @@ impl Archive {
                 Err(error) => return Ok(Folder::NotKnown(id.name(), error)),
             }
         }
-        Ok(Folder::Unfinished(self.look_at_unfinished(id, patience).await?))
+        if gone.ordered.contains(id.as_str()) {
+            return Ok(Folder::Remnant(id));
+        }
+        let unfinished = self.look_at_unfinished(id, patience).await?;
+        Ok(
+            if unfinished.may_be_remnant() && gone.needed.contains(unfinished.id.as_str()) {
+                Folder::Remnant(unfinished.id)
+            } else {
+                Folder::Unfinished(unfinished)
+            },
+        )
     }
 
     async fn look_at_unfinished(&self, id: TreeId, patience: Patience) -> Result<Unfinished, Error> {
@@ -117,11 +138,14 @@ impl Archive {
         let has_inventory = objects.iter().any(|(key, _)| *key == manifest);
         let keys = objects.iter().map(|(key, _)| key);
         let refused = self.last_refused(&id, keys, patience).await?;
+        let builds_on: Vec<TreeId> = objects.iter().filter_map(|(key, _)| claimed(&id, key)).collect();
         Ok(Unfinished {
             id,
             begun,
             refused,
             has_inventory,
+            is_nothing: builds_on.len() == objects.len(),
+            builds_on,
             last_stored: objects
                 .iter()
                 .map(|(_, meta)| meta.modified)
@@ -146,8 +170,9 @@ impl Archive {
             }
         }
         let objects = self.list_all(&id.prefix(), patience).await?;
-        let manifest = self.manifest_key(id);
-        if objects.iter().any(|(key, _)| *key == manifest) {
+        let has = |wanted: Key| objects.iter().any(|(key, _)| *key == wanted);
+        // What says who began it, and has no manifest, was never complete.
+        if has(self.manifest_key(id)) || !has(id.key(BEGUN)) {
             self.refuse_needed(id, patience).await?;
         }
         // The word of who began it goes last, so that an interrupted deletion is still known for what it is.
@@ -161,7 +186,7 @@ impl Archive {
 }
 
 impl Archive {
-    /// What may have been complete may have become what others build on.
+    /// What has no summary may have had one, and be what others build on.
     async fn refuse_needed(&self, id: &TreeId, patience: Patience) -> Result<(), Error> {
         let needed = |by: String| Err(self.tree_damaged(&id.name(), "its summary", by));
         for kind in TreeKind::ALL {
@@ -183,10 +208,20 @@ impl Archive {
     }
 }
 
+/// Trees of which a prune has removed something, or may have.
+struct Gone {
+    /// Later ones point to them.
+    needed: BTreeSet<String>,
+    /// A prune is at them.
+    ordered: BTreeSet<String>,
+}
+
 /// What a folder among the trees is.
 enum Folder {
     /// A complete one's.
     Committed,
+    /// Of a tree that was pruned, or is being pruned.
+    Remnant(TreeId),
     Unfinished(Unfinished),
     /// The summary of its name cannot be read, and may be its own: then it is not for us to judge.
     NotKnown(TreeName, Error),

@@ -26,7 +26,7 @@ const LOOK_BYTES: u64 = 1 << 20;
 ///
 /// # Errors
 /// [`Error::Archive`].
-pub(super) async fn goes_on(
+pub(in crate::job) async fn goes_on(
     archive: &Arc<Archive>,
     timeline: Timeline,
     fork: Lsn,

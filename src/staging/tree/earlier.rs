@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::archive::Archive;
+use crate::archive::tree::TreeId;
 use crate::archive::tree::page_hashes::PageHash;
 use crate::read::base::Base;
 use crate::read::page_hashes::Placed;
@@ -46,14 +47,19 @@ impl Drop for Earlier {
 }
 
 impl Earlier {
-    /// Begins to look for the base.
-    pub(super) fn look_for(archive: &Arc<Archive>, trees: TreeReader, deadline: Duration) -> Self {
+    /// Begins to look for the base of `maker`.
+    pub(super) fn look_for(
+        archive: &Arc<Archive>,
+        trees: TreeReader,
+        maker: TreeId,
+        deadline: Duration,
+    ) -> Self {
         let wait = MOST_WAIT.min(deadline / 4);
         let (found, base) = watch::channel(None);
         let archive = archive.clone();
         let looking = tokio::spawn(async move {
             let patience = || Patience::for_at_most(deadline);
-            let chosen = Base::choose(&archive, &trees, None, patience).await;
+            let chosen = Base::choose(&archive, &trees, &maker, None, patience).await;
             let chosen = chosen.unwrap_or_else(|error| {
                 tracing::warn!("everything is stored, whatever earlier backups have: {error}");
                 None

@@ -125,7 +125,7 @@ impl Sender {
     pub(super) fn new(archive: Arc<Archive>, id: TreeId, deadline: Duration, trees: TreeReader) -> Self {
         let bundled = Space::new(archive.memory().bundle_bytes);
         Self {
-            earlier: Earlier::look_for(&archive, trees, deadline),
+            earlier: Earlier::look_for(&archive, trees, id.clone(), deadline),
             archive,
             id,
             deadline,

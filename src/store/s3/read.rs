@@ -212,6 +212,19 @@ impl S3 {
             .map(|fetched| fetched.meta)
             .map_err(|error| Error { operation, ..error })
     }
+
+    /// What the server calls the content that an object has now, if it says so.
+    pub(super) async fn tag_of(&self, key: &Key) -> Result<Option<String>, Error> {
+        let used = self.connections.current();
+        let request = used
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(self.full(key.as_str()));
+        let outcome = request.range("bytes=0-0").send().await;
+        let answer = self.answer(&used, "head", key.as_str(), outcome).await?;
+        Ok(answer.e_tag().map(str::to_owned))
+    }
 }
 
 /// How long a body will be, if the server says so.

@@ -6,10 +6,11 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, Delete, ObjectIdentifier};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
+use super::super::is_same;
 use super::bounded::Bounded;
 use super::held::HoldBack;
 use super::signing::TlsVouches;
-use super::{Error, ErrorKind, Key, Leave, PutMode, S3, checksum};
+use super::{ByteRange, Error, ErrorKind, Key, Leave, PutMode, S3, checksum};
 
 /// Single deletions on the way at a time, where the server has no common one.
 const DELETES_IN_FLIGHT: usize = 8;
@@ -86,22 +87,45 @@ impl S3 {
     }
 
     async fn delete_singly(&self, keys: &[Key]) -> Result<(), Error> {
-        let deletions: Vec<_> = keys.iter().map(|key| self.delete_object(key)).collect();
+        let deletions: Vec<_> = keys.iter().map(|key| self.delete_object(key, None)).collect();
         let deletions = futures::stream::iter(deletions);
         deletions.buffer_unordered(DELETES_IN_FLIGHT).try_collect().await
     }
 
-    async fn delete_object(&self, key: &Key) -> Result<(), Error> {
+    /// Only what has that tag, if one is given.
+    async fn delete_object(&self, key: &Key, tag: Option<String>) -> Result<(), Error> {
         let used = self.connections.current();
         let request = used
             .client
             .delete_object()
             .bucket(&self.bucket)
-            .key(self.full(key.as_str()));
+            .key(self.full(key.as_str()))
+            .set_if_match(tag);
         let outcome = request.customize().interceptor(Bounded::Answer).send().await;
         match self.answer(&used, "delete", key.as_str(), outcome).await {
             Err(error) if error.kind != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
+        }
+    }
+
+    /// The tag is asked for first: what is read later and is the same, has it, or the condition fails.
+    pub(super) async fn delete_object_if_same(&self, key: &Key, content: &Bytes) -> Result<bool, Error> {
+        let tag = match self.tag_of(key).await {
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(false),
+            tag => tag?,
+        };
+        let whole = ByteRange::AtMost(content.len() as u64);
+        if !is_same(self.get_object(key, whole, Vec::new()).await, content)? {
+            return Ok(false);
+        }
+        match self.delete_object(key, tag).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind == ErrorKind::AlreadyExists => Ok(false),
+            // A server that does not know the condition.
+            Err(error) if error.kind == ErrorKind::Permanent => {
+                self.delete_object(key, None).await.map(|()| true)
+            }
+            Err(error) => Err(error),
         }
     }
 }

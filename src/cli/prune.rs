@@ -1,0 +1,242 @@
+//! `walfs prune`: removes backups that nobody wants any more, and the WAL that only they needed.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::BinaryBytes;
+use serde::Serialize;
+
+use crate::archive::prune::WalSpan;
+use crate::archive::tree::TreeName;
+use crate::assemble::Stay;
+use crate::config::duration;
+use crate::job::prune::{Plan, Planned, Prune, Removed, Rules, Tally};
+
+use super::options::{StoreArgs, open};
+use super::out::Out;
+use super::progress;
+use super::wal::{Failure, block_on, exit_code};
+
+/// Remove backups that are not wanted any more, and the WAL that only they need
+///
+/// A backup stays if one of the rules wants it. The newest complete one always stays, and so does the newest from which the
+/// end of each branch can be reached that was not given up; what is pinned (`walfs backup-pin`); and what backups point to
+/// that stay, or that are being made. WAL stays from the oldest backup on, and with --pitr-days from where the last days
+/// begin; of older backups what makes them consistent. Histories of timelines stay.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  walfs prune --archive s3://bucket/prefix --keep-last 7 --dry-run
+  walfs prune --archive s3://bucket/prefix --keep-days 30
+  walfs prune --archive s3://bucket/prefix --keep-last 3 --keep-weekly 4 --keep-monthly 12 --pitr-days 14
+
+The first keeps seven backups; the second what recovery to any moment of the last 30 days takes; the third three, the newest \
+of each of four weeks and twelve months, and recovery to any moment of the last 14 days.
+
+Days, weeks (ISO 8601), months and years are those of UTC. Several hosts may prune, and take backups meanwhile: what is to \
+go is announced, waits for --grace, and is looked at again. A prune that was killed is finished by the next one.
+
+Exit codes: 0 done, or nothing was to be done; 1 it failed, and the next one goes on; 2 wrong usage.")]
+pub struct PruneArgs {
+    /// s3://bucket/prefix, file:///directory or a path
+    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
+    archive: String,
+    #[command(flatten)]
+    rules: RuleArgs,
+    /// Show what would go, what would stay and why, and remove nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    /// How long what is to go is still there after that was announced, for those who are reading it
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
+    grace: Duration,
+    /// Print one JSON object: backups, wal, removed
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// The rules.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub struct RuleArgs {
+    /// Keep the newest N complete backups
+    #[arg(long, value_name = "N")]
+    keep_last: Option<u32>,
+    /// Keep what recovery to any moment of the last N days takes
+    #[arg(long, value_name = "N")]
+    keep_days: Option<u32>,
+    /// Keep the newest backup of each of the last N days that have one
+    #[arg(long, value_name = "N")]
+    keep_daily: Option<u32>,
+    /// Keep the newest backup of each of the last N weeks that have one
+    #[arg(long, value_name = "N")]
+    keep_weekly: Option<u32>,
+    /// Keep the newest backup of each of the last N months that have one
+    #[arg(long, value_name = "N")]
+    keep_monthly: Option<u32>,
+    /// Keep the newest backup of each of the last N years that have one
+    #[arg(long, value_name = "N")]
+    keep_yearly: Option<u32>,
+    /// Keep this backup, and all that are newer
+    #[arg(long, value_name = "NAME")]
+    keep_from: Option<TreeName>,
+    /// Keep WAL between backups only for recovery to any moment of the last N days [default: from the oldest backup on]
+    #[arg(long, value_name = "N")]
+    pitr_days: Option<u32>,
+}
+
+impl RuleArgs {
+    fn rules(&self) -> Rules {
+        Rules {
+            last: self.keep_last,
+            days: self.keep_days,
+            daily: self.keep_daily,
+            weekly: self.keep_weekly,
+            monthly: self.keep_monthly,
+            yearly: self.keep_yearly,
+            from: self.keep_from.clone(),
+            pitr_days: self.pitr_days,
+        }
+    }
+}
+
+/// Runs `walfs prune`.
+pub fn run(arguments: &PruneArgs) -> ExitCode {
+    exit_code(block_on(prune(arguments)))
+}
+
+async fn prune(arguments: &PruneArgs) -> Result<(), Failure> {
+    let rules = arguments.rules.rules();
+    if !rules.keeps_any() {
+        return Err("--pitr-days says which WAL stays, not which backups.\n\
+                    HINT: --keep-last 7, for example, keeps seven of them."
+            .into());
+    }
+    let config = arguments.store.config(&arguments.archive)?;
+    let archive = Arc::new(open(&config, Stay::Long, config.deadline).await?);
+    let shown = progress::on_terminal();
+    let prune = Prune {
+        archive: &archive,
+        rules: &rules,
+        grace: arguments.grace,
+        progress: &shown,
+        deadline: config.deadline,
+    };
+    let (plan, removed) = match arguments.dry_run {
+        true => prune.plan().await?,
+        false => prune.run().await?,
+    };
+    drop(shown);
+    let mut out = Out::new();
+    if arguments.json {
+        let told = Told::new(&plan, removed, arguments.dry_run);
+        writeln!(out, "{}", serde_json::to_string(&told)?)?;
+    } else {
+        print(&mut out, &plan, removed, arguments.dry_run)?;
+    }
+    Ok(out.end()?)
+}
+
+fn print(out: &mut impl Write, plan: &Plan, removed: Removed, dry_run: bool) -> Result<(), Failure> {
+    let names = plan
+        .backups
+        .iter()
+        .map(|planned| planned.name().as_str().chars().count());
+    let width = names.max().unwrap_or(0).max("BACKUP".len());
+    writeln!(
+        out,
+        "{:<width$}  {:<20}  {:>10}  FATE",
+        "BACKUP", "ENDED", "STORED"
+    )?;
+    for planned in &plan.backups {
+        let summary = planned.summary();
+        let (name, ended) = (planned.name(), format!("{:.0}", summary.backup.ended.at));
+        let stored = BinaryBytes(summary.stored_bytes).to_string();
+        let fate = match (planned.goes(), dry_run) {
+            (true, true) => "would go".to_owned(),
+            (true, false) => "removed".to_owned(),
+            (false, _) => format!("stays: {}", why(planned)),
+        };
+        writeln!(out, "{name:<width$}  {ended:<20}  {stored:>10}  {fate}")?;
+    }
+    if let Some(name) = &plan.held_by {
+        writeln!(
+            out,
+            "no WAL goes: backup {name} is being made, and what it needs is not known yet"
+        )?;
+    }
+    for WalSpan { first, last } in plan.wal_spans() {
+        writeln!(out, "WAL that is not needed: {first} to {last}")?;
+    }
+    let verb = if dry_run { "would remove" } else { "removed" };
+    let tally = |Tally { objects, bytes }| format!("{objects} objects, {}", BinaryBytes(bytes));
+    writeln!(
+        out,
+        "{verb} of backups {}; of WAL {}",
+        tally(removed.trees),
+        tally(removed.wal)
+    )?;
+    Ok(())
+}
+
+fn why(planned: &Planned) -> String {
+    let reasons: Vec<String> = planned.why.iter().map(ToString::to_string).collect();
+    reasons.join("; ")
+}
+
+/// What `--json` tells.
+#[derive(Debug, Serialize)]
+struct Told {
+    dry_run: bool,
+    backups: Vec<ToldBackup>,
+    wal: Vec<WalSpan>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wal_held_by: Option<String>,
+    removed: ToldRemoved,
+}
+
+#[derive(Debug, Serialize)]
+struct ToldBackup {
+    name: String,
+    ended: String,
+    stored_bytes: u64,
+    goes: bool,
+    why: Vec<String>,
+}
+
+/// With --dry-run what would be.
+#[derive(Debug, Serialize)]
+struct ToldRemoved {
+    backup_objects: u64,
+    backup_bytes: u64,
+    wal_objects: u64,
+    wal_bytes: u64,
+}
+
+impl Told {
+    fn new(plan: &Plan, removed: Removed, dry_run: bool) -> Self {
+        let backups = plan.backups.iter().map(|planned| ToldBackup {
+            name: planned.name().to_string(),
+            ended: planned.summary().backup.ended.at.to_string(),
+            stored_bytes: planned.summary().stored_bytes,
+            goes: planned.goes(),
+            why: planned.why.iter().map(ToString::to_string).collect(),
+        });
+        Self {
+            dry_run,
+            backups: backups.collect(),
+            wal: plan.wal_spans(),
+            wal_held_by: plan.held_by.as_ref().map(ToString::to_string),
+            removed: ToldRemoved {
+                backup_objects: removed.trees.objects,
+                backup_bytes: removed.trees.bytes,
+                wal_objects: removed.wal.objects,
+                wal_bytes: removed.wal.bytes,
+            },
+        }
+    }
+}

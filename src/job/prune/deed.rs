@@ -1,0 +1,233 @@
+//! Carrying a plan out: summaries first, parts last.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Error;
+use super::needed_wal::Span;
+use super::plan::{Plan, Planned};
+use crate::archive::Archive;
+use crate::archive::tree::{TreeId, TreeKind, is_part};
+use crate::archive::wal::WalCursor;
+use crate::job::progress::Progress;
+use crate::pg::{SegmentName, SegmentSize, Timeline, WalName};
+use crate::read::tree::TreeReader;
+use crate::store::{Key, Patience};
+
+/// So many objects, and their bytes as stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Objects.
+    pub objects: u64,
+    /// Bytes, as stored.
+    pub bytes: u64,
+}
+
+impl Tally {
+    fn add(&mut self, bytes: u64) {
+        self.objects += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+}
+
+/// What was removed, or would be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Objects of backups.
+    pub trees: Tally,
+    /// Archived WAL files.
+    pub wal: Tally,
+}
+
+/// Does it remove, or only count?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Count,
+    Remove,
+}
+
+/// Goes through everything that a plan lets go.
+pub(super) struct Deed<'a, P> {
+    pub archive: &'a Arc<Archive>,
+    pub plan: &'a Plan,
+    pub mode: Mode,
+    pub progress: &'a Arc<dyn Progress>,
+    /// Nothing is removed later than this.
+    pub until: Instant,
+    pub patience: P,
+}
+
+impl<P: Fn() -> Patience> Deed<'_, P> {
+    /// All of it, in the order in which it can be broken off: what has no summary is no backup, and its parts are nobody's.
+    ///
+    /// # Errors
+    /// [`Error::Archive`]; what was removed before stays so.
+    pub(super) async fn run(&self) -> Result<Removed, Error> {
+        let mut removed = Removed::default();
+        let needed = self.needed_parts().await?;
+        if self.mode == Mode::Remove {
+            for planned in self.plan.backups.iter().filter(|planned| planned.goes()) {
+                self.remove_summary(planned).await?;
+            }
+        }
+        for id in self.plan.trees() {
+            self.tree(&id, &needed, &mut removed.trees).await?;
+        }
+        if let Some(size) = self.plan.size {
+            for (timeline, spans) in &self.plan.wal {
+                for span in spans {
+                    self.wal(*timeline, *span, size, &mut removed.wal).await?;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Only this backup's: another one may have come under its name.
+    async fn remove_summary(&self, Planned { known, .. }: &Planned) -> Result<(), Error> {
+        let key = known.name.summary_key(TreeKind::BaseBackup);
+        let text = match self
+            .archive
+            .summary_text(TreeKind::BaseBackup, &known.name, (self.patience)())
+            .await?
+        {
+            Some((found, text)) if found.id == known.summary.id => text,
+            _ => return Ok(()),
+        };
+        self.check_time()?;
+        let deleted = self
+            .archive
+            .store()
+            .delete_if_same(&key, &text, (self.patience)());
+        deleted.await.map_err(crate::archive::Error::from)?;
+        Ok(())
+    }
+
+    /// Parts of what goes that a backup points to which stays.
+    async fn needed_parts(&self) -> Result<Needed, Error> {
+        let going = self.plan.trees();
+        let reader = TreeReader::alone(self.archive.clone());
+        let mut needed = Needed::default();
+        for Planned { known, .. } in self.plan.backups.iter().filter(|planned| !planned.goes()) {
+            let on: BTreeSet<TreeId> = known
+                .summary
+                .builds_on
+                .iter()
+                .filter_map(|on| TreeId::parse(&on.id))
+                .filter(|id| going.contains(id))
+                .collect();
+            if on.is_empty() {
+                continue;
+            }
+            let parts = async {
+                let tree = reader
+                    .open(&known.name, &known.summary, (self.patience)())
+                    .await?;
+                tree.parts((self.patience)()).await
+            };
+            match parts.await {
+                Ok(parts) => {
+                    let of_going = parts
+                        .into_iter()
+                        .filter(|part| on.iter().any(|id| id.as_str() == part.tree()));
+                    needed.parts.extend(of_going.map(|part| part.key));
+                }
+                Err(damage @ crate::archive::Error::TreeDamaged { .. }) => {
+                    tracing::warn!("all parts stay that backup {} may point to: {damage}", known.name);
+                    needed.trees.extend(on);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(needed)
+    }
+
+    /// What has no name any more goes before what it was made of: so a folder that is half gone is never taken for that of
+    /// a backup.
+    async fn tree(&self, id: &TreeId, needed: &Needed, tally: &mut Tally) -> Result<(), Error> {
+        let objects = self.archive.tree_objects(id, (self.patience)()).await?;
+        let (mut words, mut parts): (Vec<Key>, Vec<Key>) = (Vec::new(), Vec::new());
+        for (key, meta) in objects {
+            let is_part = is_part(&key);
+            if is_part && needed.has(id, &key) {
+                continue;
+            }
+            tally.add(meta.stored_bytes);
+            if is_part { &mut parts } else { &mut words }.push(key);
+        }
+        // Who began it first: from what has no such word, and no manifest, nothing is swept but by a prune.
+        words.sort_by_key(|key| !key.as_str().ends_with("/begun.json"));
+        for keys in [words, parts] {
+            self.remove(&keys).await?;
+        }
+        Ok(())
+    }
+
+    /// Oldest first: broken off, it leaves no hole in what stays.
+    async fn wal(
+        &self,
+        timeline: Timeline,
+        (first, last): Span,
+        size: SegmentSize,
+        tally: &mut Tally,
+    ) -> Result<(), Error> {
+        let mut cursor = SegmentName::from_number(timeline, first, size).map(WalCursor::before);
+        while let Some(from) = cursor {
+            let page = self.archive.list_wal(Some(&from), (self.patience)()).await?;
+            let mut keys = Vec::new();
+            let mut done = page.next.is_none();
+            for (name, meta) in &page.entries {
+                let segment = match name {
+                    WalName::Segment(segment) | WalName::Partial(segment) => *segment,
+                    WalName::Backup(segment, _) => *segment,
+                    // What tells the timelines apart stays.
+                    WalName::History(_) => continue,
+                };
+                if segment.timeline != timeline || segment.number(size) > last {
+                    done = true;
+                    break;
+                }
+                if segment.number(size) >= first {
+                    tally.add(meta.stored_bytes);
+                    keys.push(self.archive.wal_key(*name));
+                }
+            }
+            self.remove(&keys).await?;
+            cursor = page.next.filter(|_| !done);
+        }
+        Ok(())
+    }
+
+    fn check_time(&self) -> Result<(), Error> {
+        if Instant::now() < self.until {
+            return Ok(());
+        }
+        let hours = super::MOST_TIME.as_secs() / 3600;
+        Err(Error::TooLate { hours })
+    }
+
+    async fn remove(&self, keys: &[Key]) -> Result<(), Error> {
+        if self.mode == Mode::Remove && !keys.is_empty() {
+            self.check_time()?;
+            let deleted = self.archive.store().delete(keys, (self.patience)());
+            deleted.await.map_err(crate::archive::Error::from)?;
+        }
+        self.progress.advance(keys.len() as u64);
+        Ok(())
+    }
+}
+
+/// What must stay of trees that go.
+#[derive(Debug, Default)]
+struct Needed {
+    parts: HashSet<Key>,
+    /// All parts of these.
+    trees: BTreeSet<TreeId>,
+}
+
+impl Needed {
+    fn has(&self, id: &TreeId, key: &Key) -> bool {
+        self.parts.contains(key) || self.trees.contains(id)
+    }
+}

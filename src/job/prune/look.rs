@@ -1,0 +1,208 @@
+//! What there is in an archive, as a prune sees it at one moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+
+use super::Error;
+use super::needed_wal::Lines;
+use crate::archive::Archive;
+use crate::archive::tree::begun::Maker;
+use crate::archive::tree::catalogue::Unfinished;
+use crate::archive::tree::summary::Summary;
+use crate::archive::tree::{TreeId, TreeName};
+use crate::job::listing::{Listed, State, backups_and_remnants};
+use crate::job::progress::Progress;
+use crate::job::restore::forks;
+use crate::job::restore::timelines::Timelines;
+use crate::job::restore::way::Way;
+use crate::job::wal_ranges::{WalRanges, wal_ranges};
+use crate::pg::Timeline;
+use crate::store::Patience;
+
+/// A backup with a summary.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub name: TreeName,
+    pub id: TreeId,
+    pub summary: Box<Summary>,
+    /// All of it is there, and its WAL.
+    pub is_complete: bool,
+    pub pinned: Option<String>,
+    /// Unfinished ones that point to it.
+    pub base_of: Vec<TreeName>,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// The store's time, as far as it is known.
+    pub now: Timestamp,
+    /// Oldest first.
+    pub backups: Vec<Known>,
+    /// Who may need WAL that nobody can name yet.
+    pub making: Option<TreeName>,
+    /// Folders of pruned trees of which something is left.
+    pub remnants: Vec<TreeId>,
+    pub ranges: WalRanges,
+    /// `None` as long as no segment was archived.
+    pub lines: Option<Lines>,
+    /// Ends of lines of history that nobody has given up.
+    pub ends: Vec<Way>,
+}
+
+impl Look {
+    /// Looks at everything.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`]: what one backup needs cannot be known. [`Error::Archive`], [`Error::Forks`].
+    pub(super) async fn take(
+        archive: &Arc<Archive>,
+        now: Timestamp,
+        progress: &Arc<dyn Progress>,
+        patience: impl Fn() -> Patience,
+    ) -> Result<Self, Error> {
+        let (listed, remnants) = backups_and_remnants(archive, patience()).await?;
+        let mut pins = pins(archive, now, patience()).await?;
+        let mut base_of: BTreeMap<TreeId, Vec<TreeName>> = BTreeMap::new();
+        let mut making = None;
+        let mut backups = Vec::new();
+        for Listed { name, state } in listed {
+            let (summary, is_complete) = match state {
+                State::Complete(summary) => (summary, true),
+                State::WalMissing(summary, _) | State::Damaged(Some(summary), _) => (summary, false),
+                State::Damaged(None, reason) => {
+                    return Err(Error::Unreadable {
+                        name,
+                        place: archive.place(),
+                        reason,
+                    });
+                }
+                State::Unfinished(Unfinished { builds_on, .. }, maker) => {
+                    for base in builds_on {
+                        base_of.entry(base).or_default().push(name.clone());
+                    }
+                    making = making.or((maker != Maker::Dead).then_some(name));
+                    continue;
+                }
+            };
+            let Some(id) = summary.tree_id(&name) else {
+                return Err(Error::Unreadable {
+                    name,
+                    place: archive.place(),
+                    reason: "its folder is another one's".into(),
+                });
+            };
+            let pinned = pins.remove(&name);
+            backups.push(Known {
+                pinned: pinned
+                    .and_then(|(of, reason)| of.is_none_or(|of| of == id.as_str()).then_some(reason)),
+                name,
+                id,
+                is_complete: is_complete && summary.backup.incremental_from.is_none(),
+                summary,
+                base_of: vec![],
+            });
+        }
+        for known in &mut backups {
+            known.base_of = base_of.remove(&known.id).unwrap_or_default();
+        }
+        let ranges = wal_ranges(archive, progress, &patience).await?;
+        let timelines = Timelines::find(archive, patience()).await?;
+        let mut look = Self {
+            now,
+            backups,
+            making,
+            remnants,
+            lines: None,
+            ends: vec![],
+            ranges,
+        };
+        let Some(size) = look.ranges.segment_size else {
+            return Ok(look);
+        };
+        let ways: Vec<Way> = timelines.followed().collect();
+        let followed: BTreeSet<Timeline> = ways.iter().map(Way::timeline).collect();
+        let lost = timelines
+            .with_wal()
+            .filter(|timeline| !followed.contains(timeline));
+        let lines = Lines {
+            lost: lost.collect(),
+            ways,
+            size,
+        };
+        look.ends = look.living_ends(archive, &lines, patience).await?;
+        look.lines = Some(lines);
+        Ok(look)
+    }
+
+    /// Timelines that were not merely left for another one, and for which no backup of another one shows that they were given
+    /// up: that of the newest complete backup in any case. One of which nobody knows where it began counts as an end of all.
+    async fn living_ends(
+        &self,
+        archive: &Arc<Archive>,
+        lines: &Lines,
+        patience: impl Fn() -> Patience,
+    ) -> Result<Vec<Way>, Error> {
+        let own = self
+            .backups
+            .iter()
+            .filter_map(|known| known.summary.backup.stop());
+        let known: BTreeSet<Timeline> = lines.ways.iter().map(Way::timeline).collect();
+        let alone: BTreeSet<Timeline> = own.map(|(timeline, _)| timeline).collect();
+        let alone = alone.difference(&known).map(|timeline| Way::new(*timeline, &[]));
+        let ways: Vec<Way> = lines.ways.iter().cloned().chain(alone).collect();
+        let mut ends = Vec::new();
+        for way in &ways {
+            let left = ways.iter().filter_map(|other| other.leaves(way.timeline())).max();
+            let goes_on = match left {
+                Some(fork) => forks::goes_on(archive, way.timeline(), fork, lines.size, patience()).await?,
+                None => true,
+            };
+            if goes_on {
+                ends.push(way.clone());
+            }
+        }
+        let newest = self.backups.iter().rev().find(|known| known.is_complete);
+        let is_newest = |end: &Way| newest.is_some_and(|newest| newest.is_on(end));
+        let living = |end: &Way| is_newest(end) || !self.is_given_up(end, &ends);
+        Ok(ends.iter().filter(|end| living(end)).cloned().collect())
+    }
+
+    /// As `restore` decides it: a backup of another end was begun after its newest WAL.
+    fn is_given_up(&self, end: &Way, ends: &[Way]) -> bool {
+        let mut ranges = self.ranges.timelines.iter();
+        let own = ranges.find(|ranges| ranges.timeline == end.timeline());
+        let newest = own.and_then(|own| own.runs.iter().map(|run| run.newest).max());
+        let Some(newest) = newest else { return false };
+        self.backups.iter().any(|known| {
+            let is_elsewhere = !known.is_on(end) && ends.iter().any(|other| known.is_on(other));
+            known.is_complete && is_elsewhere && SystemTime::from(known.summary.began) > newest
+        })
+    }
+}
+
+impl Known {
+    /// Does the way go through its end?
+    pub(super) fn is_on(&self, way: &Way) -> bool {
+        let stop = self.summary.backup.stop();
+        stop.is_some_and(|(timeline, stop)| way.check_through(timeline, stop).is_ok())
+    }
+}
+
+/// Which backups are pinned: the folder that is meant, if that can be read, and why.
+async fn pins(
+    archive: &Archive,
+    now: Timestamp,
+    patience: Patience,
+) -> Result<BTreeMap<TreeName, (Option<String>, String)>, Error> {
+    let pins = archive.pins(patience).await?.into_iter();
+    let valid = pins.filter_map(|(name, pin)| match pin {
+        None => Some((name, (None, "its pin cannot be read".to_owned()))),
+        Some(pin) if pin.until.is_some_and(|until| until < now) => None,
+        Some(pin) => Some((name, (Some(pin.id), pin.reason))),
+    });
+    Ok(valid.collect())
+}

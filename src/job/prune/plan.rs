@@ -1,0 +1,183 @@
+//! What goes and what stays: decided from one look, before anything is touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Error;
+use super::look::{Known, Look};
+use super::needed_wal::{NeededWal, Span, both};
+use super::rules::{Judged, Reason, Rules, days_before, keep};
+use crate::archive::prune::WalSpan;
+use crate::archive::tree::{TreeId, TreeName};
+use crate::pg::Lsn;
+use crate::pg::{SegmentSize, Timeline};
+
+/// All that is decided.
+#[derive(Debug)]
+pub struct Plan {
+    /// Every backup with a summary, oldest first.
+    pub backups: Vec<Planned>,
+    /// Folders of pruned trees; what nothing points to any more goes.
+    pub remnants: Vec<TreeId>,
+    /// Segments that go; also names that were never archived.
+    pub wal: BTreeMap<Timeline, Vec<Span>>,
+    /// No WAL goes, because this backup is being made, and what it needs is not known.
+    pub held_by: Option<TreeName>,
+    pub(super) size: Option<SegmentSize>,
+}
+
+/// What becomes of a backup.
+#[derive(Debug)]
+pub struct Planned {
+    pub(super) known: Known,
+    /// Why it stays; none: it goes.
+    pub why: Vec<Reason>,
+}
+
+impl Planned {
+    /// Its name.
+    pub fn name(&self) -> &TreeName {
+        &self.known.name
+    }
+
+    /// What is known of it.
+    pub fn summary(&self) -> &crate::archive::tree::summary::Summary {
+        &self.known.summary
+    }
+
+    /// Is it to be removed?
+    pub fn goes(&self) -> bool {
+        self.why.is_empty()
+    }
+}
+
+impl Plan {
+    /// Decides.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`]: what WAL a backup needs cannot be known; [`Error::NoBackup`]: the rules name one that there is not.
+    pub(super) fn new(look: Look, rules: &Rules, place: &str) -> Result<Self, Error> {
+        if let Some(name) = &rules.from
+            && look.backups.iter().all(|known| known.name != *name)
+        {
+            let (name, place) = (name.clone(), place.to_owned());
+            return Err(Error::NoBackup { name, place });
+        }
+        let Look {
+            now,
+            backups,
+            making,
+            remnants,
+            ranges,
+            lines,
+            ends,
+        } = look;
+        let judged: Vec<Judged> = backups
+            .iter()
+            .map(|known| Judged {
+                name: known.name.clone(),
+                ended: known.summary.backup.ended.at,
+                is_complete: known.is_complete,
+                start: known.summary.backup.start().map_or(Lsn(0), |(_, start)| start),
+                combined_with: known.summary.backup.incremental_from,
+                reaches: ends
+                    .iter()
+                    .filter(|end| known.is_on(end))
+                    .map(|end| end.timeline())
+                    .collect(),
+                pinned: known.pinned.clone(),
+                base_of: known.base_of.clone(),
+            })
+            .collect();
+        let why = keep(&judged, rules, now);
+        let backups: Vec<Planned> = backups
+            .into_iter()
+            .zip(why)
+            .map(|(known, why)| Planned { known, why })
+            .collect();
+        let mut plan = Self {
+            backups,
+            remnants,
+            wal: BTreeMap::new(),
+            held_by: making,
+            size: ranges.segment_size,
+        };
+        let has_complete = plan.backups.iter().any(|planned| planned.known.is_complete);
+        if let (Some(lines), true, None) = (&lines, has_complete, &plan.held_by) {
+            let window = rules.pitr_days.map(|days| days_before(now, days));
+            let mut needed = NeededWal::default();
+            for Planned { known, why } in plan.backups.iter().filter(|planned| !planned.goes()) {
+                let begins =
+                    |reason: &Reason| matches!(reason, Reason::Newest | Reason::End(_) | Reason::Begins(_));
+                let is_within = window.is_none_or(|window| known.summary.backup.ended.at >= window);
+                let beyond = is_within || why.iter().any(begins);
+                let taken = needed.take(&known.summary.backup, beyond, lines);
+                taken.map_err(|reason| Error::Unreadable {
+                    name: known.name.clone(),
+                    place: place.to_owned(),
+                    reason,
+                })?;
+            }
+            for own in &ranges.timelines {
+                let (Some(first), Some(last)) = (own.runs.first(), own.runs.last()) else {
+                    continue;
+                };
+                // Behind the last one there may be a `.partial`.
+                let rest = needed.rest(own.timeline, (first.first, last.last + 1));
+                let is_there =
+                    |&(first, last): &Span| own.runs.iter().any(|run| run.first <= last && first <= run.last);
+                let rest: Vec<Span> = rest.into_iter().filter(is_there).collect();
+                if !rest.is_empty() {
+                    plan.wal.insert(own.timeline, rest);
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Would nothing be removed?
+    pub fn is_empty(&self) -> bool {
+        self.wal.is_empty() && self.remnants.is_empty() && !self.backups.iter().any(Planned::goes)
+    }
+
+    /// Folders of which objects may go.
+    pub(super) fn trees(&self) -> BTreeSet<TreeId> {
+        let going = self.backups.iter().filter(|planned| planned.goes());
+        let going = going.map(|planned| planned.known.id.clone());
+        going.chain(self.remnants.iter().cloned()).collect()
+    }
+
+    /// The segments that go.
+    pub fn wal_spans(&self) -> Vec<WalSpan> {
+        let Some(size) = self.size else { return vec![] };
+        let all = self.wal.iter().flat_map(|(timeline, spans)| {
+            spans
+                .iter()
+                .filter_map(move |span| WalSpan::new(*timeline, *span, size))
+        });
+        all.collect()
+    }
+
+    /// Of what this look decides, only what an earlier one has decided, too.
+    pub(super) fn agreed(mut self, earlier: &Self) -> Self {
+        let before: BTreeSet<&TreeId> = earlier
+            .backups
+            .iter()
+            .filter(|planned| planned.goes())
+            .map(|planned| &planned.known.id)
+            .collect();
+        for planned in &mut self.backups {
+            if planned.goes() && !before.contains(&planned.known.id) {
+                planned.why.push(Reason::NewlyUnwanted);
+            }
+        }
+        let remnants: BTreeSet<&TreeId> = earlier.remnants.iter().collect();
+        self.remnants.retain(|id| remnants.contains(id));
+        let wal = std::mem::take(&mut self.wal).into_iter();
+        let wal = wal.map(|(timeline, spans)| {
+            let earlier = earlier.wal.get(&timeline).map_or(&[][..], Vec::as_slice);
+            (timeline, both(&spans, earlier))
+        });
+        self.wal = wal.filter(|(_, spans)| !spans.is_empty()).collect();
+        self
+    }
+}

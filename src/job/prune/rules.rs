@@ -1,0 +1,392 @@
+//! Which backups stay, and why: from what is known of them, without a look at the store.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::archive::tree::TreeName;
+use crate::pg::{Lsn, Timeline};
+
+/// What the operator wants to keep. A backup stays if one of these wants it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// The newest so many complete backups.
+    pub last: Option<u32>,
+    /// What recovery to any moment of the last so many days takes.
+    pub days: Option<u32>,
+    /// The newest of each of the last so many days that have one. Days, weeks, months and years are those of UTC.
+    pub daily: Option<u32>,
+    /// ... weeks, as ISO 8601 counts them.
+    pub weekly: Option<u32>,
+    /// ... months.
+    pub monthly: Option<u32>,
+    /// ... years.
+    pub yearly: Option<u32>,
+    /// This one and all that are newer.
+    pub from: Option<TreeName>,
+    /// WAL between backups is kept for recovery to any moment of the last so many days; of older backups only what makes
+    /// them consistent. Without it, all WAL from the oldest backup that stays.
+    pub pitr_days: Option<u32>,
+}
+
+impl Rules {
+    /// Does any of them keep backups?
+    pub fn keeps_any(&self) -> bool {
+        let counts = [
+            self.last,
+            self.days,
+            self.daily,
+            self.weekly,
+            self.monthly,
+            self.yearly,
+        ];
+        counts.iter().any(Option::is_some) || self.from.is_some()
+    }
+}
+
+/// Why a backup stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// It is the newest complete one.
+    Newest,
+    /// No backup is complete.
+    NothingComplete,
+    /// It is the newest one from which the end of this timeline can be reached.
+    End(Timeline),
+    /// One of the last so many.
+    Last(u32),
+    /// It ended in the last so many days.
+    Days(u32),
+    /// Recovery to the beginning of the last so many days starts from it.
+    Begins(u32),
+    /// The newest of a day, a week, a month or a year.
+    Of(String),
+    /// It is the one of this name, or newer.
+    From(TreeName),
+    /// Somebody has pinned it: why.
+    Pinned(String),
+    /// This one is being made, or was left unfinished, and points to it.
+    BaseOf(TreeName),
+    /// It is combined with this one, which stays.
+    CombinedWith(TreeName),
+    /// It is not complete, and newer than what was asked for.
+    NotComplete,
+    /// A first look wanted it, only the second did not: the next run removes it.
+    NewlyUnwanted,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Newest => out.write_str("the newest complete one"),
+            Self::NothingComplete => out.write_str("no backup is complete"),
+            Self::End(timeline) => write!(out, "the newest that reaches the end of timeline {timeline}"),
+            Self::Last(count) => write!(out, "one of the last {count}"),
+            Self::Days(days) => write!(out, "of the last {days} days"),
+            Self::Begins(days) => write!(out, "the last {days} days begin with it"),
+            Self::Of(bucket) => out.write_str(bucket),
+            Self::From(name) => write!(out, "{name} or newer"),
+            Self::Pinned(reason) => write!(out, "pinned: {reason}"),
+            Self::BaseOf(name) => write!(out, "{name}, which is unfinished, builds on it"),
+            Self::CombinedWith(name) => write!(out, "it is combined with {name}"),
+            Self::NotComplete => out.write_str("not complete, and newer than the oldest that is asked for"),
+            Self::NewlyUnwanted => out.write_str("it was wanted a moment ago: the next run removes it"),
+        }
+    }
+}
+
+/// A backup that the rules judge.
+#[derive(Debug, Clone)]
+pub(super) struct Judged {
+    pub name: TreeName,
+    pub ended: Timestamp,
+    /// Can it be restored by itself?
+    pub is_complete: bool,
+    pub start: Lsn,
+    /// Of an incremental one of PostgreSQL: where that began which it is combined with.
+    pub combined_with: Option<Lsn>,
+    /// Which of the ends that may still be wanted it reaches.
+    pub reaches: Vec<Timeline>,
+    pub pinned: Option<String>,
+    /// Unfinished ones that point to it.
+    pub base_of: Vec<TreeName>,
+}
+
+/// Why each of these backups, oldest first, stays; none: it goes.
+pub(super) fn keep(backups: &[Judged], rules: &Rules, now: Timestamp) -> Vec<Vec<Reason>> {
+    let mut why: Vec<Vec<Reason>> = backups
+        .iter()
+        .map(|backup| {
+            let pinned = backup.pinned.iter().cloned().map(Reason::Pinned);
+            pinned
+                .chain(backup.base_of.iter().cloned().map(Reason::BaseOf))
+                .collect()
+        })
+        .collect();
+    let complete: Vec<usize> = (0..backups.len()).filter(|&at| backups[at].is_complete).collect();
+    let Some(&newest) = complete.last() else {
+        why.iter_mut().for_each(|why| why.push(Reason::NothingComplete));
+        return why;
+    };
+    why[newest].push(Reason::Newest);
+    let mut asked: Vec<usize> = Vec::new();
+    let mut ask = |why: &mut Vec<Vec<Reason>>, at: usize, reason: Reason| {
+        why[at].push(reason);
+        asked.push(at);
+    };
+    for (end, at) in newest_by_end(backups, &complete, None) {
+        if at != newest {
+            why[at].push(Reason::End(end));
+        }
+    }
+    if let Some(count) = rules.last {
+        for &at in complete.iter().rev().take(count as usize) {
+            ask(&mut why, at, Reason::Last(count));
+        }
+    }
+    if let Some(days) = rules.days {
+        let begin = days_before(now, days);
+        for &at in complete.iter().filter(|&&at| backups[at].ended >= begin) {
+            ask(&mut why, at, Reason::Days(days));
+        }
+    }
+    for days in rules.days.into_iter().chain(rules.pitr_days) {
+        let begins = newest_by_end(backups, &complete, Some(days_before(now, days)));
+        for at in begins.into_values() {
+            if !why[at].contains(&Reason::Begins(days)) {
+                why[at].push(Reason::Begins(days));
+            }
+        }
+    }
+    if let Some(name) = &rules.from
+        && let Some(from) = backups.iter().position(|backup| backup.name == *name)
+    {
+        for &at in complete.iter().filter(|&&at| at >= from) {
+            ask(&mut why, at, Reason::From(name.clone()));
+        }
+    }
+    generations(backups, &complete, rules, &mut why);
+    let recent = asked.into_iter().min().unwrap_or(newest);
+    for at in recent + 1..backups.len() {
+        if !backups[at].is_complete && backups[at].combined_with.is_none() {
+            why[at].push(Reason::NotComplete);
+        }
+    }
+    combined(backups, &mut why);
+    why
+}
+
+/// Of each end the newest complete backup that reaches it, and ended no later than that; without one the oldest.
+fn newest_by_end(
+    backups: &[Judged],
+    complete: &[usize],
+    until: Option<Timestamp>,
+) -> BTreeMap<Timeline, usize> {
+    let mut found: BTreeMap<Timeline, usize> = BTreeMap::new();
+    for &at in complete {
+        for end in &backups[at].reaches {
+            let is_early = until.is_none_or(|until| backups[at].ended <= until);
+            if is_early || !found.contains_key(end) {
+                found.insert(*end, at);
+            }
+        }
+    }
+    found
+}
+
+pub(super) fn days_before(now: Timestamp, days: u32) -> Timestamp {
+    let span = SignedDuration::from_hours(24 * i64::from(days));
+    now.checked_sub(span).unwrap_or(Timestamp::MIN)
+}
+
+/// The newest of each of the last days, weeks, months and years.
+fn generations(backups: &[Judged], complete: &[usize], rules: &Rules, why: &mut [Vec<Reason>]) {
+    let mut by_time = complete.to_vec();
+    by_time.sort_by_key(|&at| backups[at].ended);
+    let kinds: [(Option<u32>, fn(&jiff::Zoned) -> String); 4] = [
+        (rules.daily, |time| time.strftime("day %Y-%m-%d").to_string()),
+        (rules.weekly, |time| {
+            let week = time.date().iso_week_date();
+            format!("week {}-W{:02}", week.year(), week.week())
+        }),
+        (rules.monthly, |time| time.strftime("month %Y-%m").to_string()),
+        (rules.yearly, |time| time.strftime("year %Y").to_string()),
+    ];
+    for (count, bucket) in kinds {
+        let mut left = count.unwrap_or(0);
+        let mut last = None;
+        for &at in by_time.iter().rev() {
+            let bucket = bucket(&backups[at].ended.to_zoned(TimeZone::UTC));
+            if last.as_ref() == Some(&bucket) {
+                continue;
+            }
+            if left == 0 {
+                break;
+            }
+            left -= 1;
+            why[at].push(Reason::Of(format!("the newest of {bucket}")));
+            last = Some(bucket);
+        }
+    }
+}
+
+/// An incremental backup of PostgreSQL stays as long as what it is combined with, and that as long as it.
+fn combined(backups: &[Judged], why: &mut [Vec<Reason>]) {
+    let is_base =
+        |base: usize, of: usize| base < of && backups[of].combined_with == Some(backups[base].start);
+    let pairs: Vec<(usize, usize)> = (0..backups.len())
+        .filter(|&of| backups[of].combined_with.is_some())
+        .flat_map(|of| {
+            (0..of)
+                .filter(move |&base| is_base(base, of))
+                .map(move |base| (base, of))
+        })
+        .collect();
+    let mut changes = true;
+    while changes {
+        changes = false;
+        for &(base, of) in &pairs {
+            for (at, other) in [(of, base), (base, of)] {
+                if why[at].is_empty() && !why[other].is_empty() {
+                    why[at].push(Reason::CombinedWith(backups[other].name.clone()));
+                    changes = true;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A day of 2026, counted from its first.
+    fn day(number: i64) -> Timestamp {
+        "2026-01-01T03:00:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_hours(24 * number)
+    }
+
+    fn on(number: i64) -> Judged {
+        Judged {
+            name: format!("d{number}").parse().unwrap(),
+            ended: day(number),
+            is_complete: true,
+            start: Lsn(number as u64 * 1000),
+            combined_with: None,
+            reaches: vec![Timeline(1)],
+            pinned: None,
+            base_of: vec![],
+        }
+    }
+
+    /// The days of those that stay.
+    fn stay(backups: &[Judged], rules: &Rules, now: i64) -> Vec<String> {
+        let why = keep(backups, rules, day(now));
+        let stays = backups.iter().zip(&why).filter(|(_, why)| !why.is_empty());
+        stays.map(|(backup, _)| backup.name.to_string()).collect()
+    }
+
+    #[test]
+    fn what_is_asked_for_stays() {
+        let all: Vec<Judged> = (0..10).map(on).collect();
+        let rules = Rules::default();
+        let last = |count| Rules {
+            last: Some(count),
+            ..rules.clone()
+        };
+        assert_eq!(stay(&all, &last(2), 9), ["d8", "d9"]);
+        assert_eq!(stay(&all, &last(0), 9), ["d9"]);
+        assert_eq!(stay(&all, &last(u32::MAX), 9).len(), 10);
+        let days = |count| Rules {
+            days: Some(count),
+            ..rules.clone()
+        };
+        // What ended before them is what they begin with.
+        assert_eq!(stay(&all, &days(2), 9), ["d7", "d8", "d9"]);
+        assert_eq!(stay(&all, &days(2), 30), ["d9"]);
+        assert_eq!(stay(&all, &days(u32::MAX), 9).len(), 10);
+        let from = Rules {
+            from: Some("d6".parse().unwrap()),
+            ..rules.clone()
+        };
+        assert_eq!(stay(&all, &from, 9), ["d6", "d7", "d8", "d9"]);
+    }
+
+    #[test]
+    fn k3_generations() {
+        let all: Vec<Judged> = (0..400).map(on).collect();
+        let rules = Rules {
+            daily: Some(3),
+            weekly: Some(2),
+            monthly: Some(3),
+            yearly: Some(5),
+            ..Rules::default()
+        };
+        // 2027-02-04 is the last; Sundays end weeks: 2027-01-31.
+        let stays = stay(&all, &rules, 399);
+        assert_eq!(stays, ["d364", "d395", "d397", "d398", "d399"]);
+        assert_eq!(day(364).to_string(), "2026-12-31T03:00:00Z");
+        assert_eq!(day(395).to_string(), "2027-01-31T03:00:00Z");
+    }
+
+    #[test]
+    fn k3_the_last_complete_one_stays() {
+        let mut all: Vec<Judged> = (0..4).map(on).collect();
+        all[3].is_complete = false;
+        let rules = Rules {
+            last: Some(1),
+            ..Rules::default()
+        };
+        // What is newer may become complete yet.
+        assert_eq!(stay(&all, &rules, 3), ["d2", "d3"]);
+        all[1].is_complete = false;
+        assert_eq!(stay(&all, &rules, 3), ["d2", "d3"]);
+        all.iter_mut().for_each(|backup| backup.is_complete = false);
+        assert_eq!(stay(&all, &rules, 3).len(), 4);
+        assert_eq!(stay(&[], &rules, 3).len(), 0);
+    }
+
+    #[test]
+    fn k3_each_end_keeps_what_reaches_it() {
+        let mut all: Vec<Judged> = (0..5).map(on).collect();
+        // Two is the last before the cluster was taken back to it; three and four are on a branch that goes on.
+        for backup in &mut all[..3] {
+            backup.reaches = vec![Timeline(1), Timeline(2)];
+        }
+        let rules = Rules {
+            last: Some(1),
+            ..Rules::default()
+        };
+        assert_eq!(stay(&all, &rules, 4), ["d2", "d4"]);
+        let pitr = Rules {
+            pitr_days: Some(2),
+            ..rules
+        };
+        assert_eq!(stay(&all, &pitr, 4), ["d2", "d4"]);
+        assert_eq!(stay(&all, &pitr, 5), ["d2", "d3", "d4"]);
+    }
+
+    #[test]
+    fn k3_pins_and_bases_stay() {
+        let mut all: Vec<Judged> = (0..8).map(on).collect();
+        all[0].pinned = Some("audit".into());
+        all[1].base_of = vec!["making".parse().unwrap()];
+        // Three, four and five are a chain.
+        all[4].combined_with = Some(all[3].start);
+        all[5].combined_with = Some(all[4].start);
+        all[4].is_complete = false;
+        all[5].is_complete = false;
+        let rules = |last| Rules {
+            last: Some(last),
+            ..Rules::default()
+        };
+        assert_eq!(stay(&all, &rules(1), 7), ["d0", "d1", "d7"]);
+        assert_eq!(
+            stay(&all, &rules(3), 7),
+            ["d0", "d1", "d3", "d4", "d5", "d6", "d7"]
+        );
+        all[5].pinned = Some("the newest of the chain".into());
+        assert_eq!(stay(&all, &rules(1), 7), ["d0", "d1", "d3", "d4", "d5", "d7"]);
+    }
+}
