@@ -16,6 +16,7 @@ pub mod backup;
 pub mod backup_discard;
 pub mod backup_finish;
 pub mod backup_list;
+pub mod backup_pin;
 pub mod connect;
 mod interrupts;
 mod log;
@@ -92,6 +93,8 @@ enum Command {
     BackupShow(backup_list::ShowArgs),
     BackupFinish(backup_finish::FinishArgs),
     BackupDiscard(backup_discard::DiscardArgs),
+    BackupPin(backup_pin::PinArgs),
+    BackupUnpin(backup_pin::UnpinArgs),
     Prune(prune::PruneArgs),
     #[command(visible_alias = "backup-fetch")]
     Restore(restore::RestoreArgs),
@@ -179,6 +182,8 @@ pub fn main() -> ExitCode {
         Command::BackupShow(arguments) => backup_list::show(&arguments),
         Command::BackupFinish(arguments) => backup_finish::finish(&arguments),
         Command::BackupDiscard(arguments) => backup_discard::run(&arguments),
+        Command::BackupPin(arguments) => backup_pin::pin(&arguments),
+        Command::BackupUnpin(arguments) => backup_pin::unpin(&arguments),
         Command::Prune(arguments) => prune::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::PostgresConfig(arguments) => postgres_config::print(&arguments),

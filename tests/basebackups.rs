@@ -35,7 +35,9 @@ mod standbys;
 mod keeping;
 // Swept, discarded and removed by others meanwhile: complete is said of what is there.
 mod opening;
+// What `walfs prune` removes, killed, beside backups, and with pins.
 mod others;
+mod pruning;
 mod stopped;
 mod swept;
 // Taken by `walfs backup`, brought back by stock tools, started.

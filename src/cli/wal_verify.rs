@@ -27,7 +27,7 @@ Examples:
   walfs wal-verify --archive s3://bucket/prefix
   walfs wal-verify --archive /srv/archive --json | jq '.timelines[].holes[]'
 
-Where an archive begins, nothing is missing before. That a timeline goes on where a later one left it is told, and is no \
+Where an archive begins, nothing is missing before; what `walfs prune` has removed is no hole. That a timeline goes on where a later one left it is told, and is no \
 error: it is so after each recovery to an earlier point.
 
 Exit codes: 0 nothing is missing, 1 something is, or it failed, 2 wrong usage.")]
@@ -93,6 +93,9 @@ fn print(out: &mut impl Write, ranges: &WalRanges) -> Result<(), Failure> {
         own.holes
             .iter()
             .for_each(|(first, last)| add(*first, *last, Some("missing")));
+        own.pruned
+            .iter()
+            .for_each(|(first, last)| add(*first, *last, Some("pruned")));
         lines.sort_by_key(|(first, _)| *first);
         for (_, line) in lines {
             let Range {
@@ -184,6 +187,7 @@ struct ToldTimeline {
     segments: u64,
     ranges: Vec<Range>,
     holes: Vec<Range>,
+    pruned: Vec<Range>,
     #[serde(skip_serializing_if = "Option::is_none")]
     before_beginning: Option<Range>,
     left_by: Vec<LeftBy>,
@@ -227,6 +231,11 @@ impl Told {
                 ranges: own.runs.iter().map(|run| range(run.first, run.last)).collect(),
                 holes: own
                     .holes
+                    .iter()
+                    .map(|(first, last)| range(*first, *last))
+                    .collect(),
+                pruned: own
+                    .pruned
                     .iter()
                     .map(|(first, last)| range(*first, *last))
                     .collect(),

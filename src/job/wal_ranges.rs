@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::progress::{Phase, Progress};
-use super::runs::{Run, push};
+use super::runs::{Run, both, push, without};
 use crate::archive::{Archive, Error};
 use crate::pg::history::{self, HistoryEntry};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
@@ -34,6 +34,8 @@ pub struct TimelineRanges {
     pub runs: Vec<Run>,
     /// Numbers of missing segments, both ends included, ascending.
     pub holes: Vec<(u64, u64)>,
+    /// Numbers of segments that a prune has removed, both ends included, ascending.
+    pub pruned: Vec<(u64, u64)>,
     /// Segments from before it began, which cannot be: numbers, both ends included.
     pub before_beginning: Option<(u64, u64)>,
     /// Timelines that left it while it goes on: which, where, and how many segments lie behind that.
@@ -129,9 +131,21 @@ pub async fn wal_ranges(
     for (timeline, found) in found.iter_mut().filter(|(_, found)| found.has_history) {
         found.ancestors = read(archive, *timeline, patience()).await?;
     }
+    let mut timelines = judge(&found, size);
+    let mut removed = archive.removed_wal(patience()).await?;
+    removed.add(vec![], size);
+    for own in &mut timelines {
+        let spans = removed.wal.iter().filter_map(|span| span.numbers(size));
+        let spans: Vec<(u64, u64)> = spans
+            .filter(|(timeline, _)| *timeline == own.timeline)
+            .map(|(_, numbers)| numbers)
+            .collect();
+        own.pruned = both(&own.holes, &spans);
+        own.holes = own.holes.iter().flat_map(|hole| without(*hole, &spans)).collect();
+    }
     Ok(WalRanges {
         segment_size: Some(size),
-        timelines: judge(&found, size),
+        timelines,
     })
 }
 
@@ -214,6 +228,7 @@ fn judge(found: &BTreeMap<Timeline, Found>, size: SegmentSize) -> Vec<TimelineRa
         TimelineRanges {
             timeline,
             holes: holes(&own.runs, from.unwrap_or(to), to),
+            pruned: vec![],
             before_beginning: match (&beginning, first) {
                 (Beginning::Left(_, at), Some(first)) if first < at.0 / size.bytes() => {
                     Some((first, own.runs[0].last.min(at.0 / size.bytes() - 1)))

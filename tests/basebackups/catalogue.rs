@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use walfs::archive::tree::begun::Process;
 use walfs::archive::tree::catalogue::{BackupWal, Begun, By};
 use walfs::archive::tree::page_hashes::PageHashes;
 use walfs::archive::tree::summary::{Description, Summary};
@@ -36,10 +37,12 @@ fn begun() -> Begun {
         at: Timestamp::UNIX_EPOCH,
         content: TreeKind::BaseBackup,
         by: By::Backup,
-        boot_id: "another".into(),
-        host: "elsewhere".into(),
-        pid: 1,
-        pid_began_ticks: 2,
+        process: Process {
+            boot_id: "another".into(),
+            host: "elsewhere".into(),
+            pid: 1,
+            pid_began_ticks: 2,
+        },
     }
 }
 

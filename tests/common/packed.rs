@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use walfs::archive::Archive;
 use walfs::archive::tree::backup::{Backup, Shape, WalRange};
+use walfs::archive::tree::begun::Process;
 use walfs::archive::tree::catalogue::{Begun, By};
 use walfs::archive::tree::ended::{Ended, KnownFrom};
 use walfs::archive::tree::layout;
@@ -88,10 +89,12 @@ fn begun(at: Timestamp) -> Begun {
         at,
         content: TreeKind::BaseBackup,
         by: By::Backup,
-        boot_id: "a test's".into(),
-        host: "a test's".into(),
-        pid: std::process::id(),
-        pid_began_ticks: 0,
+        process: Process {
+            boot_id: "a test's".into(),
+            host: "a test's".into(),
+            pid: std::process::id(),
+            pid_began_ticks: 0,
+        },
     }
 }
 

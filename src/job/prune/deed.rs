@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Error;
-use super::needed_wal::Span;
 use super::plan::{Plan, Planned};
 use crate::archive::Archive;
 use crate::archive::tree::{TreeId, TreeKind, is_part};
 use crate::archive::wal::WalCursor;
 use crate::job::progress::Progress;
+use crate::job::runs::Span;
 use crate::pg::{SegmentName, SegmentSize, Timeline, WalName};
 use crate::read::tree::TreeReader;
 use crate::store::{Key, Patience};

@@ -7,10 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::archive::tree::backup::Backup;
 use crate::job::restore::way::Way;
+use crate::job::runs::{Span, without};
 use crate::pg::{Lsn, SegmentSize, Timeline};
-
-/// Numbers of segments, both ends included.
-pub(super) type Span = (u64, u64);
 
 /// Segments that must stay.
 #[derive(Debug, Clone, Default)]
@@ -90,36 +88,6 @@ impl NeededWal {
 /// The segment whose last record ends there begins with the number of the one before.
 fn number_of(stop: Lsn, size: SegmentSize) -> u64 {
     stop.0.saturating_sub(1) / size.bytes()
-}
-
-/// What of a span is in none of these, which are ascending.
-pub(super) fn without((first, last): Span, taken: &[Span]) -> Vec<Span> {
-    let mut rest = Vec::new();
-    let mut next = first;
-    for &(from, to) in taken {
-        if from > last {
-            break;
-        }
-        if from > next {
-            rest.push((next, from - 1));
-        }
-        match to.checked_add(1) {
-            Some(behind) => next = next.max(behind),
-            None => return rest,
-        }
-    }
-    if next <= last {
-        rest.push((next, last));
-    }
-    rest
-}
-
-/// What is in both, each ascending and apart from each other.
-pub(super) fn both(one: &[Span], other: &[Span]) -> Vec<Span> {
-    let pairs = one
-        .iter()
-        .flat_map(|a| other.iter().map(move |b| (a.0.max(b.0), a.1.min(b.1))));
-    pairs.filter(|(first, last)| first <= last).collect()
 }
 
 #[cfg(test)]
@@ -203,16 +171,5 @@ mod tests {
         needed.take(&over, true, &lines(&ways, &[])).unwrap();
         assert_eq!(needed.rest(Timeline(1), (1, 12)), [(1, 7), (10, 12)]);
         assert_eq!(needed.rest(Timeline(2), (10, 20)), []);
-    }
-
-    #[test]
-    fn spans_are_cut() {
-        assert_eq!(
-            without((3, 9), &[(1, 3), (5, 5), (9, u64::MAX)]),
-            [(4, 4), (6, 8)]
-        );
-        assert_eq!(without((3, 9), &[]), [(3, 9)]);
-        assert_eq!(without((3, 9), &[(0, u64::MAX)]), []);
-        assert_eq!(both(&[(1, 5), (8, 9)], &[(4, 8)]), [(4, 5), (8, 8)]);
     }
 }

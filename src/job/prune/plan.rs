@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Error;
 use super::look::{Known, Look};
-use super::needed_wal::{NeededWal, Span, both};
+use super::needed_wal::NeededWal;
 use super::rules::{Judged, Reason, Rules, days_before, keep};
 use crate::archive::prune::WalSpan;
 use crate::archive::tree::{TreeId, TreeName};
+use crate::job::runs::{Span, both};
 use crate::pg::Lsn;
 use crate::pg::{SegmentSize, Timeline};
 

@@ -1,0 +1,458 @@
+//! What `walfs prune` removes, and what it does not (promise K3).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use std::process::Output;
+
+use serde_json::Value;
+use walfs::codec::unpack_all;
+
+use super::incremental::{Files, assert_same, restored};
+use crate::common::basebackup::{Place, Site};
+use crate::common::postgres::send;
+use crate::common::s3::{Action, Operation, Rule, S3Server};
+use crate::common::user::{User, said};
+use crate::common::wait;
+use crate::common::walfs::Mount;
+use crate::common::world::World;
+
+pub(super) fn try_prune(site: &Site<'_>, arguments: &[&str]) -> Output {
+    let mut prune = site.walfs("prune");
+    prune.args(["--grace", "1s", "--json"]).args(arguments);
+    prune.output().expect("run walfs")
+}
+
+#[track_caller]
+pub(super) fn prune(site: &Site<'_>, arguments: &[&str]) -> Value {
+    let output = try_prune(site, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// Names of those that a plan lets go.
+fn going(plan: &Value) -> Vec<String> {
+    let backups = plan["backups"].as_array().expect("backups").iter();
+    let going = backups.filter(|backup| backup["goes"] == true);
+    going
+        .map(|backup| backup["name"].as_str().expect("a name").to_owned())
+        .collect()
+}
+
+/// Names of complete backups; there are no others.
+#[track_caller]
+fn complete(site: &Site<'_>) -> Vec<String> {
+    let listed = site.list();
+    assert!(
+        listed.iter().all(|backup| backup["state"] == "complete"),
+        "{listed:?}"
+    );
+    let name = |backup: &Value| backup["name"].as_str().expect("a name").to_owned();
+    listed.iter().map(name).collect()
+}
+
+/// Every object of the archive that is not its own description.
+pub(super) fn objects(place: &Place) -> BTreeMap<String, Vec<u8>> {
+    let folders = ["wal", "basebackups", "trees", "pins", "prune", "receiving"];
+    let keys = folders.iter().flat_map(|folder| place.keys(folder));
+    keys.map(|key| {
+        let object = place.object(&key);
+        (key, object)
+    })
+    .collect()
+}
+
+/// Without what prunes say of themselves.
+fn content(place: &Place) -> BTreeSet<String> {
+    let keys = objects(place).into_keys();
+    keys.filter(|key| !key.starts_with("prune/")).collect()
+}
+
+/// The parts that the manifests of all backups name, read without walfs.
+fn named_parts(place: &Place) -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    for key in place.keys("basebackups") {
+        let summary: Value = serde_json::from_slice(&place.object(&key)).expect("a summary");
+        let id = summary["id"].as_str().expect("an id");
+        let manifest = place.object(&format!("trees/{id}/manifest.lz4"));
+        let text = unpack_all(&manifest).expect("a manifest");
+        for line in String::from_utf8_lossy(&text).lines() {
+            let line: Value = serde_json::from_str(line).expect("JSON");
+            named.extend(line["part"]["key"].as_str().map(str::to_owned));
+        }
+    }
+    named
+}
+
+/// No part is there that no backup names, and none is missing.
+#[track_caller]
+fn assert_nothing_unneeded(place: &Place) {
+    let parts = place.keys("trees").into_iter();
+    let parts: BTreeSet<String> = parts.filter(|key| key.ends_with(".tar.lz4")).collect();
+    assert_eq!(parts, named_parts(place));
+}
+
+fn segments(place: &Place) -> Vec<String> {
+    let names = place.keys("wal").into_iter();
+    let names = names.map(|key| key["wal/".len()..].trim_end_matches(".lz4").to_owned());
+    names.filter(|name| name.len() == 24).collect()
+}
+
+/// The segment in which a backup starts, or stops.
+fn segment_of(site: &Site<'_>, name: &str, end: &str) -> String {
+    let listed = site.list();
+    let backup = listed.iter().find(|backup| backup["name"] == name);
+    let wal = &backup.expect("the backup")["backup"]["wal"][0];
+    let (high, low) = wal[end]
+        .as_str()
+        .expect("a position")
+        .split_once('/')
+        .expect("a slash");
+    let (high, low) = (
+        u64::from_str_radix(high, 16).expect("hexadecimal"),
+        u64::from_str_radix(low, 16).expect("hexadecimal"),
+    );
+    let number = ((high << 32) + low - u64::from(end == "end")) >> 20;
+    format!("00000001{:08X}{:08X}", number >> 12, number & 0xfff)
+}
+
+/// Backups in a row, with a copy of the files as they were at each.
+fn row(site: &Site<'_>, files: &mut Files, count: u32) {
+    for round in 0..count {
+        site.backup(&format!("b{round}"));
+        let copy = site.world.path().join(format!("copy{round}"));
+        let copied = User::caller().shell("cp -a \"$1\" \"$2\"", &[&files.root, &copy]);
+        assert!(copied.status.success(), "{}", said(&copied));
+        for _ in 0..25 {
+            files.change();
+        }
+        site.server
+            .query("CREATE TABLE IF NOT EXISTS t (id int); INSERT INTO t VALUES (1)");
+        site.server.archive_all();
+    }
+}
+
+#[track_caller]
+fn assert_restores(site: &Site<'_>, round: u32) {
+    let data = restored(site, &format!("b{round}"));
+    let copy = site.world.path().join(format!("copy{round}"));
+    assert_same(&User::caller(), &data.join("kept_by_us"), &copy);
+    fs::remove_dir_all(&data).expect("remove what was restored");
+}
+
+/// What is left is what it was, nothing is left that is not needed, and a second run changes nothing.
+#[test]
+fn k3_ten_in_a_row_are_pruned_to_two() {
+    let world = World::new("ten");
+    let site = Site::local(&world);
+    let mut files = Files::new(&site, 21);
+    for bytes in [34 << 20, 3 << 20, 100, 8192] {
+        files.make(bytes);
+    }
+    row(&site, &mut files, 10);
+    let before = objects(&site.place);
+    let planned = prune(&site, &["--keep-last", "2", "--dry-run"]);
+    assert_eq!(objects(&site.place), before, "--dry-run changed something");
+    let done = prune(&site, &["--keep-last", "2"]);
+    let told = |told: &Value| (going(told), told["removed"].clone(), told["wal"].clone());
+    assert_eq!(told(&planned), told(&done), "plan and deed");
+    assert_eq!(
+        going(&done),
+        (0..8).map(|round| format!("b{round}")).collect::<Vec<_>>()
+    );
+    assert_eq!(complete(&site), ["b8", "b9"]);
+    assert_nothing_unneeded(&site.place);
+    assert_eq!(segments(&site.place)[0], segment_of(&site, "b8", "start"));
+    let removed = before.len() - objects(&site.place).len();
+    let told = &done["removed"];
+    let number = |name: &str| told[name].as_u64().expect("a number");
+    // Beside them eight summaries went, and a record came.
+    assert_eq!(
+        number("backup_objects") + number("wal_objects") + 8 - 1,
+        removed as u64,
+        "{told}"
+    );
+    let mount = Mount::local(&world);
+    for round in [8, 9] {
+        assert_restores(&site, round);
+        let shown = mount.path().join(format!("basebackups/b{round}/kept_by_us"));
+        assert_same(mount.user(), &shown, &world.path().join(format!("copy{round}")));
+    }
+    let verified = site.walfs("wal-verify").output().expect("run walfs");
+    assert!(verified.status.success(), "{}", said(&verified));
+
+    let after = objects(&site.place);
+    let again = prune(&site, &["--keep-last", "2"]);
+    assert_eq!(going(&again), Vec::<String>::new());
+    assert_eq!(objects(&site.place), after, "the second run changed something");
+    let taken = site.backup("later");
+    assert_eq!(taken["base"], "b9");
+    prune(&site, &["--keep-last", "1"]);
+    assert_eq!(complete(&site), ["later"]);
+    assert_nothing_unneeded(&site.place);
+}
+
+/// `--pitr-days`: of older backups only what makes them consistent. They are restored as they were at their end.
+#[test]
+fn k3_old_backups_keep_their_own_wal_only() {
+    let world = World::new("pitr");
+    let site = Site::local(&world);
+    let mut files = Files::new(&site, 22);
+    files.make(100_000);
+    row(&site, &mut files, 4);
+    let done = prune(&site, &["--keep-last", "3", "--pitr-days", "0"]);
+    assert_eq!(going(&done), ["b0"]);
+    let (first, last) = (segment_of(&site, "b3", "start"), segments(&site.place));
+    let own: BTreeSet<String> = ["b1", "b2"]
+        .iter()
+        .flat_map(|name| ["start", "end"].map(|end| segment_of(&site, name, end)))
+        .collect();
+    let kept: BTreeSet<String> = last.iter().filter(|name| **name < first).cloned().collect();
+    assert_eq!(kept, own);
+    assert_eq!(complete(&site), ["b1", "b2", "b3"]);
+    let verified = site.walfs("wal-verify").output().expect("run walfs");
+    assert!(verified.status.success(), "{}", said(&verified));
+    assert!(said(&verified).contains("pruned"), "{}", said(&verified));
+
+    let data = world.owned_dir("restored").join("data");
+    let restore = |target: &[&str]| {
+        let mut restore = site.walfs("restore");
+        restore.args(["--no-archiving", "--no-sync", "b1"]).args(target);
+        restore.arg(&data).output().expect("run walfs")
+    };
+    // Not to the end of the WAL: that is told before anything is touched.
+    let refused = restore(&[]);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(
+        said(&refused).contains("--target immediate"),
+        "{}",
+        said(&refused)
+    );
+    assert!(!data.exists());
+    let restored = restore(&["--target", "immediate"]);
+    assert!(restored.status.success(), "{}", said(&restored));
+    assert_same(
+        &User::caller(),
+        &data.join("kept_by_us"),
+        &world.path().join("copy1"),
+    );
+    // Nothing is removed twice, and nothing that was removed is missing then.
+    let after = objects(&site.place);
+    prune(&site, &["--keep-last", "3", "--pitr-days", "0"]);
+    assert_eq!(objects(&site.place), after);
+}
+
+/// Killed at each of its requests that change something, and finished by the next one.
+#[test]
+fn k3_a_prune_killed_anywhere_is_finished_by_the_next() {
+    let world = World::new("killed");
+    let site = Site::new(&world, Place::S3(S3Server::start()));
+    let Place::S3(server) = &site.place else {
+        unreachable!()
+    };
+    let mut files = Files::new(&site, 23);
+    for bytes in [3 << 20, 100_000] {
+        files.make(bytes);
+    }
+    row(&site, &mut files, 4);
+    let before = objects(&site.place);
+    let arguments = ["--keep-last", "1"];
+    let done = prune(&site, &arguments);
+    assert_eq!(going(&done), ["b0", "b1", "b2"]);
+    let after = content(&site.place);
+    let put_back = || {
+        for key in objects(&site.place).into_keys() {
+            server.remove(&format!("pg/main/{key}"));
+        }
+        for (key, object) in &before {
+            server.put_object(&format!("pg/main/{key}"), object.clone());
+        }
+    };
+    let mut killed = 0;
+    for operation in [Operation::Put, Operation::Delete, Operation::DeleteMany] {
+        for nth in 1.. {
+            put_back();
+            // Odd ones are done all the same.
+            let action = match nth % 2 {
+                0 => Action::Hang,
+                _ => Action::Delay(std::time::Duration::from_millis(300)),
+            };
+            let rule = server.add_rule(Rule::new(action).operation(operation).nth(nth));
+            let mut prune = site.walfs("prune");
+            prune.args(["--grace", "1s"]).args(arguments);
+            let mut prune = prune.spawn().expect("run walfs");
+            let hit = wait::within(wait::LONG, || {
+                let ended = prune.try_wait().expect("look at it").is_some();
+                (server.hits(rule) > 0 || ended).then(|| server.hits(rule) > 0)
+            });
+            let _ = prune.kill();
+            prune.wait().expect("wait for it");
+            if nth % 2 == 1 && hit == Some(true) {
+                std::thread::sleep(std::time::Duration::from_millis(400));
+            }
+            server.remove_rule(rule);
+            if hit != Some(true) {
+                break;
+            }
+            killed += 1;
+            // Nothing half there is called a backup, and the one that stays can be restored.
+            let listed = complete(&site);
+            assert!(
+                listed.contains(&"b3".to_owned()),
+                "{operation:?} {nth}: {listed:?}"
+            );
+            for name in &listed {
+                let shown = site.walfs("backup-show").arg(name).output().expect("run walfs");
+                assert!(shown.status.success(), "{operation:?} {nth}: {}", said(&shown));
+            }
+            let again = try_prune(&site, &arguments);
+            assert!(again.status.success(), "{operation:?} {nth}: {}", said(&again));
+            assert_eq!(content(&site.place), after, "{operation:?} {nth}");
+            let orders = site.place.keys("prune");
+            assert!(
+                orders.iter().all(|key| key.ends_with(".done.json")),
+                "{operation:?} {nth}: {orders:?}"
+            );
+        }
+    }
+    assert!(killed >= 8, "{killed}");
+    assert_nothing_unneeded(&site.place);
+    assert_restores(&site, 3);
+}
+
+/// A backup that is stopped between its parts is whole when it goes on: what it builds on waits for it.
+#[test]
+fn k3_what_a_stopped_backup_builds_on_stays() {
+    let world = World::new("frozen");
+    let site = Site::local(&world);
+    let mut files = Files::new(&site, 24);
+    for _ in 0..30 {
+        files.make(300_000);
+    }
+    row(&site, &mut files, 1);
+    let mut slow = site.slow_backup("slow", "1MiB");
+    wait::until("it to say what it builds on", || {
+        let keys = site.place.keys("trees");
+        keys.iter().any(|key| key.contains("/base.b0.")).then_some(())
+    });
+    send(slow.id(), libc::SIGSTOP);
+    let copy = world.path().join("copy1");
+    let copied = User::caller().shell("cp -a \"$1\" \"$2\"", &[&files.root, &copy]);
+    assert!(copied.status.success(), "{}", said(&copied));
+    site.server.archive_all();
+    site.backup("next");
+    let done = prune(&site, &["--keep-last", "1"]);
+    assert_eq!(going(&done), Vec::<String>::new(), "{done}");
+    assert_eq!(done["wal_held_by"], "slow", "{done}");
+    assert!(
+        done.to_string()
+            .contains("slow, which is unfinished, builds on it"),
+        "{done}"
+    );
+    send(slow.id(), libc::SIGCONT);
+    let status = wait::for_exit("the backup to end", &mut slow);
+    assert!(status.success());
+    let done = prune(&site, &["--keep-last", "2"]);
+    assert_eq!(going(&done), ["b0"], "{done}");
+    assert_eq!(complete(&site).len(), 2);
+    let data = restored(&site, "slow");
+    assert_same(&User::caller(), &data.join("kept_by_us"), &copy);
+    assert_nothing_unneeded(&site.place);
+}
+
+/// The other order: it is stopped before it has said what it builds on, and finds that gone.
+#[test]
+fn k3_a_backup_does_not_build_on_what_is_being_pruned() {
+    let world = World::new("late");
+    let site = Site::new(&world, Place::S3(S3Server::start()));
+    let Place::S3(server) = &site.place else {
+        unreachable!()
+    };
+    let mut files = Files::new(&site, 25);
+    files.make(300_000);
+    row(&site, &mut files, 2);
+    let rule = server.add_rule(Rule::new(Action::Hang).operation(Operation::Put).key("/base.b1."));
+    let late = site.slow_backup_with("late", &["--json"]);
+    wait::until("it to be stopped", || (server.hits(rule) > 0).then_some(()));
+    let other = site.try_backup("other", &["--full"]);
+    assert!(other.status.success(), "{}", said(&other));
+    // b1 is what it has chosen, and nobody can know.
+    let done = prune(&site, &["--keep-last", "1"]);
+    assert_eq!(going(&done), ["b0", "b1"], "{done}");
+    server.remove_rule(rule);
+    let output = late.wait_with_output().expect("wait for it");
+    assert!(output.status.success(), "{}", said(&output));
+    let taken: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_ne!(taken["base"], "b1");
+    let data = restored(&site, "late");
+    let kept = data.join("kept_by_us");
+    assert_same(&User::caller(), &kept, &files.root);
+    let mut left = complete(&site);
+    left.sort();
+    assert_eq!(left, ["late", "other"]);
+}
+
+/// A pin holds a backup, and what it builds on; and only that backup, not one that comes under its name.
+#[test]
+fn k3_a_pinned_backup_stays() {
+    let world = World::new("pinned");
+    let site = Site::local(&world);
+    let mut files = Files::new(&site, 26);
+    files.make(300_000);
+    row(&site, &mut files, 3);
+    let run = |command: &str, arguments: &[&str]| {
+        let mut walfs = site.walfs(command);
+        walfs.args(arguments).output().expect("run walfs")
+    };
+    let pinned = run("backup-pin", &["b1", "--reason", "before the upgrade"]);
+    assert!(pinned.status.success(), "{}", said(&pinned));
+    let missing = run("backup-pin", &["none", "--reason", "x"]);
+    assert_eq!(missing.status.code(), Some(1), "{}", said(&missing));
+    let done = prune(&site, &["--keep-last", "1"]);
+    assert_eq!(going(&done), ["b0"]);
+    assert!(done.to_string().contains("pinned: before the upgrade"), "{done}");
+    assert_restores(&site, 1);
+    let unpinned = run("backup-unpin", &["b1"]);
+    assert!(unpinned.status.success(), "{}", said(&unpinned));
+    assert_eq!(run("backup-unpin", &["b1"]).status.code(), Some(1));
+    let past = run(
+        "backup-pin",
+        &["b1", "--reason", "audit", "--until", "2020-01-01 00:00:00Z"],
+    );
+    assert!(past.status.success(), "{}", said(&past));
+    assert_eq!(going(&prune(&site, &["--keep-last", "1"])), ["b1"]);
+    assert_nothing_unneeded(&site.place);
+    assert_restores(&site, 2);
+}
+
+/// B9: what has lost its summary goes by nobody's rule, nor what it builds on; what cannot be read stops everything.
+#[test]
+fn b9_what_is_not_understood_stays() {
+    let world = World::new("not_understood");
+    let site = Site::local(&world);
+    let mut files = Files::new(&site, 27);
+    files.make(300_000);
+    row(&site, &mut files, 3);
+    let summary = world.archive().join("basebackups/b1.json");
+    let text = fs::read(&summary).expect("read the summary");
+    fs::remove_file(&summary).expect("remove the summary");
+    prune(&site, &["--keep-last", "1"]);
+    fs::write(&summary, &text).expect("put it back");
+    User::postgres().own(&summary);
+    assert_restores(&site, 1);
+    assert_restores(&site, 2);
+
+    fs::write(&summary, &text[..text.len() / 2]).expect("cut it");
+    let before = objects(&site.place);
+    let refused = try_prune(&site, &["--keep-last", "1"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(said(&refused).contains("b1"), "{}", said(&refused));
+    assert_eq!(objects(&site.place), before);
+    let unknown = try_prune(&site, &["--keep-from", "none"]);
+    assert_eq!(unknown.status.code(), Some(1), "{}", said(&unknown));
+    for usage in [&["--pitr-days", "3"][..], &[]] {
+        let output = try_prune(&site, usage);
+        assert_ne!(output.status.code(), Some(0), "{usage:?}: {}", said(&output));
+    }
+    assert_eq!(objects(&site.place), before);
+}
