@@ -223,13 +223,9 @@ fn k3_old_backups_keep_their_own_wal_only() {
     // Not to the end of the WAL: that is told before anything is touched.
     let refused = restore(&[]);
     assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
-    assert!(
-        said(&refused).contains("--target immediate"),
-        "{}",
-        said(&refused)
-    );
+    assert!(said(&refused).contains("--immediate"), "{}", said(&refused));
     assert!(!data.exists());
-    let restored = restore(&["--target", "immediate"]);
+    let restored = restore(&["--immediate"]);
     assert!(restored.status.success(), "{}", said(&restored));
     assert_same(
         &User::caller(),

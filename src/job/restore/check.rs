@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::beginning::{self, LABEL, LONGEST_LABEL};
+use super::candidate::Candidate;
 use super::choose::Chosen;
 use super::compare::{self, FileWork};
 use super::content::Source;
@@ -108,7 +109,9 @@ pub(super) async fn check(
     let rest = rest.map(Arc::new);
     reach.received = rest.as_ref().map(|rest| rest.end);
     let mut warnings = chosen.warnings;
-    warnings.extend(check_reach(archive, &reach, options)?);
+    if let Err(error) = check_reach(archive, &reach, options).map(|more| warnings.extend(more)) {
+        return Err(unless_pruned(archive, &chosen.backup, &reach, error, patience).await?);
+    }
     if let Some((_, start)) = summary.backup.start() {
         let way = &chosen.way;
         warnings.extend(received::warnings(archive, way, (start, &reach), size, patience).await?);
@@ -313,6 +316,31 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
         _ => {}
     }
     Ok(warnings)
+}
+
+/// A gap that a prune has made is no loss.
+async fn unless_pruned(
+    archive: &Archive,
+    backup: &Candidate,
+    reach: &Reach,
+    error: Error,
+    patience: Patience,
+) -> Result<Error, Error> {
+    let (Error::WalEndsEarly { place, target, .. }, Some(gap)) = (&error, reach.gap) else {
+        return Ok(error);
+    };
+    let pruned = archive
+        .pruned_of(&[gap], backup.segment_size()?, patience)
+        .await?;
+    Ok(match pruned {
+        None => error,
+        Some(gap) => Error::WalPruned {
+            backup: backup.name.clone(),
+            place: place.clone(),
+            target: target.clone(),
+            gap,
+        },
+    })
 }
 
 /// Is it known that recovery cannot get there? A standby's server may bring what the archive lacks.

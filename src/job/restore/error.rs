@@ -123,6 +123,22 @@ pub enum Error {
         /// What is missing.
         reason: String,
     },
+    /// The WAL between the backup and the target is not kept any more.
+    #[error(
+        "{place} keeps of the WAL behind backup {backup} only what makes it consistent: `walfs prune` has removed {gap}, and \
+         recovery from it does not reach {target}.\n\
+         HINT: --immediate brings the backup as it was at its end; `walfs backup-list` shows newer ones."
+    )]
+    WalPruned {
+        /// The backup.
+        backup: TreeName,
+        /// The archive.
+        place: String,
+        /// The target, in words.
+        target: String,
+        /// The first segment that was removed.
+        gap: SegmentName,
+    },
     /// Nothing in the archived WAL is where recovery would stop.
     #[error(
         "the WAL in {place} does not reach {target}: {reason}; {reached}. The server would end with \"recovery ended before \
