@@ -37,6 +37,7 @@ mod keeping;
 mod opening;
 // What `walfs prune` removes, killed, beside backups, and with pins.
 mod others;
+mod prune_model;
 mod pruning;
 mod stopped;
 mod swept;

@@ -169,6 +169,12 @@ fn print(out: &mut impl Write, plan: &Plan, removed: Removed, dry_run: bool) -> 
             "no WAL goes: backup {name} is being made, and what it needs is not known yet"
         )?;
     }
+    for timeline in &plan.without_backup {
+        writeln!(
+            out,
+            "the WAL of timeline {timeline} stays, for a server may archive there: no complete backup reaches it"
+        )?;
+    }
     for WalSpan { first, last } in plan.wal_spans() {
         writeln!(out, "WAL that is not needed: {first} to {last}")?;
     }
@@ -194,6 +200,7 @@ struct Told {
     dry_run: bool,
     backups: Vec<ToldBackup>,
     wal: Vec<WalSpan>,
+    timelines_without_backup: Vec<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     wal_held_by: Option<String>,
     removed: ToldRemoved,
@@ -230,6 +237,7 @@ impl Told {
             dry_run,
             backups: backups.collect(),
             wal: plan.wal_spans(),
+            timelines_without_backup: plan.without_backup.iter().map(|timeline| timeline.0).collect(),
             wal_held_by: plan.held_by.as_ref().map(ToString::to_string),
             removed: ToldRemoved {
                 backup_objects: removed.trees.objects,

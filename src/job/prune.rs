@@ -41,9 +41,6 @@ pub enum Error {
     /// The store.
     #[error(transparent)]
     Archive(#[from] archive::Error),
-    /// What goes on behind a fork cannot be read.
-    #[error(transparent)]
-    Forks(#[from] super::restore::Error),
     /// What a backup needs cannot be known.
     #[error(
         "nothing is removed from {place}, because what backup {name} needs is not known: {reason}\n\

@@ -141,6 +141,11 @@ impl Scripted {
         script.death = Some(Death { at, done });
     }
 
+    /// Answers again.
+    pub fn revive(&self) {
+        self.script().death = None;
+    }
+
     /// Until somebody makes a call of a dead store.
     pub async fn dead(&self) {
         self.died.notified().await;

@@ -8,18 +8,18 @@ use jiff::Timestamp;
 
 use super::Error;
 use super::needed_wal::Lines;
-use crate::archive::Archive;
 use crate::archive::tree::begun::Maker;
 use crate::archive::tree::catalogue::Unfinished;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{TreeId, TreeName};
+use crate::archive::{self, Archive};
 use crate::job::listing::{Listed, State, backups_and_remnants};
 use crate::job::progress::Progress;
-use crate::job::restore::forks;
 use crate::job::restore::timelines::Timelines;
 use crate::job::restore::way::Way;
+use crate::job::restore::{self, forks};
 use crate::job::wal_ranges::{WalRanges, wal_ranges};
-use crate::pg::Timeline;
+use crate::pg::{Lsn, SegmentSize, Timeline};
 use crate::store::Patience;
 
 /// A backup with a summary.
@@ -57,7 +57,7 @@ impl Look {
     /// Looks at everything.
     ///
     /// # Errors
-    /// [`Error::Unreadable`]: what one backup needs cannot be known. [`Error::Archive`], [`Error::Forks`].
+    /// [`Error::Unreadable`]: what one backup needs cannot be known. [`Error::Archive`].
     pub(super) async fn take(
         archive: &Arc<Archive>,
         now: Timestamp,
@@ -158,7 +158,7 @@ impl Look {
         for way in &ways {
             let left = ways.iter().filter_map(|other| other.leaves(way.timeline())).max();
             let goes_on = match left {
-                Some(fork) => forks::goes_on(archive, way.timeline(), fork, lines.size, patience()).await?,
+                Some(fork) => goes_on(archive, way.timeline(), fork, lines.size, patience()).await?,
                 None => true,
             };
             if goes_on {
@@ -189,6 +189,24 @@ impl Known {
     pub(super) fn is_on(&self, way: &Way) -> bool {
         let stop = self.summary.backup.stop();
         stop.is_some_and(|(timeline, stop)| way.check_through(timeline, stop).is_ok())
+    }
+}
+
+/// Does a timeline go on behind a fork? What cannot be read may.
+async fn goes_on(
+    archive: &Arc<Archive>,
+    timeline: Timeline,
+    fork: Lsn,
+    size: SegmentSize,
+    patience: Patience,
+) -> Result<bool, Error> {
+    match forks::goes_on(archive, timeline, fork, size, patience).await {
+        Ok(goes_on) => Ok(goes_on),
+        Err(restore::Error::Archive(error @ archive::Error::Store(_))) => Err(error.into()),
+        Err(error) => {
+            tracing::warn!("timeline {timeline} is taken to go on behind {fork}: {error}");
+            Ok(true)
+        }
     }
 }
 

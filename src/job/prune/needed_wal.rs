@@ -62,6 +62,12 @@ impl NeededWal {
         Ok(())
     }
 
+    /// Takes what is only on the last timeline of a way.
+    pub(super) fn take_end(&mut self, end: &Way, lines: &Lines) {
+        let begin = end.fork().map_or(0, |(_, fork)| fork.0 / lines.size.bytes());
+        self.add(end.timeline(), (begin, u64::MAX));
+    }
+
     fn add(&mut self, timeline: Timeline, span: Span) {
         let spans = self.spans.entry(timeline).or_default();
         spans.push(span);

@@ -8,6 +8,7 @@ use super::needed_wal::NeededWal;
 use super::rules::{Judged, Reason, Rules, days_before, keep};
 use crate::archive::prune::WalSpan;
 use crate::archive::tree::{TreeId, TreeName};
+use crate::job::restore::way::Way;
 use crate::job::runs::{Span, both};
 use crate::pg::Lsn;
 use crate::pg::{SegmentSize, Timeline};
@@ -21,6 +22,8 @@ pub struct Plan {
     pub remnants: Vec<TreeId>,
     /// Segments that go; also names that were never archived.
     pub wal: BTreeMap<Timeline, Vec<Span>>,
+    /// Timelines whose WAL stays although no backup reaches it: a server may archive there.
+    pub without_backup: Vec<Timeline>,
     /// No WAL goes, because this backup is being made, and what it needs is not known.
     pub held_by: Option<TreeName>,
     pub(super) size: Option<SegmentSize>,
@@ -100,6 +103,7 @@ impl Plan {
             remnants,
             wal: BTreeMap::new(),
             held_by: making,
+            without_backup: vec![],
             size: ranges.segment_size,
         };
         let has_complete = plan.backups.iter().any(|planned| planned.known.is_complete);
@@ -118,12 +122,20 @@ impl Plan {
                     reason,
                 })?;
             }
+            // A server may archive there of which there is no backup here, or none yet.
+            let is_reached = |end: &Way| {
+                let mut known = plan.backups.iter().map(|planned| &planned.known);
+                known.any(|known| known.is_complete && known.is_on(end))
+            };
+            for end in ends.iter().filter(|end| !is_reached(end)) {
+                needed.take_end(end, lines);
+                plan.without_backup.push(end.timeline());
+            }
             for own in &ranges.timelines {
                 let (Some(first), Some(last)) = (own.runs.first(), own.runs.last()) else {
                     continue;
                 };
-                // Behind the last one there may be a `.partial`.
-                let rest = needed.rest(own.timeline, (first.first, last.last + 1));
+                let rest = needed.rest(own.timeline, (first.first, last.last));
                 let is_there =
                     |&(first, last): &Span| own.runs.iter().any(|run| run.first <= last && first <= run.last);
                 let rest: Vec<Span> = rest.into_iter().filter(is_there).collect();
