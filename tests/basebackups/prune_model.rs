@@ -68,7 +68,7 @@ enum Step {
     },
     /// The server of another timeline archives from now on.
     Switch(usize),
-    /// An archived segment is lost.
+    /// An archived segment or history is lost.
     Lose(usize),
     Pin(usize),
     Unpin(usize),
@@ -257,8 +257,12 @@ impl World {
             } => self.fork(*of % self.lines.len(), *back, *with_history),
             Step::Switch(to) => self.current = *to % self.lines.len(),
             Step::Lose(which) => {
-                let segments: Vec<String> = self.stored("wal/").into_iter().collect();
-                self.backend.set(&segments[which % segments.len()], None);
+                let files: Vec<String> = self.stored("wal/").into_iter().collect();
+                let lost = &files[which % files.len()];
+                self.backend.set(lost, None);
+                let history = |line: &Line| format!("wal/{:08X}.history.lz4", line.timeline);
+                let of_it = self.lines.iter_mut().filter(|line| history(line) == *lost);
+                of_it.for_each(|line| line.has_history = false);
             }
             Step::Pin(which) => self.pin(*which).await,
             Step::Unpin(which) => {
@@ -676,11 +680,9 @@ impl World {
             return;
         }
         for line in &self.lines {
-            // Nor what a server archives of which there is no backup.
-            if !left
-                .iter()
-                .any(|backup| self.lines_of(backup).any(|end| end.timeline == line.timeline))
-            {
+            // A server may archive there of which there is no complete backup.
+            let reaches = |backup: &&&Taken| self.lines_of(backup).any(|end| end.timeline == line.timeline);
+            if !left.iter().filter(reaches).any(|backup| self.is_complete(backup)) {
                 continue;
             }
             for number in 0..line.next {
