@@ -96,6 +96,8 @@ enum Command {
     BackupPin(backup_pin::PinArgs),
     BackupUnpin(backup_pin::UnpinArgs),
     Prune(prune::PruneArgs),
+    Delete(prune::DeleteArgs),
+    Cleanup(prune::CleanupArgs),
     #[command(visible_alias = "backup-fetch")]
     Restore(restore::RestoreArgs),
     PostgresConfig(postgres_config::PostgresConfigArgs),
@@ -185,6 +187,8 @@ pub fn main() -> ExitCode {
         Command::BackupPin(arguments) => backup_pin::pin(&arguments),
         Command::BackupUnpin(arguments) => backup_pin::unpin(&arguments),
         Command::Prune(arguments) => prune::run(&arguments),
+        Command::Delete(arguments) => prune::delete(arguments),
+        Command::Cleanup(arguments) => prune::cleanup(arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::PostgresConfig(arguments) => postgres_config::print(&arguments),
         Command::MountHelper(arguments) => mount_for_mount8(arguments.arguments),

@@ -15,6 +15,7 @@ use crate::assemble::Stay;
 use crate::config::duration;
 use crate::job::prune::{Plan, Planned, Prune, Removed, Rules, Tally};
 
+use super::complain;
 use super::options::{StoreArgs, open};
 use super::out::Out;
 use super::progress;
@@ -60,7 +61,7 @@ pub struct PruneArgs {
 }
 
 /// The rules.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[group(required = true, multiple = true)]
 pub struct RuleArgs {
     /// Keep the newest N complete backups
@@ -107,6 +108,110 @@ impl RuleArgs {
 /// Runs `walfs prune`.
 pub fn run(arguments: &PruneArgs) -> ExitCode {
     exit_code(block_on(prune(arguments)))
+}
+
+/// Prune, in the words of WAL-E and wal-g
+///
+/// Without --confirm nothing is removed: it is shown. WAL stays from the oldest backup on that stays.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  walfs delete --archive s3://bucket/prefix retain 5
+  walfs delete --archive s3://bucket/prefix retain FULL 5 --confirm
+  walfs delete --archive s3://bucket/prefix before monday --confirm
+
+Every backup of walfs counts as a full one. `walfs prune` knows more rules.")]
+pub struct DeleteArgs {
+    /// retain [FULL|FIND_FULL] N, or before [FIND_FULL] NAME
+    #[arg(value_name = "WORDS", num_args = 2..=3, required = true)]
+    words: Vec<String>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Prune, in the words of pgGlaskugel
+///
+/// Without --confirm nothing is removed: it is shown. WAL stays from the oldest backup on that stays.
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// Keep the newest N complete backups
+    #[arg(long, value_name = "N")]
+    retain: u32,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// What both take.
+#[derive(Debug, Args)]
+struct CommonArgs {
+    /// Remove it
+    #[arg(long)]
+    confirm: bool,
+    /// How long what is to go is still there after that was announced
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
+    grace: Duration,
+    /// s3://bucket/prefix, file:///directory or a path
+    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
+    archive: String,
+    /// Print one JSON object: backups, wal, removed
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+impl CommonArgs {
+    fn prune(self, rules: RuleArgs) -> PruneArgs {
+        PruneArgs {
+            archive: self.archive,
+            rules,
+            dry_run: !self.confirm,
+            grace: self.grace,
+            json: self.json,
+            store: self.store,
+        }
+    }
+}
+
+/// Runs `walfs delete`.
+pub fn delete(arguments: DeleteArgs) -> ExitCode {
+    let words: Vec<&str> = arguments.words.iter().map(String::as_str).collect();
+    let keep_last = |count: &str| {
+        let keep_last = Some(count.parse().ok()?);
+        Some(RuleArgs {
+            keep_last,
+            ..RuleArgs::default()
+        })
+    };
+    let keep_from = |name: &str| {
+        let keep_from = Some(name.parse().ok()?);
+        Some(RuleArgs {
+            keep_from,
+            ..RuleArgs::default()
+        })
+    };
+    let rules = match words[..] {
+        ["retain", count] | ["retain", "FULL" | "FIND_FULL", count] => keep_last(count),
+        ["before", name] | ["before", "FIND_FULL", name] => keep_from(name),
+        _ => None,
+    };
+    let Some(rules) = rules else {
+        complain(&format_args!(
+            "{:?} is neither `retain N` nor `before NAME`.\nHINT: `walfs delete --help` has examples.",
+            arguments.words.join(" ")
+        ));
+        return ExitCode::from(2);
+    };
+    run(&arguments.common.prune(rules))
+}
+
+/// Runs `walfs cleanup`.
+pub fn cleanup(arguments: CleanupArgs) -> ExitCode {
+    let rules = RuleArgs {
+        keep_last: Some(arguments.retain),
+        ..RuleArgs::default()
+    };
+    run(&arguments.common.prune(rules))
 }
 
 async fn prune(arguments: &PruneArgs) -> Result<(), Failure> {
@@ -166,7 +271,7 @@ fn print(out: &mut impl Write, plan: &Plan, removed: Removed, dry_run: bool) -> 
     if let Some(name) = &plan.held_by {
         writeln!(
             out,
-            "no WAL goes: backup {name} is being made, and what it needs is not known yet"
+            "no WAL goes: backup {name} is being made, and what it needs is not known yet (`walfs backup-list`)"
         )?;
     }
     for timeline in &plan.without_backup {

@@ -258,7 +258,9 @@ impl World {
             Step::Switch(to) => self.current = *to % self.lines.len(),
             Step::Lose(which) => {
                 let files: Vec<String> = self.stored("wal/").into_iter().collect();
-                let lost = &files[which % files.len()];
+                let Some(lost) = files.get(which % files.len().max(1)) else {
+                    return;
+                };
                 self.backend.set(lost, None);
                 let history = |line: &Line| format!("wal/{:08X}.history.lz4", line.timeline);
                 let of_it = self.lines.iter_mut().filter(|line| history(line) == *lost);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
 use walfs::codec::unpack_all;
@@ -419,6 +419,86 @@ fn k3_a_pinned_backup_stays() {
     assert_eq!(going(&prune(&site, &["--keep-last", "1"])), ["b1"]);
     assert_nothing_unneeded(&site.place);
     assert_restores(&site, 2);
+}
+
+/// In the words of wal-g and pgGlaskugel, which remove nothing until they are told twice.
+#[test]
+fn k3_the_words_of_others() {
+    let world = World::new("words");
+    let site = Site::local(&world);
+    let mut files = Files::new(&site, 28);
+    files.make(100_000);
+    row(&site, &mut files, 4);
+    let run = |command: &str, arguments: &[&str]| {
+        let mut walfs = site.walfs(command);
+        walfs.args(arguments).output().expect("run walfs")
+    };
+    let before = objects(&site.place);
+    for (command, arguments, goes) in [
+        ("delete", &["retain", "2"][..], 2),
+        ("delete", &["retain", "FULL", "3"], 1),
+        ("delete", &["before", "b3"], 3),
+        ("cleanup", &["--retain", "1"], 3),
+    ] {
+        let shown = run(command, arguments);
+        assert!(shown.status.success(), "{}", said(&shown));
+        let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert_eq!(text.matches("would go").count(), goes, "{arguments:?}: {text}");
+    }
+    for wrong in [&["retain", "many"][..], &["everything", "now"], &["retain"]] {
+        assert_eq!(run("delete", wrong).status.code(), Some(2), "{wrong:?}");
+    }
+    assert_eq!(objects(&site.place), before);
+    let done = run(
+        "delete",
+        &["before", "FIND_FULL", "b2", "--confirm", "--grace", "1s"],
+    );
+    assert!(done.status.success(), "{}", said(&done));
+    assert_eq!(complete(&site), ["b2", "b3"]);
+}
+
+/// Backups and prunes at one moment, again and again: what is complete is whole.
+#[test]
+fn k3_backups_and_prunes_side_by_side() {
+    let world = World::new("beside");
+    let site = Site::new(&world, Place::S3(S3Server::start()));
+    let mut files = Files::new(&site, 29);
+    for _ in 0..8 {
+        files.make(200_000);
+    }
+    site.backup("first");
+    for round in 0..8 {
+        for _ in 0..10 {
+            files.change();
+        }
+        let backups = ["x", "y"].map(|which| site.slow_backup_with(&format!("{which}{round}"), &["--json"]));
+        let prunes = ["1", "2"].map(|last| {
+            let mut prune = site.walfs("prune");
+            prune.args(["--grace", "1s", "--json", "--keep-last", last]);
+            prune.stdout(Stdio::null()).spawn().expect("run walfs")
+        });
+        for backup in backups {
+            let output = backup.wait_with_output().expect("wait for it");
+            assert!(output.status.success(), "round {round}: {}", said(&output));
+        }
+        for mut prune in prunes {
+            assert!(
+                wait::for_exit("the prune to end", &mut prune).success(),
+                "round {round}"
+            );
+        }
+        // What is called complete has every part that its manifest names.
+        let listed = complete(&site);
+        assert!(!listed.is_empty());
+        let there: BTreeSet<String> = site.place.keys("trees").into_iter().collect();
+        let missing: Vec<String> = named_parts(&site.place).difference(&there).cloned().collect();
+        assert_eq!(missing, Vec::<String>::new(), "round {round}");
+    }
+    let newest = complete(&site).pop().expect("a backup");
+    let data = restored(&site, &newest);
+    assert_same(&User::caller(), &data.join("kept_by_us"), &files.root);
+    prune(&site, &["--keep-last", "1"]);
+    assert_nothing_unneeded(&site.place);
 }
 
 /// B9: what has lost its summary goes by nobody's rule, nor what it builds on; what cannot be read stops everything.

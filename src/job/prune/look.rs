@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::Error;
 use super::needed_wal::Lines;
-use crate::archive::tree::begun::Maker;
+use crate::archive::tree::begun::{Maker, SILENCE};
 use crate::archive::tree::catalogue::Unfinished;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{TreeId, TreeName};
@@ -80,11 +80,13 @@ impl Look {
                         reason,
                     });
                 }
-                State::Unfinished(Unfinished { builds_on, .. }, maker) => {
+                State::Unfinished(tree, maker) => {
+                    let is_silent = is_silent(&tree, now);
+                    let Unfinished { builds_on, .. } = tree;
                     for base in builds_on {
                         base_of.entry(base).or_default().push(name.clone());
                     }
-                    making = making.or((maker != Maker::Dead).then_some(name));
+                    making = making.or((maker != Maker::Dead && !is_silent).then_some(name));
                     continue;
                 }
             };
@@ -190,6 +192,13 @@ impl Known {
         let stop = self.summary.backup.stop();
         stop.is_some_and(|(timeline, stop)| way.check_through(timeline, stop).is_ok())
     }
+}
+
+/// Has nothing come for so long that whoever is at it will not be waited for? A mount lives for months, with what was left
+/// in it. Should it go on, it is refused when its WAL is gone.
+fn is_silent(tree: &Unfinished, now: Timestamp) -> bool {
+    let silence = SystemTime::from(now).duration_since(tree.last_stored);
+    silence.is_ok_and(|silence| silence > SILENCE)
 }
 
 /// Does a timeline go on behind a fork? What cannot be read may.
