@@ -13,5 +13,6 @@ pub mod progress;
 pub mod restore;
 pub mod runs;
 pub mod sweep;
+pub mod verify;
 pub mod wal_find;
 pub mod wal_ranges;

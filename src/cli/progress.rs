@@ -62,6 +62,7 @@ fn words(phase: Phase<'_>) -> String {
         }
         Phase::Comparing { bytes } => format!("comparing {}", indicatif::BinaryBytes(bytes)),
         Phase::Restoring { bytes } => format!("restoring {}", indicatif::BinaryBytes(bytes)),
+        Phase::Verifying { bytes } => format!("verifying {}", indicatif::BinaryBytes(bytes)),
         Phase::Syncing => "making everything durable".into(),
         Phase::Listing => "listing archived files".into(),
         Phase::Finishing => "ending backup mode, and storing the last files".into(),
@@ -90,6 +91,7 @@ impl Progress for Line {
             Phase::Copying { files, bytes } => self.count(bytes, format!("{files} files:")),
             Phase::Comparing { bytes } => self.count(bytes, "comparing:".into()),
             Phase::Restoring { bytes } => self.count(bytes, "restoring:".into()),
+            Phase::Verifying { bytes } => self.count(bytes, "verifying:".into()),
             Phase::Listing => self.show(LISTING, words(phase)),
             other => self.show(WAITING, words(other)),
         }

@@ -282,7 +282,11 @@ impl Archive {
         Ok(found)
     }
 
-    pub(super) async fn list_all(&self, prefix: &str, patience: Patience) -> Result<Vec<(Key, Meta)>, Error> {
+    pub(in crate::archive) async fn list_all(
+        &self,
+        prefix: &str,
+        patience: Patience,
+    ) -> Result<Vec<(Key, Meta)>, Error> {
         let mut found: Vec<(Key, Meta)> = Vec::new();
         loop {
             let after = found.last().map(|(key, _)| key.as_str().to_owned());
