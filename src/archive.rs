@@ -24,10 +24,12 @@ use crate::printable::shortened;
 use crate::store::{self, ByteRange, Claim, ErrorKind, Key, Patience, PutMode, Stage, Store};
 
 mod error;
+pub mod object;
 mod place;
 mod plain;
 pub mod prune;
 pub mod tree;
+pub mod verified;
 pub mod wal;
 
 pub use error::Error;
@@ -435,7 +437,9 @@ async fn read_json<T: for<'a> Deserialize<'a>>(
         .map_err(|error| Error::Marker {
             key,
             place: store.place(),
-            reason: error.to_string(),
+            reason: format!(
+                "{error}\nHINT: it was changed or cut after it was written; bring it back from a copy of the store"
+            ),
         })
 }
 

@@ -31,6 +31,7 @@ mod progress;
 pub mod prune;
 pub mod restore;
 mod restored;
+pub mod verify;
 pub mod wal;
 pub mod wal_find;
 pub mod wal_verify;
@@ -62,7 +63,8 @@ Examples:
 
 Exit codes:
   0    done
-  1    it failed; for wal-fetch: the archive ends before this file; for wal-verify: something is missing
+  1    it failed; for wal-fetch: the archive ends before this file; for wal-verify: something is missing;
+       for verify: something is damaged or missing
   2    wrong usage (not of wal-fetch)
   3    backup: the backup is complete, and data pages in it are damaged
   130  backup: ended by Ctrl-C (143: by SIGTERM); nothing of it is kept
@@ -87,6 +89,7 @@ enum Command {
     WalList(wal::ListArgs),
     WalFind(wal_find::FindArgs),
     WalVerify(wal_verify::VerifyArgs),
+    Verify(verify::VerifyArgs),
     #[command(visible_alias = "backup-push")]
     Backup(backup::BackupArgs),
     BackupList(backup_list::ListArgs),
@@ -179,6 +182,7 @@ pub fn main() -> ExitCode {
         Command::WalList(arguments) => wal::list(&arguments),
         Command::WalFind(arguments) => wal_find::find(&arguments),
         Command::WalVerify(arguments) => wal_verify::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Backup(arguments) => backup::backup(&arguments),
         Command::BackupList(arguments) => backup_list::list(&arguments),
         Command::BackupShow(arguments) => backup_list::show(&arguments),

@@ -14,5 +14,6 @@ pub mod prune;
 pub mod restore;
 pub mod runs;
 pub mod sweep;
+pub mod verify;
 pub mod wal_find;
 pub mod wal_ranges;

@@ -74,3 +74,5 @@ mod restoring_partials;
 mod restoring_swapped;
 // Brought back from backups that are not what they say.
 mod restoring_forged;
+// Damaged in every way, and told: what, and what it costs.
+mod read_back;

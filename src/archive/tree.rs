@@ -187,6 +187,17 @@ impl TreeId {
     }
 }
 
+impl TreeId {
+    /// Is this the name of a part in a tree's folder?
+    pub(super) fn is_part(file: &str, codec: &str) -> bool {
+        let numbers = file.strip_suffix(codec).and_then(|file| file.strip_suffix(PART));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        numbers.is_some_and(|numbers| {
+            (2..=3).contains(&numbers.split('.').count()) && numbers.split('.').all(is_number)
+        })
+    }
+}
+
 impl fmt::Display for TreeId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.0)

@@ -25,6 +25,7 @@ pub use hole::{Behind, Hole, LostHistory};
 pub use landmarks::{Seeker, Sought};
 pub use lineage::{Child, Fork, Lineage};
 pub use own::Compared;
+pub(super) use received::RECEIVING;
 pub use received::{Fragment, MAX_FRAGMENT_BYTES, Prefix, Prefixes};
 
 use super::{Archive, Error};

@@ -62,6 +62,7 @@ fn words(phase: Phase<'_>) -> String {
         }
         Phase::Comparing { bytes } => format!("comparing {}", indicatif::BinaryBytes(bytes)),
         Phase::Restoring { bytes } => format!("restoring {}", indicatif::BinaryBytes(bytes)),
+        Phase::Verifying { bytes } => format!("verifying {}", indicatif::BinaryBytes(bytes)),
         Phase::Syncing => "making everything durable".into(),
         Phase::Listing => "listing archived files".into(),
         Phase::Finishing => "ending backup mode, and storing the last files".into(),
@@ -93,6 +94,7 @@ impl Progress for Line {
             Phase::Comparing { bytes } => self.count(bytes, "comparing:".into()),
             Phase::Restoring { bytes } => self.count(bytes, "restoring:".into()),
             Phase::Listing | Phase::Removing => self.show(LISTING, words(phase)),
+            Phase::Verifying { bytes } => self.count(bytes, "verifying:".into()),
             other => self.show(WAITING, words(other)),
         }
     }

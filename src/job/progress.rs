@@ -31,6 +31,11 @@ pub enum Phase<'a> {
         /// How many, plain.
         bytes: u64,
     },
+    /// Objects are read back.
+    Verifying {
+        /// Their stored bytes.
+        bytes: u64,
+    },
     /// Everything is made durable.
     Syncing,
     /// Names are listed; what advances is their number.

@@ -202,7 +202,7 @@ async fn intact(
     patience: impl Fn() -> Patience,
 ) -> Result<Base, Error> {
     let tree = reader.open(name, summary, patience()).await?;
-    let parts = tree.parts(patience()).await?;
+    let parts = tree.parts(&patience).await?;
     if let Some((part, reason)) = archive.missing_part(&parts, patience()).await? {
         return Err(archive.tree_damaged(name, part.as_str(), reason));
     }

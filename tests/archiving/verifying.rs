@@ -102,3 +102,26 @@ fn r6_wal_verify_lists_ranges_and_holes() {
         "{told:#}"
     );
 }
+
+/// K6: what `verify` reads it also misses: holes, and with a name for each.
+#[test]
+fn k6_verify_names_holes_too() {
+    let desk = desk_with_holes();
+    let output = desk.run(&["verify", "--json", "--archive", &desk.archive()]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
+    let findings = told["findings"].as_array().expect("a list");
+    let objects: Vec<&str> = findings
+        .iter()
+        .filter_map(|finding| finding["object"].as_str())
+        .collect();
+    let expected = [(1, 5), (1, 7), (1, 10), (2, 13)]
+        .map(|(timeline, number)| format!("wal/{}.lz4", name(timeline, number)));
+    assert_eq!(objects, expected, "{told:#}");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        findings[1]["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("2 segments")),
+        "{told:#}"
+    );
+}

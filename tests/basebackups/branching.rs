@@ -193,6 +193,9 @@ fn b12_timelines_that_go_on_side_by_side_are_named_and_chosen() {
     server.query("INSERT INTO t VALUES (3)");
     server.archive_all();
     forked.asks(&["LATEST"]);
+    // K6: forks, and the copies of pages with which a timeline begins, are no damage.
+    let verified = forked.site.walfs("verify").output().expect("run walfs");
+    assert!(verified.status.success(), "{}", said(&verified));
 }
 
 /// R6: "A timeline that has segments and no `.history` is named, not passed over."

@@ -181,6 +181,9 @@ fn k3_ten_in_a_row_are_pruned_to_two() {
     let verified = site.walfs("wal-verify").output().expect("run walfs");
     assert!(verified.status.success(), "{}", said(&verified));
 
+    let verified = site.walfs("verify").output().expect("run walfs");
+    assert!(verified.status.success(), "{}", said(&verified));
+
     let after = objects(&site.place);
     let again = prune(&site, &["--keep-last", "2"]);
     assert_eq!(going(&again), Vec::<String>::new());
@@ -213,6 +216,8 @@ fn k3_old_backups_keep_their_own_wal_only() {
     let verified = site.walfs("wal-verify").output().expect("run walfs");
     assert!(verified.status.success(), "{}", said(&verified));
     assert!(said(&verified).contains("pruned"), "{}", said(&verified));
+    let verified = site.walfs("verify").output().expect("run walfs");
+    assert!(verified.status.success(), "{}", said(&verified));
 
     let data = world.owned_dir("restored").join("data");
     let restore = |target: &[&str]| {

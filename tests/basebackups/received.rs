@@ -30,7 +30,7 @@ fn current_segment(site: &Site<'_>) -> String {
 }
 
 /// The beginning of the segment that the server writes, as `pg_receivewal` brings it: laid out, filled in, closed.
-fn receive(site: &Site<'_>, mount: &Mount, segment: &str) {
+pub(super) fn receive(site: &Site<'_>, mount: &Mount, segment: &str) {
     let content = site.server.data().join("pg_wal").join(segment);
     let partial = mount.wal().join(format!("{segment}.partial"));
     let receive =

@@ -24,7 +24,7 @@ mod contradicted;
 mod timelines;
 
 /// Folder of the fragments.
-const RECEIVING: &str = "receiving";
+pub(in crate::archive) const RECEIVING: &str = "receiving";
 
 /// The most plain bytes a fragment may have.
 pub const MAX_FRAGMENT_BYTES: u64 = 16 << 20;
@@ -96,7 +96,7 @@ impl Fragment {
     }
 
     /// `None` for an object that is no fragment, or claims what none can be.
-    fn parse(key: &Key, codec: &str) -> Option<Self> {
+    pub(in crate::archive) fn parse(key: &Key, codec: &str) -> Option<Self> {
         let name = key.as_str().strip_prefix(RECEIVING)?.strip_prefix('/')?;
         let [segment, range, file_bytes, prefixes, found] =
             name.split('.').collect::<Vec<_>>().try_into().ok()?;

@@ -124,7 +124,7 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
                 let tree = reader
                     .open(&known.name, &known.summary, (self.patience)())
                     .await?;
-                tree.parts((self.patience)()).await
+                tree.parts(&self.patience).await
             };
             match parts.await {
                 Ok(parts) => {

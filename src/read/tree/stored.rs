@@ -269,14 +269,42 @@ impl StoredTree {
         Err(self.damaged(Trouble::Damaged(reason)))
     }
 
-    /// All parts, in the order of their numbers.
+    /// Shows the extents of all files, which reads all of the manifest: of each run of them the file's number and path. In
+    /// no order. Each leaf gets its own patience.
     ///
     /// # Errors
     /// As [`StoredTree::entry`].
-    pub async fn parts(&self, patience: Patience) -> Result<Vec<Part>, Error> {
+    pub async fn each_file(
+        &self,
+        patience: impl Fn() -> Patience,
+        mut take: impl FnMut(u32, &[u8], Extents<'_>) + Send,
+    ) -> Result<(), Error> {
+        let mut next = self.index.leaf_of_entry(0, 0);
+        // The last file, which may go on in the leaves that follow.
+        let mut last: (u32, Box<[u8]>) = (0, Box::default());
+        while let Some(leaf) = next {
+            let entries = self.leaf(leaf, patience()).await?;
+            let mut ends_with = None;
+            for (number, path, extents) in entries.files() {
+                ends_with = ends_with.max(path.map(|path| (number, path)));
+                take(number, path.unwrap_or(&last.1), extents);
+            }
+            if let Some((number, path)) = ends_with.filter(|(number, _)| *number > last.0) {
+                last = (number, path.into());
+            }
+            next = self.index.next(leaf);
+        }
+        Ok(())
+    }
+
+    /// All parts, in the order of their numbers. Each leaf gets its own patience.
+    ///
+    /// # Errors
+    /// As [`StoredTree::entry`].
+    pub async fn parts(&self, patience: impl Fn() -> Patience) -> Result<Vec<Part>, Error> {
         let mut parts = Vec::new();
         while let Some(leaf) = self.index.leaf_of_part(parts.len() as u32) {
-            let found = self.part_leaf(leaf, patience).await;
+            let found = self.part_leaf(leaf, patience()).await;
             let found = found.map_err(|trouble| self.damaged(trouble))?;
             parts.extend(found.iter().map(|part| Part::clone(part)));
         }

@@ -169,6 +169,23 @@ impl Entries {
         }
     }
 
+    /// The extents of all files, line by line: each with its file's number, and the path where the file begins here.
+    pub fn files(&self) -> impl Iterator<Item = (u32, Option<&[u8]>, Extents<'_>)> {
+        let own = (self.first..)
+            .zip(&self.entries)
+            .filter_map(|(number, entry)| match &entry.content {
+                Content::File { extents, .. } => {
+                    Some((number, Some(&*entry.path), Extents { from: 0, extents }))
+                }
+                _ => None,
+            });
+        let more = self.more.iter().map(|(number, from, extents)| {
+            let path = self.entry(*number).map(|entry| &*entry.path);
+            (*number, path, Extents { from: *from, extents })
+        });
+        own.chain(more)
+    }
+
     /// Bytes that it holds, roughly.
     pub fn held_bytes(&self) -> usize {
         let entry = |entry: &Entry| {

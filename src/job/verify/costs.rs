@@ -1,0 +1,362 @@
+//! What findings in WAL, and in the small objects, cost: which backups recover no further, and which not at all.
+
+use std::collections::BTreeSet;
+
+use futures::FutureExt;
+
+use super::finding::{Cost, Finding, Kind};
+use super::proof::Lost;
+use super::tree::OpenTree;
+use super::{Backup, Run, Scope};
+use crate::archive::Error;
+use crate::archive::object::Object;
+use crate::archive::tree::catalogue::BackupWal;
+use crate::job::restore::received;
+use crate::job::wal_ranges::{Beginning, WalRanges};
+use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
+use crate::store::Key;
+
+impl Run<'_> {
+    /// Takes down what is wrong with an object that was read.
+    pub(super) async fn find_wrong(
+        &mut self,
+        key: &Key,
+        object: &Object,
+        (kind, reason, lost): (Kind, String, Lost),
+        tree: &mut Option<OpenTree>,
+    ) -> Result<(), Error> {
+        let costs = match object {
+            // Who points to it is looked up for all parts of a tree together.
+            Object::Part(_) => {
+                if let Some(tree) = tree {
+                    tree.lose(key, kind, reason, lost);
+                }
+                return Ok(());
+            }
+            Object::Wal(name) => self.costs_of_wal(*name, &lost).await?,
+            Object::Fragment(fragment) => {
+                let from = self
+                    .segment_size
+                    .map(|size| fragment.segment.start(size).0 + fragment.range.start);
+                self.costs_of_received(fragment.segment, from.map(Lsn)).await?
+            }
+            Object::Summary(name) => vec![Cost::Backup {
+                backup: name.clone(),
+                because: "its summary says where everything else of it is, and proves it".into(),
+            }],
+            Object::Manifest(id) => {
+                let costs = self.costs_of_manifest(id);
+                match costs.is_empty() {
+                    true => vec![Cost::other("it is of a backup that is not complete")],
+                    false => costs,
+                }
+            }
+            _ => vec![Cost::other(
+                "no backup needs it: it only says who brought a backup, and when",
+            )],
+        };
+        self.find(Finding {
+            object: key.as_str().to_owned(),
+            kind,
+            reason,
+            costs,
+        });
+        Ok(())
+    }
+
+    /// Of segments they are told when all are known.
+    async fn costs_of_wal(&mut self, name: WalName, lost: &Lost) -> Result<Vec<Cost>, Error> {
+        Ok(match name {
+            WalName::Segment(_) if *lost == Lost::Annex => vec![Cost::other(
+                "its WAL is right; what it says is found by reading it through, which takes longer",
+            )],
+            WalName::Segment(segment) => {
+                self.bad_wal.insert(segment);
+                Vec::new()
+            }
+            WalName::Partial(segment) => self.costs_of_received(segment, None).await?,
+            WalName::History(timeline) => vec![Cost::other(format!(
+                "no backup recovers onto timeline {timeline}, nor onto one that left it"
+            ))],
+            WalName::Backup(..) => vec![Cost::other(
+                "no backup needs it: one that was copied by hand does not know the moment of its end",
+            )],
+        })
+    }
+
+    /// Of WAL that is the beginning of a segment only.
+    async fn costs_of_received(&self, segment: SegmentName, from: Option<Lsn>) -> Result<Vec<Cost>, Error> {
+        let whole = self
+            .archive
+            .wal_meta(WalName::Segment(segment), self.patience())
+            .await;
+        let is_archived = match whole {
+            Ok(found) => found.is_some(),
+            Err(Error::Damaged { .. }) => false,
+            Err(error) => return Err(error),
+        };
+        let end = from.or_else(|| self.segment_size.map(|size| segment.start(size)));
+        Ok(match (is_archived, end) {
+            (true, _) => vec![Cost::other(format!(
+                "nothing is lost: {segment} is archived whole"
+            ))],
+            (false, Some(end)) => self.costs_until(segment, end, None),
+            (false, None) => Vec::new(),
+        })
+    }
+
+    /// Which backups recover through a segment, and so no further than `end`. `ranges` tells how timelines follow each other;
+    /// without it only the segment's own is looked at.
+    fn costs_until(&self, segment: SegmentName, end: Lsn, ranges: Option<&WalRanges>) -> Vec<Cost> {
+        let Some(size) = self.segment_size else {
+            return Vec::new();
+        };
+        let through = self
+            .backups
+            .iter()
+            .filter(|backup| leads_through(backup, segment, size, ranges));
+        let costs = through.map(|backup| Cost::Until {
+            backup: backup.name.clone(),
+            lsn: end,
+            timeline: segment.timeline,
+        });
+        costs.collect()
+    }
+
+    fn costs_of_segment(&self, segment: SegmentName, ranges: &WalRanges) -> Vec<Cost> {
+        let Some(size) = self.segment_size else {
+            return Vec::new();
+        };
+        let mut costs = Vec::new();
+        let mut needing = BTreeSet::new();
+        for (number, backup) in self.backups.iter().enumerate() {
+            if self.needed_wal(number).contains(&segment) {
+                needing.insert(&backup.name);
+                costs.push(Cost::Backup {
+                    backup: backup.name.clone(),
+                    because: format!("it needs {segment} to become consistent"),
+                });
+            }
+        }
+        let until = self.costs_until(segment, segment.start(size), Some(ranges));
+        costs.extend(until.into_iter().filter(|cost| match cost {
+            Cost::Until { backup, .. } => !needing.contains(backup),
+            _ => true,
+        }));
+        if costs.is_empty() {
+            costs.push(Cost::other("no backup recovers through it"));
+        }
+        costs
+    }
+
+    /// Adds what segments cost that cannot be read.
+    pub(super) fn tell_costs(&mut self, ranges: &WalRanges) {
+        for segment in std::mem::take(&mut self.bad_wal) {
+            let key = self.archive.wal_key(WalName::Segment(segment));
+            let costs = self.costs_of_segment(segment, ranges);
+            let mut own = self.findings.iter_mut();
+            if let Some(finding) = own.find(|finding| finding.object == key.as_str()) {
+                finding.costs = costs;
+            }
+        }
+    }
+
+    /// What is missing between archived segments, and timelines whose beginning is not known.
+    pub(super) fn find_holes(&mut self, ranges: &WalRanges) {
+        for own in &ranges.timelines {
+            let timeline = own.timeline;
+            for (first, last) in &own.holes {
+                let (Some(first_name), Some(last_name)) =
+                    (ranges.name(timeline, *first), ranges.name(timeline, *last))
+                else {
+                    continue;
+                };
+                let reason = match last - first {
+                    0 => "it is not there, and later WAL is".to_owned(),
+                    more => format!(
+                        "{} segments up to {last_name} are not there, and later WAL is",
+                        more + 1
+                    ),
+                };
+                let costs = self.costs_of_segment(first_name, ranges);
+                self.find(Finding {
+                    object: self
+                        .archive
+                        .wal_key(WalName::Segment(first_name))
+                        .as_str()
+                        .to_owned(),
+                    kind: Kind::Missing,
+                    reason,
+                    costs,
+                });
+            }
+            let history = self.archive.wal_key(WalName::History(timeline));
+            let (kind, reason) = match &own.beginning {
+                Beginning::Lost => (
+                    Kind::Missing,
+                    "it is not there, and says where the timeline began".to_owned(),
+                ),
+                Beginning::Wrong(reason) => (
+                    Kind::Damaged,
+                    reason.lines().next().unwrap_or_default().to_owned(),
+                ),
+                Beginning::First | Beginning::Left(..) => continue,
+            };
+            if !self
+                .findings
+                .iter()
+                .any(|finding| finding.object == history.as_str())
+            {
+                self.find(Finding {
+                    object: history.as_str().to_owned(),
+                    kind,
+                    reason,
+                    costs: vec![Cost::other(format!(
+                        "no backup recovers onto timeline {timeline}, nor onto one that left it"
+                    ))],
+                });
+            }
+        }
+        for own in &ranges.timelines {
+            if let Some((first, last)) = own.before_beginning
+                && let Some(name) = ranges.name(own.timeline, first)
+            {
+                self.find(Finding {
+                    object: self.archive.wal_key(WalName::Segment(name)).as_str().to_owned(),
+                    kind: Kind::Misplaced,
+                    reason: format!(
+                        "{} segments from it on lie before timeline {} began: they are another server's",
+                        last - first + 1,
+                        own.timeline
+                    ),
+                    costs: vec![Cost::other("no backup recovers through them")],
+                });
+            }
+        }
+    }
+
+    /// WAL that backups need and that is neither archived nor damaged, which is told by then.
+    pub(super) async fn find_missing_wal(&mut self) -> Result<(), Error> {
+        if self.scope == Scope::Wal {
+            return Ok(());
+        }
+        for number in 0..self.backups.len() {
+            if self.only.is_some_and(|only| only != number) {
+                continue;
+            }
+            let Backup { name, summary } = &self.backups[number];
+            let (segments, kind, reason) =
+                match self.archive.backup_wal(summary, self.patience()).boxed().await? {
+                    BackupWal::Complete => continue,
+                    BackupWal::Missing(segments) => (segments, Kind::Missing, "it is not there"),
+                    BackupWal::Others(segments) => (segments, Kind::Misplaced, "it is another server's"),
+                };
+            let told: BTreeSet<&str> = self
+                .findings
+                .iter()
+                .map(|finding| finding.object.as_str())
+                .collect();
+            let key = |segment: &SegmentName| self.archive.wal_key(WalName::Segment(*segment));
+            let left: Vec<&SegmentName> = segments
+                .iter()
+                .filter(|segment| !told.contains(key(segment).as_str()))
+                .collect();
+            let is_hole_told = left.len() < segments.len();
+            let Some(first) = left.first().filter(|_| !is_hole_told) else {
+                continue;
+            };
+            let costs = vec![Cost::Backup {
+                backup: name.clone(),
+                because: format!(
+                    "it needs {} segments to become consistent that are not at hand",
+                    left.len()
+                ),
+            }];
+            let object = key(first).as_str().to_owned();
+            self.find(Finding {
+                object,
+                kind,
+                reason: reason.to_owned(),
+                costs,
+            });
+        }
+        Ok(())
+    }
+
+    /// What was received of a segment: do its fragments lead as far as they say?
+    pub(super) async fn join_received(&mut self) -> Result<(), Error> {
+        let Some(size) = self.segment_size else {
+            return Ok(());
+        };
+        for segment in std::mem::take(&mut self.received) {
+            let fragments = self.archive.received(segment, self.patience()).await?;
+            let Some(end) = fragments.iter().map(|fragment| fragment.range.end).max() else {
+                continue;
+            };
+            let rest = received::rest(self.archive, segment, size, self.patience())
+                .boxed()
+                .await;
+            let joined = match rest {
+                Ok(rest) => rest.map_or(segment.start(size), |rest| rest.end),
+                // A fragment that cannot be read is told.
+                Err(Error::Damaged { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let claimed = Lsn(segment.start(size).0 + end);
+            if joined < claimed {
+                let costs = self.costs_of_received(segment, Some(joined)).await?;
+                self.find(Finding {
+                    object: format!("receiving/{segment}"),
+                    kind: Kind::Useless,
+                    reason: format!(
+                        "what was received of it up to {claimed} can be put together up to {joined} only: a fragment is \
+                         missing, or another's"
+                    ),
+                    costs,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Does a backup recover through a segment?
+fn leads_through(
+    backup: &Backup,
+    segment: SegmentName,
+    size: SegmentSize,
+    ranges: Option<&WalRanges>,
+) -> bool {
+    let backup = &backup.summary.backup;
+    let (Some((_, start)), Some((timeline, stop))) = (backup.start(), backup.stop()) else {
+        return false;
+    };
+    let number = segment.number(size);
+    if number < start.0 / size.bytes() {
+        return false;
+    }
+    let mut at = segment.timeline;
+    let mut last = number;
+    // Up from the segment's timeline to the backup's: each was left behind the place that is come from.
+    while at != timeline {
+        let Some((parent, fork)) = ranges.and_then(|ranges| left(ranges, at)) else {
+            return false;
+        };
+        if last < fork.0 / size.bytes() || parent >= at {
+            return false;
+        }
+        (at, last) = (parent, fork.0 / size.bytes());
+        if at == timeline && fork < stop {
+            return false;
+        }
+    }
+    true
+}
+
+fn left(ranges: &WalRanges, timeline: Timeline) -> Option<(Timeline, Lsn)> {
+    let own = ranges.timelines.iter().find(|own| own.timeline == timeline)?;
+    match own.beginning {
+        Beginning::Left(parent, at) => Some((parent, at)),
+        _ => None,
+    }
+}

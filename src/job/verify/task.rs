@@ -1,0 +1,215 @@
+//! One object, and what reading it back shows.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::finding::Kind;
+use super::pages::{self, Bad, Piece};
+use super::proof::{Expected, Look, Lost, Verdict, prove};
+use super::wal;
+use crate::archive::object::Object;
+use crate::archive::{Archive, Error};
+use crate::job::backup::pages::Rules;
+use crate::pg::{SegmentSize, SystemId, WalName};
+use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience};
+
+/// The longest word of who is at a tree.
+const WORD_BYTES: u64 = 1 << 20;
+
+/// An object that is listed.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) key: Key,
+    pub(super) meta: Meta,
+    pub(super) object: Object,
+    /// When it was proved last.
+    pub(super) at: Option<Timestamp>,
+    /// Is it read?
+    pub(super) is_due: bool,
+    /// What a manifest or a summary says of it.
+    pub(super) expected: Expected,
+    /// The data pages in it.
+    pub(super) pages: Option<(Rules, Arc<Vec<Piece>>)>,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    pub(super) outcome: Outcome,
+    /// Whose a segment is.
+    pub(super) system_id: Option<SystemId>,
+    pub(super) pages: Vec<Bad>,
+}
+
+#[derive(Debug, Default)]
+pub(super) enum Outcome {
+    #[default]
+    Proved,
+    Gone,
+    Wrong {
+        kind: Kind,
+        reason: String,
+        lost: Lost,
+    },
+}
+
+impl Checked {
+    fn wrong(kind: Kind, reason: impl Into<String>) -> Self {
+        Self {
+            outcome: Outcome::Wrong {
+                kind,
+                reason: reason.into(),
+                lost: Lost::All,
+            },
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Verdict> for Checked {
+    fn from(verdict: Verdict) -> Self {
+        let outcome = match verdict {
+            Verdict::Proved => Outcome::Proved,
+            Verdict::Gone => Outcome::Gone,
+            Verdict::Damaged(reason, lost) => Outcome::Wrong {
+                kind: Kind::Damaged,
+                reason,
+                lost,
+            },
+        };
+        Self {
+            outcome,
+            ..Self::default()
+        }
+    }
+}
+
+fn nothing() -> Arc<Look> {
+    Arc::new(|_, _| {})
+}
+
+impl Task {
+    pub(super) fn new(key: Key, meta: Meta, object: Object, at: Option<Timestamp>, is_due: bool) -> Self {
+        Self {
+            key,
+            meta,
+            object,
+            at,
+            is_due,
+            expected: Expected::default(),
+            pages: None,
+        }
+    }
+
+    /// Reads it back. `unreadable` says which summaries cannot be read, and why: all of them were read already.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(super) async fn check(
+        &self,
+        archive: &Arc<Archive>,
+        size: Option<SegmentSize>,
+        unreadable: &BTreeMap<Key, String>,
+        patience: Patience,
+    ) -> Result<Checked, Error> {
+        let _held = match self.object {
+            Object::Summary(_) | Object::Word(_) => None,
+            _ => Some(
+                archive
+                    .memory()
+                    .filling
+                    .take(super::proof::HELD_BYTES.min(4 * self.meta.stored_bytes + (1 << 20)))
+                    .await,
+            ),
+        };
+        match &self.object {
+            Object::Summary(_) => Ok(match unreadable.get(&self.key) {
+                Some(reason) => Checked::wrong(Kind::Damaged, reason),
+                None => Checked::default(),
+            }),
+            Object::Word(_) => self.check_word(archive, patience).await,
+            Object::Wal(name) => self.check_wal(archive, *name, size, patience).await,
+            Object::Fragment(fragment) => {
+                let expected = Expected {
+                    plain_bytes: Some(fragment.bytes()),
+                    hash: None,
+                    by: "its name",
+                };
+                Ok(prove(archive, &self.key, &expected, patience, nothing())
+                    .await?
+                    .into())
+            }
+            Object::Part(_) => self.check_part(archive, patience).await,
+            _ => Ok(prove(archive, &self.key, &self.expected, patience, nothing())
+                .await?
+                .into()),
+        }
+    }
+
+    async fn check_word(&self, archive: &Archive, patience: Patience) -> Result<Checked, Error> {
+        let fetched = archive
+            .store()
+            .get(&self.key, ByteRange::AtMost(WORD_BYTES), patience)
+            .await;
+        Ok(match fetched {
+            Ok(fetched) => match serde_json::from_slice::<Value>(&fetched.bytes) {
+                Ok(Value::Object(_)) => Checked::default(),
+                Ok(_) => Checked::wrong(Kind::Damaged, "it is no JSON object"),
+                Err(error) => Checked::wrong(Kind::Damaged, format!("it is no JSON: {error}")),
+            },
+            Err(error) if error.kind == ErrorKind::NotFound => Verdict::Gone.into(),
+            Err(error) if error.kind == ErrorKind::Damaged => Checked::wrong(Kind::Damaged, error.message),
+            Err(error) => return Err(error.into()),
+        })
+    }
+
+    async fn check_wal(
+        &self,
+        archive: &Arc<Archive>,
+        name: WalName,
+        size: Option<SegmentSize>,
+        patience: Patience,
+    ) -> Result<Checked, Error> {
+        let expected = Expected {
+            plain_bytes: size.filter(|_| name.has_pages()).map(SegmentSize::bytes),
+            hash: None,
+            by: "cluster.json",
+        };
+        let (look, seen) = wal::look(archive, name, size);
+        let verdict = prove(archive, &self.key, &expected, patience, look).await?;
+        let seen = std::mem::take(&mut *lock(&seen));
+        let mut checked = match verdict {
+            Verdict::Proved => match (seen.misplaced, seen.page) {
+                (Some(reason), _) => Checked::wrong(Kind::Misplaced, reason),
+                (None, Some((at, found))) => Checked::wrong(
+                    Kind::Useless,
+                    format!("its page at byte {at} is that of {found}: recovery ends there"),
+                ),
+                (None, None) => Checked::default(),
+            },
+            verdict => verdict.into(),
+        };
+        checked.system_id = seen.system_id.filter(|_| matches!(name, WalName::Segment(_)));
+        Ok(checked)
+    }
+
+    async fn check_part(&self, archive: &Archive, patience: Patience) -> Result<Checked, Error> {
+        let Some((rules, pieces)) = &self.pages else {
+            return Ok(prove(archive, &self.key, &self.expected, patience, nothing())
+                .await?
+                .into());
+        };
+        let (look, seen) = pages::look(*rules, pieces.clone());
+        let verdict = prove(archive, &self.key, &self.expected, patience, look).await?;
+        let pages = std::mem::take(&mut lock(&seen).bad);
+        let checked: Checked = verdict.into();
+        Ok(Checked { pages, ..checked })
+    }
+}
+
+fn lock<T>(seen: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}

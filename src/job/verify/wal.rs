@@ -1,0 +1,80 @@
+//! Archived WAL, looked at while it is proved: does it belong under its name, and does each page where it lies?
+
+use std::sync::{Arc, Mutex};
+
+use super::proof::Look;
+use crate::archive::{Archive, Error};
+use crate::pg::{Lsn, PageHeader, SegmentSize, SystemId, WalName};
+
+/// Bytes of a page's header that are looked at: magic, flags, timeline, address.
+const HEAD_BYTES: usize = 16;
+
+/// What the content of an archived file says of itself.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Why it belongs elsewhere.
+    pub(super) misplaced: Option<String>,
+    /// The cluster that wrote it.
+    pub(super) system_id: Option<SystemId>,
+    /// The first page that is of another place: where in the segment it lies, and what it says.
+    pub(super) page: Option<(u64, Lsn)>,
+    header: Option<PageHeader>,
+    is_big_endian: bool,
+}
+
+/// Looks at the content of a file as it comes.
+pub(super) fn look(
+    archive: &Arc<Archive>,
+    name: WalName,
+    size: Option<SegmentSize>,
+) -> (Arc<Look>, Arc<Mutex<Seen>>) {
+    let seen = Arc::<Mutex<Seen>>::default();
+    let (archive, noted) = (archive.clone(), seen.clone());
+    let look = move |offset: u64, content: &[u8]| {
+        let mut seen = noted.lock().expect("no panic while held");
+        if offset == 0 {
+            *seen = Seen::default();
+            if let Err(Error::Misplaced { reason, .. }) = archive.check_place(name, content) {
+                seen.misplaced = Some(reason);
+            }
+            if name.has_pages() {
+                seen.header = PageHeader::parse(content).ok();
+                seen.system_id = seen.header.map(|header| header.system_id);
+                seen.is_big_endian = content.first() == Some(&0xD1);
+            }
+        }
+        // What is behind the end of an unfinished segment is of whatever segment the file was before.
+        if let (WalName::Segment(segment), Some(size)) = (name, size) {
+            seen.look_at_pages(segment.start(size), offset, content);
+        }
+    };
+    (Arc::new(look), seen)
+}
+
+impl Seen {
+    fn look_at_pages(&mut self, start: Lsn, offset: u64, content: &[u8]) {
+        let Some(header) = self.header.filter(|_| self.page.is_none()) else {
+            return;
+        };
+        let block = u64::from(header.block_bytes);
+        for (index, page) in (0..).zip(content.chunks(block as usize)) {
+            let at = offset + index * block;
+            let Some(head) = page.first_chunk::<HEAD_BYTES>() else {
+                return;
+            };
+            // Behind a switch to the next segment there is nothing.
+            if head.iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            let address = head.last_chunk::<8>().expect("it is longer");
+            let found = match self.is_big_endian {
+                true => u64::from_be_bytes(*address),
+                false => u64::from_le_bytes(*address),
+            };
+            if found != start.0 + at {
+                self.page = Some((at, Lsn(found)));
+                return;
+            }
+        }
+    }
+}
