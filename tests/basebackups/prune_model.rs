@@ -327,10 +327,12 @@ impl World {
         let line = self.lines[self.current].clone();
         let (first, last) = (line.next, line.next + segments);
         let id = self.begin().await;
+        let base = self.base(&id).await;
         let base = self
-            .base(&id)
-            .await
-            .and_then(|base| self.places.get(&base).cloned());
+            .backups
+            .iter()
+            .find(|backup| Some(&backup.id) == base.as_ref());
+        let base = base.map(|base| (base.files.clone(), self.places[&base.id].clone()));
         self.archive_segments(segments + 1);
         let mut places = BTreeMap::new();
         for file in 0..FILES {
@@ -339,10 +341,9 @@ impl World {
                 self.files
                     .insert(file, format!("file {file} of backup {made}").into_bytes());
             }
-            let known = base.as_ref().and_then(|base| base.get(&file));
-            let place = match known.filter(|_| changed & (1 << file) == 0) {
-                Some(place) => place.clone(),
-                None => self.store(&id, file).await,
+            let place = match &base {
+                Some((files, places)) if files[&file] == self.files[&file] => places[&file].clone(),
+                _ => self.store(&id, file).await,
             };
             places.insert(file, place);
         }
