@@ -31,6 +31,7 @@ mod progress;
 pub mod prune;
 pub mod restore;
 mod restored;
+pub mod status;
 pub mod verify;
 pub mod wal;
 pub mod wal_find;
@@ -55,6 +56,7 @@ Examples:
   walfs mount --daemon --user postgres s3://bucket/prefix /mnt/walfs
   walfs postgres-config --mountpoint /mnt/walfs
   walfs backup --archive s3://bucket/prefix
+  walfs status --archive s3://bucket/prefix
   walfs backup-list --archive s3://bucket/prefix
   walfs prune --archive s3://bucket/prefix --keep-last 7 --dry-run
   walfs wal-list --archive s3://bucket/prefix
@@ -98,6 +100,7 @@ enum Command {
     BackupDiscard(backup_discard::DiscardArgs),
     BackupPin(backup_pin::PinArgs),
     BackupUnpin(backup_pin::UnpinArgs),
+    Status(status::StatusArgs),
     Prune(prune::PruneArgs),
     Delete(prune::DeleteArgs),
     Cleanup(prune::CleanupArgs),
@@ -190,6 +193,7 @@ pub fn main() -> ExitCode {
         Command::BackupDiscard(arguments) => backup_discard::run(&arguments),
         Command::BackupPin(arguments) => backup_pin::pin(&arguments),
         Command::BackupUnpin(arguments) => backup_pin::unpin(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
         Command::Prune(arguments) => prune::run(&arguments),
         Command::Delete(arguments) => prune::delete(arguments),
         Command::Cleanup(arguments) => prune::cleanup(arguments),

@@ -39,6 +39,7 @@ mod opening;
 mod others;
 mod prune_model;
 mod pruning;
+mod status;
 mod stopped;
 mod swept;
 // Taken by `walfs backup`, brought back by stock tools, started.

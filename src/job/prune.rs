@@ -1,6 +1,6 @@
 //! Removing backups that nobody wants any more, and the WAL that only they needed (promise K3).
 //!
-//! A plan is decided from one look ([`look`], [`rules`], [`needed_wal`]) and shown before anything is touched. Then it is
+//! A plan is decided from one look ([`super::look`], [`rules`], [`needed_wal`]) and shown before anything is touched. Then it is
 //! stored as an order ([`crate::archive::prune`]); behind that, and after a grace, everything is looked at once more, and
 //! what both looks let go is removed ([`deed`]). Whoever makes, pins or takes over something meanwhile says so before he
 //! looks for orders: so he is seen, or sees. A prune that was killed leaves its order, and the next one goes on with it.
@@ -16,17 +16,16 @@ use crate::archive::tree::begun::{Maker, Process};
 use crate::archive::{self, Archive};
 use crate::store::{Key, Patience};
 
+use super::look::Look;
 use super::progress::{Phase, Progress};
 use super::sweep::sweep;
 
 mod deed;
-mod look;
 mod needed_wal;
 mod plan;
 mod rules;
 
 use deed::{Deed, Mode};
-use look::Look;
 
 pub use deed::{Removed, Tally};
 pub use plan::{Plan, Planned};

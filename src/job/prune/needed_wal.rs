@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::archive::tree::backup::Backup;
+use crate::job::look::Lines;
 use crate::job::restore::way::Way;
 use crate::job::runs::{Span, without};
 use crate::pg::{Lsn, SegmentSize, Timeline};
@@ -15,16 +16,6 @@ use crate::pg::{Lsn, SegmentSize, Timeline};
 pub(super) struct NeededWal {
     /// Ascending, and apart from each other.
     spans: BTreeMap<Timeline, Vec<Span>>,
-}
-
-/// What there is of WAL beyond backups.
-#[derive(Debug)]
-pub(super) struct Lines {
-    /// To each timeline whose history is known, and that has WAL.
-    pub ways: Vec<Way>,
-    /// Timelines that have WAL, and of which nobody knows where they began.
-    pub lost: Vec<Timeline>,
-    pub size: SegmentSize,
 }
 
 impl NeededWal {

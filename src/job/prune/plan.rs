@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Error;
-use super::look::{Known, Look};
 use super::needed_wal::NeededWal;
 use super::rules::{Judged, Reason, Rules, days_before, keep};
 use crate::archive::prune::WalSpan;
 use crate::archive::tree::{TreeId, TreeName};
+use crate::job::look::{Known, Look};
 use crate::job::restore::way::Way;
 use crate::job::runs::{Span, both};
 use crate::pg::Lsn;
@@ -66,6 +66,10 @@ impl Plan {
             let (name, place) = (name.clone(), place.to_owned());
             return Err(Error::NoBackup { name, place });
         }
+        if let Some((name, reason)) = look.unreadable.into_iter().next() {
+            let place = place.to_owned();
+            return Err(Error::Unreadable { name, place, reason });
+        }
         let Look {
             now,
             backups,
@@ -74,6 +78,7 @@ impl Plan {
             ranges,
             lines,
             ends,
+            ..
         } = look;
         let judged: Vec<Judged> = backups
             .iter()

@@ -101,7 +101,12 @@ fn last_of(stop: Lsn, size: SegmentSize) -> u64 {
 }
 
 /// From the backup's last segment on, which is at hand, as far as the runs join.
-fn add_up(stretches: &[Stretch], mut runs: Vec<Run>, stop: Lsn, size: SegmentSize) -> Reach {
+pub(in crate::job) fn add_up(
+    stretches: &[Stretch],
+    mut runs: Vec<Run>,
+    stop: Lsn,
+    size: SegmentSize,
+) -> Reach {
     runs.sort_by_key(|run| run.first);
     let last_own = last_of(stop, size);
     let is_own = runs.is_empty();

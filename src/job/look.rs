@@ -1,4 +1,5 @@
-//! What there is in an archive, as a prune sees it at one moment.
+//! What there is in an archive at one moment: backups, WAL, and which ends of its lines are alive. A prune decides from it, and
+//! `walfs status` shows it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,13 +7,12 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 
-use super::Error;
-use super::needed_wal::Lines;
 use crate::archive::tree::begun::{Maker, SILENCE};
 use crate::archive::tree::catalogue::Unfinished;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{TreeId, TreeName};
-use crate::archive::{self, Archive};
+use crate::archive::{Archive, Error};
+use crate::job::backup::named;
 use crate::job::listing::{Listed, State, backups_and_remnants};
 use crate::job::progress::Progress;
 use crate::job::restore::timelines::Timelines;
@@ -24,12 +24,14 @@ use crate::store::Patience;
 
 /// A backup with a summary.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(in crate::job) struct Known {
     pub name: TreeName,
     pub id: TreeId,
     pub summary: Box<Summary>,
-    /// All of it is there, and its WAL.
+    /// All of it is there, and its WAL, and a server can start from it.
     pub is_complete: bool,
+    /// Why not, if it is damaged or lacks WAL.
+    pub lacks: Option<String>,
     pub pinned: Option<String>,
     /// Unfinished ones that point to it.
     pub base_of: Vec<TreeName>,
@@ -37,11 +39,15 @@ pub(super) struct Known {
 
 /// All of it.
 #[derive(Debug)]
-pub(super) struct Look {
+pub(in crate::job) struct Look {
     /// The store's time, as far as it is known.
     pub now: Timestamp,
     /// Oldest first.
     pub backups: Vec<Known>,
+    /// Names in the place of whose summary lies something that cannot be read, and why.
+    pub unreadable: Vec<(TreeName, String)>,
+    /// What has no summary.
+    pub unfinished: Vec<(Unfinished, Maker)>,
     /// Who may need WAL that nobody can name yet.
     pub making: Option<TreeName>,
     /// Folders of pruned trees of which something is left.
@@ -57,8 +63,8 @@ impl Look {
     /// Looks at everything.
     ///
     /// # Errors
-    /// [`Error::Unreadable`]: what one backup needs cannot be known. [`Error::Archive`].
-    pub(super) async fn take(
+    /// [`Error::Store`].
+    pub(in crate::job) async fn take(
         archive: &Arc<Archive>,
         now: Timestamp,
         progress: &Arc<dyn Progress>,
@@ -69,33 +75,32 @@ impl Look {
         let mut base_of: BTreeMap<TreeId, Vec<TreeName>> = BTreeMap::new();
         let mut making = None;
         let mut backups = Vec::new();
+        let (mut unreadable, mut unfinished) = (Vec::new(), Vec::new());
         for Listed { name, state } in listed {
-            let (summary, is_complete) = match state {
-                State::Complete(summary) => (summary, true),
-                State::WalMissing(summary, _) | State::Damaged(Some(summary), _) => (summary, false),
+            let (summary, lacks) = match state {
+                State::Complete(summary) => (summary, None),
+                State::WalMissing(summary, segments) => {
+                    let lacks = format!("of its WAL are missing {}", named(&segments));
+                    (summary, Some(lacks))
+                }
+                State::Damaged(Some(summary), reason) => (summary, Some(reason)),
                 State::Damaged(None, reason) => {
-                    return Err(Error::Unreadable {
-                        name,
-                        place: archive.place(),
-                        reason,
-                    });
+                    unreadable.push((name, reason));
+                    continue;
                 }
                 State::Unfinished(tree, maker) => {
-                    let is_silent = is_silent(&tree, now);
-                    let Unfinished { builds_on, .. } = tree;
-                    for base in builds_on {
-                        base_of.entry(base).or_default().push(name.clone());
+                    for base in &tree.builds_on {
+                        base_of.entry(base.clone()).or_default().push(name.clone());
                     }
-                    making = making.or((maker != Maker::Dead && !is_silent).then_some(name));
+                    let is_made = maker != Maker::Dead && !is_silent(&tree, now);
+                    making = making.or(is_made.then_some(name));
+                    unfinished.push((tree, maker));
                     continue;
                 }
             };
             let Some(id) = summary.tree_id(&name) else {
-                return Err(Error::Unreadable {
-                    name,
-                    place: archive.place(),
-                    reason: "its folder is another one's".into(),
-                });
+                unreadable.push((name, "its folder is another one's".into()));
+                continue;
             };
             let pinned = pins.remove(&name);
             backups.push(Known {
@@ -103,7 +108,8 @@ impl Look {
                     .and_then(|(of, reason)| of.is_none_or(|of| of == id.as_str()).then_some(reason)),
                 name,
                 id,
-                is_complete: is_complete && summary.backup.incremental_from.is_none(),
+                is_complete: lacks.is_none() && summary.backup.incremental_from.is_none(),
+                lacks,
                 summary,
                 base_of: vec![],
             });
@@ -116,6 +122,8 @@ impl Look {
         let mut look = Self {
             now,
             backups,
+            unreadable,
+            unfinished,
             making,
             remnants,
             lines: None,
@@ -188,7 +196,7 @@ impl Look {
 
 impl Known {
     /// Does the way go through its end?
-    pub(super) fn is_on(&self, way: &Way) -> bool {
+    pub(in crate::job) fn is_on(&self, way: &Way) -> bool {
         let stop = self.summary.backup.stop();
         stop.is_some_and(|(timeline, stop)| way.check_through(timeline, stop).is_ok())
     }
@@ -201,6 +209,16 @@ fn is_silent(tree: &Unfinished, now: Timestamp) -> bool {
     silence.is_ok_and(|silence| silence > SILENCE)
 }
 
+/// What there is of WAL beyond backups.
+#[derive(Debug)]
+pub(in crate::job) struct Lines {
+    /// To each timeline whose history is known, and that has WAL.
+    pub ways: Vec<Way>,
+    /// Timelines that have WAL, and of which nobody knows where they began.
+    pub lost: Vec<Timeline>,
+    pub size: SegmentSize,
+}
+
 /// Does a timeline go on behind a fork? What cannot be read may.
 async fn goes_on(
     archive: &Arc<Archive>,
@@ -211,7 +229,7 @@ async fn goes_on(
 ) -> Result<bool, Error> {
     match forks::goes_on(archive, timeline, fork, size, patience).await {
         Ok(goes_on) => Ok(goes_on),
-        Err(restore::Error::Archive(error @ archive::Error::Store(_))) => Err(error.into()),
+        Err(restore::Error::Archive(error @ Error::Store(_))) => Err(error),
         Err(error) => {
             tracing::warn!("timeline {timeline} is taken to go on behind {fork}: {error}");
             Ok(true)

@@ -1,0 +1,370 @@
+//! The state of an archive in one look (promise K7): what can be restored, up to which moment, and what is wrong.
+//!
+//! All that is told is in one plain value, which is printed, drawn, stored as JSON, and remembered for the day on which the
+//! store is away.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::line::Line;
+use super::look::{Known, Look};
+use super::progress::Progress;
+use super::restore::received;
+use super::restore::wal::{Reach, add_up};
+use super::restore::way::Way;
+use super::runs::Run;
+use super::wal_ranges::{Beginning, TimelineRanges};
+use crate::archive::tree::begun::Maker;
+use crate::archive::{Archive, Error};
+use crate::pg::{SegmentName, SegmentSize};
+use crate::store::Patience;
+
+mod backlog;
+mod troubles;
+
+pub use backlog::Backlog;
+pub use troubles::{Limits, Trouble, spoken};
+
+/// Segments without an index that are read for the last commit of a line.
+const MOST_WALKS: u64 = 8;
+
+/// Everything that is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// When it was looked at.
+    pub at: Timestamp,
+    /// The archive.
+    pub archive: String,
+    /// Whose it is; absent as long as no segment was archived.
+    pub system_identifier: Option<String>,
+    /// Bytes of a segment.
+    pub segment_bytes: Option<u64>,
+    /// The ends of the lines of history that nobody has given up.
+    pub recoverable: Vec<Recoverable>,
+    /// The segment that was archived last.
+    pub last_segment: Option<Archived>,
+    /// Every backup with a summary, oldest first.
+    pub backups: Vec<BackupStatus>,
+    /// What has none.
+    pub unfinished: Vec<UnfinishedStatus>,
+    /// All WAL, ascending by timeline.
+    pub timelines: Vec<TimelineStatus>,
+    /// What `walfs verify` remembers; absent if it never ran.
+    pub verified: Option<Verified>,
+    /// What waits in `pg_wal`, if that was looked at.
+    pub backlog: Option<Backlog>,
+    /// What somebody should look at, the worst first.
+    pub troubles: Vec<Trouble>,
+}
+
+/// What can be restored along one line of history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recoverable {
+    /// The timeline that it ends on.
+    pub timeline: u32,
+    /// The backup to begin with: the newest that reaches it.
+    pub backup: Option<String>,
+    /// The last commit that comes back, if it is known.
+    pub last_commit: Option<Timestamp>,
+    /// Where that is.
+    pub last_commit_lsn: Option<String>,
+    /// Up to where the WAL is whole from the backup on.
+    pub wal_ends_at: Option<String>,
+    /// The first segment that is missing there, if later ones are archived.
+    pub gap: Option<String>,
+}
+
+/// A segment, and when it came.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Archived {
+    /// Its name.
+    pub name: String,
+    /// When it was stored, by the store's clock.
+    pub at: Timestamp,
+}
+
+/// A backup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackupStatus {
+    /// Its name.
+    pub name: String,
+    /// The timeline of its end.
+    pub timeline: Option<u32>,
+    /// Numbers of the segments of its start and its end.
+    pub segments: Option<(u64, u64)>,
+    /// When it ended.
+    pub ended: Timestamp,
+    /// Bytes stored for it alone.
+    pub stored_bytes: u64,
+    /// Why it cannot be restored; absent if it can.
+    pub lacks: Option<String>,
+    /// Why it is pinned.
+    pub pinned: Option<String>,
+}
+
+/// What has no summary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnfinishedStatus {
+    /// Its name.
+    pub name: String,
+    /// Is somebody still at it, as far as can be told?
+    pub is_running: bool,
+    /// May it be a complete one that has lost its summary?
+    pub may_be_complete: bool,
+    /// Bytes stored of it.
+    pub stored_bytes: u64,
+}
+
+/// The WAL of a timeline: numbers of segments, both ends included.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TimelineStatus {
+    /// Its number.
+    pub timeline: u32,
+    /// The timeline that it left, and the number of the segment in which it did.
+    pub left: Option<(u32, u64)>,
+    /// Why nobody can follow it, if so.
+    pub broken: Option<String>,
+    /// What is there.
+    pub archived: Vec<(u64, u64)>,
+    /// What is missing.
+    pub holes: Vec<(u64, u64)>,
+    /// What prunes have removed.
+    pub pruned: Vec<(u64, u64)>,
+}
+
+/// What was read back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verified {
+    /// When the last run ended.
+    pub at: Timestamp,
+    /// When what was read longest ago was read.
+    pub oldest: Option<Timestamp>,
+    /// Objects that were damaged, and what that costs.
+    pub findings: Vec<String>,
+}
+
+/// Looks at everything. `pg_wal` is a directory of a server on this machine.
+///
+/// # Errors
+/// [`Error::Store`] and its like: then nothing is told of the archive.
+pub async fn status(
+    archive: &Arc<Archive>,
+    pg_wal: Option<&Path>,
+    limits: &Limits,
+    progress: &Arc<dyn Progress>,
+    deadline: Duration,
+) -> Result<Status, Error> {
+    let patience = || Patience::for_at_most(deadline);
+    let now = Timestamp::now();
+    let look = Look::take(archive, now, progress, patience).await?;
+    let cluster = archive.cluster(patience()).await?;
+    let size = look.ranges.segment_size;
+    let mut recoverable = Vec::new();
+    if let Some(size) = size {
+        for end in &look.ends {
+            recoverable.push(reached(archive, &look, end, size, patience()).await?);
+        }
+    }
+    let backlog = match (pg_wal, size) {
+        (Some(directory), Some(size)) => Some(backlog::look(directory, size, now)),
+        _ => None,
+    };
+    let mut status = Status {
+        at: now,
+        archive: archive.place(),
+        system_identifier: cluster.map(|cluster| cluster.system_id.to_string()),
+        segment_bytes: size.map(SegmentSize::bytes),
+        recoverable,
+        last_segment: size.and_then(|size| last_segment(&look.ranges.timelines, size)),
+        backups: look.backups.iter().map(|known| of_backup(known, size)).collect(),
+        unfinished: look
+            .unfinished
+            .iter()
+            .map(|(tree, maker)| UnfinishedStatus {
+                name: tree.id.name().to_string(),
+                is_running: *maker != Maker::Dead,
+                may_be_complete: tree.may_have_lost_its_summary(*maker),
+                stored_bytes: tree.stored_bytes,
+            })
+            .collect(),
+        timelines: match size {
+            Some(size) => look
+                .ranges
+                .timelines
+                .iter()
+                .map(|own| of_timeline(own, size))
+                .collect(),
+            None => vec![],
+        },
+        verified: verified(archive, patience()).await?,
+        backlog,
+        troubles: vec![],
+    };
+    status.troubles = troubles::all(&status, &look.unreadable, limits);
+    Ok(status)
+}
+
+/// How far recovery gets along the line to an end, from the newest complete backup on it.
+async fn reached(
+    archive: &Arc<Archive>,
+    look: &Look,
+    end: &Way,
+    size: SegmentSize,
+    patience: Patience,
+) -> Result<Recoverable, Error> {
+    let nothing = Recoverable {
+        timeline: end.timeline().0,
+        backup: None,
+        last_commit: None,
+        last_commit_lsn: None,
+        wal_ends_at: None,
+        gap: None,
+    };
+    let known = look
+        .backups
+        .iter()
+        .rev()
+        .find(|known| known.is_complete && known.is_on(end));
+    let Some((known, (own, stop))) = known.and_then(|known| Some((known, known.summary.backup.stop()?)))
+    else {
+        return Ok(nothing);
+    };
+    let last_own = stop.0.saturating_sub(1) / size.bytes();
+    let stretches = end.stretches().iter().filter(|stretch| stretch.timeline >= own);
+    let mut runs: Vec<Run> = Vec::new();
+    for stretch in stretches {
+        let first = last_own.max(stretch.begin.0 / size.bytes());
+        let last = stretch.end.map_or(u64::MAX, |end| end.0 / size.bytes());
+        let of_it = look
+            .ranges
+            .timelines
+            .iter()
+            .filter(|own| own.timeline == stretch.timeline);
+        runs.extend(of_it.flat_map(|own| &own.runs).filter_map(|run| {
+            let cut = Run {
+                first: run.first.max(first),
+                last: run.last.min(last),
+                newest: run.newest,
+            };
+            (cut.first <= cut.last).then_some(cut)
+        }));
+    }
+    let reach: Reach = add_up(end.stretches(), runs, stop, size);
+    let rest = match reach.next.filter(|_| reach.gap.is_none()) {
+        Some(next) => received::rest(archive, next, size, patience).await?,
+        None => None,
+    };
+    // What only the backup has of it is no more than it needs.
+    let runs = match reach.next == Some(reach.last) {
+        true => vec![],
+        false => end.runs(last_own..=reach.last.number(size), size),
+    };
+    let line = Line::new(archive, runs, rest.map(Arc::new), (size, patience)).await?;
+    let told = line.walking_at_most(MOST_WALKS).end().await?;
+    let commit = told
+        .commit
+        .map(|(_, commit)| commit)
+        .filter(|commit| commit.at >= stop);
+    Ok(Recoverable {
+        backup: Some(known.name.to_string()),
+        last_commit: commit.map(|commit| commit.time),
+        last_commit_lsn: commit.map(|commit| commit.at.to_string()),
+        wal_ends_at: Some(told.end.unwrap_or(stop).max(stop).to_string()),
+        gap: reach.gap.map(|gap| gap.to_string()),
+        ..nothing
+    })
+}
+
+fn last_segment(timelines: &[TimelineRanges], size: SegmentSize) -> Option<Archived> {
+    let runs = timelines
+        .iter()
+        .flat_map(|own| own.runs.iter().map(|run| (own.timeline, run)));
+    let (timeline, run) = runs.max_by_key(|(_, run)| run.newest)?;
+    Some(Archived {
+        name: SegmentName::from_number(timeline, run.last, size)?.to_string(),
+        at: time(run.newest),
+    })
+}
+
+fn time(time: SystemTime) -> Timestamp {
+    Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn of_backup(known: &Known, size: Option<SegmentSize>) -> BackupStatus {
+    let backup = &known.summary.backup;
+    let number = |position: u64, size: SegmentSize| position / size.bytes();
+    let segments = size.and_then(|size| {
+        let ((_, start), (_, stop)) = (backup.start()?, backup.stop()?);
+        Some((number(start.0, size), number(stop.0.saturating_sub(1), size)))
+    });
+    BackupStatus {
+        name: known.name.to_string(),
+        timeline: backup.stop().map(|(timeline, _)| timeline.0),
+        segments,
+        ended: backup.ended.at,
+        stored_bytes: known.summary.stored_bytes,
+        lacks: known.lacks.clone(),
+        pinned: known.pinned.clone(),
+    }
+}
+
+fn of_timeline(own: &TimelineRanges, size: SegmentSize) -> TimelineStatus {
+    TimelineStatus {
+        timeline: own.timeline.0,
+        left: match own.beginning {
+            Beginning::Left(parent, at) => Some((parent.0, at.0 / size.bytes())),
+            _ => None,
+        },
+        broken: match &own.beginning {
+            Beginning::Lost => Some(format!("{:08X}.history is missing", own.timeline.0)),
+            Beginning::Wrong(reason) => Some(reason.clone()),
+            _ => None,
+        },
+        archived: own.runs.iter().map(|run| (run.first, run.last)).collect(),
+        holes: own.holes.clone(),
+        pruned: own.pruned.clone(),
+    }
+}
+
+/// Of several records the newest word on each object counts.
+async fn verified(archive: &Archive, patience: Patience) -> Result<Option<Verified>, Error> {
+    let records = archive.checks(patience).await?.into_iter();
+    let records: Vec<_> = records.filter_map(|(_, record)| record.ok()).collect();
+    let records = records
+        .into_iter()
+        .filter(|record| record.place == archive.place());
+    let mut verified: Option<Verified> = None;
+    let mut found = BTreeMap::new();
+    for record in records {
+        let told = verified.get_or_insert(Verified {
+            at: record.at,
+            oldest: None,
+            findings: vec![],
+        });
+        told.at = told.at.max(record.at);
+        let oldest = record.ranges.iter().map(|range| range.at).min();
+        told.oldest = told.oldest.into_iter().chain(oldest).min();
+        for one in record.found {
+            let costs: Vec<String> = std::iter::once(one.reason).chain(one.costs).collect();
+            found.insert(
+                one.object.clone(),
+                format!("{}: {}", one.object, costs.join("; ")),
+            );
+        }
+    }
+    if let Some(told) = &mut verified {
+        told.findings = found.into_values().collect();
+    }
+    Ok(verified)
+}
+
+/// How long ago, in seconds; 0 if the clocks disagree.
+pub(crate) fn age(at: Timestamp, now: Timestamp) -> u64 {
+    let age: SignedDuration = now.duration_since(at);
+    u64::try_from(age.as_secs()).unwrap_or(0)
+}

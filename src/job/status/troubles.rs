@@ -1,0 +1,168 @@
+//! What somebody should look at, told from the facts alone.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Status, age};
+use crate::archive::tree::TreeName;
+
+/// A mark that waits longer than this is no segment that was just finished.
+const WAITS_LONG: u64 = 300;
+
+/// Something to look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// What is wrong, and what it costs.
+    pub what: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// How old things may be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// The newest complete backup.
+    pub backup: Option<Duration>,
+    /// The segment that was archived last.
+    pub wal: Option<Duration>,
+}
+
+/// All, the worst first.
+pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &Limits) -> Vec<Trouble> {
+    let mut troubles = Vec::new();
+    let mut add = |what: String, hint: &str| {
+        troubles.push(Trouble {
+            what,
+            hint: hint.to_owned(),
+        });
+    };
+    let archive = &status.archive;
+    let complete = || status.backups.iter().filter(|backup| backup.lacks.is_none());
+    match complete().map(|backup| backup.ended).max() {
+        None => add(
+            "nothing can be restored: no backup is complete".into(),
+            &format!("`walfs backup --archive {archive}` takes one"),
+        ),
+        Some(newest) => {
+            let old = age(newest, status.at);
+            if limits.backup.is_some_and(|most| old > most.as_secs()) {
+                add(
+                    format!("the newest complete backup is {} old", spoken(old)),
+                    &format!("`walfs backup --archive {archive}` takes one"),
+                );
+            }
+        }
+    }
+    for line in &status.recoverable {
+        if let Some(gap) = &line.gap {
+            let end = line.wal_ends_at.as_deref().unwrap_or("its end");
+            add(
+                format!(
+                    "recovery along timeline {} ends at {end}: {gap} is missing, and segments behind it are archived",
+                    line.timeline
+                ),
+                "look for it in pg_wal of the servers and of their standbys, and archive it; then take a new backup",
+            );
+        }
+        if line.backup.is_none() && complete().next().is_some() {
+            add(
+                format!(
+                    "timeline {} is archived, and no complete backup reaches it",
+                    line.timeline
+                ),
+                &format!("`walfs backup --archive {archive}` on its server"),
+            );
+        }
+    }
+    for own in &status.timelines {
+        if let Some(broken) = &own.broken {
+            add(
+                format!("recovery cannot follow timeline {}: {broken}", own.timeline),
+                "archive its .history file: pg_wal of its server, or of a standby, has it",
+            );
+        }
+    }
+    for (name, reason) in unreadable {
+        add(
+            format!("what backup {name} is cannot be known: {}", first_line(reason)),
+            "bring its summary back from a copy of the store",
+        );
+    }
+    for backup in &status.backups {
+        if let Some(lacks) = &backup.lacks {
+            add(
+                format!("backup {} cannot be restored: {}", backup.name, first_line(lacks)),
+                &format!(
+                    "`walfs verify --archive {archive} {}` says what it costs",
+                    backup.name
+                ),
+            );
+        }
+    }
+    for tree in status.unfinished.iter().filter(|tree| tree.may_be_complete) {
+        add(
+            format!("backup {} may be complete, and has lost its summary", tree.name),
+            "bring the summary back from a copy of the store, or remove the rest by `walfs backup-discard`",
+        );
+    }
+    for finding in status.verified.iter().flat_map(|verified| &verified.findings) {
+        add(
+            format!("damaged when it was read last: {finding}"),
+            &format!("`walfs verify --archive {archive}` reads it again"),
+        );
+    }
+    if let Some(last) = &status.last_segment {
+        let old = age(last.at, status.at);
+        if limits.wal.is_some_and(|most| old > most.as_secs()) {
+            add(
+                format!(
+                    "the last segment, {}, was archived {} ago",
+                    last.name,
+                    spoken(old)
+                ),
+                "look at pg_stat_archiver and at the server's log; archive_timeout bounds this where little is written",
+            );
+        }
+    }
+    if let Some(backlog) = &status.backlog {
+        if let Some(error) = &backlog.error {
+            add(
+                format!("{} cannot be looked at: {error}", backlog.directory),
+                "--pg-wal names pg_wal of the server's data directory",
+            );
+        }
+        let waits = backlog.since.map_or(0, |since| age(since, status.at));
+        if waits > WAITS_LONG {
+            let full = backlog
+                .full_in_seconds
+                .map(|seconds| format!("; the disk is full in {}", spoken(seconds)));
+            add(
+                format!(
+                    "{} files wait in {} to be archived, the first for {}{}",
+                    backlog.waiting,
+                    backlog.directory,
+                    spoken(waits),
+                    full.unwrap_or_default()
+                ),
+                "look at pg_stat_archiver and at the server's log",
+            );
+        }
+    }
+    troubles
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// A length of time in one or two units.
+pub fn spoken(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{minutes} min"),
+        7200..=172_799 => format!("{hours} h"),
+        _ => format!("{days} days"),
+    }
+}
