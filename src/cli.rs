@@ -17,6 +17,7 @@ pub mod backup_discard;
 pub mod backup_finish;
 pub mod backup_list;
 pub mod backup_pin;
+pub mod check;
 pub mod connect;
 mod interrupts;
 mod log;
@@ -101,6 +102,7 @@ enum Command {
     BackupPin(backup_pin::PinArgs),
     BackupUnpin(backup_pin::UnpinArgs),
     Status(status::StatusArgs),
+    Check(check::CheckArgs),
     Prune(prune::PruneArgs),
     Delete(prune::DeleteArgs),
     Cleanup(prune::CleanupArgs),
@@ -193,6 +195,7 @@ pub fn main() -> ExitCode {
         Command::BackupDiscard(arguments) => backup_discard::run(&arguments),
         Command::BackupPin(arguments) => backup_pin::pin(&arguments),
         Command::BackupUnpin(arguments) => backup_pin::unpin(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Prune(arguments) => prune::run(&arguments),
         Command::Delete(arguments) => prune::delete(arguments),

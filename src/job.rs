@@ -5,6 +5,7 @@
 //! the mount, the terminal or the command line; [`finish`] alone works in a mounted directory. Who wants to see how far it is hands it a [`progress::Progress`].
 
 pub mod backup;
+pub mod check;
 pub mod discard;
 pub mod finish;
 pub mod line;

@@ -1,6 +1,6 @@
 //! A standby's primary: where it is, and having it end a segment.
 
-use crate::pg::{Lsn, SystemId};
+use crate::pg::{Lsn, SegmentName, SystemId, WalName};
 
 use super::conninfo::is_conninfo;
 use super::{Error, Resolved, Session, Target, column};
@@ -48,6 +48,23 @@ impl Session {
             SystemId(column::<i64>(WHAT, &row, 0)? as u64),
             column(WHAT, &row, 1)?,
         ))
+    }
+
+    /// Ends the segment that is written, and names it: the one before if nothing was written since.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Lost`], [`Error::Answer`].
+    pub async fn end_segment(&self) -> Result<SegmentName, Error> {
+        const WHAT: &str = "to end a WAL segment (pg_switch_wal)";
+        let statement = "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_switch_wal())";
+        let name: String = self.one(WHAT, statement).await?;
+        match name.parse() {
+            Ok(WalName::Segment(segment)) => Ok(segment),
+            _ => Err(Error::Answer {
+                what: WHAT,
+                found: format!("{name:?}, which is no segment"),
+            }),
+        }
     }
 
     /// Ends the segment that is being written, if it ends at `end` or before.

@@ -185,6 +185,44 @@ fn k7_with_the_store_away_status_shows_what_it_saw_last() {
     status(&site, 0, &patient);
 }
 
+/// `walfs check`: a segment gets there, or why it does not.
+#[test]
+fn k7_check_waits_for_a_segment() {
+    let world = World::new("check");
+    let mut site = Site::local(&world);
+    let check = |site: &Site<'_>, timeout: &str| {
+        let mut check = site.walfs("check");
+        check.args(["--timeout", timeout]).output().expect("run walfs")
+    };
+    site.server.query("CREATE TABLE t (id int)");
+    let checked = check(&site, "60s");
+    assert!(checked.status.success(), "{}", said(&checked));
+    // Again, with nothing written: what is there is there.
+    assert!(check(&site, "60s").status.success());
+    site.server.query("CREATE TABLE u (id int)");
+    site.server.archive_with("false");
+    site.server.reload();
+    let failed = check(&site, "3s");
+    assert_eq!(failed.status.code(), Some(1), "{}", said(&failed));
+    assert!(said(&failed).contains("HINT: "), "{}", said(&failed));
+    let command = site.archive_command();
+    site.server.archive_with(&command);
+    site.server.restart();
+    assert!(check(&site, "60s").status.success());
+    // Another cluster's archive.
+    let other = World::new("check_other");
+    let theirs = Site::local(&other);
+    theirs.server.query("CREATE TABLE t (id int)");
+    theirs.server.archive_all();
+    let mut wrong = site.walfs("check");
+    wrong
+        .env("PGHOST", other.path().join("pg"))
+        .args(["--timeout", "5s"]);
+    let wrong = wrong.output().expect("run walfs");
+    let is_same = site.server.system_identifier() == theirs.server.system_identifier();
+    assert_eq!(wrong.status.success(), is_same, "{}", said(&wrong));
+}
+
 /// Two branches that both go on, and one that lost its history.
 #[test]
 fn k7_status_tells_branches_apart() {
@@ -222,7 +260,8 @@ fn k7_status_tells_branches_apart() {
     User::postgres().own(&file);
     site.server.query("INSERT INTO t VALUES (2)");
     site.server.archive_all();
-    let (text, value_with) = status(&site, 0, &[]);
+    let (text, value_with) = status(&site, 3, &[]);
+    assert!(text.contains("2 lines of history go on"), "{text}");
     assert_eq!(value["recoverable"].as_array().map(Vec::len), Some(1), "{text}");
     assert_eq!(
         value_with["recoverable"].as_array().map(Vec::len),

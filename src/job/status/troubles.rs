@@ -75,6 +75,21 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
             );
         }
     }
+    if status.recoverable.len() > 1 {
+        let ends: Vec<String> = status
+            .recoverable
+            .iter()
+            .map(|line| line.timeline.to_string())
+            .collect();
+        add(
+            format!(
+                "{} lines of history go on, to timelines {}: recovery must be told which to follow",
+                ends.len(),
+                ends.join(", ")
+            ),
+            "of two servers one archives here that should not, perhaps a restored copy: stop it, or give it a prefix of its own",
+        );
+    }
     for own in &status.timelines {
         if let Some(broken) = &own.broken {
             add(
