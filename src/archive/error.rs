@@ -300,6 +300,17 @@ pub enum Error {
         /// What is gone.
         missing: String,
     },
+    /// An earlier backup of that name is being removed.
+    #[error(
+        "backup {name} was not completed in {place}: `walfs prune` is removing an earlier one of that name.\n\
+         HINT: take it again under another name, or when the prune is done."
+    )]
+    TreeNamePruned {
+        /// The backup.
+        name: TreeName,
+        /// The archive.
+        place: String,
+    },
     /// WAL that a backup needs is not kept.
     #[error(
         "backup {name} was not completed in {place}: `walfs prune` has removed {segment}, which it needs, or is about to.\n\

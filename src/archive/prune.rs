@@ -12,8 +12,8 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::tree::TreeId;
 use super::tree::begun::{Maker, Process};
+use super::tree::{TreeId, TreeName};
 use super::{Archive, Error};
 use crate::pg::{SegmentName, SegmentSize, Timeline, WalName};
 use crate::store::{self, ByteRange, ErrorKind, Key, Patience, PutMode};
@@ -93,6 +93,13 @@ impl Found {
     pub fn concerns(&self, id: &TreeId) -> bool {
         let is_it = |order: &Order| order.trees.iter().any(|tree| tree == id.as_str());
         self.order.as_ref().is_none_or(is_it) && !self.is_over()
+    }
+
+    /// May it be that a backup of this name goes, which is another one?
+    pub fn concerns_name(&self, name: &TreeName) -> bool {
+        let trees = self.order.iter().flat_map(|order| &order.trees);
+        let mut names = trees.filter_map(|tree| Some(TreeId::parse(tree)?.name()));
+        names.any(|pruned| pruned == *name) && !self.is_over()
     }
 
     /// Is its prune seen to be gone? Silence proves nothing: a process that was stopped may go on.

@@ -16,6 +16,9 @@ use super::options::{StoreArgs, open};
 use super::out::report;
 use super::wal::{Failure, block_on, exit_code};
 
+/// The longest reason, in bytes.
+const MOST_REASON: usize = 1000;
+
 /// Keep a backup whatever the rules of `walfs prune` say
 ///
 /// With it stays what it points to, and the WAL that makes it consistent. A second pin takes the place of the first.
@@ -73,6 +76,18 @@ pub fn unpin(arguments: &UnpinArgs) -> ExitCode {
 
 async fn put(arguments: &PinArgs) -> Result<(), Failure> {
     let PinArgs { name, store, .. } = arguments;
+    if arguments.until.is_some_and(|until| until <= Timestamp::now()) {
+        return Err(
+            "--until lies in the past: the pin would hold nothing.\nHINT: leave it out to pin for ever."
+                .into(),
+        );
+    }
+    if arguments.reason.trim().is_empty() || arguments.reason.len() > MOST_REASON {
+        return Err(format!(
+            "a reason has 1 to {MOST_REASON} bytes.\nHINT: --reason 'before the upgrade', for example."
+        )
+        .into());
+    }
     let archive = opened(store, &arguments.archive).await?;
     let patience = || Patience::for_at_most(store.deadline);
     let no_backup = || -> Failure {

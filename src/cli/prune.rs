@@ -13,13 +13,17 @@ use crate::archive::prune::WalSpan;
 use crate::archive::tree::TreeName;
 use crate::assemble::Stay;
 use crate::config::duration;
-use crate::job::prune::{Plan, Planned, Prune, Removed, Rules, Tally};
+use crate::job::prune::{MOST_TIME, Plan, Planned, Prune, Removed, Rules, Tally};
+use crate::printable::printable;
 
 use super::complain;
 use super::options::{StoreArgs, open};
 use super::out::Out;
 use super::progress;
 use super::wal::{Failure, block_on, exit_code};
+
+/// The longest grace.
+const MOST_GRACE: Duration = Duration::from_secs(6 * 3600);
 
 /// Remove backups that are not wanted any more, and the WAL that only they need
 ///
@@ -221,6 +225,15 @@ async fn prune(arguments: &PruneArgs) -> Result<(), Failure> {
                     HINT: --keep-last 7, for example, keeps seven of them."
             .into());
     }
+    if arguments.grace > MOST_GRACE {
+        return Err(format!(
+            "a grace of more than {} hours is refused, because a prune ends by itself after {}.\n\
+             HINT: leave --grace out, which is a minute.",
+            MOST_GRACE.as_secs() / 3600,
+            MOST_TIME.as_secs() / 3600
+        )
+        .into());
+    }
     let config = arguments.store.config(&arguments.archive)?;
     let archive = Arc::new(open(&config, Stay::Long, config.deadline).await?);
     let shown = progress::on_terminal();
@@ -296,7 +309,7 @@ fn print(out: &mut impl Write, plan: &Plan, removed: Removed, dry_run: bool) -> 
 
 fn why(planned: &Planned) -> String {
     let reasons: Vec<String> = planned.why.iter().map(ToString::to_string).collect();
-    reasons.join("; ")
+    printable(&reasons.join("; ")).into_owned()
 }
 
 /// What `--json` tells.

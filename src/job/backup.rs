@@ -311,6 +311,7 @@ impl<'a> Taking<'a> {
                     archive::Error::TreeExists { .. }
                         | archive::Error::TreeRemoved { .. }
                         | archive::Error::TreePruned { .. }
+                        | archive::Error::TreeNamePruned { .. }
                 ) {
                     self.clean_up().await;
                 }

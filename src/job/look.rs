@@ -19,7 +19,7 @@ use crate::job::restore::timelines::Timelines;
 use crate::job::restore::way::Way;
 use crate::job::restore::{self, forks};
 use crate::job::wal_ranges::{WalRanges, wal_ranges};
-use crate::pg::{Lsn, SegmentSize, Timeline};
+use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline};
 use crate::store::Patience;
 
 /// A backup with a summary.
@@ -28,8 +28,10 @@ pub(in crate::job) struct Known {
     pub name: TreeName,
     pub id: TreeId,
     pub summary: Box<Summary>,
-    /// All of it is there, and its WAL, and a server can start from it.
+    /// All of it is there, and its WAL, and a server can start from it, without another one.
     pub is_complete: bool,
+    /// Was its manifest read, and were its parts listed?
+    pub is_proved: bool,
     /// Why not, if it is damaged or lacks WAL.
     pub lacks: Option<String>,
     pub pinned: Option<String>,
@@ -88,6 +90,11 @@ impl Look {
                     unreadable.push((name, reason));
                     continue;
                 }
+                // The next sweep removes it.
+                State::Unfinished(tree, Maker::Dead) if tree.may_be_swept() => {
+                    unfinished.push((tree, Maker::Dead));
+                    continue;
+                }
                 State::Unfinished(tree, maker) => {
                     for base in &tree.builds_on {
                         base_of.entry(base.clone()).or_default().push(name.clone());
@@ -112,6 +119,7 @@ impl Look {
                 lacks,
                 summary,
                 base_of: vec![],
+                is_proved: false,
             });
         }
         for known in &mut backups {
@@ -143,9 +151,45 @@ impl Look {
             ways,
             size,
         };
-        look.ends = look.living_ends(archive, &lines, patience).await?;
+        look.prove(archive, None, &patience).await?;
+        look.ends = look.living_ends(archive, &lines, &patience).await?;
+        for end in look.ends.clone() {
+            look.prove(archive, Some(&end), &patience).await?;
+        }
         look.lines = Some(lines);
         Ok(look)
+    }
+
+    /// Reads what tells apart the parts of the newest complete backup, of all or of those that reach an end, and lists these: so
+    /// much rests on it that its length alone is not believed, nor what `walfs verify` has found damaged. One that does not
+    /// stand that is not complete, and the next older one is asked.
+    async fn prove(
+        &mut self,
+        archive: &Arc<Archive>,
+        end: Option<&Way>,
+        patience: impl Fn() -> Patience,
+    ) -> Result<(), Error> {
+        let damaged = damaged_objects(archive, patience()).await?;
+        for known in self.backups.iter_mut().rev() {
+            if !known.is_complete || end.is_some_and(|end| !known.is_on(end)) {
+                continue;
+            }
+            if known.is_proved {
+                return Ok(());
+            }
+            match lacking(archive, known, &damaged, &patience).await? {
+                None => {
+                    known.is_proved = true;
+                    return Ok(());
+                }
+                Some(reason) => {
+                    tracing::warn!("backup {} does not count as complete: {reason}", known.name);
+                    known.is_complete = false;
+                    known.lacks = Some(reason);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Timelines that were not merely left for another one, and for which no backup of another one shows that they were given
@@ -177,20 +221,58 @@ impl Look {
         }
         let newest = self.backups.iter().rev().find(|known| known.is_complete);
         let is_newest = |end: &Way| newest.is_some_and(|newest| newest.is_on(end));
-        let living = |end: &Way| is_newest(end) || !self.is_given_up(end, &ends);
-        Ok(ends.iter().filter(|end| living(end)).cloned().collect())
+        let mut living = Vec::new();
+        for end in &ends {
+            if is_newest(end)
+                || !self
+                    .is_given_up(archive, (end, &ends), lines.size, patience())
+                    .await?
+            {
+                living.push(end.clone());
+            }
+        }
+        Ok(living)
     }
 
-    /// As `restore` decides it: a backup of another end was begun after its newest WAL.
-    fn is_given_up(&self, end: &Way, ends: &[Way]) -> bool {
+    /// As `restore` decides it: a backup of another end was begun after its newest WAL. Both clocks must say so: that of the
+    /// backup's host, which may be ahead, and the store's, which in a copy tells when it was copied.
+    async fn is_given_up(
+        &self,
+        archive: &Archive,
+        (end, ends): (&Way, &[Way]),
+        size: SegmentSize,
+        patience: Patience,
+    ) -> Result<bool, Error> {
         let mut ranges = self.ranges.timelines.iter();
         let own = ranges.find(|ranges| ranges.timeline == end.timeline());
-        let newest = own.and_then(|own| own.runs.iter().map(|run| run.newest).max());
-        let Some(newest) = newest else { return false };
-        self.backups.iter().any(|known| {
+        let archived = own.and_then(|own| own.runs.iter().map(|run| run.newest).max());
+        let first = SegmentName::from_number(end.timeline(), 0, size);
+        let received = match first {
+            Some(first) => archive.received_from(first, patience).await?,
+            None => None,
+        };
+        let newest = archived.max(received.map(|(_, at)| at));
+        let Some(newest) = newest else { return Ok(false) };
+        // Somebody has taken a backup of it since, complete or not.
+        let own = self.backups.iter().filter(|known| {
+            known
+                .summary
+                .backup
+                .stop()
+                .is_some_and(|(own, _)| own == end.timeline())
+        });
+        let finished = own.map(|known| known.summary.finished).max();
+        for known in self.backups.iter().rev().filter(|known| known.is_complete) {
             let is_elsewhere = !known.is_on(end) && ends.iter().any(|other| known.is_on(other));
-            known.is_complete && is_elsewhere && SystemTime::from(known.summary.began) > newest
-        })
+            if is_elsewhere
+                && SystemTime::from(known.summary.began) > newest
+                && Some(known.summary.began) > finished
+                && archive.tree_begun(&known.id, patience).await? > Some(newest)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -207,6 +289,36 @@ impl Known {
 fn is_silent(tree: &Unfinished, now: Timestamp) -> bool {
     let silence = SystemTime::from(now).duration_since(tree.last_stored);
     silence.is_ok_and(|silence| silence > SILENCE)
+}
+
+/// Keys of what the last verification found damaged.
+async fn damaged_objects(archive: &Archive, patience: Patience) -> Result<BTreeSet<String>, Error> {
+    let records = archive.checks(patience).await?.into_iter();
+    let records = records.filter_map(|(_, record)| record.ok());
+    let own = records.filter(|record| record.place == archive.place());
+    Ok(own
+        .flat_map(|record| record.found)
+        .map(|found| found.object)
+        .collect())
+}
+
+/// What of a backup is not right, as far as its manifest and a listing tell.
+async fn lacking(
+    archive: &Arc<Archive>,
+    known: &Known,
+    damaged: &BTreeSet<String>,
+    patience: impl Fn() -> Patience,
+) -> Result<Option<String>, Error> {
+    let tree = match archive.tree(&known.name, &known.summary, patience()).await {
+        Ok(tree) => tree,
+        Err(damage @ Error::TreeDamaged { .. }) => return Ok(Some(damage.to_string())),
+        Err(error) => return Err(error),
+    };
+    if let Some(part) = tree.parts.iter().find(|part| damaged.contains(part.key.as_str())) {
+        return Ok(Some(format!("`walfs verify` found {} damaged", part.key)));
+    }
+    let missing = archive.missing_part(&tree.parts, patience()).await?;
+    Ok(missing.map(|(part, reason)| format!("{part}: {reason}")))
 }
 
 /// What there is of WAL beyond backups.

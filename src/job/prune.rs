@@ -32,7 +32,7 @@ pub use plan::{Plan, Planned};
 pub use rules::{Reason, Rules};
 
 /// A prune that is not done by then ends: others may take it for dead after a day.
-const MOST_TIME: Duration = Duration::from_secs(12 * 3600);
+pub const MOST_TIME: Duration = Duration::from_secs(12 * 3600);
 
 /// Why nothing, or no more, is removed.
 #[derive(Debug, thiserror::Error)]
@@ -110,8 +110,9 @@ impl Prune<'_> {
     pub async fn run(&self) -> Result<(Plan, Removed), Error> {
         let began = Instant::now();
         sweep(self.archive, self.patience()).await?;
-        let first = self.decide(Timestamp::now()).await?;
+        // Before the first look: so that has all that they have left.
         let left_behind = self.orders_of_the_dead().await?;
+        let first = self.decide(Timestamp::now()).await?;
         if first.is_empty() {
             self.end_orders(&left_behind).await?;
             return Ok((first, Removed::default()));

@@ -228,6 +228,7 @@ fn archive_errno(error: &archive::Error) -> i32 {
         | E::TreeDamaged { .. }
         | E::TreeRemoved { .. }
         | E::TreePruned { .. }
+        | E::TreeNamePruned { .. }
         | E::TreeOtherWal { .. }
         | E::NotAnArchive { .. }
         | E::Inside { .. }

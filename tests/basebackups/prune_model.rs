@@ -177,6 +177,8 @@ struct World {
     unfinished: Vec<TreeId>,
     made: u32,
     now: Timestamp,
+    /// How far the clock is ahead of whoever takes backups.
+    ahead: SignedDuration,
 }
 
 fn patience() -> Patience {
@@ -215,6 +217,7 @@ impl World {
             pinned: BTreeSet::new(),
             unfinished: Vec::new(),
             made: 0,
+            ahead: SignedDuration::ZERO,
             now: Timestamp::now(),
         };
         world.archive_segments(2);
@@ -369,7 +372,7 @@ impl World {
         let ended = self.now - SignedDuration::from_hours(24 * (60 - i64::from(self.made)).max(0));
         let (start, stop) = (first * MIB + 40, last * MIB + 400);
         let description = Description {
-            began: Timestamp::now(),
+            began: Timestamp::now() + self.ahead,
             method: Method::Walfs,
             plain_tar: false,
             backup: Backup {
@@ -747,6 +750,41 @@ fn run(steps: &[Step]) {
             pitr_days: None,
         };
         world.prune(&wanted).await;
+    });
+}
+
+/// The clock of a host that takes backups may be ahead: what is archived after its backup is not given up for that.
+#[test]
+fn k3_a_clock_that_is_ahead_gives_up_no_branch() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let mut world = World::new().await;
+        let backup = |changed| Step::Backup { segments: 0, changed };
+        let archive = Step::Archive(2);
+        let fork = Step::Fork {
+            of: 0,
+            back: 0,
+            with_history: true,
+        };
+        world.step(&backup(0)).await;
+        world.step(&archive).await;
+        world.step(&fork).await;
+        world.ahead = SignedDuration::from_hours(1);
+        world.step(&backup(1)).await;
+        world.step(&Step::Switch(0)).await;
+        world.step(&archive).await;
+        let wanted = Wanted {
+            last: Some(1),
+            days: None,
+            daily: None,
+            monthly: None,
+            pitr_days: None,
+        };
+        world.prune(&wanted).await;
+        assert!(
+            world.exists(&world.backups[0]),
+            "it alone reaches the end of timeline 1"
+        );
     });
 }
 

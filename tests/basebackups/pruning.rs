@@ -10,7 +10,8 @@ use walfs::codec::unpack_all;
 
 use super::incremental::{Files, assert_same, restored};
 use crate::common::basebackup::{Place, Site};
-use crate::common::postgres::send;
+use crate::common::postgres::{Postgres, newest, send};
+use crate::common::recovery::Recovery;
 use crate::common::s3::{Action, Operation, Rule, S3Server};
 use crate::common::user::{User, said};
 use crate::common::wait;
@@ -237,6 +238,11 @@ fn k3_old_backups_keep_their_own_wal_only() {
         &data.join("kept_by_us"),
         &world.path().join("copy1"),
     );
+    let mut server = Postgres::start_as_it_is(data.parent().expect("its directory"), newest(), &[]);
+    let recovered = server.recovery_within(wait::LONG);
+    // At its target it waits, open for reading.
+    assert_ne!(recovered, Recovery::Failed, "{}", server.log());
+    server.query("SELECT count(*) FROM t");
     // Nothing is removed twice, and nothing that was removed is missing then.
     let after = objects(&site.place);
     prune(&site, &["--keep-last", "3", "--pitr-days", "0"]);
@@ -361,6 +367,46 @@ fn k3_what_a_stopped_backup_builds_on_stays() {
     assert_nothing_unneeded(&site.place);
 }
 
+/// What a killed backup claimed goes with it: the plan says so, too.
+#[test]
+fn k3_a_dry_run_tells_what_the_deed_does() {
+    let world = World::new("told");
+    let site = Site::local(&world);
+    let mut files = Files::new(&site, 30);
+    for _ in 0..30 {
+        files.make(300_000);
+    }
+    row(&site, &mut files, 1);
+    let mut killed = site.slow_backup("killed", "1MiB");
+    wait::until("it to say what it builds on", || {
+        let keys = site.place.keys("trees");
+        keys.iter().any(|key| key.contains("/base.b0.")).then_some(())
+    });
+    killed.kill().expect("kill walfs");
+    killed.wait().expect("wait for walfs");
+    site.server.archive_all();
+    // The next backup would sweep.
+    let full = site.try_backup("next", &["--full"]);
+    assert!(full.status.success(), "{}", said(&full));
+    let mut killed = site.slow_backup("again", "1MiB");
+    wait::until("it to say what it builds on", || {
+        let keys = site.place.keys("trees");
+        keys.iter().any(|key| key.contains("/base.next.")).then_some(())
+    });
+    killed.kill().expect("kill walfs");
+    killed.wait().expect("wait for walfs");
+    let whole = site.try_backup("last", &["--full"]);
+    assert!(whole.status.success(), "{}", said(&whole));
+    let planned = prune(&site, &["--keep-last", "1", "--dry-run"]);
+    let done = prune(&site, &["--keep-last", "1"]);
+    assert_eq!(going(&planned), ["b0", "next"], "{planned}");
+    assert_eq!(
+        (going(&planned), &planned["removed"]),
+        (going(&done), &done["removed"])
+    );
+    assert_eq!(complete(&site), ["last"]);
+}
+
 /// The other order: it is stopped before it has said what it builds on, and finds that gone.
 #[test]
 fn k3_a_backup_does_not_build_on_what_is_being_pruned() {
@@ -416,14 +462,55 @@ fn k3_a_pinned_backup_stays() {
     let unpinned = run("backup-unpin", &["b1"]);
     assert!(unpinned.status.success(), "{}", said(&unpinned));
     assert_eq!(run("backup-unpin", &["b1"]).status.code(), Some(1));
-    let past = run(
-        "backup-pin",
-        &["b1", "--reason", "audit", "--until", "2020-01-01 00:00:00Z"],
-    );
-    assert!(past.status.success(), "{}", said(&past));
+    for wrong in [
+        &["b1", "--reason", "audit", "--until", "2020-01-01 00:00:00Z"][..],
+        &["b1", "--reason", " "],
+    ] {
+        let refused = run("backup-pin", wrong);
+        assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    }
+    let until = (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2)).to_string();
+    let soon = run("backup-pin", &["b1", "--reason", "audit", "--until", &until]);
+    assert!(soon.status.success(), "{}", said(&soon));
+    let held = prune(&site, &["--keep-last", "1", "--dry-run"]);
+    assert_eq!(going(&held), Vec::<String>::new());
+    std::thread::sleep(std::time::Duration::from_secs(2));
     assert_eq!(going(&prune(&site, &["--keep-last", "1"])), ["b1"]);
     assert_nothing_unneeded(&site.place);
     assert_restores(&site, 2);
+}
+
+/// Of what rests on it, a backup is not believed by its length: its manifest is read, and what `walfs verify` found counts.
+#[test]
+fn k3_a_damaged_newest_backup_does_not_take_the_others_with_it() {
+    let world = World::new("rotten");
+    let site = Site::local(&world);
+    let mut files = Files::new(&site, 31);
+    files.make(300_000);
+    row(&site, &mut files, 3);
+    let flip = |key: &str, at: usize| {
+        let path = world.archive().join(key);
+        let mut object = fs::read(&path).expect("read an object");
+        object[at] ^= 1;
+        fs::write(&path, object).expect("damage it");
+    };
+    let of_newest = |end: &str| {
+        let keys = site.place.keys("trees").into_iter();
+        let mut keys = keys.filter(|key| key.starts_with("trees/b2.") && key.ends_with(end));
+        keys.next().expect("an object")
+    };
+    let manifest = of_newest("manifest.lz4");
+    flip(&manifest, 30);
+    let planned = prune(&site, &["--keep-last", "1", "--dry-run"]);
+    assert!(!going(&planned).contains(&"b1".to_owned()), "{planned}");
+    flip(&manifest, 30);
+    let part = of_newest(".tar.lz4");
+    flip(&part, 30);
+    let verified = site.walfs("verify").output().expect("run walfs");
+    assert_eq!(verified.status.code(), Some(1), "{}", said(&verified));
+    let done = prune(&site, &["--keep-last", "1"]);
+    assert_eq!(going(&done), ["b0"], "{done}");
+    assert_restores(&site, 1);
 }
 
 /// In the words of wal-g and pgGlaskugel, which remove nothing until they are told twice.

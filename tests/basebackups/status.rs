@@ -195,6 +195,7 @@ fn k7_check_waits_for_a_segment() {
         check.args(["--timeout", timeout]).output().expect("run walfs")
     };
     site.server.query("CREATE TABLE t (id int)");
+    site.server.archive_all();
     let checked = check(&site, "60s");
     assert!(checked.status.success(), "{}", said(&checked));
     // Again, with nothing written: what is there is there.

@@ -119,6 +119,18 @@ impl Archive {
             .await?)
     }
 
+    /// When a tree was begun, by the store's clock; `None` if nothing says so.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn tree_begun(&self, id: &TreeId, patience: Patience) -> Result<Option<SystemTime>, Error> {
+        match self.store().head(&id.key(BEGUN), patience).await {
+            Ok(meta) => Ok(Some(meta.modified)),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Stores one part of an unfinished tree; `Ok` means durable. Whoever makes parts of which there may be many at once
     /// takes [`Memory::uploads`](crate::memory::Memory) for them first.
     ///
@@ -207,6 +219,13 @@ impl Archive {
         summary: &Summary,
         patience: Patience,
     ) -> Result<(), Error> {
+        let orders = self.orders(patience).await;
+        if orders.is_ok_and(|orders| orders.iter().any(|order| order.concerns_name(name))) {
+            return Err(Error::TreeNamePruned {
+                name: name.clone(),
+                place: self.place(),
+            });
+        }
         let implausible = |reason| self.tree_damaged(name, "its summary", reason);
         let (size, needed) = (summary.backup.segment_size(), summary.backup.segments());
         let mut needed = needed.map_err(implausible)?;

@@ -139,7 +139,7 @@ mod tests {
         needed.take(&backup(1, 7, 8), true, &lines).unwrap();
         let rest = |needed: &NeededWal, timeline| needed.rest(Timeline(timeline), (1, 30));
         assert_eq!(rest(&needed, 1), [(1, 6)]);
-        assert_eq!(rest(&needed, 2), [(1, 9), (21, 30)]);
+        assert_eq!(rest(&needed, 2), [(1, 9)]);
         assert_eq!(rest(&needed, 3), [(1, 19)]);
         assert_eq!(rest(&needed, 4), [(1, 30)]);
         assert_eq!(rest(&needed, 7), [(1, 6)]);
@@ -148,7 +148,7 @@ mod tests {
         let mut needed = NeededWal::default();
         needed.take(&backup(2, 12, 13), true, &lines).unwrap();
         assert_eq!(rest(&needed, 1), [(1, 30)]);
-        assert_eq!(rest(&needed, 2), [(1, 11), (21, 30)]);
+        assert_eq!(rest(&needed, 2), [(1, 11)]);
         // What an old one needs to be consistent, and no more.
         needed.take(&backup(1, 3, 4), false, &lines).unwrap();
         assert_eq!(rest(&needed, 1), [(1, 2), (5, 30)]);

@@ -85,7 +85,7 @@ impl Plan {
             .map(|known| Judged {
                 name: known.name.clone(),
                 ended: known.summary.backup.ended.at,
-                is_complete: known.is_complete,
+                is_whole: known.lacks.is_none(),
                 start: known.summary.backup.start().map_or(Lsn(0), |(_, start)| start),
                 combined_with: known.summary.backup.incremental_from,
                 reaches: ends

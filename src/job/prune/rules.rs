@@ -69,7 +69,7 @@ pub enum Reason {
     Pinned(String),
     /// This one is being made, or was left unfinished, and points to it.
     BaseOf(TreeName),
-    /// It is combined with this one, which stays.
+    /// This one, which stays, is to be combined with it.
     CombinedWith(TreeName),
     /// It is not complete, and newer than what was asked for.
     NotComplete,
@@ -90,7 +90,7 @@ impl fmt::Display for Reason {
             Self::From(name) => write!(out, "{name} or newer"),
             Self::Pinned(reason) => write!(out, "pinned: {reason}"),
             Self::BaseOf(name) => write!(out, "{name}, which is unfinished, builds on it"),
-            Self::CombinedWith(name) => write!(out, "it is combined with {name}"),
+            Self::CombinedWith(name) => write!(out, "{name} is to be combined with it"),
             Self::NotComplete => out.write_str("not complete, and newer than the oldest that is asked for"),
             Self::NewlyUnwanted => out.write_str("it was wanted a moment ago: the next run removes it"),
         }
@@ -102,8 +102,8 @@ impl fmt::Display for Reason {
 pub(super) struct Judged {
     pub name: TreeName,
     pub ended: Timestamp,
-    /// Can it be restored by itself?
-    pub is_complete: bool,
+    /// Is all of it there, and its WAL?
+    pub is_whole: bool,
     pub start: Lsn,
     /// Of an incremental one of PostgreSQL: where that began which it is combined with.
     pub combined_with: Option<Lsn>,
@@ -112,6 +112,13 @@ pub(super) struct Judged {
     pub pinned: Option<String>,
     /// Unfinished ones that point to it.
     pub base_of: Vec<TreeName>,
+}
+
+impl Judged {
+    /// Can it be restored by itself?
+    fn is_complete(&self) -> bool {
+        self.is_whole && self.combined_with.is_none()
+    }
 }
 
 /// Why each of these backups, oldest first, stays; none: it goes.
@@ -125,7 +132,12 @@ pub(super) fn keep(backups: &[Judged], rules: &Rules, now: Timestamp) -> Vec<Vec
                 .collect()
         })
         .collect();
-    let complete: Vec<usize> = (0..backups.len()).filter(|&at| backups[at].is_complete).collect();
+    let such = |is_such: fn(&Judged) -> bool| -> Vec<usize> {
+        (0..backups.len()).filter(|&at| is_such(&backups[at])).collect()
+    };
+    let complete = such(Judged::is_complete);
+    // What is asked for may be an incremental one of PostgreSQL's, too.
+    let whole = such(|backup| backup.is_whole);
     let Some(&newest) = complete.last() else {
         why.iter_mut().for_each(|why| why.push(Reason::NothingComplete));
         return why;
@@ -142,13 +154,13 @@ pub(super) fn keep(backups: &[Judged], rules: &Rules, now: Timestamp) -> Vec<Vec
         }
     }
     if let Some(count) = rules.last {
-        for &at in complete.iter().rev().take(count as usize) {
+        for &at in whole.iter().rev().take(count as usize) {
             ask(&mut why, at, Reason::Last(count));
         }
     }
     if let Some(days) = rules.days {
         let begin = days_before(now, days);
-        for &at in complete.iter().filter(|&&at| backups[at].ended >= begin) {
+        for &at in whole.iter().filter(|&&at| backups[at].ended >= begin) {
             ask(&mut why, at, Reason::Days(days));
         }
     }
@@ -163,14 +175,14 @@ pub(super) fn keep(backups: &[Judged], rules: &Rules, now: Timestamp) -> Vec<Vec
     if let Some(name) = &rules.from
         && let Some(from) = backups.iter().position(|backup| backup.name == *name)
     {
-        for &at in complete.iter().filter(|&&at| at >= from) {
+        for &at in whole.iter().filter(|&&at| at >= from) {
             ask(&mut why, at, Reason::From(name.clone()));
         }
     }
-    generations(backups, &complete, rules, &mut why);
+    generations(backups, &whole, rules, &mut why);
     let recent = asked.into_iter().min().unwrap_or(newest);
     for at in recent + 1..backups.len() {
-        if !backups[at].is_complete && backups[at].combined_with.is_none() {
+        if !backups[at].is_whole {
             why[at].push(Reason::NotComplete);
         }
     }
@@ -202,8 +214,8 @@ pub(super) fn days_before(now: Timestamp, days: u32) -> Timestamp {
 }
 
 /// The newest of each of the last days, weeks, months and years.
-fn generations(backups: &[Judged], complete: &[usize], rules: &Rules, why: &mut [Vec<Reason>]) {
-    let mut by_time = complete.to_vec();
+fn generations(backups: &[Judged], whole: &[usize], rules: &Rules, why: &mut [Vec<Reason>]) {
+    let mut by_time = whole.to_vec();
     by_time.sort_by_key(|&at| backups[at].ended);
     let kinds: [(Option<u32>, fn(&jiff::Zoned) -> String); 4] = [
         (rules.daily, |time| time.strftime("day %Y-%m-%d").to_string()),
@@ -232,7 +244,7 @@ fn generations(backups: &[Judged], complete: &[usize], rules: &Rules, why: &mut 
     }
 }
 
-/// An incremental backup of PostgreSQL stays as long as what it is combined with, and that as long as it.
+/// What an incremental backup of PostgreSQL is combined with stays as long as it.
 fn combined(backups: &[Judged], why: &mut [Vec<Reason>]) {
     let is_base =
         |base: usize, of: usize| base < of && backups[of].combined_with == Some(backups[base].start);
@@ -248,11 +260,9 @@ fn combined(backups: &[Judged], why: &mut [Vec<Reason>]) {
     while changes {
         changes = false;
         for &(base, of) in &pairs {
-            for (at, other) in [(of, base), (base, of)] {
-                if why[at].is_empty() && !why[other].is_empty() {
-                    why[at].push(Reason::CombinedWith(backups[other].name.clone()));
-                    changes = true;
-                }
+            if why[base].is_empty() && !why[of].is_empty() {
+                why[base].push(Reason::CombinedWith(backups[of].name.clone()));
+                changes = true;
             }
         }
     }
@@ -271,7 +281,7 @@ mod tests {
         Judged {
             name: format!("d{number}").parse().unwrap(),
             ended: day(number),
-            is_complete: true,
+            is_whole: true,
             start: Lsn(number as u64 * 1000),
             combined_with: None,
             reaches: vec![Timeline(1)],
@@ -333,16 +343,16 @@ mod tests {
     #[test]
     fn k3_the_last_complete_one_stays() {
         let mut all: Vec<Judged> = (0..4).map(on).collect();
-        all[3].is_complete = false;
+        all[3].is_whole = false;
         let rules = Rules {
             last: Some(1),
             ..Rules::default()
         };
         // What is newer may become complete yet.
         assert_eq!(stay(&all, &rules, 3), ["d2", "d3"]);
-        all[1].is_complete = false;
+        all[1].is_whole = false;
         assert_eq!(stay(&all, &rules, 3), ["d2", "d3"]);
-        all.iter_mut().for_each(|backup| backup.is_complete = false);
+        all.iter_mut().for_each(|backup| backup.is_whole = false);
         assert_eq!(stay(&all, &rules, 3).len(), 4);
         assert_eq!(stay(&[], &rules, 3).len(), 0);
     }
@@ -375,13 +385,12 @@ mod tests {
         // Three, four and five are a chain.
         all[4].combined_with = Some(all[3].start);
         all[5].combined_with = Some(all[4].start);
-        all[4].is_complete = false;
-        all[5].is_complete = false;
         let rules = |last| Rules {
             last: Some(last),
             ..Rules::default()
         };
         assert_eq!(stay(&all, &rules(1), 7), ["d0", "d1", "d7"]);
+        assert_eq!(stay(&all, &rules(2), 7), ["d0", "d1", "d6", "d7"]);
         assert_eq!(
             stay(&all, &rules(3), 7),
             ["d0", "d1", "d3", "d4", "d5", "d6", "d7"]

@@ -126,7 +126,9 @@ pub(super) async fn check(
     let (start, roots, restore) =
         start::look(options, &source, system_id, summary.backup.shape, places, data)?;
     let segments = needed_segments(&backup, &summary)?;
-    let ending = (&reach, options.recovery.up_to_gap);
+    // A server that reads ahead asks for what lies behind its target.
+    let may_end = options.recovery.up_to_gap || options.recovery.target == Target::Immediate;
+    let ending = (&reach, may_end);
     let unasked = command::unasked(archive, &summary, ending, patience).await?;
     let mut checked = Checked {
         source,

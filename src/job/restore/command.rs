@@ -17,14 +17,14 @@ const NAMES: usize = 1000;
 const LOOKS: usize = 8;
 
 /// Segments that the server shall take for not archived: those that the backup brings itself and the archive does not have,
-/// which PostgreSQL then finds in `pg_wal`; and the gap up to which the operator has said to recover.
+/// which PostgreSQL then finds in `pg_wal`; and the gap, where the operator has said to recover up to it, or to stop before.
 ///
 /// # Errors
 /// [`Error::Archive`].
 pub(super) async fn unasked(
     archive: &Archive,
     summary: &Summary,
-    (reach, up_to_gap): (&Reach, bool),
+    (reach, may_end_at_gap): (&Reach, bool),
     patience: Patience,
 ) -> Result<Vec<SegmentName>, Error> {
     let own = summary.backup.own_wal.iter().take(NAMES).copied();
@@ -34,7 +34,7 @@ pub(super) async fn unasked(
     });
     let found: Vec<Option<SegmentName>> = looks.buffered(LOOKS).try_collect().await?;
     let mut names: Vec<SegmentName> = found.into_iter().flatten().collect();
-    names.extend(reach.gap.filter(|_| up_to_gap));
+    names.extend(reach.gap.filter(|_| may_end_at_gap));
     Ok(names)
 }
 
