@@ -23,6 +23,7 @@ use crate::pg::{SegmentName, SegmentSize, SystemId, WalName};
 use crate::printable::shortened;
 use crate::store::{self, ByteRange, Claim, ErrorKind, Key, Patience, PutMode, Stage, Store};
 
+pub mod copied;
 mod error;
 pub mod object;
 mod place;
@@ -96,6 +97,8 @@ pub struct Options {
     pub compression: Option<Compression>,
     /// Make a new archive on an empty prefix?
     pub create: bool,
+    /// The id of a new archive, if it is that of another one, which it will be a copy of.
+    pub archive_id: Option<String>,
     /// What is used of memory on the way to it and from it.
     pub memory: Memory,
 }
@@ -371,9 +374,10 @@ async fn create_marker(store: &Store, options: &Options, patience: Patience) -> 
         });
     }
     let conditions = store::probe(store, patience).await?;
+    let archive_id = options.archive_id.clone();
     let marker = Marker {
         format_version: FORMAT_VERSION,
-        archive_id: format!("{:032x}", fastrand::u128(..)),
+        archive_id: archive_id.unwrap_or_else(|| format!("{:032x}", fastrand::u128(..))),
         codec: options.compression.unwrap_or_default().extension().to_owned(),
         put_if_absent: conditions.put,
         complete_if_absent: conditions.complete,

@@ -17,6 +17,7 @@ pub mod backup_discard;
 pub mod backup_finish;
 pub mod backup_list;
 pub mod connect;
+pub mod copy;
 mod interrupts;
 mod log;
 mod moment;
@@ -87,6 +88,7 @@ enum Command {
     WalFind(wal_find::FindArgs),
     WalVerify(wal_verify::VerifyArgs),
     Verify(verify::VerifyArgs),
+    Copy(copy::CopyArgs),
     #[command(visible_alias = "backup-push")]
     Backup(backup::BackupArgs),
     BackupList(backup_list::ListArgs),
@@ -174,6 +176,7 @@ pub fn main() -> ExitCode {
         Command::WalList(arguments) => wal::list(&arguments),
         Command::WalFind(arguments) => wal_find::find(&arguments),
         Command::WalVerify(arguments) => wal_verify::run(&arguments),
+        Command::Copy(arguments) => copy::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Backup(arguments) => backup::backup(&arguments),
         Command::BackupList(arguments) => backup_list::list(&arguments),

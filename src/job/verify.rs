@@ -14,6 +14,7 @@ use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::amount::Amount;
 use super::progress::{Phase, Progress};
 use super::wal_ranges::{WalRanges, wal_ranges};
 use crate::archive::object::{Folder, Object};
@@ -37,7 +38,6 @@ mod wal;
 
 pub use due::Scope;
 pub use finding::{Cost, Finding, Kind};
-pub use ledger::Amount;
 
 use due::Due;
 use ledger::{Ages, Known, Ledger};
@@ -454,8 +454,10 @@ impl<'a> Run<'a> {
             async move {
                 let checked = match task.is_due {
                     true => {
-                        task.check(archive, size, unreadable, Patience::for_at_most(wait))
-                            .await
+                        // Of a gigabyte more is to come than of a part.
+                        let wait = wait + Duration::from_secs(task.meta.stored_bytes >> 20);
+                        let patience = Patience::for_at_most(wait);
+                        task.check(archive, size, unreadable, patience).await
                     }
                     false => Ok(Checked::default()),
                 };
