@@ -7,7 +7,8 @@
 //! - `cluster.json`, the [`Cluster`]: written once, by the first segment. System identifier and segment size, so that
 //!   a segment of another cluster is refused and the plain size of every segment is known without reading it.
 //! - `wal/<name>.<codec's extension>`: one object for each archived file, never rewritten;
-//! - `basebackups/<name>.json` and `trees/<id>/...`: backups, see [`tree`].
+//! - `basebackups/<name>.json` and `trees/<id>/...`: backups, see [`tree`];
+//! - `verified/...`: what was read back, and when, see [`verified`].
 //!
 //! This room knows no FUSE, no cache and no clock beyond the patience it is handed. Keys are spelled here only.
 
