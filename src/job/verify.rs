@@ -561,7 +561,8 @@ impl<'a> Run<'a> {
     fn checks(&self, is_whole: bool) -> Checks {
         let mut found: BTreeMap<String, Found> = BTreeMap::new();
         for (object, (old, is_proved)) in &self.remembered {
-            if !is_proved && !(is_whole && self.is_settled(object)) {
+            let is_known_anew = *is_proved || (is_whole && self.is_settled(object));
+            if !is_known_anew {
                 found.insert(object.clone(), old.clone());
             }
         }
