@@ -7,7 +7,8 @@
 //! - `cluster.json`, the [`Cluster`]: written once, by the first segment. System identifier and segment size, so that
 //!   a segment of another cluster is refused and the plain size of every segment is known without reading it.
 //! - `wal/<name>.<codec's extension>`: one object for each archived file, never rewritten;
-//! - `basebackups/<name>.json` and `trees/<id>/...`: backups, see [`tree`].
+//! - `basebackups/<name>.json` and `trees/<id>/...`: backups, see [`tree`];
+//! - `verified/...`: what was read back, and when, see [`verified`].
 //!
 //! This room knows no FUSE, no cache and no clock beyond the patience it is handed. Keys are spelled here only.
 
@@ -23,6 +24,7 @@ use crate::pg::{SegmentName, SegmentSize, SystemId, WalName};
 use crate::printable::shortened;
 use crate::store::{self, ByteRange, Claim, ErrorKind, Key, Patience, PutMode, Stage, Store};
 
+pub mod copied;
 mod error;
 pub mod object;
 mod place;
@@ -97,6 +99,8 @@ pub struct Options {
     pub compression: Option<Compression>,
     /// Make a new archive on an empty prefix?
     pub create: bool,
+    /// The id of a new archive, if it is that of another one, which it will be a copy of.
+    pub archive_id: Option<String>,
     /// What is used of memory on the way to it and from it.
     pub memory: Memory,
 }
@@ -372,9 +376,10 @@ async fn create_marker(store: &Store, options: &Options, patience: Patience) -> 
         });
     }
     let conditions = store::probe(store, patience).await?;
+    let archive_id = options.archive_id.clone();
     let marker = Marker {
         format_version: FORMAT_VERSION,
-        archive_id: format!("{:032x}", fastrand::u128(..)),
+        archive_id: archive_id.unwrap_or_else(|| format!("{:032x}", fastrand::u128(..))),
         codec: options.compression.unwrap_or_default().extension().to_owned(),
         put_if_absent: conditions.put,
         complete_if_absent: conditions.complete,

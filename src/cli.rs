@@ -19,6 +19,7 @@ pub mod backup_list;
 pub mod backup_pin;
 pub mod check;
 pub mod connect;
+pub mod copy;
 mod interrupts;
 mod log;
 mod moment;
@@ -93,6 +94,7 @@ enum Command {
     WalFind(wal_find::FindArgs),
     WalVerify(wal_verify::VerifyArgs),
     Verify(verify::VerifyArgs),
+    Copy(copy::CopyArgs),
     #[command(visible_alias = "backup-push")]
     Backup(backup::BackupArgs),
     BackupList(backup_list::ListArgs),
@@ -187,6 +189,7 @@ pub fn main() -> ExitCode {
         Command::WalList(arguments) => wal::list(&arguments),
         Command::WalFind(arguments) => wal_find::find(&arguments),
         Command::WalVerify(arguments) => wal_verify::run(&arguments),
+        Command::Copy(arguments) => copy::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Backup(arguments) => backup::backup(&arguments),
         Command::BackupList(arguments) => backup_list::list(&arguments),

@@ -23,6 +23,8 @@ pub struct Config {
     pub location: Location,
     /// May a new archive be made?
     pub create: bool,
+    /// The id that a new one gets; without it a random one.
+    pub archive_id: Option<String>,
     /// URL of an S3 server that is not AWS.
     pub endpoint: Option<String>,
     /// Region of the bucket.
@@ -87,6 +89,7 @@ impl Config {
             place: place.to_owned(),
             location: Location::parse(place)?,
             create: false,
+            archive_id: None,
             endpoint: None,
             region: None,
             path_style: PathStyle::Auto,
@@ -139,6 +142,7 @@ impl Config {
         archive::Options {
             compression: self.compression,
             create: self.create && !self.read_only,
+            archive_id: self.archive_id.clone(),
             memory: self.memory.clone(),
         }
     }

@@ -4,8 +4,10 @@
 //! Each job is a library call, and prints nothing. It knows the archive, the server and the directions of bytes; never
 //! the mount, the terminal or the command line; [`finish`] alone works in a mounted directory. Who wants to see how far it is hands it a [`progress::Progress`].
 
+pub mod amount;
 pub mod backup;
 pub mod check;
+pub mod copy;
 pub mod discard;
 pub mod finish;
 pub mod line;

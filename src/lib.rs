@@ -15,7 +15,7 @@
 //!
 //! - [`pg`] and [`codec`] do no I/O: each rule is tested with byte arrays.
 //! - Only [`archive`] spells the keys of objects, and nothing in this library deletes an archived one: what a backup
-//!   that was never finished has left is all that ever goes.
+//!   that was never finished has left, and what `verify` remembers, is all that ever goes.
 //! - Only `mount::fuse` knows FUSE, `store::s3` the AWS SDK, [`server`] the protocol of PostgreSQL, `cli` the command line
 //!   and walfs's settings in the environment, [`linux`] mounts and control groups.
 //! - Only [`memory`] divides the memory: no room has a pool or a bound of its own that grows with what it is given to do.

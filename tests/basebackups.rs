@@ -77,3 +77,5 @@ mod restoring_swapped;
 mod restoring_forged;
 // Damaged in every way, and told: what, and what it costs.
 mod read_back;
+// A second archive elsewhere: what it lacks, and nothing else.
+mod copied;

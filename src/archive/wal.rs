@@ -19,6 +19,7 @@ pub(super) mod turns;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+pub(super) use commit::part_ranges;
 pub use commit::{Committed, Offered};
 pub use early::{Early, EarlyFile};
 pub use hole::{Behind, Hole, LostHistory};

@@ -1,8 +1,8 @@
 //! Reading an archive back (promise K6): every object, or those that were not for longest, once each, whoever points to
 //! it. It goes on after a finding, and says what each costs.
 //!
-//! Two listings: the first tells how old the last check of each object is, and so what this run reads; the second is gone
-//! through object by object. What was proved is remembered in the archive ([`crate::archive::verified`]), as ranges of keys, so
+//! The listing is gone through to know how old the last check of each object is, and so what this run reads; then once more,
+//! object by object. What was proved is remembered in the archive ([`crate::archive::verified`]), as ranges of keys, so
 //! neither this nor what it keeps in memory grows with the number of objects. What a backup needs and is not listed is missed;
 //! of WAL what lies between two archived segments.
 
@@ -14,6 +14,7 @@ use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::amount::Amount;
 use super::progress::{Phase, Progress};
 use super::wal_ranges::{WalRanges, wal_ranges};
 use crate::archive::object::{Folder, Object};
@@ -37,7 +38,6 @@ mod wal;
 
 pub use due::Scope;
 pub use finding::{Cost, Finding, Kind};
-pub use ledger::Amount;
 
 use due::Due;
 use ledger::{Ages, Known, Ledger};
@@ -129,6 +129,8 @@ struct Run<'a> {
     bad_wal: BTreeSet<SegmentName>,
     /// Segments of which fragments were read.
     received: BTreeSet<SegmentName>,
+    /// What earlier runs have found, and whether it was proved by this one.
+    remembered: BTreeMap<String, (Found, bool)>,
     /// Segments by the cluster that they say they are of.
     clusters: BTreeMap<SystemId, u64>,
 }
@@ -150,13 +152,17 @@ pub async fn verify(
     let records = archive.checks(patience()).await?;
     let mut run = Run::new(archive, options, progress, (wait, began)).await?;
     let mut superseded: Vec<Key> = records.iter().map(|(key, _)| key.clone()).collect();
-    let mut remembered: Vec<Found> = Vec::new();
     let mut readable = Vec::new();
     for (key, record) in records {
         match record {
             Ok(checks) => {
                 if checks.place == archive.place() {
-                    remembered.extend(checks.found.iter().cloned());
+                    // The newest record comes first.
+                    for found in &checks.found {
+                        run.remembered
+                            .entry(found.object.clone())
+                            .or_insert_with(|| (found.clone(), false));
+                    }
                 }
                 readable.push(checks);
             }
@@ -184,7 +190,7 @@ pub async fn verify(
     };
     // Of a run that did not come to its end only what it has proved: the records before it say the rest.
     let is_whole = outcome.is_ok();
-    let not_remembered = run.remember(&remembered, is_whole).await;
+    let not_remembered = run.remember(is_whole).await;
     if not_remembered.is_none() {
         let mut keys: Vec<Key> = partial.into_iter().collect();
         if is_whole {
@@ -243,6 +249,7 @@ impl<'a> Run<'a> {
             remarks: Vec::new(),
             bad_wal: BTreeSet::new(),
             received: BTreeSet::new(),
+            remembered: BTreeMap::new(),
             clusters: BTreeMap::new(),
         };
         for (name, summary) in archive.summaries(TreeKind::BaseBackup, patience).await? {
@@ -454,8 +461,10 @@ impl<'a> Run<'a> {
             async move {
                 let checked = match task.is_due {
                     true => {
-                        task.check(archive, size, unreadable, Patience::for_at_most(wait))
-                            .await
+                        // Of a gigabyte more is to come than of a part.
+                        let wait = wait + Duration::from_secs(task.meta.stored_bytes >> 20);
+                        let patience = Patience::for_at_most(wait);
+                        task.check(archive, size, unreadable, patience).await
                     }
                     false => Ok(Checked::default()),
                 };
@@ -519,7 +528,12 @@ impl<'a> Run<'a> {
                 .extend(checked.pages.into_iter().map(|bad| (key.clone(), bad)));
         }
         match checked.outcome {
-            Outcome::Proved => self.ledger.proved(&key, &meta, self.began),
+            Outcome::Proved => {
+                self.ledger.proved(&key, &meta, self.began);
+                if let Some((_, is_proved)) = self.remembered.get_mut(key.as_str()) {
+                    *is_proved = true;
+                }
+            }
             // Fragments are replaced, and backups pruned, while this goes on. What a backup needs is looked for once more.
             Outcome::Gone => {
                 if let Some(tree) = tree.as_mut() {
@@ -544,13 +558,12 @@ impl<'a> Run<'a> {
     }
 
     /// What is known now, as a record: also what was found before and was not looked at.
-    fn checks(&self, before: &[Found], is_whole: bool) -> Checks {
+    fn checks(&self, is_whole: bool) -> Checks {
         let mut found: BTreeMap<String, Found> = BTreeMap::new();
-        for old in before {
-            // What was read this time is known anew; what is no object by itself, by the listing.
-            let is_left = !is_whole || !self.is_settled(&old.object);
-            if is_left {
-                found.insert(old.object.clone(), old.clone());
+        for (object, (old, is_proved)) in &self.remembered {
+            let is_known_anew = *is_proved || (is_whole && self.is_settled(object));
+            if !is_known_anew {
+                found.insert(object.clone(), old.clone());
             }
         }
         for finding in &self.findings {
@@ -564,27 +577,25 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Does this run know whether an earlier finding still holds? What was found is never proved, and so due before all else;
-    /// but a budget may be used up, and other objects may not be wanted.
+    /// Does a run that has come to its end know whether an earlier finding still holds? Unless other objects were wanted, or
+    /// some were never read, which come before all others.
     fn is_settled(&self, object: &str) -> bool {
         let Some(key) = Key::parse(object) else {
             return true;
         };
-        let wanted = self
-            .archive
-            .object(&key)
-            .is_none_or(|kind| self.wants(&key, &kind));
+        let kind = self.archive.object(&key);
+        let wanted = kind.is_none_or(|kind| self.wants(&key, &kind));
         wanted && self.never.objects == 0
     }
 
-    async fn remember(&self, before: &[Found], is_whole: bool) -> Option<String> {
-        let checks = self.checks(before, is_whole);
+    async fn remember(&self, is_whole: bool) -> Option<String> {
+        let checks = self.checks(is_whole);
         let put = self.archive.put_checks(&checks, self.patience()).await;
         put.err().map(|error| error.to_string())
     }
 
     async fn remember_so_far(&self, partial: &mut Option<Key>) {
-        let checks = self.checks(&[], false);
+        let checks = self.checks(false);
         match self.archive.put_checks(&checks, self.patience()).await {
             Ok(key) => {
                 let old: Vec<Key> = partial.replace(key).into_iter().collect();

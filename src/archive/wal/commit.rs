@@ -19,13 +19,11 @@ use futures::{StreamExt, stream};
 
 use super::turns::NameTurn;
 use super::{Archive, Error, Found, Looked};
+use crate::archive::copied::SINGLE_PUT_BYTES;
 use crate::archive::put_mode;
 use crate::codec::{ContentHash, SeekTable};
 use crate::pg::{PageHeader, WalName};
 use crate::store::{self, ErrorKind, Leave, Patience};
-
-/// Objects up to this size are stored by one request; larger ones in parts.
-const SINGLE_PUT_BYTES: u64 = 64 << 20;
 
 /// Size of every part but the last; 1 GiB of incompressible WAL makes 64 of them.
 const PART_BYTES: u64 = 16 << 20;
@@ -217,7 +215,7 @@ fn is_single_put(offered: &dyn Offered) -> bool {
     offered.stored_bytes() <= SINGLE_PUT_BYTES
 }
 
-fn part_ranges(bytes: u64) -> impl Iterator<Item = Range<u64>> {
+pub(in crate::archive) fn part_ranges(bytes: u64) -> impl Iterator<Item = Range<u64>> {
     (0..bytes.div_ceil(PART_BYTES)).map(move |part| part * PART_BYTES..bytes.min((part + 1) * PART_BYTES))
 }
 

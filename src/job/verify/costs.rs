@@ -237,7 +237,8 @@ impl Run<'_> {
 
     /// WAL that backups need and that is neither archived nor damaged, which is told by then.
     pub(super) async fn find_missing_wal(&mut self) -> Result<(), Error> {
-        if self.scope == Scope::Wal {
+        let is_unreadable = matches!(self.scope, Scope::Backup(_)) && self.only.is_none();
+        if self.scope == Scope::Wal || is_unreadable {
             return Ok(());
         }
         for number in 0..self.backups.len() {

@@ -95,8 +95,8 @@ impl Due {
 mod tests {
     use std::time::Duration;
 
-    use super::super::Amount;
     use super::*;
+    use crate::job::amount::Amount;
 
     #[test]
     fn the_oldest_are_read_first_and_no_more_than_allowed() {

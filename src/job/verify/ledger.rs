@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
-use serde::Serialize;
 
 use crate::archive::verified::{CheckedRange, Checks, MOST_RANGES};
+use crate::job::amount::Amount;
 use crate::store::{Key, Meta};
 
 /// Records of earlier runs about this place.
@@ -24,22 +24,6 @@ struct Counted {
 
 /// Stored bytes of objects, by when they were proved; of those that never were under `None`.
 pub(super) type Ages = BTreeMap<Option<Timestamp>, Amount>;
-
-/// Some objects.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Amount {
-    /// How many.
-    pub objects: u64,
-    /// Their stored bytes.
-    pub bytes: u64,
-}
-
-impl Amount {
-    pub(super) fn add(&mut self, bytes: u64) {
-        self.objects += 1;
-        self.bytes = self.bytes.saturating_add(bytes);
-    }
-}
 
 impl Known {
     /// What was proved in `place`. What claims to have been so later than `now` is not believed.

@@ -16,7 +16,9 @@ const WINDOW_FRAMES: u64 = 64;
 const TAIL_BYTES: u64 = codec::most_stored_bytes(WINDOW_FRAMES * FRAME_BYTES as u64);
 
 /// Bytes that reading an object takes at most: a window as it is stored, one more while it comes, and one plain.
-pub(super) const HELD_BYTES: u64 = 3 * TAIL_BYTES;
+pub(super) fn held_bytes(stored_bytes: u64) -> u64 {
+    2 * stored_bytes.min(TAIL_BYTES) + WINDOW_FRAMES * FRAME_BYTES as u64
+}
 
 /// What is known of an object by other means.
 #[derive(Debug, Clone, Default)]

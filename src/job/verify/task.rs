@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::finding::Kind;
 use super::pages::{self, Bad, Piece};
-use super::proof::{Expected, Look, Lost, Verdict, prove};
+use super::proof::{Expected, Look, Lost, Verdict, held_bytes, prove};
 use super::wal;
 use crate::archive::object::Object;
 use crate::archive::{Archive, Error};
@@ -115,16 +115,15 @@ impl Task {
         unreadable: &BTreeMap<Key, String>,
         patience: Patience,
     ) -> Result<Checked, Error> {
-        let _held = match self.object {
-            Object::Summary(_) | Object::Word(_) => None,
-            _ => Some(
-                archive
-                    .memory()
-                    .filling
-                    .take(super::proof::HELD_BYTES.min(4 * self.meta.stored_bytes + (1 << 20)))
-                    .await,
-            ),
+        // How much content there is, only the object says: so room for a window is kept for what may have one.
+        let held_bytes = match &self.object {
+            Object::Summary(_) | Object::Word(_) => WORD_BYTES,
+            Object::Wal(name) if !name.has_pages() && self.meta.stored_bytes <= WORD_BYTES => {
+                4 * self.meta.stored_bytes
+            }
+            _ => held_bytes(self.meta.stored_bytes),
         };
+        let _held = archive.memory().filling.take(held_bytes).await;
         match &self.object {
             Object::Summary(_) => Ok(match unreadable.get(&self.key) {
                 Some(reason) => Checked::wrong(Kind::Damaged, reason),

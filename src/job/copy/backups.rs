@@ -1,0 +1,179 @@
+//! Backups on their way: parts side by side, then what tells them apart, then, when all of it is seen there, the summary.
+
+use super::source::{Known, Source, fetch, for_bytes};
+use super::*;
+use crate::store::ByteRange;
+
+/// The longest summary, and the longest word of who began a tree.
+const TEXT_BYTES: u64 = 4 << 20;
+
+impl Copying<'_> {
+    pub(super) async fn copy_backups(&mut self) -> Result<(), Error> {
+        for (name, summary) in std::mem::take(&mut self.backups) {
+            match self.copy_backup(&name, &summary).boxed().await? {
+                Ok(()) => self.report.backups.push(name.to_string()),
+                // Whoever prunes it while it is copied wants none of it.
+                Err(_) if self.is_pruned(&name, &summary).await? => {
+                    self.report.left_out.push(name.to_string())
+                }
+                Err(reason) => self.fail(name.as_str(), reason),
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_pruned(&self, name: &TreeName, summary: &Summary) -> Result<bool, Error> {
+        match self
+            .from
+            .summary(TreeKind::BaseBackup, name, self.patience())
+            .await
+        {
+            Ok(found) => Ok(found.is_none_or(|found| found.id != summary.id)),
+            Err(Error::TreeDamaged { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Why it was not copied, as text.
+    async fn copy_backup(&mut self, name: &TreeName, summary: &Summary) -> Result<Result<(), String>, Error> {
+        let parts = match self.parts(name, summary).boxed().await? {
+            Ok(parts) => parts,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let there = self.listed_there(&parts).await?;
+        let mut missing = Vec::new();
+        for part in &parts {
+            match there.get(&part.key) {
+                None => missing.push(part.clone()),
+                Some(bytes) if *bytes == part.stored_bytes => {}
+                Some(_) => return Ok(Err(format!("the copy has other bytes under {}", part.key))),
+            }
+        }
+        let manifest = self.from.manifest_part(name, summary)?;
+        for objects in [missing, vec![manifest]] {
+            if let Err(reason) = self.copy_parts(objects).boxed().await? {
+                return Ok(Err(reason));
+            }
+        }
+        if let Some(id) = summary.tree_id(name) {
+            self.copy_word(&id.key("begun.json")).await?;
+        }
+        self.complete(name, summary, &parts).boxed().await
+    }
+
+    async fn copy_parts(&mut self, parts: Vec<Part>) -> Result<Result<(), String>, Error> {
+        let (from, to, wait) = (self.from.clone(), self.to.clone(), self.wait);
+        let copies = stream::iter(parts).map(|part| {
+            let (from, to) = (&from, &to);
+            async move {
+                let (key, bytes) = (part.key.clone(), part.stored_bytes);
+                let source = match fetch(from, &key, bytes, &Known::Part(part), wait).await? {
+                    Ok(source) => source,
+                    Err(Unfit::Gone) => return Ok(Err(format!("{key} is not there"))),
+                    Err(Unfit::Damaged(reason)) => return Ok(Err(format!("{key} is damaged: {reason}"))),
+                };
+                Ok::<_, Error>(match put(to, source, for_bytes(bytes, wait)).await? {
+                    Some(committed) => Ok((committed, bytes)),
+                    None => Err(format!("the copy has other bytes under {key}")),
+                })
+            }
+            .boxed()
+        });
+        let mut copies = copies.buffer_unordered(AT_ONCE);
+        let mut failed = None;
+        while let Some(copied) = copies.next().await {
+            match copied? {
+                Ok((committed, bytes)) => self.committed(committed, bytes),
+                // What can be copied is: it may be another backup's too.
+                Err(reason) => drop(failed.get_or_insert(reason)),
+            }
+        }
+        Ok(failed.map_or(Ok(()), Err))
+    }
+
+    /// Who began it, if that is still said. Nothing is read from it.
+    async fn copy_word(&mut self, key: &Key) -> Result<(), Error> {
+        let word = self
+            .from
+            .store()
+            .get(key, ByteRange::AtMost(TEXT_BYTES), self.patience())
+            .await;
+        match word {
+            Ok(word) => {
+                let is_json = serde_json::from_slice::<serde_json::Value>(&word.bytes).is_ok();
+                let bytes = word.bytes.len() as u64;
+                if is_json && let Some(committed) = self.to.put_copy(key, word.bytes, self.patience()).await?
+                {
+                    self.committed(committed, bytes);
+                }
+                Ok(())
+            }
+            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Damaged) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The summary goes last, when the copy is seen to have all else, and the original still has it. Behind it is looked once
+    /// more: somebody may prune the copy, too.
+    async fn complete(
+        &mut self,
+        name: &TreeName,
+        summary: &Summary,
+        parts: &[Part],
+    ) -> Result<Result<(), String>, Error> {
+        let key = name.summary_key(TreeKind::BaseBackup);
+        let text = match self
+            .from
+            .store()
+            .get(&key, ByteRange::AtMost(TEXT_BYTES), self.patience())
+            .await
+        {
+            Ok(text) => text.bytes,
+            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Damaged) => {
+                return Ok(Err(format!("{key}: {}", error.message)));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if Summary::parse(&text).as_ref() != Ok(summary) {
+            return Ok(Err(format!("{key} is not what it was when the copy began")));
+        }
+        if let Some(reason) = self.missing_there(name, summary, parts).boxed().await? {
+            return Ok(Err(reason));
+        }
+        let bytes = text.len() as u64;
+        let Some(committed) = self.to.put_copy(&key, text, self.patience()).await? else {
+            return Ok(Err(format!("the copy has another backup of this name, {key}")));
+        };
+        self.committed(committed, bytes);
+        Ok(self
+            .missing_there(name, summary, parts)
+            .boxed()
+            .await?
+            .map_or(Ok(()), |reason| {
+                Err(format!("{reason}; it went after it was copied"))
+            }))
+    }
+
+    async fn missing_there(
+        &self,
+        name: &TreeName,
+        summary: &Summary,
+        parts: &[Part],
+    ) -> Result<Option<String>, Error> {
+        let manifest = self.from.manifest_part(name, summary)?;
+        for parts in [std::slice::from_ref(&manifest), parts] {
+            if let Some((key, reason)) = self.to.missing_part(parts, self.patience()).await? {
+                return Ok(Some(format!("{key} of the copy: {reason}")));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// `None`: there is another one.
+async fn put(to: &Archive, source: Source, patience: Patience) -> Result<Option<Committed>, Error> {
+    match source.bytes() {
+        Some(object) => to.put_copy(&source.key, object, patience).await,
+        None => to.put_large_copy(&source.key, &source, patience).await,
+    }
+}
