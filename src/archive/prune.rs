@@ -266,7 +266,9 @@ impl Archive {
         // In this order: a record is stored before its order goes.
         let orders = self.orders(patience).await?;
         let removed = self.removed_wal(patience).await?;
-        let ordered = orders.iter().filter_map(|found| found.order.as_ref());
+        // One whose prune is gone removes nothing any more.
+        let orders = orders.iter().filter(|found| !found.is_over());
+        let ordered = orders.filter_map(|found| found.order.as_ref());
         let spans = ordered.flat_map(|order| &order.wal).chain(&removed.wal);
         let spans: Vec<&WalSpan> = spans.collect();
         let mut all = segments.iter();

@@ -57,12 +57,6 @@ pub const TREES: &str = "trees";
 /// What the file name of a part has, and that of nothing else.
 const PART: &str = ".tar.";
 
-/// Is this a part of a tree?
-pub fn is_part(key: &Key) -> bool {
-    let (_, file) = key.as_str().rsplit_once('/').unwrap_or_default();
-    file.contains(PART)
-}
-
 /// The name that stands for the newest complete backup.
 pub const LATEST: &str = "LATEST";
 

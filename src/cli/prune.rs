@@ -51,6 +51,9 @@ pub struct PruneArgs {
     archive: String,
     #[command(flatten)]
     rules: RuleArgs,
+    /// Keep WAL between backups only for recovery to any moment of the last N days [default: from the oldest backup on]
+    #[arg(long, value_name = "N")]
+    pitr_days: Option<u32>,
     /// Show what would go, what would stay and why, and remove nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
@@ -89,13 +92,10 @@ pub struct RuleArgs {
     /// Keep this backup, and all that are newer
     #[arg(long, value_name = "NAME")]
     keep_from: Option<TreeName>,
-    /// Keep WAL between backups only for recovery to any moment of the last N days [default: from the oldest backup on]
-    #[arg(long, value_name = "N")]
-    pitr_days: Option<u32>,
 }
 
 impl RuleArgs {
-    fn rules(&self) -> Rules {
+    fn rules(&self, pitr_days: Option<u32>) -> Rules {
         Rules {
             last: self.keep_last,
             days: self.keep_days,
@@ -104,7 +104,7 @@ impl RuleArgs {
             monthly: self.keep_monthly,
             yearly: self.keep_yearly,
             from: self.keep_from.clone(),
-            pitr_days: self.pitr_days,
+            pitr_days,
         }
     }
 }
@@ -169,6 +169,7 @@ impl CommonArgs {
         PruneArgs {
             archive: self.archive,
             rules,
+            pitr_days: None,
             dry_run: !self.confirm,
             grace: self.grace,
             json: self.json,
@@ -219,12 +220,7 @@ pub fn cleanup(arguments: CleanupArgs) -> ExitCode {
 }
 
 async fn prune(arguments: &PruneArgs) -> Result<(), Failure> {
-    let rules = arguments.rules.rules();
-    if !rules.keeps_any() {
-        return Err("--pitr-days says which WAL stays, not which backups.\n\
-                    HINT: --keep-last 7, for example, keeps seven of them."
-            .into());
-    }
+    let rules = arguments.rules.rules(arguments.pitr_days);
     if arguments.grace > MOST_GRACE {
         return Err(format!(
             "a grace of more than {} hours is refused, because a prune ends by itself after {}.\n\
@@ -284,7 +280,8 @@ fn print(out: &mut impl Write, plan: &Plan, removed: Removed, dry_run: bool) -> 
     if let Some(name) = &plan.held_by {
         writeln!(
             out,
-            "no WAL goes: backup {name} is being made, and what it needs is not known yet (`walfs backup-list`)"
+            "no WAL goes: backup {name} is being made, or has lost its summary (`walfs backup-list`), and what it needs is not \
+             known"
         )?;
     }
     for timeline in &plan.without_backup {

@@ -173,6 +173,7 @@ pub async fn copy(
         to.adopt_cluster(from, copying.patience()).await?;
         copying.copy_wal(Folder::Wal).boxed().await?;
         copying.copy_wal(Folder::Receiving).boxed().await?;
+        copying.copy_words().boxed().await?;
         copying.copy_backups().boxed().await?;
     }
     copying.report.is_complete = copying.report.failed.is_empty();

@@ -50,7 +50,7 @@ pub(in crate::job) struct Look {
     pub unreadable: Vec<(TreeName, String)>,
     /// What has no summary.
     pub unfinished: Vec<(Unfinished, Maker)>,
-    /// Who may need WAL that nobody can name yet.
+    /// Who may need WAL that nobody can name: it is being made, or has lost its summary.
     pub making: Option<TreeName>,
     /// Folders of pruned trees of which something is left.
     pub remnants: Vec<TreeId>,
@@ -100,7 +100,8 @@ impl Look {
                         base_of.entry(base.clone()).or_default().push(name.clone());
                     }
                     let is_made = maker != Maker::Dead && !is_silent(&tree, now);
-                    making = making.or(is_made.then_some(name));
+                    let may_need = is_made || tree.may_have_lost_its_summary(maker);
+                    making = making.or(may_need.then_some(name));
                     unfinished.push((tree, maker));
                     continue;
                 }

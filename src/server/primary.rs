@@ -1,6 +1,6 @@
 //! A standby's primary: where it is, and having it end a segment.
 
-use crate::pg::{Lsn, SegmentName, SystemId, WalName};
+use crate::pg::{Lsn, SegmentName, SegmentSize, SystemId, WalName};
 
 use super::conninfo::is_conninfo;
 use super::{Error, Resolved, Session, Target, column};
@@ -56,15 +56,25 @@ impl Session {
     /// [`Error::Refused`], [`Error::Lost`], [`Error::Answer`].
     pub async fn end_segment(&self) -> Result<SegmentName, Error> {
         const WHAT: &str = "to end a WAL segment (pg_switch_wal)";
-        let statement = "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_switch_wal())";
-        let name: String = self.one(WHAT, statement).await?;
-        match name.parse() {
-            Ok(WalName::Segment(segment)) => Ok(segment),
-            _ => Err(Error::Answer {
-                what: WHAT,
-                found: format!("{name:?}, which is no segment"),
-            }),
-        }
+        // What a position on a boundary is in, versions of PostgreSQL tell differently.
+        let statement = "SELECT at::text, pg_catalog.pg_walfile_name(at), \
+             (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'wal_segment_size') \
+             FROM (SELECT pg_catalog.pg_switch_wal() AS at OFFSET 0) ended";
+        let row = self.row(WHAT, statement, &[]).await?;
+        let (at, name): (String, String) = (column(WHAT, &row, 0)?, column(WHAT, &row, 1)?);
+        let bytes: i64 = column(WHAT, &row, 2)?;
+        let segment = || {
+            let size = SegmentSize::new(u64::try_from(bytes).ok()?).ok()?;
+            let end: Lsn = at.parse().ok()?;
+            let Ok(WalName::Segment(named)) = name.parse() else {
+                return None;
+            };
+            SegmentName::from_number(named.timeline, end.0.checked_sub(1)? / size.bytes(), size)
+        };
+        segment().ok_or_else(|| Error::Answer {
+            what: WHAT,
+            found: format!("{at} in {name:?}, with segments of {bytes} bytes"),
+        })
     }
 
     /// Ends the segment that is being written, if it ends at `end` or before.

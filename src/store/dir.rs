@@ -217,6 +217,12 @@ impl Backend for Dir {
             .await
     }
 
+    async fn delete_if_same(&self, key: &Key, content: &Bytes) -> Result<bool, Error> {
+        let (key, content) = (key.clone(), content.clone());
+        self.blocking(move |root| root.delete_if_same(&key, &content))
+            .await
+    }
+
     async fn begin_upload(&self, key: &Key) -> Result<Upload, Error> {
         let key = key.clone();
         self.blocking(move |root| root.begin_upload(&key)).await

@@ -1,6 +1,6 @@
 //! What a tree that is being made builds on, said before it does: an empty object in its folder, `base.<id>.json`.
 //!
-//! It stays until the tree is gone; once there is a summary, that says it too.
+//! It stays until the tree is gone: once there is a summary, that says it too, but may be lost.
 
 use bytes::Bytes;
 

@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 
 use super::summary::{BuildsOn, Object, Summary};
-use super::{Part, TREES, TreeId, TreeName, is_part};
+use super::{Part, TREES, TreeId, TreeName};
+use crate::archive::object;
 use crate::archive::{Archive, Error};
 use crate::store::{ErrorKind, Key, Meta, Patience};
 
@@ -106,7 +107,10 @@ impl Archive {
             Err(error) if error.kind == ErrorKind::Denied => return Ok(None),
             page => page?,
         };
-        let parts = page.entries.iter().filter(|(key, _)| is_part(key));
+        let parts = page
+            .entries
+            .iter()
+            .filter(|(key, _)| matches!(self.object(key), Some(object::Object::Part(_))));
         Ok((!page.more).then(|| parts.map(|(_, meta)| meta.stored_bytes).sum()))
     }
 

@@ -2,6 +2,7 @@
 
 use super::source::{Known, Source, fetch, for_bytes};
 use super::*;
+use crate::archive::tree::TreeId;
 use crate::store::ByteRange;
 
 /// The longest summary, and the longest word of who began a tree.
@@ -40,6 +41,20 @@ impl Copying<'_> {
             Ok(parts) => parts,
             Err(reason) => return Ok(Err(reason)),
         };
+        let Some(id) = summary.tree_id(name) else {
+            return Ok(Err("its folder is another one's".into()));
+        };
+        // What is looked at behind this stays.
+        for on in &summary.builds_on {
+            let base = TreeId::parse(&on.id);
+            if let Some(base) = base
+                && !self.to.claim_base(&id, &base, self.patience()).await?
+            {
+                return Ok(Err(
+                    "a prune is at work in the copy: copy again when it is done".into()
+                ));
+            }
+        }
         let there = self.listed_there(&parts).await?;
         let mut missing = Vec::new();
         for part in &parts {
@@ -55,10 +70,32 @@ impl Copying<'_> {
                 return Ok(Err(reason));
             }
         }
-        if let Some(id) = summary.tree_id(name) {
-            self.copy_word(&id.key("begun.json")).await?;
-        }
+        self.copy_word(&id.key("begun.json")).await?;
         self.complete(name, summary, &parts).boxed().await
+    }
+
+    /// What prunes have removed from the original is not missing in the copy, and what is pinned stays there, too.
+    pub(super) async fn copy_words(&mut self) -> Result<(), Error> {
+        let Some(cluster) = self.from.cluster(self.patience()).await? else {
+            return Ok(());
+        };
+        let removed = self.from.removed_wal(self.patience()).await?;
+        let mut there = self.to.removed_wal(self.patience()).await?;
+        let before = there.wal.clone();
+        there.add(removed.wal, cluster.segment_size);
+        if there.wal != before {
+            self.to.record_removed(there, self.patience()).await?;
+        }
+        let pinned = self.to.pins(self.patience()).await?;
+        for (name, pin) in self.from.pins(self.patience()).await? {
+            let is_there = pinned.iter().any(|(there, _)| *there == name);
+            if let (Some(pin), false) = (pin, is_there)
+                && let Some(id) = TreeId::parse(&pin.id).filter(|id| id.name() == name)
+            {
+                self.to.pin(&id, &pin, self.patience()).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn copy_parts(&mut self, parts: Vec<Part>) -> Result<Result<(), String>, Error> {
@@ -141,17 +178,17 @@ impl Copying<'_> {
             return Ok(Err(reason));
         }
         let bytes = text.len() as u64;
-        let Some(committed) = self.to.put_copy(&key, text, self.patience()).await? else {
+        let Some(committed) = self.to.put_copy(&key, text.clone(), self.patience()).await? else {
             return Ok(Err(format!("the copy has another backup of this name, {key}")));
         };
         self.committed(committed, bytes);
-        Ok(self
-            .missing_there(name, summary, parts)
-            .boxed()
-            .await?
-            .map_or(Ok(()), |reason| {
-                Err(format!("{reason}; it went after it was copied"))
-            }))
+        let Some(reason) = self.missing_there(name, summary, parts).boxed().await? else {
+            return Ok(Ok(()));
+        };
+        // What is not whole is not called a backup.
+        let deleted = self.to.store().delete_if_same(&key, &text, self.patience());
+        deleted.await?;
+        Ok(Err(format!("{reason}; it went while it was copied")))
     }
 
     async fn missing_there(

@@ -7,7 +7,8 @@ use std::time::Instant;
 use super::Error;
 use super::plan::{Plan, Planned};
 use crate::archive::Archive;
-use crate::archive::tree::{TreeId, TreeKind, is_part};
+use crate::archive::object::Object;
+use crate::archive::tree::{TreeId, TreeKind};
 use crate::archive::wal::WalCursor;
 use crate::job::progress::Progress;
 use crate::job::runs::Span;
@@ -108,7 +109,10 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
     async fn needed_parts(&self) -> Result<Needed, Error> {
         let going = self.plan.trees();
         let reader = TreeReader::alone(self.archive.clone());
-        let mut needed = Needed::default();
+        let mut needed = Needed {
+            trees: self.plan.claimed.clone(),
+            ..Needed::default()
+        };
         for Planned { known, .. } in self.plan.backups.iter().filter(|planned| !planned.goes()) {
             let on: BTreeSet<TreeId> = known
                 .summary
@@ -149,7 +153,11 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
         let objects = self.archive.tree_objects(id, (self.patience)()).await?;
         let (mut words, mut parts): (Vec<Key>, Vec<Key>) = (Vec::new(), Vec::new());
         for (key, meta) in objects {
-            let is_part = is_part(&key);
+            let Some(object) = self.archive.object(&key) else {
+                // What walfs has not put there is not for it to remove.
+                continue;
+            };
+            let is_part = matches!(object, Object::Part(_));
             if is_part && needed.has(id, &key) {
                 continue;
             }

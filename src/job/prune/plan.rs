@@ -24,9 +24,11 @@ pub struct Plan {
     pub wal: BTreeMap<Timeline, Vec<Span>>,
     /// Timelines whose WAL stays although no backup reaches it: a server may archive there.
     pub without_backup: Vec<Timeline>,
-    /// No WAL goes, because this backup is being made, and what it needs is not known.
+    /// No WAL goes, because this backup is being made, or has lost its summary, and what it needs is not known.
     pub held_by: Option<TreeName>,
     pub(super) size: Option<SegmentSize>,
+    /// Folders that unfinished trees claim: of those without a summary every part stays.
+    pub(super) claimed: BTreeSet<TreeId>,
 }
 
 /// What becomes of a backup.
@@ -78,6 +80,7 @@ impl Plan {
             ranges,
             lines,
             ends,
+            unfinished,
             ..
         } = look;
         let judged: Vec<Judged> = backups
@@ -103,7 +106,11 @@ impl Plan {
             .zip(why)
             .map(|(known, why)| Planned { known, why })
             .collect();
+        let claims = unfinished
+            .iter()
+            .flat_map(|(tree, _)| tree.builds_on.iter().cloned());
         let mut plan = Self {
+            claimed: claims.collect(),
             backups,
             remnants,
             wal: BTreeMap::new(),

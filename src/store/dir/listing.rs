@@ -100,6 +100,7 @@ impl Listing {
         if !folder.is_empty() && Key::parse(&folder).is_none() {
             return Ok(new);
         }
+        new.refuse_link(root, &folder)?;
         new.walk(root, &folder)?;
         // Only now: a disk that was unmounted during the pass has shown nothing.
         root.check("list")?;
@@ -108,6 +109,24 @@ impl Listing {
         new.keys
             .sort_unstable_by(|one, other| slice(text, *other).cmp(slice(text, *one)));
         Ok(new)
+    }
+
+    /// What a folder of the archive leads to somewhere else is not in it, nor is there nothing.
+    fn refuse_link(&self, root: &Root, folder: &str) -> Result<(), Error> {
+        let first = folder.split('/').next().unwrap_or_default();
+        let path = root.path.join(first);
+        let is_link = !first.is_empty() && fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink());
+        if !is_link {
+            return Ok(());
+        }
+        let message = "it is a link, which is not followed: nobody can tell what the archive has there.\n\
+                       HINT: put the directory itself there, by a bind mount for example";
+        Err(Error::new(
+            ErrorKind::Permanent,
+            "list",
+            path.display().to_string(),
+            message,
+        ))
     }
 
     fn walk(&mut self, root: &Root, folder: &str) -> Result<(), Error> {

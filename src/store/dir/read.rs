@@ -6,8 +6,10 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::super::{room_for, too_long};
-use super::{ByteRange, Error, ErrorKind, Fetched, Key, Meta, Root};
+use bytes::Bytes;
+
+use super::super::{is_same, room_for, too_long};
+use super::{ByteRange, Error, ErrorKind, Fetched, Key, Meta, Root, sync_dir};
 use crate::beneath::{Kind, kind_of};
 
 /// Things that are no objects, named in the log.
@@ -97,6 +99,23 @@ impl Root {
                 operation: "list",
                 ..error
             }),
+        }
+    }
+
+    /// Made durable: what it names may go next.
+    pub(super) fn delete_if_same(&self, key: &Key, content: &Bytes) -> Result<bool, Error> {
+        let whole = ByteRange::AtMost(content.len() as u64);
+        if !is_same(self.get(key, whole), content)? {
+            return Ok(false);
+        }
+        self.delete(key)?;
+        let path = self.file(key);
+        let folder = path.parent().expect("a key is below the root");
+        match sync_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.read_error("delete", folder, &error))
+            }
+            _ => Ok(true),
         }
     }
 
