@@ -43,6 +43,7 @@ mod error;
 mod fill;
 mod finish;
 pub(in crate::job) mod forks;
+mod kept;
 mod landmarks;
 mod links;
 mod lock;

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::candidate::Candidate;
 use super::error::Error;
-use super::way::{Stretch, Way};
+use super::way::{Stretch, Way, segment_of};
 use crate::archive::wal::WalCursor;
 use crate::archive::{self, Archive};
 use crate::job::runs::{Run, push};
@@ -116,14 +116,7 @@ fn add_up(stretches: &[Stretch], mut runs: Vec<Run>, stop: Lsn, size: SegmentSiz
             newest = newest.max(Some(run.newest));
         }
     }
-    let name = |number: u64| {
-        let on = stretches
-            .iter()
-            .rev()
-            .find(|stretch| stretch.begin.0 / size.bytes() <= number);
-        let timeline = on.map_or(Timeline(1), |stretch| stretch.timeline);
-        SegmentName::from_number(timeline, number, size)
-    };
+    let name = |number: u64| segment_of(stretches, number, size);
     Reach {
         timeline: stretches.last().map_or(Timeline(1), |stretch| stretch.timeline),
         last: name(last).expect("a number that the archive has"),

@@ -61,6 +61,11 @@ impl Way {
         })
     }
 
+    /// The segment with that number, on the timeline on which it is read.
+    pub(in crate::job) fn segment(&self, number: u64, size: SegmentSize) -> Option<SegmentName> {
+        segment_of(&self.stretches, number, size)
+    }
+
     /// On which timelines segments lie that follow each other, by number.
     pub(in crate::job) fn runs(
         &self,
@@ -122,6 +127,13 @@ impl Way {
         let end = |stretch: &Stretch| stretch.end.unwrap_or(Lsn(u64::MAX));
         Some(end(own).min(end(others)))
     }
+}
+
+/// The segment with that number, of the last of these stretches that had begun by its end.
+pub(super) fn segment_of(stretches: &[Stretch], number: u64, size: SegmentSize) -> Option<SegmentName> {
+    let begun = |stretch: &&Stretch| stretch.begin.0 / size.bytes() <= number;
+    let on = stretches.iter().rev().find(begun);
+    SegmentName::from_number(on.map_or(Timeline(1), |stretch| stretch.timeline), number, size)
 }
 
 #[cfg(test)]
