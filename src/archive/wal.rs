@@ -25,7 +25,7 @@ pub use hole::{Behind, Hole, LostHistory};
 pub use landmarks::{Seeker, Sought};
 pub use lineage::{Child, Fork, Lineage};
 pub use own::Compared;
-pub use received::{Fragment, MAX_FRAGMENT_BYTES, Prefix, Prefixes};
+pub use received::{Fragment, MAX_FRAGMENT_BYTES, Prefix, Prefixes, Torn};
 
 use super::{Archive, Error};
 use crate::codec::{self, Damage, SeekTable, Tail};

@@ -29,6 +29,7 @@ use crate::pg::control::CONTROL_FILE_BYTES;
 use crate::store::Patience;
 
 mod beginning;
+mod begun;
 mod branch;
 mod branches;
 mod candidate;

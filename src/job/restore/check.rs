@@ -23,7 +23,7 @@ use super::spot::{self, Base, Roots, Spot};
 use super::start::{self, Start};
 use super::target::{Target, TargetTimeline};
 use super::unarchived::Held;
-use super::wal::{self, Reach};
+use super::wal::{self, Lack, Reach};
 use super::{
     Choice, Options, choose, cluster, command, links, reachable, tablespaces, tar, unarchived, work,
 };
@@ -106,16 +106,26 @@ pub(super) async fn check(
         warnings: mut said,
     } = stored;
     let size = chosen.backup.segment_size()?;
-    let rest = received::find(archive, &reach, &options.recovery.target, (size, patience)).await?;
+    let rest = received::find(
+        archive,
+        (&chosen.way, &reach),
+        &options.recovery.target,
+        (size, patience),
+    );
+    let rest = rest.boxed().await?;
     let rest = rest.map(Arc::new);
     reach.received = rest.as_ref().map(|rest| rest.end);
+    if let (None, Some(rest)) = (reach.gap, &rest)
+        && let Some(torn) = rest.torn
+    {
+        (reach.gap, reach.lack) = (Some(rest.segment), Lack::Torn(torn));
+    }
     let mut warnings = chosen.warnings;
     if let Err(error) = check_reach(archive, &reach, options).map(|more| warnings.extend(more)) {
         return Err(unless_pruned(archive, &chosen.backup, &reach, error, patience).await?);
     }
     if let Some((_, start)) = summary.backup.start() {
-        let way = &chosen.way;
-        warnings.extend(received::warnings(archive, way, (start, &reach), size, patience).await?);
+        warnings.extend(received::warnings(archive, start, rest.as_deref(), (size, patience)).await?);
     }
     let (recovery, backup_and_way) = (&options.recovery, (&chosen.backup, &chosen.way));
     let reached = (&reach, rest.as_ref());
@@ -304,7 +314,7 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
         return Ok(warnings);
     }
     let reason = match reach.gap {
-        Some(missing) => format!("{missing} is not archived, although segments after it are"),
+        Some(missing) => reach.lack.of(missing),
         None if reach.is_own() => format!(
             "{} is not archived, only the backup has its beginning",
             reach.last
@@ -323,7 +333,7 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
         Target::Lsn(lsn) if lsn <= reach.furthest() => return Ok(warnings),
         _ if reach.gap.is_some() => warnings.push(format!(
             "{reason}: recovery can go no further than {}. WAL behind the gap needs a newer backup.",
-            reach.end
+            reach.furthest()
         )),
         _ => {}
     }

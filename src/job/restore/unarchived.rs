@@ -13,8 +13,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::error::Error;
 use super::only_here::Unarchived;
-use super::received;
 use super::spot::{Roots, Spot};
+use super::{begun, received};
 use crate::archive::Archive;
 use crate::archive::wal::{Compared, Found};
 use crate::beneath::{Kind, Root};
@@ -262,7 +262,7 @@ async fn is_same(
     Ok(compared == Compared::Same)
 }
 
-/// Has a receiver brought all of its WAL?
+/// Has the archive all of its WAL as the beginning of a segment, which a restore brings?
 async fn is_received(
     archive: &Arc<Archive>,
     roots: &Roots,
@@ -272,14 +272,14 @@ async fn is_received(
     let (WalName::Segment(segment) | WalName::Partial(segment)) = local.name else {
         return Ok(false);
     };
-    let Some(received) = received::load(archive, segment, patience).await? else {
+    let Some(mut begun) = begun::load(archive, segment, patience).await? else {
         return Ok(false);
     };
     let bytes = roots.on("read", &local.spot, |root, below| {
         wal_bytes(root.open_file(below)?)
     })?;
-    let is_shorter = bytes <= received.filled_bytes();
-    Ok(is_shorter && received::is_in(&mut received.into_draft(), roots, &local.spot, bytes).await?)
+    let is_shorter = bytes <= begun.filled_bytes;
+    Ok(is_shorter && received::is_in(&mut begun.content, roots, &local.spot, bytes).await?)
 }
 
 /// How many bytes of a segment, from its beginning on, are WAL of its own; all, if its first page does not tell.
@@ -319,9 +319,11 @@ fn local(archive: &Archive, roots: &Roots) -> Result<Vec<Local>, Error> {
         match (kind, name) {
             (Kind::File, _) => {}
             (Kind::Link, WalName::Segment(_) | WalName::Partial(_)) => {
+                let path = roots.bases.path(&spot);
+                let to = roots.on("read", &spot, Root::read_link)?;
                 return Err(Error::WalIsLink {
-                    path: roots.bases.path(&spot),
-                    to: roots.on("read", &spot, Root::read_link)?,
+                    to: path.parent().map_or_else(|| to.clone(), |above| above.join(&to)),
+                    path,
                     place: archive.place(),
                 });
             }

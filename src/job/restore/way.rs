@@ -17,6 +17,14 @@ pub(in crate::job) struct Stretch {
     pub end: Option<Lsn>,
 }
 
+impl Stretch {
+    /// Has the segment with that number some of it?
+    pub(in crate::job) fn is_in(&self, number: u64, size: SegmentSize) -> bool {
+        let last = self.end.map_or(u64::MAX, |end| end.0 / size.bytes());
+        (self.begin.0 / size.bytes()..=last).contains(&number)
+    }
+}
+
 /// From the first timeline to one that recovery can end on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::job) struct Way {
