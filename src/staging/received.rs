@@ -23,6 +23,7 @@ use crate::codec::FRAME_BYTES;
 use crate::pg::{PageHeader, SegmentName, SegmentSize, WalName};
 use crate::store::{self, GRACE, Patience};
 
+pub(super) mod joined;
 mod load;
 mod others;
 

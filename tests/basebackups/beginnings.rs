@@ -149,6 +149,31 @@ fn b12_of_a_parents_partial_only_what_lies_before_the_fork_is_restored() {
     assert_eq!(rows(&site, "one", &["--target-timeline", "1"]), "1 2 3");
 }
 
+/// Two standbys, promoted one after the other: the second one's beginning of the segment has more of the same WAL.
+#[test]
+fn w4_a_longer_partial_of_the_same_wal_is_archived() {
+    let world = World::new("partial-longer");
+    let (site, _) = with_rows(&world, 1);
+    site.server.query("INSERT INTO t VALUES (2)");
+    let segment = current_segment(&site);
+    let name = format!("{segment}.partial");
+    let short = content(&site, &segment);
+    site.server.query("INSERT INTO t VALUES (3)");
+    let long = content(&site, &segment);
+    push(&site, &name, &short);
+    let archived = fs::read(object(&site, &name)).expect("read it");
+    for content in [&long, &long, &short] {
+        push(&site, &name, content);
+    }
+    assert!(fs::read(object(&site, &name)).expect("read it") == archived);
+    let mut other = long.clone();
+    // In the first record.
+    other[60] ^= 1;
+    let refused = try_push(&site, &name, &other);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert_eq!(rows(&site, "back", &[]), "1 2 3");
+}
+
 /// Behind the hole lies only the beginning of a segment.
 #[test]
 fn r6_a_hole_before_a_beginning_is_no_end() {
