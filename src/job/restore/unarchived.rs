@@ -149,7 +149,12 @@ fn may_be_wal(roots: &Roots, spot: &Spot) -> Result<Option<Beside>, Error> {
         return Ok(is_wal.then_some(Beside { at, name }));
     }
     let named = named(spot);
-    let name = match first_page(roots, spot)?.map(|first| PageHeader::parse(&first)) {
+    // Who may not read it sees its name.
+    let first = match first_page(roots, spot) {
+        Err(Error::System { source, .. }) if source.kind() == ErrorKind::PermissionDenied => None,
+        first => first?,
+    };
+    let name = match first.map(|first| PageHeader::parse(&first)) {
         Some(Ok(header)) => {
             let named = named.filter(|name| header.check_name(*name).is_ok());
             named.or_else(|| segment_at(&header)).map(WalName::Partial)
@@ -163,7 +168,7 @@ fn may_be_wal(roots: &Roots, spot: &Spot) -> Result<Option<Beside>, Error> {
                 false => None,
             }
         }
-        // Shorter than a page's header.
+        // Shorter than a page's header, or not to be read.
         None if named.is_some() && roots.metadata(spot)?.is_some_and(|found| found.len() > 0) => None,
         _ => return Ok(None),
     };
@@ -218,7 +223,9 @@ async fn look(
             Found::Archived(_) => differs = true,
         }
     }
-    if is_received(archive, roots, &local, patience).await? {
+    // Of a segment that is archived otherwise nothing is brought but that.
+    let may_be_brought = !differs || !matches!(local.name, WalName::Segment(_));
+    if may_be_brought && is_received(archive, roots, &local, patience).await? {
         return Ok(None);
     }
     let Local { name, spot, is_ready } = local;
