@@ -211,6 +211,22 @@ impl Archive {
         self.learn_cluster(&file)
     }
 
+    /// Whose WAL is archived; `None`: there is none.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; [`Error::Marker`], also if it is not known any more.
+    pub async fn cluster_of_wal(&self, patience: Patience) -> Result<Option<Cluster>, Error> {
+        if let Some(cluster) = self.cluster(patience).await? {
+            return Ok(Some(cluster));
+        }
+        let Some(archived) = self.first_with_pages(patience).await? else {
+            return Ok(None);
+        };
+        // Another writer may have tied it, and archived, since we asked.
+        let tied = self.cluster(patience).await?;
+        tied.map(Some).ok_or_else(|| self.cluster_missing(archived))
+    }
+
     fn learn_cluster(&self, file: &ClusterFile) -> Result<Option<Cluster>, Error> {
         let cluster = self.parse_cluster(file)?;
         Ok(Some(*self.cluster.get_or_init(|| cluster)))
@@ -223,13 +239,8 @@ impl Archive {
 
     /// Ties the archive to a cluster if nobody has, and says to which one it is tied.
     async fn claim(&self, offered: Cluster, name: WalName, patience: Patience) -> Result<Cluster, Error> {
-        if let Some(cluster) = self.cluster(patience).await? {
+        if let Some(cluster) = self.cluster_of_wal(patience).await? {
             return Ok(cluster);
-        }
-        if let Some(archived) = self.first_with_pages(patience).await? {
-            // Another writer may have tied it, and archived, since we asked.
-            let tied = self.cluster(patience).await?;
-            return tied.ok_or_else(|| self.cluster_missing(archived));
         }
         let file = ClusterFile {
             system_identifier: offered.system_id.to_string(),
@@ -241,8 +252,8 @@ impl Archive {
         Ok(self.known_cluster().expect("just learnt"))
     }
 
-    /// The first segment or `.partial` that is archived. Other files name no cluster: a history may come before the first
-    /// segment.
+    /// The first segment or `.partial` that is archived, or else received. Other files name no cluster: a history may come
+    /// before the first segment.
     async fn first_with_pages(&self, patience: Patience) -> Result<Option<WalName>, Error> {
         let (prefix, mut after) = (format!("{WAL}/"), None);
         loop {
@@ -253,9 +264,11 @@ impl Archive {
             }
             match (page.more, page.entries.last()) {
                 (true, Some((key, _))) => after = Some(key.as_str().to_owned()),
-                _ => return Ok(None),
+                _ => break,
             }
         }
+        let received = self.first_received(patience).await?;
+        Ok(received.into_values().next().map(WalName::Partial))
     }
 
     /// Whose the archive is was known, and is not any more.

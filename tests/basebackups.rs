@@ -69,6 +69,10 @@ mod written_again;
 mod restoring_safely;
 // Brought back over WAL that is nowhere else, to disks of its own, for a group to read.
 mod restoring_over;
+// Brought back over WAL that is not archived and has a hole, lies behind a link or under another name.
+mod restoring_kept;
+// Brought back where the WAL ends, or goes on, with the beginning of a segment.
+mod beginnings;
 // Brought back over a .partial, which the archive has or has not.
 mod restoring_partials;
 // Brought back while somebody puts links and other directories in the place of the target.

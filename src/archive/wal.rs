@@ -27,7 +27,7 @@ pub use landmarks::{Seeker, Sought};
 pub use lineage::{Child, Fork, Lineage};
 pub use own::Compared;
 pub(super) use received::RECEIVING;
-pub use received::{Fragment, MAX_FRAGMENT_BYTES, Prefix, Prefixes};
+pub use received::{Fragment, MAX_FRAGMENT_BYTES, Prefix, Prefixes, Torn};
 
 use super::{Archive, Error};
 use crate::codec::{self, Damage, SeekTable, Tail};

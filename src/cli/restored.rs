@@ -88,7 +88,10 @@ pub(super) fn print(
         options.recovery.target, reach.timeline, reach.last, reach.end
     )?;
     if let Some(end) = reach.received {
-        writeln!(out, "WAL that was received behind it leads up to {end}")?;
+        writeln!(
+            out,
+            "what was received, or archived as .partial, of the next segment leads up to {end}"
+        )?;
     }
     for setting in &report.settings {
         writeln!(out, "set aside: {setting}")?;

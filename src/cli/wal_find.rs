@@ -22,7 +22,8 @@ use crate::pg::{Lsn, SegmentName, Timeline};
 
 /// Tell up to where the archive can recover, or find a moment in its WAL
 ///
-/// Without a question: the last recoverable moment, which is the newest commit of the newest timeline.
+/// Without a question: the last recoverable moment, which is the newest commit of the newest timeline before anything is missing
+/// behind the newest backup.
 ///
 /// Each archived segment has an index of what its WAL says; of one without, archived by an earlier walfs, the WAL itself is
 /// fetched and read.
@@ -94,6 +95,9 @@ struct Shown {
     lsn: String,
     segment: String,
     timeline: u32,
+    /// Nothing recovers past this missing segment, which lies before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    behind_hole: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -102,6 +106,8 @@ struct ShownEnd {
     last_commit: Option<Shown>,
     wal_ends_at: Option<String>,
     last_segment: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hole: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -157,6 +163,14 @@ async fn find_in(arguments: &FindArgs) -> Result<bool, Failure> {
             others.join(", ")
         ));
     }
+    if let Some(hole) = searched.hole {
+        complain(&format_args!(
+            "warning: {hole} is missing, and there is WAL behind it: no backup of {} recovers past it\n\
+             HINT: `walfs wal-verify` lists all that is missing; look for it in pg_wal of the servers and of their standbys, or \
+             take a new backup",
+            archive.place()
+        ));
+    }
     let progress = progress::on_terminal();
     progress.phase(Phase::Searching(searched.line.segments()));
     let mut out = Out::new();
@@ -174,8 +188,8 @@ async fn answer(arguments: &FindArgs, searched: &Searched, out: &mut Out) -> Res
         tell_unknown(&findings);
         let around = findings.found;
         let shown = ShownAround {
-            before: around.before.map(shown_end),
-            after: around.after.map(shown_end),
+            before: around.before.map(|end| shown_end(searched, end)),
+            after: around.after.map(|end| shown_end(searched, end)),
         };
         let is_found = shown.before.is_some() || shown.after.is_some();
         match json {
@@ -195,7 +209,7 @@ async fn answer(arguments: &FindArgs, searched: &Searched, out: &mut Out) -> Res
                 name: Some(point.name.clone()),
                 kind: None,
                 xid: None,
-                ..shown(*segment, point.moment.at, point.moment.time)
+                ..shown(searched, *segment, point.moment.at, point.moment.time)
             };
             print_one(out, &shown, json)?;
         }
@@ -205,7 +219,7 @@ async fn answer(arguments: &FindArgs, searched: &Searched, out: &mut Out) -> Res
         let findings = searched.xid(xid as u32).await?;
         tell_unknown(&findings);
         for end in &findings.found {
-            print_one(out, &shown_end(*end), json)?;
+            print_one(out, &shown_end(searched, *end), json)?;
         }
         return Ok(!findings.found.is_empty());
     }
@@ -226,12 +240,13 @@ async fn answer(arguments: &FindArgs, searched: &Searched, out: &mut Out) -> Res
     let end = searched.end().await?;
     let commit = end
         .commit
-        .map(|(segment, commit)| shown(segment, commit.at, commit.time));
+        .map(|(segment, commit)| shown(searched, segment, commit.at, commit.time));
     let shown = ShownEnd {
         timeline: searched.timeline.0,
         last_commit: commit,
         wal_ends_at: end.end.map(|end| end.to_string()),
-        last_segment: searched.line.ends().map(|(_, last)| last.to_string()),
+        last_segment: end.last.map(|last| last.to_string()),
+        hole: searched.hole.map(|hole| hole.to_string()),
     };
     match json {
         true => writeln!(out, "{}", serde_json::to_string(&shown)?)?,
@@ -253,7 +268,8 @@ async fn answer(arguments: &FindArgs, searched: &Searched, out: &mut Out) -> Res
 fn tell_unknown<T>(findings: &Findings<T>) {
     if let Some(first) = findings.unknown.first() {
         complain(&format_args!(
-            "warning: not all WAL could be read: {first}{} has no index and is no WAL that this walfs knows, or is damaged",
+            "warning: not all WAL could be read: {first}{} has no index and is no WAL that this walfs knows, or is damaged, or has a record across its border of which \
+             not all is at hand",
             match findings.unknown.len() {
                 1 => String::new(),
                 more => format!(" and {} more segments", more - 1),
@@ -262,7 +278,8 @@ fn tell_unknown<T>(findings: &Findings<T>) {
     }
 }
 
-fn shown(segment: SegmentName, at: Lsn, time: Timestamp) -> Shown {
+fn shown(searched: &Searched, segment: SegmentName, at: Lsn, time: Timestamp) -> Shown {
+    let hole = searched.hole.filter(|_| searched.is_behind_hole(segment));
     Shown {
         name: None,
         kind: Some("commit"),
@@ -271,14 +288,15 @@ fn shown(segment: SegmentName, at: Lsn, time: Timestamp) -> Shown {
         lsn: at.to_string(),
         segment: segment.to_string(),
         timeline: segment.timeline.0,
+        behind_hole: hole.map(|hole| hole.to_string()),
     }
 }
 
-fn shown_end(end: TransactionEnd) -> Shown {
+fn shown_end(searched: &Searched, end: TransactionEnd) -> Shown {
     Shown {
         kind: Some(if end.ended.committed { "commit" } else { "abort" }),
         xid: end.xid,
-        ..shown(end.segment, end.at, end.ended.time)
+        ..shown(searched, end.segment, end.at, end.ended.time)
     }
 }
 
@@ -308,8 +326,11 @@ fn print(out: &mut Out, title: impl Display, shown: Option<&Shown>) -> Result<()
     };
     writeln!(
         out,
-        "{title}{name}{kind}at {}, {} in {}",
-        shown.time, shown.lsn, shown.segment
+        "{title}{name}{kind}at {}, {} in {}{}",
+        shown.time,
+        shown.lsn,
+        shown.segment,
+        shown.behind_hole.as_ref().map_or("", |_| " (behind the hole)")
     )?;
     Ok(())
 }

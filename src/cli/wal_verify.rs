@@ -125,6 +125,12 @@ fn remarks(own: &TimelineRanges, ranges: &WalRanges) -> Vec<String> {
         )),
         Beginning::Wrong(reason) => remarks.push(format!("{file} is of no use: {reason}")),
     }
+    if let Some(begun) = own.begun.and_then(|begun| ranges.name(own.timeline, begun)) {
+        remarks.push(format!(
+            "of {begun} only the beginning is there, as .partial or received"
+        ));
+    }
+    remarks.extend(own.wrong.iter().map(|(_, why)| why.clone()));
     if let Some((first, last)) = own.before_beginning {
         let Range { first, last, .. } = Range::new(ranges, own.timeline, (first, last), None);
         remarks.push(format!(
@@ -188,6 +194,11 @@ struct ToldTimeline {
     ranges: Vec<Range>,
     holes: Vec<Range>,
     pruned: Vec<Range>,
+    /// The last segment of which only the beginning is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    begun: Option<String>,
+    /// Segments that are damaged or torn, and why.
+    wrong: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     before_beginning: Option<Range>,
     left_by: Vec<LeftBy>,
@@ -239,6 +250,11 @@ impl Told {
                     .iter()
                     .map(|(first, last)| range(*first, *last))
                     .collect(),
+                begun: own
+                    .begun
+                    .and_then(|begun| ranges.name(own.timeline, begun))
+                    .map(|begun| begun.to_string()),
+                wrong: own.wrong.iter().map(|(_, why)| why.clone()).collect(),
                 before_beginning: own.before_beginning.map(|(first, last)| range(first, last)),
                 left_by: own
                     .left_behind

@@ -571,7 +571,7 @@ struct Listed {
 }
 
 async fn check_cluster(archive: &Archive, facts: &Facts) -> Result<(), Error> {
-    match archive.cluster(patience()).await? {
+    match archive.cluster_of_wal(patience()).await? {
         Some(cluster) if cluster.system_id != facts.system_id => Err(Error::WrongCluster {
             place: archive.place(),
             archived: cluster.system_id,

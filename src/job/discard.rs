@@ -31,7 +31,7 @@ impl Planned {
 /// Everything incomplete of that name, with what [`discard`] will do. Nothing is changed.
 ///
 /// # Errors
-/// [`Error::Store`].
+/// [`Error::TreeDamaged`], for what [`discard`] would refuse; [`Error::TreeExists`], [`Error::Store`].
 pub async fn plan(archive: &Archive, name: &TreeName, patience: Patience) -> Result<Vec<Planned>, Error> {
     let now = SystemTime::now();
     let trees = archive.unfinished_trees(patience).await?.into_iter();
@@ -40,7 +40,11 @@ pub async fn plan(archive: &Archive, name: &TreeName, patience: Patience) -> Res
         maker: tree.maker(now),
         tree,
     });
-    Ok(planned.collect())
+    let planned: Vec<Planned> = planned.collect();
+    for going in planned.iter().filter(|planned| planned.goes()) {
+        archive.check_unneeded(&going.tree.id, patience).await?;
+    }
+    Ok(planned)
 }
 
 /// Removes what the plan says.

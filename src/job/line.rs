@@ -5,6 +5,7 @@
 //! time, and little is kept of them. What was received of the segment behind the last one counts as one more. Of a segment
 //! without an index the bytes are fetched and walked through, as long as these are not too many.
 
+use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +26,9 @@ use crate::store::Patience;
 /// Indexes read at once.
 const READS: usize = 16;
 
+/// Segments that one record can go over: it has 1 GiB at most, and they 1 MiB at least.
+const MOST_PASSED: usize = 1026;
+
 /// The segments of a line, and what tells of them.
 #[derive(Debug)]
 pub struct Line {
@@ -33,6 +37,8 @@ pub struct Line {
     patience: Patience,
     /// Segments that follow each other, by number, ascending.
     runs: Vec<(Timeline, RangeInclusive<u64>)>,
+    /// Missing segments with WAL behind them, the first of each hole, ascending.
+    holes: Vec<SegmentName>,
     /// What was received behind them.
     received: Option<(Arc<Rest>, Option<WalIndex>)>,
     /// Segments without an index that may still be walked through.
@@ -64,6 +70,8 @@ pub enum Order {
 pub struct LineEnd {
     /// The last commit in it: the last recoverable moment.
     pub commit: Option<(SegmentName, Moment)>,
+    /// Its last segment.
+    pub last: Option<SegmentName>,
     /// Behind its last record.
     pub end: Option<Lsn>,
 }
@@ -80,23 +88,45 @@ impl Line {
         patience: Patience,
     ) -> Result<Self, Error> {
         let mut runs: Vec<(Timeline, RangeInclusive<u64>)> = Vec::new();
+        let mut begun: Option<u64> = None;
         for stretch in way.stretches() {
-            for Run { first, last, .. } in wal::list(archive, *stretch, from, size, patience).await? {
+            let listed = wal::list(archive, *stretch, from, size, patience).await?;
+            begun = begun.max(listed.last_begun());
+            begun = begun.max(wal::received(archive, *stretch, from, size, patience).await?);
+            for Run { first, last, .. } in listed.runs {
                 // A later timeline's first segment begins with what the one before has of it.
                 cut(&mut runs, first);
                 runs.push((stretch.timeline, first..=last));
             }
         }
-        let behind = match runs.last() {
-            Some((_, run)) => run.end() + 1,
-            None => from,
+        let behind = match (runs.last(), begun) {
+            (Some((_, run)), _) => run.end() + 1,
+            (None, Some(begun)) => begun,
+            (None, None) => from,
         };
-        let next = SegmentName::from_number(way.timeline(), behind, size);
-        let rest = match next {
-            Some(next) => received::rest(archive, next, size, patience).await?,
-            None => None,
-        };
-        Self::new(archive, runs, rest.map(Arc::new), (size, patience)).await
+        let rest = received::behind(archive, way, behind, (size, patience)).await?;
+        let mut holes = holes(&runs);
+        if begun.is_some_and(|begun| begun > behind) || rest.as_ref().is_some_and(|rest| rest.torn.is_some())
+        {
+            holes.push(behind);
+        }
+        let mut line = Self::new(archive, runs, rest.map(Arc::new), (size, patience)).await?;
+        let holes = holes.into_iter();
+        line.holes = holes.filter_map(|number| way.segment(number, size)).collect();
+        Ok(line)
+    }
+
+    /// The first segment that is missing although there is WAL behind it, from this position on. Nothing that begins before
+    /// leads over it.
+    pub fn hole_behind(&self, position: Lsn) -> Option<SegmentName> {
+        let is_behind =
+            |hole: &&SegmentName| hole.start(self.size).0.saturating_add(self.size.bytes()) > position.0;
+        self.holes.iter().find(is_behind).copied()
+    }
+
+    /// Does a segment lie behind this missing one?
+    pub fn is_behind(&self, segment: SegmentName, hole: SegmentName) -> bool {
+        segment.number(self.size) > hole.number(self.size)
     }
 
     /// Of these segments, and what was received behind them.
@@ -121,6 +151,7 @@ impl Line {
             size,
             patience,
             runs,
+            holes: Vec::new(),
             received,
             walks: AtomicU64::new(u64::MAX),
         })
@@ -136,18 +167,6 @@ impl Line {
     pub fn segments(&self) -> u64 {
         let archived: u64 = self.runs.iter().map(|(_, run)| run.end() - run.start() + 1).sum();
         archived + u64::from(self.received.is_some())
-    }
-
-    /// The first segment and the last.
-    pub fn ends(&self) -> Option<(SegmentName, SegmentName)> {
-        let received = self.received.as_ref().map(|(rest, _)| rest.segment);
-        let name = |run: Option<&(Timeline, RangeInclusive<u64>)>, of: fn(&RangeInclusive<u64>) -> u64| {
-            let (timeline, run) = run?;
-            SegmentName::from_number(*timeline, of(run), self.size)
-        };
-        let first = name(self.runs.first(), |run| *run.start()).or(received)?;
-        let last = received.or_else(|| name(self.runs.last(), |run| *run.end()))?;
-        Some((first, last))
     }
 
     /// What each segment says. The record across the end of one is told with it, if the next is there.
@@ -230,7 +249,7 @@ impl Line {
             visit(at, head);
         }
         match &self.received {
-            Some((rest, _)) if told.received => rest.visit(self.size, visit).await,
+            Some((rest, _)) if told.received => rest.visit(visit).await,
             _ => {
                 self.reader
                     .visit(told.segment, self.size, self.patience, visit)
@@ -239,15 +258,19 @@ impl Line {
         }
     }
 
-    /// The last recoverable moment: the newest commit of the line, and where its WAL ends. As a rule by one request; an idle
-    /// server's last segments may have no commits.
+    /// The last recoverable moment: the newest commit of the line, and where its WAL ends; before a hole, if one is given. As a
+    /// rule by one request; an idle server's last segments may have no commits.
     ///
     /// # Errors
     /// [`Error::Store`], [`Error::Damaged`].
-    pub async fn end(&self) -> Result<LineEnd, Error> {
+    pub async fn end(&self, hole: Option<SegmentName>) -> Result<LineEnd, Error> {
         let (mut found, mut told) = (LineEnd::default(), self.told(Order::NewestFirst));
         while let Some(one) = told.next().await {
             let Told { segment, index, .. } = one?;
+            if hole.is_some_and(|hole| self.is_behind(segment, hole)) {
+                continue;
+            }
+            found.last = found.last.or(Some(segment));
             let Some(index) = index else { continue };
             found.end = found.end.or(index.walked.last.map(|_| index.walked.end));
             if let Some(commits) = index.facts.commits {
@@ -257,6 +280,17 @@ impl Line {
         }
         Ok(found)
     }
+}
+
+/// Numbers of the first segments that are missing between these.
+fn holes(runs: &[(Timeline, RangeInclusive<u64>)]) -> Vec<u64> {
+    let pairs = runs
+        .windows(2)
+        .map(|pair| (pair[0].1.end() + 1, *pair[1].1.start()));
+    pairs
+        .filter(|(next, there)| next < there)
+        .map(|(next, _)| next)
+        .collect()
 }
 
 /// Nothing from this number on.
@@ -275,40 +309,62 @@ fn cut(runs: &mut Vec<(Timeline, RangeInclusive<u64>)>, from: u64) {
 
 type Stream<'a> = BoxStream<'a, Result<Told, Error>>;
 
+/// What follows a segment, up to where the record across its end can end: one may go over many segments.
+#[derive(Default)]
+struct Behind(Option<Walked>);
+
+impl Behind {
+    /// Adds what comes before.
+    fn put_before(&mut self, told: &Told) {
+        let own = told.index.as_ref().map(|index| index.walked.clone());
+        let behind = self.0.take();
+        self.0 = own.map(|mut own| {
+            if let (true, Some(behind)) = (own.passes(), &behind) {
+                own.push(behind);
+            }
+            own
+        });
+    }
+
+    fn give_to(&self, told: &mut Told) {
+        if let (Some(index), Some(behind)) = (&mut told.index, &self.0) {
+            index.take_across(behind);
+        }
+    }
+}
+
 fn joined_forward(told: Stream<'_>) -> Stream<'_> {
-    let begin = (told, None::<Told>);
-    stream::try_unfold(begin, |(mut told, before)| async move {
-        let mut before = before;
-        loop {
-            let next = told.next().await.transpose()?;
-            match (before, next) {
-                (None, None) => return Ok(None),
-                (None, next) => before = next,
-                (Some(before), None) => return Ok(Some((before, (told, None)))),
-                (Some(mut before), Some(next)) => {
-                    let walked = next.index.as_ref().map(|next| &next.walked);
-                    if let (Some(index), Some(next)) = (&mut before.index, walked) {
-                        index.take_across(next);
-                    }
-                    return Ok(Some((before, (told, Some(next)))));
-                }
+    let begin = (told, VecDeque::<Told>::new());
+    stream::try_unfold(begin, |(mut told, mut waiting)| async move {
+        let passes = |one: &Told| one.index.as_ref().is_some_and(|index| index.walked.passes());
+        // One, and what follows up to the first that a record does not just pass through.
+        while waiting.len() < 2 || waiting.len() < MOST_PASSED && waiting.back().is_some_and(passes) {
+            match told.next().await.transpose()? {
+                Some(next) => waiting.push_back(next),
+                None => break,
             }
         }
+        let Some(mut one) = waiting.pop_front() else {
+            return Ok(None);
+        };
+        let mut behind = Behind::default();
+        waiting.iter().rev().for_each(|next| behind.put_before(next));
+        behind.give_to(&mut one);
+        Ok(Some((one, (told, waiting))))
     })
     .boxed()
 }
 
 fn joined_backward(told: Stream<'_>) -> Stream<'_> {
-    let begin = (told, None::<Walked>);
-    stream::try_unfold(begin, |(mut told, behind)| async move {
+    let begin = (told, Behind::default());
+    stream::try_unfold(begin, |(mut told, mut behind)| async move {
         let Some(mut one) = told.next().await.transpose()? else {
             return Ok(None);
         };
-        let own = one.index.as_ref().map(|index| index.walked.clone());
-        if let (Some(index), Some(behind)) = (&mut one.index, &behind) {
-            index.take_across(behind);
-        }
-        Ok(Some((one, (told, own))))
+        let before = Behind(behind.0.clone());
+        behind.put_before(&one);
+        before.give_to(&mut one);
+        Ok(Some((one, (told, behind))))
     })
     .boxed()
 }
@@ -324,6 +380,7 @@ mod tests {
         assert_eq!(runs.len(), 2);
         cut(&mut runs, 8);
         assert_eq!(runs[1], (Timeline(1), 7..=7));
+        assert_eq!(holes(&runs), [6]);
         cut(&mut runs, 4);
         assert_eq!(runs, [(Timeline(1), 3..=3)]);
         cut(&mut runs, 0);

@@ -249,7 +249,7 @@ impl Look {
         let archived = own.and_then(|own| own.runs.iter().map(|run| run.newest).max());
         let first = SegmentName::from_number(end.timeline(), 0, size);
         let received = match first {
-            Some(first) => archive.received_from(first, patience).await?,
+            Some(first) => archive.received_from(first, None, patience).await?,
             None => None,
         };
         let newest = archived.max(received.map(|(_, at)| at));

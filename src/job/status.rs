@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 use super::line::Line;
 use super::look::{Known, Look};
 use super::progress::Progress;
-use super::restore::received;
-use super::restore::wal::{Reach, add_up};
+use super::restore::candidate::Candidate;
 use super::restore::way::Way;
-use super::runs::Run;
+use super::restore::{self, received, wal};
 use super::wal_ranges::{Beginning, TimelineRanges};
 use crate::archive::tree::begun::Maker;
+use crate::archive::tree::summary::Summary;
 use crate::archive::{Archive, Error};
 use crate::pg::{SegmentName, SegmentSize};
 use crate::store::Patience;
@@ -230,33 +230,20 @@ async fn reached(
         .iter()
         .rev()
         .find(|known| known.is_complete && known.is_on(end));
-    let Some((known, (own, stop))) = known.and_then(|known| Some((known, known.summary.backup.stop()?)))
-    else {
+    let Some((known, (_, stop))) = known.and_then(|known| Some((known, known.summary.backup.stop()?))) else {
         return Ok(nothing);
     };
+    let Some(candidate) = Candidate::new(known.name.clone(), Summary::clone(&known.summary)) else {
+        return Ok(nothing);
+    };
+    let reach = wal::reach(archive, &candidate, end, patience).await;
+    let reach = reach.map_err(|error| match error {
+        restore::Error::Archive(error) => error,
+        other => archive.tree_damaged(&known.name, "its summary", other.to_string()),
+    })?;
     let last_own = stop.0.saturating_sub(1) / size.bytes();
-    let stretches = end.stretches().iter().filter(|stretch| stretch.timeline >= own);
-    let mut runs: Vec<Run> = Vec::new();
-    for stretch in stretches {
-        let first = last_own.max(stretch.begin.0 / size.bytes());
-        let last = stretch.end.map_or(u64::MAX, |end| end.0 / size.bytes());
-        let of_it = look
-            .ranges
-            .timelines
-            .iter()
-            .filter(|own| own.timeline == stretch.timeline);
-        runs.extend(of_it.flat_map(|own| &own.runs).filter_map(|run| {
-            let cut = Run {
-                first: run.first.max(first),
-                last: run.last.min(last),
-                newest: run.newest,
-            };
-            (cut.first <= cut.last).then_some(cut)
-        }));
-    }
-    let reach: Reach = add_up(end.stretches(), runs, stop, size);
     let rest = match reach.next.filter(|_| reach.gap.is_none()) {
-        Some(next) => received::rest(archive, next, size, patience).await?,
+        Some(next) => received::behind(archive, end, next.number(size), (size, patience)).await?,
         None => None,
     };
     // What only the backup has of it is no more than it needs.
@@ -265,7 +252,7 @@ async fn reached(
         false => end.runs(last_own..=reach.last.number(size), size),
     };
     let line = Line::new(archive, runs, rest.map(Arc::new), (size, patience)).await?;
-    let told = line.walking_at_most(MOST_WALKS).end().await?;
+    let told = line.walking_at_most(MOST_WALKS).end(None).await?;
     let commit = told
         .commit
         .map(|(_, commit)| commit)

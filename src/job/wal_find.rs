@@ -7,9 +7,10 @@ use futures::StreamExt;
 use jiff::Timestamp;
 
 use super::line::{Line, LineEnd, Order, Told};
-use super::restore::reachable;
+use super::restore::reachable::{self, Place};
 use super::restore::timelines::Timelines;
 use super::restore::way::Way;
+use crate::archive::tree::TreeKind;
 use crate::archive::{Archive, Error};
 use crate::pg::record::{Ended, RelationFork};
 use crate::pg::wal_index::{Moment, RestorePoint};
@@ -25,6 +26,9 @@ pub struct Searched {
     pub timeline: Timeline,
     /// Others that have WAL, and that it does not lead through.
     pub others: Vec<Timeline>,
+    /// A segment that is missing behind the newest backup on the line, although there is WAL behind it: nothing recovers past
+    /// it.
+    pub hole: Option<SegmentName>,
 }
 
 /// Why nothing can be searched.
@@ -117,7 +121,7 @@ pub async fn line(
     patience: Patience,
 ) -> Result<Searched, FindError> {
     let place = || archive.place();
-    let Some(cluster) = archive.cluster(patience).await? else {
+    let Some(cluster) = archive.cluster_of_wal(patience).await? else {
         return Err(FindError::Empty { place: place() });
     };
     let timelines = Timelines::find(archive, patience).await?;
@@ -145,12 +149,26 @@ pub async fn line(
     };
     let others = known.into_iter().filter(|timeline| !is_on(timeline)).collect();
     let size: SegmentSize = cluster.segment_size;
-    let line = Line::along(archive, &way, (0, size), patience).await?;
+    let (line, newest) = futures::try_join!(
+        Line::along(archive, &way, (0, size), patience),
+        newest_backup(archive, &way, patience)
+    )?;
     Ok(Searched {
+        hole: newest.and_then(|newest| line.hole_behind(newest)),
         line,
         timeline: way.timeline(),
         others,
     })
+}
+
+/// Where the newest backup on the way ends; `None`: there is none here, and nobody knows where recovery would begin.
+async fn newest_backup(archive: &Archive, way: &Way, patience: Patience) -> Result<Option<Lsn>, Error> {
+    let summaries = archive.summaries(TreeKind::BaseBackup, patience).await?;
+    let stops = summaries
+        .into_iter()
+        .filter_map(|(_, summary)| summary.ok()?.backup.stop());
+    let on_way = stops.filter(|(timeline, stop)| way.check_through(*timeline, *stop).is_ok());
+    Ok(on_way.map(|(_, stop)| stop).max())
 }
 
 fn named(timelines: &[Timeline]) -> String {
@@ -162,12 +180,17 @@ fn named(timelines: &[Timeline]) -> String {
 }
 
 impl Searched {
+    /// Does nothing recover to there, because of the hole before it?
+    pub fn is_behind_hole(&self, segment: SegmentName) -> bool {
+        self.hole.is_some_and(|hole| self.line.is_behind(segment, hole))
+    }
+
     /// The last recoverable moment.
     ///
     /// # Errors
     /// [`Error::Store`], [`Error::Damaged`].
     pub async fn end(&self) -> Result<LineEnd, Error> {
-        self.line.end().await
+        self.line.end(self.hole).await
     }
 
     /// The last commit at a time or before, and the first end of a transaction after it, in the order of the WAL.
@@ -250,8 +273,10 @@ impl Searched {
             if findings.known(&one).is_none() {
                 continue;
             }
-            if let Some(at) = reachable::of_xid(&self.line, &one, xid).await? {
-                findings.found.extend(self.ends_at(&one, at).await?);
+            match reachable::of_xid(&self.line, &one, xid).await? {
+                Place::At(at) => findings.found.extend(self.ends_at(&one, at).await?),
+                Place::Nowhere => {}
+                Place::Unknown => findings.is_unknown(one.segment),
             }
         }
         Ok(findings)
@@ -354,10 +379,15 @@ impl<T: Default> Default for Findings<T> {
 
 impl<T> Findings<T> {
     fn known<'a>(&mut self, told: &'a Told) -> Option<&'a crate::pg::wal_index::WalIndex> {
-        let is_whole = told.index.as_ref().is_some_and(|index| index.is_whole());
-        if !is_whole && self.unknown.len() < UNKNOWN {
-            self.unknown.push(told.segment);
+        if !told.index.as_ref().is_some_and(|index| index.is_whole()) {
+            self.is_unknown(told.segment);
         }
         told.index.as_ref()
+    }
+
+    fn is_unknown(&mut self, segment: SegmentName) {
+        if self.unknown.len() < UNKNOWN {
+            self.unknown.push(segment);
+        }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! Only ranges are kept, so a million segments need no more memory than ten. What should be there is told by the segments
 //! themselves and by the histories: on each timeline all from its beginning, or from where the archive begins, up to its
-//! last segment, and up to where the last one left it that has segments.
+//! last segment or the beginning of one, received or archived as `.partial`, and up to where the last one left it that has
+//! WAL.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::progress::{Phase, Progress};
+use super::restore::wal::Lack;
 use super::runs::{Run, both, push, without};
 use crate::archive::{Archive, Error};
 use crate::pg::history::{self, HistoryEntry};
@@ -38,6 +40,10 @@ pub struct TimelineRanges {
     pub pruned: Vec<(u64, u64)>,
     /// Segments from before it began, which cannot be: numbers, both ends included.
     pub before_beginning: Option<(u64, u64)>,
+    /// The number of the last segment of which only the beginning is there.
+    pub begun: Option<u64>,
+    /// Segments that are not what they must be, the first few of each kind: by number, and why.
+    pub wrong: Vec<(u64, String)>,
     /// Timelines that left it while it goes on: which, where, and how many segments lie behind that.
     pub left_behind: Vec<(Timeline, Lsn, u64)>,
 }
@@ -59,7 +65,7 @@ impl TimelineRanges {
     /// Is something wrong with it? That a timeline goes on where another one left it is not.
     pub fn is_broken(&self) -> bool {
         let is_told = matches!(self.beginning, Beginning::First | Beginning::Left(..));
-        !is_told || !self.holes.is_empty() || self.before_beginning.is_some()
+        !is_told || !self.holes.is_empty() || !self.wrong.is_empty() || self.before_beginning.is_some()
     }
 
     /// How many segments there are.
@@ -79,6 +85,9 @@ impl WalRanges {
 #[derive(Debug)]
 struct Found {
     runs: Vec<Run>,
+    /// The last number of which there is not all.
+    begun: Option<u64>,
+    wrong: Vec<(u64, String)>,
     has_history: bool,
     /// None without a history; why it is of no use.
     ancestors: Result<Vec<HistoryEntry>, String>,
@@ -88,8 +97,31 @@ impl Default for Found {
     fn default() -> Self {
         Self {
             runs: Vec::new(),
+            begun: None,
+            wrong: Vec::new(),
             has_history: false,
             ancestors: Ok(Vec::new()),
+        }
+    }
+}
+
+/// Segments that are told by name.
+const MOST_WRONG: usize = 1000;
+
+impl Found {
+    fn has_wal(&self) -> bool {
+        !self.runs.is_empty() || self.begun.is_some()
+    }
+
+    fn has(&self, number: u64) -> bool {
+        self.runs
+            .iter()
+            .any(|run| (run.first..=run.last).contains(&number))
+    }
+
+    fn is_wrong(&mut self, number: u64, why: String) {
+        if self.wrong.len() < MOST_WRONG {
+            self.wrong.push((number, why));
         }
     }
 }
@@ -104,7 +136,7 @@ pub async fn wal_ranges(
     patience: impl Fn() -> Patience,
 ) -> Result<WalRanges, Error> {
     progress.phase(Phase::Listing);
-    let Some(cluster) = archive.cluster(patience()).await? else {
+    let Some(cluster) = archive.cluster_of_wal(patience()).await? else {
         return Ok(WalRanges::default());
     };
     let size = cluster.segment_size;
@@ -114,18 +146,36 @@ pub async fn wal_ranges(
         let page = archive.list_wal(from.as_ref(), patience()).await?;
         for (name, meta) in &page.entries {
             match name {
+                // A listing shows a damaged one so.
+                WalName::Segment(segment) if meta.bytes == 0 => {
+                    let found = found.entry(segment.timeline).or_default();
+                    found.is_wrong(segment.number(size), Lack::Cut(meta.stored_bytes).of(*segment));
+                }
                 WalName::Segment(segment) => {
                     let found = found.entry(segment.timeline).or_default();
                     push(&mut found.runs, segment.number(size), meta.modified);
                 }
                 WalName::History(timeline) => found.entry(*timeline).or_default().has_history = true,
-                WalName::Partial(_) | WalName::Backup(..) => {}
+                WalName::Partial(segment) => {
+                    let begun = &mut found.entry(segment.timeline).or_default().begun;
+                    *begun = (*begun).max(Some(segment.number(size)));
+                }
+                WalName::Backup(..) => {}
             }
         }
         progress.advance(page.entries.len() as u64);
         match page.next {
             Some(next) => from = Some(next),
             None => break,
+        }
+    }
+    for (segment, torn) in archive.received_segments(patience()).await? {
+        let (found, number) = (found.entry(segment.timeline).or_default(), segment.number(size));
+        if !found.has(number) {
+            found.begun = found.begun.max(Some(number));
+            if let Some(torn) = torn {
+                found.is_wrong(number, Lack::Torn(torn).of(segment));
+            }
         }
     }
     for (timeline, found) in found.iter_mut().filter(|(_, found)| found.has_history) {
@@ -167,7 +217,7 @@ async fn read(
 /// segments.
 fn needed(found: &BTreeMap<Timeline, Found>, size: SegmentSize) -> BTreeMap<Timeline, (u64, u64)> {
     let mut needed: BTreeMap<Timeline, (u64, u64)> = BTreeMap::new();
-    for found in found.values().filter(|found| !found.runs.is_empty()) {
+    for found in found.values().filter(|found| found.has_wal()) {
         let mut begin = 0;
         for entry in found.ancestors.iter().flatten() {
             let end = entry.end.0 / size.bytes();
@@ -181,7 +231,7 @@ fn needed(found: &BTreeMap<Timeline, Found>, size: SegmentSize) -> BTreeMap<Time
 
 fn judge(found: &BTreeMap<Timeline, Found>, size: SegmentSize) -> Vec<TimelineRanges> {
     let needed = needed(found, size);
-    let with_segments = || found.iter().filter(|(_, found)| !found.runs.is_empty());
+    let with_segments = || found.iter().filter(|(_, found)| found.has_wal());
     let Some((&oldest, _)) = with_segments().next() else {
         return Vec::new();
     };
@@ -209,9 +259,12 @@ fn judge(found: &BTreeMap<Timeline, Found>, size: SegmentSize) -> Vec<TimelineRa
             _ => needed.get(&timeline).map(|(begin, _)| *begin),
         };
         // Where the archive begins nothing is missing that could be told.
-        let first = own.runs.first().map(|run| run.first);
+        let first = own.runs.first().map(|run| run.first).or(own.begun);
         let from = begun.filter(|_| timeline > oldest).or(first);
-        let to = needed.get(&timeline).map_or(0, |(_, end)| *end);
+        let to = needed
+            .get(&timeline)
+            .map_or(0, |(_, end)| *end)
+            .max(own.begun.unwrap_or(0));
         let behind = |child: Timeline, at: Lsn| {
             let after = at.0 / size.bytes() + 1;
             let counted = own
@@ -230,13 +283,19 @@ fn judge(found: &BTreeMap<Timeline, Found>, size: SegmentSize) -> Vec<TimelineRa
             holes: holes(&own.runs, from.unwrap_or(to), to),
             pruned: vec![],
             before_beginning: match (&beginning, first) {
-                (Beginning::Left(_, at), Some(first)) if first < at.0 / size.bytes() => {
-                    Some((first, own.runs[0].last.min(at.0 / size.bytes() - 1)))
-                }
+                (Beginning::Left(_, at), Some(first)) if first < at.0 / size.bytes() => Some((
+                    first,
+                    own.runs
+                        .first()
+                        .map_or(first, |run| run.last)
+                        .min(at.0 / size.bytes() - 1),
+                )),
                 _ => None,
             },
             left_behind: children.filter(|(.., segments)| *segments > 0).collect(),
             beginning,
+            begun: own.begun.filter(|begun| !own.has(*begun)),
+            wrong: own.wrong.clone(),
             runs: own.runs.clone(),
         }
     });
@@ -280,6 +339,8 @@ mod tests {
             };
             let found = Found {
                 runs: runs.iter().map(run).collect(),
+                begun: None,
+                wrong: Vec::new(),
                 has_history: history.is_some(),
                 ancestors: Ok(history.unwrap_or_default().iter().map(entry).collect()),
             };

@@ -11,6 +11,8 @@ pub struct Written {
     bytes: u64,
     /// ... and up to where these are WAL.
     end: u64,
+    /// Behind the last record that is whole.
+    whole: u64,
 }
 
 impl Written {
@@ -20,6 +22,7 @@ impl Written {
             header,
             bytes: 0,
             end: 0,
+            whole: 0,
         }
     }
 
@@ -37,6 +40,9 @@ impl Written {
                 let last = window.records(first).last();
                 last.map_or(first, |record| record.next)
             });
+            if let Some(end) = end {
+                self.whole = whole.min(self.bytes + (end.0 - start.0));
+            }
             self.end = match end {
                 Some(end) if !self.is_begun(&window, end) => whole.min(self.bytes + (end.0 - start.0)),
                 _ => whole,
@@ -49,6 +55,11 @@ impl Written {
     fn is_begun(&self, window: &Window<'_>, at: Lsn) -> bool {
         let before = window.before(at).and_then(|before| at.0.checked_sub(before.0));
         before.is_some_and(|bytes| (1..=u64::from(self.header.segment_bytes)).contains(&bytes))
+    }
+
+    /// So many bytes from its beginning on are records that are whole.
+    pub fn whole(&self) -> u64 {
+        self.whole
     }
 
     /// So many bytes from its beginning on are WAL.

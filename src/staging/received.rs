@@ -17,12 +17,13 @@ use bytes::Bytes;
 use self::others::{Company, Listed};
 use super::wal::WalDraft;
 use super::{Draft, Staging};
-use crate::archive::wal::{Committed, Fragment, MAX_FRAGMENT_BYTES, Prefix, Prefixes};
+use crate::archive::wal::{Committed, Fragment, MAX_FRAGMENT_BYTES, Prefix, Prefixes, Torn};
 use crate::archive::{Archive, Error};
 use crate::codec::FRAME_BYTES;
 use crate::pg::{PageHeader, SegmentName, SegmentSize, WalName};
 use crate::store::{self, GRACE, Patience};
 
+pub(super) mod joined;
 mod load;
 mod others;
 
@@ -86,6 +87,8 @@ struct Kept {
     company: Company,
     /// What the last listing had.
     listed: Listed,
+    /// Found in the store, and not following what is here.
+    torn: Option<Torn>,
 }
 
 impl Received {

@@ -21,6 +21,7 @@ use crate::pg::{HeaderError, PageHeader, SwitchSearch, WalName};
 use crate::store::{self, GRACE, Grant, Patience};
 
 use super::forerunner::Forerunner;
+use super::received::joined::Brought;
 use super::{Draft, FinishedDraft, Staging};
 
 mod whole;
@@ -446,9 +447,23 @@ impl WalDraft {
         patience: Patience,
     ) -> Result<Committed, Error> {
         let object = Arc::new(self.finish_draft().await?);
-        self.archive
+        let committed = self
+            .archive
             .commit_wal(self.name, object, self.header.as_ref(), looking, patience)
-            .await
+            .await;
+        match (committed, self.name, self.header) {
+            (Err(conflict @ Error::Conflict { .. }), WalName::Partial(segment), Some(header)) => {
+                let brought = Brought {
+                    segment,
+                    header,
+                    content: &mut self.draft,
+                    deadline: self.deadline,
+                };
+                // It takes more stack than all the rest.
+                Box::pin(brought.join(&self.archive, conflict, patience)).await
+            }
+            (committed, ..) => committed,
+        }
     }
 
     async fn finish_draft(&mut self) -> Result<FinishedDraft, Error> {

@@ -94,9 +94,10 @@ fn r6_a_timeline_without_its_history_is_named_in_the_log() {
     assert!(rig.mount.log().contains(&name(2, 4)));
 }
 
-/// Recovery asks at its end, a standby every few seconds.
+/// Recovery asks at its end, a standby every few seconds: for the name, and side by side for what was archived and what was
+/// received behind it.
 #[test]
-fn the_end_of_the_archive_costs_two_requests() {
+fn the_end_of_the_archive_costs_two_round_trips() {
     let rig = Rig::s3(&[]);
     rig.world.owned_file("restored", b"");
     [3, 4]
@@ -105,7 +106,9 @@ fn the_end_of_the_archive_costs_two_requests() {
     rig.server().clear_requests();
     assert_eq!(restore(&rig, &name(1, 5)).status.code(), Some(1));
     let asked = rig.server().requests();
-    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    let lists = rig.server().count(|request| request.operation == Operation::List);
+    assert_eq!(lists, 2, "{asked:?}");
     // What is there costs none of it.
     rig.server().clear_requests();
     assert!(restore(&rig, &name(1, 3)).status.success());

@@ -117,9 +117,9 @@ fn a_fetch_is_its_questions_and_absence_one_more() {
     assert_eq!(asked(&desk), questions(FIRST));
     desk.server().clear_requests();
     desk.fetch_fails(&desk.archive(), SECOND, 1);
-    // Then what lies behind it: nothing (promise R6).
-    let list = "GET cluster/wal/".to_owned();
-    let mut expected = [questions(SECOND), vec![list]].concat();
+    // Then what lies behind it, archived or received: nothing (promise R6).
+    let lists = ["wal/", "receiving/00000001"].map(|prefix| format!("GET cluster/{prefix}"));
+    let mut expected = [questions(SECOND), lists.to_vec()].concat();
     expected.sort();
     assert_eq!(asked(&desk), expected);
 }

@@ -44,7 +44,10 @@ fn is_right(site: &Site, data: &Path) -> bool {
 /// All objects of a backup but the word of who began it, which nothing is read from.
 fn objects(site: &Site, world: &World, id: &str, name: &str) -> Vec<PathBuf> {
     let keys = site.place.keys(&format!("trees/{id}"));
-    let inside = keys.iter().filter(|key| !key.ends_with("begun.json"));
+    let told = ["begun.json", "/base."];
+    let inside = keys
+        .iter()
+        .filter(|key| !told.iter().any(|told| key.contains(told)));
     let summary = format!("basebackups/{name}.json");
     let keys = inside.map(String::as_str).chain([summary.as_str()]);
     keys.map(|key| world.archive().join(key)).collect()

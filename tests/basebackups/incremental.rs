@@ -340,14 +340,22 @@ fn b5_what_a_later_backup_builds_on_is_not_discarded() {
         world.path().join("aside"),
     );
     fs::rename(&summary, &aside).expect("lose the summary");
-    let discard = site.walfs("backup-discard").arg("first").output();
-    let discard = discard.expect("run walfs");
-    assert_eq!(discard.status.code(), Some(1), "{}", said(&discard));
-    assert!(
-        said(&discard).contains("backup second builds on"),
-        "{}",
-        said(&discard)
-    );
+    // The plan says what the deed would.
+    for arguments in [&["--dry-run", "first"][..], &["first"]] {
+        let discard = site.walfs("backup-discard").args(arguments).output();
+        let discard = discard.expect("run walfs");
+        assert_eq!(
+            discard.status.code(),
+            Some(1),
+            "{arguments:?}: {}",
+            said(&discard)
+        );
+        assert!(
+            said(&discard).contains("backup second builds on"),
+            "{arguments:?}: {}",
+            said(&discard)
+        );
+    }
     site.backup("third");
     fs::rename(&aside, &summary).expect("bring it back");
     for name in ["first", "second", "third"] {

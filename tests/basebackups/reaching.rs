@@ -7,15 +7,18 @@ use std::process::Output;
 
 use jiff::Timestamp;
 use serde_json::Value;
+use walfs::archive::tree::summary::Summary;
+use walfs::archive::wal::Offered;
 use walfs::codec::{Compression, pack_all, unpack_all};
+use walfs::staging::{self, Staging};
 
 use crate::common::basebackup::{Place, Site};
 use crate::common::postgres::Options;
 use crate::common::user::said;
 use crate::common::version::installed_versions;
-use crate::common::wait;
 use crate::common::walfs::Mount;
 use crate::common::world::World;
+use crate::common::{wait, wal};
 
 /// Bytes of the annex, as the footer says, and of the object.
 fn annex_bytes(object: &[u8]) -> (u32, usize) {
@@ -445,4 +448,127 @@ fn k5_the_blocks_that_are_told_are_those_that_were_touched() {
             "{major}: {touched:?}"
         );
     }
+}
+
+/// Looked at are the last 8192 segments; what lies before these is not said to be nowhere.
+#[test]
+fn k5_a_target_too_far_back_to_be_looked_for_is_not_refused() {
+    let world = World::new("far-back");
+    let site = Site::local(&world);
+    site.backup("monday");
+    site.server.query("SELECT pg_create_restore_point('early')");
+    site.server.archive_all();
+    let last = segments(&world).pop().expect("a segment");
+    let name = last.file_name().expect("a name").to_string_lossy().into_owned();
+    let number = u64::from_str_radix(&name[16..24], 16).expect("hex");
+    let whole = unpack_all(&fs::read(&last).expect("read it")).expect("an object");
+    let numbers: Vec<u64> = (number + 1..number + 8300).collect();
+    std::thread::scope(|scope| {
+        for numbers in numbers.chunks(numbers.len().div_ceil(4)) {
+            scope.spawn(|| idle_segments(last.parent().expect("a directory"), &whole[..40], numbers));
+        }
+    });
+    let output = dry(&site, "monday", &["--target-name", "early"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("is not known"), "{}", said(&output));
+    refuses(&site, "monday", &["--target-lsn", "F/0"], &["does not reach"]);
+}
+
+/// Archives segments of 1 MiB that have nothing but the switch to the next one. `header` is that of any segment of the cluster.
+fn idle_segments(wal: &Path, header: &[u8], numbers: &[u64]) {
+    let staging = Staging::new(Compression::default(), &staging::Options::default());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let mut content = vec![0; 1 << 20];
+    content[..40].copy_from_slice(header);
+    // Its length, and what it is: XLOG_SWITCH.
+    (content[40], content[56]) = (24, 0x40);
+    for number in numbers {
+        content[8..16].copy_from_slice(&(number << 20).to_le_bytes());
+        let object = runtime.block_on(async {
+            let mut draft = staging.draft();
+            draft.write(0, &content).await.expect("take it");
+            let object = draft.finish().await.expect("pack it");
+            object.read(0..object.stored_bytes()).await.expect("read it")
+        });
+        let name = wal::segment_name(1, *number, 1 << 20);
+        fs::write(wal.join(format!("{name}.lz4")), object).expect("archive it");
+    }
+}
+
+/// The number of a prepared transaction stands behind all else in the record of its end, which may be long and go over pages.
+#[test]
+fn k5_a_prepared_transaction_with_a_long_record_is_found() {
+    let world = World::new("long-prepared");
+    let mut site = Site::local(&world);
+    site.server.configure(&[("max_prepared_transactions", "5")]);
+    site.server.restart();
+    site.server.query("CREATE TABLE t (id int)");
+    site.backup("monday");
+    let begun = site.server.query(
+        "BEGIN; INSERT INTO t VALUES (1); SELECT pg_current_xact_id();
+         DO $$ BEGIN FOR k IN 1..60 LOOP EXECUTE 'CREATE TABLE z' || k || '(a text primary key)'; END LOOP; END $$;
+         PREPARE TRANSACTION 'long'",
+    );
+    let xid = begun.lines().next().expect("a number").to_owned();
+    site.server.query("COMMIT PREPARED 'long'");
+    site.server.query("INSERT INTO t VALUES (2)");
+    site.server.archive_all();
+    assert_eq!(find(&site, &["--xid", &xid])[0]["xid"].to_string(), xid);
+    assert_eq!(would(&site, "monday", &["--target-xid", &xid]), "monday");
+}
+
+/// A commit of more than half a million subtransactions begins in one segment, goes on through all of the next, and ends behind
+/// that.
+#[test]
+fn k5_a_commit_over_several_segments_is_found() {
+    let world = World::new("long-commit");
+    let site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    site.backup("monday");
+    insert(&site, 1);
+    let begun = site.server.query(
+        "BEGIN; INSERT INTO t VALUES (2); SELECT pg_current_xact_id(); CREATE TEMPORARY TABLE s (id int);
+         DO $$ BEGIN FOR k IN 1..540000 LOOP BEGIN INSERT INTO s VALUES (1); EXCEPTION WHEN OTHERS THEN NULL; END;
+         END LOOP; END $$; COMMIT",
+    );
+    let xid = begun.lines().next().expect("a number").to_owned();
+    site.server.archive_all();
+    let found = find(&site, &["--xid", &xid]);
+    assert_eq!(found[0]["xid"].to_string(), xid, "{found:?}");
+    assert_eq!(would(&site, "monday", &["--target-xid", &xid]), "monday");
+    let time = found[0]["time"].as_str().expect("a time");
+    let around = &find(&site, &["--time", time])[0];
+    assert_eq!(around["before"]["xid"].to_string(), xid, "{around}");
+}
+
+/// A clock was set back: from the newest backup that ended before a time nothing later comes, and from an older one it does.
+#[test]
+fn b8_an_older_backup_is_taken_if_the_newest_does_not_reach_a_time() {
+    let world = World::new("clock-back");
+    let site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    site.backup("monday");
+    let time = now(&site);
+    insert(&site, 1);
+    site.backup("tuesday");
+    site.server.archive_all();
+    // As a clock would say that had been set back in between.
+    let path = world.archive().join("basebackups/tuesday.json");
+    let mut summary = Summary::parse(&fs::read(&path).expect("read it")).expect("a summary");
+    let earlier = moment(&time) - jiff::SignedDuration::from_millis(10);
+    (summary.backup.ended.at, summary.finished) = (earlier, earlier);
+    fs::remove_file(&path).expect("replace it");
+    fs::write(&path, summary.to_text()).expect("replace it");
+    let read = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    fs::set_permissions(&path, read).expect("let it be read");
+    assert_eq!(would(&site, "LATEST", &["--target-time", &time]), "monday");
+    refuses(&site, "tuesday", &["--target-time", &time], &["does not reach"]);
+    refuses(
+        &site,
+        "LATEST",
+        &["--target-time", "2099-01-01 00:00:00+00"],
+        &["does not reach"],
+    );
 }

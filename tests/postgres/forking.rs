@@ -137,7 +137,7 @@ fn b12_what_was_received_is_followed_and_asked_about() {
     let message = said(&asked);
     assert_eq!(asked.status.code(), Some(1), "{message}");
     for branch in [
-        "timeline 1, received into 00000001",
+        "timeline 1, begun in 00000001",
         "timeline 2, forked from timeline 1",
     ] {
         assert!(message.contains(branch), "{branch}: {message}");

@@ -164,6 +164,18 @@ impl Archive {
     /// [`Error::TreeExists`] if it is committed, [`Error::TreeDamaged`] if that cannot be known, or if it has lost its summary
     /// and is needed; [`Error::Store`].
     pub async fn drop_unfinished(&self, id: &TreeId, patience: Patience) -> Result<(), Error> {
+        let objects = self.check_unneeded(id, patience).await?;
+        // The word of who began it goes last, so that an interrupted deletion is still known for what it is.
+        let (begun, rest): (Vec<Key>, Vec<Key>) = objects.into_iter().partition(|key| *key == id.key(BEGUN));
+        self.store().delete(&rest, patience).await?;
+        Ok(self.store().delete(&begun, patience).await?)
+    }
+
+    /// May it be deleted? Its objects.
+    ///
+    /// # Errors
+    /// As [`Archive::drop_unfinished`].
+    pub async fn check_unneeded(&self, id: &TreeId, patience: Patience) -> Result<Vec<Key>, Error> {
         for kind in TreeKind::ALL {
             if is_of(self.summary(kind, &id.name(), patience).await?.as_ref(), id) {
                 return Err(self.tree_exists(&id.name()));
@@ -175,13 +187,7 @@ impl Archive {
         if has(self.manifest_key(id)) || !has(id.key(BEGUN)) {
             self.refuse_needed(id, patience).await?;
         }
-        // The word of who began it goes last, so that an interrupted deletion is still known for what it is.
-        let (begun, rest): (Vec<Key>, Vec<Key>) = objects
-            .into_iter()
-            .map(|(key, _)| key)
-            .partition(|key| *key == id.key(BEGUN));
-        self.store().delete(&rest, patience).await?;
-        Ok(self.store().delete(&begun, patience).await?)
+        Ok(objects.into_iter().map(|(key, _)| key).collect())
     }
 }
 

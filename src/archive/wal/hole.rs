@@ -1,10 +1,10 @@
 //! Is a missing segment the end of its timeline, or a hole in it (promise R6)?
 //!
 //! PostgreSQL takes a missing segment for the end of the WAL. It is, if the archive has nothing later of that timeline, and
-//! no timeline with segments that left it behind the missing one: recovery of that one goes through here. It is no hole
+//! no timeline with WAL that left it behind the missing one: recovery of that one goes through here. It is no hole
 //! either where the timeline had not begun yet, by its archived history: then an older one has the segment. In all other
 //! cases something was lost, also in front of the first archived segment: recovery that ended there would forget what lies
-//! behind.
+//! behind. WAL is a segment as well as the beginning of one: a `.partial`, or what was received.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ pub enum Behind {
 /// A missing segment with later ones of its timeline, or of one that left it later, in the archive.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{missing} is missing in {place}, and the WAL goes on behind it, the next segment that is there is {next}: a hole, not \
+    "{missing} is missing in {place}, and the WAL goes on behind it, the next file that is there is {next}: a hole, not \
      the end of the archive. Recovery stops here, and can be started again.\n\
      HINT: look for {missing} in pg_wal of the server and of its standbys, and archive it; `walfs wal-verify` lists all \
      holes. To give up all that follows: `walfs restore --up-to-gap`"
@@ -41,16 +41,16 @@ pub enum Behind {
 pub struct Hole {
     /// What is not archived.
     pub missing: SegmentName,
-    /// The first one behind it that is.
-    pub next: SegmentName,
+    /// The first file behind it that is there; of a segment that was received in part its `.partial`.
+    pub next: WalName,
     /// The archive.
     pub place: String,
 }
 
-/// A timeline with segments, and no history that says where it began.
+/// A timeline with WAL, and no history that says where it began.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{} is missing in {place}, and segments of timeline {timeline} are there, the first one is {first}. PostgreSQL takes a \
+    "{} is missing in {place}, and WAL of timeline {timeline} is there, the first file is {first}. PostgreSQL takes a \
      timeline without its history for one that does not exist, and ends recovery before it.\n\
      HINT: look for the file in pg_wal of the servers that are on that timeline or on a later one, and archive it",
     WalName::History(*timeline)
@@ -58,24 +58,27 @@ pub struct Hole {
 pub struct LostHistory {
     /// The timeline.
     pub timeline: Timeline,
-    /// Its first archived segment.
-    pub first: SegmentName,
+    /// Its first segment, or the beginning of it.
+    pub first: WalName,
     /// The archive.
     pub place: String,
 }
 
 impl Archive {
-    /// What lies behind a segment that the store has just said not to be there? One listing of a few names, and that is all
-    /// where nothing does; otherwise histories are read.
+    /// What lies behind a segment that the store has just said not to be there? Two listings of a few names, side by side, and
+    /// that is all where nothing does; otherwise histories are read.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub async fn behind(&self, missing: SegmentName, patience: Patience) -> Result<Behind, Error> {
-        let next = match self.names_behind(missing, patience).await? {
-            (Some(next), _) if next == missing => return Ok(Behind::Come),
-            (Some(next), _) => Some(next),
-            (None, true) => self.next_of_child(missing, patience).await?,
-            (None, false) => None,
+        let received = self.next_received(missing.timeline, Some(missing), patience);
+        let (names, received) = futures::try_join!(self.names_behind(missing, patience), received)?;
+        let next = match (names, received) {
+            ((Some(next), _), _) if next == WalName::Segment(missing) => return Ok(Behind::Come),
+            ((Some(next), _), _) => Some(next),
+            ((None, _), Some(next)) => Some(WalName::Partial(next)),
+            ((None, true), None) => self.next_of_child(missing, patience).await?,
+            ((None, false), None) => None,
         };
         Ok(match next {
             Some(next) if !self.is_before_beginning(missing, patience).await? => Behind::Hole(Hole {
@@ -87,12 +90,13 @@ impl Archive {
         })
     }
 
-    /// The first segment of its timeline from this one on; without one, whether there is anything of later timelines.
+    /// The first segment of its timeline from this one on, or the first `.partial` behind it; without one, whether there is
+    /// anything of later timelines.
     async fn names_behind(
         &self,
         missing: SegmentName,
         patience: Patience,
-    ) -> Result<(Option<SegmentName>, bool), Error> {
+    ) -> Result<(Option<WalName>, bool), Error> {
         // Just before the segment's own key.
         let mut after = format!("wal/{missing}");
         loop {
@@ -100,7 +104,11 @@ impl Archive {
             for name in page.entries.iter().filter_map(|(key, _)| self.wal_name(key)) {
                 match name {
                     WalName::Segment(next) if next.timeline == missing.timeline => {
-                        return Ok((Some(next), false));
+                        return Ok((Some(name), false));
+                    }
+                    // That of the missing one is where its timeline ends.
+                    WalName::Partial(next) if next.timeline == missing.timeline && next != missing => {
+                        return Ok((Some(name), false));
                     }
                     later if later.timeline() > missing.timeline => return Ok((None, true)),
                     _ => {}
@@ -113,13 +121,13 @@ impl Archive {
         }
     }
 
-    /// The first segment of a timeline that left this one behind the missing segment.
+    /// The first WAL of a timeline that left this one behind the missing segment.
     async fn next_of_child(
         &self,
         missing: SegmentName,
         patience: Patience,
-    ) -> Result<Option<SegmentName>, Error> {
-        let Some(cluster) = self.cluster(patience).await? else {
+    ) -> Result<Option<WalName>, Error> {
+        let Some(cluster) = self.cluster_of_wal(patience).await? else {
             return Ok(None);
         };
         let size = cluster.segment_size;
@@ -127,7 +135,7 @@ impl Archive {
             if child.left_at.0 / size.bytes() <= missing.number(size) {
                 continue;
             }
-            if let Some(next) = self.segment_from(child.timeline, None, patience).await? {
+            if let Some(next) = self.first_wal(child.timeline, patience).await? {
                 return Ok(Some(next));
             }
         }
@@ -158,6 +166,27 @@ impl Archive {
         }
     }
 
+    /// The first segment of a timeline, or the beginning of one.
+    async fn first_wal(&self, timeline: Timeline, patience: Patience) -> Result<Option<WalName>, Error> {
+        let received = self.next_received(timeline, None, patience);
+        let (archived, received) = futures::try_join!(self.first_archived(timeline, patience), received)?;
+        let received = received.map(WalName::Partial);
+        Ok(archived.into_iter().chain(received).min())
+    }
+
+    async fn first_archived(&self, timeline: Timeline, patience: Patience) -> Result<Option<WalName>, Error> {
+        let (prefix, mut after) = (format!("wal/{:08X}", timeline.0), None);
+        loop {
+            let page = self.store.list(&prefix, after.as_deref(), 16, patience).await?;
+            let mut names = page.entries.iter().filter_map(|(key, _)| self.wal_name(key));
+            let found = names.find(|name| name.has_pages());
+            match page.entries.last() {
+                Some((last, _)) if found.is_none() && page.more => after = Some(last.as_str().to_owned()),
+                _ => return Ok(found),
+            }
+        }
+    }
+
     /// Had the timeline not begun with this segment, as its archived history says? A damaged history says nothing.
     async fn is_before_beginning(&self, segment: SegmentName, patience: Patience) -> Result<bool, Error> {
         // It has none.
@@ -172,7 +201,7 @@ impl Archive {
             text => text?,
         };
         let entries = text.and_then(|text| history::parse(&text, segment.timeline).ok());
-        let (Some(entries), Some(cluster)) = (entries, self.cluster(patience).await?) else {
+        let (Some(entries), Some(cluster)) = (entries, self.cluster_of_wal(patience).await?) else {
             return Ok(false);
         };
         let size = cluster.segment_size;
@@ -193,7 +222,7 @@ impl Archive {
         if timeline == Timeline(1) {
             return Ok(None);
         }
-        let Some(first) = self.segment_from(timeline, None, patience).await? else {
+        let Some(first) = self.first_wal(timeline, patience).await? else {
             return Ok(None);
         };
         let oldest = self.store.list("wal/", None, 1, patience).await?;

@@ -81,7 +81,7 @@ impl Archive {
                  archive another cluster to a prefix of its own"
             ),
         };
-        let (Some(parent), Some(cluster)) = (entries.last(), self.cluster(patience).await?) else {
+        let (Some(parent), Some(cluster)) = (entries.last(), self.cluster_of_wal(patience).await?) else {
             return Ok(Lineage::default());
         };
         let size = cluster.segment_size;
@@ -228,7 +228,7 @@ impl Archive {
         backup: &BackupHistory,
         patience: Patience,
     ) -> Result<Lineage, Error> {
-        let Some(cluster) = self.cluster(patience).await? else {
+        let Some(cluster) = self.cluster_of_wal(patience).await? else {
             return Ok(Lineage::default());
         };
         if let Some(reason) = misplaced(backup, cluster.segment_size) {

@@ -22,6 +22,9 @@ use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience};
 
 mod contradicted;
 mod timelines;
+mod torn;
+
+pub use torn::Torn;
 
 /// Folder of the fragments.
 pub(in crate::archive) const RECEIVING: &str = "receiving";

@@ -14,7 +14,7 @@ pub struct Branch {
     pub forked: Option<(Timeline, Lsn)>,
     /// Its last archived segment.
     pub last: Option<SegmentName>,
-    /// The last one behind it of which something was received.
+    /// The last one behind it of which there is the beginning: received, or archived as `.partial`.
     pub received: Option<SegmentName>,
     /// When its newest WAL was archived or received, by the store's clock.
     pub newest: Option<SystemTime>,
@@ -28,8 +28,8 @@ impl fmt::Display for Branch {
         }
         match (self.last, self.received) {
             (Some(last), None) => write!(out, ", archived up to {last}")?,
-            (Some(last), Some(behind)) => write!(out, ", archived up to {last}, received into {behind}")?,
-            (None, Some(received)) => write!(out, ", received into {received}")?,
+            (Some(last), Some(behind)) => write!(out, ", archived up to {last}, begun in {behind}")?,
+            (None, Some(received)) => write!(out, ", begun in {received}")?,
             (None, None) => out.write_str(", with no segment of its own")?,
         }
         let newest = self.newest.and_then(|time| jiff::Timestamp::try_from(time).ok());

@@ -9,7 +9,7 @@ use crate::pg::{Lsn, SegmentSize, Timeline};
 
 /// Where it ends is known.
 #[derive(Debug, Clone)]
-pub(super) struct Candidate {
+pub(in crate::job) struct Candidate {
     pub name: TreeName,
     pub summary: Summary,
     /// The timeline on which it ends, and where.
@@ -19,7 +19,7 @@ pub(super) struct Candidate {
 
 impl Candidate {
     /// `None` if it names no WAL.
-    pub(super) fn new(name: TreeName, summary: Summary) -> Option<Self> {
+    pub(in crate::job) fn new(name: TreeName, summary: Summary) -> Option<Self> {
         let (own, stop) = summary.backup.stop()?;
         Some(Self {
             name,

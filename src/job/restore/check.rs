@@ -14,15 +14,16 @@ use super::choose::Chosen;
 use super::compare::{self, FileWork};
 use super::content::Source;
 use super::error::Error;
+use super::kept::Recovering;
 use super::place::{self, CONTROL};
 use super::plan::{self, Plan};
 use super::received::{self, Rest};
 use super::settings::Recovery;
-use super::spot::{Base, Held, Roots, Spot};
+use super::spot::{self, Base, Roots, Spot};
 use super::start::{self, Start};
 use super::target::{Target, TargetTimeline};
-use super::wal::{self, Reach};
-use super::way::Way;
+use super::unarchived::Held;
+use super::wal::{self, Lack, Reach};
 use super::{
     Choice, Options, choose, cluster, command, links, reachable, tablespaces, tar, unarchived, work,
 };
@@ -35,7 +36,7 @@ use crate::beneath::Root;
 use crate::job::progress::{Phase, Progress};
 use crate::pg::control::CONTROL_FILE_BYTES;
 use crate::pg::tablespace_map::Tablespace as Mapped;
-use crate::pg::{SegmentName, SegmentSize, SystemId, WalName};
+use crate::pg::{SegmentName, SystemId, WalName};
 use crate::store::Patience;
 
 /// Segments of the backup's own WAL whose seek tables are read: of a longer range its beginning.
@@ -91,7 +92,7 @@ impl Checked {
 pub(super) async fn check(
     archive: &Arc<Archive>,
     options: &Options,
-    data: Held,
+    data: spot::Held,
     progress: &Arc<dyn Progress>,
     patience: Patience,
 ) -> Result<Checked, Error> {
@@ -105,16 +106,26 @@ pub(super) async fn check(
         warnings: mut said,
     } = stored;
     let size = chosen.backup.segment_size()?;
-    let rest = received::find(archive, &reach, &options.recovery.target, (size, patience)).await?;
+    let rest = received::find(
+        archive,
+        (&chosen.way, &reach),
+        &options.recovery.target,
+        (size, patience),
+    );
+    let rest = rest.boxed().await?;
     let rest = rest.map(Arc::new);
     reach.received = rest.as_ref().map(|rest| rest.end);
+    if let (None, Some(rest)) = (reach.gap, &rest)
+        && let Some(torn) = rest.torn
+    {
+        (reach.gap, reach.lack) = (Some(rest.segment), Lack::Torn(torn));
+    }
     let mut warnings = chosen.warnings;
     if let Err(error) = check_reach(archive, &reach, options).map(|more| warnings.extend(more)) {
         return Err(unless_pruned(archive, &chosen.backup, &reach, error, patience).await?);
     }
     if let Some((_, start)) = summary.backup.start() {
-        let way = &chosen.way;
-        warnings.extend(received::warnings(archive, way, (start, &reach), size, patience).await?);
+        warnings.extend(received::warnings(archive, start, rest.as_deref(), (size, patience)).await?);
     }
     let (recovery, backup_and_way) = (&options.recovery, (&chosen.backup, &chosen.way));
     let reached = (&reach, rest.as_ref());
@@ -153,8 +164,19 @@ pub(super) async fn check(
         (Shape::Tar, _) => Vec::new(),
     };
     if checked.start != Start::Empty {
-        plan_for(&mut checked, strangers, options).await?;
-        check_kept(&checked, &chosen.way, size)?;
+        let held = plan_for(&mut checked, strangers, options).await?;
+        let recovering = Recovering {
+            archive,
+            backup: &chosen.backup,
+            way: &chosen.way,
+            reach: &checked.reach,
+            rest: checked.rest.as_deref(),
+            size,
+            patience,
+        };
+        recovering
+            .check(&checked.roots, &checked.plan.kept, &held)
+            .await?;
     }
     check_room(&checked)?;
     Ok(checked)
@@ -294,7 +316,7 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
         return Ok(warnings);
     }
     let reason = match reach.gap {
-        Some(missing) => format!("{missing} is not archived, although segments after it are"),
+        Some(missing) => reach.lack.of(missing),
         None if reach.is_own() => format!(
             "{} is not archived, only the backup has its beginning",
             reach.last
@@ -313,7 +335,7 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
         Target::Lsn(lsn) if lsn <= reach.furthest() => return Ok(warnings),
         _ if reach.gap.is_some() => warnings.push(format!(
             "{reason}: recovery can go no further than {}. WAL behind the gap needs a newer backup.",
-            reach.end
+            reach.furthest()
         )),
         _ => {}
     }
@@ -409,15 +431,27 @@ async fn compare_files(
     Ok(strangers)
 }
 
-/// Says what becomes of what is too much, and of WAL that is nowhere else.
-async fn plan_for(checked: &mut Checked, mut strangers: Vec<Spot>, options: &Options) -> Result<(), Error> {
+/// Says what becomes of what is too much, and of WAL that is nowhere else; returns what stays of it where no server looks.
+async fn plan_for(
+    checked: &mut Checked,
+    mut strangers: Vec<Spot>,
+    options: &Options,
+) -> Result<Vec<Held>, Error> {
     let (archive, roots) = (&checked.source.archive, &checked.roots);
-    for (held, wal) in unarchived::elsewhere(archive, roots, &strangers, checked.source.patience).await? {
-        strangers.retain(|spot| *spot != held);
+    let held = unarchived::elsewhere(archive, roots, &strangers, checked.source.patience).await?;
+    for Held {
+        spot, path, is_known, ..
+    } in &held
+    {
+        strangers.retain(|going| going != spot);
+        let why = match is_known {
+            true => "is WAL that is not archived",
+            false => "has the name of a segment, and cannot be compared with what is archived",
+        };
         checked.warnings.push(format!(
-            "{} stays, although it is not in the backup: {} is WAL that is not archived",
-            roots.bases.path(&held).display(),
-            wal.display()
+            "{} stays, although it is not in the backup: {} {why}",
+            roots.bases.path(spot).display(),
+            path.display()
         ));
     }
     let mut unarchived = unarchived::find(archive, roots, checked.source.patience).await?;
@@ -437,24 +471,7 @@ async fn plan_for(checked: &mut Checked, mut strangers: Vec<Spot>, options: &Opt
         }
     }
     checked.plan = plan;
-    Ok(())
-}
-
-/// Is the WAL that stays on the way of recovery? The server removes what it does not replay.
-fn check_kept(checked: &Checked, way: &Way, size: SegmentSize) -> Result<(), Error> {
-    let is_left = |name: &WalName| match name {
-        WalName::Segment(segment) => !way.replays(*segment, size),
-        WalName::Partial(_) => true,
-        _ => false,
-    };
-    let bases = &checked.roots.bases;
-    match checked.plan.kept.iter().find(|name| is_left(name)) {
-        Some(name) => Err(Error::KeptWalElsewhere {
-            path: bases.path(&bases.spot(format!("pg_wal/{name}").as_bytes())),
-            timeline: way.timeline(),
-        }),
-        None => Ok(()),
-    }
+    Ok(held)
 }
 
 /// Room for what is not there yet. What a tar file unpacks to is not known; at least as much as itself.

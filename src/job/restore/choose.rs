@@ -61,12 +61,18 @@ pub(super) async fn choose(
     let (candidate, way) = match choice {
         Choice::Named(_) => first(&candidates[0], &timelines, answer.as_ref())?,
         Choice::Latest => {
-            if let Target::Name(_) | Target::Xid(_) = recovery.target
-                && candidates.len() > 1
-            {
-                candidates = decided(archive, candidates, recovery, answer.as_ref(), patience)
-                    .boxed()
-                    .await?;
+            if candidates.len() > 1 {
+                candidates = match recovery.target {
+                    Target::Name(_) | Target::Xid(_) => {
+                        let decided = decided(archive, candidates, recovery, answer.as_ref(), patience);
+                        decided.boxed().await?
+                    }
+                    Target::Time(_) => {
+                        let reaching = reaching(archive, candidates, recovery, answer.as_ref(), patience);
+                        reaching.boxed().await?
+                    }
+                    Target::Latest | Target::Immediate | Target::Lsn(_) => candidates,
+                };
             }
             newest(archive, &candidates, &timelines, answer.as_ref(), patience).await?
         }
@@ -257,6 +263,25 @@ async fn decided(
             .map(|candidate| (candidate.name.clone(), candidate.summary.backup.ended.at))
             .collect(),
     })
+}
+
+/// Clocks go back: of the backups that ended before a time only those reach it that lie before the WAL of a later one. What
+/// the others lack is told when the target is looked for from the one that is chosen.
+async fn reaching(
+    archive: &Arc<Archive>,
+    candidates: Vec<Candidate>,
+    recovery: &Recovery,
+    answer: Option<&Answer>,
+    patience: Patience,
+) -> Result<Vec<Candidate>, Error> {
+    let Some(answer) = answer.filter(|_| !recovery.standby) else {
+        return Ok(candidates);
+    };
+    match reachable::before(archive, recovery, (&candidates, &answer.way), patience).await {
+        Ok(Some(reaching)) => Ok(reaching),
+        Ok(None) | Err(Error::NotReached { .. } | Error::NoneBefore { .. }) => Ok(candidates),
+        Err(error) => Err(error),
+    }
 }
 
 /// The backup that was named must lie on the way.

@@ -17,7 +17,10 @@ pub(super) async fn check(
     own: SystemId,
     patience: Patience,
 ) -> Result<(), Error> {
-    let cluster = archive.cluster(patience).await?.map(|cluster| cluster.system_id);
+    let cluster = archive
+        .cluster_of_wal(patience)
+        .await?
+        .map(|cluster| cluster.system_id);
     match cluster {
         Some(cluster) if own != cluster => {
             let place = archive.place();

@@ -419,17 +419,30 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// WAL that was to stay, and that recovery does not go through.
+    /// WAL that was to stay, and that recovery does not replay.
     #[error(
-        "{path:?} cannot stay: recovery goes to timeline {timeline} and does not replay it, and the server removes in time \
-         what it does not replay.\nHINT: --set-aside-wal moves it to a directory beside. If it is to be replayed, archive \
-         it first, with the .history of its timeline, and choose that by --target-timeline."
+        "{path:?} cannot stay: {reason}, and the server removes in time what it does not replay.\n\
+         HINT: --set-aside-wal moves it to a directory beside. If it is to be replayed, archive it first, with all that lies \
+         before it; WAL of another timeline with the .history of that, and choose it by --target-timeline."
     )]
-    KeptWalElsewhere {
+    KeptWalUnread {
         /// The file.
         path: PathBuf,
-        /// Where recovery ends.
-        timeline: Timeline,
+        /// Why recovery does not come there.
+        reason: String,
+    },
+    /// WAL that is not looked at, because it lies behind a link.
+    #[error(
+        "{path:?} is a link to {to:?}, and no link is followed: whether {place} has the WAL in it is not known, and the newest \
+         commits may be only there.\nHINT: put the file itself there: mv -T {} {}", quoted(.to), quoted(.path)
+    )]
+    WalIsLink {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        to: PathBuf,
+        /// The archive.
+        place: String,
     },
     /// A link without an end.
     #[error(
@@ -561,22 +574,26 @@ fn named(wal: &[Unarchived]) -> String {
     text.join(", ")
 }
 
+/// As a shell takes it.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
+}
+
 /// The commands that archive what is whole, up to some.
 fn pushes(wal: &[Unarchived], place: &str) -> String {
     let whole: Vec<&Unarchived> = wal.iter().filter(|wal| wal.is_ready && !wal.differs).collect();
     let Some(first) = whole.first() else {
         return String::new();
     };
-    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
-    let push = format!("walfs wal-push --archive {}", quoted(place));
+    let push = format!("walfs wal-push --archive {}", quoted(Path::new(place)));
     let commands = match whole.len() {
         1..=NAMED => whole
             .iter()
-            .map(|wal| format!("  {push} {}\n", quoted(&wal.path.to_string_lossy())))
+            .map(|wal| format!("  {push} {}\n", quoted(&wal.path)))
             .collect(),
         _ => format!(
             "  cd {} && for mark in *.ready; do {push} ../\"${{mark%.ready}}\" || break; done\n",
-            quoted(&first.path.with_file_name("archive_status").to_string_lossy())
+            quoted(&first.path.with_file_name("archive_status"))
         ),
     };
     format!("archive what is whole:\n{commands}Of the rest: ")

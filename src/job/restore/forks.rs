@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use super::branch::Branch;
 use super::error::Error;
+use super::wal::Listed;
 use super::way::{Stretch, Way};
-use super::{received, wal};
+use super::{begun, wal};
 use crate::archive::Archive;
 use crate::archive::wal::WalCursor;
 use crate::cache::Cache;
@@ -21,8 +22,8 @@ use crate::store::Patience;
 /// The first look at a record; most end in its page.
 const LOOK_BYTES: u64 = 1 << 20;
 
-/// Has the archive WAL of this timeline behind the position? A segment after the position's, or a whole record in it; what
-/// was received of a segment counts as the segment.
+/// Has the archive WAL of this timeline behind the position? A segment after the position's, or a whole record in it; the
+/// beginning of a segment, received or archived as `.partial`, counts as the segment.
 ///
 /// # Errors
 /// [`Error::Archive`].
@@ -37,10 +38,10 @@ pub(in crate::job) async fn goes_on(
     if let Some(next) = SegmentName::from_number(timeline, number + 1, size) {
         let page = archive.list_wal(Some(&WalCursor::before(next)), patience).await?;
         let mut names = page.entries.iter().map(|(name, _)| name);
-        if names.any(|name| matches!(name, WalName::Segment(behind) if behind.timeline == timeline)) {
+        if names.any(|name| name.has_pages() && name.timeline() == timeline) {
             return Ok(true);
         }
-        if archive.received_from(next, patience).await?.is_some() {
+        if archive.received_from(next, None, patience).await?.is_some() {
             return Ok(true);
         }
     }
@@ -49,8 +50,8 @@ pub(in crate::job) async fn goes_on(
     };
     let mut content = match archive.wal_meta(WalName::Segment(segment), patience).await? {
         Some(_) => Content::Archived(Reader::new(archive.clone(), Cache::new(PIECE_BYTES), None)),
-        None => match received::load(archive, segment, patience).await? {
-            Some(received) => Content::Received(received.into_draft()),
+        None => match begun::load(archive, segment, patience).await? {
+            Some(begun) => Content::Begun(begun.content),
             None => return Ok(false),
         },
     };
@@ -60,8 +61,8 @@ pub(in crate::job) async fn goes_on(
 /// Where a segment's bytes come from.
 enum Content {
     Archived(Reader),
-    /// With zeros behind what has come.
-    Received(Draft),
+    /// Only its beginning is there.
+    Begun(Draft),
 }
 
 impl Content {
@@ -106,7 +107,7 @@ impl Content {
                 let read = reader.read(name, segment_bytes, offset, bytes, patience).await;
                 read.map_err(|error| Error::unreadable(&error, name))
             }
-            Self::Received(draft) => {
+            Self::Begun(draft) => {
                 let read = draft.read(offset, bytes).await;
                 read.map_err(Error::at("bring", Path::new(&name.to_string())))
             }
@@ -133,15 +134,17 @@ pub(super) async fn branch(
         begin,
         end: None,
     };
-    let runs = wal::list(archive, stretch, 0, size, patience).await?;
+    let Listed { runs, partial, .. } = wal::list(archive, stretch, 0, size, patience).await?;
     let last = runs
         .last()
         .and_then(|run| SegmentName::from_number(timeline, run.last, size));
     let received = match SegmentName::from_number(timeline, begin.0 / size.bytes(), size) {
-        Some(first) => archive.received_from(first, patience).await?,
+        Some(first) => archive.received_from(first, None, patience).await?,
         None => None,
     };
     let (received, received_at) = received.unzip();
+    let partial = partial.and_then(|partial| SegmentName::from_number(timeline, partial, size));
+    let received = received.max(partial);
     Ok(Branch {
         timeline,
         forked,

@@ -33,6 +33,9 @@ const MOST_SEGMENTS: usize = 8192;
 /// Segments without an index that are fetched and walked through.
 const MOST_WALKS: u64 = 64;
 
+/// Why it is not known what a segment has.
+const NO_INDEX: &str = "has no index, or not a whole one";
+
 /// What was found of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sight {
@@ -40,8 +43,8 @@ enum Sight {
     At(Lsn),
     /// There is none.
     Nowhere,
-    /// Of this segment, and perhaps of others, it is not known what it has.
-    Unknown(SegmentName),
+    /// Of this segment, and perhaps of others, it is not known what it has, and why.
+    Unknown(SegmentName, &'static str),
 }
 
 /// What was seen while a target was looked for.
@@ -94,16 +97,19 @@ pub(super) async fn check(
             "the archived WAL does not reach {target} yet: {}",
             seen.reached(reach.timeline, Some(reach.furthest()))
         )]),
-        (Sight::Unknown(segment), target) => Ok(vec![format!(
-            "whether the archived WAL reaches {target} is not known: {segment} has no index. If it does not, the server will end \
+        (Sight::Unknown(segment, why), target) => Ok(vec![format!(
+            "whether the archived WAL reaches {target} is not known: {segment} {why}. If it does not, the server will end \
              with \"recovery ended before configured recovery target was reached\""
         )]),
-        (Sight::Nowhere, _) => Err(seen.refused(archive, recovery, reach.timeline, Some(reach.furthest()))),
+        (Sight::Nowhere, _) => {
+            let hole = reach.gap.map(|gap| reach.lack.of(gap));
+            Err(seen.refused(archive, recovery, (reach.timeline, Some(reach.furthest())), hole))
+        }
     }
 }
 
-/// The backups that end before a restore point or a transaction, of which only the WAL tells when it was. Of several of that
-/// name the newest counts. `None`: it is not known.
+/// The backups that end before a restore point or a transaction, of which only the WAL tells when it was, or before the newest
+/// WAL from after a time. Of several of that name the newest counts. `None`: it is not known.
 ///
 /// # Errors
 /// [`Error::NotReached`], [`Error::NoneBefore`]; [`Error::Archive`].
@@ -128,8 +134,8 @@ pub(super) async fn before(
     let seen = look(&line, recovery).await?;
     let at = match seen.sight {
         Sight::At(at) => at,
-        Sight::Unknown(_) => return Ok(None),
-        Sight::Nowhere => return Err(seen.refused(archive, recovery, way.timeline(), None)),
+        Sight::Unknown(..) => return Ok(None),
+        Sight::Nowhere => return Err(seen.refused(archive, recovery, (way.timeline(), None), None)),
     };
     let before = on_way.into_iter().filter(|candidate| candidate.stop <= at);
     let before: Vec<Candidate> = before.cloned().collect();
@@ -180,14 +186,18 @@ impl Seen {
         &self,
         archive: &Archive,
         recovery: &Recovery,
-        timeline: Timeline,
-        furthest: Option<Lsn>,
+        (timeline, furthest): (Timeline, Option<Lsn>),
+        hole: Option<String>,
     ) -> Error {
+        let reached = self.reached(timeline, furthest);
         Error::NotReached {
             place: archive.place(),
             target: recovery.target.to_string(),
             reason: missing(&recovery.target, recovery.inclusive),
-            reached: self.reached(timeline, furthest),
+            reached: match hole {
+                Some(hole) => format!("{reached}, because {hole}: what lies behind was not looked at"),
+                None => reached,
+            },
             hint: hint(&recovery.target, self),
         }
     }
@@ -216,16 +226,24 @@ async fn look(line: &Line, recovery: &Recovery) -> Result<Seen, archive::Error> 
         commit: None,
         end: None,
     };
-    let mut told = line.told(Order::NewestFirst).take(MOST_SEGMENTS);
+    let (mut told, mut left) = (line.told(Order::NewestFirst), MOST_SEGMENTS);
     let mut unknown = None;
     while let Some(one) = told.next().await {
         let one = one?;
+        let Some(more) = left.checked_sub(1) else {
+            unknown = unknown.or(Some((
+                one.segment,
+                "and those before it lie too far back to be looked at",
+            )));
+            break;
+        };
+        left = more;
         let Some(index) = &one.index else {
-            unknown = unknown.or(Some(one.segment));
+            unknown = unknown.or(Some((one.segment, NO_INDEX)));
             continue;
         };
         if !index.is_whole() {
-            unknown = unknown.or(Some(one.segment));
+            unknown = unknown.or(Some((one.segment, NO_INDEX)));
         }
         seen.commit = seen.commit.or(index.facts.commits.map(|commits| commits.last));
         seen.end = seen.end.or(index.walked.last.map(|_| index.walked.end));
@@ -246,7 +264,17 @@ async fn look(line: &Line, recovery: &Recovery) -> Result<Seen, archive::Error> 
                     point => point,
                 }
             }
-            Target::Xid(xid) => of_xid(line, &one, *xid as u32).await?,
+            Target::Xid(xid) => match of_xid(line, &one, *xid as u32).await? {
+                Place::At(at) => Some(at),
+                Place::Nowhere => None,
+                Place::Unknown => {
+                    unknown = unknown.or(Some((
+                        one.segment,
+                        "has the end of a prepared one whose number is not known",
+                    )));
+                    None
+                }
+            },
             Target::Latest | Target::Immediate => None,
         };
         if let Some(at) = found {
@@ -254,8 +282,8 @@ async fn look(line: &Line, recovery: &Recovery) -> Result<Seen, archive::Error> 
             return Ok(seen);
         }
     }
-    if let Some(segment) = unknown {
-        seen.sight = Sight::Unknown(segment);
+    if let Some((segment, why)) = unknown {
+        seen.sight = Sight::Unknown(segment, why);
     }
     Ok(seen)
 }
@@ -280,23 +308,30 @@ async fn of_name(line: &Line, told: &Told, name: &str) -> Result<Option<Lsn>, ar
     Ok(found)
 }
 
+/// Where a segment has the end of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::job) enum Place {
+    /// Its record begins there.
+    At(Lsn),
+    /// It has none.
+    Nowhere,
+    /// It has one of which the number is not at hand: of a prepared transaction, across a border.
+    Unknown,
+}
+
 /// The end of a transaction, in a segment that may have it.
 ///
 /// # Errors
 /// As [`look`].
-pub(in crate::job) async fn of_xid(
-    line: &Line,
-    told: &Told,
-    xid: u32,
-) -> Result<Option<Lsn>, archive::Error> {
+pub(in crate::job) async fn of_xid(line: &Line, told: &Told, xid: u32) -> Result<Place, archive::Error> {
     let Some(index) = told.index.as_ref().filter(|index| index.facts.may_end(xid)) else {
-        return Ok(None);
+        return Ok(Place::Nowhere);
     };
-    let (magic, mut found) = (index.walked.magic, None);
-    line.visit(told, |at, head| {
-        if head.ended_xid(magic) == Some(xid) {
-            found = Some(at);
-        }
+    let (magic, mut found) = (index.walked.magic, Place::Nowhere);
+    line.visit(told, |at, head| match head.ended_xid(magic) {
+        Some(ended) if ended == xid => found = Place::At(at),
+        None if found == Place::Nowhere && head.needs_all() => found = Place::Unknown,
+        _ => {}
     })
     .await?;
     Ok(found)

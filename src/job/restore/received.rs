@@ -1,16 +1,18 @@
-//! WAL behind the last whole segment: what `pg_receivewal` has kept of the one that it was receiving.
+//! WAL behind the last whole segment: what `pg_receivewal` has kept of the one that it was receiving, or a promoted server
+//! has archived of it as `.partial`.
 //!
 //! PostgreSQL does not ask an archive for it. So it is put into `pg_wal` under its segment's name, as long as a segment,
-//! with zeros behind what was received: recovery takes it when the archive has no more, and ends where the WAL in it
-//! ends. Should the whole segment be archived after all, recovery takes that.
+//! with zeros behind the WAL: recovery takes it when the archive has no more, and ends where the WAL in it ends. Should the
+//! whole segment be archived after all, recovery takes that.
 
-use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
+use super::begun;
 use super::error::Error;
 use super::finish::Access;
 use super::spot::{Roots, Spot};
@@ -18,6 +20,7 @@ use super::target::Target;
 use super::unarchived::wal_bytes;
 use super::wal::Reach;
 use super::way::Way;
+use crate::archive::wal::Torn;
 use crate::archive::{self, Archive};
 use crate::beneath::Root;
 use crate::codec::FRAME_BYTES;
@@ -25,9 +28,11 @@ use crate::long_write;
 use crate::pg::record::Head;
 use crate::pg::wal_index::{WalIndex, Walks};
 use crate::pg::{Lsn, PageHeader, SegmentName, SegmentSize, WalName};
-use crate::staging::received::Received;
-use crate::staging::{self, Draft, Staging};
+use crate::staging::Draft;
 use crate::store::Patience;
+
+/// Bytes of it that are looked at together.
+pub(super) const READ_BYTES: usize = 4 * FRAME_BYTES;
 
 /// The beginning of a segment that is not archived.
 #[derive(Debug)]
@@ -35,17 +40,21 @@ pub(in crate::job) struct Rest {
     pub segment: SegmentName,
     /// Where the WAL in it may end at the latest.
     pub end: Lsn,
+    /// What was received of it and does not follow that.
+    pub torn: Option<Torn>,
     filled_bytes: u64,
+    /// Is something else of it archived, or received, as well?
+    differs: bool,
     content: Mutex<Draft>,
 }
 
-/// Looks for what was received behind the last segment.
+/// Looks for what there is of the segment behind the last one.
 ///
 /// # Errors
 /// [`Error::Archive`]: it is damaged, or the store does not answer.
 pub(super) async fn find(
     archive: &Arc<Archive>,
-    reach: &Reach,
+    (way, reach): (&Way, &Reach),
     target: &Target,
     (size, patience): (SegmentSize, Patience),
 ) -> Result<Option<Rest>, Error> {
@@ -54,31 +63,57 @@ pub(super) async fn find(
         Target::Lsn(lsn) => *lsn > reach.end,
         _ => true,
     };
-    let (Some(segment), None, true) = (reach.next, reach.gap, is_needed) else {
+    let (Some(segment), true) = (reach.next, is_needed) else {
         return Ok(None);
     };
-    let rest = rest(archive, segment, size, patience).await?;
-    Ok(rest.filter(|rest| rest.end > reach.end))
+    let rest = behind(archive, way, segment.number(size), (size, patience)).await?;
+    Ok(rest.filter(|rest| rest.end > reach.end || rest.torn.is_some()))
 }
 
-/// What was received of a segment, if it is more than nothing.
+/// What there is of the segment with this number, which is not archived: of the timelines that the way goes through in it the
+/// one of which there is most. Of a timeline that is left there only what lies before that counts.
 ///
 /// # Errors
 /// [`archive::Error`]: it is damaged, or the store does not answer.
-pub(in crate::job) async fn rest(
+pub(in crate::job) async fn behind(
     archive: &Arc<Archive>,
-    segment: SegmentName,
-    size: SegmentSize,
-    patience: Patience,
+    way: &Way,
+    number: u64,
+    (size, patience): (SegmentSize, Patience),
 ) -> Result<Option<Rest>, archive::Error> {
-    let received = load(archive, segment, patience).await?;
-    Ok(received.map(|received| Rest {
-        segment,
-        end: Lsn(segment.start(size).0 + received.filled_bytes()),
-        filled_bytes: received.filled_bytes(),
-        content: Mutex::new(received.into_draft()),
-    }))
+    let mut furthest: Option<Rest> = None;
+    for stretch in way
+        .stretches()
+        .iter()
+        .rev()
+        .filter(|stretch| stretch.is_in(number, size))
+    {
+        let Some(segment) = SegmentName::from_number(stretch.timeline, number, size) else {
+            continue;
+        };
+        let Some(begun) = begun::load(archive, segment, patience).await? else {
+            continue;
+        };
+        let start = segment.start(size).0;
+        let left_at = stretch.end.map_or(u64::MAX, |end| end.0 - start);
+        let filled_bytes = begun.filled_bytes.min(left_at);
+        let rest = Rest {
+            segment,
+            end: Lsn(start + filled_bytes),
+            torn: begun.torn.filter(|torn| torn.from < left_at),
+            filled_bytes,
+            differs: begun.differs,
+            content: Mutex::new(begun.content),
+        };
+        if furthest.as_ref().is_none_or(|found| found.end < rest.end) {
+            furthest = Some(rest);
+        }
+    }
+    Ok(furthest)
 }
+
+/// Segments that are compared, and named.
+const MOST_SEGMENTS: usize = 1000;
 
 /// What the operator should know of WAL that was received, and that recovery does not replay: its commits were acknowledged.
 ///
@@ -86,18 +121,15 @@ pub(in crate::job) async fn rest(
 /// As [`find`].
 pub(super) async fn warnings(
     archive: &Archive,
-    way: &Way,
-    (start, reach): (Lsn, &Reach),
-    size: SegmentSize,
-    patience: Patience,
+    start: Lsn,
+    rest: Option<&Rest>,
+    (size, patience): (SegmentSize, Patience),
 ) -> Result<Vec<String>, Error> {
-    let received = archive.received_segments(patience).await?;
+    let received = archive.received_segments(patience).await?.into_keys();
+    let received = received.filter(|segment| segment.number(size) >= start.0 / size.bytes());
     let mut warnings = Vec::new();
-    for segment in received
-        .iter()
-        .filter(|segment| segment.number(size) >= start.0 / size.bytes())
-    {
-        if let Some(bytes) = archive.received_otherwise(*segment, patience).await? {
+    for segment in received.take(MOST_SEGMENTS) {
+        if let Some(bytes) = archive.received_otherwise(segment, patience).await? {
             warnings.push(format!(
                 "{segment} is archived with other content than pg_receivewal brought of it, {bytes} bytes: another server \
                  has archived it. What was committed in these bytes, and acknowledged, is not restored.\n\
@@ -105,63 +137,14 @@ pub(super) async fn warnings(
             ));
         }
     }
-    warnings.extend(before_fork(archive, way, reach, &received, (size, patience)).await?);
+    warnings.extend(rest.filter(|rest| rest.differs).map(|rest| {
+        format!(
+            "of {0} pg_receivewal brought other WAL than is archived as {0}.partial: the longer one of the two is restored.\n\
+             HINT: both stay in the archive; docs/format.md says how to put together what was received",
+            rest.segment
+        )
+    }));
     Ok(warnings)
-}
-
-/// A timeline began in a segment that is not archived: the beginning of that one, before the fork, may be there as its
-/// parent's only.
-async fn before_fork(
-    archive: &Archive,
-    way: &Way,
-    reach: &Reach,
-    received: &BTreeSet<SegmentName>,
-    (size, patience): (SegmentSize, Patience),
-) -> Result<Option<String>, Error> {
-    let (Some(next), Some((parent, fork))) = (reach.next, way.fork()) else {
-        return Ok(None);
-    };
-    let number = next.number(size);
-    if next.timeline != way.timeline() || number != fork.0 / size.bytes() {
-        return Ok(None);
-    }
-    let Some(segment) = SegmentName::from_number(parent, number, size) else {
-        return Ok(None);
-    };
-    let partial = archive.wal_meta(WalName::Partial(segment), patience).await?;
-    let what = match (received.contains(&segment), partial) {
-        (true, _) => "pg_receivewal has brought the beginning of",
-        (false, Some(_)) => "the archive has the beginning, .partial, of",
-        (false, None) => return Ok(None),
-    };
-    Ok(Some(format!(
-        "timeline {} began at {fork}, in {next}, which is not archived: what timeline {parent} committed between {} and \
-         {fork} is not restored, although {what} {segment}.\n\
-         HINT: --target-timeline {parent} restores what was received of it; a .partial is put into pg_wal by hand, as \
-         {segment}, before the server is started",
-        next.timeline, reach.end
-    )))
-}
-
-/// What was received of a segment, if it is more than nothing.
-///
-/// # Errors
-/// As [`find`].
-pub(super) async fn load(
-    archive: &Arc<Archive>,
-    segment: SegmentName,
-    patience: Patience,
-) -> Result<Option<Received>, archive::Error> {
-    let staging = Staging::new(
-        archive.compression(),
-        &staging::Options {
-            memory: archive.memory().clone(),
-            ..Default::default()
-        },
-    );
-    let deadline = archive::DEFAULT_DEADLINE;
-    let received = Received::load(archive, &staging, segment, deadline, patience).await?;
-    Ok(received.filter(|received| received.filled_bytes() > 0))
 }
 
 impl Rest {
@@ -171,8 +154,7 @@ impl Rest {
     /// [`archive::Error::Staging`].
     pub(in crate::job) async fn index(&self, size: SegmentSize) -> Result<Option<WalIndex>, archive::Error> {
         let mut parts = Vec::new();
-        self.each_frame(size, |frame| parts.push(WalIndex::of(frame)))
-            .await?;
+        self.each_frame(|frame| parts.push(WalIndex::of(frame))).await?;
         Ok(WalIndex::join(parts.iter().map(Option::as_ref), size.bytes()))
     }
 
@@ -180,18 +162,14 @@ impl Rest {
     ///
     /// # Errors
     /// [`archive::Error::Staging`].
-    pub(in crate::job) async fn visit(
-        &self,
-        size: SegmentSize,
-        visit: impl FnMut(Lsn, Head<'_>),
-    ) -> Result<(), archive::Error> {
+    pub(in crate::job) async fn visit(&self, visit: impl FnMut(Lsn, Head<'_>)) -> Result<(), archive::Error> {
         let mut walks = Walks::new(visit);
-        self.each_frame(size, |frame| walks.go_on(frame)).await
+        self.each_frame(|frame| walks.go_on(frame)).await
     }
 
     /// As far as it was received.
-    async fn each_frame(&self, size: SegmentSize, mut take: impl FnMut(&[u8])) -> Result<(), archive::Error> {
-        let filled_bytes = self.end.0 - self.segment.start(size).0;
+    async fn each_frame(&self, mut take: impl FnMut(&[u8])) -> Result<(), archive::Error> {
+        let filled_bytes = self.filled_bytes;
         let mut content = self.content.lock().await;
         for at in (0..filled_bytes).step_by(FRAME_BYTES) {
             let left = (filled_bytes - at).min(FRAME_BYTES as u64) as usize;
@@ -211,6 +189,9 @@ impl Rest {
     /// # Errors
     /// [`Error::System`].
     pub(super) async fn bring(&self, roots: &Roots, access: Access) -> Result<Option<String>, Error> {
+        if self.filled_bytes == 0 {
+            return Ok(None);
+        }
         let spot = roots.bases.spot(format!("pg_wal/{}", self.segment).as_bytes());
         if roots.on("look at", &spot, Root::kind)?.is_some() {
             let own_bytes = roots.on("read", &spot, |root, below| wal_bytes(root.open_file(below)?))?;
@@ -218,8 +199,8 @@ impl Rest {
             match is_in(&mut content, roots, &spot, common).await? {
                 false => {
                     return Ok(Some(format!(
-                        "pg_receivewal brought other WAL of {} than {} has: what it brought is not restored.\n\
-                         HINT: it stays in receiving/ of the archive; docs/format.md says how to put it together",
+                        "the archive has other WAL of the beginning of {} than {} has: what the archive has is not restored.\n\
+                         HINT: it stays there, as .partial or in receiving/; docs/format.md says how to put that together",
                         self.segment,
                         roots.bases.path(&spot).display()
                     )));
@@ -244,11 +225,16 @@ impl Rest {
     async fn write(&self, file: &File) -> std::io::Result<()> {
         let mut content = self.content.lock().await;
         let mut at = 0;
-        while at < content.bytes() {
-            let piece = content.read(at, FRAME_BYTES).await?;
+        while at < self.filled_bytes {
+            let wanted = FRAME_BYTES.min((self.filled_bytes - at) as usize);
+            let piece = content.read(at, wanted).await?;
+            if piece.is_empty() {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
             long_write::write_all(file, &piece)?;
             at += piece.len() as u64;
         }
+        file.set_len(content.bytes())?;
         file.sync_all()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A history file alone proves nothing: anybody who archives can bring one. A timeline is followed without being asked for
 //! only if there is WAL of it, and if that does not contradict what its history says. What is not followed is named. What
-//! was received of a segment is WAL of its timeline: commits were acknowledged for it.
+//! was received of a segment, or archived of it as `.partial`, is WAL of its timeline: commits were acknowledged for it.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ pub(in crate::job) struct Timelines {
 #[derive(Debug, Clone, Default)]
 struct Known {
     history: History,
-    /// The first segment that is archived, or of which something was received.
+    /// The first segment that is archived, as a whole or as `.partial`, or of which something was received.
     first: Option<SegmentName>,
 }
 
@@ -69,7 +69,7 @@ impl Timelines {
             known.entry(timeline).or_default().history = history;
         }
         let mut found = Self { known };
-        if let Some(cluster) = archive.cluster(patience).await? {
+        if let Some(cluster) = archive.cluster_of_wal(patience).await? {
             found.refuse_contradicted(cluster.segment_size);
         }
         Ok(found)
@@ -182,8 +182,10 @@ async fn names(archive: &Archive, patience: Patience) -> Result<BTreeMap<Timelin
             let known = found.entry(name.timeline()).or_default();
             match name {
                 WalName::History(_) => known.history = History::Unread,
-                WalName::Segment(segment) => _ = known.first.get_or_insert(*segment),
-                WalName::Partial(_) | WalName::Backup(..) => {}
+                WalName::Segment(segment) | WalName::Partial(segment) => {
+                    known.first.get_or_insert(*segment);
+                }
+                WalName::Backup(..) => {}
             }
         }
         let last = page.entries.last().map(|(name, _)| name.timeline());

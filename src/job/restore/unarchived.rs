@@ -13,8 +13,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::error::Error;
 use super::only_here::Unarchived;
-use super::received;
 use super::spot::{Roots, Spot};
+use super::{begun, received};
 use crate::archive::Archive;
 use crate::archive::wal::{Compared, Found};
 use crate::beneath::{Kind, Root};
@@ -49,7 +49,7 @@ pub(super) async fn find(
     roots: &Roots,
     patience: Patience,
 ) -> Result<Vec<Unarchived>, Error> {
-    let looks = stream::iter(local(roots)?).map(|local| look(archive, roots, local, patience));
+    let looks = stream::iter(local(archive, roots)?).map(|local| look(archive, roots, local, patience));
     looks
         .buffered(LOOKS)
         .try_filter_map(|found| async { Ok(found) })
@@ -57,8 +57,21 @@ pub(super) async fn find(
         .await
 }
 
-/// Which of these, that would go, are or hold WAL beside `pg_wal` that the archive does not have, and where in them: an
-/// operator has put it out of the server's way.
+/// What would go and stays, because it is or holds WAL beside `pg_wal`, or under another name, that the archive does not have:
+/// an operator has put it out of the server's way.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    /// What stays.
+    pub spot: Spot,
+    /// The file in it.
+    pub path: PathBuf,
+    /// Whose WAL it may have, as far as its name tells.
+    pub segment: Option<SegmentName>,
+    /// Is it known to be WAL that is not archived? Otherwise only its name says so.
+    pub is_known: bool,
+}
+
+/// Which of these, that would go, are held.
 ///
 /// # Errors
 /// As [`find`].
@@ -67,14 +80,30 @@ pub(super) async fn elsewhere(
     roots: &Roots,
     going: &[Spot],
     patience: Patience,
-) -> Result<Vec<(Spot, PathBuf)>, Error> {
+) -> Result<Vec<Held>, Error> {
     let mut found = Vec::new();
     for spot in going {
-        let mut wal = Vec::new();
-        beside(roots, spot, &mut wal)?;
-        for local in wal {
-            if let Some(unarchived) = look(archive, roots, local, patience).await? {
-                found.push((spot.clone(), unarchived.path));
+        let mut beside = Vec::new();
+        list_beside(roots, spot, &mut beside)?;
+        for Beside { at, name } in beside {
+            let unarchived = match name {
+                Some(name) => {
+                    let local = Local {
+                        name,
+                        spot: at.clone(),
+                        is_ready: false,
+                    };
+                    look(archive, roots, local, patience).await?.is_some()
+                }
+                None => true,
+            };
+            if unarchived {
+                found.push(Held {
+                    spot: spot.clone(),
+                    path: roots.bases.path(&at),
+                    segment: named(&at).or_else(|| name.and_then(segment_of)),
+                    is_known: name.is_some(),
+                });
                 break;
             }
         }
@@ -82,38 +111,99 @@ pub(super) async fn elsewhere(
     Ok(found)
 }
 
-/// The files with names of WAL at or below a place, but for those that lie in `pg_wal` itself.
-fn beside(roots: &Roots, spot: &Spot, found: &mut Vec<Local>) -> Result<(), Error> {
+/// A file that may be WAL: by which name the archive would have it, if that can be told.
+struct Beside {
+    at: Spot,
+    name: Option<WalName>,
+}
+
+/// The files at or below a place that may be WAL, but for those that lie in `pg_wal` under their own names.
+fn list_beside(roots: &Roots, spot: &Spot, found: &mut Vec<Beside>) -> Result<(), Error> {
     match roots.kind(spot)? {
         Some(Kind::Directory) => {
             for (name, _) in roots.list(spot)?.unwrap_or_default() {
                 let below = spot.below.join(name);
-                beside(
-                    roots,
-                    &Spot {
-                        base: spot.base,
-                        below,
-                    },
-                    found,
-                )?;
+                let base = spot.base;
+                list_beside(roots, &Spot { base, below }, found)?;
             }
         }
-        Some(Kind::File) => {
-            let name = spot.below.file_name().and_then(|name| name.to_str());
-            if let Some(name) = name.and_then(|name| name.parse::<WalName>().ok())
-                && *spot != roots.bases.spot(format!("pg_wal/{name}").as_bytes())
-                && is_wal(roots, name, spot)?
-            {
-                found.push(Local {
-                    name,
-                    spot: spot.clone(),
-                    is_ready: false,
-                });
-            }
-        }
+        Some(Kind::File) => found.extend(may_be_wal(roots, spot)?),
+        // It is not followed.
+        Some(Kind::Link) if named(spot).is_some() => found.push(Beside {
+            at: spot.clone(),
+            name: None,
+        }),
         _ => {}
     }
     Ok(())
+}
+
+fn may_be_wal(roots: &Roots, spot: &Spot) -> Result<Option<Beside>, Error> {
+    let file = spot.below.file_name().and_then(|name| name.to_str());
+    let exact = file.and_then(|name| name.parse::<WalName>().ok());
+    let at = spot.clone();
+    if let Some(name) = exact {
+        let is_own = *spot == roots.bases.spot(format!("pg_wal/{name}").as_bytes());
+        let is_wal = !is_own && is_wal(roots, name, spot)?;
+        let name = Some(name);
+        return Ok(is_wal.then_some(Beside { at, name }));
+    }
+    let named = named(spot);
+    // Who may not read it sees its name.
+    let first = match first_page(roots, spot) {
+        Err(Error::System { source, .. }) if source.kind() == ErrorKind::PermissionDenied => None,
+        first => first?,
+    };
+    let name = match first.map(|first| PageHeader::parse(&first)) {
+        Some(Ok(header)) => {
+            let named = named.filter(|name| header.check_name(*name).is_ok());
+            named.or_else(|| segment_at(&header)).map(WalName::Partial)
+        }
+        // Damaged, or packed.
+        Some(Err(error)) if named.is_some() => {
+            let is_empty = error == HeaderError::Zero
+                && roots.on("read", spot, |root, below| is_all_zeros(root.open_file(below)?))?;
+            match is_empty {
+                true => return Ok(None),
+                false => None,
+            }
+        }
+        // Shorter than a page's header, or not to be read.
+        None if named.is_some() && roots.metadata(spot)?.is_some_and(|found| found.len() > 0) => None,
+        _ => return Ok(None),
+    };
+    Ok(Some(Beside { at, name }))
+}
+
+/// The segment whose name is in that of a file: `SEGMENT.bak`, `save_SEGMENT`.
+fn named(spot: &Spot) -> Option<SegmentName> {
+    let file = spot.below.file_name()?.to_string_lossy();
+    let mut runs = file.split(|letter: char| !letter.is_ascii_hexdigit());
+    runs.find_map(|run| run.to_ascii_uppercase().parse().ok())
+}
+
+fn segment_of(name: WalName) -> Option<SegmentName> {
+    match name {
+        WalName::Segment(segment) | WalName::Partial(segment) => Some(segment),
+        WalName::History(_) | WalName::Backup(..) => None,
+    }
+}
+
+/// Whose first page it is.
+fn segment_at(header: &PageHeader) -> Option<SegmentName> {
+    let size = SegmentSize::new(header.segment_bytes.into()).ok()?;
+    SegmentName::from_number(header.timeline, header.page_address.0 / size.bytes(), size)
+}
+
+fn is_all_zeros(file: File) -> io::Result<bool> {
+    let (mut file, mut piece) = (BufReader::new(file), [0; BLOCK_BYTES]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(true),
+            bytes if piece[..bytes].iter().any(|byte| *byte != 0) => return Ok(false),
+            _ => {}
+        }
+    }
 }
 
 /// A file of the WAL, unless the archive has it.
@@ -133,7 +223,9 @@ async fn look(
             Found::Archived(_) => differs = true,
         }
     }
-    if is_received(archive, roots, &local, patience).await? {
+    // Of a segment that is archived otherwise nothing is brought but that.
+    let may_be_brought = !differs || !matches!(local.name, WalName::Segment(_));
+    if may_be_brought && is_received(archive, roots, &local, patience).await? {
         return Ok(None);
     }
     let Local { name, spot, is_ready } = local;
@@ -177,7 +269,7 @@ async fn is_same(
     Ok(compared == Compared::Same)
 }
 
-/// Has a receiver brought all of its WAL?
+/// Has the archive all of its WAL as the beginning of a segment, which a restore brings?
 async fn is_received(
     archive: &Arc<Archive>,
     roots: &Roots,
@@ -187,14 +279,14 @@ async fn is_received(
     let (WalName::Segment(segment) | WalName::Partial(segment)) = local.name else {
         return Ok(false);
     };
-    let Some(received) = received::load(archive, segment, patience).await? else {
+    let Some(mut begun) = begun::load(archive, segment, patience).await? else {
         return Ok(false);
     };
     let bytes = roots.on("read", &local.spot, |root, below| {
         wal_bytes(root.open_file(below)?)
     })?;
-    let is_shorter = bytes <= received.filled_bytes();
-    Ok(is_shorter && received::is_in(&mut received.into_draft(), roots, &local.spot, bytes).await?)
+    let is_shorter = bytes <= begun.filled_bytes;
+    Ok(is_shorter && received::is_in(&mut begun.content, roots, &local.spot, bytes).await?)
 }
 
 /// How many bytes of a segment, from its beginning on, are WAL of its own; all, if its first page does not tell.
@@ -220,8 +312,8 @@ pub(super) fn wal_bytes(file: File) -> io::Result<u64> {
     }
 }
 
-/// The files of the WAL that lie there.
-fn local(roots: &Roots) -> Result<Vec<Local>, Error> {
+/// The files of the WAL that lie there. What is behind a link is not looked at, and a server would read it.
+fn local(archive: &Archive, roots: &Roots) -> Result<Vec<Local>, Error> {
     let pg_wal = roots.bases.spot(b"pg_wal");
     if roots.kind(&pg_wal)? != Some(Kind::Directory) {
         return Ok(Vec::new());
@@ -229,10 +321,21 @@ fn local(roots: &Roots) -> Result<Vec<Local>, Error> {
     let mut found = Vec::new();
     for (file, kind) in roots.on("read", &pg_wal, Root::list)? {
         let name = file.to_str().and_then(|name| name.parse::<WalName>().ok());
-        let Some(name) = name.filter(|_| kind == Kind::File) else {
-            continue;
-        };
+        let Some(name) = name else { continue };
         let spot = roots.bases.spot(format!("pg_wal/{name}").as_bytes());
+        match (kind, name) {
+            (Kind::File, _) => {}
+            (Kind::Link, WalName::Segment(_) | WalName::Partial(_)) => {
+                let path = roots.bases.path(&spot);
+                let to = roots.on("read", &spot, Root::read_link)?;
+                return Err(Error::WalIsLink {
+                    to: path.parent().map_or_else(|| to.clone(), |above| above.join(&to)),
+                    path,
+                    place: archive.place(),
+                });
+            }
+            _ => continue,
+        }
         if is_wal(roots, name, &spot)? {
             let mark = format!("pg_wal/archive_status/{name}.ready");
             // Behind a link there is none.
@@ -252,14 +355,9 @@ fn is_wal(roots: &Roots, name: WalName, spot: &Spot) -> Result<bool, Error> {
     let (WalName::Segment(segment) | WalName::Partial(segment)) = name else {
         return Ok(true);
     };
-    let first = roots.on("read", spot, |root: &Root, below: &Path| {
-        let mut first = [0; PageHeader::BYTES];
-        match root.open_file(below)?.read_exact(&mut first) {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
-            read => read.map(|()| Some(first)),
-        }
-    })?;
-    let Some(first) = first else { return Ok(false) };
+    let Some(first) = first_page(roots, spot)? else {
+        return Ok(false);
+    };
     let is_own = match PageHeader::parse(&first) {
         Ok(header) => !matches!(header.check_name(segment), Err(HeaderError::PageAddress { .. })),
         Err(HeaderError::Zero) => false,
@@ -271,6 +369,17 @@ fn is_wal(roots: &Roots, name: WalName, spot: &Spot) -> Result<bool, Error> {
     }
     let has_own = |root: &Root, below: &Path| has_own_page(segment, root.open_file(below)?);
     roots.on("read", spot, has_own)
+}
+
+/// The beginning of a file; `None`: it is shorter.
+fn first_page(roots: &Roots, spot: &Spot) -> Result<Option<[u8; PageHeader::BYTES]>, Error> {
+    roots.on("read", spot, |root: &Root, below: &Path| {
+        let mut first = [0; PageHeader::BYTES];
+        match root.open_file(below)?.read_exact(&mut first) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+            read => read.map(|()| Some(first)),
+        }
+    })
 }
 
 /// Is there a page of that segment behind the first one, which may be damaged? One that is kept for later use has none.

@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use super::candidate::Candidate;
 use super::error::Error;
-use super::way::{Stretch, Way};
-use crate::archive::wal::WalCursor;
+use super::way::{Stretch, Way, segment_of};
+use crate::archive::wal::{Torn, WalCursor};
 use crate::archive::{self, Archive};
 use crate::job::runs::{Run, push};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
@@ -24,10 +24,37 @@ pub struct Reach {
     pub next: Option<SegmentName>,
     /// Where what was received of that ends, if something was.
     pub received: Option<Lsn>,
-    /// The first missing segment, if others behind it are archived.
+    /// The first missing segment, if there is WAL behind it.
     pub gap: Option<SegmentName>,
+    /// Why it is missing.
+    pub lack: Lack,
     /// When the newest of the unbroken segments behind the backup was archived, by the store's clock.
     pub newest: Option<SystemTime>,
+}
+
+/// Why a segment is missing although there is WAL behind it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Lack {
+    /// It is not archived.
+    #[default]
+    Absent,
+    /// Its object has so many bytes, too few for any.
+    Cut(u64),
+    /// What was received of it does not hang together.
+    Torn(Torn),
+}
+
+impl Lack {
+    /// Says it of a segment.
+    pub(in crate::job) fn of(self, segment: SegmentName) -> String {
+        match self {
+            Self::Absent => format!("{segment} is not archived, although WAL behind it is there"),
+            Self::Cut(bytes) => {
+                format!("{segment} is damaged: its object has {bytes} bytes, too few for a segment")
+            }
+            Self::Torn(torn) => format!("{segment} is not archived, and {torn}"),
+        }
+    }
 }
 
 impl Reach {
@@ -46,7 +73,7 @@ impl Reach {
 ///
 /// # Errors
 /// [`Error::Content`], [`Error::Archive`].
-pub(super) async fn reach(
+pub(in crate::job) async fn reach(
     archive: &Archive,
     candidate: &Candidate,
     way: &Way,
@@ -55,14 +82,65 @@ pub(super) async fn reach(
     let size = candidate.segment_size()?;
     let last_own = last_of(candidate.stop, size);
     let stretches = way.stretches();
-    let mut runs = Vec::new();
+    let mut listed = Listed::default();
     for stretch in stretches
         .iter()
         .filter(|stretch| stretch.timeline >= candidate.own)
     {
-        runs.extend(list(archive, *stretch, last_own, size, patience).await?);
+        listed.add(list(archive, *stretch, last_own, size, patience).await?);
+        listed.partial = listed
+            .partial
+            .max(received(archive, *stretch, last_own, size, patience).await?);
     }
-    Ok(add_up(stretches, runs, candidate.stop, size))
+    Ok(add_up(stretches, listed, candidate.stop, size))
+}
+
+/// What a listing shows of a stretch.
+#[derive(Debug, Default)]
+pub(in crate::job) struct Listed {
+    /// Whole segments.
+    pub runs: Vec<Run>,
+    /// Number of the last one of which the beginning is archived, as `.partial`.
+    pub partial: Option<u64>,
+    /// Numbers of those whose objects are too short for any, and the bytes of these; the first few.
+    pub cut: Vec<(u64, u64)>,
+}
+
+/// Segments that are too short, and told.
+const MOST_CUT: usize = 1000;
+
+impl Listed {
+    fn add(&mut self, other: Self) {
+        self.runs.extend(other.runs);
+        self.partial = self.partial.max(other.partial);
+        self.cut.extend(other.cut);
+    }
+
+    /// The last number of which there is anything but whole segments.
+    pub(in crate::job) fn last_begun(&self) -> Option<u64> {
+        let cut = self.cut.iter().map(|(number, _)| *number);
+        cut.chain(self.partial).max()
+    }
+}
+
+/// The number of the last segment of a stretch of which something was received.
+///
+/// # Errors
+/// [`archive::Error::Store`].
+pub(in crate::job) async fn received(
+    archive: &Archive,
+    stretch: Stretch,
+    from: u64,
+    size: SegmentSize,
+    patience: Patience,
+) -> Result<Option<u64>, archive::Error> {
+    let name = |number| SegmentName::from_number(stretch.timeline, number, size);
+    let Some(first) = name(from.max(stretch.begin.0 / size.bytes())) else {
+        return Ok(None);
+    };
+    let last = stretch.end.and_then(|end| name(end.0 / size.bytes()));
+    let found = archive.received_from(first, last, patience).await?;
+    Ok(found.map(|(segment, _)| segment.number(size)))
 }
 
 /// The archived segments of a stretch, from number `from` on.
@@ -75,24 +153,35 @@ pub(in crate::job) async fn list(
     from: u64,
     size: SegmentSize,
     patience: Patience,
-) -> Result<Vec<Run>, archive::Error> {
+) -> Result<Listed, archive::Error> {
     let first = from.max(stretch.begin.0 / size.bytes());
     let last = stretch.end.map_or(u64::MAX, |end| end.0 / size.bytes());
-    let mut runs: Vec<Run> = Vec::new();
+    let mut listed = Listed::default();
     let mut cursor = SegmentName::from_number(stretch.timeline, first, size).map(WalCursor::before);
     while let Some(at) = cursor {
         let page = archive.list_wal(Some(&at), patience).await?;
         for (name, meta) in &page.entries {
-            let WalName::Segment(segment) = name else { continue };
+            let (WalName::Segment(segment) | WalName::Partial(segment)) = name else {
+                continue;
+            };
             let number = segment.number(size);
             if segment.timeline != stretch.timeline || number > last {
-                return Ok(runs);
+                return Ok(listed);
             }
-            push(&mut runs, number, meta.modified);
+            match name {
+                WalName::Partial(_) => listed.partial = Some(number),
+                // A listing shows a damaged one so.
+                _ if meta.bytes == 0 => {
+                    if listed.cut.len() < MOST_CUT {
+                        listed.cut.push((number, meta.stored_bytes));
+                    }
+                }
+                _ => push(&mut listed.runs, number, meta.modified),
+            }
         }
         cursor = page.next;
     }
-    Ok(runs)
+    Ok(listed)
 }
 
 /// The number of the last segment that a backup needs which ends there.
@@ -101,15 +190,13 @@ fn last_of(stop: Lsn, size: SegmentSize) -> u64 {
 }
 
 /// From the backup's last segment on, which is at hand, as far as the runs join.
-pub(in crate::job) fn add_up(
-    stretches: &[Stretch],
-    mut runs: Vec<Run>,
-    stop: Lsn,
-    size: SegmentSize,
-) -> Reach {
+fn add_up(stretches: &[Stretch], listed: Listed, stop: Lsn, size: SegmentSize) -> Reach {
+    let begun = listed.last_begun();
+    let Listed { mut runs, cut, .. } = listed;
     runs.sort_by_key(|run| run.first);
     let last_own = last_of(stop, size);
-    let is_own = runs.is_empty();
+    // The backup's own last segment is whole where WAL behind it is there.
+    let is_own = runs.is_empty() && begun.is_none_or(|begun| begun <= last_own);
     let (mut last, mut newest, mut gap) = (last_own, None, None);
     for run in runs {
         if run.first > last + 1 {
@@ -121,14 +208,18 @@ pub(in crate::job) fn add_up(
             newest = newest.max(Some(run.newest));
         }
     }
-    let name = |number: u64| {
-        let on = stretches
-            .iter()
-            .rev()
-            .find(|stretch| stretch.begin.0 / size.bytes() <= number);
-        let timeline = on.map_or(Timeline(1), |stretch| stretch.timeline);
-        SegmentName::from_number(timeline, number, size)
+    // The one behind the last may be begun; one that is too short is none.
+    let is_cut = |number: u64| {
+        cut.iter()
+            .find(|(cut, _)| *cut == number)
+            .map(|(_, bytes)| *bytes)
     };
+    let behind = if is_own { last } else { last + 1 };
+    if begun.is_some_and(|begun| begun > behind) || is_cut(behind).is_some() {
+        gap = gap.or(Some(behind));
+    }
+    let lack = gap.and_then(is_cut).map_or(Lack::Absent, Lack::Cut);
+    let name = |number: u64| segment_of(stretches, number, size);
     Reach {
         timeline: stretches.last().map_or(Timeline(1), |stretch| stretch.timeline),
         last: name(last).expect("a number that the archive has"),
@@ -139,6 +230,7 @@ pub(in crate::job) fn add_up(
         next: name(if is_own { last } else { last + 1 }),
         received: None,
         gap: gap.and_then(name),
+        lack,
         newest,
     }
 }
@@ -165,6 +257,10 @@ mod tests {
     fn reached(runs: &[(u64, u64)]) -> (String, Option<String>) {
         let stretches = [stretch(1, 0, Some(5 * MIB + 77)), stretch(2, 5 * MIB + 77, None)];
         let runs = runs.iter().map(|(first, last)| run(*first, *last)).collect();
+        let runs = Listed {
+            runs,
+            ..Listed::default()
+        };
         let reach = add_up(&stretches, runs, Lsn(3 * MIB + 5000), SegmentSize::MIN);
         assert_eq!(reach.timeline, Timeline(2));
         (reach.last.to_string(), reach.gap.map(|name| name.to_string()))
@@ -177,7 +273,7 @@ mod tests {
         assert_eq!(reached(&[]), (first(3), None));
         let alone = add_up(
             &[stretch(1, 0, None)],
-            Vec::new(),
+            Listed::default(),
             Lsn(3 * MIB + 5000),
             SegmentSize::MIN,
         );

@@ -17,6 +17,14 @@ pub(in crate::job) struct Stretch {
     pub end: Option<Lsn>,
 }
 
+impl Stretch {
+    /// Has the segment with that number some of it?
+    pub(in crate::job) fn is_in(&self, number: u64, size: SegmentSize) -> bool {
+        let last = self.end.map_or(u64::MAX, |end| end.0 / size.bytes());
+        (self.begin.0 / size.bytes()..=last).contains(&number)
+    }
+}
+
 /// From the first timeline to one that recovery can end on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::job) struct Way {
@@ -59,6 +67,11 @@ impl Way {
             number >= stretch.begin.0 / size.bytes()
                 && stretch.end.is_none_or(|end| number < end.0 / size.bytes())
         })
+    }
+
+    /// The segment with that number, on the timeline on which it is read.
+    pub(in crate::job) fn segment(&self, number: u64, size: SegmentSize) -> Option<SegmentName> {
+        segment_of(&self.stretches, number, size)
     }
 
     /// On which timelines segments lie that follow each other, by number.
@@ -122,6 +135,13 @@ impl Way {
         let end = |stretch: &Stretch| stretch.end.unwrap_or(Lsn(u64::MAX));
         Some(end(own).min(end(others)))
     }
+}
+
+/// The segment with that number, of the last of these stretches that had begun by its end.
+pub(super) fn segment_of(stretches: &[Stretch], number: u64, size: SegmentSize) -> Option<SegmentName> {
+    let begun = |stretch: &&Stretch| stretch.begin.0 / size.bytes() <= number;
+    let on = stretches.iter().rev().find(begun);
+    SegmentName::from_number(on.map_or(Timeline(1), |stretch| stretch.timeline), number, size)
 }
 
 #[cfg(test)]

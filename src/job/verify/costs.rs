@@ -11,7 +11,7 @@ use super::{Backup, Run, Scope};
 use crate::archive::Error;
 use crate::archive::object::Object;
 use crate::archive::tree::catalogue::BackupWal;
-use crate::job::restore::received;
+use crate::job::restore::begun;
 use crate::job::wal_ranges::{Beginning, WalRanges};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
 use crate::store::Key;
@@ -294,16 +294,14 @@ impl Run<'_> {
             let Some(end) = fragments.iter().map(|fragment| fragment.range.end).max() else {
                 continue;
             };
-            let rest = received::rest(self.archive, segment, size, self.patience())
-                .boxed()
-                .await;
-            let joined = match rest {
-                Ok(rest) => rest.map_or(segment.start(size), |rest| rest.end),
+            let start = segment.start(size);
+            let joined = match begun::load(self.archive, segment, self.patience()).boxed().await {
+                Ok(begun) => begun.map_or(start, |begun| Lsn(start.0 + begun.filled_bytes)),
                 // A fragment that cannot be read is told.
                 Err(Error::Damaged { .. }) => continue,
                 Err(error) => return Err(error),
             };
-            let claimed = Lsn(segment.start(size).0 + end);
+            let claimed = Lsn(start.0 + end);
             if joined < claimed {
                 let costs = self.costs_of_received(segment, Some(joined)).await?;
                 self.find(Finding {

@@ -162,6 +162,11 @@ impl<'a> Head<'a> {
         }
     }
 
+    /// Is what is read of it behind its first bytes, and are these all that is at hand?
+    pub fn needs_all(self) -> bool {
+        self.0.len() < self.length() as usize && self.ended().is_some_and(|ended| ended.prepared)
+    }
+
     fn prepared_xid(self, magic: u16, committed: bool) -> Option<u32> {
         let main = self.main()?;
         let info = u32_of(main, 8).filter(|_| self.0[16] & HAS_INFO != 0)?;

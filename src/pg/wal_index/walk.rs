@@ -276,6 +276,10 @@ impl Pages<'_> {
             } else if self.leads(at, bytes_of_it, end) {
                 scratch.clear();
                 self.gather(at, bytes_of_it, &mut scratch);
+                if Head::new(&scratch).is_some_and(Head::needs_all) {
+                    scratch.clear();
+                    self.gather_most(at, bytes_of_it, &mut scratch, bytes_of_it);
+                }
                 &scratch
             } else {
                 walked.stop = Stop::Unknown;
@@ -348,7 +352,11 @@ impl Pages<'_> {
 
     /// The first bytes of a record or of what is left of one, without the headers of pages; up to so many, and how many are
     /// here of `bytes`.
-    fn gather(self, mut at: usize, bytes: usize, into: &mut Vec<u8>) -> u32 {
+    fn gather(self, at: usize, bytes: usize, into: &mut Vec<u8>) -> u32 {
+        self.gather_most(at, bytes, into, HEAD_BYTES)
+    }
+
+    fn gather_most(self, mut at: usize, bytes: usize, into: &mut Vec<u8>, most: usize) -> u32 {
         let mut left = bytes;
         while left > 0 && at < self.bytes.len() {
             if at.is_multiple_of(PAGE_BYTES) {
@@ -356,7 +364,7 @@ impl Pages<'_> {
             }
             let room = (PAGE_BYTES - at % PAGE_BYTES).min(self.bytes.len().saturating_sub(at));
             let here = left.min(room);
-            let kept = here.min(HEAD_BYTES - into.len().min(HEAD_BYTES));
+            let kept = here.min(most - into.len().min(most));
             into.extend_from_slice(self.bytes.get(at..at + kept).unwrap_or_default());
             (at, left) = (at + here, left - here);
         }
@@ -392,7 +400,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 impl Walked {
     /// The pages that follow; false if they do not follow these.
-    pub(super) fn push(&mut self, next: &Self) -> bool {
+    pub fn push(&mut self, next: &Self) -> bool {
         let follows =
             self.magic == next.magic && self.start.0.checked_add(self.bytes.into()) == Some(next.start.0);
         // All of these pages are some more of what they began with.
@@ -443,6 +451,11 @@ impl Walked {
             bytes.truncate(tail.head.len());
         }
         follows.then_some((tail.at, bytes))
+    }
+
+    /// Are all of the pages some more of a record that begins before and ends behind them?
+    pub fn passes(&self) -> bool {
+        self.first.is_none() && self.beginning.bytes > 0 && !self.beginning.ends && self.stop == Stop::Window
     }
 
     pub(super) fn held_bytes(&self) -> usize {

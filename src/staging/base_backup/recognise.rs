@@ -178,7 +178,7 @@ impl Candidate<'_> {
     /// A backup of another cluster has no business here (promise W5).
     async fn check_cluster(&self, backup: &Backup) -> Result<(), Error> {
         let archive = self.0.archive();
-        let Some(cluster) = archive.cluster(self.0.patience()).await? else {
+        let Some(cluster) = archive.cluster_of_wal(self.0.patience()).await? else {
             return Ok(());
         };
         let own = cluster.system_id;

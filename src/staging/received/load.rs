@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{READ_BYTES, Received};
-use crate::archive::wal::{Fragment, Prefix, Prefixes};
+use crate::archive::wal::{Fragment, Prefix, Prefixes, Torn};
 use crate::archive::{Archive, Error};
 use crate::pg::SegmentName;
 use crate::staging::{Draft, Staging};
@@ -46,8 +46,12 @@ impl Received {
             return Ok(());
         };
         self.kept.is_known = true;
+        let mut passed_over = 0;
         while let Some(next) = self.next_fragment(&mut fragments) {
-            self.join(next, patience).await?;
+            let end = next.range.end;
+            if !self.join(next, patience).await? {
+                passed_over = passed_over.max(end);
+            }
         }
         let kept_bytes = self.kept.prefixes.bytes();
         self.lay_out(file_bytes)
@@ -55,6 +59,13 @@ impl Received {
             .map_err(|error| self.staging_error(&error))?;
         self.filled = kept_bytes;
         self.admitted = kept_bytes > 0;
+        let left = fragments.iter().filter(|left| left.bytes() > 0);
+        let until = left.map(|left| left.range.end).fold(passed_over, u64::max);
+        let torn = Torn {
+            from: kept_bytes,
+            until,
+        };
+        self.kept.torn = torn.behind(kept_bytes);
         fragments.retain(|fragment| fragment.range.end <= kept_bytes);
         self.find_same(fragments).await
     }
@@ -79,8 +90,8 @@ impl Received {
         Some(fragments.swap_remove(index))
     }
 
-    /// Adds a fragment, if it belongs to those before it.
-    async fn join(&mut self, fragment: Fragment, patience: Patience) -> Result<(), Error> {
+    /// Adds a fragment, if it belongs to those before it; false: it does not.
+    async fn join(&mut self, fragment: Fragment, patience: Patience) -> Result<bool, Error> {
         let (at, from) = (self.kept.prefixes.bytes(), fragment.range.start);
         let before = match from == at {
             true => self.kept.prefixes.prefix(),
@@ -88,20 +99,20 @@ impl Received {
         };
         let plain = match before == fragment.before {
             true => self.archive.fetch_fragment(&fragment, patience).await?,
-            false => return Ok(()),
+            false => return Ok(false),
         };
         let new = Bytes::from(plain).slice((at - from) as usize..);
         let mut prefixes = self.kept.prefixes.clone();
         prefixes.add(&new);
         if prefixes.prefix() != fragment.after {
             tracing::warn!("{fragment:?} is not what its name says: passed over");
-            return Ok(());
+            return Ok(false);
         }
         let written = self.draft().write_shared(at, &new).await;
         written.map_err(|error| self.staging_error(&error))?;
         self.kept.prefixes = prefixes;
         self.kept.found.push(fragment);
-        Ok(())
+        Ok(true)
     }
 
     /// Those that were replaced by others and are still there go when the segment is complete, if they are the same.
@@ -140,6 +151,11 @@ impl Received {
         match self.content {
             super::Content::Growing(wal) | super::Content::Whole(wal) => wal.into_draft(),
         }
+    }
+
+    /// What was received of it and does not follow what has come.
+    pub fn torn(&self) -> Option<Torn> {
+        self.kept.torn
     }
 
     /// How much of it has come, in bytes from its beginning on.

@@ -1,32 +1,14 @@
 //! Is what was received of a segment in the one that was archived? Another server may have archived that.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
-use super::{Prefix, RECEIVING};
+use super::Prefix;
 use crate::archive::wal::Found;
 use crate::archive::{Archive, Error};
 use crate::pg::{SegmentName, WalName};
 use crate::store::Patience;
 
-/// Segments that are named.
-const MOST_SEGMENTS: usize = 1000;
-
 impl Archive {
-    /// Segments of which something was received; of very many the first ones.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub async fn received_segments(&self, patience: Patience) -> Result<BTreeSet<SegmentName>, Error> {
-        let mut found = BTreeSet::new();
-        self.each_received(&format!("{RECEIVING}/"), patience, |fragment, _| {
-            if fragment.bytes() > 0 && found.len() < MOST_SEGMENTS {
-                found.insert(fragment.segment);
-            }
-        })
-        .await?;
-        Ok(found)
-    }
-
     /// So many bytes of an archived segment were received otherwise; `None` if none were. One request where nothing is
     /// kept of it.
     ///

@@ -39,14 +39,45 @@ impl Archive {
         }
     }
 
-    /// The last segment of which something was received, from this one on and on its timeline; and when the newest of all
-    /// that was.
+    /// The first segment of a timeline of which something was received; behind this one, if it is given.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn next_received(
+        &self,
+        timeline: Timeline,
+        behind: Option<SegmentName>,
+        patience: Patience,
+    ) -> Result<Option<SegmentName>, Error> {
+        let prefix = format!("{RECEIVING}/{:08X}", timeline.0);
+        // Behind all of the segment's own keys.
+        let mut after = behind.map(|segment| format!("{RECEIVING}/{segment}~"));
+        loop {
+            let page = self.store.list(&prefix, after.as_deref(), 16, patience).await?;
+            let fragments = page
+                .entries
+                .iter()
+                .filter_map(|(key, _)| Fragment::parse(key, &self.marker.codec));
+            let found = fragments
+                .filter(|found| found.bytes() > 0)
+                .map(|found| found.segment)
+                .next();
+            match page.entries.last() {
+                Some((last, _)) if found.is_none() && page.more => after = Some(last.as_str().to_owned()),
+                _ => return Ok(found),
+            }
+        }
+    }
+
+    /// The last segment of which something was received, from this one on, on its timeline and up to this one; and when the
+    /// newest of all that was.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub async fn received_from(
         &self,
         from: SegmentName,
+        up_to: Option<SegmentName>,
         patience: Patience,
     ) -> Result<Option<(SegmentName, SystemTime)>, Error> {
         let mut found: Option<(SegmentName, SystemTime)> = None;
@@ -55,7 +86,7 @@ impl Archive {
             format!("{RECEIVING}/{from}"),
         );
         self.each_received_after(&prefix, Some(after), patience, |fragment, object| {
-            if fragment.bytes() > 0 {
+            if fragment.bytes() > 0 && up_to.is_none_or(|last| fragment.segment <= last) {
                 let newest = found.map_or(object.modified, |(_, newest)| newest.max(object.modified));
                 found = Some((fragment.segment, newest));
             }

@@ -1,0 +1,217 @@
+//! `walfs restore --delta` over WAL that only the old directory has, of which something is missing, behind a link, or under
+//! another name (promise S7): a server replays no more than what follows without a gap, and removes the rest.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use crate::common::basebackup::Site;
+use crate::common::postgres::Postgres;
+use crate::common::recovery::Recovery;
+use crate::common::user::{User, said};
+use crate::common::version::newest;
+use crate::common::wait;
+use crate::common::world::World;
+
+/// A server that was killed with four segments that no archive has: each has a row of its own, from 2 on.
+struct Killed<'a> {
+    site: Site<'a>,
+    segments: Vec<String>,
+}
+
+impl Killed<'_> {
+    fn new(world: &World) -> Killed<'_> {
+        let mut site = Site::local(world);
+        site.server.query("CREATE TABLE t (id int)");
+        site.backup("monday");
+        site.server.query("INSERT INTO t VALUES (1)");
+        site.server.archive_all();
+        site.server.archive_with("/bin/false");
+        site.server.reload();
+        let mut segments = Vec::new();
+        for id in 2..=5 {
+            site.server.query(&format!("INSERT INTO t VALUES ({id})"));
+            segments.push(site.server.query("SELECT pg_walfile_name(pg_current_wal_lsn())"));
+            if id < 5 {
+                site.server.query("SELECT pg_switch_wal()");
+            }
+        }
+        site.server.kill9();
+        Killed { site, segments }
+    }
+
+    /// A copy of its directory, changed.
+    fn changed(&self, name: &str, change: impl FnOnce(&Path)) -> PathBuf {
+        let dir = self.site.world.owned_dir(name);
+        let data = dir.join("data");
+        let copied = User::caller().shell("cp -a \"$1\" \"$2\"", &[self.site.server.data(), &data]);
+        assert!(copied.status.success(), "{}", said(&copied));
+        change(&data);
+        let owned = User::caller().shell(
+            "chown -Rh --reference=\"$1\" \"$2\"",
+            &[self.site.server.data(), &dir],
+        );
+        assert!(owned.status.success(), "{}", said(&owned));
+        data
+    }
+
+    fn delta(&self, data: &Path, arguments: &[&str]) -> Output {
+        let mut restore = self.site.walfs("restore");
+        restore
+            .args(["--no-archiving", "--no-sync", "--delta"])
+            .args(arguments);
+        restore.arg("monday").arg(data).output().expect("run walfs")
+    }
+
+    /// Nothing is touched, and the error has these words.
+    #[track_caller]
+    fn is_refused(&self, data: &Path, arguments: &[&str], words: &[&str]) {
+        let names = |data: &Path| {
+            let listed = User::caller().shell("find \"$1\" | sort", &[data]);
+            String::from_utf8_lossy(&listed.stdout).into_owned()
+        };
+        let before = names(data);
+        let output = self.delta(data, arguments);
+        let message = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {message}");
+        assert!(message.contains("HINT: "), "{message}");
+        for word in words {
+            assert!(message.contains(word), "{arguments:?}: {word}: {message}");
+        }
+        assert_eq!(names(data), before, "{arguments:?}");
+    }
+
+    fn wal(&self, data: &Path, number: usize) -> PathBuf {
+        data.join("pg_wal").join(&self.segments[number])
+    }
+
+    fn mark(&self, data: &Path, number: usize) -> PathBuf {
+        data.join(format!("pg_wal/archive_status/{}.ready", self.segments[number]))
+    }
+}
+
+/// Kept WAL that recovery does not come to is not kept: the segment before it is nowhere, or where no server looks.
+#[test]
+fn s7_wal_is_kept_only_if_recovery_comes_there() {
+    let world = World::new("kept-hole");
+    let killed = Killed::new(&world);
+    let missing = &killed.segments[1];
+    let gone = killed.changed("gone", |data| {
+        fs::remove_file(killed.wal(data, 1)).expect("lose a segment");
+        fs::remove_file(killed.mark(data, 1)).expect("lose its mark");
+    });
+    killed.is_refused(
+        &gone,
+        &["--keep-wal"],
+        &[missing, &killed.segments[2], "--set-aside-wal"],
+    );
+    killed.is_refused(&gone, &["--keep-wal", "--dry-run"], &[missing]);
+    killed.is_refused(&gone, &["--keep-wal", "--up-to-gap"], &[missing]);
+    for place in ["saved", "pg_wal/saved"] {
+        let put = killed.changed(&place.replace('/', "-"), |data| {
+            fs::create_dir(data.join(place)).expect("make a directory");
+            fs::rename(killed.wal(data, 1), data.join(place).join(missing)).expect("move a segment");
+        });
+        killed.is_refused(&put, &["--keep-wal"], &[&format!("{place}/{missing}")]);
+    }
+    let packed = killed.changed("packed", |data| {
+        let packed = User::caller().shell("gzip \"$1\"", &[&killed.wal(data, 1)]);
+        assert!(packed.status.success(), "{}", said(&packed));
+    });
+    killed.is_refused(&packed, &["--keep-wal"], &[&format!("{missing}.gz")]);
+    // Half of it, as a full disk leaves it.
+    let short = killed.changed("short", |data| {
+        let whole = fs::read(killed.wal(data, 1)).expect("read a segment");
+        fs::write(killed.wal(data, 1), &whole[..whole.len() / 2]).expect("cut it");
+    });
+    killed.is_refused(&short, &["--keep-wal"], &[missing]);
+    let whole = killed.changed("whole", |_| {});
+    let output = killed.delta(&whole, &["--keep-wal"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let back = whole.parent().expect("a directory");
+    let mut back = Postgres::start_as_it_is(back, newest(), &killed.site.place.env());
+    assert_eq!(
+        back.recovery_within(wait::LONG),
+        Recovery::Promoted,
+        "{}",
+        back.log()
+    );
+    assert_eq!(back.query("SELECT count(*) FROM t"), "5");
+}
+
+/// A segment that was moved to another disk, with a link in its place, which the server would have read.
+#[test]
+fn s7_a_link_in_a_segments_place_is_named() {
+    let world = World::new("kept-link");
+    let killed = Killed::new(&world);
+    let disk = world.owned_dir("disk");
+    let linked = killed.changed("linked", |data| {
+        let to = disk.join(&killed.segments[1]);
+        fs::rename(killed.wal(data, 1), &to).expect("move a segment");
+        symlink(&to, killed.wal(data, 1)).expect("link it");
+    });
+    for arguments in [&[][..], &["--keep-wal"], &["--set-aside-wal"]] {
+        killed.is_refused(&linked, arguments, &[&killed.segments[1], "link", "mv -T"]);
+    }
+    assert!(killed.mark(&linked, 1).exists());
+}
+
+/// The only copy of a segment under another name, by its content or by its name; what the archive has goes under any.
+#[test]
+fn s7_wal_under_another_name_stays() {
+    let world = World::new("kept-names");
+    let killed = Killed::new(&world);
+    let segment = &killed.segments[1];
+    let archived = killed.site.place.keys("wal").into_iter().find_map(|key| {
+        let name = key.strip_prefix("wal/")?.strip_suffix(".lz4")?.to_owned();
+        let there = killed.site.server.data().join("pg_wal").join(&name);
+        (name.len() == 24 && there.exists()).then_some(name)
+    });
+    let archived = archived.expect("the server still has a segment that is archived");
+    let stays = [
+        format!("pg_wal/{segment}.bak"),
+        format!("pg_wal/save_{segment}"),
+        format!("pg_wal/{segment}.gz"),
+        format!("{segment}.old"),
+        "last-wal".to_owned(),
+        "saved".to_owned(),
+    ];
+    let goes = [format!("pg_wal/{archived}.bak"), "some-wal".to_owned()];
+    let data = killed.changed("old", |data| {
+        let (own, other) = (killed.wal(data, 1), data.join("pg_wal").join(&archived));
+        for place in &stays[..5] {
+            fs::copy(&own, data.join(place)).expect("copy a segment");
+        }
+        fs::remove_file(data.join(&stays[2])).expect("pack it");
+        let packed = User::caller().shell("gzip -k \"$1\"", &[&own]);
+        assert!(packed.status.success(), "{}", said(&packed));
+        fs::create_dir(data.join("saved")).expect("make a directory");
+        fs::copy(
+            &own,
+            data.join("saved").join(format!("{}.1", segment.to_lowercase())),
+        )
+        .expect("copy it");
+        for place in &goes {
+            fs::copy(&other, data.join(place)).expect("copy a segment");
+        }
+        fs::remove_file(own).expect("lose it");
+        fs::remove_file(killed.mark(data, 1)).expect("lose its mark");
+    });
+    for arguments in [&["--set-aside-wal", "--dry-run"][..], &["--set-aside-wal"]] {
+        let output = killed.delta(&data, arguments);
+        let message = said(&output);
+        assert!(output.status.success(), "{message}");
+        for place in &stays {
+            assert!(message.contains(&format!("{place} stays")), "{place}: {message}");
+            assert!(data.join(place).exists(), "{place}");
+        }
+        for place in &goes {
+            assert_eq!(
+                data.join(place).exists(),
+                arguments.len() > 1,
+                "{place}: {message}"
+            );
+        }
+    }
+}
