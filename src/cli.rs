@@ -70,7 +70,7 @@ Exit codes:
   1    it failed; for wal-fetch: the archive ends before this file; for wal-verify: something is missing;
        for verify: something is damaged or missing
   2    wrong usage (not of wal-fetch)
-  3    backup: the backup is complete, and data pages in it are damaged
+  3    backup: the backup is complete, and data pages in it are damaged; status: somebody should look at something
   130  backup: ended by Ctrl-C (143: by SIGTERM); nothing of it is kept
   255  wal-fetch failed in any other way: PostgreSQL stops recovery instead of ending it early
 

@@ -239,8 +239,7 @@ fn k7_status_tells_branches_apart() {
     let segments: Vec<String> = site.place.keys("wal");
     let last = segments
         .iter()
-        .filter(|key| key.len() == 4 + 24 + 4)
-        .next_back()
+        .rfind(|key| key.len() == 4 + 24 + 4)
         .expect("a segment");
     let number = &last["wal/".len() + 8..];
     let history = walfs::codec::pack_all(

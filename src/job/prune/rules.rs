@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, Zoned};
 
 use crate::archive::tree::TreeName;
 use crate::pg::{Lsn, Timeline};
@@ -213,11 +213,14 @@ pub(super) fn days_before(now: Timestamp, days: u32) -> Timestamp {
     now.checked_sub(span).unwrap_or(Timestamp::MIN)
 }
 
+/// Names the day, week, month or year that a time is in.
+type Bucket = fn(&Zoned) -> String;
+
 /// The newest of each of the last days, weeks, months and years.
 fn generations(backups: &[Judged], whole: &[usize], rules: &Rules, why: &mut [Vec<Reason>]) {
     let mut by_time = whole.to_vec();
     by_time.sort_by_key(|&at| backups[at].ended);
-    let kinds: [(Option<u32>, fn(&jiff::Zoned) -> String); 4] = [
+    let kinds: [(Option<u32>, Bucket); 4] = [
         (rules.daily, |time| time.strftime("day %Y-%m-%d").to_string()),
         (rules.weekly, |time| {
             let week = time.date().iso_week_date();
