@@ -126,7 +126,7 @@ Examples:
 
 Every backup of walfs counts as a full one. `walfs prune` knows more rules.")]
 pub struct DeleteArgs {
-    /// retain [FULL|FIND_FULL] N, or before [FIND_FULL] NAME
+    /// `retain [FULL|FIND_FULL] N`, or `before [FIND_FULL] NAME`
     #[arg(value_name = "WORDS", num_args = 2..=3, required = true)]
     words: Vec<String>,
     #[command(flatten)]

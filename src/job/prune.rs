@@ -1,8 +1,8 @@
 //! Removing backups that nobody wants any more, and the WAL that only they needed (promise K3).
 //!
-//! A plan is decided from one look ([`super::look`], [`rules`], [`needed_wal`]) and shown before anything is touched. Then it is
+//! A plan is decided from one look (`look`, `rules`, `needed_wal`) and shown before anything is touched. Then it is
 //! stored as an order ([`crate::archive::prune`]); behind that, and after a grace, everything is looked at once more, and
-//! what both looks let go is removed ([`deed`]). Whoever makes, pins or takes over something meanwhile says so before he
+//! what both looks let go is removed (`deed`). Whoever makes, pins or takes over something meanwhile says so before he
 //! looks for orders: so he is seen, or sees. A prune that was killed leaves its order, and the next one goes on with it.
 
 use std::sync::Arc;
