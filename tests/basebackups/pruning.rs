@@ -11,7 +11,6 @@ use walfs::codec::unpack_all;
 use super::incremental::{Files, assert_same, restored};
 use crate::common::basebackup::{Place, Site};
 use crate::common::postgres::{Postgres, newest, send};
-use crate::common::recovery::Recovery;
 use crate::common::s3::{Action, Operation, Rule, S3Server};
 use crate::common::user::{User, said};
 use crate::common::wait;
@@ -239,9 +238,14 @@ fn k3_old_backups_keep_their_own_wal_only() {
         &world.path().join("copy1"),
     );
     let mut server = Postgres::start_as_it_is(data.parent().expect("its directory"), newest(), &[]);
-    let recovered = server.recovery_within(wait::LONG);
     // At its target it waits, open for reading.
-    assert_ne!(recovered, Recovery::Failed, "{}", server.log());
+    let paused = "SELECT CASE WHEN pg_is_wal_replay_paused() THEN 'paused' END";
+    let paused = wait::within(wait::LONG, || {
+        let is_paused = server.psql(paused).is_ok_and(|answer| answer == "paused");
+        assert!(server.is_running(), "{}", server.log());
+        is_paused.then_some(())
+    });
+    assert!(paused.is_some(), "{}", server.log());
     server.query("SELECT count(*) FROM t");
     // Nothing is removed twice, and nothing that was removed is missing then.
     let after = objects(&site.place);
