@@ -23,6 +23,7 @@ use crate::common::below::LONG;
 use crate::common::packed;
 use crate::common::s3::S3Server;
 use crate::common::user::{User, said};
+use crate::common::wait;
 use crate::common::wal;
 use crate::common::walfs::{Mount, walfs};
 use crate::common::world::World;
@@ -87,7 +88,18 @@ fn filled<'a>(world: &'a World) -> (Site<'a>, Files) {
     let mount = Mount::local(world);
     let segment = site.server.query("SELECT pg_walfile_name(pg_current_wal_lsn())");
     receive(&site, &mount, &segment);
+    settled(&site);
     (site, files)
+}
+
+/// Until nothing waits to be archived: the `.backup` file of a backup comes behind it.
+fn settled(site: &Site<'_>) {
+    let marks = site.server.data().join("pg_wal/archive_status");
+    wait::until("everything to be archived", || {
+        let mut names = fs::read_dir(&marks).expect("list the marks").flatten();
+        let waits = names.any(|mark| mark.file_name().to_string_lossy().ends_with(".ready"));
+        (!waits).then_some(())
+    });
 }
 
 fn directory(world: &World, name: &str) -> Place {
@@ -126,6 +138,7 @@ fn k8_a_copy_has_what_the_original_has() {
     // What is new, and nothing else; first only said.
     files.change();
     site.backup("tuesday");
+    settled(&site);
     let mut dry = copying(&world, &site.place, &last);
     let output = dry.arg("--dry-run").output().expect("run walfs");
     let planned: Value =
@@ -171,6 +184,7 @@ fn k8_a_copy_that_is_killed_goes_on() {
     let (site, mut files) = filled(&world);
     files.make(40 << 20);
     site.backup("tuesday");
+    settled(&site);
     for _ in 0..6 {
         site.server.query("INSERT INTO t VALUES (1)");
         site.server.archive_all();
@@ -315,6 +329,7 @@ fn k8_what_is_damaged_is_named_and_not_copied() {
     let (site, mut files) = filled(&world);
     files.make(60 * PAGE);
     site.backup("tuesday");
+    settled(&site);
     let own = site
         .place
         .keys("trees")
