@@ -152,10 +152,11 @@ impl Look {
             ways,
             size,
         };
-        look.prove(archive, None, &patience).await?;
+        let damaged = damaged_objects(archive, patience()).await?;
+        look.prove(archive, None, &damaged, &patience).await?;
         look.ends = look.living_ends(archive, &lines, &patience).await?;
         for end in look.ends.clone() {
-            look.prove(archive, Some(&end), &patience).await?;
+            look.prove(archive, Some(&end), &damaged, &patience).await?;
         }
         look.lines = Some(lines);
         Ok(look)
@@ -168,9 +169,9 @@ impl Look {
         &mut self,
         archive: &Arc<Archive>,
         end: Option<&Way>,
+        damaged: &BTreeSet<String>,
         patience: impl Fn() -> Patience,
     ) -> Result<(), Error> {
-        let damaged = damaged_objects(archive, patience()).await?;
         for known in self.backups.iter_mut().rev() {
             if !known.is_complete || end.is_some_and(|end| !known.is_on(end)) {
                 continue;
@@ -178,7 +179,7 @@ impl Look {
             if known.is_proved {
                 return Ok(());
             }
-            match lacking(archive, known, &damaged, &patience).await? {
+            match lacking(archive, known, damaged, &patience).await? {
                 None => {
                     known.is_proved = true;
                     return Ok(());
