@@ -137,7 +137,7 @@ impl Wal {
     /// Opens what was received before: to be filled in further, found by every process, or to be read.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::ReadOnly`], [`Error::Archive`].
+    /// [`Error::NotFound`], [`Error::ReadOnly`], [`Error::Archive`]. [`Error::Stale`]: its last writer left meanwhile.
     pub(super) async fn open_received(
         &self,
         segment: SegmentName,
@@ -145,7 +145,7 @@ impl Wal {
         asker: Option<&Asker>,
     ) -> Result<Arc<Writing>> {
         let name = WalName::Partial(segment).to_string();
-        let reopen = |writing: Arc<Writing>| self.writings.open(writing.ino).ok_or(Error::NotFound);
+        let reopen = |writing: Arc<Writing>| self.writings.open(writing.ino).ok_or(Error::Stale);
         if let Some(writing) = self.writings.find(&name) {
             return reopen(writing);
         }

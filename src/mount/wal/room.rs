@@ -18,8 +18,12 @@ use super::write::{Target, acceptable};
 use super::writing::Writing;
 
 impl Wal {
+    /// What is being written under this number.
+    ///
+    /// # Errors
+    /// [`Error::Stale`]: its last writer has left since the name was looked up.
     fn writing(&self, ino: u64) -> Result<Arc<Writing>> {
-        self.writings.get(ino).ok_or(Error::NotFound)
+        self.writings.get(ino).ok_or(Error::Stale)
     }
 
     fn list_folder(&self, number: u32) -> impl Iterator<Item = (OsString, Attributes)> {

@@ -66,7 +66,7 @@ impl Wal {
     }
 
     pub(super) fn reopen(self: &Arc<Self>, ino: u64) -> Result<AnyFile> {
-        Ok(self.opened(self.writings.open(ino).ok_or(Error::NotFound)?))
+        Ok(self.opened(self.writings.open(ino).ok_or(Error::Stale)?))
     }
 
     /// The object of a handle.
