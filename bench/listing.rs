@@ -194,7 +194,7 @@ impl Place<'_> {
     }
 
     fn lists(&self) -> u64 {
-        let text = fs::read(self.mountpoint.join(".walfs/status.json")).expect("read the status");
+        let text = fs::read(self.mountpoint.join(".walfs/mount.json")).expect("read the status");
         let status: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
         status["store_requests"]["lists"].as_u64().expect("a count")
     }

@@ -39,7 +39,7 @@ const COLUMNS: [&str; 6] = [
     "store requests",
 ];
 
-/// Names of `.walfs/status.json`, under `store_requests`.
+/// Names of `.walfs/mount.json`, under `store_requests`.
 const REQUESTS: [&str; 5] = ["heads", "gets", "puts", "parts", "lists"];
 
 fn main() {

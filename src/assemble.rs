@@ -5,13 +5,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use crate::ahead::Ahead;
 use crate::archive::{self, Archive};
 use crate::cache::Cache;
 use crate::cache::disk::DiskCache;
 use crate::config::{Config, PgWal};
+use crate::job::progress::{Progress, Silent};
+use crate::job::status::{Limits, Shown, Status, status};
 use crate::metrics::Metrics;
 use crate::mount::fs::{self, Fs};
+use crate::mount::overview::{Form, Overview, Seen};
 use crate::read::Reader;
 use crate::staging::Staging;
 use crate::store::{self, Patience, Store};
@@ -80,7 +85,14 @@ pub fn directory(
         PgWal::Auto => Some(None),
         PgWal::Given(directory) => Some(Some(directory.clone())),
     };
-    let ahead = given.map(|given| Ahead::new(archive.clone(), given, config.deadline, metrics.clone()));
+    let ahead = given
+        .clone()
+        .map(|given| Ahead::new(archive.clone(), given, config.deadline, metrics.clone()));
+    let overview = Arc::new(StatusOf {
+        archive: archive.clone(),
+        pg_wal: given.clone().flatten(),
+        deadline: config.deadline,
+    });
     let options = fs::Options {
         deadline: config.deadline,
         longest,
@@ -88,5 +100,43 @@ pub fn directory(
         read_only: config.read_only,
         mountpoint,
     };
-    Ok(Fs::new(archive, reader, staging, metrics, options, ahead))
+    Ok(Fs::new(archive, reader, staging, metrics, options, ahead).showing(overview))
+}
+
+/// Tells a mount what `walfs status` tells.
+#[derive(Debug)]
+struct StatusOf {
+    archive: Arc<Archive>,
+    pg_wal: Option<PathBuf>,
+    deadline: Duration,
+}
+
+#[async_trait]
+impl Overview for StatusOf {
+    async fn look(&self) -> Result<Box<dyn Seen>, archive::Error> {
+        let (limits, quiet): (_, Arc<dyn Progress>) = (Limits::default(), Arc::new(Silent));
+        let look = status(
+            &self.archive,
+            self.pg_wal.as_deref(),
+            &limits,
+            &quiet,
+            self.deadline,
+        );
+        Ok(Box::new(look.await?))
+    }
+}
+
+impl Seen for Status {
+    fn told(&self, form: Form, is_remembered: bool) -> String {
+        let shown = match is_remembered {
+            true => Shown::remembered(self),
+            false => Shown::now(self),
+        };
+        match form {
+            Form::Screen => shown.screen(),
+            Form::Json => shown.json(),
+            Form::Picture => shown.picture(),
+            Form::Metrics => shown.metrics(),
+        }
+    }
 }

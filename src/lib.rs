@@ -14,8 +14,8 @@
 //! Calls go down, results come up. Invariants, each stated as something that never happens:
 //!
 //! - [`pg`] and [`codec`] do no I/O: each rule is tested with byte arrays.
-//! - Only [`archive`] spells the keys of objects, and nothing in this library deletes an archived one: what a backup
-//!   that was never finished has left, and what `verify` remembers, is all that ever goes.
+//! - Only [`archive`] spells the keys of objects, and only a prune, by an order that is stored first,
+//!   deletes an archived one. Else only what a backup that was never finished has left goes, and what `verify` remembers.
 //! - Only `mount::fuse` knows FUSE, `store::s3` the AWS SDK, [`server`] the protocol of PostgreSQL, `cli` the command line
 //!   and walfs's settings in the environment, [`linux`] mounts and control groups.
 //! - Only [`memory`] divides the memory: no room has a pool or a bound of its own that grows with what it is given to do.

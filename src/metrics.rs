@@ -1,5 +1,5 @@
-//! What happened so far: the counters of all rooms in one list, and the last error, for `status.json` and the log. A pipe
-//! out; nothing comes back.
+//! What happened so far: the counters of all rooms in one list, and the last error, for `mount.json`, for metrics and the
+//! log. A pipe out; nothing comes back.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +11,10 @@ use crate::archive::Archive;
 use crate::read::Reader;
 use crate::staging::Staging;
 use crate::store::Counts;
+
+pub mod exposition;
+
+use exposition::Exposition;
 
 /// What is counted where no room does it itself.
 #[derive(Debug, Default)]
@@ -30,7 +34,7 @@ pub struct Metrics {
     forks: Mutex<Vec<ForkFound>>,
 }
 
-/// The counters of all rooms at one moment, by the names that `status.json` gives them. Each is right by itself.
+/// The counters of all rooms at one moment, by the names that `mount.json` gives them. Each is right by itself.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Counters {
     archived_files: u64,
@@ -52,6 +56,90 @@ pub struct Counters {
     /// What is being written and did not fit.
     spilled_bytes: u64,
     store_requests: Counts,
+}
+
+impl Counters {
+    /// The same as metrics.
+    pub fn expose(&self, metrics: &mut Exposition) {
+        let counters = [
+            (
+                "mount_archived_files",
+                "Files archived by an upload",
+                self.archived_files,
+            ),
+            (
+                "mount_sent_ahead_segments",
+                "Segments uploaded before their copier came",
+                self.sent_ahead,
+            ),
+            (
+                "mount_repeated_files",
+                "Files brought again with the content already archived",
+                self.repeated_files,
+            ),
+            ("mount_failed_files", "Files refused or failed", self.failed_files),
+            (
+                "mount_read_bytes",
+                "Plain bytes handed to readers",
+                self.read_bytes,
+            ),
+            (
+                "mount_cache_hits",
+                "Pieces that were in memory when they were asked for",
+                self.cache_hits,
+            ),
+            ("mount_cache_misses", "Pieces that were not", self.cache_misses),
+            (
+                "store_received_bytes",
+                "Bytes received in successful reads",
+                self.store_requests.bytes_in,
+            ),
+            (
+                "store_sent_bytes",
+                "Bytes handed over for writing",
+                self.store_requests.bytes_out,
+            ),
+        ];
+        for (name, help, value) in counters {
+            metrics.counter(name, help, value);
+        }
+        let requests = &self.store_requests;
+        let requests = [
+            ("put", requests.puts),
+            ("get", requests.gets),
+            ("head", requests.heads),
+            ("list", requests.lists),
+            ("delete", requests.deletes),
+            ("part", requests.parts),
+        ];
+        metrics.counters(
+            ("store_requests", "operation"),
+            "Requests to the store, each attempt",
+            requests,
+        );
+        let held = [
+            ("uploads", self.memory_uploads_bytes),
+            ("frames", self.memory_frames_bytes),
+            ("stored", self.memory_stored_bytes),
+            ("ahead", self.ahead_bytes),
+            ("cache", self.cached_bytes),
+        ];
+        metrics.gauges(
+            ("mount_memory_bytes", "share"),
+            "Memory that is held of each share",
+            held.map(|(share, bytes)| (share.to_owned(), bytes)),
+        );
+        metrics.gauge(
+            "mount_memory_limit_bytes",
+            "What all shares have",
+            self.memory_bytes,
+        );
+        metrics.gauge(
+            "mount_spilled_bytes",
+            "What is written and is in temporary files",
+            self.spilled_bytes,
+        );
+    }
 }
 
 /// Timelines that both go on from one place, as far as this process has seen.

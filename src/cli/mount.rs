@@ -121,7 +121,9 @@ Examples:
 Files in the mount:
   wal/NAME             what PostgreSQL has archived, under the name it gave
   .absent/NAME         exists while the store says that wal/NAME does not
-  .walfs/status.json   counters, last archived file, last error, requests to the store
+  .walfs/status.txt    what can be restored, and what is wrong, as `walfs status`; status.json, status.svg too
+  .walfs/metrics.prom  the same, and counters of this mount, as metrics
+  .walfs/mount.json    counters of this mount, last archived file, last error, requests to the store
   .walfs/version       version of the walfs that serves
 
 Sizes are bytes, or have KiB, MiB, GiB or TiB behind them. Times are like 45s, 10m or 1h 30m.

@@ -66,7 +66,7 @@ impl Mounted {
     }
 
     fn status(&self) -> Option<Status> {
-        let text = fs::read(self.mountpoint.join(".walfs/status.json")).ok()?;
+        let text = fs::read(self.mountpoint.join(".walfs/mount.json")).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
@@ -145,7 +145,7 @@ fn is_same(named: &Location, shown: &str) -> bool {
     }
 }
 
-/// What is read of `status.json`.
+/// What is read of `mount.json`.
 #[derive(Debug, Deserialize)]
 struct Status {
     archive: String,

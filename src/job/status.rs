@@ -25,9 +25,11 @@ use crate::pg::{SegmentName, SegmentSize};
 use crate::store::Patience;
 
 mod backlog;
+mod shown;
 mod troubles;
 
 pub use backlog::Backlog;
+pub use shown::Shown;
 pub use troubles::{Limits, Trouble, spoken};
 
 /// Segments without an index that are read for the last commit of a line.
@@ -351,7 +353,7 @@ async fn verified(archive: &Archive, patience: Patience) -> Result<Option<Verifi
 }
 
 /// How long ago, in seconds; 0 if the clocks disagree.
-pub(crate) fn age(at: Timestamp, now: Timestamp) -> u64 {
+fn age(at: Timestamp, now: Timestamp) -> u64 {
     let age: SignedDuration = now.duration_since(at);
     u64::try_from(age.as_secs()).unwrap_or(0)
 }

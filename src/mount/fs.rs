@@ -34,6 +34,7 @@ use super::common::Common;
 use super::directory::{Entry, numbered};
 use super::handles::{Handle, Handles};
 use super::node::{Attributes, Inodes, Node};
+use super::overview::{Looks, Overview};
 use super::own::Own;
 use super::room::Room;
 use super::wal::Wal;
@@ -83,11 +84,18 @@ impl Fs {
             own: Own {
                 common: common.clone(),
                 wal: wal.clone(),
+                looks: None,
             },
             wal,
             basebackups: Basebackups::new(common.clone(), archived),
             common,
         }
+    }
+
+    /// With the state of the archive in `.walfs/`.
+    pub fn showing(mut self, overview: Arc<dyn Overview>) -> Self {
+        self.own.looks = Some(Looks::new(overview));
+        self
     }
 
     /// Refuses new files from now on; those being written may be finished.

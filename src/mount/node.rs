@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use crate::pg::{SegmentName, Timeline, WalName};
 
+use super::overview::Form;
 use crate::linux::kernel::Owner;
 
 /// What an inode number stands for.
@@ -64,8 +65,10 @@ pub struct TreeNode {
 /// The files in `/.walfs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OwnFile {
-    /// `status.json`
-    Status,
+    /// `mount.json`
+    Mount,
+    /// The state of the archive, in one of its forms.
+    Status(Form),
     /// `version`
     Version,
 }
@@ -74,15 +77,19 @@ pub enum OwnFile {
 pub const ROOT: u64 = 1;
 
 /// The fixed nodes, in the order of their numbers from [`ROOT`] on.
-const FIXED: [Node; 8] = [
+const FIXED: [Node; 12] = [
     Node::Root,
     Node::Wal,
     Node::Absent,
     Node::Own,
-    Node::OwnFile(OwnFile::Status),
+    Node::OwnFile(OwnFile::Mount),
     Node::OwnFile(OwnFile::Version),
     Node::Basebackups,
     Node::Latest,
+    Node::OwnFile(OwnFile::Status(Form::Screen)),
+    Node::OwnFile(OwnFile::Status(Form::Json)),
+    Node::OwnFile(OwnFile::Status(Form::Picture)),
+    Node::OwnFile(OwnFile::Status(Form::Metrics)),
 ];
 
 // Layout of a computed number: 1 bit set (bit 62), 3 bits of kind, 15 bits of timeline, 44 bits of log and segment.

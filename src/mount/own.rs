@@ -12,11 +12,13 @@ use super::common::Common;
 use super::directory::{Entries, numbered};
 use super::error::{Error, Result};
 use super::node::{Attributes, Node, OwnFile};
+use super::overview::{Form, Looks};
 use super::room::{AnyFile, Named, OpenFile, Opening, Room};
 use super::wal::Wal;
 use super::wal::archived::wal_name;
+use crate::metrics::exposition::{END, Exposition};
 
-mod status;
+mod mounted;
 
 /// The directories of the mount.
 const TOP: [(&str, Node); 4] = [
@@ -27,8 +29,12 @@ const TOP: [(&str, Node); 4] = [
 ];
 
 /// The files in `.walfs/`.
-const FILES: [(&str, Node); 2] = [
-    ("status.json", Node::OwnFile(OwnFile::Status)),
+const FILES: [(&str, Node); 6] = [
+    ("metrics.prom", Node::OwnFile(OwnFile::Status(Form::Metrics))),
+    ("mount.json", Node::OwnFile(OwnFile::Mount)),
+    ("status.json", Node::OwnFile(OwnFile::Status(Form::Json))),
+    ("status.svg", Node::OwnFile(OwnFile::Status(Form::Picture))),
+    ("status.txt", Node::OwnFile(OwnFile::Status(Form::Screen))),
     ("version", Node::OwnFile(OwnFile::Version)),
 ];
 
@@ -37,24 +43,53 @@ const FILES: [(&str, Node); 2] = [
 pub(super) struct Own {
     pub(super) common: Arc<Common>,
     pub(super) wal: Arc<Wal>,
+    /// Without one there are no files that tell of the archive.
+    pub(super) looks: Option<Looks>,
 }
 
 impl Own {
-    /// What a file holds now; `None` for a directory.
+    /// What a file holds now, as far as no store is asked; `None` for a directory.
     fn text(&self, node: Node) -> Option<String> {
         match node {
-            Node::OwnFile(OwnFile::Version) => Some(status::version()),
-            Node::OwnFile(OwnFile::Status) => Some(status::status(&self.common, self.wal.open_writes())),
+            Node::OwnFile(OwnFile::Version) => Some(mounted::version()),
+            Node::OwnFile(OwnFile::Mount) => Some(mounted::state(&self.common, self.wal.open_writes())),
             Node::AbsentFile(_) => Some(String::new()),
             _ => None,
         }
     }
 
-    fn attributes(&self, node: Node) -> Attributes {
-        match self.text(node) {
-            Some(text) => self.common.file(node, text.len() as u64),
-            None => self.common.directory(node),
+    /// The state of the archive.
+    async fn told(&self, form: Form, asker: Option<&Asker>) -> Result<String> {
+        let looks = self.looks.as_ref().ok_or(Error::NotFound)?;
+        let told = self.common.while_wanted(asker, looks.told(form)).await?;
+        if form == Form::Metrics {
+            let archive = told.unwrap_or_else(|_| Exposition::unread().text());
+            return Ok(archive + &mounted::metrics(&self.common, self.wal.open_writes()) + END);
         }
+        Ok(told.map_err(Arc::new)?)
+    }
+
+    fn attributes(&self, node: Node) -> Attributes {
+        match (self.text(node), node, &self.looks) {
+            (Some(text), _, _) => self.common.file(node, text.len() as u64),
+            (None, Node::OwnFile(OwnFile::Status(form)), Some(looks)) => {
+                self.common.file(node, looks.bytes(form))
+            }
+            _ => self.common.directory(node),
+        }
+    }
+
+    /// What is listed in a directory.
+    fn children(&self, node: Node) -> Result<impl Iterator<Item = (&'static str, Node)>> {
+        let all: &[_] = match node {
+            Node::Root => &TOP,
+            Node::Own => &FILES,
+            Node::Absent => &[],
+            _ => return Err(Error::NotDirectory),
+        };
+        let is_there =
+            |node: &Node| self.looks.is_some() || !matches!(node, Node::OwnFile(OwnFile::Status(_)));
+        Ok(all.iter().copied().filter(move |(_, node)| is_there(node)))
     }
 
     /// An answer that does not come is no proof, and this question may fail: the `restore_command` that asks it then
@@ -68,43 +103,36 @@ impl Own {
     }
 }
 
-/// What is listed in a directory.
-fn children(node: Node) -> Result<&'static [(&'static str, Node)]> {
-    match node {
-        Node::Root => Ok(&TOP),
-        Node::Own => Ok(&FILES),
-        Node::Absent => Ok(&[]),
-        _ => Err(Error::NotDirectory),
-    }
-}
-
 #[async_trait]
 impl Room for Own {
     async fn lookup(&self, (parent, name): Named<'_>, asker: Option<&Asker>) -> Result<Attributes> {
         if parent == Node::Absent {
             return Ok(self.attributes(self.proof_of_absence(name, asker).await?));
         }
-        let found = children(parent)?.iter().find(|(known, _)| *known == name);
+        let found = self.children(parent)?.find(|(known, _)| *known == name);
         let (_, node) = found.ok_or(Error::NotFound)?;
-        Ok(self.attributes(*node))
+        Ok(self.attributes(node))
     }
 
     async fn getattr(&self, node: Node, _asker: Option<&Asker>) -> Result<Attributes> {
         Ok(self.attributes(node))
     }
 
-    async fn open(&self, node: Node, opening: Opening, _asker: Option<&Asker>) -> Result<AnyFile> {
-        let text = self.text(node).ok_or(Error::IsDirectory)?;
-        match opening {
-            Opening::Replace => Err(Error::immutable("this file")),
-            Opening::Read | Opening::Write => Ok(Arc::new(OpenText(text.into()))),
+    async fn open(&self, node: Node, opening: Opening, asker: Option<&Asker>) -> Result<AnyFile> {
+        if opening == Opening::Replace {
+            return Err(Error::immutable("this file"));
         }
+        let text = match node {
+            Node::OwnFile(OwnFile::Status(form)) => self.told(form, asker).await?,
+            _ => self.text(node).ok_or(Error::IsDirectory)?,
+        };
+        Ok(Arc::new(OpenText(text.into())))
     }
 
     async fn open_directory(&self, node: Node) -> Result<Arc<dyn Entries>> {
-        let shown = children(node)?
-            .iter()
-            .map(|(name, node)| (name.into(), self.attributes(*node)));
+        let shown = self
+            .children(node)?
+            .map(|(name, node)| (name.into(), self.attributes(node)));
         Ok(Arc::new(numbered(shown, 0)))
     }
 }

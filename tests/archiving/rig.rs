@@ -397,7 +397,7 @@ impl Rig {
         assert!(said, "{words:?} in the log:\n{log}");
     }
 
-    /// The last error in status.json speaks of all this.
+    /// The last error in mount.json speaks of all this.
     #[track_caller]
     pub(crate) fn assert_last_error(&self, words: &[&str]) {
         let status = self.mount.status();

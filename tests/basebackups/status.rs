@@ -9,6 +9,8 @@ use serde_json::Value;
 use crate::common::basebackup::{Place, Site};
 use crate::common::s3::S3Server;
 use crate::common::user::{User, said};
+use crate::common::wait;
+use crate::common::walfs::{BINARY, Mount, Options};
 use crate::common::world::World;
 
 fn try_status(site: &Site<'_>, arguments: &[&str]) -> Output {
@@ -50,6 +52,19 @@ fn status(site: &Site<'_>, code: i32, arguments: &[&str]) -> (String, Value) {
     (text, value)
 }
 
+/// The value of a metric.
+#[track_caller]
+fn metric(text: &str, name: &str) -> i64 {
+    let is_it = |line: &&str| line.starts_with(&format!("walfs_{name} "));
+    let line = text.lines().find(is_it);
+    let line = line.unwrap_or_else(|| panic!("no {name} in {text}"));
+    line.rsplit(' ')
+        .next()
+        .expect("a value")
+        .parse()
+        .expect("a number")
+}
+
 /// The only row of the time line.
 fn row(text: &str) -> String {
     let row = text.lines().find(|line| line.contains('|')).expect("a time line");
@@ -81,6 +96,33 @@ fn k7_status_tells_what_can_be_restored_and_what_is_wrong() {
     let last: jiff::Timestamp = last.as_str().expect("a time").parse().expect("a time");
     let now = jiff::Timestamp::now();
     assert!(now.duration_since(last).as_secs() < 120, "{last}, {committed}");
+
+    // The same in the mount, and as metrics.
+    let mount = Mount::local(&world);
+    let in_mount: Value = serde_json::from_str(&mount.told("status.json")).expect("JSON");
+    let facts = |mut value: Value| {
+        value.as_object_mut().expect("an object").remove("at");
+        value
+    };
+    assert_eq!(facts(in_mount), facts(value.clone()));
+    assert!(mount.told("status.txt").contains("All is well."));
+    assert!(mount.told("status.svg").starts_with("<svg"));
+    let metrics = mount.told("metrics.prom");
+    let printed = String::from_utf8(try_status(&site, &["--metrics"]).stdout).expect("text");
+    for text in [&metrics, &printed] {
+        assert_eq!(metric(text, "archive_readable"), 1, "{text}");
+        assert_eq!(metric(text, "backups{state=\"complete\"}"), 1, "{text}");
+        let told = metric(text, "last_commit_timestamp_seconds{timeline=\"1\"}");
+        assert_eq!(told, last.as_second(), "{text}");
+        assert!(
+            text.ends_with("# EOF\n") && text.matches("# EOF").count() == 1,
+            "{text}"
+        );
+    }
+    assert!(
+        metric(&metrics, "store_requests_total{operation=\"list\"}") > 0,
+        "{metrics}"
+    );
 
     // Ages, for those who watch.
     std::thread::sleep(std::time::Duration::from_millis(2100));
@@ -156,6 +198,12 @@ fn k7_with_the_store_away_status_shows_what_it_saw_last() {
     let site = Site::new(&world, Place::S3(S3Server::start()));
     world.owned_dir("cache");
     site.backup("monday");
+    let mut options = Options::of(&world, &site.place.archive()).args(&["--deadline", "3s"]);
+    for (name, value) in site.place.env() {
+        options = options.env(name, &value);
+    }
+    let mount = options.mount();
+    assert!(mount.told("status.txt").contains("monday"));
     let patient = ["--deadline", "3s"];
     status(&site, 0, &patient);
     let Place::S3(server) = &site.place else {
@@ -172,8 +220,22 @@ fn k7_with_the_store_away_status_shows_what_it_saw_last() {
     let json = try_status(&site, &[&patient[..], &["--json"]].concat());
     let value: Value = serde_json::from_slice(&json.stdout).expect("JSON");
     assert_eq!(value["is_remembered"], true);
+    let metrics = String::from_utf8(try_status(&site, &[&patient[..], &["--metrics"]].concat()).stdout);
+    let metrics = metrics.expect("text");
+    assert_eq!(metric(&metrics, "archive_readable"), 0, "{metrics}");
+    assert_eq!(metric(&metrics, "backups{state=\"complete\"}"), 1, "{metrics}");
+    // Nor in the mount.
+    let away = "THE ARCHIVE CANNOT BE READ NOW.";
+    let text = wait::within(wait::LONG, || {
+        Some(mount.told("status.txt")).filter(|text| text.starts_with(away))
+    });
+    assert!(
+        text.expect("a look that is not fresh any more")
+            .contains("monday")
+    );
+    assert_eq!(metric(&mount.told("metrics.prom"), "archive_readable"), 0);
     // Of another archive nothing is known.
-    let mut other = Command::new(site.world.public_program(Path::new(crate::common::walfs::BINARY)));
+    let mut other = Command::new(site.world.public_program(Path::new(BINARY)));
     other
         .envs(site.place.env())
         .env("XDG_CACHE_HOME", world.path().join("cache"));

@@ -244,17 +244,23 @@ impl Mount {
         self.read_path(&self.wal().join(name))
     }
 
-    /// What `.walfs/status.json` says now.
+    /// What `.walfs/mount.json` says now.
     #[track_caller]
     pub fn status(&self) -> serde_json::Value {
-        let path = self.options.mountpoint.join(".walfs/status.json");
+        serde_json::from_str(&self.told("mount.json")).expect("mount.json is JSON")
+    }
+
+    /// The text of a file in `.walfs/`.
+    #[track_caller]
+    pub fn told(&self, file: &str) -> String {
+        let path = self.options.mountpoint.join(".walfs").join(file);
         let text = self
             .read_path(&path)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        serde_json::from_slice(&text).expect("status.json is JSON")
+        String::from_utf8(text).expect("text")
     }
 
-    /// Asserts that a field of `.walfs/status.json` has this value; `field` is a JSON pointer ("/store/kind").
+    /// Asserts that a field of `.walfs/mount.json` has this value; `field` is a JSON pointer ("/store/kind").
     #[track_caller]
     pub fn assert_status(&self, field: &str, expected: impl Into<serde_json::Value>) {
         let status = self.status();

@@ -110,7 +110,7 @@ fn tell_all(common: &Common, children: &[Child], segment: SegmentName) {
     forks.for_each(|fork| tell(&common.metrics, &fork));
 }
 
-/// Says it once, in the log and in `status.json`.
+/// Says it once, in the log and in `mount.json`.
 fn tell(metrics: &Metrics, fork: &Fork) {
     let is_new = metrics.fork(ForkFound {
         parent_timeline: fork.parent.0,

@@ -1,14 +1,15 @@
-//! The files in `.walfs/`: made when they are opened, plain text and JSON, no secrets.
+//! What a mount tells of itself in `.walfs/`: made when it is opened, plain text and JSON, no secrets.
 
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::metrics::exposition::Exposition;
 use crate::metrics::{Counters, ForkFound, LastError, LastFile};
 use crate::mount::common::Common;
 
-/// `status.json`.
+/// `mount.json`.
 #[derive(Debug, Serialize)]
-struct Status<'a> {
+struct State<'a> {
     version: &'static str,
     archive: String,
     archive_id: &'a str,
@@ -25,12 +26,12 @@ struct Status<'a> {
     forks: Vec<ForkFound>,
 }
 
-/// The text of `status.json`; `open_writes`: files being written now.
-pub(super) fn status(common: &Common, open_writes: usize) -> String {
+/// The text of `mount.json`; `open_writes`: files being written now.
+pub(super) fn state(common: &Common, open_writes: usize) -> String {
     let (archive, metrics) = (&common.archive, &common.metrics);
     let counters = metrics.of_all_rooms(archive, &common.reader, &common.staging);
     let cluster = archive.known_cluster();
-    let status = Status {
+    let state = State {
         version: env!("CARGO_PKG_VERSION"),
         archive: archive.place(),
         archive_id: &archive.marker().archive_id,
@@ -45,9 +46,20 @@ pub(super) fn status(common: &Common, open_writes: usize) -> String {
         last_error: metrics.last_error(),
         forks: metrics.forks(),
     };
-    let mut text = serde_json::to_string_pretty(&status).expect("plain data becomes JSON");
+    let mut text = serde_json::to_string_pretty(&state).expect("plain data becomes JSON");
     text.push('\n');
     text
+}
+
+/// Its counters for `metrics.prom`.
+pub(super) fn metrics(common: &Common, open_writes: usize) -> String {
+    let mut metrics = Exposition::new();
+    let counters = common
+        .metrics
+        .of_all_rooms(&common.archive, &common.reader, &common.staging);
+    counters.expose(&mut metrics);
+    metrics.gauge("mount_open_writes", "Files being written now", open_writes as u64);
+    metrics.text()
 }
 
 /// The text of `version`.

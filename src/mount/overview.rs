@@ -1,0 +1,103 @@
+//! The state of the archive in `.walfs/`, as `walfs status` tells it: looked at when a file is opened, kept for a while, and
+//! with the store away what was seen last.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+
+use crate::archive;
+
+/// How long a look is good enough for the next who asks, at least.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// ... and how many times as long as it took: who asks all the time keeps the store busy for no more than a tenth of it.
+const TIMES: u32 = 10;
+
+/// A form in which the state is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// `status.txt`
+    Screen,
+    /// `status.json`
+    Json,
+    /// `status.svg`
+    Picture,
+    /// `metrics.prom`
+    Metrics,
+}
+
+/// What was seen of the archive at one moment.
+pub trait Seen: std::fmt::Debug + Send + Sync {
+    /// In this form. `is_remembered`: the archive cannot be read now. [`Form::Metrics`] lacks its last line.
+    fn told(&self, form: Form, is_remembered: bool) -> String;
+}
+
+/// Who looks at the archive.
+#[async_trait]
+pub trait Overview: std::fmt::Debug + Send + Sync {
+    /// Looks at all of it.
+    ///
+    /// # Errors
+    /// [`archive::Error`]
+    async fn look(&self) -> Result<Box<dyn Seen>, archive::Error>;
+}
+
+/// What was seen, and until when it is good enough.
+type Last = (Instant, Box<dyn Seen>);
+
+/// The last look.
+#[derive(Debug)]
+pub(super) struct Looks {
+    overview: Arc<dyn Overview>,
+    /// Who looks holds it: others wait for the same look.
+    last: Mutex<Option<Last>>,
+    bytes: [AtomicU64; 4],
+}
+
+impl Looks {
+    pub(super) fn new(overview: Arc<dyn Overview>) -> Self {
+        Self {
+            overview,
+            last: Mutex::new(None),
+            bytes: Default::default(),
+        }
+    }
+
+    /// How long the text was when it was told last.
+    pub(super) fn bytes(&self, form: Form) -> u64 {
+        self.bytes[form as usize].load(Ordering::Relaxed)
+    }
+
+    /// The text.
+    ///
+    /// # Errors
+    /// [`archive::Error`]: the archive cannot be read, and nothing was seen before.
+    pub(super) async fn told(&self, form: Form) -> Result<String, archive::Error> {
+        let mut last = self.last.lock().await;
+        let begun = Instant::now();
+        let is_fresh = last.as_ref().is_some_and(|(until, _)| begun < *until);
+        let mut is_remembered = false;
+        if !is_fresh {
+            match (self.overview.look().await, &*last) {
+                (Ok(seen), _) => {
+                    let (now, took) = (Instant::now(), begun.elapsed());
+                    *last = Some((now + FRESH.max(took * TIMES), seen));
+                }
+                (Err(error), Some(_)) => {
+                    tracing::warn!(
+                        "the archive cannot be looked at, .walfs/ tells what was seen last: {error}"
+                    );
+                    is_remembered = true;
+                }
+                (Err(error), None) => return Err(error),
+            }
+        }
+        let (_, seen) = last.as_ref().expect("it was seen just now, or before");
+        let text = seen.told(form, is_remembered);
+        self.bytes[form as usize].store(text.len() as u64, Ordering::Relaxed);
+        Ok(text)
+    }
+}
