@@ -207,6 +207,15 @@ impl Patience {
 /// By how much longer than a request's deadline its caller waits: the store's own error says more.
 pub const GRACE: Duration = Duration::from_secs(2);
 
+/// What keeps an object that its owner would delete (Object Lock of S3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Retention {
+    /// Until then, by the store's clock.
+    Until(SystemTime),
+    /// Until somebody takes the hold away.
+    Hold,
+}
+
 /// What a caller can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -392,6 +401,24 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// Forgets an upload and its parts. One that is not there is no error.
     async fn abort_upload(&self, upload: &Upload) -> Result<(), Error>;
+
+    /// Can objects be kept here although their owner deletes them? Asked once.
+    async fn can_lock(&self) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    /// Why this object may not be deleted now, if so.
+    async fn retention(&self, key: &Key) -> Result<Option<Retention>, Error> {
+        let _ = key;
+        Ok(None)
+    }
+
+    /// Uploads that were begun before that and are neither completed nor forgotten, as far as the backend does not sweep
+    /// them itself.
+    async fn unfinished_uploads(&self, before: SystemTime) -> Result<Vec<Upload>, Error> {
+        let _ = before;
+        Ok(vec![])
+    }
 
     /// Makes sure, where keys have folders (a local directory), that the one of keys that begin with `folder/` is there
     /// and the archive's own. From then on its loss is a loss, and proves no absence.

@@ -26,6 +26,7 @@ mod damaging;
 mod catalogue;
 // What the server needs behind links, and settings elsewhere.
 mod links;
+mod locking;
 mod memory;
 // Reading of complete backups, without the kernel: requests and damage.
 mod reading;

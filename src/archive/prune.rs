@@ -9,14 +9,15 @@
 
 use std::time::SystemTime;
 
+use futures::{StreamExt, TryStreamExt, future, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::tree::begun::{Maker, Process};
-use super::tree::{TreeId, TreeName};
+use super::tree::{TreeId, TreeKind, TreeName};
 use super::{Archive, Error};
 use crate::pg::{SegmentName, SegmentSize, Timeline, WalName};
-use crate::store::{self, ByteRange, ErrorKind, Key, Patience, PutMode};
+use crate::store::{self, ByteRange, ErrorKind, Key, Patience, PutMode, Retention};
 
 const PRUNE: &str = "prune/";
 const ORDER: &str = ".order.json";
@@ -24,6 +25,9 @@ const RECORD: &str = ".done.json";
 
 /// The longest order, and the longest record.
 const WORD_BYTES: u64 = 16 << 20;
+
+/// So many objects are asked for at a time whether the store has locked them.
+const ASKED_AT_ONCE: usize = 16;
 
 /// How often words are listed again because one was replaced meanwhile.
 const TRIES: usize = 8;
@@ -156,6 +160,29 @@ impl Removed {
 }
 
 impl Archive {
+    /// Why the store keeps a backup: any of its objects.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn backup_locked(
+        &self,
+        name: &TreeName,
+        id: &TreeId,
+        patience: Patience,
+    ) -> Result<Option<Retention>, Error> {
+        if !self.store().can_lock(patience).await? {
+            return Ok(None);
+        }
+        let objects = self.tree_objects(id, patience).await?.into_iter();
+        let keys = objects.map(|(key, _)| key);
+        let keys = keys.chain([name.summary_key(TreeKind::BaseBackup)]);
+        let asked = stream::iter(keys).map(|key| async move { self.store().retention(&key, patience).await });
+        let asked = asked.buffer_unordered(ASKED_AT_ONCE);
+        Ok(asked
+            .try_fold(None, |locked, next| future::ok(next.max(locked)))
+            .await?)
+    }
+
     /// Says what will be deleted. Behind it, and only then, is the moment to look at what others need.
     ///
     /// # Errors

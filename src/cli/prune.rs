@@ -301,6 +301,19 @@ fn print(out: &mut impl Write, plan: &Plan, removed: Removed, dry_run: bool) -> 
         tally(removed.trees),
         tally(removed.wal)
     )?;
+    if removed.locked.tally.objects > 0 {
+        let kept = tally(removed.locked.tally);
+        let until = removed
+            .locked
+            .until
+            .map_or("somebody takes the legal hold away".to_owned(), |until| {
+                format!("{until:.0}")
+            });
+        writeln!(
+            out,
+            "the store has locked {kept}, until {until}: a prune after that removes them"
+        )?;
+    }
     Ok(())
 }
 
@@ -337,6 +350,11 @@ struct ToldRemoved {
     backup_bytes: u64,
     wal_objects: u64,
     wal_bytes: u64,
+    /// Which nothing needs, and which stay.
+    locked_objects: u64,
+    locked_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    locked_until: Option<String>,
 }
 
 impl Told {
@@ -359,6 +377,9 @@ impl Told {
                 backup_bytes: removed.trees.bytes,
                 wal_objects: removed.wal.objects,
                 wal_bytes: removed.wal.bytes,
+                locked_objects: removed.locked.tally.objects,
+                locked_bytes: removed.locked.tally.bytes,
+                locked_until: removed.locked.until.map(|until| until.to_string()),
             },
         }
     }

@@ -20,7 +20,7 @@ use crate::job::restore::way::Way;
 use crate::job::restore::{self, forks};
 use crate::job::wal_ranges::{WalRanges, wal_ranges};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline};
-use crate::store::Patience;
+use crate::store::{Patience, Retention};
 
 /// A backup with a summary.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub(in crate::job) struct Known {
     /// Why not, if it is damaged or lacks WAL.
     pub lacks: Option<String>,
     pub pinned: Option<String>,
+    /// The store does not give up something of it. Only a prune asks.
+    pub locked: Option<Retention>,
     /// Unfinished ones that point to it.
     pub base_of: Vec<TreeName>,
 }
@@ -120,6 +122,7 @@ impl Look {
                 lacks,
                 summary,
                 base_of: vec![],
+                locked: None,
                 is_proved: false,
             });
         }

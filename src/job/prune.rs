@@ -5,16 +5,17 @@
 //! what both looks let go is removed (`deed`). Whoever makes, pins or takes over something meanwhile says so before he
 //! looks for orders: so he is seen, or sees. A prune that was killed leaves its order, and the next one goes on with it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::archive::prune::Order;
-use crate::archive::tree::TreeName;
 use crate::archive::tree::begun::{Maker, Process};
+use crate::archive::tree::{TreeId, TreeName};
 use crate::archive::{self, Archive};
-use crate::store::{Key, Patience};
+use crate::store::{Key, Patience, Retention};
 
 use super::look::Look;
 use super::progress::{Phase, Progress};
@@ -26,13 +27,17 @@ mod plan;
 mod rules;
 
 use deed::{Deed, Mode};
+use plan::locked_until;
 
-pub use deed::{Removed, Tally};
+pub use deed::{Locked, Removed, Tally};
 pub use plan::{Plan, Planned};
 pub use rules::{Reason, Rules};
 
 /// A prune that is not done by then ends: others may take it for dead after a day.
 pub const MOST_TIME: Duration = Duration::from_secs(12 * 3600);
+
+/// No upload takes that long: one that was begun before is nobody's any more.
+const UPLOADS_LIVE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Why nothing, or no more, is removed.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +115,7 @@ impl Prune<'_> {
     pub async fn run(&self) -> Result<(Plan, Removed), Error> {
         let began = Instant::now();
         sweep(self.archive, self.patience()).await?;
+        self.sweep_uploads().await;
         // Before the first look: so that has all that they have left.
         let left_behind = self.orders_of_the_dead().await?;
         let first = self.decide(Timestamp::now()).await?;
@@ -140,6 +146,18 @@ impl Prune<'_> {
         Ok((agreed, removed))
     }
 
+    /// What killed uploads have left is in nobody's way, and no reason to remove nothing.
+    async fn sweep_uploads(&self) {
+        let Some(before) = SystemTime::now().checked_sub(UPLOADS_LIVE) else {
+            return;
+        };
+        match self.archive.store().sweep_uploads(before, self.patience()).await {
+            Ok(0) => {}
+            Ok(many) => tracing::warn!("removed the parts of {many} uploads that were never completed"),
+            Err(error) => tracing::info!("uploads that were never completed are left alone: {error}"),
+        }
+    }
+
     /// Behind the order, and after the grace, by the store's clock.
     async fn look_again(&self, key: &Key, first: &Plan) -> Result<Plan, Error> {
         let stored = self.archive.store().head(key, self.patience()).await;
@@ -153,8 +171,26 @@ impl Prune<'_> {
     }
 
     async fn decide(&self, now: Timestamp) -> Result<Plan, Error> {
-        let look = Look::take(self.archive, now, self.progress, || self.patience()).await?;
-        Plan::new(look, self.rules, &self.archive.place())
+        // What may stay because it is locked is only known when it is known what would go.
+        let mut locked: BTreeMap<TreeId, Retention> = BTreeMap::new();
+        loop {
+            let mut look = Look::take(self.archive, now, self.progress, || self.patience()).await?;
+            for known in &mut look.backups {
+                known.locked = locked.get(&known.id).copied();
+            }
+            let plan = Plan::new(look, self.rules, &self.archive.place())?;
+            let before = locked.len();
+            for known in plan.going() {
+                let asked = self
+                    .archive
+                    .backup_locked(&known.name, &known.id, self.patience());
+                let still = asked.await?.filter(|locked| locked_until(*locked, now).is_some());
+                locked.extend(still.map(|locked| (known.id.clone(), locked)));
+            }
+            if locked.len() == before {
+                return Ok(plan);
+            }
+        }
     }
 
     async fn go_through(&self, plan: &Plan, mode: Mode, until: Instant) -> Result<Removed, Error> {

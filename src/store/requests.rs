@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use super::counts::{Counters, count};
 use super::retry::{Pace, Wait};
 use super::{
     Backend, ByteRange, Claim, Conditions, Counts, Error, ErrorKind, Fetched, Key, Leave, Meta, Page, Part,
-    Patience, PutMode, Upload,
+    Patience, PutMode, Retention, Upload,
 };
 
 /// One archive's place. Cheap to clone; clones share connections and counts.
@@ -226,6 +226,46 @@ impl Store {
             self.backend.delete_if_same(key, content)
         };
         self.wait("delete", key.as_str(), patience, 0, attempt).await
+    }
+
+    /// Can objects be kept here although their owner deletes them?
+    ///
+    /// # Errors
+    /// As [`Store::arrive`].
+    pub async fn can_lock(&self, patience: Patience) -> Result<bool, Error> {
+        self.wait("get the lock of", "", patience, 0, || self.backend.can_lock())
+            .await
+    }
+
+    /// Why this object may not be deleted now, if so.
+    ///
+    /// # Errors
+    /// As [`Store::head`], but none for an object that is not there.
+    pub async fn retention(&self, key: &Key, patience: Patience) -> Result<Option<Retention>, Error> {
+        if !self.can_lock(patience).await? {
+            return Ok(None);
+        }
+        let attempt = || {
+            count(&self.counters.heads, 1);
+            self.backend.retention(key)
+        };
+        self.wait("get", key.as_str(), patience, 0, attempt).await
+    }
+
+    /// Forgets uploads that were begun before that and that nobody has completed since. Returns how many.
+    ///
+    /// # Errors
+    /// As [`Store::list`]; `Denied` where uploads may not be listed.
+    pub async fn sweep_uploads(&self, before: SystemTime, patience: Patience) -> Result<usize, Error> {
+        let attempt = || {
+            count(&self.counters.lists, 1);
+            self.backend.unfinished_uploads(before)
+        };
+        let left = self.wait("list uploads", "", patience, 0, attempt).await?;
+        for upload in &left {
+            self.abort_upload(upload, patience).await?;
+        }
+        Ok(left.len())
     }
 
     /// See [`Backend::prepare`].

@@ -12,6 +12,7 @@ mod checksum;
 mod client;
 mod error;
 mod held;
+mod kept;
 mod listing;
 mod multipart;
 mod nearby;
@@ -27,11 +28,12 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::DateTime;
 use bytes::Bytes;
+use tokio::sync::OnceCell;
 
 use self::client::{Connection, Connections};
 use super::{
     Backend, ByteRange, Error, ErrorKind, Fetched, Key, Leave, Location, Meta, Options, Page, Part, PutMode,
-    Upload,
+    Retention, Upload,
 };
 
 /// A backend over a bucket and a prefix.
@@ -40,6 +42,8 @@ pub(super) struct S3 {
     /// Without slashes at its ends; may be empty.
     prefix: String,
     connections: Connections,
+    /// Can the bucket lock objects?
+    locks: OnceCell<bool>,
 }
 
 /// Nothing of the client: its configuration holds credentials.
@@ -58,6 +62,7 @@ impl S3 {
             bucket,
             prefix,
             connections,
+            locks: OnceCell::new(),
         })
     }
 
@@ -226,5 +231,17 @@ impl Backend for S3 {
 
     async fn abort_upload(&self, upload: &Upload) -> Result<(), Error> {
         self.abort_multipart(upload).await
+    }
+
+    async fn can_lock(&self) -> Result<bool, Error> {
+        self.locks.get_or_try_init(|| self.ask_for_locks()).await.copied()
+    }
+
+    async fn retention(&self, key: &Key) -> Result<Option<Retention>, Error> {
+        self.object_retention(key).await
+    }
+
+    async fn unfinished_uploads(&self, before: SystemTime) -> Result<Vec<Upload>, Error> {
+        self.uploads_begun_before(before).await
     }
 }

@@ -25,6 +25,7 @@ mod net;
 mod request;
 
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, SystemTime};
 
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
@@ -34,9 +35,11 @@ use tokio::sync::oneshot;
 pub(crate) use fault::{Action, Rule, RuleId};
 pub(crate) use request::{Logged, Operation};
 
+use checksum::Algorithm;
 use fault::Faults;
 use front::Front;
-use memory::{About, Condition, Memory, Object};
+pub(crate) use memory::Lock;
+use memory::{About, Condition, Memory, Object, Upload};
 use net::Port;
 
 const BUCKET: &str = "walfs-test";
@@ -165,6 +168,28 @@ impl S3Server {
     /// Removes an object; was there one?
     pub(crate) fn remove(&self, key: &str) -> bool {
         self.memory.remove(key)
+    }
+
+    /// Locks every object whose key has this part, as Object Lock does. What is deleted is hidden all the same.
+    pub(crate) fn lock(&self, part: &str, lock: Option<Lock>) {
+        self.memory.lock(part, lock);
+    }
+
+    /// Begins a multipart upload that nobody completes.
+    pub(crate) fn begin_upload(&self, key: &str) {
+        self.memory.begin_upload(Upload {
+            key: key.to_owned(),
+            algorithm: Algorithm::Crc64Nvme,
+            composite: false,
+            parts: Default::default(),
+            about: About::default(),
+            begun: SystemTime::now(),
+        });
+    }
+
+    /// Makes the multipart uploads under way older.
+    pub(crate) fn age_uploads(&self, by: Duration) {
+        self.memory.age_uploads(by);
     }
 
     /// The keys of the multipart uploads under way, ascending.

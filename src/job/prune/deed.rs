@@ -4,8 +4,11 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+
 use super::Error;
-use super::plan::{Plan, Planned};
+use super::plan::{Plan, Planned, locked_until};
 use crate::archive::Archive;
 use crate::archive::object::Object;
 use crate::archive::tree::{TreeId, TreeKind};
@@ -14,7 +17,10 @@ use crate::job::progress::Progress;
 use crate::job::runs::Span;
 use crate::pg::{SegmentName, SegmentSize, Timeline, WalName};
 use crate::read::tree::TreeReader;
-use crate::store::{Key, Patience};
+use crate::store::{self, Key, Patience};
+
+/// So many objects are asked for at a time whether the store has locked them.
+const ASKED_AT_ONCE: usize = 16;
 
 /// So many objects, and their bytes as stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,7 +45,21 @@ pub struct Removed {
     pub trees: Tally,
     /// Archived WAL files.
     pub wal: Tally,
+    /// What the store has locked, and so stays.
+    pub locked: Locked,
 }
+
+/// Objects that nothing needs and that the store keeps (promise K4).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Locked {
+    /// How many.
+    pub tally: Tally,
+    /// When the last of them that ends by itself is free.
+    pub until: Option<Timestamp>,
+}
+
+/// An object, and its bytes as stored.
+type Sized = (Key, u64);
 
 /// Does it remove, or only count?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,12 +93,12 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
             }
         }
         for id in self.plan.trees() {
-            self.tree(&id, &needed, &mut removed.trees).await?;
+            self.tree(&id, &needed, &mut removed).await?;
         }
         if let Some(size) = self.plan.size {
             for (timeline, spans) in &self.plan.wal {
                 for span in spans {
-                    self.wal(*timeline, *span, size, &mut removed.wal).await?;
+                    self.wal(*timeline, *span, size, &mut removed).await?;
                 }
             }
         }
@@ -149,9 +169,9 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
 
     /// What has no name any more goes before what it was made of: so a folder that is half gone is never taken for that of
     /// a backup.
-    async fn tree(&self, id: &TreeId, needed: &Needed, tally: &mut Tally) -> Result<(), Error> {
+    async fn tree(&self, id: &TreeId, needed: &Needed, removed: &mut Removed) -> Result<(), Error> {
         let objects = self.archive.tree_objects(id, (self.patience)()).await?;
-        let (mut words, mut parts): (Vec<Key>, Vec<Key>) = (Vec::new(), Vec::new());
+        let (mut words, mut parts): (Vec<Sized>, Vec<Sized>) = (Vec::new(), Vec::new());
         for (key, meta) in objects {
             let Some(object) = self.archive.object(&key) else {
                 // What walfs has not put there is not for it to remove.
@@ -161,13 +181,13 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
             if is_part && needed.has(id, &key) {
                 continue;
             }
-            tally.add(meta.stored_bytes);
-            if is_part { &mut parts } else { &mut words }.push(key);
+            if is_part { &mut parts } else { &mut words }.push((key, meta.stored_bytes));
         }
         // Who began it first: from what has no such word, and no manifest, nothing is swept but by a prune.
-        words.sort_by_key(|key| !key.as_str().ends_with("/begun.json"));
-        for keys in [words, parts] {
-            self.remove(&keys).await?;
+        words.sort_by_key(|(key, _)| !key.as_str().ends_with("/begun.json"));
+        for objects in [words, parts] {
+            self.remove(objects, |removed| &mut removed.trees, removed)
+                .await?;
         }
         Ok(())
     }
@@ -178,12 +198,12 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
         timeline: Timeline,
         (first, last): Span,
         size: SegmentSize,
-        tally: &mut Tally,
+        removed: &mut Removed,
     ) -> Result<(), Error> {
         let mut cursor = SegmentName::from_number(timeline, first, size).map(WalCursor::before);
         while let Some(from) = cursor {
             let page = self.archive.list_wal(Some(&from), (self.patience)()).await?;
-            let mut keys = Vec::new();
+            let mut objects = Vec::new();
             let mut done = page.next.is_none();
             for (name, meta) in &page.entries {
                 let segment = match name {
@@ -197,11 +217,10 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
                     break;
                 }
                 if segment.number(size) >= first {
-                    tally.add(meta.stored_bytes);
-                    keys.push(self.archive.wal_key(*name));
+                    objects.push((self.archive.wal_key(*name), meta.stored_bytes));
                 }
             }
-            self.remove(&keys).await?;
+            self.remove(objects, |removed| &mut removed.wal, removed).await?;
             cursor = page.next.filter(|_| !done);
         }
         Ok(())
@@ -215,10 +234,45 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
         Err(Error::TooLate { hours })
     }
 
-    async fn remove(&self, keys: &[Key]) -> Result<(), Error> {
+    /// In this order, but for those that the store has locked.
+    async fn remove(
+        &self,
+        objects: Vec<Sized>,
+        tally: impl Fn(&mut Removed) -> &mut Tally,
+        removed: &mut Removed,
+    ) -> Result<(), Error> {
+        let asked = stream::iter(objects).map(|object| async {
+            let locked = self
+                .archive
+                .store()
+                .retention(&object.0, (self.patience)())
+                .await?;
+            Ok((
+                object,
+                locked.and_then(|locked| locked_until(locked, self.plan.now)),
+            ))
+        });
+        let asked: Vec<_> = asked
+            .buffered(ASKED_AT_ONCE)
+            .try_collect()
+            .await
+            .map_err(|error: store::Error| crate::archive::Error::from(error))?;
+        let mut keys = Vec::with_capacity(asked.len());
+        for ((key, bytes), locked) in asked {
+            match locked {
+                None => {
+                    tally(removed).add(bytes);
+                    keys.push(key);
+                }
+                Some(until) => {
+                    removed.locked.tally.add(bytes);
+                    removed.locked.until = removed.locked.until.max(until);
+                }
+            }
+        }
         if self.mode == Mode::Remove && !keys.is_empty() {
             self.check_time()?;
-            let deleted = self.archive.store().delete(keys, (self.patience)());
+            let deleted = self.archive.store().delete(&keys, (self.patience)());
             deleted.await.map_err(crate::archive::Error::from)?;
         }
         self.progress.advance(keys.len() as u64);

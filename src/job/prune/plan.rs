@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
+
 use super::Error;
 use super::needed_wal::NeededWal;
 use super::rules::{Judged, Reason, Rules, days_before, keep};
@@ -10,8 +12,8 @@ use crate::archive::tree::{TreeId, TreeName};
 use crate::job::look::{Known, Look};
 use crate::job::restore::way::Way;
 use crate::job::runs::{Span, both};
-use crate::pg::Lsn;
-use crate::pg::{SegmentSize, Timeline};
+use crate::pg::{Lsn, SegmentSize, Timeline};
+use crate::store::Retention;
 
 /// All that is decided.
 #[derive(Debug)]
@@ -27,8 +29,21 @@ pub struct Plan {
     /// No WAL goes, because this backup is being made, or has lost its summary, and what it needs is not known.
     pub held_by: Option<TreeName>,
     pub(super) size: Option<SegmentSize>,
+    /// The store's time, as far as it is known.
+    pub(super) now: Timestamp,
     /// Folders that unfinished trees claim: of those without a summary every part stays.
     pub(super) claimed: BTreeSet<TreeId>,
+}
+
+/// Until when that keeps an object; `Some(None)`: until somebody takes it away; `None`: not any more.
+pub(super) fn locked_until(locked: Retention, now: Timestamp) -> Option<Option<Timestamp>> {
+    match locked {
+        Retention::Hold => Some(None),
+        Retention::Until(until) => {
+            let until = Timestamp::try_from(until).unwrap_or(Timestamp::MAX);
+            (until > now).then_some(Some(until))
+        }
+    }
 }
 
 /// What becomes of a backup.
@@ -97,6 +112,7 @@ impl Plan {
                     .map(|end| end.timeline())
                     .collect(),
                 pinned: known.pinned.clone(),
+                locked: known.locked.and_then(|locked| locked_until(locked, now)),
                 base_of: known.base_of.clone(),
             })
             .collect();
@@ -117,6 +133,7 @@ impl Plan {
             held_by: making,
             without_backup: vec![],
             size: ranges.segment_size,
+            now,
         };
         let has_complete = plan.backups.iter().any(|planned| planned.known.is_complete);
         if let (Some(lines), true, None) = (&lines, has_complete, &plan.held_by) {
@@ -164,10 +181,15 @@ impl Plan {
         self.wal.is_empty() && self.remnants.is_empty() && !self.backups.iter().any(Planned::goes)
     }
 
+    /// Backups that go.
+    pub(super) fn going(&self) -> impl Iterator<Item = &Known> {
+        let going = self.backups.iter().filter(|planned| planned.goes());
+        going.map(|planned| &planned.known)
+    }
+
     /// Folders of which objects may go.
     pub(super) fn trees(&self) -> BTreeSet<TreeId> {
-        let going = self.backups.iter().filter(|planned| planned.goes());
-        let going = going.map(|planned| planned.known.id.clone());
+        let going = self.going().map(|known| known.id.clone());
         going.chain(self.remnants.iter().cloned()).collect()
     }
 

@@ -67,6 +67,8 @@ pub enum Reason {
     From(TreeName),
     /// Somebody has pinned it: why.
     Pinned(String),
+    /// The store keeps it: until when, if that ends by itself.
+    Locked(Option<Timestamp>),
     /// This one is being made, or was left unfinished, and points to it.
     BaseOf(TreeName),
     /// This one, which stays, is to be combined with it.
@@ -89,6 +91,8 @@ impl fmt::Display for Reason {
             Self::Of(bucket) => out.write_str(bucket),
             Self::From(name) => write!(out, "{name} or newer"),
             Self::Pinned(reason) => write!(out, "pinned: {reason}"),
+            Self::Locked(Some(until)) => write!(out, "the store has it locked until {until:.0}"),
+            Self::Locked(None) => out.write_str("the store has it locked, by a legal hold"),
             Self::BaseOf(name) => write!(out, "{name}, which is unfinished, builds on it"),
             Self::CombinedWith(name) => write!(out, "{name} is to be combined with it"),
             Self::NotComplete => out.write_str("not complete, and newer than the oldest that is asked for"),
@@ -110,6 +114,8 @@ pub(super) struct Judged {
     /// Which of the ends that may still be wanted it reaches.
     pub reaches: Vec<Timeline>,
     pub pinned: Option<String>,
+    /// Until when the store keeps it; `Some(None)`: until somebody takes the hold away.
+    pub locked: Option<Option<Timestamp>>,
     /// Unfinished ones that point to it.
     pub base_of: Vec<TreeName>,
 }
@@ -128,6 +134,7 @@ pub(super) fn keep(backups: &[Judged], rules: &Rules, now: Timestamp) -> Vec<Vec
         .map(|backup| {
             let pinned = backup.pinned.iter().cloned().map(Reason::Pinned);
             pinned
+                .chain(backup.locked.map(Reason::Locked))
                 .chain(backup.base_of.iter().cloned().map(Reason::BaseOf))
                 .collect()
         })
@@ -288,6 +295,7 @@ mod tests {
             start: Lsn(number as u64 * 1000),
             combined_with: None,
             reaches: vec![Timeline(1)],
+            locked: None,
             pinned: None,
             base_of: vec![],
         }

@@ -235,7 +235,7 @@ fn announced(answer: &GetObjectOutput) -> Option<u64> {
 }
 
 /// The HTTP status of a refusal.
-fn status_of<T, E>(outcome: &Result<T, SdkError<E, HttpResponse>>) -> Option<u16> {
+pub(super) fn status_of<T, E>(outcome: &Result<T, SdkError<E, HttpResponse>>) -> Option<u16> {
     Some(outcome.as_ref().err()?.raw_response()?.status().as_u16())
 }
 

@@ -4,6 +4,7 @@
 //! anything is decided about it.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -13,7 +14,7 @@ use s3s::{Body, S3, S3Request, S3Response, S3Result, s3_error};
 
 use super::checksum::{self, Algorithm, tell_sum};
 use super::listing;
-use super::memory::{About, Condition, Demand, Memory, Object as Stored, Part as StoredPart, Upload};
+use super::memory::{About, Condition, Demand, Lock, Memory, Object as Stored, Part as StoredPart, Upload};
 
 /// One bucket of objects in memory, as `s3s` wants it.
 #[derive(Debug, Clone)]
@@ -79,12 +80,41 @@ impl S3 for Api {
             metadata: object.about.metadata,
             ..Default::default()
         };
+        match object.lock {
+            Some(Lock::Until(until)) => {
+                output.object_lock_mode = Some(ObjectLockMode::from_static(ObjectLockMode::COMPLIANCE));
+                output.object_lock_retain_until_date = Some(until.into());
+            }
+            Some(Lock::Hold) => {
+                let on = ObjectLockLegalHoldStatus::from_static(ObjectLockLegalHoldStatus::ON);
+                output.object_lock_legal_hold_status = Some(on);
+            }
+            None => {}
+        }
         // A checksum is that of the whole: with a part it would make the client refuse right bytes.
         if req.input.checksum_mode.is_some() && range.is_none() {
             tell_sum!(output, object.sum);
             output.checksum_type = checksum_type(object.sum.composite);
         }
         Ok(S3Response::new(output))
+    }
+
+    async fn get_object_lock_configuration(
+        &self,
+        req: S3Request<GetObjectLockConfigurationInput>,
+    ) -> Answer<GetObjectLockConfigurationOutput> {
+        self.check_bucket(&req.input.bucket)?;
+        if !self.memory.locks() {
+            return Err(s3_error!(ObjectLockConfigurationNotFoundError));
+        }
+        let enabled = ObjectLockEnabled::from_static(ObjectLockEnabled::ENABLED);
+        let object_lock_configuration = Some(ObjectLockConfiguration {
+            object_lock_enabled: Some(enabled),
+            rule: None,
+        });
+        Ok(S3Response::new(GetObjectLockConfigurationOutput {
+            object_lock_configuration,
+        }))
     }
 
     async fn head_object(&self, req: S3Request<HeadObjectInput>) -> Answer<HeadObjectOutput> {
@@ -181,6 +211,7 @@ impl S3 for Api {
             composite,
             parts: Default::default(),
             about,
+            begun: SystemTime::now(),
         };
         Ok(S3Response::new(CreateMultipartUploadOutput {
             upload_id: Some(self.memory.begin_upload(upload)),
@@ -282,6 +313,7 @@ impl S3 for Api {
         let told = under_way.map(|(id, upload)| MultipartUpload {
             key: Some(upload.key),
             upload_id: Some(id),
+            initiated: Some(upload.begun.into()),
             ..Default::default()
         });
         let uploads = Some(told.collect());

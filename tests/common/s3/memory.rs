@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Included, Unbounded};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use s3s::dto::{ETag, ETagCondition, Metadata};
@@ -26,6 +26,14 @@ pub(crate) struct Object {
     pub(crate) modified: SystemTime,
     pub(crate) sum: Sum,
     pub(crate) about: About,
+    pub(crate) lock: Option<Lock>,
+}
+
+/// What keeps an object that is deleted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Lock {
+    Until(SystemTime),
+    Hold,
 }
 
 impl Object {
@@ -38,6 +46,7 @@ impl Object {
             bytes,
             sum,
             about,
+            lock: None,
         }
     }
 }
@@ -66,6 +75,7 @@ pub(crate) struct Upload {
     pub(crate) composite: bool,
     pub(crate) parts: BTreeMap<i32, Part>,
     pub(crate) about: About,
+    pub(crate) begun: SystemTime,
 }
 
 /// When a write may happen.
@@ -90,6 +100,8 @@ struct State {
     objects: BTreeMap<String, Object>,
     uploads: BTreeMap<String, Upload>,
     next_upload: u64,
+    /// Has any object ever been locked? Then the bucket says that it can.
+    locks: bool,
 }
 
 /// The bucket of the test server.
@@ -102,6 +114,26 @@ pub(crate) struct Memory {
 impl Memory {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder of the lock panics")
+    }
+
+    /// Locks every object whose key has this part, or frees it.
+    pub(crate) fn lock(&self, part: &str, lock: Option<Lock>) {
+        let mut state = self.state();
+        state.locks = true;
+        for (_, object) in state.objects.iter_mut().filter(|(key, _)| key.contains(part)) {
+            object.lock = lock;
+        }
+    }
+
+    pub(crate) fn locks(&self) -> bool {
+        self.state().locks
+    }
+
+    /// Makes all uploads under way older.
+    pub(crate) fn age_uploads(&self, by: Duration) {
+        for upload in self.state().uploads.values_mut() {
+            upload.begun -= by;
+        }
     }
 
     /// Take conditions and overwrite all the same, as Garage 2.5 does?
@@ -264,6 +296,7 @@ fn assemble(upload: &Upload, demand: &Demand) -> S3Result<Object> {
         modified: SystemTime::now(),
         sum,
         about: upload.about.clone(),
+        lock: None,
     })
 }
 
