@@ -22,7 +22,7 @@ use std::time::SystemTime;
 pub(super) use commit::part_ranges;
 pub use commit::{Committed, Offered};
 pub use early::{Early, EarlyFile};
-pub use hole::{Behind, Hole, LostHistory};
+pub use hole::{Behind, Hole, LostHistory, PrunedWal};
 pub use landmarks::{Seeker, Sought};
 pub use lineage::{Child, Fork, Lineage};
 pub use own::Compared;

@@ -40,6 +40,17 @@ pub enum State {
 }
 
 impl Listed {
+    /// Its folder, as far as that is known.
+    pub fn id(&self) -> Option<String> {
+        match &self.state {
+            State::Complete(summary) | State::WalMissing(summary, _) | State::Damaged(Some(summary), _) => {
+                Some(summary.id.clone())
+            }
+            State::Unfinished(tree, _) => Some(tree.id.to_string()),
+            State::Damaged(None, _) => None,
+        }
+    }
+
     /// Its summary, if it has one that can be read.
     pub fn summary(&self) -> Option<&Summary> {
         match &self.state {

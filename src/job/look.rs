@@ -75,6 +75,7 @@ impl Look {
         patience: impl Fn() -> Patience,
     ) -> Result<Self, Error> {
         let (listed, remnants) = backups_and_remnants(archive, patience()).await?;
+        let ids: BTreeSet<String> = listed.iter().filter_map(Listed::id).collect();
         let mut pins = pins(archive, now, patience()).await?;
         let mut base_of: BTreeMap<TreeId, Vec<TreeName>> = BTreeMap::new();
         let mut making = None;
@@ -112,10 +113,11 @@ impl Look {
                 unreadable.push((name, "its folder is another one's".into()));
                 continue;
             };
+            // A pin that means no backup that there is, is not to be taken at its word.
+            let means = |of: &String| *of == id.as_str() || !ids.contains(of);
             let pinned = pins.remove(&name);
             backups.push(Known {
-                pinned: pinned
-                    .and_then(|(of, reason)| of.is_none_or(|of| of == id.as_str()).then_some(reason)),
+                pinned: pinned.and_then(|(of, reason)| of.is_none_or(|of| means(&of)).then_some(reason)),
                 name,
                 id,
                 is_complete: lacks.is_none() && summary.backup.incremental_from.is_none(),

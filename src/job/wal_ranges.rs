@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use super::progress::{Phase, Progress};
 use super::restore::wal::Lack;
-use super::runs::{Run, both, push, without};
+use super::runs::{Run, Span, both, push, without};
+use crate::archive::prune::WalSpan;
 use crate::archive::{Archive, Error};
 use crate::pg::history::{self, HistoryEntry};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
@@ -75,6 +76,24 @@ impl TimelineRanges {
 }
 
 impl WalRanges {
+    /// Of these spans what is not archived.
+    pub fn without(&self, spans: &[WalSpan], size: SegmentSize) -> Vec<WalSpan> {
+        let own = |span: &WalSpan| {
+            let (timeline, numbers) = span.numbers(size)?;
+            let own = self.timelines.iter().find(|own| own.timeline == timeline);
+            let there: Vec<Span> = own.map_or_else(Vec::new, |own| {
+                own.runs.iter().map(|run| (run.first, run.last)).collect()
+            });
+            Some((timeline, without(numbers, &there)))
+        };
+        let rest = spans.iter().filter_map(own);
+        rest.flat_map(|(timeline, rest)| {
+            rest.into_iter()
+                .filter_map(move |span| WalSpan::new(timeline, span, size))
+        })
+        .collect()
+    }
+
     /// The name of a segment of a timeline.
     pub fn name(&self, timeline: Timeline, number: u64) -> Option<SegmentName> {
         SegmentName::from_number(timeline, number, self.segment_size?)

@@ -414,6 +414,18 @@ impl Archive {
                 summary.content.folder()
             )));
         }
+        // Somebody has brought it here: no WAL of this archive makes it consistent.
+        if let Some((own, whose)) = summary
+            .backup
+            .system_identifier
+            .zip(self.known_cluster())
+            .filter(|(own, whose)| *own != whose.system_id)
+        {
+            let whose = whose.system_id;
+            return Err(broken(format!(
+                "the backup is of cluster {own}, and this is the archive of cluster {whose}"
+            )));
+        }
         Ok(Some((summary, fetched.bytes)))
     }
 
