@@ -120,6 +120,7 @@ impl Maker {
             // So that nothing of it is missing.
             stored_bytes: 0,
             hash: ContentHash::of(&number.to_le_bytes()),
+            used_bytes: 0,
         });
         number
     }

@@ -565,6 +565,7 @@ impl Archive {
             plain_bytes,
             stored_bytes,
             hash: (summary.manifest.content_hash()).ok_or_else(|| broken("it has no hash"))?,
+            used_bytes: plain_bytes,
         })
     }
 
