@@ -13,6 +13,7 @@ mod hole;
 mod landmarks;
 mod lineage;
 mod own;
+mod pages;
 mod received;
 pub(super) mod turns;
 
@@ -26,6 +27,7 @@ pub use hole::{Behind, Hole, LostHistory, PrunedWal};
 pub use landmarks::{Seeker, Sought};
 pub use lineage::{Child, Fork, Lineage};
 pub use own::Compared;
+pub use pages::{Entries, WalPages};
 pub(super) use received::RECEIVING;
 pub use received::{Fragment, MAX_FRAGMENT_BYTES, Prefix, Prefixes, Torn};
 

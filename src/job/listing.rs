@@ -13,8 +13,8 @@ use crate::archive::{Archive, Error};
 use crate::pg::SegmentName;
 use crate::store::Patience;
 
-/// Backups whose WAL is asked for at once.
-const LOOKS: usize = 8;
+/// Backups whose WAL is asked for at once: an archive of years has a thousand.
+const LOOKS: usize = 32;
 
 /// A backup, finished or not.
 #[derive(Debug)]
@@ -78,8 +78,8 @@ pub async fn backups_and_remnants(
 ) -> Result<(Vec<Listed>, Vec<TreeId>), Error> {
     let complete = archive.summaries(TreeKind::BaseBackup, patience).await?;
     let beside = archive.unfinished_beside(&complete, patience).await?;
-    let seen = SeenTrees::default();
-    let looks = stream::iter(complete).map(|(name, summary)| judge(archive, name, summary, &seen, patience));
+    let seen = &beside.seen;
+    let looks = stream::iter(complete).map(|(name, summary)| judge(archive, name, summary, seen, patience));
     let mut listed: Vec<Listed> = looks.buffered(LOOKS).try_collect().await?;
     listed.extend(beside.unreadable.into_iter().map(|(name, error)| Listed {
         name,

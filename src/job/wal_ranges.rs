@@ -160,10 +160,9 @@ pub async fn wal_ranges(
     };
     let size = cluster.segment_size;
     let mut found: BTreeMap<Timeline, Found> = BTreeMap::new();
-    let mut from = None;
-    loop {
-        let page = archive.list_wal(from.as_ref(), patience()).await?;
-        for (name, meta) in &page.entries {
+    let mut pages = archive.wal_pages(None, size, &patience);
+    while let Some(entries) = pages.next().await? {
+        for (name, meta) in &entries {
             match name {
                 // A listing shows a damaged one so.
                 WalName::Segment(segment) if meta.bytes == 0 => {
@@ -182,11 +181,7 @@ pub async fn wal_ranges(
                 WalName::Backup(..) => {}
             }
         }
-        progress.advance(page.entries.len() as u64);
-        match page.next {
-            Some(next) => from = Some(next),
-            None => break,
-        }
+        progress.advance(entries.len() as u64);
     }
     for (segment, torn) in archive.received_segments(patience()).await? {
         let (found, number) = (found.entry(segment.timeline).or_default(), segment.number(size));
