@@ -10,6 +10,7 @@ use walfs::codec::unpack_all;
 
 use super::incremental::{Files, assert_same, restored};
 use crate::common::basebackup::{Place, Site};
+use crate::common::clock;
 use crate::common::postgres::{Postgres, newest, send};
 use crate::common::s3::{Action, Operation, Rule, S3Server};
 use crate::common::user::{User, said};
@@ -352,6 +353,16 @@ fn k3_what_a_stopped_backup_builds_on_stays() {
     assert!(copied.status.success(), "{}", said(&copied));
     site.server.archive_all();
     site.backup("next");
+    // Whatever the clock of the prune says.
+    for seconds in [3600, -3600] {
+        let mut ahead = site.walfs("prune");
+        ahead.env("LD_PRELOAD", clock::ahead(&world, seconds));
+        ahead.args(["--grace", "1s", "--json", "--keep-last", "1"]);
+        let pruned = ahead.output().expect("run walfs");
+        assert!(pruned.status.success(), "{}", said(&pruned));
+        let done: Value = serde_json::from_slice(&pruned.stdout).expect("JSON");
+        assert_eq!(going(&done), Vec::<String>::new(), "{done}");
+    }
     let done = prune(&site, &["--keep-last", "1"]);
     assert_eq!(going(&done), Vec::<String>::new(), "{done}");
     assert_eq!(done["wal_held_by"], "slow", "{done}");

@@ -6,6 +6,7 @@
 pub mod archiving;
 pub mod basebackup;
 pub mod below;
+pub mod clock;
 pub mod copiers;
 pub mod garage;
 pub mod made_up;
