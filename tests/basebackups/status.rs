@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use walfs::job::status::{Shown, Status};
 
 use crate::common::basebackup::{Place, Site};
 use crate::common::s3::S3Server;
@@ -37,6 +38,7 @@ fn status(site: &Site<'_>, code: i32, arguments: &[&str]) -> (String, Value) {
         let name = format!("{}/{}.{code}", kept, fastrand::u32(..));
         fs::write(format!("{name}.svg"), &drawn).expect("keep the picture");
         fs::write(format!("{name}.txt"), &shown.stdout).expect("keep the screen");
+        fs::write(format!("{name}.json"), &json.stdout).expect("keep the facts");
     }
     let text = String::from_utf8(shown.stdout).expect("text");
     let value: Value = serde_json::from_slice(&json.stdout).expect("JSON");
@@ -334,4 +336,27 @@ fn k7_status_tells_branches_apart() {
         "{text}"
     );
     assert!(text.matches("timeline ").count() >= 4, "{text}");
+}
+
+/// K7: what was looked at by a person, and found to be clear. After a change: look again at what WALFS_TEST_PICTURES keeps.
+#[test]
+fn k7_screens_and_pictures_are_those_that_were_looked_at() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/basebackups/pictures");
+    let mut seen = 0;
+    for entry in fs::read_dir(&directory).expect("the pictures") {
+        let facts = entry.expect("an entry").path();
+        if facts.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let read = |extension: &str| fs::read_to_string(facts.with_extension(extension)).expect("a snapshot");
+        let status: Status = serde_json::from_str(&read("json")).expect("a status");
+        assert_eq!(Shown::now(&status).screen(), read("txt"), "{}", facts.display());
+        assert_eq!(Shown::now(&status).picture(), read("svg"), "{}", facts.display());
+        let remembered = Shown::remembered(&status).screen();
+        assert!(
+            remembered.starts_with("THE ARCHIVE CANNOT BE READ NOW.") && remembered.ends_with(&read("txt"))
+        );
+        seen += 1;
+    }
+    assert!(seen >= 5, "{seen} pictures");
 }
