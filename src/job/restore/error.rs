@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::branch::Branch;
 use super::only_here::Unarchived;
@@ -430,6 +431,19 @@ pub enum Error {
         path: PathBuf,
         /// Why recovery does not come there.
         reason: String,
+    },
+    /// WAL that was to stay, and that the server that takes over would not archive.
+    #[error(
+        "{path:?} is not archived: {source}\n\
+         It was to be archived first, because the server that takes over removes it once it is replayed. Nothing has been \
+         changed in the data directory.\n\
+         HINT: `walfs wal-push` archives it once the reason is gone; so does the same restore, run again"
+    )]
+    KeptWalNotArchived {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: Arc<archive::Error>,
     },
     /// WAL that is not looked at, because it lies behind a link.
     #[error(
