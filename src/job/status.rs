@@ -248,6 +248,8 @@ async fn reached(
         Some(next) => received::behind(archive, end, next.number(size), (size, patience)).await?,
         None => None,
     };
+    let torn = rest.as_ref().filter(|rest| rest.torn.is_some());
+    let torn = torn.map(|rest| rest.segment);
     // What only the backup has of it is no more than it needs.
     let runs = match reach.next == Some(reach.last) {
         true => vec![],
@@ -264,7 +266,7 @@ async fn reached(
         last_commit: commit.map(|commit| commit.time),
         last_commit_lsn: commit.map(|commit| commit.at.to_string()),
         wal_ends_at: Some(told.end.unwrap_or(stop).max(stop).to_string()),
-        gap: reach.gap.map(|gap| gap.to_string()),
+        gap: reach.gap.or(torn).map(|gap| gap.to_string()),
         ..nothing
     })
 }

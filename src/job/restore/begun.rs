@@ -27,10 +27,10 @@ pub(in crate::job) struct Begun {
     pub differs: bool,
 }
 
-/// Looks for it, and brings it; `None`: there is nothing of it.
+/// Looks for it, and brings it; `None`: there is nothing of it. A damaged fragment of what was received is a lost one.
 ///
 /// # Errors
-/// [`archive::Error`]: it is damaged, or the store does not answer.
+/// [`archive::Error`]: a `.partial` is damaged, or the store does not answer.
 pub(in crate::job) async fn load(
     archive: &Arc<Archive>,
     segment: SegmentName,
@@ -66,7 +66,7 @@ async fn received(
     patience: Patience,
 ) -> Result<Option<Begun>, archive::Error> {
     let deadline = archive::DEFAULT_DEADLINE;
-    let received = Received::load(archive, staging, segment, deadline, patience).await?;
+    let received = Received::load_readable(archive, staging, segment, deadline, patience).await?;
     let begun = received.map(|received| Begun {
         filled_bytes: received.filled_bytes(),
         whole_bytes: received.filled_bytes(),

@@ -11,6 +11,7 @@ use super::{Backup, Run, Scope};
 use crate::archive::Error;
 use crate::archive::object::Object;
 use crate::archive::tree::catalogue::BackupWal;
+use crate::archive::wal::Fragment;
 use crate::job::restore::begun;
 use crate::job::wal_ranges::{Beginning, WalRanges};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
@@ -34,12 +35,7 @@ impl Run<'_> {
                 return Ok(());
             }
             Object::Wal(name) => self.costs_of_wal(*name, &lost).await?,
-            Object::Fragment(fragment) => {
-                let from = self
-                    .segment_size
-                    .map(|size| fragment.segment.start(size).0 + fragment.range.start);
-                self.costs_of_received(fragment.segment, from.map(Lsn)).await?
-            }
+            Object::Fragment(fragment) => self.costs_of_fragment(fragment).await?,
             Object::Summary(name) => vec![Cost::Backup {
                 backup: name.clone(),
                 because: "its summary says where everything else of it is, and proves it".into(),
@@ -82,6 +78,27 @@ impl Run<'_> {
                 "no backup needs it: one that was copied by hand does not know the moment of its end",
             )],
         })
+    }
+
+    /// What the other fragments lead to without it.
+    async fn costs_of_fragment(&self, fragment: &Fragment) -> Result<Vec<Cost>, Error> {
+        let (segment, end) = (fragment.segment, fragment.range.end);
+        if fragment.bytes() == 0 {
+            return Ok(vec![Cost::other(
+                "nothing is lost: it has no WAL, and says only that the file was made",
+            )]);
+        }
+        let begun = begun::load(self.archive, segment, self.patience())
+            .boxed()
+            .await?;
+        let joined = begun.map_or(0, |begun| begun.filled_bytes);
+        if joined >= end {
+            return Ok(vec![Cost::other(
+                "nothing is lost: what it has is there elsewhere",
+            )]);
+        }
+        let lsn = self.segment_size.map(|size| Lsn(segment.start(size).0 + joined));
+        self.costs_of_received(segment, lsn).await
     }
 
     /// Of WAL that is the beginning of a segment only.
@@ -294,10 +311,19 @@ impl Run<'_> {
             let Some(end) = fragments.iter().map(|fragment| fragment.range.end).max() else {
                 continue;
             };
+            // One that cannot be read is told.
+            let fragment = format!("receiving/{segment}.");
+            if self
+                .findings
+                .iter()
+                .any(|finding| finding.object.starts_with(&fragment))
+            {
+                continue;
+            }
             let start = segment.start(size);
             let joined = match begun::load(self.archive, segment, self.patience()).boxed().await {
                 Ok(begun) => begun.map_or(start, |begun| Lsn(start.0 + begun.filled_bytes)),
-                // A fragment that cannot be read is told.
+                // So is a `.partial`.
                 Err(Error::Damaged { .. }) => continue,
                 Err(error) => return Err(error),
             };
