@@ -131,6 +131,9 @@ pub struct TimelineStatus {
     pub left: Option<(u32, u64)>,
     /// Why nobody can follow it, if so.
     pub broken: Option<String>,
+    /// Does a server stop that asks for its history?
+    #[serde(default)]
+    pub stops_recovery: bool,
     /// What is there.
     pub archived: Vec<(u64, u64)>,
     /// What is missing.
@@ -168,7 +171,14 @@ pub async fn status(
     let size = look.ranges.segment_size;
     let mut recoverable = Vec::new();
     if let Some(size) = size {
-        for end in &look.ends {
+        // A server that asks for a damaged history stops, on an older timeline as well.
+        let stops = |own: &TimelineRanges| matches!(own.beginning, Beginning::Damaged(_));
+        let damaged = look.ranges.timelines.iter().rfind(|own| stops(own));
+        let ends = look
+            .ends
+            .iter()
+            .filter(|end| damaged.is_none_or(|damaged| damaged.timeline < end.timeline()));
+        for end in ends {
             recoverable.push(reached(archive, &look, end, size, patience()).await?);
         }
     }
@@ -313,9 +323,10 @@ fn of_timeline(own: &TimelineRanges, size: SegmentSize) -> TimelineStatus {
         },
         broken: match &own.beginning {
             Beginning::Lost => Some(format!("{:08X}.history is missing", own.timeline.0)),
-            Beginning::Wrong(reason) => Some(reason.clone()),
+            Beginning::Wrong(reason) | Beginning::Damaged(reason) => reason.lines().next().map(str::to_owned),
             _ => None,
         },
+        stops_recovery: matches!(own.beginning, Beginning::Damaged(_)),
         archived: own.runs.iter().map(|run| (run.first, run.last)).collect(),
         holes: own.holes.clone(),
         pruned: own.pruned.clone(),

@@ -230,6 +230,23 @@ pub enum Error {
         /// The timeline that would be followed.
         followed: Timeline,
     },
+    /// A history is there and cannot be read.
+    #[error(
+        "{reason}\nA server that recovers along timeline {followed} asks for this history, and stops.\n\
+         HINT: bring {key} back from a copy of the store; or remove it there, and archive the file anew (`walfs wal-push`): \
+         pg_wal of the servers that are on timeline {timeline} or on a later one has it. Without the object timeline {followed} \
+         can be recovered: --target-timeline {followed}"
+    )]
+    DamagedHistory {
+        /// The object, and what is wrong with it.
+        reason: String,
+        /// The object.
+        key: String,
+        /// Whose history it is.
+        timeline: Timeline,
+        /// The timeline that recovery would follow.
+        followed: Timeline,
+    },
     /// There is something in the directory.
     #[error(
         "{directory:?} is not empty.\nHINT: restore to an empty directory; or, if this is what is left of the same \

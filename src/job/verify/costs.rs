@@ -71,13 +71,35 @@ impl Run<'_> {
                 Vec::new()
             }
             WalName::Partial(segment) => self.costs_of_received(segment, None).await?,
-            WalName::History(timeline) => vec![Cost::other(format!(
-                "no backup recovers onto timeline {timeline}, nor onto one that left it"
-            ))],
+            WalName::History(timeline) => self.costs_of_history(timeline, true),
             WalName::Backup(..) => vec![Cost::other(
                 "no backup needs it: one that was copied by hand does not know the moment of its end",
             )],
         })
+    }
+
+    /// Without a history those recover that end on its timeline, and no others come there. A damaged one also stops every
+    /// server that asks whether there is a newer timeline.
+    fn costs_of_history(&self, timeline: Timeline, is_damaged: bool) -> Vec<Cost> {
+        let own = self.backups.iter().filter(|backup| {
+            let stop = backup.summary.backup.stop();
+            stop.is_some_and(|(ended, _)| ended == timeline)
+        });
+        let own: Vec<&str> = own.map(|backup| backup.name.as_str()).collect();
+        let but = match own.is_empty() {
+            true => String::new(),
+            false => format!(", but those that end on it: {}", own.join(", ")),
+        };
+        let mut costs = vec![Cost::other(format!(
+            "no backup recovers onto timeline {timeline}, nor onto one that left it{but}"
+        ))];
+        if is_damaged {
+            costs.push(Cost::other(format!(
+                "as long as the object is there, no server recovers along timeline {timeline} or an older one: it asks for it, \
+                 and stops"
+            )));
+        }
+        costs
     }
 
     /// What the other fragments lead to without it.
@@ -213,7 +235,7 @@ impl Run<'_> {
                     Kind::Missing,
                     "it is not there, and says where the timeline began".to_owned(),
                 ),
-                Beginning::Wrong(reason) => (
+                Beginning::Wrong(reason) | Beginning::Damaged(reason) => (
                     Kind::Damaged,
                     reason.lines().next().unwrap_or_default().to_owned(),
                 ),
@@ -228,9 +250,7 @@ impl Run<'_> {
                     object: history.as_str().to_owned(),
                     kind,
                     reason,
-                    costs: vec![Cost::other(format!(
-                        "no backup recovers onto timeline {timeline}, nor onto one that left it"
-                    ))],
+                    costs: self.costs_of_history(timeline, kind == Kind::Damaged),
                 });
             }
         }
