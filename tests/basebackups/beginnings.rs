@@ -317,6 +317,37 @@ fn r6_a_damaged_fragment_is_a_lost_one() {
     });
 }
 
+/// So is an archived `.partial` that is damaged.
+#[test]
+fn r6_a_damaged_partial_is_a_lost_one() {
+    let world = World::new("bad-partial");
+    let (site, _) = with_rows(&world, 1);
+    site.server.query("INSERT INTO t VALUES (2)");
+    let segment = current_segment(&site);
+    let partial = format!("{segment}.partial");
+    push(&site, &partial, &content(&site, &segment));
+    let path = object(&site, &partial);
+    let whole = fs::read(&path).expect("read it");
+    for at in [15, whole.len() - 10] {
+        let mut bad = whole.clone();
+        bad[at] ^= 1;
+        fs::remove_file(&path).expect("damage it");
+        fs::write(&path, bad).expect("damage it");
+        let read = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        fs::set_permissions(&path, read).expect("let it be read");
+        refuses(&site, &[], &[&partial, "damaged", "--up-to-gap"]);
+        for (command, expected) in [("wal-find", 0), ("status", 3)] {
+            let (code, message) = run(&site, command, &[]);
+            assert!(
+                code == Some(expected) && message.contains(&format!("{segment} is missing")),
+                "{command}: {message}"
+            );
+            assert!(message.contains(&partial), "{command}: {message}");
+        }
+    }
+    assert_eq!(rows(&site, "back", &["--up-to-gap"]), "1");
+}
+
 /// The listing shows that an object cannot be a segment.
 #[test]
 fn r3_an_object_that_is_too_short_is_named_before_a_restore() {

@@ -70,7 +70,10 @@ impl Run<'_> {
                 self.bad_wal.insert(segment);
                 Vec::new()
             }
-            WalName::Partial(segment) => self.costs_of_received(segment, None).await?,
+            WalName::Partial(segment) => {
+                self.costs_of_received(segment, self.joined(segment).await?)
+                    .await?
+            }
             WalName::History(timeline) => self.costs_of_history(timeline, true),
             WalName::Backup(..) => vec![Cost::other(
                 "no backup needs it: one that was copied by hand does not know the moment of its end",
@@ -110,21 +113,29 @@ impl Run<'_> {
                 "nothing is lost: it has no WAL, and says only that the file was made",
             )]);
         }
-        let begun = begun::load(self.archive, segment, self.patience())
-            .boxed()
-            .await?;
-        let joined = begun.map_or(0, |begun| begun.filled_bytes);
-        if joined >= end {
+        let joined = self.joined(segment).await?;
+        let is_elsewhere = |(joined, size): (Lsn, SegmentSize)| joined.0 >= segment.start(size).0 + end;
+        if joined.zip(self.segment_size).is_some_and(is_elsewhere) {
             return Ok(vec![Cost::other(
                 "nothing is lost: what it has is there elsewhere",
             )]);
         }
-        let lsn = self.segment_size.map(|size| Lsn(segment.start(size).0 + joined));
-        self.costs_of_received(segment, lsn).await
+        self.costs_of_received(segment, joined).await
     }
 
-    /// Of WAL that is the beginning of a segment only.
-    async fn costs_of_received(&self, segment: SegmentName, from: Option<Lsn>) -> Result<Vec<Cost>, Error> {
+    /// How far what is there of a segment's beginning leads.
+    async fn joined(&self, segment: SegmentName) -> Result<Option<Lsn>, Error> {
+        let begun = begun::load(self.archive, segment, self.patience())
+            .boxed()
+            .await?;
+        let filled_bytes = begun.map_or(0, |begun| begun.filled_bytes);
+        Ok(self
+            .segment_size
+            .map(|size| Lsn(segment.start(size).0 + filled_bytes)))
+    }
+
+    /// Of WAL that is the beginning of a segment only, and leads to there.
+    async fn costs_of_received(&self, segment: SegmentName, end: Option<Lsn>) -> Result<Vec<Cost>, Error> {
         let whole = self
             .archive
             .wal_meta(WalName::Segment(segment), self.patience())
@@ -134,7 +145,6 @@ impl Run<'_> {
             Err(Error::Damaged { .. }) => false,
             Err(error) => return Err(error),
         };
-        let end = from.or_else(|| self.segment_size.map(|size| segment.start(size)));
         Ok(match (is_archived, end) {
             (true, _) => vec![Cost::other(format!(
                 "nothing is lost: {segment} is archived whole"
