@@ -14,6 +14,7 @@ pub mod line;
 pub mod listing;
 mod look;
 pub mod progress;
+mod proof;
 pub mod prune;
 pub mod restore;
 pub mod runs;

@@ -62,6 +62,7 @@ mod tour;
 // Writing through the mount into a store that hangs, refuses or is slow, and out of local space.
 mod stalling;
 // What the tests of writing stand on.
+mod misled;
 mod mounted;
 // Written through the mount, and not as the backup's own manifest says.
 mod verifying;

@@ -53,3 +53,5 @@ mod s3_server;
 mod store;
 // What a real PostgreSQL writes is what `walfs::pg` reads.
 mod wal_files;
+// Archives of years: what looks at all of one holds little of it, and asks for little.
+mod years;

@@ -244,17 +244,24 @@ impl Archive {
                     .store()
                     .get(&key, ByteRange::AtMost(WORD_BYTES), patience)
                     .await;
-                match read {
-                    Ok(fetched) => {
-                        let record = serde_json::from_slice::<Record>(&fetched.bytes);
-                        removed.wal.extend(record.unwrap_or_default().wal);
-                    }
+                let record = match read {
+                    Ok(fetched) => serde_json::from_slice(&fetched.bytes).map_err(|error| error.to_string()),
                     // Another one has taken its place.
                     Err(error) if error.kind == ErrorKind::NotFound => continue 'again,
-                    Err(error) if error.kind == ErrorKind::Damaged => {}
+                    Err(error) if error.kind == ErrorKind::Damaged => Err(error.message),
                     Err(error) => return Err(error.into()),
+                };
+                match record {
+                    Ok(Record { wal }) => {
+                        removed.wal.extend(wal);
+                        removed.records.push(key);
+                    }
+                    Err(reason) => tracing::warn!(
+                        "{}/{key} cannot be read, {reason}: WAL that `walfs prune` has removed may be told as missing\n\
+                         HINT: bring it back from a copy of the store; or remove it, and prune again",
+                        self.place()
+                    ),
                 }
-                removed.records.push(key);
             }
             return Ok(removed);
         }
@@ -278,6 +285,17 @@ impl Archive {
         let put = self.store().put(&key, text.into(), PutMode::Overwrite, patience);
         put.await?;
         Ok(self.store().delete(&records, patience).await?)
+    }
+
+    /// Has a prune ever been here? Who may not list what prunes say of themselves has none.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn has_pruned(&self, patience: Patience) -> Result<bool, Error> {
+        match self.store().list(PRUNE, None, 1, patience).await {
+            Err(error) if error.kind == ErrorKind::Denied => Ok(false),
+            page => Ok(!page?.entries.is_empty()),
+        }
     }
 
     /// Which of these segments, if any, a prune has removed, or may be about to.

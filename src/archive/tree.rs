@@ -31,6 +31,7 @@ pub mod chunks;
 mod claim;
 pub mod ended;
 mod entry;
+mod folders;
 pub mod headers;
 pub mod intact;
 pub mod landmarks;

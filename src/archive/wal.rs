@@ -13,6 +13,7 @@ mod hole;
 mod landmarks;
 mod lineage;
 mod own;
+mod pages;
 mod received;
 pub(super) mod turns;
 
@@ -22,10 +23,11 @@ use std::time::SystemTime;
 pub(super) use commit::part_ranges;
 pub use commit::{Committed, Offered};
 pub use early::{Early, EarlyFile};
-pub use hole::{Behind, Hole, LostHistory};
+pub use hole::{Behind, Hole, LostHistory, PrunedWal};
 pub use landmarks::{Seeker, Sought};
 pub use lineage::{Child, Fork, Lineage};
 pub use own::Compared;
+pub use pages::{Entries, WalPages};
 pub(super) use received::RECEIVING;
 pub use received::{Fragment, MAX_FRAGMENT_BYTES, Prefix, Prefixes, Torn};
 

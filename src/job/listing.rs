@@ -13,8 +13,8 @@ use crate::archive::{Archive, Error};
 use crate::pg::SegmentName;
 use crate::store::Patience;
 
-/// Backups whose WAL is asked for at once.
-const LOOKS: usize = 8;
+/// Backups whose WAL is asked for at once: an archive of years has a thousand.
+const LOOKS: usize = 32;
 
 /// A backup, finished or not.
 #[derive(Debug)]
@@ -40,6 +40,17 @@ pub enum State {
 }
 
 impl Listed {
+    /// Its folder, as far as that is known.
+    pub fn id(&self) -> Option<String> {
+        match &self.state {
+            State::Complete(summary) | State::WalMissing(summary, _) | State::Damaged(Some(summary), _) => {
+                Some(summary.id.clone())
+            }
+            State::Unfinished(tree, _) => Some(tree.id.to_string()),
+            State::Damaged(None, _) => None,
+        }
+    }
+
     /// Its summary, if it has one that can be read.
     pub fn summary(&self) -> Option<&Summary> {
         match &self.state {
@@ -67,8 +78,8 @@ pub async fn backups_and_remnants(
 ) -> Result<(Vec<Listed>, Vec<TreeId>), Error> {
     let complete = archive.summaries(TreeKind::BaseBackup, patience).await?;
     let beside = archive.unfinished_beside(&complete, patience).await?;
-    let seen = SeenTrees::default();
-    let looks = stream::iter(complete).map(|(name, summary)| judge(archive, name, summary, &seen, patience));
+    let seen = &beside.seen;
+    let looks = stream::iter(complete).map(|(name, summary)| judge(archive, name, summary, seen, patience));
     let mut listed: Vec<Listed> = looks.buffered(LOOKS).try_collect().await?;
     listed.extend(beside.unreadable.into_iter().map(|(name, error)| Listed {
         name,

@@ -10,16 +10,18 @@ use jiff::Timestamp;
 use crate::archive::tree::begun::{Maker, SILENCE};
 use crate::archive::tree::catalogue::Unfinished;
 use crate::archive::tree::summary::Summary;
-use crate::archive::tree::{TreeId, TreeName};
+use crate::archive::tree::{Part, TreeId, TreeName};
 use crate::archive::{Archive, Error};
 use crate::job::backup::named;
 use crate::job::listing::{Listed, State, backups_and_remnants};
 use crate::job::progress::Progress;
+use crate::job::proof::{Expected, Verdict, held_bytes, prove};
 use crate::job::restore::timelines::Timelines;
 use crate::job::restore::way::Way;
 use crate::job::restore::{self, forks};
 use crate::job::wal_ranges::{WalRanges, wal_ranges};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline};
+use crate::read::tree::TreeReader;
 use crate::store::{Patience, Retention};
 
 /// A backup with a summary.
@@ -75,6 +77,7 @@ impl Look {
         patience: impl Fn() -> Patience,
     ) -> Result<Self, Error> {
         let (listed, remnants) = backups_and_remnants(archive, patience()).await?;
+        let ids: BTreeSet<String> = listed.iter().filter_map(Listed::id).collect();
         let mut pins = pins(archive, now, patience()).await?;
         let mut base_of: BTreeMap<TreeId, Vec<TreeName>> = BTreeMap::new();
         let mut making = None;
@@ -112,10 +115,11 @@ impl Look {
                 unreadable.push((name, "its folder is another one's".into()));
                 continue;
             };
+            // A pin that means no backup that there is, is not to be taken at its word.
+            let means = |of: &String| *of == id.as_str() || !ids.contains(of);
             let pinned = pins.remove(&name);
             backups.push(Known {
-                pinned: pinned
-                    .and_then(|(of, reason)| of.is_none_or(|of| of == id.as_str()).then_some(reason)),
+                pinned: pinned.and_then(|(of, reason)| of.is_none_or(|of| means(&of)).then_some(reason)),
                 name,
                 id,
                 is_complete: lacks.is_none() && summary.backup.incremental_from.is_none(),
@@ -314,16 +318,49 @@ async fn lacking(
     damaged: &BTreeSet<String>,
     patience: impl Fn() -> Patience,
 ) -> Result<Option<String>, Error> {
-    let tree = match archive.tree(&known.name, &known.summary, patience()).await {
-        Ok(tree) => tree,
+    let parts = match proved_parts(archive, known, &patience).await {
+        Ok(parts) => parts,
         Err(damage @ Error::TreeDamaged { .. }) => return Ok(Some(damage.to_string())),
         Err(error) => return Err(error),
     };
-    if let Some(part) = tree.parts.iter().find(|part| damaged.contains(part.key.as_str())) {
+    if let Some(part) = parts.iter().find(|part| damaged.contains(part.key.as_str())) {
         return Ok(Some(format!("`walfs verify` found {} damaged", part.key)));
     }
-    let missing = archive.missing_part(&tree.parts, patience()).await?;
+    let missing = archive.missing_part(&parts, patience()).await?;
     Ok(missing.map(|(part, reason)| format!("{part}: {reason}")))
+}
+
+/// The parts of a backup, by a manifest of which every byte was read and proved. It is gone through window by window: one of
+/// a million files is not held.
+async fn proved_parts(
+    archive: &Arc<Archive>,
+    Known { name, summary, .. }: &Known,
+    patience: impl Fn() -> Patience,
+) -> Result<Vec<Part>, Error> {
+    let manifest = archive.manifest_part(name, summary)?;
+    let expected = Expected {
+        plain_bytes: Some(manifest.plain_bytes),
+        hash: Some(manifest.hash),
+        by: "the backup's summary",
+    };
+    let held = archive
+        .memory()
+        .filling
+        .take(held_bytes(manifest.stored_bytes))
+        .await;
+    let proved = prove(archive, &manifest.key, &expected, patience(), Arc::new(|_, _| {}));
+    let wrong = match proved.await? {
+        Verdict::Proved => None,
+        Verdict::Gone => Some("it is not there".to_owned()),
+        Verdict::Damaged(reason, _) => Some(reason),
+    };
+    drop(held);
+    if let Some(reason) = wrong {
+        return Err(archive.tree_damaged(name, manifest.key.as_str(), reason));
+    }
+    let reader = TreeReader::alone(archive.clone());
+    let tree = reader.open(name, summary, patience()).await?;
+    tree.parts(patience).await
 }
 
 /// What there is of WAL beyond backups.

@@ -107,6 +107,8 @@ pub struct BackupStatus {
     pub lacks: Option<String>,
     /// Why it is pinned.
     pub pinned: Option<String>,
+    /// Pages that were damaged on the server already.
+    pub bad_pages: u64,
 }
 
 /// What has no summary.
@@ -311,6 +313,7 @@ fn of_backup(known: &Known, size: Option<SegmentSize>) -> BackupStatus {
         stored_bytes: known.summary.stored_bytes,
         lacks: known.lacks.clone(),
         pinned: known.pinned.clone(),
+        bad_pages: backup.bad_pages(),
     }
 }
 

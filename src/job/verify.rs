@@ -31,7 +31,6 @@ mod due;
 mod finding;
 mod ledger;
 mod pages;
-mod proof;
 mod task;
 mod tree;
 mod wal;

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use super::progress::{Phase, Progress};
 use super::restore::wal::Lack;
-use super::runs::{Run, both, push, without};
+use super::runs::{Run, Span, both, push, without};
+use crate::archive::prune::WalSpan;
 use crate::archive::{Archive, Error};
 use crate::pg::history::{self, HistoryEntry};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
@@ -77,6 +78,24 @@ impl TimelineRanges {
 }
 
 impl WalRanges {
+    /// Of these spans what is not archived.
+    pub fn without(&self, spans: &[WalSpan], size: SegmentSize) -> Vec<WalSpan> {
+        let own = |span: &WalSpan| {
+            let (timeline, numbers) = span.numbers(size)?;
+            let own = self.timelines.iter().find(|own| own.timeline == timeline);
+            let there: Vec<Span> = own.map_or_else(Vec::new, |own| {
+                own.runs.iter().map(|run| (run.first, run.last)).collect()
+            });
+            Some((timeline, without(numbers, &there)))
+        };
+        let rest = spans.iter().filter_map(own);
+        rest.flat_map(|(timeline, rest)| {
+            rest.into_iter()
+                .filter_map(move |span| WalSpan::new(timeline, span, size))
+        })
+        .collect()
+    }
+
     /// The name of a segment of a timeline.
     pub fn name(&self, timeline: Timeline, number: u64) -> Option<SegmentName> {
         SegmentName::from_number(timeline, number, self.segment_size?)
@@ -143,10 +162,9 @@ pub async fn wal_ranges(
     };
     let size = cluster.segment_size;
     let mut found: BTreeMap<Timeline, Found> = BTreeMap::new();
-    let mut from = None;
-    loop {
-        let page = archive.list_wal(from.as_ref(), patience()).await?;
-        for (name, meta) in &page.entries {
+    let mut pages = archive.wal_pages(None, size, &patience);
+    while let Some(entries) = pages.next().await? {
+        for (name, meta) in &entries {
             match name {
                 // A listing shows a damaged one so.
                 WalName::Segment(segment) if meta.bytes == 0 => {
@@ -165,11 +183,7 @@ pub async fn wal_ranges(
                 WalName::Backup(..) => {}
             }
         }
-        progress.advance(page.entries.len() as u64);
-        match page.next {
-            Some(next) => from = Some(next),
-            None => break,
-        }
+        progress.advance(entries.len() as u64);
     }
     for (segment, torn) in archive.received_segments(patience()).await? {
         let (found, number) = (found.entry(segment.timeline).or_default(), segment.number(size));

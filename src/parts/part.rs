@@ -92,6 +92,8 @@ impl FinishedPart {
             plain_bytes: self.plain_bytes,
             stored_bytes: self.object.len() as u64,
             hash: self.hash,
+            // The tree that is made of it counts.
+            used_bytes: 0,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! `pg_rewind` or a flipped bit leave as they were. A chunk of which more than half has changed is stored whole, so that it
 //! is read in one go again.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,14 +16,20 @@ use crate::archive::tree::backup::Shape;
 use crate::archive::tree::intact::SeenTrees;
 use crate::archive::tree::page_hashes::{self, PAGE_BYTES, PageHash};
 use crate::archive::tree::summary::Summary;
-use crate::archive::tree::{TreeId, TreeKind, TreeName, below, chunks, split};
+use crate::archive::tree::{Part, TreeId, TreeKind, TreeName, below, chunks, split};
 use crate::archive::{Archive, Error};
 use crate::pg::SystemId;
-use crate::store::{ErrorKind, Patience};
+use crate::store::{ErrorKind, Key, Patience};
 
 /// Extents of a backup that is built on, at most: those of the new one are in memory, some 30 bytes each. Where pages from very
 /// many backups lie between each other they grow; then all is stored again.
 const MOST_EXTENTS: u64 = 4_000_000;
+
+/// A part of which less than one of so many bytes is needed is sparse.
+const SPARSE_PART: u64 = 4;
+
+/// What is stored once more, of sparse parts, is no more than one of so many bytes that the base stored.
+const SPARSE_SHARE: u64 = 10;
 
 /// The directory of tablespaces in a backup, and as many of them as are looked into.
 const TABLESPACES: &[u8] = b"pg_tblspc";
@@ -36,6 +43,8 @@ const RSYNC_SUFFIX: usize = ".XXXXXX".len();
 pub struct Base {
     tree: StoredTree,
     hashes: PageHashReader,
+    /// Parts to which the new backup shall not point: what is left of them is stored again.
+    sparse: BTreeSet<Key>,
     /// Paths of the directories of its tablespaces.
     tablespaces: Vec<Box<[u8]>>,
 }
@@ -78,6 +87,7 @@ impl Base {
             if let Some(file) = found.and_then(|found| found.file()).filter(|file| file.bytes > 0) {
                 return Ok(Some(Comparison {
                     hashes: Some(FileHashes::new(&self.hashes, &self.tree, file)),
+                    sparse: &self.sparse,
                     pieces: Vec::new(),
                     changed: Vec::new(),
                 }));
@@ -125,6 +135,10 @@ async fn newest(
     patience: impl Fn() -> Patience,
 ) -> Result<Option<Base>, Error> {
     let backups = archive.summaries(TreeKind::BaseBackup, patience()).await?;
+    let there = backups
+        .iter()
+        .filter_map(|(_, summary)| Some(summary.as_ref().ok()?.id.clone()));
+    let there: BTreeSet<String> = there.collect();
     for (name, summary) in backups.into_iter().rev() {
         let passed_over = |damage: &dyn fmt::Display| {
             tracing::warn!("backup {name} is not built on, for it is damaged: {damage}")
@@ -161,7 +175,7 @@ async fn newest(
             passed_over(&missing);
             continue;
         }
-        match intact(archive, reader, (&name, &summary), &patience).await {
+        match intact(archive, reader, (&name, &summary), &there, &patience).await {
             Ok(base) => return Ok(Some(base)),
             Err(damage @ Error::TreeDamaged { .. }) => passed_over(&damage),
             Err(error) => return Err(error),
@@ -199,6 +213,7 @@ async fn intact(
     archive: &Arc<Archive>,
     reader: &TreeReader,
     (name, summary): (&TreeName, &Summary),
+    there: &BTreeSet<String>,
     patience: impl Fn() -> Patience,
 ) -> Result<Base, Error> {
     let tree = reader.open(name, summary, patience()).await?;
@@ -215,8 +230,26 @@ async fn intact(
             .map(|found| found.entry().path.clone())
             .collect(),
         hashes: PageHashReader::new(archive.clone()),
+        sparse: sparse(&parts, &summary.id, there),
         tree,
     })
+}
+
+/// Parts of pruned backups of which the base needs so little that it is better stored once more: then the next prune removes
+/// them. All of it is no more than a share of what the base has stored itself, so that a backup costs its change; those of
+/// which least is needed come first.
+fn sparse(parts: &[Part], own: &str, there: &BTreeSet<String>) -> BTreeSet<Key> {
+    let own = parts.iter().filter(|part| part.tree() == own);
+    let mut left = own.fold(0, |sum: u64, part| sum.saturating_add(part.used_bytes)) / SPARSE_SHARE;
+    let is_sparse =
+        |part: &&Part| !there.contains(part.tree()) && part.used_bytes < part.plain_bytes / SPARSE_PART;
+    let mut sparse: Vec<&Part> = parts.iter().filter(is_sparse).collect();
+    sparse.sort_by_key(|part| part.used_bytes);
+    let chosen = sparse.into_iter().map_while(|part| {
+        left = left.checked_sub(part.used_bytes)?;
+        Some(part.key.clone())
+    });
+    chosen.collect()
 }
 
 /// What is damaged in the base is not known of it: then it is stored again.
@@ -274,6 +307,8 @@ pub struct Difference {
 pub struct Comparison<'a> {
     /// `None` once they could not be read.
     hashes: Option<FileHashes<'a>>,
+    /// What lies in these parts counts as changed.
+    sparse: &'a BTreeSet<Key>,
     pieces: Vec<Piece>,
     changed: Vec<u8>,
 }
@@ -307,6 +342,12 @@ impl Comparison<'_> {
         }
         let mut known = known.unwrap_or_default();
         known.resize(pages, None);
+        if !self.sparse.is_empty() {
+            let is_dense = |(_, place): &Known| !self.sparse.contains(&place.part.key);
+            known
+                .iter_mut()
+                .for_each(|page| *page = page.take().filter(is_dense));
+        }
         Ok(known)
     }
 

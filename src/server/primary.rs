@@ -50,13 +50,20 @@ impl Session {
         ))
     }
 
-    /// Ends the segment that is written, and names it: the one before if nothing was written since.
+    /// Ends the segment that is written, and names it. A record is written first, which whoever reads the WAL passes over: else
+    /// a server at rest would end nothing.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Lost`], [`Error::Answer`].
     pub async fn end_segment(&self) -> Result<SegmentName, Error> {
         const WHAT: &str = "to end a WAL segment (pg_switch_wal)";
         // What a position on a boundary is in, versions of PostgreSQL tell differently.
+        self.row(
+            WHAT,
+            "SELECT pg_catalog.pg_logical_emit_message(false, 'walfs', 'check')",
+            &[],
+        )
+        .await?;
         let statement = "SELECT at::text, pg_catalog.pg_walfile_name(at), \
              (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'wal_segment_size') \
              FROM (SELECT pg_catalog.pg_switch_wal() AS at OFFSET 0) ended";

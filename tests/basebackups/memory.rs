@@ -1,31 +1,14 @@
 //! What a backup and a restore may hold in memory (promise S3): as much as they are told, however slow the store is.
 
 use std::fs;
-use std::process::{Command, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use super::reading::{MIB, noise};
 use crate::common::basebackup::{Place, Site};
 use crate::common::s3::{Action, Operation, Rule, S3Server};
-use crate::common::user::{User, said};
-use crate::common::walfs::peak_memory_mib;
+use crate::common::user::User;
+use crate::common::walfs::peak_of;
 use crate::common::world::World;
-
-/// Runs a command that must succeed, and gives the most memory that it had, in MiB.
-#[track_caller]
-fn peak_of(command: &mut Command) -> u64 {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("run walfs");
-    let mut peak = 0;
-    while child.try_wait().expect("wait for walfs").is_none() {
-        peak = peak_memory_mib(child.id()).unwrap_or(peak);
-        thread::sleep(Duration::from_millis(5));
-    }
-    let output = child.wait_with_output().expect("read what walfs said");
-    assert!(output.status.success(), "{}", said(&output));
-    peak
-}
 
 /// Three times as much as they may hold, which does not compress, and more threads than there is memory for.
 #[test]

@@ -628,3 +628,51 @@ fn b9_what_is_not_understood_stays() {
     }
     assert_eq!(objects(&site.place), before);
 }
+
+/// K3: a later backup does not point to a part of a pruned one of which it needs little, so that the part goes.
+#[test]
+fn k3_parts_of_which_little_is_alive_are_left() {
+    let world = World::new("sparse");
+    let site = Site::local(&world);
+    site.server.query(
+        "CREATE TABLE t AS SELECT n, repeat(md5(random()::text), 10) AS noise FROM generate_series(1, 120000) n",
+    );
+    // No scan changes a page from here on.
+    site.server.query("VACUUM FREEZE t");
+    site.backup("b0");
+    let of_first = || {
+        let keys = site.place.keys("trees").into_iter();
+        let parts = keys.filter(|key| key.starts_with("trees/b0.") && key.contains(".tar."));
+        parts.collect::<BTreeSet<String>>()
+    };
+    // All but a twentieth of the chunks of 32 pages.
+    site.server
+        .query("DELETE FROM t WHERE ((ctid::text::point)[0]::int / 32) % 20 <> 0");
+    let second = site.backup("b1");
+    // As long as the first one is there, its parts are needed.
+    let third = site.backup("b2");
+    let builds_on = |backup: &Value| backup["builds_on"].to_string().contains("b0.");
+    assert!(builds_on(&second) && builds_on(&third), "{third}");
+    let pruned = prune(&site, &["--keep-from", "b1"]);
+    assert_eq!(going(&pruned), ["b0"]);
+    let kept = of_first();
+    // The base of this one, b2, stored little itself: no more than a tenth of that is stored again.
+    site.backup("b3");
+    prune(&site, &["--keep-last", "1"]);
+    assert_eq!(of_first(), kept);
+    // b4 stores much; so what is left of sparse parts goes into b5.
+    site.server.query(
+        "CREATE TABLE u AS SELECT n, repeat(md5(random()::text), 10) FROM generate_series(1, 120000) n",
+    );
+    site.backup("b4");
+    site.backup("b5");
+    prune(&site, &["--keep-last", "1"]);
+    let left = of_first();
+    assert!(
+        left.is_subset(&kept) && left.len() < kept.len(),
+        "{left:?} of {kept:?}"
+    );
+    assert_eq!(complete(&site), ["b5"]);
+    let verified = site.walfs("verify").output().expect("run walfs");
+    assert!(verified.status.success(), "{}", said(&verified));
+}

@@ -8,7 +8,7 @@ use walfs::archive::tree::summary::{Description, Method, Summary};
 use walfs::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeId, TreeName, layout};
 use walfs::archive::{self, Archive};
 use walfs::codec::{Compression, ContentHash};
-use walfs::parts::part::PartBuilder;
+use walfs::parts::part::{FinishedPart, PartBuilder};
 use walfs::pg::Lsn;
 use walfs::store::Patience;
 
@@ -69,16 +69,84 @@ pub async fn store(archive: &Archive, name: &TreeName, made_up: MadeUp, patience
         parts: Vec::new(),
         entries: Vec::new(),
     };
-    for directory in ["", "base", "base/5", "pg_wal"] {
-        maker.directory(directory);
-    }
+    maker.directories();
     maker.large(made_up);
-    maker.small(made_up.small);
+    maker.small(made_up.small, |maker, _| maker.part(layout::BUNDLE_BYTES));
     let content = maker.real(archive, patience).await;
     let tree = Tree::new(maker.id, maker.parts, maker.entries).expect("a tree");
     let stored = commit(archive, &tree, description(), patience).await;
     stored.expect("a backup");
     content
+}
+
+/// A cluster of small files that is backed up over and over. Of its bundles each backup stores one in ten anew and points to
+/// earlier ones for the others; one in ten never changes. All parts are there, with next to nothing in them.
+#[derive(Debug)]
+pub struct Daily {
+    files: u32,
+    part: FinishedPart,
+    taken: Vec<TreeId>,
+}
+
+/// Each bundle is stored anew by one of so many backups.
+const TURNS: usize = 10;
+
+impl Daily {
+    /// None is taken yet.
+    pub fn new(files: u32) -> Self {
+        Self {
+            files,
+            part: PartBuilder::new(Compression::default()).finish(&PageHashes::default()),
+            taken: Vec::new(),
+        }
+    }
+
+    /// Stores the next one.
+    pub async fn store(
+        &mut self,
+        archive: &Archive,
+        name: &TreeName,
+        description: Description,
+        patience: Patience,
+    ) {
+        let id = TreeId::fresh(name);
+        let begun = packed::begun(description.began);
+        let begun = archive.begin_tree(&id, &begun, patience).await;
+        begun.expect("begun");
+        self.taken.push(id.clone());
+        let mut maker = Maker {
+            id,
+            parts: Vec::new(),
+            entries: Vec::new(),
+        };
+        maker.directories();
+        maker.small(self.files, |maker, bundle| self.bundle(maker, bundle));
+        for part in maker.parts.iter().filter(|part| part.tree() == maker.id.as_str()) {
+            let stored = archive.put_part(&part.key, self.part.object.clone(), patience);
+            stored.await.expect("stored");
+        }
+        let tree = Tree::new(maker.id, maker.parts, maker.entries).expect("a tree");
+        let stored = commit(archive, &tree, description, patience).await;
+        stored.expect("a backup");
+    }
+
+    /// In the backup that has stored it last.
+    fn bundle(&self, maker: &mut Maker, number: u32) -> u32 {
+        let (last, bundle) = (self.taken.len() - 1, number as usize);
+        let since = if bundle % TURNS == 0 {
+            last
+        } else {
+            (last + bundle / TURNS) % TURNS
+        };
+        maker.parts.push(Part {
+            key: self.taken[last.saturating_sub(since)].part_key(number, 0, "lz4"),
+            plain_bytes: layout::BUNDLE_BYTES,
+            stored_bytes: self.part.object.len() as u64,
+            hash: self.part.hash,
+            used_bytes: 0,
+        });
+        maker.parts.len() as u32 - 1
+    }
 }
 
 struct Maker {
@@ -105,6 +173,12 @@ impl Maker {
         self.entry(path, Content::Directory);
     }
 
+    fn directories(&mut self) {
+        for path in ["", "base", "base/5", "pg_wal"] {
+            self.directory(path);
+        }
+    }
+
     fn file(&mut self, path: &str, extents: Vec<Extent>) {
         let bytes = extents.iter().map(|extent| extent.bytes).sum();
         let extents = extents.into();
@@ -120,16 +194,18 @@ impl Maker {
             // So that nothing of it is missing.
             stored_bytes: 0,
             hash: ContentHash::of(&number.to_le_bytes()),
+            used_bytes: 0,
         });
         number
     }
 
-    fn small(&mut self, files: u32) {
+    /// Files in bundles, one for each directory: `bundle` gives the part of one.
+    fn small(&mut self, files: u32, mut bundle: impl FnMut(&mut Self, u32) -> u32) {
         let mut part = 0;
         for number in 0..files {
             if number % FILES_OF_ONE == 0 {
                 self.directory(&format!("base/{}", 100_000 + number / FILES_OF_ONE));
-                part = self.part(layout::BUNDLE_BYTES);
+                part = bundle(self, number / FILES_OF_ONE);
             }
             let offset = u64::from(number % FILES_OF_ONE) * 1024 + 512;
             let path = format!("base/{}/{}", 100_000 + number / FILES_OF_ONE, 16_384 + number);

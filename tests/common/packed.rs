@@ -84,7 +84,8 @@ pub fn backup(segment_bytes: u64, start: Lsn, end: Lsn) -> Backup {
     }
 }
 
-fn begun(at: Timestamp) -> Begun {
+/// Who takes a backup: this process, as nobody can tell any more.
+pub fn begun(at: Timestamp) -> Begun {
     Begun {
         at,
         content: TreeKind::BaseBackup,

@@ -8,6 +8,8 @@ pub const PAGE_MAGIC: u16 = 0xD110;
 pub const LONG_HEADER: u16 = 0x0002;
 /// `XLOG_BLCKSZ` as everybody builds it, in bytes.
 pub const PAGE_BYTES: usize = 8192;
+/// Behind the header of a segment, in bytes.
+pub const FIRST_RECORD: usize = 40;
 /// The usual size of a segment, in bytes.
 pub const SEGMENT_BYTES: u32 = 16 << 20;
 
@@ -44,6 +46,41 @@ pub fn switched_segment(name: &str, system_id: u64, segment_bytes: u32, end: usi
     let crc = crc32c::crc32c(&content[record..record + 20]);
     content[record + 20..record + 24].copy_from_slice(&crc.to_le_bytes());
     content
+}
+
+/// A record as every version writes it: its resource manager and kind, and its own data.
+pub fn record((manager, kind): (u8, u8), main: &[u8]) -> Vec<u8> {
+    let mut record = vec![0; 24];
+    // XLR_BLOCK_ID_DATA_LONG
+    record.push(254);
+    record.extend((main.len() as u32).to_le_bytes());
+    record.extend(main);
+    let length = record.len() as u32;
+    record[..4].copy_from_slice(&length.to_le_bytes());
+    (record[16], record[17]) = (kind, manager);
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&record[24..]), &record[..20]);
+    record[20..24].copy_from_slice(&crc.to_le_bytes());
+    record
+}
+
+/// A segment with these records on its first page, and zeros behind them; and the offset behind the last.
+pub fn segment_of_records(
+    name: &str,
+    system_id: u64,
+    segment_bytes: u32,
+    records: &[Vec<u8>],
+) -> (Vec<u8>, usize) {
+    let (timeline, start) = position(name, segment_bytes);
+    let mut content = vec![0; segment_bytes as usize];
+    content[..24].copy_from_slice(&short_header(LONG_HEADER, timeline, start));
+    content[24..40].copy_from_slice(&long_tail(system_id, segment_bytes));
+    let mut at = FIRST_RECORD;
+    for record in records {
+        content[at..at + record.len()].copy_from_slice(record);
+        at = (at + record.len()).next_multiple_of(8);
+    }
+    assert!(at <= PAGE_BYTES, "more records than one page takes");
+    (content, at)
 }
 
 /// The name of segment `number` (0 is the first of all) of a timeline.

@@ -6,6 +6,7 @@ use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use super::postgres::send;
 use super::user::{User, is_root, said};
@@ -137,6 +138,21 @@ pub fn peak_memory_mib(process: u32) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line?.trim().strip_suffix(" kB")?;
     kib.parse::<u64>().ok().map(|kib| kib >> 10)
+}
+
+/// Runs a command that must succeed, and gives the most memory that it had, in MiB.
+#[track_caller]
+pub fn peak_of(command: &mut Command) -> u64 {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("run walfs");
+    let mut peak = 0;
+    while child.try_wait().expect("wait for walfs").is_none() {
+        peak = peak_memory_mib(child.id()).unwrap_or(peak);
+        thread::sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().expect("read what walfs said");
+    assert!(output.status.success(), "{}", said(&output));
+    peak
 }
 
 /// A mount, and the daemon that serves it.

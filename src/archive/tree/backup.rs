@@ -178,6 +178,11 @@ impl WalRange {
 }
 
 impl Backup {
+    /// Pages that were damaged when it was taken, as far as somebody looked.
+    pub fn bad_pages(&self) -> u64 {
+        self.pages.as_ref().map_or(0, |pages| pages.bad)
+    }
+
     /// The size of its segments.
     ///
     /// # Errors

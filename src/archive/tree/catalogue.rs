@@ -33,6 +33,9 @@ const MOST_LISTED: usize = 1_000_000;
 /// Objects asked for at once.
 pub(super) const READS: usize = 8;
 
+/// Summaries read at once: an archive of years has a thousand, and most have a few KiB.
+const SUMMARIES: usize = 32;
+
 /// `begun.json`: who is at an unfinished tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begun {
@@ -89,6 +92,8 @@ pub struct Beside {
     pub unreadable: Vec<(TreeName, Error)>,
     /// What is left of pruned trees: parts that later ones point to, or that a prune has not removed yet.
     pub remnants: Vec<TreeId>,
+    /// What was seen of all folders.
+    pub seen: SeenTrees,
 }
 
 /// Is all the WAL at hand that makes a backup consistent (promise B2)?
@@ -414,6 +419,18 @@ impl Archive {
                 summary.content.folder()
             )));
         }
+        // Somebody has brought it here: no WAL of this archive makes it consistent.
+        if let Some((own, whose)) = summary
+            .backup
+            .system_identifier
+            .zip(self.known_cluster())
+            .filter(|(own, whose)| *own != whose.system_id)
+        {
+            let whose = whose.system_id;
+            return Err(broken(format!(
+                "the backup is of cluster {own}, and this is the archive of cluster {whose}"
+            )));
+        }
         Ok(Some((summary, fetched.bytes)))
     }
 
@@ -449,7 +466,7 @@ impl Archive {
             let summary = self.readable_summary(kind, &name, patience).await?;
             Ok::<_, Error>(summary.transpose().map(|summary| (name, summary)))
         };
-        let read = stream::iter(names).map(read).buffered(READS);
+        let read = stream::iter(names).map(read).buffered(SUMMARIES);
         let mut found: Vec<(TreeName, Result<Summary, Error>)> = read
             .try_filter_map(|found| async { Ok(found) })
             .try_collect()
@@ -553,6 +570,7 @@ impl Archive {
             plain_bytes,
             stored_bytes,
             hash: (summary.manifest.content_hash()).ok_or_else(|| broken("it has no hash"))?,
+            used_bytes: plain_bytes,
         })
     }
 

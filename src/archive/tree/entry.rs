@@ -93,6 +93,8 @@ pub struct Part {
     pub stored_bytes: u64,
     /// Hash of its plain content: proves that the object is the one that was stored.
     pub hash: ContentHash,
+    /// Bytes of its content that files of the tree are made of. Where few are, a later tree need not point to it.
+    pub used_bytes: u64,
 }
 
 impl Part {
@@ -157,10 +159,11 @@ impl Tree {
     ///
     /// # Errors
     /// Any [`TreeError`].
-    pub fn new(id: TreeId, parts: Vec<Part>, mut entries: Vec<Entry>) -> Result<Self, TreeError> {
+    pub fn new(id: TreeId, mut parts: Vec<Part>, mut entries: Vec<Entry>) -> Result<Self, TreeError> {
         entries.sort_by(|left, right| order(&left.path, &right.path));
         parts.iter().try_for_each(check_part)?;
         check_extents(&parts, &entries)?;
+        count_used(&mut parts, &entries);
         check_directories(&entries)?;
         Ok(Self { id, parts, entries })
     }
@@ -253,6 +256,19 @@ fn readable(path: &[u8]) -> String {
 
 /// Most bytes of content of a part: writers close one long before. What is read of a part is bounded by it.
 const MOST_PART_BYTES: u64 = 1 << 30;
+
+/// Of each part how much of it files are made of.
+fn count_used(parts: &mut [Part], entries: &[Entry]) {
+    parts.iter_mut().for_each(|part| part.used_bytes = 0);
+    let files = entries.iter().filter_map(|entry| match &entry.content {
+        Content::File { extents, .. } => Some(extents),
+        _ => None,
+    });
+    for extent in files.flatten() {
+        let used = &mut parts[extent.part as usize].used_bytes;
+        *used = used.saturating_add(extent.bytes);
+    }
+}
 
 /// Can there be such a part?
 ///
@@ -395,6 +411,7 @@ mod tests {
             plain_bytes: 100,
             stored_bytes: 50,
             hash: ContentHash::of(b""),
+            used_bytes: 0,
         };
         let file = |bytes, offset, extent_bytes, part| Content::File {
             bytes,

@@ -4,28 +4,47 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 
+use super::folders::{Contents, PAGE};
 use super::summary::{BuildsOn, Object, Summary};
 use super::{Part, TREES, TreeId, TreeName};
-use crate::archive::object;
 use crate::archive::{Archive, Error};
-use crate::store::{ErrorKind, Key, Meta, Patience};
+use crate::store::{ErrorKind, Key, Meta, Page, Patience};
 
-/// Objects in the page that is looked at.
-const PAGE: usize = 1000;
-
-/// Earlier trees that were looked at, for a list of backups of which each builds on those before it: otherwise it would
-/// look at each of them as often as there are backups.
+/// Trees that were looked at, for a list of backups of which each builds on those before it: otherwise it would look at
+/// each of them as often as there are backups.
 #[derive(Debug, Default)]
-pub struct SeenTrees(Mutex<HashMap<String, Option<u64>>>);
+pub struct SeenTrees {
+    /// By folder, if all were listed.
+    all: Option<HashMap<String, Contents>>,
+    /// Of earlier ones the bytes of their parts.
+    earlier: Mutex<HashMap<String, Option<u64>>>,
+}
 
 impl SeenTrees {
-    fn of(&self, prefix: &str) -> Option<Option<u64>> {
-        self.0.lock().expect("no panic while held").get(prefix).copied()
+    /// All there are were listed.
+    pub(super) fn all(folders: HashMap<String, Contents>) -> Self {
+        Self {
+            all: Some(folders),
+            earlier: Mutex::default(),
+        }
     }
 
-    fn note(&self, prefix: &str, bytes: Option<u64>) {
-        let mut seen = self.0.lock().expect("no panic while held");
-        seen.insert(prefix.to_owned(), bytes);
+    fn folder(&self, id: &TreeId) -> Option<Contents> {
+        let all = self.all.as_ref()?;
+        Some(all.get(id.as_str()).copied().unwrap_or_default())
+    }
+
+    fn bytes_of_parts(&self, id: &TreeId) -> Option<Option<u64>> {
+        if let Some(folder) = self.folder(id) {
+            return Some((!folder.has_more).then_some(folder.part_bytes));
+        }
+        let earlier = self.earlier.lock().expect("no panic while held");
+        earlier.get(id.as_str()).copied()
+    }
+
+    fn note(&self, id: &TreeId, bytes: Option<u64>) {
+        let mut earlier = self.earlier.lock().expect("no panic while held");
+        earlier.insert(id.to_string(), bytes);
     }
 }
 
@@ -45,22 +64,11 @@ impl Archive {
         let Some(id) = summary.tree_id(name) else {
             return Ok(None);
         };
-        let prefix = id.prefix();
-        let page = self.store().list(&prefix, None, PAGE, patience).await?;
-        let many = page.more;
-        let entries = if many {
-            // Parts are numbers; everything else is behind them.
-            let behind_parts = format!("{prefix}a");
-            let rest = self.store().list(&prefix, Some(&behind_parts), PAGE, patience);
-            rest.await?.entries
-        } else {
-            page.entries
+        let folder = match seen.folder(&id) {
+            Some(folder) => folder,
+            None => self.tree_folder(&id, patience).await?,
         };
-        let told_apart = self.missing_inventory(&id, summary, &entries);
-        let own = told_apart.or_else(|| match many {
-            true => None,
-            false => missing_bytes(bytes_of(&entries, &prefix), &prefix, summary.stored_bytes),
-        });
+        let own = self.missing_of_folder(&id, summary, folder);
         match own {
             None => self.missing_of_others(summary, seen, patience).await,
             missing => Ok(missing),
@@ -79,12 +87,14 @@ impl Archive {
                 return Ok(Some(format!("it builds on {id:?}, which is no tree")));
             };
             let prefix = id.prefix();
-            let known = seen.of(&prefix);
-            let found = match known {
+            let found = match seen.bytes_of_parts(&id) {
                 Some(found) => found,
-                None => self.bytes_of_parts(&prefix, patience).await?,
+                None => {
+                    let found = self.bytes_of_parts(&id, patience).await?;
+                    seen.note(&id, found);
+                    found
+                }
             };
-            seen.note(&prefix, found);
             let missing = found.and_then(|found| missing_bytes(found, &prefix, *stored_bytes));
             if missing.is_some() {
                 return Ok(missing);
@@ -101,17 +111,27 @@ impl Archive {
         self.list_all(&id.prefix(), patience).await
     }
 
+    /// A page of the objects in the folder of a tree, behind a key, ascending.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn tree_page(
+        &self,
+        id: &TreeId,
+        after: Option<&Key>,
+        patience: Patience,
+    ) -> Result<Page, Error> {
+        let after = after.map(Key::as_str);
+        Ok(self.store().list(&id.prefix(), after, PAGE, patience).await?)
+    }
+
     /// Stored bytes of the parts of a tree; `None` where more than a page would have to be listed, or nothing may be.
-    async fn bytes_of_parts(&self, prefix: &str, patience: Patience) -> Result<Option<u64>, Error> {
-        let page = match self.store().list(prefix, None, PAGE, patience).await {
-            Err(error) if error.kind == ErrorKind::Denied => return Ok(None),
+    async fn bytes_of_parts(&self, id: &TreeId, patience: Patience) -> Result<Option<u64>, Error> {
+        let page = match self.tree_page(id, None, patience).await {
+            Err(Error::Store(error)) if error.kind == ErrorKind::Denied => return Ok(None),
             page => page?,
         };
-        let parts = page
-            .entries
-            .iter()
-            .filter(|(key, _)| matches!(self.object(key), Some(object::Object::Part(_))));
-        Ok((!page.more).then(|| parts.map(|(_, meta)| meta.stored_bytes).sum()))
+        Ok((!page.more).then(|| self.folder_of(id, &page.entries).part_bytes))
     }
 
     /// The first of these parts, of one tree or of several, that is gone or cut, and what is wrong with it: as far as a
@@ -157,17 +177,14 @@ impl Archive {
         let Some(id) = summary.tree_id(name) else {
             return Ok(());
         };
-        let prefix = id.prefix();
-        let entries = match self.list_all(&prefix, patience).await {
+        let entries = match self.list_all(&id.prefix(), patience).await {
             Err(Error::Store(error)) if error.kind == ErrorKind::Denied => {
                 tracing::warn!("whether all of backup {name} is still there cannot be seen: {error}");
                 return Ok(());
             }
             listed => listed?,
         };
-        let own = self.missing_inventory(&id, summary, &entries);
-        let own = own.or_else(|| missing_bytes(bytes_of(&entries, &prefix), &prefix, summary.stored_bytes));
-        let missing = match own {
+        let missing = match self.missing_of_folder(&id, summary, self.folder_of(&id, &entries)) {
             None => {
                 let seen = SeenTrees::default();
                 self.missing_of_others(summary, &seen, patience).await?
@@ -204,18 +221,22 @@ impl Archive {
         }
     }
 
-    /// Is what tells the parts apart missing?
-    fn missing_inventory(&self, id: &TreeId, summary: &Summary, entries: &[(Key, Meta)]) -> Option<String> {
-        if entries.is_empty() {
-            return Some(format!("nothing is left in {}", id.prefix()));
+    /// Is what tells the parts apart missing, or some of them? Of more than were counted the latter is not known.
+    fn missing_of_folder(&self, id: &TreeId, summary: &Summary, folder: Contents) -> Option<String> {
+        let prefix = id.prefix();
+        if folder.objects == 0 {
+            return Some(format!("nothing is left in {prefix}"));
         }
-        missing_object(entries, &self.manifest_key(id), &summary.manifest)
+        let inventory = missing_object(folder.manifest_bytes, &self.manifest_key(id), &summary.manifest);
+        inventory.or_else(|| match folder.has_more {
+            true => None,
+            false => missing_bytes(folder.bytes, &prefix, summary.stored_bytes),
+        })
     }
 }
 
-fn missing_object(entries: &[(Key, Meta)], key: &Key, object: &Object) -> Option<String> {
-    let found = entries.iter().find(|(found, _)| found == key);
-    match found.map(|(_, meta)| meta.stored_bytes) {
+fn missing_object(found_bytes: Option<u64>, key: &Key, object: &Object) -> Option<String> {
+    match found_bytes {
         Some(bytes) if bytes == object.stored_bytes => None,
         Some(bytes) => Some(format!(
             "{key} has {bytes} bytes, it was stored with {}",
@@ -223,13 +244,6 @@ fn missing_object(entries: &[(Key, Meta)], key: &Key, object: &Object) -> Option
         )),
         None => Some(format!("{key} is missing")),
     }
-}
-
-/// Stored bytes of a tree's own parts and manifest.
-fn bytes_of(entries: &[(Key, Meta)], prefix: &str) -> u64 {
-    let told_apart = |key: &Key| !key.as_str()[prefix.len()..].ends_with(".json");
-    let counted = entries.iter().filter(|(key, _)| told_apart(key));
-    counted.map(|(_, meta)| meta.stored_bytes).sum()
 }
 
 fn missing_bytes(found: u64, prefix: &str, stored: u64) -> Option<String> {

@@ -164,6 +164,7 @@ mod tests {
             plain_bytes: 4096,
             stored_bytes: 1000,
             hash: ContentHash::of(b"x"),
+            used_bytes: 103,
         };
         let extents =
             [(0, 512, 100), (0, 1024, 3)].map(|(part, offset, bytes)| Extent { part, offset, bytes });

@@ -9,9 +9,10 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::catalogue::{BEGUN, Beside, READS, Unfinished};
 use super::claim::claimed;
+use super::intact::SeenTrees;
 use super::refused::WORD_BYTES;
 use super::summary::Summary;
-use super::{TREES, TreeId, TreeKind, TreeName};
+use super::{TreeId, TreeKind, TreeName};
 use crate::archive::{Archive, Error};
 use crate::store::{ByteRange, ErrorKind, Key, Patience};
 
@@ -30,8 +31,7 @@ impl Archive {
 
     /// As [`Archive::unfinished_trees`], by somebody who has the complete ones at hand.
     ///
-    /// Folders of complete trees are known and may have many thousand parts; so each gap between two of them is looked
-    /// into, several at once, which takes one request where there is nothing.
+    /// All folders are listed once, and what is seen of them is told with it. Of one with many thousand parts most are passed.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -52,15 +52,17 @@ impl Archive {
             needed,
             ordered: ordered.collect(),
         };
-        let behind = known.iter().map(|folder| after_folder(folder));
-        let gaps: Vec<String> = std::iter::once(format!("{TREES}/")).chain(behind).collect();
-        let looks = stream::iter(gaps).map(|after| self.folders_in_gap(after, &known, patience));
-        let folders: Vec<Vec<TreeId>> = looks.buffered(READS).try_collect().await?;
-        let looks =
-            stream::iter(folders.into_iter().flatten()).map(|id| self.look_at_folder(id, &gone, patience));
+        let seen = self.tree_folders(&known, patience).await?;
+        let unknown = seen.keys().filter(|folder| !known.contains(*folder));
+        let mut unknown: Vec<TreeId> = unknown.filter_map(|folder| TreeId::parse(folder)).collect();
+        unknown.sort();
+        let looks = stream::iter(unknown).map(|id| self.look_at_folder(id, &gone, patience));
         let folders: Vec<Folder> = looks.buffered(READS).try_collect().await?;
         let listed: BTreeSet<&TreeName> = complete.iter().map(|(name, _)| name).collect();
-        let mut beside = Beside::default();
+        let mut beside = Beside {
+            seen: SeenTrees::all(seen),
+            ..Beside::default()
+        };
         for folder in folders {
             match folder {
                 Folder::Committed => {}
@@ -76,29 +78,6 @@ impl Archive {
         }
         beside.unfinished.sort_by(|left, right| left.id.cmp(&right.id));
         Ok(beside)
-    }
-
-    /// Folders behind `after`, up to the next one that is known.
-    async fn folders_in_gap(
-        &self,
-        mut after: String,
-        known: &BTreeSet<String>,
-        patience: Patience,
-    ) -> Result<Vec<TreeId>, Error> {
-        let mut found = Vec::new();
-        let prefix = format!("{TREES}/");
-        loop {
-            let page = self.store().list(&prefix, Some(&after), 1, patience).await?;
-            let Some((key, _)) = page.entries.first() else {
-                return Ok(found);
-            };
-            let folder = key.as_str()[prefix.len()..].split('/').next().unwrap_or_default();
-            if known.contains(folder) {
-                return Ok(found);
-            }
-            found.extend(TreeId::parse(folder));
-            after = after_folder(folder);
-        }
     }
 
     async fn look_at_folder(&self, id: TreeId, gone: &Gone, patience: Patience) -> Result<Folder, Error> {
@@ -235,9 +214,4 @@ enum Folder {
 
 fn is_of(summary: Option<&Summary>, id: &TreeId) -> bool {
     summary.is_some_and(|summary| summary.id == id.as_str())
-}
-
-/// Where a listing goes on behind a folder: '0' is the byte after '/'.
-fn after_folder(folder: &str) -> String {
-    format!("{TREES}/{folder}0")
 }

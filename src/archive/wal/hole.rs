@@ -28,6 +28,23 @@ pub enum Behind {
     Come,
     /// Others of its timeline, without it.
     Hole(Hole),
+    /// A prune has removed it, or may be about to.
+    Pruned(PrunedWal),
+}
+
+/// A missing segment that is not kept any more. Behind it nothing is left, but the WAL did not end there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{missing} is not kept in {place} any more: `walfs prune` has removed it, or is about to. Recovery stops here, and the \
+     archive does not end here.\n\
+     HINT: a backup from behind it recovers further (`walfs backup-list`); of the one that was restored `walfs restore \
+     --immediate` brings the state at its end"
+)]
+pub struct PrunedWal {
+    /// What is not kept.
+    pub missing: SegmentName,
+    /// The archive.
+    pub place: String,
 }
 
 /// A missing segment with later ones of its timeline, or of one that left it later, in the archive.
@@ -65,14 +82,18 @@ pub struct LostHistory {
 }
 
 impl Archive {
-    /// What lies behind a segment that the store has just said not to be there? Two listings of a few names, side by side, and
-    /// that is all where nothing does; otherwise histories are read.
+    /// What lies behind a segment that the store has just said not to be there? Three listings of a few names, side by side, and
+    /// that is all where nothing does, and nobody has pruned; otherwise histories are read.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub async fn behind(&self, missing: SegmentName, patience: Patience) -> Result<Behind, Error> {
         let received = self.next_received(missing.timeline, Some(missing), patience);
-        let (names, received) = futures::try_join!(self.names_behind(missing, patience), received)?;
+        let (names, received, has_pruned) = futures::try_join!(
+            self.names_behind(missing, patience),
+            received,
+            self.has_pruned(patience)
+        )?;
         let next = match (names, received) {
             ((Some(next), _), _) if next == WalName::Segment(missing) => return Ok(Behind::Come),
             ((Some(next), _), _) => Some(next),
@@ -86,8 +107,21 @@ impl Archive {
                 next,
                 place: self.place(),
             }),
+            _ if has_pruned && self.is_pruned(missing, patience).await? => Behind::Pruned(PrunedWal {
+                missing,
+                place: self.place(),
+            }),
             _ => Behind::End,
         })
+    }
+
+    async fn is_pruned(&self, missing: SegmentName, patience: Patience) -> Result<bool, Error> {
+        let Some(cluster) = self.cluster_of_wal(patience).await? else {
+            return Ok(false);
+        };
+        let missing = [missing];
+        let pruned = self.pruned_of(&missing, cluster.segment_size, patience);
+        Ok(pruned.await?.is_some())
     }
 
     /// The first segment of its timeline from this one on, or the first `.partial` behind it; without one, whether there is

@@ -166,6 +166,7 @@ async fn come_meanwhile(
             Behind::End => Ok(None),
             Behind::Come => Ok(archive.wal_meta(name, patience).await?),
             Behind::Hole(hole) => Err(hole.into()),
+            Behind::Pruned(pruned) => Err(pruned.into()),
         },
         WalName::History(timeline) => {
             if let Some(lost) = archive.lost_history(timeline, patience).await? {

@@ -3,6 +3,8 @@
 use super::source::{Known, Source, fetch, for_bytes};
 use super::*;
 use crate::archive::tree::TreeId;
+use crate::job::progress::Silent;
+use crate::job::wal_ranges::wal_ranges;
 use crate::store::ByteRange;
 
 /// The longest summary, and the longest word of who began a tree.
@@ -82,7 +84,11 @@ impl Copying<'_> {
         let removed = self.from.removed_wal(self.patience()).await?;
         let mut there = self.to.removed_wal(self.patience()).await?;
         let before = there.wal.clone();
-        there.add(removed.wal, cluster.segment_size);
+        // What the copy still has, it would miss.
+        let quiet: Arc<dyn Progress> = Arc::new(Silent);
+        let kept = wal_ranges(&self.to, &quiet, || self.patience()).await?;
+        let gone = kept.without(&removed.wal, cluster.segment_size);
+        there.add(gone, cluster.segment_size);
         if there.wal != before {
             self.to.record_removed(there, self.patience()).await?;
         }

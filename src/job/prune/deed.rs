@@ -11,8 +11,9 @@ use super::Error;
 use super::plan::{Plan, Planned, locked_until};
 use crate::archive::Archive;
 use crate::archive::object::Object;
-use crate::archive::tree::{TreeId, TreeKind};
+use crate::archive::tree::{Part, TreeId, TreeKind};
 use crate::archive::wal::WalCursor;
+use crate::job::look::Known;
 use crate::job::progress::Progress;
 use crate::job::runs::Span;
 use crate::pg::{SegmentName, SegmentSize, Timeline, WalName};
@@ -21,6 +22,12 @@ use crate::store::{self, Key, Patience};
 
 /// So many objects are asked for at a time whether the store has locked them.
 const ASKED_AT_ONCE: usize = 16;
+
+/// Manifests that are gone through at once.
+const MANIFESTS: usize = 8;
+
+/// Trees that are listed at once, when they are only counted.
+const LISTINGS: usize = 8;
 
 /// So many objects, and their bytes as stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,6 +42,13 @@ impl Tally {
     fn add(&mut self, bytes: u64) {
         self.objects += 1;
         self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            objects: self.objects + other.objects,
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
     }
 }
 
@@ -92,8 +106,13 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
                 self.remove_summary(planned).await?;
             }
         }
-        for id in self.plan.trees() {
-            self.tree(&id, &needed, &mut removed).await?;
+        match self.mode {
+            Mode::Count => removed.trees = self.count_trees(&needed).await?,
+            Mode::Remove => {
+                for id in self.plan.trees() {
+                    self.remove_tree(&id, &needed, &mut removed).await?;
+                }
+            }
         }
         if let Some(size) = self.plan.size {
             for (timeline, spans) in &self.plan.wal {
@@ -125,62 +144,103 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
         Ok(())
     }
 
-    /// Parts of what goes that a backup points to which stays.
+    /// Parts of what goes that a backup points to which stays. Several manifests are gone through at once, and of each only
+    /// these parts are kept.
     async fn needed_parts(&self) -> Result<Needed, Error> {
         let going = self.plan.trees();
         let reader = TreeReader::alone(self.archive.clone());
+        let stay = self.plan.backups.iter().filter(|planned| !planned.goes());
+        let pointing = stay.filter_map(|Planned { known, .. }| {
+            let on = known.summary.builds_on.iter();
+            let on = on.filter_map(|on| TreeId::parse(&on.id).filter(|id| going.contains(id)));
+            let on: BTreeSet<TreeId> = on.collect();
+            (!on.is_empty()).then_some((known, on))
+        });
+        let mut found = stream::iter(pointing)
+            .map(|(known, on)| self.parts_in(&reader, known, on))
+            .buffered(MANIFESTS);
         let mut needed = Needed {
             trees: self.plan.claimed.clone(),
             ..Needed::default()
         };
-        for Planned { known, .. } in self.plan.backups.iter().filter(|planned| !planned.goes()) {
-            let on: BTreeSet<TreeId> = known
-                .summary
-                .builds_on
-                .iter()
-                .filter_map(|on| TreeId::parse(&on.id))
-                .filter(|id| going.contains(id))
-                .collect();
-            if on.is_empty() {
-                continue;
-            }
-            let parts = async {
-                let tree = reader
-                    .open(&known.name, &known.summary, (self.patience)())
-                    .await?;
-                tree.parts(&self.patience).await
-            };
-            match parts.await {
-                Ok(parts) => {
-                    let of_going = parts
-                        .into_iter()
-                        .filter(|part| on.iter().any(|id| id.as_str() == part.tree()));
-                    needed.parts.extend(of_going.map(|part| part.key));
-                }
-                Err(damage @ crate::archive::Error::TreeDamaged { .. }) => {
-                    tracing::warn!("all parts stay that backup {} may point to: {damage}", known.name);
-                    needed.trees.extend(on);
-                }
-                Err(error) => return Err(error.into()),
-            }
+        while let Some(of_one) = found.try_next().await? {
+            needed.parts.extend(of_one.parts);
+            needed.trees.extend(of_one.trees);
         }
         Ok(needed)
     }
 
+    /// What a backup needs of some trees: all of them, if its manifest does not tell.
+    async fn parts_in(
+        &self,
+        reader: &TreeReader,
+        known: &Known,
+        trees: BTreeSet<TreeId>,
+    ) -> Result<Needed, Error> {
+        let mut needed = Needed::default();
+        let read = async {
+            let tree = reader.open(&known.name, &known.summary, (self.patience)());
+            let take = |part: &Part| {
+                if trees.iter().any(|id| id.as_str() == part.tree()) {
+                    needed.parts.insert(part.key.clone());
+                }
+            };
+            tree.await?.each_part(&self.patience, take).await
+        };
+        match read.await {
+            Ok(()) => Ok(needed),
+            Err(damage @ crate::archive::Error::TreeDamaged { .. }) => {
+                tracing::warn!("all parts stay that backup {} may point to: {damage}", known.name);
+                needed.trees = trees;
+                Ok(needed)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What would go of all trees. They are listed page by page: none is in memory.
+    async fn count_trees(&self, needed: &Needed) -> Result<Tally, Error> {
+        let trees = stream::iter(self.plan.trees()).map(|id| self.count_tree(id, needed));
+        let tallies: Vec<Tally> = trees.buffered(LISTINGS).try_collect().await?;
+        Ok(tallies.into_iter().fold(Tally::default(), Tally::and))
+    }
+
+    async fn count_tree(&self, id: TreeId, needed: &Needed) -> Result<Tally, Error> {
+        let mut tally = Tally::default();
+        let mut after = None;
+        loop {
+            let page = self
+                .archive
+                .tree_page(&id, after.as_ref(), (self.patience)())
+                .await?;
+            for (key, meta) in &page.entries {
+                if self.goes(&id, key, needed).is_some() {
+                    tally.add(meta.stored_bytes);
+                }
+            }
+            after = page.entries.into_iter().next_back().map(|(key, _)| key);
+            if !page.more || after.is_none() {
+                self.progress.advance(tally.objects);
+                return Ok(tally);
+            }
+        }
+    }
+
+    /// Does it go, and is it a part? What walfs has not put there is not for it to remove.
+    fn goes(&self, id: &TreeId, key: &Key, needed: &Needed) -> Option<bool> {
+        let is_part = matches!(self.archive.object(key)?, Object::Part(_));
+        (!is_part || !needed.has(id, key)).then_some(is_part)
+    }
+
     /// What has no name any more goes before what it was made of: so a folder that is half gone is never taken for that of
     /// a backup.
-    async fn tree(&self, id: &TreeId, needed: &Needed, removed: &mut Removed) -> Result<(), Error> {
+    async fn remove_tree(&self, id: &TreeId, needed: &Needed, removed: &mut Removed) -> Result<(), Error> {
         let objects = self.archive.tree_objects(id, (self.patience)()).await?;
         let (mut words, mut parts): (Vec<Sized>, Vec<Sized>) = (Vec::new(), Vec::new());
         for (key, meta) in objects {
-            let Some(object) = self.archive.object(&key) else {
-                // What walfs has not put there is not for it to remove.
+            let Some(is_part) = self.goes(id, &key, needed) else {
                 continue;
             };
-            let is_part = matches!(object, Object::Part(_));
-            if is_part && needed.has(id, &key) {
-                continue;
-            }
             if is_part { &mut parts } else { &mut words }.push((key, meta.stored_bytes));
         }
         // Who began it first: from what has no such word, and no manifest, nothing is swept but by a prune.
@@ -200,12 +260,13 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
         size: SegmentSize,
         removed: &mut Removed,
     ) -> Result<(), Error> {
-        let mut cursor = SegmentName::from_number(timeline, first, size).map(WalCursor::before);
-        while let Some(from) = cursor {
-            let page = self.archive.list_wal(Some(&from), (self.patience)()).await?;
-            let mut objects = Vec::new();
-            let mut done = page.next.is_none();
-            for (name, meta) in &page.entries {
+        let Some(from) = SegmentName::from_number(timeline, first, size).map(WalCursor::before) else {
+            return Ok(());
+        };
+        let mut pages = self.archive.wal_pages(Some(from), size, &self.patience);
+        while let Some(entries) = pages.next().await? {
+            let (mut objects, mut done) = (Vec::new(), false);
+            for (name, meta) in &entries {
                 let segment = match name {
                     WalName::Segment(segment) | WalName::Partial(segment) => *segment,
                     WalName::Backup(segment, _) => *segment,
@@ -221,7 +282,9 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
                 }
             }
             self.remove(objects, |removed| &mut removed.wal, removed).await?;
-            cursor = page.next.filter(|_| !done);
+            if done {
+                break;
+            }
         }
         Ok(())
     }

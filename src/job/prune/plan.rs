@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::Error;
 use super::needed_wal::NeededWal;
-use super::rules::{Judged, Reason, Rules, days_before, keep};
+use super::rules::{Judged, Reason, Rules, days_before, ended_at_latest, keep};
 use crate::archive::prune::WalSpan;
 use crate::archive::tree::{TreeId, TreeName};
 use crate::job::look::{Known, Look};
@@ -52,6 +52,8 @@ pub struct Planned {
     pub(super) known: Known,
     /// Why it stays; none: it goes.
     pub why: Vec<Reason>,
+    /// When it ended at the latest.
+    ended: Timestamp,
 }
 
 impl Planned {
@@ -104,6 +106,7 @@ impl Plan {
                 name: known.name.clone(),
                 ended: known.summary.backup.ended.at,
                 is_whole: known.lacks.is_none(),
+                has_bad_pages: known.summary.backup.bad_pages() > 0,
                 start: known.summary.backup.start().map_or(Lsn(0), |(_, start)| start),
                 combined_with: known.summary.backup.incremental_from,
                 reaches: ends
@@ -120,7 +123,8 @@ impl Plan {
         let backups: Vec<Planned> = backups
             .into_iter()
             .zip(why)
-            .map(|(known, why)| Planned { known, why })
+            .zip(ended_at_latest(&judged, now))
+            .map(|((known, why), ended)| Planned { known, why, ended })
             .collect();
         let claims = unfinished
             .iter()
@@ -139,10 +143,14 @@ impl Plan {
         if let (Some(lines), true, None) = (&lines, has_complete, &plan.held_by) {
             let window = rules.pitr_days.map(|days| days_before(now, days));
             let mut needed = NeededWal::default();
-            for Planned { known, why } in plan.backups.iter().filter(|planned| !planned.goes()) {
-                let begins =
-                    |reason: &Reason| matches!(reason, Reason::Newest | Reason::End(_) | Reason::Begins(_));
-                let is_within = window.is_none_or(|window| known.summary.backup.ended.at >= window);
+            for Planned { known, why, ended } in plan.backups.iter().filter(|planned| !planned.goes()) {
+                let begins = |reason: &Reason| {
+                    matches!(
+                        reason,
+                        Reason::Newest | Reason::Undamaged | Reason::End(_) | Reason::Begins(_)
+                    )
+                };
+                let is_within = window.is_none_or(|window| *ended >= window);
                 let beyond = is_within || why.iter().any(begins);
                 let taken = needed.take(&known.summary.backup, beyond, lines);
                 taken.map_err(|reason| Error::Unreadable {

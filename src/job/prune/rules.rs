@@ -51,6 +51,8 @@ impl Rules {
 pub enum Reason {
     /// It is the newest complete one.
     Newest,
+    /// Those behind it have damaged pages.
+    Undamaged,
     /// No backup is complete.
     NothingComplete,
     /// It is the newest one from which the end of this timeline can be reached.
@@ -83,6 +85,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Newest => out.write_str("the newest complete one"),
+            Self::Undamaged => out.write_str("the newest complete one without damaged pages"),
             Self::NothingComplete => out.write_str("no backup is complete"),
             Self::End(timeline) => write!(out, "the newest that reaches the end of timeline {timeline}"),
             Self::Last(count) => write!(out, "one of the last {count}"),
@@ -108,6 +111,8 @@ pub(super) struct Judged {
     pub ended: Timestamp,
     /// Is all of it there, and its WAL?
     pub is_whole: bool,
+    /// Has it pages that were damaged on the server already?
+    pub has_bad_pages: bool,
     pub start: Lsn,
     /// Of an incremental one of PostgreSQL: where that began which it is combined with.
     pub combined_with: Option<Lsn>,
@@ -125,6 +130,21 @@ impl Judged {
     fn is_complete(&self) -> bool {
         self.is_whole && self.combined_with.is_none()
     }
+}
+
+/// When each of these backups, oldest first, ended at the latest: no earlier than any before it on its line, whose clock may
+/// have been right where its own had gone back. A clock that is ahead even now says nothing of those behind it.
+pub(super) fn ended_at_latest(backups: &[Judged], now: Timestamp) -> Vec<Timestamp> {
+    let mut by_end: BTreeMap<Timeline, Timestamp> = BTreeMap::new();
+    let latest = |backup: &Judged| {
+        let before = backup.reaches.iter().filter_map(|end| by_end.get(end));
+        let ended = before.copied().fold(backup.ended, Timestamp::max);
+        if ended <= now {
+            by_end.extend(backup.reaches.iter().map(|end| (*end, ended)));
+        }
+        ended
+    };
+    backups.iter().map(latest).collect()
 }
 
 /// Why each of these backups, oldest first, stays; none: it goes.
@@ -145,17 +165,23 @@ pub(super) fn keep(backups: &[Judged], rules: &Rules, now: Timestamp) -> Vec<Vec
     let complete = such(Judged::is_complete);
     // What is asked for may be an incremental one of PostgreSQL's, too.
     let whole = such(|backup| backup.is_whole);
+    let ended = ended_at_latest(backups, now);
     let Some(&newest) = complete.last() else {
         why.iter_mut().for_each(|why| why.push(Reason::NothingComplete));
         return why;
     };
     why[newest].push(Reason::Newest);
+    if backups[newest].has_bad_pages
+        && let Some(&at) = complete.iter().rfind(|&&at| !backups[at].has_bad_pages)
+    {
+        why[at].push(Reason::Undamaged);
+    }
     let mut asked: Vec<usize> = Vec::new();
     let mut ask = |why: &mut Vec<Vec<Reason>>, at: usize, reason: Reason| {
         why[at].push(reason);
         asked.push(at);
     };
-    for (end, at) in newest_by_end(backups, &complete, None) {
+    for (end, at) in newest_by_end(backups, &complete, |_| true) {
         if at != newest {
             why[at].push(Reason::End(end));
         }
@@ -167,12 +193,13 @@ pub(super) fn keep(backups: &[Judged], rules: &Rules, now: Timestamp) -> Vec<Vec
     }
     if let Some(days) = rules.days {
         let begin = days_before(now, days);
-        for &at in whole.iter().filter(|&&at| backups[at].ended >= begin) {
+        for &at in whole.iter().filter(|&&at| ended[at] >= begin) {
             ask(&mut why, at, Reason::Days(days));
         }
     }
     for days in rules.days.into_iter().chain(rules.pitr_days) {
-        let begins = newest_by_end(backups, &complete, Some(days_before(now, days)));
+        let begin = days_before(now, days);
+        let begins = newest_by_end(backups, &complete, |at| ended[at] <= begin);
         for at in begins.into_values() {
             if !why[at].contains(&Reason::Begins(days)) {
                 why[at].push(Reason::Begins(days));
@@ -197,17 +224,16 @@ pub(super) fn keep(backups: &[Judged], rules: &Rules, now: Timestamp) -> Vec<Vec
     why
 }
 
-/// Of each end the newest complete backup that reaches it, and ended no later than that; without one the oldest.
+/// Of each end the newest complete backup that reaches it, and is early enough; without one the oldest.
 fn newest_by_end(
     backups: &[Judged],
     complete: &[usize],
-    until: Option<Timestamp>,
+    is_early: impl Fn(usize) -> bool,
 ) -> BTreeMap<Timeline, usize> {
     let mut found: BTreeMap<Timeline, usize> = BTreeMap::new();
     for &at in complete {
         for end in &backups[at].reaches {
-            let is_early = until.is_none_or(|until| backups[at].ended <= until);
-            if is_early || !found.contains_key(end) {
+            if is_early(at) || !found.contains_key(end) {
                 found.insert(*end, at);
             }
         }
@@ -292,6 +318,7 @@ mod tests {
             name: format!("d{number}").parse().unwrap(),
             ended: day(number),
             is_whole: true,
+            has_bad_pages: false,
             start: Lsn(number as u64 * 1000),
             combined_with: None,
             reaches: vec![Timeline(1)],
@@ -366,6 +393,42 @@ mod tests {
         all.iter_mut().for_each(|backup| backup.is_whole = false);
         assert_eq!(stay(&all, &rules, 3).len(), 4);
         assert_eq!(stay(&[], &rules, 3).len(), 0);
+    }
+
+    #[test]
+    fn k3_damaged_pages_do_not_take_the_place_of_whole_ones() {
+        let mut all: Vec<Judged> = (0..5).map(on).collect();
+        all[3].has_bad_pages = true;
+        all[4].has_bad_pages = true;
+        let rules = Rules {
+            last: Some(1),
+            ..Rules::default()
+        };
+        assert_eq!(stay(&all, &rules, 4), ["d2", "d4"]);
+        all.iter_mut().for_each(|backup| backup.has_bad_pages = true);
+        assert_eq!(stay(&all, &rules, 4), ["d4"]);
+    }
+
+    #[test]
+    fn k3_a_clock_that_had_gone_back_takes_nothing_from_the_window() {
+        let mut all: Vec<Judged> = [0, 20, 25, 40].map(on).into();
+        let days = Rules {
+            days: Some(30),
+            ..Rules::default()
+        };
+        all[2].ended = day(-9000);
+        assert_eq!(stay(&all, &days, 40), ["d0", "d20", "d25", "d40"]);
+        assert_eq!(stay(&all, &days, 60), ["d25", "d40"]);
+        // One that was ahead, and still is, stays; the others are judged by their own.
+        all[2].ended = day(9000);
+        assert_eq!(stay(&all, &days, 60), ["d20", "d25", "d40"]);
+        let pitr = Rules {
+            last: Some(1),
+            pitr_days: Some(30),
+            ..Rules::default()
+        };
+        all[2].ended = day(-9000);
+        assert_eq!(stay(&all, &pitr, 40), ["d0", "d40"]);
     }
 
     #[test]

@@ -121,6 +121,7 @@ pub(super) async fn check(
         (reach.gap, reach.lack) = (Some(rest.segment), Lack::Torn(torn));
     }
     let mut warnings = chosen.warnings;
+    warnings.extend(bad_pages(&backup, &summary));
     if let Err(error) = check_reach(archive, &reach, options).map(|more| warnings.extend(more)) {
         return Err(unless_pruned(archive, &chosen.backup, &reach, error, patience).await?);
     }
@@ -189,6 +190,20 @@ pub(super) async fn check(
 }
 
 /// Chooses the backup, and looks at what it has and at its WAL.
+/// They come back as they were on the server.
+fn bad_pages(name: &TreeName, summary: &Summary) -> Option<String> {
+    let pages = summary.backup.pages.as_ref().filter(|pages| pages.bad > 0)?;
+    let first = pages.first_bad.first();
+    let first = first.map_or_else(String::new, |page| {
+        format!(", the first is page {} of {}", page.block, page.path)
+    });
+    Some(format!(
+        "{} pages were damaged on the server when backup {name} was taken{first}: they come back as they were. An earlier backup \
+         may have them whole (`walfs backup-list`, BAD)",
+        pages.bad
+    ))
+}
+
 async fn find(
     archive: &Arc<Archive>,
     options: &Options,

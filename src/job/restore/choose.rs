@@ -1,5 +1,6 @@
 //! Which backup is meant, which timeline recovery follows from it, and whether all of its own WAL is there.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -17,7 +18,7 @@ use crate::archive::tree::intact::SeenTrees;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{LATEST, TreeKind, TreeName};
 use crate::archive::{self, Archive};
-use crate::pg::{Timeline, WalName};
+use crate::pg::{Lsn, Timeline, WalName};
 use crate::store::Patience;
 
 /// A backup by name, or the newest that will do.
@@ -57,7 +58,8 @@ pub(super) async fn choose(
         Timelines::find(archive, patience),
         candidates(archive, choice, &recovery.target, patience)
     );
-    let (mut candidates, timelines) = (candidates?, timelines?);
+    let ((mut candidates, later), timelines) = (candidates?, timelines?);
+    let mut doubts = doubt(&mut candidates, &later, &timelines, &recovery.target);
     let answer = answer(archive, choice, recovery, (&timelines, &candidates), patience).await?;
     let (candidate, way) = match choice {
         Choice::Named(_) => first(&candidates[0], &timelines, answer.as_ref())?,
@@ -80,6 +82,7 @@ pub(super) async fn choose(
     };
     let mut warnings = answer.map_or_else(Vec::new, |answer| answer.warnings);
     refuse_damaged(archive, recovery, &timelines, (candidate, &way))?;
+    warnings.extend(doubts.remove(&candidate.name));
     if recovery.timeline == TargetTimeline::Latest {
         refuse_lost(archive, &timelines, (candidate, &way), &recovery.target)?;
         warnings.extend(timelines.passed_over(candidate.own, way.timeline()));
@@ -92,17 +95,49 @@ pub(super) async fn choose(
     })
 }
 
-/// The backup that was named, or all that end before the target, newest first; never none.
+/// The backup that was named, or all that end before the target, newest first; never none. And those that end behind it.
 async fn candidates(
     archive: &Archive,
     choice: &Choice,
     target: &Target,
     patience: Patience,
-) -> Result<Vec<Candidate>, Error> {
+) -> Result<(Vec<Candidate>, Vec<Candidate>), Error> {
     match choice {
-        Choice::Named(name) => Ok(vec![named(archive, name, target, patience).await?]),
+        Choice::Named(name) => {
+            let named = vec![named(archive, name, target, patience).await?];
+            match target {
+                Target::Time(_) => Ok((named, around(archive, target, patience).await?.later)),
+                _ => Ok((named, vec![])),
+            }
+        }
         Choice::Latest => before(archive, target, patience).await,
     }
+}
+
+/// Of backups that end before a time by their own clocks those of which that cannot be: an earlier one on their way ended later
+/// than it. They go if there are others; the reasons of those that stay.
+fn doubt(
+    candidates: &mut Vec<Candidate>,
+    later: &[Candidate],
+    timelines: &Timelines,
+    target: &Target,
+) -> BTreeMap<TreeName, String> {
+    let doubts = candidates.iter().filter_map(|candidate| {
+        let way = candidate.own_way(timelines);
+        let is_before = |later: &&Candidate| later.stop < candidate.stop && later.is_on(&way);
+        let later = later.iter().find(is_before)?;
+        let doubt = format!(
+            "backup {} ended at {}, by its clock, and backup {}, which was taken before it, at {}, behind {target}: one of the two \
+             clocks was wrong, and what is restored may be of a later time than that",
+            candidate.name, candidate.summary.backup.ended.at, later.name, later.summary.backup.ended.at
+        );
+        Some((candidate.name.clone(), doubt))
+    });
+    let doubts: BTreeMap<TreeName, String> = doubts.collect();
+    if doubts.len() < candidates.len() {
+        candidates.retain(|candidate| !doubts.contains_key(&candidate.name));
+    }
+    doubts
 }
 
 async fn named(
@@ -137,8 +172,39 @@ async fn named(
     })
 }
 
-async fn before(archive: &Archive, target: &Target, patience: Patience) -> Result<Vec<Candidate>, Error> {
-    let (mut found, mut incremental) = (Vec::new(), None);
+async fn before(
+    archive: &Archive,
+    target: &Target,
+    patience: Patience,
+) -> Result<(Vec<Candidate>, Vec<Candidate>), Error> {
+    let Around {
+        before,
+        later,
+        incremental,
+    } = around(archive, target, patience).await?;
+    match (before.is_empty(), incremental) {
+        (true, Some((backup, from))) => Err(Error::Incremental { backup, from }),
+        (true, None) => Err(none(archive, target)),
+        (false, _) => Ok((before, later)),
+    }
+}
+
+/// All backups, newest first.
+struct Around {
+    /// They end before the target, as far as their own times tell.
+    before: Vec<Candidate>,
+    /// They do not.
+    later: Vec<Candidate>,
+    /// The newest incremental one of PostgreSQL, and where that began which it is to be combined with.
+    incremental: Option<(TreeName, Lsn)>,
+}
+
+async fn around(archive: &Archive, target: &Target, patience: Patience) -> Result<Around, Error> {
+    let mut around = Around {
+        before: Vec::new(),
+        later: Vec::new(),
+        incremental: None,
+    };
     for (name, summary) in archive
         .summaries(TreeKind::BaseBackup, patience)
         .await?
@@ -154,18 +220,16 @@ async fn before(archive: &Archive, target: &Target, patience: Patience) -> Resul
         };
         summary.backup.ended = archive.ended(&summary.backup, patience).await?;
         if let Some(from) = summary.backup.incremental_from {
-            incremental = incremental.or(Some((name, from)));
+            around.incremental = around.incremental.or(Some((name, from)));
             continue;
         }
-        if target.too_early_for(&summary).is_none() {
-            found.extend(Candidate::new(name, summary));
-        }
+        let found = match target.too_early_for(&summary) {
+            None => &mut around.before,
+            Some(_) => &mut around.later,
+        };
+        found.extend(Candidate::new(name, summary));
     }
-    match (found.is_empty(), incremental) {
-        (true, Some((backup, from))) => Err(Error::Incremental { backup, from }),
-        (true, None) => Err(none(archive, target)),
-        (false, _) => Ok(found),
-    }
+    Ok(around)
 }
 
 fn none(archive: &Archive, target: &Target) -> Error {

@@ -128,6 +128,27 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
             );
         }
     }
+    if let Some(newest) = complete().max_by_key(|backup| backup.ended)
+        && newest.bad_pages > 0
+    {
+        let whole = complete().rfind(|backup| backup.bad_pages == 0);
+        add(
+            format!(
+                "backup {}, the newest, has {} pages that were damaged on the server already",
+                newest.name, newest.bad_pages
+            ),
+            &match whole {
+                Some(whole) => format!(
+                    "`walfs backup-show --archive {archive} {}` names them; backup {} has none, and a prune keeps it",
+                    newest.name, whole.name
+                ),
+                None => format!(
+                    "`walfs backup-show --archive {archive} {}` names them; the server's disk, or its memory, is not to be trusted",
+                    newest.name
+                ),
+            },
+        );
+    }
     for tree in status.unfinished.iter().filter(|tree| tree.may_be_complete) {
         add(
             format!("backup {} may be complete, and has lost its summary", tree.name),

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use futures::FutureExt;
 
 use super::finding::{Cost, Finding, Kind};
-use super::proof::Lost;
 use super::tree::OpenTree;
 use super::{Backup, Run, Scope};
 use crate::archive::Error;
 use crate::archive::object::Object;
 use crate::archive::tree::catalogue::BackupWal;
 use crate::archive::wal::Fragment;
+use crate::job::proof::Lost;
 use crate::job::restore::begun;
 use crate::job::wal_ranges::{Beginning, WalRanges};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};

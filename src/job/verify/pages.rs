@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use super::proof::Look;
 use crate::archive::Error;
 use crate::archive::tree::Part;
 use crate::archive::tree::backup::Shape;
 use crate::archive::tree::summary::Summary;
 use crate::job::backup::pages::{LARGEST_PAGE_BYTES, Rules};
+use crate::job::proof::Look;
 use crate::pg::control::{CONTROL_FILE_BYTES, ControlFile};
 use crate::pg::data_page::{PageChecker, PageVerdict};
 use crate::pg::relation::relation_file;

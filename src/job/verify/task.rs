@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use super::finding::Kind;
 use super::pages::{self, Bad, Piece};
-use super::proof::{Expected, Look, Lost, Verdict, held_bytes, prove};
 use super::wal;
 use crate::archive::object::Object;
 use crate::archive::{Archive, Error};
 use crate::job::backup::pages::Rules;
+use crate::job::proof::{Expected, Look, Lost, Verdict, held_bytes, prove};
 use crate::pg::{SegmentSize, SystemId, WalName};
 use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience};
 

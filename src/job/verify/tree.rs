@@ -8,7 +8,6 @@ use futures::FutureExt;
 
 use super::finding::{Cost, Finding, Kind, NAMED_FILES};
 use super::pages::{Bad, PageMap};
-use super::proof::{Expected, Lost};
 use super::task::Task;
 use super::{Backup, Run, first_line};
 use crate::archive::Error;
@@ -16,6 +15,7 @@ use crate::archive::object::Object;
 use crate::archive::tree::summary::Object as Described;
 use crate::archive::tree::{Part, TreeId, TreeKind};
 use crate::job::backup::pages::Rules;
+use crate::job::proof::{Expected, Lost};
 use crate::read::tree::stored::StoredTree;
 use crate::store::{ErrorKind, Key};
 

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::proof::Look;
 use crate::archive::{Archive, Error};
+use crate::job::proof::Look;
 use crate::pg::{Lsn, PageHeader, SegmentSize, SystemId, WalName};
 
 /// Bytes of a page's header that are looked at: magic, flags, timeline, address.

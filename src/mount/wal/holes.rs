@@ -63,15 +63,17 @@ impl Archived {
         Ok(match self.common.while_wanted(asker, settled).await?? {
             Behind::End => Some(Absence::End),
             Behind::Come => None,
-            Behind::Hole(hole) => {
-                let message = hole.to_string();
-                if self.named.is_due(name) {
-                    tracing::warn!("{message}");
-                }
-                self.common.metrics.error(message);
-                Some(Absence::Hole)
-            }
+            Behind::Hole(hole) => Some(self.no_end(name, hole.to_string())),
+            Behind::Pruned(pruned) => Some(self.no_end(name, pruned.to_string())),
         })
+    }
+
+    fn no_end(&self, name: WalName, message: String) -> Absence {
+        if self.named.is_due(name) {
+            tracing::warn!("{message}");
+        }
+        self.common.metrics.error(message);
+        Absence::Hole
     }
 
     /// Is this mount about to store the segment? No longer than one file may take.

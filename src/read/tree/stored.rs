@@ -303,12 +303,27 @@ impl StoredTree {
     /// As [`StoredTree::entry`].
     pub async fn parts(&self, patience: impl Fn() -> Patience) -> Result<Vec<Part>, Error> {
         let mut parts = Vec::new();
-        while let Some(leaf) = self.index.leaf_of_part(parts.len() as u32) {
+        self.each_part(patience, |part| parts.push(part.clone())).await?;
+        Ok(parts)
+    }
+
+    /// Shows all parts, leaf by leaf, in the order of their numbers.
+    ///
+    /// # Errors
+    /// As [`StoredTree::entry`].
+    pub async fn each_part(
+        &self,
+        patience: impl Fn() -> Patience,
+        mut take: impl FnMut(&Part) + Send,
+    ) -> Result<(), Error> {
+        let mut next = 0;
+        while let Some(leaf) = self.index.leaf_of_part(next) {
             let found = self.part_leaf(leaf, patience()).await;
             let found = found.map_err(|trouble| self.damaged(trouble))?;
-            parts.extend(found.iter().map(|part| Part::clone(part)));
+            found.iter().for_each(|part| take(part));
+            next += found.len() as u32;
         }
-        Ok(parts)
+        Ok(())
     }
 
     /// A part that extents name.

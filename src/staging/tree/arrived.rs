@@ -171,6 +171,7 @@ mod tests {
             plain_bytes: 1 << 20,
             stored_bytes: 1,
             hash: ContentHash::of(b""),
+            used_bytes: 0,
         });
         let placed = |page: u64| {
             Some(Placed {

@@ -27,6 +27,7 @@ pub(super) struct PartLine {
     plain_bytes: u64,
     stored_bytes: u64,
     hash: String,
+    used_bytes: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -149,6 +150,7 @@ pub(super) fn of_part(part: &Part) -> Line {
         plain_bytes: part.plain_bytes,
         stored_bytes: part.stored_bytes,
         hash: part.hash.to_string(),
+        used_bytes: part.used_bytes,
     })
 }
 
@@ -243,6 +245,7 @@ fn read_part(line: PartLine) -> Result<Part, String> {
         plain_bytes: line.plain_bytes,
         stored_bytes: line.stored_bytes,
         hash: line.hash.parse().map_err(|error| format!("{error}"))?,
+        used_bytes: line.used_bytes,
     })
 }
 

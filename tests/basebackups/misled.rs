@@ -1,0 +1,268 @@
+//! What may mislead: clocks that had gone back, a backup of another cluster, WAL that was removed on purpose, damaged pages.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use walfs::archive::tree::summary::Summary;
+
+use super::pruning::{prune, try_prune};
+use crate::common::basebackup::{Place, Site};
+use crate::common::postgres::{Options, StopMode};
+use crate::common::user::{User, said};
+use crate::common::walfs::Mount;
+use crate::common::world::World;
+
+fn run(site: &Site<'_>, command: &str, arguments: &[&str]) -> Output {
+    let mut walfs = site.walfs(command);
+    walfs.args(arguments).output().expect("run walfs")
+}
+
+/// As of the server's clock at its end.
+fn ended(site: &Site<'_>, name: &str, at: Timestamp) {
+    let path = site.world.archive().join(format!("basebackups/{name}.json"));
+    let mut summary = Summary::parse(&fs::read(&path).expect("read the summary")).expect("a summary");
+    summary.backup.ended.at = at;
+    fs::write(&path, summary.to_text()).expect("write the summary");
+}
+
+fn names(listed: &[Value]) -> Vec<&str> {
+    let names = listed
+        .iter()
+        .map(|backup| backup["name"].as_str().expect("a name"));
+    names.collect()
+}
+
+/// K3, B8: a backup that was taken while the server's clock stood in the past is not as old as that.
+#[test]
+fn k3_a_backup_of_a_clock_that_had_gone_back_is_as_old_as_those_before_it() {
+    let world = World::new("clock");
+    let site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    for (number, name) in ["b1", "b2", "b3", "b4"].iter().enumerate() {
+        site.backup(name);
+        site.server.query(&format!("INSERT INTO t VALUES ({number})"));
+        site.server.archive_all();
+    }
+    let days_ago = |days: i64| Timestamp::now() - SignedDuration::from_hours(24 * days);
+    ended(&site, "b1", days_ago(40));
+    ended(&site, "b2", days_ago(20));
+    ended(&site, "b3", days_ago(9000));
+    let target = days_ago(27).to_string();
+    let restore = |name: &str| {
+        let dir = world.owned_dir("restored");
+        let restored = run(
+            &site,
+            "restore",
+            &[
+                "--dry-run",
+                "--target-time",
+                &target,
+                name,
+                &dir.display().to_string(),
+            ],
+        );
+        assert!(restored.status.success(), "{}", said(&restored));
+        said(&restored)
+    };
+    let latest = restore("LATEST");
+    assert!(latest.contains("b1") && !latest.contains("b3"), "{latest}");
+    assert!(restore("b3").contains("one of the two clocks was wrong"));
+    let kept = prune(&site, &["--keep-days", "30"]);
+    assert_eq!(kept["removed"]["backup_objects"], 0, "{kept}");
+    // Only what lies before the oldest.
+    assert_eq!(kept["removed"]["wal_objects"], 1, "{kept}");
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    let user = User::postgres();
+    let copied = user.shell("cp -a \"$1\"/* \"$2\"", &[from, to]);
+    assert!(copied.status.success(), "{}", said(&copied));
+}
+
+/// W5: what somebody has brought from another archive is no backup here, and takes the place of none.
+#[test]
+fn w5_a_backup_of_another_cluster_counts_for_nobody() {
+    let (world, others) = (World::new("own"), World::new("foreign"));
+    let site = Site::local(&world);
+    let options = Options {
+        segment_mib: 1,
+        data_checksums: false,
+        ..Options::default()
+    };
+    let other = Site::with(&others, Place::Local(others.archive()), &options);
+    for (site, name) in [(&site, "own"), (&other, "foreign")] {
+        site.server.query("CREATE TABLE t (id int)");
+        site.backup(name);
+        site.server.query("INSERT INTO t VALUES (1)");
+        site.server.archive_all();
+    }
+    assert_ne!(site.server.system_identifier(), other.server.system_identifier());
+    for folder in ["basebackups", "trees"] {
+        copy_all(&others.archive().join(folder), &world.archive().join(folder));
+    }
+    assert_eq!(site.state("foreign").as_deref(), Some("damaged"));
+    let status = run(&site, "status", &[]);
+    assert_eq!(status.status.code(), Some(3), "{}", said(&status));
+    let verified = run(&site, "verify", &[]);
+    assert_eq!(verified.status.code(), Some(1), "{}", said(&verified));
+    assert!(said(&verified).contains("is of cluster"), "{}", said(&verified));
+    let pruned = try_prune(&site, &["--keep-last", "1"]);
+    assert_eq!(pruned.status.code(), Some(1), "{}", said(&pruned));
+    assert!(said(&pruned).contains("foreign"), "{}", said(&pruned));
+    assert_eq!(site.state("own").as_deref(), Some("complete"));
+    let mount = Mount::local(&world);
+    let listed = mount
+        .user()
+        .shell("readlink \"$1\"/basebackups/LATEST", &[mount.path()]);
+    assert!(said(&listed).contains("own"), "{}", said(&listed));
+}
+
+fn last_segment(site: &Site<'_>) -> String {
+    let keys = site.place.keys("wal").into_iter();
+    let names = keys.filter_map(|key| Some(key.strip_prefix("wal/")?.strip_suffix(".lz4")?.to_owned()));
+    names
+        .filter(|name| name.len() == 24)
+        .next_back()
+        .expect("a segment")
+}
+
+/// R6: WAL that a prune has removed is no proof that the archive ends there.
+#[test]
+fn r6_where_a_prune_has_removed_wal_the_archive_does_not_end() {
+    let world = World::new("pruned-end");
+    let site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    site.backup("old");
+    site.server.query("INSERT INTO t VALUES (1)");
+    site.server.archive_all();
+    let segment = last_segment(&site);
+    let pruned = format!("{{\"wal\": [{{\"first\": \"{segment}\", \"last\": \"{segment}\"}}]}}");
+    let fetch = || {
+        let into = world.path().join("fetched").display().to_string();
+        run(&site, "wal-fetch", &[&segment, &into])
+    };
+    fs::remove_file(world.archive().join(format!("wal/{segment}.lz4"))).expect("remove it");
+    assert_eq!(fetch().status.code(), Some(1), "{}", said(&fetch()));
+    let records = world.owned_dir("archive/prune");
+    let record = records.join("0000000000000001.done.json");
+    fs::write(&record, pruned).expect("write a record");
+    User::postgres().own(&record);
+    let fetched = fetch();
+    assert_eq!(fetched.status.code(), Some(255), "{}", said(&fetched));
+    assert!(
+        said(&fetched).contains("`walfs prune` has removed it"),
+        "{}",
+        said(&fetched)
+    );
+    let mount = Mount::local(&world);
+    let absent = mount.user().shell(
+        "cp \"$1\" \"$2\" || test -e \"$3\"",
+        &[
+            &mount.wal().join(&segment),
+            &world.path().join("x"),
+            &mount.path().join(".absent").join(&segment),
+        ],
+    );
+    assert!(!absent.status.success(), "{}", said(&absent));
+    mount.wait_for_log("has removed it");
+}
+
+/// K8: what the copy still has when the original is pruned, would be missing if it went.
+#[test]
+fn k8_what_the_copy_still_has_is_not_told_as_pruned() {
+    let world = World::new("copy-kept");
+    let site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    site.backup("b1");
+    for number in 0..4 {
+        site.server.query(&format!("INSERT INTO t VALUES ({number})"));
+        site.server.archive_all();
+    }
+    site.backup("b2");
+    site.server.archive_all();
+    let to = world.owned_dir("copy");
+    let copy = || {
+        let mut copy = crate::common::walfs::walfs(&world, &User::postgres());
+        copy.args([
+            "copy",
+            "--create",
+            &site.place.archive(),
+            &to.display().to_string(),
+        ]);
+        let copied = copy.output().expect("run walfs");
+        assert!(copied.status.success(), "{}", said(&copied));
+    };
+    copy();
+    let before = Place::Local(to.clone()).keys("wal");
+    let pruned = prune(&site, &["--keep-last", "1"]);
+    assert!(pruned["removed"]["wal_objects"].as_u64() > Some(2), "{pruned}");
+    copy();
+    let copied = Place::Local(to.clone());
+    assert!(before.iter().all(|key| copied.keys("wal").contains(key)));
+    let gone = before
+        .iter()
+        .filter(|key| key.len() == "wal/".len() + 24 + 4 && !site.place.keys("wal").contains(key))
+        .nth(1);
+    fs::remove_file(to.join(gone.expect("a segment that the original lost"))).expect("lose it");
+    let mut verify = crate::common::walfs::walfs(&world, &User::postgres());
+    let verified = verify
+        .args(["wal-verify", "--archive", &to.display().to_string()])
+        .output();
+    let verified = verified.expect("run walfs");
+    assert_ne!(verified.status.code(), Some(0), "{}", said(&verified));
+}
+
+/// K7: a server at rest has nothing to end; what it ends is archived, or not.
+#[test]
+fn k7_check_of_a_server_at_rest_is_no_guess() {
+    let world = World::new("rest");
+    let site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    site.server.archive_all();
+    assert!(run(&site, "check", &["--timeout", "60s"]).status.success());
+    site.server.archive_with("true");
+    site.server.reload();
+    let checked = run(&site, "check", &["--timeout", "2s"]);
+    assert_eq!(checked.status.code(), Some(1), "{}", said(&checked));
+}
+
+/// B4, K3, K7: damaged pages of the newest backup are told by all who speak of it, and the last backup without any stays.
+#[test]
+fn b4_damaged_pages_of_the_newest_backup_are_told() {
+    let world = World::new("bad-newest");
+    let mut site = Site::local(&world);
+    site.server.pgbench_init(1);
+    site.backup("whole");
+    site.server.query("CHECKPOINT");
+    let path = site
+        .server
+        .query("SELECT pg_relation_filepath('pgbench_accounts')");
+    site.server.stop(StopMode::Fast);
+    let file = site.server.data().join(&path);
+    let mut bytes = fs::read(&file).expect("read the relation");
+    bytes[7 * 8192 + 4000] ^= 1;
+    fs::write(&file, bytes).expect("damage the relation");
+    site.server.start();
+    let taken = site.try_backup("marked", &[]);
+    assert_eq!(taken.status.code(), Some(3), "{}", said(&taken));
+    let status = run(&site, "status", &[]);
+    assert_eq!(status.status.code(), Some(3), "{}", said(&status));
+    let text = said(&status);
+    assert!(
+        text.contains("marked") && text.contains("damaged on the server") && text.contains("whole"),
+        "{text}"
+    );
+    let kept = prune(&site, &["--keep-last", "1"]);
+    assert!(kept.to_string().contains("without damaged pages"), "{kept}");
+    assert_eq!(names(&site.list()), ["whole", "marked"]);
+    let dir = world.owned_dir("restored").display().to_string();
+    let restored = run(&site, "restore", &["--dry-run", "LATEST", &dir]);
+    assert!(
+        said(&restored).contains("1 pages were damaged"),
+        "{}",
+        said(&restored)
+    );
+}
