@@ -24,6 +24,8 @@ mod received;
 mod damaging;
 // Which trees there are, whatever happens to those who make them.
 mod catalogue;
+// Histories of timelines that are damaged or lost.
+mod histories;
 // What the server needs behind links, and settings elsewhere.
 mod links;
 mod locking;

@@ -60,6 +60,7 @@ pub struct RestoreArgs {
     /// WAL in DIR that the archive does not have: leave it in pg_wal, where a recovery to the end finds it
     ///
     /// After a crash the newest commits are only there. Without this or --set-aside-wal such WAL is named, and nothing done.
+    /// With --take-over whole segments of it are archived first: the server removes them once they are replayed.
     #[arg(long, conflicts_with_all = ["set_aside_wal", "target"])]
     keep_wal: bool,
     /// WAL in DIR that the archive does not have: move it to a new directory [default: one beside DIR, or beside its WAL]

@@ -29,6 +29,7 @@ struct Restored<'a> {
     removed: Vec<&'a Path>,
     wal_set_aside: Option<SetAside<'a>>,
     wal_kept: &'a [String],
+    wal_archived: &'a [String],
     waldir: Option<&'a Path>,
     tablespaces: Vec<Tablespace<'a>>,
     target: String,
@@ -133,13 +134,22 @@ fn say_wal(out: &mut impl Write, report: &Report, options: &Options) -> io::Resu
             "{files} files of WAL that is not in the archive {would}moved to {to}"
         )?;
     }
-    match report.kept_wal.len() {
-        0 => Ok(()),
-        files => writeln!(
+    if !report.kept_wal.is_empty() {
+        let (files, archived) = (report.kept_wal.len(), report.archived_wal.len());
+        writeln!(
             out,
             "{files} files of WAL that is not in the archive {would}left in pg_wal"
-        ),
+        )?;
+        if archived > 0 {
+            let have_been = if options.dry_run { "would be" } else { "were" };
+            writeln!(
+                out,
+                "{archived} of them are whole segments and {have_been} archived first: the server removes them once they are \
+                 replayed"
+            )?;
+        }
     }
+    Ok(())
 }
 
 fn bytes(report: &Report, options: &Options) -> String {
@@ -171,6 +181,7 @@ fn as_json<'a>(report: &'a Report, options: &'a Options) -> Restored<'a> {
             files: aside.files.iter().map(ToString::to_string).collect(),
         }),
         wal_kept: &report.kept_wal,
+        wal_archived: &report.archived_wal,
         waldir: report.waldir.as_deref(),
         tablespaces: report
             .tablespaces

@@ -163,6 +163,15 @@ async fn find_in(arguments: &FindArgs) -> Result<bool, Failure> {
             others.join(", ")
         ));
     }
+    if let Some(damaged) = &searched.damaged {
+        complain(&format_args!(
+            "warning: {damaged}\n\
+             It is the history of timeline {0} or of a later one, which every server that recovers along timeline {0} asks for: \
+             as long as the object is there, none does, and a later timeline may be the one that is meant\n\
+             HINT: bring it back from a copy of the store; or remove it there, and archive the file anew: `walfs wal-push`",
+            searched.timeline
+        ));
+    }
     if let Some(hole) = searched.hole {
         complain(&format_args!(
             "warning: {hole} is missing, and there is WAL behind it: no backup of {} recovers past it\n\

@@ -121,9 +121,11 @@ fn remarks(own: &TimelineRanges, ranges: &WalRanges) -> Vec<String> {
         Beginning::First => {}
         Beginning::Left(parent, at) => remarks.push(format!("it left timeline {parent} at {at}")),
         Beginning::Lost => remarks.push(format!(
-            "{file} is missing, which says where it began: recovery cannot follow it"
+            "{file} is missing, which says where it began: only backups of its own recover along it"
         )),
-        Beginning::Wrong(reason) => remarks.push(format!("{file} is of no use: {reason}")),
+        Beginning::Wrong(reason) | Beginning::Damaged(reason) => {
+            remarks.push(format!("{file} is of no use: {reason}"))
+        }
     }
     if let Some(begun) = own.begun.and_then(|begun| ranges.name(own.timeline, begun)) {
         remarks.push(format!(
@@ -229,7 +231,7 @@ impl Told {
                     Beginning::First => "first",
                     Beginning::Left(..) => "archived",
                     Beginning::Lost => "missing",
-                    Beginning::Wrong(_) => "damaged",
+                    Beginning::Wrong(_) | Beginning::Damaged(_) => "damaged",
                 },
                 left: match &own.beginning {
                     Beginning::Left(timeline, lsn) => Some(Left {

@@ -13,6 +13,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::FutureExt;
+
 use self::check::Checked;
 use self::configure::Configured;
 use self::content::Source;
@@ -53,6 +55,7 @@ mod place;
 mod plan;
 pub(in crate::job) mod reachable;
 pub(in crate::job) mod received;
+mod saved;
 mod settings;
 mod spot;
 mod start;
@@ -143,6 +146,8 @@ pub struct Report {
     pub set_aside: Option<Aside>,
     /// Names of such WAL that was left in `pg_wal`.
     pub kept_wal: Vec<String>,
+    /// Those of them that were archived first.
+    pub archived_wal: Vec<String>,
     /// The directory that `pg_wal` is a link to.
     pub waldir: Option<PathBuf>,
     /// Tablespaces, and where they are.
@@ -178,6 +183,9 @@ pub async fn restore(
     if options.dry_run {
         return Ok(report);
     }
+    saved::archive(archive, &checked.roots, &checked.plan.saved)
+        .boxed()
+        .await?;
     let _lock = begin(&mut checked, lock)?;
     let (checked, roots) = (&checked, &checked.roots);
     progress.phase(Phase::Restoring {
@@ -258,6 +266,7 @@ fn report(checked: &Checked) -> Report {
             .collect(),
         set_aside: checked.plan.aside.clone(),
         kept_wal: checked.plan.kept.iter().map(ToString::to_string).collect(),
+        archived_wal: checked.plan.saved.iter().map(ToString::to_string).collect(),
         waldir: checked.roots.bases.wal.clone(),
         tablespaces: checked.roots.bases.places.clone(),
         reach: checked.reach.clone(),

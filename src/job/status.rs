@@ -133,6 +133,9 @@ pub struct TimelineStatus {
     pub left: Option<(u32, u64)>,
     /// Why nobody can follow it, if so.
     pub broken: Option<String>,
+    /// Does a server stop that asks for its history?
+    #[serde(default)]
+    pub stops_recovery: bool,
     /// What is there.
     pub archived: Vec<(u64, u64)>,
     /// What is missing.
@@ -170,7 +173,14 @@ pub async fn status(
     let size = look.ranges.segment_size;
     let mut recoverable = Vec::new();
     if let Some(size) = size {
-        for end in &look.ends {
+        // A server that asks for a damaged history stops, on an older timeline as well.
+        let stops = |own: &TimelineRanges| matches!(own.beginning, Beginning::Damaged(_));
+        let damaged = look.ranges.timelines.iter().rfind(|own| stops(own));
+        let ends = look
+            .ends
+            .iter()
+            .filter(|end| damaged.is_none_or(|damaged| damaged.timeline < end.timeline()));
+        for end in ends {
             recoverable.push(reached(archive, &look, end, size, patience()).await?);
         }
     }
@@ -250,6 +260,8 @@ async fn reached(
         Some(next) => received::behind(archive, end, next.number(size), (size, patience)).await?,
         None => None,
     };
+    let torn = rest.as_ref().filter(|rest| rest.torn.is_some());
+    let torn = torn.map(|rest| rest.segment);
     // What only the backup has of it is no more than it needs.
     let runs = match reach.next == Some(reach.last) {
         true => vec![],
@@ -266,7 +278,7 @@ async fn reached(
         last_commit: commit.map(|commit| commit.time),
         last_commit_lsn: commit.map(|commit| commit.at.to_string()),
         wal_ends_at: Some(told.end.unwrap_or(stop).max(stop).to_string()),
-        gap: reach.gap.map(|gap| gap.to_string()),
+        gap: reach.gap.or(torn).map(|gap| gap.to_string()),
         ..nothing
     })
 }
@@ -314,9 +326,10 @@ fn of_timeline(own: &TimelineRanges, size: SegmentSize) -> TimelineStatus {
         },
         broken: match &own.beginning {
             Beginning::Lost => Some(format!("{:08X}.history is missing", own.timeline.0)),
-            Beginning::Wrong(reason) => Some(reason.clone()),
+            Beginning::Wrong(reason) | Beginning::Damaged(reason) => reason.lines().next().map(str::to_owned),
             _ => None,
         },
+        stops_recovery: matches!(own.beginning, Beginning::Damaged(_)),
         archived: own.runs.iter().map(|run| (run.first, run.last)).collect(),
         holes: own.holes.clone(),
         pruned: own.pruned.clone(),

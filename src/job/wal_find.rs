@@ -22,6 +22,8 @@ use crate::store::Patience;
 pub struct Searched {
     /// Its WAL.
     pub line: Line,
+    /// What is wrong with a history that a server on this line asks for, if it is damaged.
+    pub damaged: Option<String>,
     /// The timeline that it ends on.
     pub timeline: Timeline,
     /// Others that have WAL, and that it does not lead through.
@@ -147,6 +149,7 @@ pub async fn line(
             .iter()
             .any(|stretch| stretch.timeline == *timeline)
     };
+    let damaged = timelines.damaged(way.timeline());
     let others = known.into_iter().filter(|timeline| !is_on(timeline)).collect();
     let size: SegmentSize = cluster.segment_size;
     let (line, newest) = futures::try_join!(
@@ -156,6 +159,7 @@ pub async fn line(
     Ok(Searched {
         hole: newest.and_then(|newest| line.hole_behind(newest)),
         line,
+        damaged: damaged.map(|(_, reason)| reason.to_owned()),
         timeline: way.timeline(),
         others,
     })

@@ -60,6 +60,8 @@ pub enum Beginning {
     Lost,
     /// Its history is of no use: why.
     Wrong(String),
+    /// Its history cannot be read: why. A server that asks for it stops.
+    Damaged(String),
 }
 
 impl TimelineRanges {
@@ -108,8 +110,8 @@ struct Found {
     begun: Option<u64>,
     wrong: Vec<(u64, String)>,
     has_history: bool,
-    /// None without a history; why it is of no use.
-    ancestors: Result<Vec<HistoryEntry>, String>,
+    /// None without a history; where it began as far as that is known, if it is of no use.
+    ancestors: Result<Vec<HistoryEntry>, Beginning>,
 }
 
 impl Default for Found {
@@ -217,12 +219,11 @@ async fn read(
     archive: &Archive,
     timeline: Timeline,
     patience: Patience,
-) -> Result<Result<Vec<HistoryEntry>, String>, Error> {
+) -> Result<Result<Vec<HistoryEntry>, Beginning>, Error> {
     match archive.read_small(WalName::History(timeline), patience).await {
-        Ok(text) => {
-            Ok(history::parse(&text.unwrap_or_default(), timeline).map_err(|error| error.to_string()))
-        }
-        Err(error @ Error::Damaged { .. }) => Ok(Err(error.to_string())),
+        Ok(text) => Ok(history::parse(&text.unwrap_or_default(), timeline)
+            .map_err(|error| Beginning::Wrong(error.to_string()))),
+        Err(error @ Error::Damaged { .. }) => Ok(Err(Beginning::Damaged(error.to_string()))),
         Err(error) => Err(error),
     }
 }
@@ -260,7 +261,7 @@ fn judge(found: &BTreeMap<Timeline, Found>, size: SegmentSize) -> Vec<TimelineRa
     let judged = timelines.into_iter().map(|timeline| {
         let own = found.get(&timeline).unwrap_or(&nothing);
         let beginning = match (&own.ancestors, own.has_history) {
-            (Err(reason), _) => Beginning::Wrong(reason.clone()),
+            (Err(beginning), _) => beginning.clone(),
             (Ok(ancestors), _) if !ancestors.is_empty() => {
                 let parent = &ancestors[ancestors.len() - 1];
                 Beginning::Left(parent.timeline, parent.end)

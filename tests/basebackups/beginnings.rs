@@ -254,6 +254,100 @@ fn r6_a_lost_fragment_is_named() {
     assert_eq!(rows(&site, "back", &["--up-to-gap"]), "1 2");
 }
 
+/// One damaged fragment is as good as a lost one: only what lies behind it is out of reach.
+#[test]
+fn r6_a_damaged_fragment_is_a_lost_one() {
+    let world = World::new("bad-fragment");
+    let (site, _) = with_rows(&world, 1);
+    site.server.query("INSERT INTO t VALUES (2)");
+    let segment = current_segment(&site);
+    let mount = Mount::local(&world);
+    for bytes in [524_288, 655_360, 688_128] {
+        receive(&site, &mount, &segment, bytes);
+    }
+    drop(mount);
+    let fragments = site.place.keys("receiving");
+    let damaged = |from: &str, check: &dyn Fn(&str)| {
+        let key = fragments
+            .iter()
+            .find(|key| key.contains(from))
+            .expect("a fragment");
+        let path = world.archive().join(key);
+        let whole = fs::read(&path).expect("read it");
+        let mut bad = whole.clone();
+        bad[15] ^= 1;
+        fs::write(&path, bad).expect("damage it");
+        check(key);
+        fs::write(&path, whole).expect("mend it");
+    };
+    for (from, up_to) in [(".00080000-", 0x80000), (".00000000-00080000.", 0)] {
+        damaged(from, &|key| {
+            refuses(
+                &site,
+                &[],
+                &[&segment, &format!("up to byte {up_to}"), "--up-to-gap"],
+            );
+            let (code, message) = run(&site, "wal-find", &[]);
+            assert!(
+                code == Some(0) && message.contains(&format!("{segment} is missing")),
+                "{from}: {message}"
+            );
+            assert!(message.contains(key), "{from}: {message}");
+            let (code, message) = run(&site, "status", &[]);
+            assert!(
+                code == Some(3) && message.contains(&format!("{segment} is missing")),
+                "{from}: {message}"
+            );
+            let (code, message) = run(&site, "verify", &[]);
+            assert!(code == Some(1) && message.contains(key), "{from}: {message}");
+        });
+    }
+    damaged(".00080000-", &|_| {
+        assert_eq!(rows(&site, "back", &["--up-to-gap"]), "1 2");
+    });
+    // One without WAL says only that there is a file.
+    damaged(".00000000-00000000.", &|key| {
+        let (_, message) = run(&site, "verify", &[]);
+        assert!(
+            message.contains(key) && message.contains("nothing is lost"),
+            "{message}"
+        );
+        assert!(!message.contains("recovers no further"), "{message}");
+        assert_eq!(rows(&site, "whole", &[]), "1 2");
+    });
+}
+
+/// So is an archived `.partial` that is damaged.
+#[test]
+fn r6_a_damaged_partial_is_a_lost_one() {
+    let world = World::new("bad-partial");
+    let (site, _) = with_rows(&world, 1);
+    site.server.query("INSERT INTO t VALUES (2)");
+    let segment = current_segment(&site);
+    let partial = format!("{segment}.partial");
+    push(&site, &partial, &content(&site, &segment));
+    let path = object(&site, &partial);
+    let whole = fs::read(&path).expect("read it");
+    for at in [15, whole.len() - 10] {
+        let mut bad = whole.clone();
+        bad[at] ^= 1;
+        fs::remove_file(&path).expect("damage it");
+        fs::write(&path, bad).expect("damage it");
+        let read = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        fs::set_permissions(&path, read).expect("let it be read");
+        refuses(&site, &[], &[&partial, "damaged", "--up-to-gap"]);
+        for (command, expected) in [("wal-find", 0), ("status", 3)] {
+            let (code, message) = run(&site, command, &[]);
+            assert!(
+                code == Some(expected) && message.contains(&format!("{segment} is missing")),
+                "{command}: {message}"
+            );
+            assert!(message.contains(&partial), "{command}: {message}");
+        }
+    }
+    assert_eq!(rows(&site, "back", &["--up-to-gap"]), "1");
+}
+
 /// The listing shows that an object cannot be a segment.
 #[test]
 fn r3_an_object_that_is_too_short_is_named_before_a_restore() {

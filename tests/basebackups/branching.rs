@@ -245,3 +245,38 @@ fn r6_a_timeline_without_its_history_is_asked_about() {
         "{timeline} {warnings}"
     );
 }
+
+/// The server has filled the last segment that was archived, and a record goes on behind it: what takes over leaves the
+/// timeline where that begins. That is no fork.
+#[test]
+fn b12_a_full_segment_whose_last_record_is_not_whole_is_no_fork() {
+    let world = World::new("filled");
+    let mut site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    site.backup("b1");
+    site.server
+        .query("CREATE TABLE f AS SELECT repeat('x', 500) FROM generate_series(1, 9000)");
+    let last = site.server.query("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    let before = u64::from_str_radix(&last[8..], 16).expect("a segment");
+    wait::until("what is full to be archived", || {
+        let is_last =
+            |name: &String| u64::from_str_radix(&name[8..], 16).is_ok_and(|name| name + 1 == before);
+        site.server.done_segments().iter().any(is_last).then_some(())
+    });
+    site.server.kill9();
+    let forked = Forked { site, world: &world };
+    let dir = forked.dir("over");
+    let output = forked.try_restore(&["--take-over", "LATEST"], &dir.join("data"));
+    assert!(output.status.success(), "{}", said(&output));
+    let mut server = Postgres::start_as_it_is(&dir, newest(), &forked.site.place.env());
+    assert_eq!(
+        server.recovery_within(wait::LONG),
+        Recovery::Promoted,
+        "{}",
+        server.log()
+    );
+    server.query("INSERT INTO t VALUES (1)");
+    server.archive_all();
+    assert!(!server.log().contains("goes on"), "{}", server.log());
+    assert_eq!(forked.would(&["LATEST"]).1, 2);
+}

@@ -195,3 +195,44 @@ fn b11_a_backup_without_settings_says_how_its_server_starts() {
         auto(&dir)
     );
 }
+
+/// From PostgreSQL 17 on the end of a recovery waits for summaries of the WAL, which nobody makes while the server cannot be
+/// read. They are made again as soon as it is open, wherever the setting stands.
+#[test]
+fn b11_a_server_that_summarizes_its_wal_opens() {
+    if newest().major < 17 {
+        return;
+    }
+    for in_auto in [false, true] {
+        let world = World::new(if in_auto { "summaries-auto" } else { "summaries" });
+        let mut site = Site::local(&world);
+        match in_auto {
+            true => drop(site.server.query("ALTER SYSTEM SET summarize_wal = on")),
+            false => site.server.configure(&[("summarize_wal", "on")]),
+        }
+        site.server.reload();
+        site.server.query("CREATE TABLE t (id int)");
+        site.backup("monday");
+        site.server.query("INSERT INTO t VALUES (1)");
+        site.server.archive_all();
+        site.server.query("INSERT INTO t VALUES (2)");
+        site.server.kill9();
+        let data = site.server.data().to_owned();
+        let output = restore(&site, &data, &["--take-over", "--delta", "--keep-wal"]);
+        assert!(
+            said(&output).contains("set aside: summarize_wal = 'on'"),
+            "{}",
+            said(&output)
+        );
+        let back = opened(&world.path().join("pg"));
+        assert_eq!(back.query("SELECT count(*) FROM t"), "2");
+        wait::until("the WAL to be summarized", || {
+            back.query("CHECKPOINT");
+            let made = back.query("SELECT count(*) > 0 FROM pg_available_wal_summaries() WHERE tli = 2");
+            (back.query("SHOW summarize_wal") == "on" && made == "t").then_some(())
+        });
+        let auto = fs::read_to_string(data.join("postgresql.auto.conf")).expect("read it");
+        assert_eq!(auto.contains("summarize_wal = 'on'"), in_auto, "{auto}");
+        assert!(!auto.contains("'off'"), "{auto}");
+    }
+}

@@ -215,3 +215,100 @@ fn s7_wal_under_another_name_stays() {
         }
     }
 }
+
+/// PostgreSQL takes kept WAL for archived once it is replayed, and removes it with its marks: who takes over has archived
+/// it before.
+#[test]
+fn s7_kept_wal_is_archived_by_who_takes_over() {
+    let world = World::new("kept-over");
+    let killed = Killed::new(&world);
+    let archived = || killed.site.place.keys("wal");
+    let (before, whole) = (archived(), &killed.segments[..3]);
+    let restore = |arguments: &[&str], data: &Path| {
+        let mut restore = killed.site.walfs("restore");
+        restore.args(["--take-over", "--no-sync", "--delta", "--keep-wal"]);
+        restore.args(arguments).arg("monday").arg(data);
+        restore.output().expect("run walfs")
+    };
+    let data = killed.changed("over", |_| {});
+    let output = restore(&["--dry-run"], &data);
+    let message = said(&output);
+    assert!(output.status.success(), "{message}");
+    assert!(
+        message.contains("3 of them are whole segments and would be archived"),
+        "{message}"
+    );
+    assert_eq!(archived(), before);
+    // Who does not take over hears it.
+    let copy = killed.changed("copy", |_| {});
+    let message = said(&killed.delta(&copy, &["--keep-wal"]));
+    assert!(
+        message.contains("does not archive") && message.contains("HINT: "),
+        "{message}"
+    );
+    assert_eq!(archived(), before);
+    let output = restore(&[], &data);
+    let message = said(&output);
+    assert!(output.status.success(), "{message}");
+    assert!(
+        message.contains("3 of them are whole segments and were archived"),
+        "{message}"
+    );
+    for segment in whole {
+        assert!(
+            archived().contains(&format!("wal/{segment}.lz4")),
+            "{segment}: {message}"
+        );
+    }
+    let back = data.parent().expect("a directory");
+    let mut back = Postgres::start_as_it_is(back, newest(), &killed.site.place.env());
+    assert_eq!(
+        back.recovery_within(wait::LONG),
+        Recovery::Promoted,
+        "{}",
+        back.log()
+    );
+    back.query("INSERT INTO t VALUES (6)");
+    back.archive_all();
+    // The machine is lost, too.
+    back.kill9();
+    let verify = killed.site.walfs("wal-verify").output().expect("run walfs");
+    assert!(verify.status.success(), "{}", said(&verify));
+    let again = world.owned_dir("again");
+    let mut restore = killed.site.walfs("restore");
+    restore
+        .args(["--take-over", "--no-sync", "LATEST"])
+        .arg(again.join("data"));
+    let output = restore.output().expect("run walfs");
+    assert!(output.status.success(), "{}", said(&output));
+    let mut again = Postgres::start_as_it_is(&again, newest(), &killed.site.place.env());
+    assert_eq!(
+        again.recovery_within(wait::LONG),
+        Recovery::Promoted,
+        "{}",
+        again.log()
+    );
+    assert_eq!(again.query("SELECT count(*) FROM t"), "6");
+}
+
+/// The archive does not take it: nothing is touched, and the file is named.
+#[test]
+fn s7_kept_wal_that_cannot_be_archived_refuses_the_restore() {
+    let world = World::new("kept-refused");
+    let killed = Killed::new(&world);
+    let short = killed.changed("short", |data| {
+        // Of another cluster.
+        let mut whole = fs::read(killed.wal(data, 1)).expect("read a segment");
+        whole[24] ^= 1;
+        fs::write(killed.wal(data, 1), whole).expect("change it");
+    });
+    let mut restore = killed.site.walfs("restore");
+    restore.args(["--take-over", "--no-sync", "--delta", "--keep-wal", "monday"]);
+    let output = restore.arg(&short).output().expect("run walfs");
+    let message = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    for word in [&killed.segments[1], "HINT: ", "wal-push"] {
+        assert!(message.contains(word), "{word}: {message}");
+    }
+    assert!(short.join("global/pg_control").exists() && killed.mark(&short, 1).exists());
+}

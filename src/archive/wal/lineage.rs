@@ -4,14 +4,18 @@
 //! archive for certain is refused; of what only looks odd (an archive may have begun later than its cluster) the log tells.
 //! A timeline that goes on after another one has left it, is a fork: two servers write, and recovery follows the newer.
 
-use super::{Archive, Error};
+use super::{Archive, Error, Found};
 use crate::pg::backup_history::BackupHistory;
 use crate::pg::history::{self, HistoryEntry};
-use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
+use crate::pg::record::{self, Window};
+use crate::pg::{Lsn, PageHeader, SegmentName, SegmentSize, Timeline, WalName};
 use crate::store::Patience;
 
 /// Timelines that are looked at, at most, for what they say of an older one.
 const TIMELINES: usize = 64;
+
+/// The first look at a record; most end in its page.
+const LOOK_BYTES: u64 = 1 << 20;
 
 /// A timeline that has left another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +103,17 @@ impl Archive {
             timeline: own,
             left_at: parent.end,
         };
-        let fork = beyond.and_then(|beyond| self.fork(child, beyond));
+        let mut fork = None;
+        if let Some(beyond) = beyond {
+            fork = self.fork(child, beyond, patience).await?;
+            // In that one it may have ended.
+            let next = SegmentName::from_number(parent.timeline, beyond.number(size) + 1, size);
+            if let (None, Some(next)) = (fork, next)
+                && let Some(later) = self.segment_from(parent.timeline, Some(next), patience).await?
+            {
+                fork = self.fork(child, later, patience).await?;
+            }
+        }
         let doubts = match parent_first {
             Some(_) => Vec::new(),
             None => vec![format!(
@@ -205,16 +219,67 @@ impl Archive {
         Ok(children)
     }
 
-    /// The fork that a segment of the parent shows, if it holds anything behind the place where the child left.
-    pub fn fork(&self, child: Child, segment: SegmentName) -> Option<Fork> {
-        let size = self.known_cluster()?.segment_size;
-        let ends = segment.start(size).0.saturating_add(size.bytes());
-        (ends > child.left_at.0).then_some(Fork {
+    /// The fork that an archived segment of the parent shows, if it has WAL behind the place where the child left: in the
+    /// segment of that place a whole record. One that runs on into a segment that is not there is none: there recovery ends.
+    ///
+    /// # Errors
+    /// [`Error::Store`]. What is damaged may go on.
+    pub async fn fork(
+        &self,
+        child: Child,
+        segment: SegmentName,
+        patience: Patience,
+    ) -> Result<Option<Fork>, Error> {
+        let Some(size) = self.known_cluster().map(|cluster| cluster.segment_size) else {
+            return Ok(None);
+        };
+        let (start, at) = (segment.start(size).0, child.left_at.0);
+        let goes_on = match () {
+            () if start.saturating_add(size.bytes()) <= at => false,
+            () if start >= at => true,
+            () => match self.has_record(segment, child.left_at, size, patience).await {
+                Err(Error::Damaged { .. }) => true,
+                found => found?,
+            },
+        };
+        Ok(goes_on.then_some(Fork {
             parent: segment.timeline,
             child: child.timeline,
             at: child.left_at,
             beyond: segment,
-        })
+        }))
+    }
+
+    /// Does a record begin at this place of an archived segment, and end in the segment? What is no WAL that is known may.
+    async fn has_record(
+        &self,
+        segment: SegmentName,
+        at: Lsn,
+        size: SegmentSize,
+        patience: Patience,
+    ) -> Result<bool, Error> {
+        let name = WalName::Segment(segment);
+        let Found::Archived(table) = self.look(name, patience).await? else {
+            return Ok(false);
+        };
+        let first = 0..PageHeader::BYTES as u64;
+        let first = self.unpacked(name, &table, first, patience).await?;
+        let Ok(header) = PageHeader::parse(&first) else {
+            return Ok(true);
+        };
+        let offset = at.0 - segment.start(size).0;
+        let page = offset - offset % u64::from(header.block_bytes);
+        let begin = Lsn(segment.start(size).0 + page);
+        let mut bytes = LOOK_BYTES;
+        loop {
+            let end = size.bytes().min(page + bytes);
+            let piece = self.unpacked(name, &table, page..end, patience).await?;
+            match Window::new(&header, begin, &piece).record_at(at) {
+                record::Found::Record(_) => return Ok(true),
+                record::Found::Beyond if end < size.bytes() => bytes *= 16,
+                record::Found::Beyond | record::Found::Nothing => return Ok(false),
+            }
+        }
     }
 
     /// Does the history of a backup fit what is archived?

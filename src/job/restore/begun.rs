@@ -27,10 +27,10 @@ pub(in crate::job) struct Begun {
     pub differs: bool,
 }
 
-/// Looks for it, and brings it; `None`: there is nothing of it.
+/// Looks for it, and brings it; `None`: there is nothing of it. What is damaged of it is lost, and named in the log.
 ///
 /// # Errors
-/// [`archive::Error`]: it is damaged, or the store does not answer.
+/// [`archive::Error`]: the store does not answer.
 pub(in crate::job) async fn load(
     archive: &Arc<Archive>,
     segment: SegmentName,
@@ -43,7 +43,7 @@ pub(in crate::job) async fn load(
     let staging = Staging::new(archive.compression(), &options);
     let (received, partial) = futures::try_join!(
         received(archive, &staging, segment, patience),
-        partial(archive, &staging, segment, patience)
+        partial_or_lost(archive, &staging, segment, patience)
     )?;
     let (mut longer, mut shorter) = match (received, partial) {
         (Some(received), Some(partial)) if received.filled_bytes < partial.filled_bytes => {
@@ -66,7 +66,7 @@ async fn received(
     patience: Patience,
 ) -> Result<Option<Begun>, archive::Error> {
     let deadline = archive::DEFAULT_DEADLINE;
-    let received = Received::load(archive, staging, segment, deadline, patience).await?;
+    let received = Received::load_readable(archive, staging, segment, deadline, patience).await?;
     let begun = received.map(|received| Begun {
         filled_bytes: received.filled_bytes(),
         whole_bytes: received.filled_bytes(),
@@ -75,6 +75,29 @@ async fn received(
         content: received.into_draft(),
     });
     Ok(begun.filter(|begun| begun.filled_bytes > 0 || begun.torn.is_some()))
+}
+
+/// Of a damaged one nobody knows how far it led.
+async fn partial_or_lost(
+    archive: &Archive,
+    staging: &Staging,
+    segment: SegmentName,
+    patience: Patience,
+) -> Result<Option<Begun>, archive::Error> {
+    let error = match partial(archive, staging, segment, patience).await {
+        Err(error @ archive::Error::Damaged { .. }) => error,
+        found => return found,
+    };
+    tracing::warn!("{error}");
+    let cluster = archive.cluster(patience).await?;
+    let until = cluster.map_or(0, |cluster| cluster.segment_size.bytes());
+    Ok(Some(Begun {
+        content: staging.draft(),
+        filled_bytes: 0,
+        whole_bytes: 0,
+        torn: Torn { from: 0, until }.behind(0),
+        differs: false,
+    }))
 }
 
 async fn partial(

@@ -25,7 +25,7 @@ use super::target::{Target, TargetTimeline};
 use super::unarchived::Held;
 use super::wal::{self, Lack, Reach};
 use super::{
-    Choice, Options, choose, cluster, command, links, reachable, tablespaces, tar, unarchived, work,
+    Choice, Options, choose, cluster, command, links, reachable, saved, tablespaces, tar, unarchived, work,
 };
 use crate::archive::Archive;
 use crate::archive::tree::backup::Shape;
@@ -178,6 +178,12 @@ pub(super) async fn check(
         recovering
             .check(&checked.roots, &checked.plan.kept, &held)
             .await?;
+        let kept = (&*checked.roots, &*checked.plan.kept);
+        let whole = saved::whole(archive, kept.0, kept.1, (size, patience)).await?;
+        match options.recovery.takes_over {
+            true => checked.plan.saved = whole,
+            false => checked.warnings.extend(saved::warning(&whole)),
+        }
     }
     check_room(&checked)?;
     Ok(checked)

@@ -18,7 +18,7 @@ use crate::archive::tree::intact::SeenTrees;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{LATEST, TreeKind, TreeName};
 use crate::archive::{self, Archive};
-use crate::pg::{Lsn, Timeline};
+use crate::pg::{Lsn, Timeline, WalName};
 use crate::store::Patience;
 
 /// A backup by name, or the newest that will do.
@@ -45,7 +45,8 @@ pub(super) struct Chosen {
 ///
 /// # Errors
 /// [`Error::NoBackup`], [`Error::NoneBefore`], [`Error::TargetTooEarly`], [`Error::NoTimeline`], [`Error::OtherBranch`],
-/// [`Error::NoneOnTimeline`], [`Error::Branches`], [`Error::LostHistory`], [`Error::Undecided`], [`Error::NotReached`],
+/// [`Error::NoneOnTimeline`], [`Error::Branches`], [`Error::LostHistory`],
+/// [`Error::DamagedHistory`], [`Error::Undecided`], [`Error::NotReached`],
 /// [`Error::Archive`].
 pub(super) async fn choose(
     archive: &Arc<Archive>,
@@ -80,6 +81,7 @@ pub(super) async fn choose(
         }
     };
     let mut warnings = answer.map_or_else(Vec::new, |answer| answer.warnings);
+    refuse_damaged(archive, recovery, &timelines, (candidate, &way))?;
     warnings.extend(doubts.remove(&candidate.name));
     if recovery.timeline == TargetTimeline::Latest {
         refuse_lost(archive, &timelines, (candidate, &way), &recovery.target)?;
@@ -281,6 +283,28 @@ async fn answer(
             };
             question.answer(*choice == Choice::Latest).await
         }
+    }
+}
+
+/// The server would stop when it asks for such a history; a standby asks for all that are newer than its backup.
+fn refuse_damaged(
+    archive: &Archive,
+    recovery: &Recovery,
+    timelines: &Timelines,
+    (candidate, way): (&Candidate, &Way),
+) -> Result<(), Error> {
+    let from = match recovery.standby {
+        true => candidate.own,
+        false => way.timeline(),
+    };
+    match timelines.damaged(from) {
+        None => Ok(()),
+        Some((timeline, reason)) => Err(Error::DamagedHistory {
+            reason: reason.to_owned(),
+            key: archive.wal_key(WalName::History(timeline)).to_string(),
+            timeline,
+            followed: from,
+        }),
     }
 }
 

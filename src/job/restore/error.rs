@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::branch::Branch;
 use super::only_here::Unarchived;
@@ -229,6 +230,23 @@ pub enum Error {
         /// The timeline that would be followed.
         followed: Timeline,
     },
+    /// A history is there and cannot be read.
+    #[error(
+        "{reason}\nA server that recovers along timeline {followed} asks for this history, and stops.\n\
+         HINT: bring {key} back from a copy of the store; or remove it there, and archive the file anew (`walfs wal-push`): \
+         pg_wal of the servers that are on timeline {timeline} or on a later one has it. Without the object timeline {followed} \
+         can be recovered: --target-timeline {followed}"
+    )]
+    DamagedHistory {
+        /// The object, and what is wrong with it.
+        reason: String,
+        /// The object.
+        key: String,
+        /// Whose history it is.
+        timeline: Timeline,
+        /// The timeline that recovery would follow.
+        followed: Timeline,
+    },
     /// There is something in the directory.
     #[error(
         "{directory:?} is not empty.\nHINT: restore to an empty directory; or, if this is what is left of the same \
@@ -430,6 +448,19 @@ pub enum Error {
         path: PathBuf,
         /// Why recovery does not come there.
         reason: String,
+    },
+    /// WAL that was to stay, and that the server that takes over would not archive.
+    #[error(
+        "{path:?} is not archived: {source}\n\
+         It was to be archived first, because the server that takes over removes it once it is replayed. Nothing has been \
+         changed in the data directory.\n\
+         HINT: `walfs wal-push` archives it once the reason is gone; so does the same restore, run again"
+    )]
+    KeptWalNotArchived {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: Arc<archive::Error>,
     },
     /// WAL that is not looked at, because it lies behind a link.
     #[error(

@@ -14,7 +14,7 @@ use super::spot::{Base, Roots, Spot};
 use crate::archive::Archive;
 use crate::beneath::{Kind, Root};
 use crate::linux::process;
-use crate::pg::WalName;
+use crate::pg::{SegmentName, WalName};
 
 /// What becomes of WAL that only the old directory has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub(super) struct Plan {
     beside: Option<Base>,
     /// WAL that stays.
     pub kept: Vec<WalName>,
+    /// Segments of it that are archived before anything is touched.
+    pub saved: Vec<SegmentName>,
 }
 
 impl Plan {

@@ -22,6 +22,9 @@ use rules::{Deed, Rule, is_same};
 /// Where the server writes [`AUTO`] anew, at the end of the recovery.
 pub(super) const NEW_AUTO: &str = "postgresql.auto.conf.walfs";
 
+/// Has the server summarize its WAL, for incremental backups.
+const SUMMARIZE: &str = "summarize_wal";
+
 /// Begins the lines.
 const BEGIN: &str = "# walfs restore: begin";
 
@@ -110,6 +113,14 @@ pub(super) fn plan(before: &[u8], given: &Given<'_>) -> Plan {
         plan.apply(rule, given, &passing, &mut lasting);
     }
     lasting.extend(plan.archiving(given));
+    if let Some(found) = given.settings.effective(SUMMARIZE).filter(|_| given.summarizes()) {
+        plan.set_aside.push(format!(
+            "{SUMMARIZE} = '{}' of {}: until the recovery has ended, which would wait for summaries that nobody makes \
+             before the server can be read",
+            found.value,
+            found.file.display()
+        ));
+    }
     let end = end_command(&passing, given);
     plan.auto_conf = kept(before, &passing, given);
     let aside = plan
@@ -241,7 +252,22 @@ impl Given<'_> {
             settings.push(("primary_conninfo", conninfo.as_bytes().to_vec()));
         }
         settings.extend(self.reading());
+        if self.summarizes() {
+            settings.push((SUMMARIZE, b"off".to_vec()));
+        }
         settings
+    }
+
+    /// Would the end of the recovery wait for summaries of the WAL, which no process makes before the server can be read?
+    /// (`CleanupAfterArchiveRecovery` of xlog.c, from PostgreSQL 17 on.)
+    fn summarizes(&self) -> bool {
+        let is_known = self.postgresql_major.is_none_or(|major| major >= 17);
+        let found = self.settings.effective(SUMMARIZE);
+        let may_be_on = found.map_or(
+            self.postgresql_major.is_some() && !self.settings.unseen.is_empty(),
+            |found| !is_same(&found.value, "off"),
+        );
+        is_known && may_be_on && !self.recovery.is_read()
     }
 
     /// A server that nobody can read before it is open asks for no `max_*`, however the WAL's server was set later.
@@ -316,6 +342,10 @@ fn kept(before: &[u8], passing: &[(&str, Vec<u8>)], given: &Given<'_>) -> Vec<u8
 /// [`NEW_AUTO`] goes first, and the shell makes the file anew or not at all: no link is written through (promise S6).
 fn end_command(passing: &[(&'static str, Vec<u8>)], given: &Given<'_>) -> Vec<u8> {
     let neutral = |name: &str| {
+        if name == SUMMARIZE {
+            let own = given.settings.effective(name)?;
+            return (own.file == Path::new(AUTO)).then_some("on");
+        }
         let rule = rules::of(given.postgresql_major).find(|rule| rule.name == name)?;
         let neutral = rule.deed.neutral(given.recovery.takes_over)?;
         given.is_elsewhere(name, neutral).then_some(neutral)
@@ -329,9 +359,14 @@ fn end_command(passing: &[(&'static str, Vec<u8>)], given: &Given<'_>) -> Vec<u8
         }
     }
     let gone = gone.join("|");
+    // What ended with the recovery is read anew; the server makes summaries as soon as it is open.
+    let reload = match given.summarizes() {
+        true => " && kill -HUP $(head -n 1 postmaster.pid)",
+        false => "",
+    };
     format!(
         "rm -f {NEW_AUTO} && set -C && {script} -e '/^({gone}) *=/d' {AUTO} > {NEW_AUTO} && \
-         {{ sync {NEW_AUTO}; mv {NEW_AUTO} {AUTO}; }}"
+         {{ sync {NEW_AUTO}; mv {NEW_AUTO} {AUTO}; }}{reload}"
     )
     .into()
 }

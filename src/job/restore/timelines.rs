@@ -40,6 +40,8 @@ enum History {
     Ancestors(Vec<HistoryEntry>),
     /// It says what cannot be: why.
     Wrong(String),
+    /// It cannot be read: why. A server that asks for it stops.
+    Damaged(String),
 }
 
 impl Timelines {
@@ -140,6 +142,18 @@ impl Timelines {
         lost.find_map(|(timeline, known)| Some((*timeline, known.first?)))
     }
 
+    /// The first history from that of this timeline on that cannot be read, and why. A server that recovers along a timeline
+    /// asks for its history, and then which newer ones there are: it stops there.
+    pub(in crate::job) fn damaged(&self, from: Timeline) -> Option<(Timeline, &str)> {
+        let later = self.known.range(from..);
+        later
+            .filter_map(|(timeline, known)| match &known.history {
+                History::Damaged(reason) => Some((*timeline, reason.as_str())),
+                _ => None,
+            })
+            .next()
+    }
+
     /// Names the timelines after `own` that are not followed, and why; not the one that was chosen.
     pub(in crate::job) fn passed_over(&self, own: Timeline, chosen: Timeline) -> Vec<String> {
         let later = self
@@ -165,7 +179,9 @@ impl Known {
             (History::Missing, Some(first)) if timeline != Timeline(1) => Some(format!(
                 "the archive has {first} and perhaps more of it, but not {file}, which says where it began"
             )),
-            (History::Wrong(reason), _) => Some(format!("{file} is of no use: {reason}")),
+            (History::Wrong(reason) | History::Damaged(reason), _) => {
+                Some(format!("{file} is of no use: {reason}"))
+            }
             (History::Ancestors(_), None) => Some(format!("{file} is archived, but no segment of it")),
             _ => None,
         }
@@ -206,7 +222,12 @@ async fn read(archive: &Archive, timeline: Timeline, patience: Patience) -> Resu
             Ok(ancestors) => History::Ancestors(ancestors),
             Err(error) => History::Wrong(error.to_string()),
         }),
-        Err(error @ archive::Error::Damaged { .. }) => Ok(History::Wrong(error.to_string())),
+        Err(error @ archive::Error::Damaged { .. }) => Ok(History::Damaged(first_line(&error))),
         Err(error) => Err(error),
     }
+}
+
+/// The HINT is another one.
+fn first_line(error: &archive::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }

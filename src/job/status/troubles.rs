@@ -91,9 +91,22 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
         );
     }
     for own in &status.timelines {
-        if let Some(broken) = &own.broken {
+        let Some(broken) = &own.broken else { continue };
+        if own.stops_recovery {
             add(
-                format!("recovery cannot follow timeline {}: {broken}", own.timeline),
+                format!(
+                    "nothing can be recovered along timeline {} or an older one: every server asks for its history, and {broken}",
+                    own.timeline
+                ),
+                "bring that object back from a copy of the store; or remove it there, and archive the file anew: pg_wal of the \
+                 timeline's server, or of a standby, has it",
+            );
+        } else {
+            add(
+                format!(
+                    "no backup of another timeline recovers onto timeline {}: {broken}",
+                    own.timeline
+                ),
                 "archive its .history file: pg_wal of its server, or of a standby, has it",
             );
         }

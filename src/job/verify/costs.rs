@@ -10,6 +10,7 @@ use super::{Backup, Run, Scope};
 use crate::archive::Error;
 use crate::archive::object::Object;
 use crate::archive::tree::catalogue::BackupWal;
+use crate::archive::wal::Fragment;
 use crate::job::proof::Lost;
 use crate::job::restore::begun;
 use crate::job::wal_ranges::{Beginning, WalRanges};
@@ -34,12 +35,7 @@ impl Run<'_> {
                 return Ok(());
             }
             Object::Wal(name) => self.costs_of_wal(*name, &lost).await?,
-            Object::Fragment(fragment) => {
-                let from = self
-                    .segment_size
-                    .map(|size| fragment.segment.start(size).0 + fragment.range.start);
-                self.costs_of_received(fragment.segment, from.map(Lsn)).await?
-            }
+            Object::Fragment(fragment) => self.costs_of_fragment(fragment).await?,
             Object::Summary(name) => vec![Cost::Backup {
                 backup: name.clone(),
                 because: "its summary says where everything else of it is, and proves it".into(),
@@ -74,18 +70,72 @@ impl Run<'_> {
                 self.bad_wal.insert(segment);
                 Vec::new()
             }
-            WalName::Partial(segment) => self.costs_of_received(segment, None).await?,
-            WalName::History(timeline) => vec![Cost::other(format!(
-                "no backup recovers onto timeline {timeline}, nor onto one that left it"
-            ))],
+            WalName::Partial(segment) => {
+                self.costs_of_received(segment, self.joined(segment).await?)
+                    .await?
+            }
+            WalName::History(timeline) => self.costs_of_history(timeline, true),
             WalName::Backup(..) => vec![Cost::other(
                 "no backup needs it: one that was copied by hand does not know the moment of its end",
             )],
         })
     }
 
-    /// Of WAL that is the beginning of a segment only.
-    async fn costs_of_received(&self, segment: SegmentName, from: Option<Lsn>) -> Result<Vec<Cost>, Error> {
+    /// Without a history those recover that end on its timeline, and no others come there. A damaged one also stops every
+    /// server that asks whether there is a newer timeline.
+    fn costs_of_history(&self, timeline: Timeline, is_damaged: bool) -> Vec<Cost> {
+        let own = self.backups.iter().filter(|backup| {
+            let stop = backup.summary.backup.stop();
+            stop.is_some_and(|(ended, _)| ended == timeline)
+        });
+        let own: Vec<&str> = own.map(|backup| backup.name.as_str()).collect();
+        let but = match own.is_empty() {
+            true => String::new(),
+            false => format!(", but those that end on it: {}", own.join(", ")),
+        };
+        let mut costs = vec![Cost::other(format!(
+            "no backup recovers onto timeline {timeline}, nor onto one that left it{but}"
+        ))];
+        if is_damaged {
+            costs.push(Cost::other(format!(
+                "as long as the object is there, no server recovers along timeline {timeline} or an older one: it asks for it, \
+                 and stops"
+            )));
+        }
+        costs
+    }
+
+    /// What the other fragments lead to without it.
+    async fn costs_of_fragment(&self, fragment: &Fragment) -> Result<Vec<Cost>, Error> {
+        let (segment, end) = (fragment.segment, fragment.range.end);
+        if fragment.bytes() == 0 {
+            return Ok(vec![Cost::other(
+                "nothing is lost: it has no WAL, and says only that the file was made",
+            )]);
+        }
+        let joined = self.joined(segment).await?;
+        let is_elsewhere = |(joined, size): (Lsn, SegmentSize)| joined.0 >= segment.start(size).0 + end;
+        if joined.zip(self.segment_size).is_some_and(is_elsewhere) {
+            return Ok(vec![Cost::other(
+                "nothing is lost: what it has is there elsewhere",
+            )]);
+        }
+        self.costs_of_received(segment, joined).await
+    }
+
+    /// How far what is there of a segment's beginning leads.
+    async fn joined(&self, segment: SegmentName) -> Result<Option<Lsn>, Error> {
+        let begun = begun::load(self.archive, segment, self.patience())
+            .boxed()
+            .await?;
+        let filled_bytes = begun.map_or(0, |begun| begun.filled_bytes);
+        Ok(self
+            .segment_size
+            .map(|size| Lsn(segment.start(size).0 + filled_bytes)))
+    }
+
+    /// Of WAL that is the beginning of a segment only, and leads to there.
+    async fn costs_of_received(&self, segment: SegmentName, end: Option<Lsn>) -> Result<Vec<Cost>, Error> {
         let whole = self
             .archive
             .wal_meta(WalName::Segment(segment), self.patience())
@@ -95,7 +145,6 @@ impl Run<'_> {
             Err(Error::Damaged { .. }) => false,
             Err(error) => return Err(error),
         };
-        let end = from.or_else(|| self.segment_size.map(|size| segment.start(size)));
         Ok(match (is_archived, end) {
             (true, _) => vec![Cost::other(format!(
                 "nothing is lost: {segment} is archived whole"
@@ -196,7 +245,7 @@ impl Run<'_> {
                     Kind::Missing,
                     "it is not there, and says where the timeline began".to_owned(),
                 ),
-                Beginning::Wrong(reason) => (
+                Beginning::Wrong(reason) | Beginning::Damaged(reason) => (
                     Kind::Damaged,
                     reason.lines().next().unwrap_or_default().to_owned(),
                 ),
@@ -211,9 +260,7 @@ impl Run<'_> {
                     object: history.as_str().to_owned(),
                     kind,
                     reason,
-                    costs: vec![Cost::other(format!(
-                        "no backup recovers onto timeline {timeline}, nor onto one that left it"
-                    ))],
+                    costs: self.costs_of_history(timeline, kind == Kind::Damaged),
                 });
             }
         }
@@ -294,10 +341,19 @@ impl Run<'_> {
             let Some(end) = fragments.iter().map(|fragment| fragment.range.end).max() else {
                 continue;
             };
+            // One that cannot be read is told.
+            let fragment = format!("receiving/{segment}.");
+            if self
+                .findings
+                .iter()
+                .any(|finding| finding.object.starts_with(&fragment))
+            {
+                continue;
+            }
             let start = segment.start(size);
             let joined = match begun::load(self.archive, segment, self.patience()).boxed().await {
                 Ok(begun) => begun.map_or(start, |begun| Lsn(start.0 + begun.filled_bytes)),
-                // A fragment that cannot be read is told.
+                // So is a `.partial`.
                 Err(Error::Damaged { .. }) => continue,
                 Err(error) => return Err(error),
             };

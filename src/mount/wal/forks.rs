@@ -86,7 +86,11 @@ pub(super) fn segment_archived(forks: &Arc<Forks>, common: &Arc<Common>, segment
     if is_due {
         look_behind(forks.clone(), common.clone(), segment);
     } else {
-        tell_all(common, &children, segment);
+        let common = common.clone();
+        // The child has gone its way before most segments that come: then there is nothing to ask.
+        if !children.is_empty() {
+            tokio::spawn(async move { tell_all(&common, &children, segment).await });
+        }
     }
 }
 
@@ -96,18 +100,27 @@ fn look_behind(forks: Arc<Forks>, common: Arc<Common>, segment: SegmentName) {
         match common.archive.children_of(segment.timeline, patience).await {
             Ok(children) => {
                 let latest = forks.learn(segment.timeline, &children).unwrap_or(segment);
-                tell_all(&common, &children, latest);
+                tell_all(&common, &children, latest).await;
             }
             Err(error) => tracing::debug!("later timelines could not be looked at: {error}"),
         }
     });
 }
 
-fn tell_all(common: &Common, children: &[Child], segment: SegmentName) {
-    let forks = children
-        .iter()
-        .filter_map(|child| common.archive.fork(*child, segment));
-    forks.for_each(|fork| tell(&common.metrics, &fork));
+async fn tell_all(common: &Common, children: &[Child], segment: SegmentName) {
+    for child in children {
+        match common
+            .archive
+            .fork(*child, segment, common.prompt_patience())
+            .await
+        {
+            Ok(fork) => fork.iter().for_each(|fork| tell(&common.metrics, fork)),
+            Err(error) => tracing::debug!(
+                "whether timeline {} forks could not be looked at: {error}",
+                child.timeline
+            ),
+        }
+    }
 }
 
 /// Says it once, in the log and in `mount.json`.

@@ -16,6 +16,15 @@ use crate::store::{ErrorKind, Patience};
 /// How often it is begun anew because fragments were replaced meanwhile.
 const ATTEMPTS: usize = 10;
 
+/// What a damaged fragment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Damaged {
+    /// An error: whoever goes on writing the file has to know what is kept.
+    Fails,
+    /// As if it were not there.
+    IsLost,
+}
+
 impl Received {
     /// The file as it was kept; `None` if nothing of it was.
     ///
@@ -28,10 +37,34 @@ impl Received {
         deadline: Duration,
         patience: Patience,
     ) -> Result<Option<Self>, Error> {
+        Self::load_with(archive, staging, (segment, Damaged::Fails), deadline, patience).await
+    }
+
+    /// The same, for somebody who only reads it: a damaged fragment is a lost one, which the log names.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Staging`].
+    pub async fn load_readable(
+        archive: &Arc<Archive>,
+        staging: &Staging,
+        segment: SegmentName,
+        deadline: Duration,
+        patience: Patience,
+    ) -> Result<Option<Self>, Error> {
+        Self::load_with(archive, staging, (segment, Damaged::IsLost), deadline, patience).await
+    }
+
+    async fn load_with(
+        archive: &Arc<Archive>,
+        staging: &Staging,
+        (segment, damaged): (SegmentName, Damaged),
+        deadline: Duration,
+        patience: Patience,
+    ) -> Result<Option<Self>, Error> {
         let mut attempts = 1..ATTEMPTS;
         loop {
             let mut received = Self::new(archive.clone(), staging, segment, deadline);
-            match received.fill(patience).await {
+            match received.fill(damaged, patience).await {
                 Err(Error::Store(error))
                     if error.kind == ErrorKind::NotFound && attempts.next().is_some() => {}
                 Err(error) => return Err(error),
@@ -40,7 +73,7 @@ impl Received {
         }
     }
 
-    async fn fill(&mut self, patience: Patience) -> Result<(), Error> {
+    async fn fill(&mut self, damaged: Damaged, patience: Patience) -> Result<(), Error> {
         let mut fragments = self.archive.received(self.segment, patience).await?;
         let Some(file_bytes) = fragments.iter().map(|fragment| fragment.file_bytes).max() else {
             return Ok(());
@@ -49,8 +82,14 @@ impl Received {
         let mut passed_over = 0;
         while let Some(next) = self.next_fragment(&mut fragments) {
             let end = next.range.end;
-            if !self.join(next, patience).await? {
-                passed_over = passed_over.max(end);
+            match self.join(next, patience).await {
+                Ok(true) => {}
+                Ok(false) => passed_over = passed_over.max(end),
+                Err(error @ Error::Damaged { .. }) if damaged == Damaged::IsLost => {
+                    tracing::warn!("{error}");
+                    passed_over = passed_over.max(end);
+                }
+                Err(error) => return Err(error),
             }
         }
         let kept_bytes = self.kept.prefixes.bytes();

@@ -14,7 +14,8 @@ const MOST_SEGMENTS: usize = 100_000;
 /// What was received of a segment and does not follow what is there of its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "what was received of it is there up to byte {from} and then, up to byte {until}, only in pieces that do not follow"
+    "what was received of it, or archived as .partial, is there up to byte {from} and then, up to byte {until}, only in pieces \
+     that do not follow, or are damaged"
 )]
 pub struct Torn {
     /// So many first bytes are there.

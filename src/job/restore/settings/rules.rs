@@ -11,7 +11,7 @@
 //! | [`Deed::SayIfAbsent`] | said, if what it names is not on this machine: the server would not start |
 //!
 //! What `restore` itself sets is in `settings.rs`: the target, `restore_command`, `archive_mode`, `hot_standby` and, where
-//! the server shall be read during recovery, the `max_*` that the WAL asks for. `log_directory` and `port` are left alone:
+//! the server shall be read during recovery, the `max_*` that the WAL asks for; where it is not, `summarize_wal`. `log_directory` and `port` are left alone:
 //! two servers that share one say so themselves.
 
 /// One setting.
