@@ -17,15 +17,17 @@ type Labels = Vec<(&'static str, String)>;
 #[derive(Debug)]
 pub struct Exposition(Registry);
 
-impl Exposition {
+impl Default for Exposition {
     /// None yet.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self(Registry::with_prefix("walfs"))
     }
+}
 
+impl Exposition {
     /// What is known of an archive that cannot be read, and of which nothing is remembered.
     pub fn unread() -> Self {
-        let mut metrics = Self::new();
+        let mut metrics = Self::default();
         metrics.readable(false);
         metrics
     }

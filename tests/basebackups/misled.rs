@@ -122,11 +122,8 @@ fn w5_a_backup_of_another_cluster_counts_for_nobody() {
 
 fn last_segment(site: &Site<'_>) -> String {
     let keys = site.place.keys("wal").into_iter();
-    let names = keys.filter_map(|key| Some(key.strip_prefix("wal/")?.strip_suffix(".lz4")?.to_owned()));
-    names
-        .filter(|name| name.len() == 24)
-        .next_back()
-        .expect("a segment")
+    let mut names = keys.filter_map(|key| Some(key.strip_prefix("wal/")?.strip_suffix(".lz4")?.to_owned()));
+    names.rfind(|name| name.len() == 24).expect("a segment")
 }
 
 /// R6: WAL that a prune has removed is no proof that the archive ends there.

@@ -86,7 +86,7 @@ impl Copying<'_> {
         let before = there.wal.clone();
         // What the copy still has, it would miss.
         let quiet: Arc<dyn Progress> = Arc::new(Silent);
-        let kept = wal_ranges(&self.to, &quiet, || self.patience()).await?;
+        let kept = wal_ranges(self.to, &quiet, || self.patience()).await?;
         let gone = kept.without(&removed.wal, cluster.segment_size);
         there.add(gone, cluster.segment_size);
         if there.wal != before {

@@ -53,7 +53,7 @@ pub(super) fn state(common: &Common, open_writes: usize) -> String {
 
 /// Its counters for `metrics.prom`.
 pub(super) fn metrics(common: &Common, open_writes: usize) -> String {
-    let mut metrics = Exposition::new();
+    let mut metrics = Exposition::default();
     let counters = common
         .metrics
         .of_all_rooms(&common.archive, &common.reader, &common.staging);

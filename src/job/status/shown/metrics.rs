@@ -7,7 +7,7 @@ use crate::metrics::exposition::Exposition;
 
 /// The text, without its end.
 pub(super) fn metrics(status: &Status, is_remembered: bool) -> String {
-    let mut metrics = Exposition::new();
+    let mut metrics = Exposition::default();
     let all = &mut metrics;
     all.readable(!is_remembered);
     moment(
