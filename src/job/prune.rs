@@ -15,7 +15,7 @@ use crate::archive::prune::Order;
 use crate::archive::tree::begun::{Maker, Process};
 use crate::archive::tree::{TreeId, TreeName};
 use crate::archive::{self, Archive};
-use crate::store::{Key, Patience, Retention};
+use crate::store::{ErrorKind, Key, Patience, Retention};
 
 use super::look::Look;
 use super::progress::{Phase, Progress};
@@ -54,6 +54,19 @@ pub enum Error {
     Unreadable {
         /// The backup.
         name: TreeName,
+        /// The archive.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// What is to be removed cannot be announced.
+    #[error(
+        "nothing is removed from {place}: a prune first stores what it is about to remove, a few KiB, and there is no room for \
+         them: {reason}\n\
+         HINT: free some KiB on that disk, of whatever is not the archive's, and prune again; or prune as root, to whom many file \
+         systems leave room that others do not get."
+    )]
+    NoRoom {
         /// The archive.
         place: String,
         /// Why.
@@ -129,7 +142,15 @@ impl Prune<'_> {
             trees: first.trees().iter().map(ToString::to_string).collect(),
             wal: first.wal_spans(),
         };
-        let key = self.archive.give_order(&order, self.patience()).await?;
+        let key = match self.archive.give_order(&order, self.patience()).await {
+            Err(archive::Error::Store(error)) if error.kind == ErrorKind::Full => {
+                return Err(Error::NoRoom {
+                    place: self.archive.place(),
+                    reason: error.message.lines().next().unwrap_or_default().to_owned(),
+                });
+            }
+            given => given?,
+        };
         let agreed = match self.look_again(&key, &first).await {
             Ok(agreed) => agreed,
             Err(error) => {

@@ -687,3 +687,34 @@ fn k3_parts_of_which_little_is_alive_are_left() {
     let verified = site.walfs("verify").output().expect("run walfs");
     assert!(verified.status.success(), "{}", said(&verified));
 }
+
+/// S1: on a full disk a prune cannot say what it is about to remove, removes nothing, and says what helps.
+#[test]
+fn s1_a_prune_on_a_full_disk_says_what_helps() {
+    let world = World::new("full");
+    let (disk, user) = (world.owned_dir("archive"), User::postgres());
+    let options = format!("size=40m,mode=0700,uid={},gid={}", user.uid, user.gid);
+    let mut mount = std::process::Command::new("mount");
+    let mounted = mount
+        .args(["-t", "tmpfs", "-o", &options, "none"])
+        .arg(&disk)
+        .status();
+    assert!(mounted.expect("run mount").success());
+    let site = Site::local(&world);
+    let mut files = Files::new(&site, 31);
+    files.make(100_000);
+    row(&site, &mut files, 2);
+    let filler = disk.join("filler");
+    let filled = User::caller().shell("! cp /dev/zero \"$1\"", &[&filler]);
+    assert!(filled.status.success(), "{}", said(&filled));
+    let pruned = try_prune(&site, &["--keep-last", "1"]);
+    assert_eq!(pruned.status.code(), Some(1), "{}", said(&pruned));
+    let text = said(&pruned);
+    assert!(
+        text.contains("a prune first stores") && text.contains("HINT: free some KiB"),
+        "{text}"
+    );
+    assert_eq!(complete(&site).len(), 2);
+    fs::remove_file(&filler).expect("make room");
+    assert_eq!(going(&prune(&site, &["--keep-last", "1"])), ["b0"]);
+}
