@@ -117,8 +117,8 @@ fn a_fetch_is_its_questions_and_absence_one_more() {
     assert_eq!(asked(&desk), questions(FIRST));
     desk.server().clear_requests();
     desk.fetch_fails(&desk.archive(), SECOND, 1);
-    // Then what lies behind it, archived or received: nothing (promise R6).
-    let lists = ["wal/", "receiving/00000001"].map(|prefix| format!("GET cluster/{prefix}"));
+    // Then what lies behind it, archived or received, and whether anything was ever pruned: nothing (promise R6).
+    let lists = ["wal/", "receiving/00000001", "prune/"].map(|prefix| format!("GET cluster/{prefix}"));
     let mut expected = [questions(SECOND), lists.to_vec()].concat();
     expected.sort();
     assert_eq!(asked(&desk), expected);
