@@ -129,7 +129,7 @@ pub struct Stopped {
     pub label: Vec<u8>,
     /// `tablespace_map`, byte for byte; empty without tablespaces.
     pub tablespace_map: Vec<u8>,
-    /// When that was, by this machine's clock, which is the server's.
+    /// When that was, by the server's clock.
     pub at: Timestamp,
 }
 
@@ -273,14 +273,15 @@ impl Session {
         // Bytes, not text: text is converted on its way, and a tablespace's path has any bytes.
         let statement = format!(
             "SELECT lsn::text, pg_catalog.convert_to(labelfile, pg_catalog.getdatabaseencoding()), \
-             pg_catalog.convert_to(spcmapfile, pg_catalog.getdatabaseencoding()) FROM {function}"
+             pg_catalog.convert_to(spcmapfile, pg_catalog.getdatabaseencoding()), \
+             (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint FROM {function}"
         );
         let row = self.row(WHAT, &statement, &[]).await?;
         Ok(Stopped {
             lsn: lsn(WHAT, &row, 0)?,
             label: column(WHAT, &row, 1)?,
             tablespace_map: column(WHAT, &row, 2)?,
-            at: Timestamp::now(),
+            at: moment(WHAT, column(WHAT, &row, 3)?)?,
         })
     }
 
@@ -323,6 +324,14 @@ fn column<T: for<'a> FromSql<'a>>(what: &'static str, row: &Row, place: usize) -
     row.try_get(place).map_err(|error| Error::Answer {
         what,
         found: said(&error),
+    })
+}
+
+/// From microseconds since 1970.
+fn moment(what: &'static str, microseconds: i64) -> Result<Timestamp, Error> {
+    Timestamp::from_microsecond(microseconds).map_err(|_| Error::Answer {
+        what,
+        found: microseconds.to_string(),
     })
 }
 

@@ -34,7 +34,7 @@ impl Exposition {
 
     /// Can the archive be read now?
     pub fn readable(&mut self, is_readable: bool) {
-        let help = "1: the archive could be read now";
+        let help = "1: the archive could be read when it was looked at last";
         self.gauge("archive_readable", help, u64::from(is_readable));
     }
 

@@ -16,6 +16,9 @@ const FRESH: Duration = Duration::from_secs(1);
 /// ... and how many times as long as it took: who asks all the time keeps the store busy for no more than a tenth of it.
 const TIMES: u32 = 10;
 
+/// ... but no longer than this: what is told is to be of now.
+const STALE: Duration = Duration::from_secs(60);
+
 /// A form in which the state is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Form {
@@ -54,6 +57,8 @@ pub(super) struct Looks {
     overview: Arc<dyn Overview>,
     /// Who looks holds it: others wait for the same look.
     last: Mutex<Option<Last>>,
+    /// When a look failed last, and how: whoever has waited for it need not look himself.
+    failed: std::sync::Mutex<Option<(Instant, Arc<archive::Error>)>>,
     bytes: [AtomicU64; 4],
 }
 
@@ -62,6 +67,7 @@ impl Looks {
         Self {
             overview,
             last: Mutex::new(None),
+            failed: std::sync::Mutex::new(None),
             bytes: Default::default(),
         }
     }
@@ -75,16 +81,17 @@ impl Looks {
     ///
     /// # Errors
     /// [`archive::Error`]: the archive cannot be read, and nothing was seen before.
-    pub(super) async fn told(&self, form: Form) -> Result<String, archive::Error> {
+    pub(super) async fn told(&self, form: Form) -> Result<String, Arc<archive::Error>> {
+        let asked = Instant::now();
         let mut last = self.last.lock().await;
         let begun = Instant::now();
         let is_fresh = last.as_ref().is_some_and(|(until, _)| begun < *until);
         let mut is_remembered = false;
         if !is_fresh {
-            match (self.overview.look().await, &*last) {
+            match (self.look_since(asked).await, &*last) {
                 (Ok(seen), _) => {
                     let (now, took) = (Instant::now(), begun.elapsed());
-                    *last = Some((now + FRESH.max(took * TIMES), seen));
+                    *last = Some((now + (took * TIMES).clamp(FRESH, STALE), seen));
                 }
                 (Err(error), Some(_)) => {
                     tracing::warn!(
@@ -99,5 +106,18 @@ impl Looks {
         let text = seen.told(form, is_remembered);
         self.bytes[form as usize].store(text.len() as u64, Ordering::Relaxed);
         Ok(text)
+    }
+
+    /// Looks, unless a look failed while this one was waited for.
+    async fn look_since(&self, asked: Instant) -> Result<Box<dyn Seen>, Arc<archive::Error>> {
+        let failed = self.failed.lock().expect("no panic while held").clone();
+        if let Some((_, error)) = failed.filter(|(at, _)| *at >= asked) {
+            return Err(error);
+        }
+        let looked = self.overview.look().await.map_err(Arc::new);
+        if let Err(error) = &looked {
+            *self.failed.lock().expect("no panic while held") = Some((Instant::now(), error.clone()));
+        }
+        looked
     }
 }

@@ -66,7 +66,7 @@ impl Own {
             let archive = told.unwrap_or_else(|_| Exposition::unread().text());
             return Ok(archive + &mounted::metrics(&self.common, self.wal.open_writes()) + END);
         }
-        Ok(told.map_err(Arc::new)?)
+        Ok(told?)
     }
 
     fn attributes(&self, node: Node) -> Attributes {

@@ -7,9 +7,11 @@ use std::process::Output;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use walfs::archive::tree::summary::Summary;
+use walfs::codec::{Compression, pack_all, unpack_all};
 
 use super::pruning::{prune, try_prune};
 use crate::common::basebackup::{Place, Site};
+use crate::common::clock;
 use crate::common::postgres::{Options, StopMode};
 use crate::common::user::{User, said};
 use crate::common::walfs::Mount;
@@ -74,6 +76,76 @@ fn k3_a_backup_of_a_clock_that_had_gone_back_is_as_old_as_those_before_it() {
     assert_eq!(kept["removed"]["backup_objects"], 0, "{kept}");
     // Only what lies before the oldest.
     assert_eq!(kept["removed"]["wal_objects"], 1, "{kept}");
+}
+
+/// B8: of one clock that was ahead once, the backups behind it are not doubted.
+#[test]
+fn b8_a_clock_that_was_ahead_once_is_outvoted() {
+    let world = World::new("ahead");
+    let site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    for number in 1..=5 {
+        site.backup(&format!("b{number}"));
+        site.server.query(&format!("INSERT INTO t VALUES ({number})"));
+        site.server.archive_all();
+    }
+    let days_ago = |days: i64| Timestamp::now() - SignedDuration::from_hours(24 * days);
+    for (name, days) in [("b1", 40), ("b2", 5), ("b3", 30), ("b4", 20), ("b5", 1)] {
+        ended(&site, name, days_ago(days));
+    }
+    let (dir, target) = (
+        world.owned_dir("restored").display().to_string(),
+        days_ago(9).to_string(),
+    );
+    let restored = run(
+        &site,
+        "restore",
+        &["--dry-run", "--target-time", &target, "LATEST", &dir],
+    );
+    let text = said(&restored);
+    assert!(
+        restored.status.success() && text.contains("b4") && !text.contains("b1"),
+        "{text}"
+    );
+}
+
+/// B8: a backup ended when the server says so, whatever the clock of the machine that took it.
+#[test]
+fn b8_a_backup_ends_by_the_servers_clock() {
+    let world = World::new("apart");
+    let site = Site::local(&world);
+    let mut backup = site.walfs("backup");
+    backup.env("LD_PRELOAD", clock::ahead(&world, -1200));
+    let taken = backup.args(["--json", "b1"]).output().expect("run walfs");
+    assert!(taken.status.success(), "{}", said(&taken));
+    let taken: Value = serde_json::from_slice(&taken.stdout).expect("JSON");
+    let ended = taken["backup"]["ended"]["at"].as_str().expect("a time");
+    let ended: Timestamp = ended.parse().expect("a time");
+    assert!(
+        Timestamp::now().duration_since(ended).as_secs().abs() < 600,
+        "{taken}"
+    );
+}
+
+/// K6: a page without a head between others is no end of the WAL.
+#[test]
+fn k6_an_empty_page_inside_a_segment_is_found() {
+    let world = World::new("empty-page");
+    let site = Site::local(&world);
+    site.backup("b1");
+    site.server
+        .query("CREATE TABLE t AS SELECT n, md5(n::text) FROM generate_series(1, 30000) n");
+    site.server.archive_all();
+    let keys = site.place.keys("wal").into_iter();
+    let whole = |key: &String| key.len() == "wal/".len() + 24 + 4;
+    let largest = keys.filter(whole).max_by_key(|key| site.place.object(key).len());
+    let path = world.archive().join(largest.expect("a segment"));
+    let mut content = unpack_all(&fs::read(&path).expect("read a segment")).expect("a segment");
+    assert!(content[60 * 8192..][..8] != [0; 8], "it is not that full");
+    content[50 * 8192..51 * 8192].fill(0);
+    fs::write(&path, pack_all(Compression::default(), &content).0).expect("write a segment");
+    let verified = run(&site, "verify", &[]);
+    assert_eq!(verified.status.code(), Some(1), "{}", said(&verified));
 }
 
 fn copy_all(from: &Path, to: &Path) {
@@ -199,9 +271,12 @@ fn k8_what_the_copy_still_has_is_not_told_as_pruned() {
     copy();
     let copied = Place::Local(to.clone());
     assert!(before.iter().all(|key| copied.keys("wal").contains(key)));
+    let is_segment = |key: &&String| key.len() == "wal/".len() + 24 + 4;
+    let kept = site.place.keys("wal");
     let gone = before
         .iter()
-        .filter(|key| key.len() == "wal/".len() + 24 + 4 && !site.place.keys("wal").contains(key))
+        .filter(is_segment)
+        .filter(|key| !kept.contains(key))
         .nth(1);
     fs::remove_file(to.join(gone.expect("a segment that the original lost"))).expect("lose it");
     let mut verify = crate::common::walfs::walfs(&world, &User::postgres());
@@ -209,6 +284,17 @@ fn k8_what_the_copy_still_has_is_not_told_as_pruned() {
         .args(["wal-verify", "--archive", &to.display().to_string()])
         .output();
     let verified = verified.expect("run walfs");
+    assert_ne!(verified.status.code(), Some(0), "{}", said(&verified));
+    // What comes back from the copy is not pruned any more.
+    let mut back = crate::common::walfs::walfs(&world, &User::postgres());
+    back.args(["copy", &to.display().to_string(), &site.place.archive()]);
+    let back = back.output().expect("run walfs");
+    let there = site.place.keys("wal");
+    let mut returned = before.iter().filter(|key| is_segment(key) && there.contains(key));
+    assert!(returned.clone().count() > 2, "{}", said(&back));
+    let lost = returned.nth(1).expect("a segment");
+    fs::remove_file(world.archive().join(lost)).expect("lose it");
+    let verified = run(&site, "wal-verify", &[]);
     assert_ne!(verified.status.code(), Some(0), "{}", said(&verified));
 }
 

@@ -239,6 +239,18 @@ fn s7_kept_wal_is_archived_by_who_takes_over() {
         "{message}"
     );
     assert_eq!(archived(), before);
+    // That the archive has the next one makes no whole segment of one that is only begun here.
+    let behind = &before.iter().rfind(|key| key.len() == "wal/".len() + 24 + 4);
+    let begun = u64::from_str_radix(&killed.segments[3][8..], 16).expect("hexadecimal");
+    let next = format!("wal/{}{:016X}.lz4", &killed.segments[3][..8], begun + 1);
+    let next = world.archive().join(next);
+    fs::copy(world.archive().join(behind.expect("a segment")), &next).expect("copy a segment");
+    let message = said(&restore(&["--dry-run", "--up-to-gap"], &data));
+    assert!(
+        message.contains("3 of them are whole segments and would be archived"),
+        "{message}"
+    );
+    fs::remove_file(&next).expect("remove it");
     // Who does not take over hears it.
     let copy = killed.changed("copy", |_| {});
     let message = said(&killed.delta(&copy, &["--keep-wal"]));

@@ -34,7 +34,7 @@ pub struct Ended {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KnownFrom {
-    /// The server's machine, asked right after `pg_backup_stop`.
+    /// The server, asked right behind `pg_backup_stop`.
     Server,
     /// STOP TIME of the `.backup` file in `wal/`, which has whole seconds.
     BackupHistory,

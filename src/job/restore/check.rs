@@ -179,7 +179,7 @@ pub(super) async fn check(
             .check(&checked.roots, &checked.plan.kept, &held)
             .await?;
         let kept = (&*checked.roots, &*checked.plan.kept);
-        let whole = saved::whole(archive, kept.0, kept.1, (size, patience)).await?;
+        let whole = saved::whole(kept.0, kept.1, size)?;
         match options.recovery.takes_over {
             true => checked.plan.saved = whole,
             false => checked.warnings.extend(saved::warning(&whole)),

@@ -1,9 +1,10 @@
 //! Which backup is meant, which timeline recovery follows from it, and whether all of its own WAL is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::FutureExt;
+use jiff::Timestamp;
 
 use super::branches::{Answer, Question};
 use super::candidate::Candidate;
@@ -124,8 +125,13 @@ fn doubt(
 ) -> BTreeMap<TreeName, String> {
     let doubts = candidates.iter().filter_map(|candidate| {
         let way = candidate.own_way(timelines);
-        let is_before = |later: &&Candidate| later.stop < candidate.stop && later.is_on(&way);
-        let later = later.iter().find(is_before)?;
+        let mut on_way: Vec<&Candidate> = candidates.iter().chain(later).collect();
+        on_way.retain(|other| other.is_on(&way));
+        on_way.sort_by_key(|other| other.stop);
+        let in_order = in_order(&on_way);
+        let is_before = |other: &&&Candidate| other.stop < candidate.stop && in_order.contains(&other.name);
+        let is_later = |other: &&&Candidate| later.iter().any(|later| later.name == other.name);
+        let later = on_way.iter().find(|other| is_before(other) && is_later(other))?;
         let doubt = format!(
             "backup {} ended at {}, by its clock, and backup {}, which was taken before it, at {}, behind {target}: one of the two \
              clocks was wrong, and what is restored may be of a later time than that",
@@ -136,8 +142,35 @@ fn doubt(
     let doubts: BTreeMap<TreeName, String> = doubts.collect();
     if doubts.len() < candidates.len() {
         candidates.retain(|candidate| !doubts.contains_key(&candidate.name));
+        for (name, doubt) in &doubts {
+            tracing::warn!("backup {name} is passed over: {doubt}\nHINT: if its clock was right, name it");
+        }
     }
     doubts
+}
+
+/// Names of those whose times agree with most others': of the longest row in which each ended no earlier than the one before.
+/// Of rows as long the one that has the latest times early on, for what is chosen by those is never too new.
+fn in_order(by_position: &[&Candidate]) -> BTreeSet<TreeName> {
+    let ended: Vec<Timestamp> = by_position
+        .iter()
+        .map(|candidate| candidate.summary.backup.ended.at)
+        .collect();
+    // The longest row that begins with each, from the last on, and what follows there.
+    let mut rows: Vec<(usize, Option<usize>)> = vec![(1, None); ended.len()];
+    for at in (0..ended.len()).rev() {
+        let behind = (at + 1..ended.len()).filter(|&next| ended[next] >= ended[at]);
+        if let Some(next) = behind.max_by_key(|&next| (rows[next].0, ended[next])) {
+            rows[at] = (rows[next].0 + 1, Some(next));
+        }
+    }
+    let mut next = (0..rows.len()).max_by_key(|&at| (rows[at].0, ended[at]));
+    let mut names = BTreeSet::new();
+    while let Some(at) = next {
+        names.insert(by_position[at].name.clone());
+        next = rows[at].1;
+    }
+    names
 }
 
 async fn named(

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use super::candidate::Candidate;
 use super::error::Error;
 use super::received::Rest;
+use super::saved;
 use super::spot::Roots;
 use super::unarchived::Held;
 use super::wal::Reach;
@@ -76,10 +77,10 @@ impl Recovering<'_> {
                 }
                 next += 1;
             }
+            // What is shorter ends recovery, and is asked for once more; so does what has a hole in it.
             let spot = roots.bases.spot(format!("pg_wal/{segment}").as_bytes());
             let bytes = roots.metadata(&spot)?.map_or(0, |found| found.size());
-            // What is shorter ends recovery, and is asked for once more.
-            if bytes == self.size.bytes() {
+            if bytes == self.size.bytes() && saved::is_complete(roots, segment, self.size)? {
                 next = number + 1;
             }
         }

@@ -4,31 +4,27 @@
 //! segments for archived (`XLogArchiveCheckDone`). Only of the one in which the recovery ends it archives the beginning, as
 //! `.partial`. So what is whole comes into the archive from here; that beginning does not.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek};
 use std::sync::Arc;
 
 use super::error::Error;
 use super::spot::Roots;
 use super::unarchived::wal_bytes;
 use crate::archive::{self, Archive};
-use crate::pg::{SegmentName, SegmentSize, WalName};
+use crate::pg::{PageHeader, Searched, SegmentName, SegmentSize, SwitchSearch, WalName};
 use crate::staging::wal::WalDraft;
 use crate::staging::{self, Staging};
-use crate::store::Patience;
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 1 << 20;
 
-/// Which of the WAL that stays is whole: what waits for the archiver, is full, or has a successor.
+/// Which of the WAL that stays is whole: what waits for the archiver, is full, ends in the record of a switch, or has a
+/// successor beside it. That the archive has the next one says nothing of this copy, which may be a standby's.
 ///
 /// # Errors
-/// Files that cannot be read; [`Error::Archive`].
-pub(super) async fn whole(
-    archive: &Archive,
-    roots: &Roots,
-    kept: &[WalName],
-    (size, patience): (SegmentSize, Patience),
-) -> Result<Vec<SegmentName>, Error> {
+/// Files that cannot be read.
+pub(super) fn whole(roots: &Roots, kept: &[WalName], size: SegmentSize) -> Result<Vec<SegmentName>, Error> {
     let mut whole = Vec::new();
     for name in kept {
         let WalName::Segment(segment) = *name else {
@@ -36,33 +32,67 @@ pub(super) async fn whole(
         };
         let mark = format!("pg_wal/archive_status/{segment}.ready");
         let is_ready = roots.kind(&roots.bases.spot(mark.as_bytes()))?.is_some();
-        if is_ready
-            || is_full(roots, segment, size)?
-            || has_successor(archive, kept, segment, (size, patience)).await?
-        {
+        if is_ready || is_complete(roots, segment, size)? || has_successor(roots, kept, segment, size)? {
             whole.push(segment);
         }
     }
     Ok(whole)
 }
 
-fn is_full(roots: &Roots, segment: SegmentName, size: SegmentSize) -> Result<bool, Error> {
-    let spot = roots.bases.spot(format!("pg_wal/{segment}").as_bytes());
-    let bytes = roots.on("read", &spot, |root, below| wal_bytes(root.open_file(below)?))?;
-    Ok(bytes == size.bytes())
+/// Is it full, or does it end in the record of a switch?
+///
+/// # Errors
+/// A file that cannot be read.
+pub(super) fn is_complete(roots: &Roots, segment: SegmentName, size: SegmentSize) -> Result<bool, Error> {
+    Ok(filled(roots, segment)? == size.bytes() || is_switched(roots, segment)?)
 }
 
-async fn has_successor(
-    archive: &Archive,
-    kept: &[WalName],
-    segment: SegmentName,
-    (size, patience): (SegmentSize, Patience),
-) -> Result<bool, Error> {
-    let next = SegmentName::from_number(segment.timeline, segment.number(size) + 1, size);
-    let Some(next) = next.map(WalName::Segment) else {
+/// Bytes of WAL of its own.
+fn filled(roots: &Roots, segment: SegmentName) -> Result<u64, Error> {
+    let spot = roots.bases.spot(format!("pg_wal/{segment}").as_bytes());
+    roots.on("read", &spot, |root, below| wal_bytes(root.open_file(below)?))
+}
+
+fn is_switched(roots: &Roots, segment: SegmentName) -> Result<bool, Error> {
+    let spot = roots.bases.spot(format!("pg_wal/{segment}").as_bytes());
+    roots.on("read", &spot, |root, below| {
+        ends_in_switch(root.open_file(below)?)
+    })
+}
+
+fn ends_in_switch(mut file: File) -> io::Result<bool> {
+    let mut first = [0; PageHeader::BYTES];
+    file.read_exact(&mut first)?;
+    let Ok(header) = PageHeader::parse(&first) else {
         return Ok(false);
     };
-    Ok(kept.contains(&next) || archive.wal_meta(next, patience).await?.is_some())
+    file.rewind()?;
+    let (mut file, mut page) = (BufReader::new(file), Vec::new());
+    let mut search = SwitchSearch::default();
+    loop {
+        page.clear();
+        (&mut file)
+            .take(header.block_bytes.into())
+            .read_to_end(&mut page)?;
+        match search.look(&header, &page) {
+            Searched::EndsAt(_) => return Ok(true),
+            Searched::NoWal => return Ok(false),
+            Searched::NotYet => {}
+        }
+    }
+}
+
+fn has_successor(
+    roots: &Roots,
+    kept: &[WalName],
+    segment: SegmentName,
+    size: SegmentSize,
+) -> Result<bool, Error> {
+    let next = SegmentName::from_number(segment.timeline, segment.number(size) + 1, size);
+    match next.filter(|next| kept.contains(&WalName::Segment(*next))) {
+        Some(next) => Ok(filled(roots, next)? > 0),
+        None => Ok(false),
+    }
 }
 
 /// What the operator should know of them, if the server that is restored archives nothing.

@@ -18,6 +18,8 @@ pub(super) struct Seen {
     pub(super) system_id: Option<SystemId>,
     /// The first page that is of another place: where in the segment it lies, and what it says.
     pub(super) page: Option<(u64, Lsn)>,
+    /// Where the first page without a head lies.
+    empty: Option<u64>,
     header: Option<PageHeader>,
     is_big_endian: bool,
 }
@@ -62,9 +64,14 @@ impl Seen {
             let Some(head) = page.first_chunk::<HEAD_BYTES>() else {
                 return;
             };
-            // Behind a switch to the next segment there is nothing.
+            // Behind a switch to the next segment there is nothing, and nothing behind that.
             if head.iter().all(|byte| *byte == 0) {
+                self.empty.get_or_insert(at);
                 continue;
+            }
+            if let Some(empty) = self.empty {
+                self.page = Some((empty, Lsn(0)));
+                return;
             }
             let address = head.last_chunk::<8>().expect("it is longer");
             let found = match self.is_big_endian {
