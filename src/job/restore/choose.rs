@@ -123,15 +123,21 @@ fn doubt(
     timelines: &Timelines,
     target: &Target,
 ) -> BTreeMap<TreeName, String> {
+    let mut trusted: BTreeMap<Timeline, BTreeSet<TreeName>> = BTreeMap::new();
     let doubts = candidates.iter().filter_map(|candidate| {
         let way = candidate.own_way(timelines);
-        let mut on_way: Vec<&Candidate> = candidates.iter().chain(later).collect();
-        on_way.retain(|other| other.is_on(&way));
-        on_way.sort_by_key(|other| other.stop);
-        let in_order = in_order(&on_way);
-        let is_before = |other: &&&Candidate| other.stop < candidate.stop && in_order.contains(&other.name);
-        let is_later = |other: &&&Candidate| later.iter().any(|later| later.name == other.name);
-        let later = on_way.iter().find(|other| is_before(other) && is_later(other))?;
+        let mut before = later
+            .iter()
+            .filter(|later| later.stop < candidate.stop && later.is_on(&way))
+            .peekable();
+        before.peek()?;
+        let trusted = trusted.entry(candidate.own).or_insert_with(|| {
+            let mut on_way: Vec<&Candidate> = candidates.iter().chain(later).collect();
+            on_way.retain(|other| other.is_on(&way));
+            on_way.sort_by_key(|other| other.stop);
+            in_order(&on_way)
+        });
+        let later = before.find(|later| trusted.contains(&later.name))?;
         let doubt = format!(
             "backup {} ended at {}, by its clock, and backup {}, which was taken before it, at {}, behind {target}: one of the two \
              clocks was wrong, and what is restored may be of a later time than that",
