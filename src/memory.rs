@@ -5,22 +5,22 @@
 //!
 //! | share | of 256 | why so much |
 //! |---|---|---|
-//! | uploads | 52 | an incompressible slice of a base backup and a segment, or three segments; half is kept for the next ones |
-//! | ahead | 34 of these | two segments that are sent before their `cp`; the rest is for a `cp`, which never waits for them |
-//! | frames | 12 | most of a segment that does not compress, while it is written; the rest goes to temporary files |
+//! | uploads | 50 | an incompressible slice of a base backup and a segment, or three segments; half is kept for the next ones |
+//! | ahead | 33 of these | two segments that are sent before their `cp`; the rest is for a `cp`, which never waits for them |
+//! | frames | 10 | most of a segment that does not compress, while it is written; the rest goes to temporary files |
 //! | open frames | 8 | eight files that a writer fills in pieces, with four frames each; the rest goes to temporary files |
-//! | stored | 42 | one object of 16 MiB for a reader who waits, one or more ahead of a recovery |
+//! | stored | 40 | one object of 16 MiB for a reader who waits, one or more ahead of a recovery |
 //! | pieces | 32 | two pieces of 16 MiB that are unpacked: the one that is asked for, and the next one |
 //! | cache | 34 | both of these once they are verified, and frames of base backups |
 //! | indexes, leaves, tables | 3, 9, 4 | three base backups of a million files; 55,000 files of these; 20 GB of content |
-//! | bundles | 2 × 8 | small files of a base backup that is written: one bundle fills, one is packed |
+//! | bundles | 2 × 6 | small files of a base backup that is written: one bundle fills, one is packed |
 //! | packing | 128 | `walfs backup` alone: four slices of 32 MiB, plain or packed |
 //! | filling | 132 | `walfs restore` alone: four slices as they are stored |
 //!
 //! A process takes or restores a backup, or serves a mount; one that does both at once [divides the total](Memory::in_two)
 //! first. What a mount leaves of it is for what is not counted: the program, requests of the kernel, a second base backup that
-//! is written, what the allocator keeps. That is 32 MiB of the usual total, whose shares are hardly ever all full. Smaller
-//! shares are, and who waits too long for one goes without, so that a smaller total leaves a third of what it lacks, too.
+//! is written, what the allocator keeps. That is 40 MiB of the usual total, whose shares are hardly ever all full. Smaller
+//! shares are, and who waits too long for one goes without, so that a smaller total leaves a quarter of what it lacks, too.
 
 mod allocator;
 mod buffers;
@@ -40,7 +40,7 @@ const USUAL_BYTES: u64 = 256 * MIB;
 const LEAST_BYTES: u64 = 160 * MIB;
 
 /// What a mount leaves of the usual total for what is not counted, in bytes.
-const UNCOUNTED_BYTES: u64 = 32 * MIB;
+const UNCOUNTED_BYTES: u64 = 40 * MIB;
 
 /// An incompressible slice of a base backup, with what its frames and its table add.
 const SLICE_BYTES: u64 = 32 * MIB + MIB / 4;
@@ -143,23 +143,23 @@ impl Memory {
     fn divided(total_bytes: u64) -> Self {
         let of_total = |mib: u64| total_bytes / (USUAL_BYTES / MIB) * mib;
         // An upload cannot be made smaller. The others divide what it leaves.
-        let uploads = of_total(52).max(SLICE_BYTES);
-        let uncounted = UNCOUNTED_BYTES + USUAL_BYTES.saturating_sub(total_bytes) / 3;
+        let uploads = of_total(50).max(SLICE_BYTES);
+        let uncounted = UNCOUNTED_BYTES + USUAL_BYTES.saturating_sub(total_bytes) / 4;
         let rest = total_bytes.saturating_sub(uncounted + uploads);
-        let of_rest = |mib: u64| rest / ((USUAL_BYTES - UNCOUNTED_BYTES) / MIB - 52) * mib;
+        let of_rest = |mib: u64| rest / ((USUAL_BYTES - UNCOUNTED_BYTES) / MIB - 50) * mib;
         Self {
             total_bytes,
             uploads: Share::new(uploads),
-            ahead: Share::new(of_total(34).min(uploads - PIECE_BYTES - OVERHEAD_BYTES)),
-            frames: Share::new(of_rest(12)),
+            ahead: Share::new(of_total(33).min(uploads - PIECE_BYTES - OVERHEAD_BYTES)),
+            frames: Share::new(of_rest(10)),
             open_frames: Share::new(of_rest(8)),
-            stored: Share::new(of_rest(42).max(WHOLE_BYTES)),
+            stored: Share::new(of_rest(40).max(WHOLE_BYTES)),
             pieces: (of_rest(32) / PIECE_BYTES).max(1) as usize,
             cache_bytes: of_rest(34).max(WHOLE_BYTES),
             index_bytes: of_rest(3),
             leaf_bytes: of_rest(9),
             table_bytes: of_rest(4),
-            bundle_bytes: of_rest(8),
+            bundle_bytes: of_rest(6),
             packing: Share::new(of_total(128)),
             filling: Share::new(of_total(132)),
             buffers: Buffers::of_bytes(uploads as usize),
@@ -202,7 +202,7 @@ mod tests {
         ];
         assert_eq!(
             shares.map(|share| share.bytes() / MIB),
-            [52, 34, 12, 8, 42, 128, 132]
+            [50, 33, 10, 8, 40, 128, 132]
         );
         let kept = [
             memory.cache_bytes,
@@ -211,8 +211,8 @@ mod tests {
             memory.table_bytes,
             memory.bundle_bytes,
         ];
-        assert_eq!(kept.map(|bytes| bytes / MIB), [34, 3, 9, 4, 8]);
-        assert_eq!((memory.pieces, of_a_mount(&memory) / MIB), (2, 224));
+        assert_eq!(kept.map(|bytes| bytes / MIB), [34, 3, 9, 4, 6]);
+        assert_eq!((memory.pieces, of_a_mount(&memory) / MIB), (2, 214));
     }
 
     #[test]
