@@ -96,7 +96,7 @@ fn screen(status: &Status) -> String {
     let stored: u64 = status.backups.iter().map(|backup| backup.stored_bytes).sum();
     lines.push(match complete.iter().max_by_key(|backup| backup.ended) {
         Some(newest) => format!(
-            "backups    {} complete, {} not, {} pinned, {} stored; the newest is {}, {} ago",
+            "backups    {} complete, {} not, {} pinned, {} stored for them alone; the newest is {}, {} ago",
             complete.len(),
             status.backups.len() - complete.len() + status.unfinished.len(),
             status

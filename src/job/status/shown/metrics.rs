@@ -73,7 +73,11 @@ fn of_backups(all: &mut Exposition, status: &Status) {
         pinned.count() as u64,
     );
     let stored = status.backups.iter().map(|backup| backup.stored_bytes).sum();
-    all.gauge("backups_stored_bytes", "Bytes stored for backups", stored);
+    all.gauge(
+        "backups_stored_bytes",
+        "Bytes stored for these backups alone: without parts of pruned ones that they need",
+        stored,
+    );
     let newest = complete().map(|backup| backup.ended).max();
     moment(
         all,
