@@ -18,6 +18,7 @@ pub mod backup_finish;
 pub mod backup_list;
 pub mod backup_pin;
 pub mod check;
+pub mod config;
 pub mod connect;
 pub mod copy;
 mod interrupts;
@@ -33,11 +34,15 @@ mod progress;
 pub mod prune;
 pub mod restore;
 mod restored;
+mod settings;
 pub mod status;
 pub mod verify;
 pub mod wal;
 pub mod wal_find;
 pub mod wal_verify;
+
+/// Exit code of wrong usage.
+const EXIT_USAGE: u8 = 2;
 
 /// Exit code of a `wal-fetch` that proves nothing: PostgreSQL stops the recovery, and it can be started again.
 pub const FETCH_FAILED: u8 = 255;
@@ -46,6 +51,24 @@ pub const FETCH_FAILED: u8 = 255;
 #[derive(Debug, Parser)]
 #[command(name = "walfs", version, max_term_width = 100, after_help = SEE_ALSO, after_long_help = MANUAL)]
 struct Cli {
+    /// Settings: /etc/walfs/NAME.toml, or a file [default: main, if no archive is named]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "WALFS_CONFIG",
+        hide_env_values = true
+    )]
+    config: Option<OsString>,
+    /// How much is logged: error, warn, info or debug [default: mount: info; others: warn]
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "WALFS_LOG",
+        hide_env_values = true
+    )]
+    log: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -75,8 +98,8 @@ Exit codes:
   255  wal-fetch failed in any other way: PostgreSQL stops recovery instead of ending it early
 
 Environment:
-  WALFS_...   sets the option that shows it as [env: WALFS_...], unless that is given
-  WALFS_LOG   how much is logged: error, warn, info or debug [default: mount: info; others: warn]
+  WALFS_...   sets the option that shows it as [env: WALFS_...], unless that is given; so does a configuration file
+              (walfs config --help)
   AWS_...     access keys, profile, region and endpoint, as for the tools of AWS
 
 Access keys come from a --credentials-file or from where the tools of AWS find them: environment, ~/.aws, web \
@@ -111,6 +134,7 @@ enum Command {
     #[command(visible_alias = "backup-fetch")]
     Restore(restore::RestoreArgs),
     PostgresConfig(postgres_config::PostgresConfigArgs),
+    Config(config::ConfigArgs),
     /// What mount(8) calls for a file system of type walfs
     #[command(hide = true, disable_help_flag = true)]
     MountHelper(MountHelperArgs),
@@ -169,19 +193,33 @@ pub fn main() -> ExitCode {
     outlive_the_terminal();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let fetches = arguments.get(1).is_some_and(|command| command == "wal-fetch");
+    let wrong_usage = |code| match code {
+        _ if fetches => ExitCode::from(FETCH_FAILED),
+        code => ExitCode::from(code),
+    };
+    let settings = match settings::adopt(&Cli::command(), &arguments) {
+        Ok(settings) => settings,
+        Err(error) => {
+            complain(&error);
+            return wrong_usage(EXIT_USAGE);
+        }
+    };
     let matches = match Cli::command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
             let _ = error.print();
             return match error.exit_code() {
                 0 => ExitCode::SUCCESS,
-                _ if fetches => ExitCode::from(FETCH_FAILED),
-                code => ExitCode::from(code as u8),
+                code => wrong_usage(code as u8),
             };
         }
     };
     let cli = Cli::from_arg_matches(&matches).expect("what was matched can be read");
+    if let Some(level) = &cli.log {
+        log::choose(level);
+    }
     match cli.command {
+        Command::Config(arguments) => config::run(&arguments, &settings),
         Command::Mount(arguments) => mount::mount(&arguments),
         Command::Umount(arguments) => mount::umount(&arguments),
         Command::WalPush(arguments) => wal::push(&arguments),

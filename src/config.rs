@@ -66,6 +66,16 @@ pub enum PgWal {
     Given(PathBuf),
 }
 
+impl PgWal {
+    /// The directory, if one is given.
+    pub fn given(&self) -> Option<&Path> {
+        match self {
+            Self::Given(directory) => Some(directory),
+            Self::Auto | Self::Off => None,
+        }
+    }
+}
+
 impl FromStr for PgWal {
     type Err = String;
 

@@ -47,6 +47,8 @@ mod reference;
 mod printing;
 // What is read is what was archived, or an error that names the damaged object.
 mod restoring;
+// What is set by a file, by the environment, by flags.
+mod settings;
 // The S3 server of the tests keeps to S3, and its faults are those they are called.
 mod s3_server;
 // Every promise of a store, asked of every kind of store.

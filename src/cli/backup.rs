@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args};
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
@@ -53,7 +54,7 @@ pub struct BackupArgs {
     ///
     /// Otherwise the checkpoint is spread, as checkpoint_completion_target says, which may take minutes. A standby always
     /// begins with an immediate one.
-    #[arg(long)]
+    #[arg(long, env = "WALFS_BACKUP_FAST", hide_env_values = true, value_parser = FalseyValueParser::new())]
     fast: bool,
     /// Store every page, also those that an earlier backup has
     ///
@@ -62,22 +63,33 @@ pub struct BackupArgs {
     #[arg(long)]
     full: bool,
     /// Threads that read and compress [default: the processor's cores, at most 8]
-    #[arg(short, long, value_name = "N")]
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        env = "WALFS_BACKUP_JOBS",
+        hide_env_values = true
+    )]
     jobs: Option<usize>,
     /// Read at most so much in a second, like 50MiB
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = bytes, env = "WALFS_BACKUP_RATE_LIMIT", hide_env_values = true)]
     rate_limit: Option<u64>,
     /// Do not look whether data pages are whole, nor verify their checksums
-    #[arg(long)]
+    #[arg(long, env = "WALFS_BACKUP_NO_VERIFY_CHECKSUMS", hide_env_values = true, value_parser = FalseyValueParser::new())]
     no_verify_checksums: bool,
     /// How long to wait for the backup's WAL in the archive
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration, env = "WALFS_BACKUP_WAL_TIMEOUT", hide_env_values = true)]
     wal_timeout: Duration,
     /// Where the primary of a standby is: a connection string [default: primary_conninfo of the standby]
     ///
     /// A standby does not end a WAL segment for the backup. The primary is asked to (pg_switch_wal); the role needs
     /// EXECUTE on that. If it cannot be asked, the segment comes when the primary has filled it.
-    #[arg(long, value_name = "CONNINFO")]
+    #[arg(
+        long,
+        value_name = "CONNINFO",
+        env = "WALFS_BACKUP_PRIMARY",
+        hide_env_values = true
+    )]
     primary: Option<String>,
     /// lz4, lz4:ACCELERATION, zstd, zstd:LEVEL or none [default: lz4 for a new archive, then the archive's own]
     #[arg(long, value_name = "CODEC", env = "WALFS_COMPRESSION", hide_env_values = true)]

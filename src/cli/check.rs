@@ -39,7 +39,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
     archive: String,
     /// How long to wait for the segment
-    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration, env = "WALFS_CHECK_TIMEOUT", hide_env_values = true)]
     timeout: Duration,
     #[command(flatten)]
     connect: ConnectArgs,

@@ -12,16 +12,44 @@ pub struct ConnectArgs {
     /// Any database of the cluster will do: a backup is of all of them. A password in it is refused, because everybody
     /// on the machine can read command lines. Parameters, variables (PGSERVICE, PGOPTIONS ...) and pg_service.conf mean
     /// what they mean to psql; what walfs cannot do (TLS, for example) is refused.
-    #[arg(short, long, value_name = "DBNAME", help_heading = "Server")]
+    #[arg(
+        short,
+        long,
+        value_name = "DBNAME",
+        help_heading = "Server",
+        env = "WALFS_DBNAME",
+        hide_env_values = true
+    )]
     dbname: Option<String>,
     /// Host of the server, or directory of its Unix socket [default: PGHOST, /var/run/postgresql, /tmp]
-    #[arg(short = 'h', long, value_name = "HOST", help_heading = "Server")]
+    #[arg(
+        short = 'h',
+        long,
+        value_name = "HOST",
+        help_heading = "Server",
+        env = "WALFS_HOST",
+        hide_env_values = true
+    )]
     host: Option<String>,
     /// Port of the server [default: PGPORT, 5432]
-    #[arg(short, long, value_name = "PORT", help_heading = "Server")]
+    #[arg(
+        short,
+        long,
+        value_name = "PORT",
+        help_heading = "Server",
+        env = "WALFS_PORT",
+        hide_env_values = true
+    )]
     port: Option<u16>,
     /// Role to connect as [default: PGUSER, the user's name]
-    #[arg(short = 'U', long, value_name = "NAME", help_heading = "Server")]
+    #[arg(
+        short = 'U',
+        long,
+        value_name = "NAME",
+        help_heading = "Server",
+        env = "WALFS_USERNAME",
+        hide_env_values = true
+    )]
     username: Option<String>,
 }
 
@@ -52,4 +80,14 @@ pub fn at(conninfo: &str) -> Result<Resolved, server::Error> {
         ..Target::default()
     };
     target.resolve(|name| std::env::var_os(name))
+}
+
+/// Does a connection string or URI carry a password?
+pub(super) fn has_password(conninfo: &str) -> bool {
+    let keyword = conninfo.replace(' ', "").to_ascii_lowercase();
+    let in_uri = keyword
+        .split_once("://")
+        .and_then(|(_, rest)| rest.split_once('@'))
+        .is_some_and(|(user, _)| user.contains(':'));
+    keyword.contains("password=") || in_uri
 }

@@ -35,10 +35,10 @@ hash is compared. If one is another, nothing is copied. `walfs verify` reads the
 Exit codes: 0 the copy has all of it, 1 something could not be copied, or it failed, 2 wrong usage.")]
 pub struct CopyArgs {
     /// The original: s3://bucket/prefix, file:///directory or a path
-    #[arg(value_name = "FROM")]
+    #[arg(value_name = "FROM", env = "WALFS_ARCHIVE", hide_env_values = true)]
     from: String,
     /// The copy, likewise
-    #[arg(value_name = "TO")]
+    #[arg(value_name = "TO", env = "WALFS_COPY_TO", hide_env_values = true)]
     to: String,
     /// Show what would be copied
     #[arg(long)]
@@ -69,7 +69,7 @@ struct ThereArgs {
     #[arg(
         long,
         value_name = "URL",
-        env = "WALFS_TO_ENDPOINT",
+        env = "WALFS_COPY_TO_ENDPOINT",
         hide_env_values = true,
         help_heading = "Store"
     )]
@@ -78,7 +78,7 @@ struct ThereArgs {
     #[arg(
         long,
         value_name = "REGION",
-        env = "WALFS_TO_REGION",
+        env = "WALFS_COPY_TO_REGION",
         hide_env_values = true,
         help_heading = "Store"
     )]
@@ -87,7 +87,7 @@ struct ThereArgs {
     #[arg(
         long,
         value_name = "WHEN",
-        env = "WALFS_TO_PATH_STYLE",
+        env = "WALFS_COPY_TO_PATH_STYLE",
         hide_env_values = true,
         help_heading = "Store"
     )]
@@ -96,7 +96,7 @@ struct ThereArgs {
     #[arg(
         long,
         value_name = "NAME",
-        env = "WALFS_TO_PROFILE",
+        env = "WALFS_COPY_TO_PROFILE",
         hide_env_values = true,
         help_heading = "Store"
     )]
@@ -105,7 +105,7 @@ struct ThereArgs {
     #[arg(
         long,
         value_name = "FILE",
-        env = "WALFS_TO_CREDENTIALS_FILE",
+        env = "WALFS_COPY_TO_CREDENTIALS_FILE",
         hide_env_values = true,
         help_heading = "Store"
     )]

@@ -12,7 +12,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -85,11 +85,21 @@ pub(super) enum Error {
     },
 }
 
-/// Log lines go to standard error; `WALFS_LOG` chooses how many, `usual` does otherwise.
+/// How much is logged, if somebody has said so.
+static CHOSEN: OnceLock<String> = OnceLock::new();
+
+/// So much is logged, whatever is usual.
+pub(super) fn choose(level: &str) {
+    // Chosen once, at the start.
+    let _ = CHOSEN.set(level.to_owned());
+}
+
+/// Log lines go to standard error; so many as was chosen, or as is `usual`.
 ///
 /// Never more than `debug`: at `trace`, libraries write the content of requests.
 pub(super) fn start(usual: &str) {
-    let filter = EnvFilter::try_from_env("WALFS_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
+    let chosen = CHOSEN.get().and_then(|level| EnvFilter::try_new(level).ok());
+    let filter = chosen.unwrap_or_else(|| EnvFilter::new(usual));
     // Its own complaint about a log that cannot be written would panic.
     let lines = fmt::layer()
         .with_writer(|| Entry)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::FalseyValueParser;
 
 use crate::archive::Archive;
 use crate::assemble::{self, Stay};
@@ -62,16 +63,16 @@ pub struct MountArgs {
     ///
     /// The mount's user opens it, so it must be able to: with mode 0600 if it is not there, at the end if it is. No
     /// symbolic link. After SIGHUP it is opened again, for logrotate(8).
-    #[arg(long, value_name = "FILE", requires = "daemon")]
+    #[arg(long, value_name = "FILE", env = "WALFS_LOG_FILE", hide_env_values = true)]
     log_file: Option<PathBuf>,
     /// Started as root: mount for this user, and become this user before the archive is opened
     #[arg(long, value_name = "NAME", env = "WALFS_USER", hide_env_values = true)]
     user: Option<String>,
     /// Let other users in as well, as far as modes let them: they are 0700 and 0600
-    #[arg(long)]
+    #[arg(long, env = "WALFS_ALLOW_OTHER", hide_env_values = true, value_parser = FalseyValueParser::new())]
     allow_other: bool,
     /// Refuse every change
-    #[arg(long)]
+    #[arg(long, env = "WALFS_READ_ONLY", hide_env_values = true, value_parser = FalseyValueParser::new())]
     read_only: bool,
     #[command(flatten)]
     memory: MemoryArgs,

@@ -52,13 +52,13 @@ pub struct PruneArgs {
     #[command(flatten)]
     rules: RuleArgs,
     /// Keep WAL between backups only for recovery to any moment of the last N days [default: from the oldest backup on]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "WALFS_PRUNE_PITR_DAYS", hide_env_values = true)]
     pitr_days: Option<u32>,
     /// Show what would go, what would stay and why, and remove nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
     /// How long what is to go is still there after that was announced, for those who are reading it
-    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration, env = "WALFS_PRUNE_GRACE", hide_env_values = true)]
     grace: Duration,
     /// Print one JSON object: backups, wal, removed
     #[arg(long)]
@@ -72,22 +72,42 @@ pub struct PruneArgs {
 #[group(required = true, multiple = true)]
 pub struct RuleArgs {
     /// Keep the newest N complete backups
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "WALFS_PRUNE_KEEP_LAST", hide_env_values = true)]
     keep_last: Option<u32>,
     /// Keep what recovery to any moment of the last N days takes
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "WALFS_PRUNE_KEEP_DAYS", hide_env_values = true)]
     keep_days: Option<u32>,
     /// Keep the newest backup of each of the last N days that have one
-    #[arg(long, value_name = "N")]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WALFS_PRUNE_KEEP_DAILY",
+        hide_env_values = true
+    )]
     keep_daily: Option<u32>,
     /// Keep the newest backup of each of the last N weeks that have one
-    #[arg(long, value_name = "N")]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WALFS_PRUNE_KEEP_WEEKLY",
+        hide_env_values = true
+    )]
     keep_weekly: Option<u32>,
     /// Keep the newest backup of each of the last N months that have one
-    #[arg(long, value_name = "N")]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WALFS_PRUNE_KEEP_MONTHLY",
+        hide_env_values = true
+    )]
     keep_monthly: Option<u32>,
     /// Keep the newest backup of each of the last N years that have one
-    #[arg(long, value_name = "N")]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WALFS_PRUNE_KEEP_YEARLY",
+        hide_env_values = true
+    )]
     keep_yearly: Option<u32>,
     /// Keep this backup, and all that are newer
     #[arg(long, value_name = "NAME")]

@@ -20,6 +20,7 @@ use crate::linux::kernel::{self, lookup_user};
 use crate::memory::give_back_freed;
 use crate::pg::{Lsn, Timeline};
 
+use super::connect::has_password;
 use super::options::{MemoryArgs, StoreArgs, open};
 use super::postgres_config::{
     fetch_command, restore_command, standby_fetch_command, standby_restore_command,
@@ -81,7 +82,7 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "USER")]
     owner: Option<String>,
     /// Parts of 32 MiB that are decoded at once, while others are fetched; each needs up to 37 MiB of memory for both
-    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64), env = "WALFS_RESTORE_JOBS", hide_env_values = true)]
     jobs: u8,
     /// Do not wait until everything is on disk
     #[arg(long)]
@@ -315,16 +316,6 @@ fn directory(arguments: &RestoreArgs) -> Result<PathBuf, Failure> {
     let given = arguments.directory.clone().or_else(|| arguments.pgdata.clone());
     let given = given.or_else(|| std::env::var_os("PGDATA").map(PathBuf::from));
     given.ok_or_else(|| "no data directory is named.\nHINT: walfs restore --archive ARCHIVE NAME DIR".into())
-}
-
-/// Does a connection string or URI carry a password?
-fn has_password(conninfo: &str) -> bool {
-    let keyword = conninfo.replace(' ', "").to_ascii_lowercase();
-    let in_uri = keyword
-        .split_once("://")
-        .and_then(|(_, rest)| rest.split_once('@'))
-        .is_some_and(|(user, _)| user.contains(':'));
-    keyword.contains("password=") || in_uri
 }
 
 fn target(arguments: &RecoveryArgs) -> Target {

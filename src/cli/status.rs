@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::assemble::Stay;
-use crate::config::duration;
+use crate::config::{PgWal, duration};
 use crate::job::status::{Limits, Shown, Status, status};
 use crate::metrics::exposition::{END, Exposition};
 
@@ -49,13 +49,15 @@ pub struct StatusArgs {
     #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
     archive: String,
     /// Look also at what waits to be archived in this pg_wal, and at its disk
-    #[arg(long, value_name = "DIR")]
-    pg_wal: Option<PathBuf>,
+    ///
+    /// auto and off, which `walfs mount` knows, are no directory.
+    #[arg(long, value_name = "DIR", env = "WALFS_PG_WAL", hide_env_values = true)]
+    pg_wal: Option<PgWal>,
     /// How old the newest complete backup may be
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "WALFS_STATUS_BACKUP_MAX_AGE", hide_env_values = true)]
     backup_max_age: Option<Duration>,
     /// How long ago the last segment may have been archived
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "WALFS_STATUS_WAL_MAX_AGE", hide_env_values = true)]
     wal_max_age: Option<Duration>,
     /// Print one JSON object
     #[arg(long)]
@@ -115,7 +117,7 @@ async fn look(arguments: &StatusArgs) -> Result<Status, Failure> {
     };
     let looked = status(
         &archive,
-        arguments.pg_wal.as_deref(),
+        arguments.pg_wal.as_ref().and_then(PgWal::given),
         &limits,
         &shown,
         config.deadline,

@@ -51,13 +51,13 @@ pub struct VerifyArgs {
     #[arg(long)]
     backups: bool,
     /// Only what was not read back for so long: 30d, 12h
-    #[arg(long, value_name = "TIME", value_parser = age)]
+    #[arg(long, value_name = "TIME", value_parser = age, env = "WALFS_VERIFY_MAX_AGE", hide_env_values = true)]
     max_age: Option<Duration>,
     /// Read at most so many stored bytes, and first what was not read back for longest
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = bytes, env = "WALFS_VERIFY_BUDGET", hide_env_values = true)]
     budget: Option<u64>,
     /// As --budget, as a share of what is stored: 5 reads all of it in twenty runs
-    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    #[arg(long, value_name = "PERCENT", value_parser = percent, env = "WALFS_VERIFY_SAMPLE", hide_env_values = true)]
     sample: Option<f64>,
     /// One JSON object: is_sound, read, left, oldest, findings
     #[arg(long)]
