@@ -31,6 +31,7 @@ mod place;
 mod plain;
 pub mod prune;
 pub mod tree;
+pub mod turns;
 pub mod verified;
 pub mod wal;
 

@@ -12,6 +12,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::start as start_log;
 use out::complain;
 
+pub mod agent;
 pub mod backup;
 pub mod backup_discard;
 pub mod backup_finish;
@@ -133,6 +134,7 @@ enum Command {
     Cleanup(prune::CleanupArgs),
     #[command(visible_alias = "backup-fetch")]
     Restore(restore::RestoreArgs),
+    Agent(agent::AgentArgs),
     PostgresConfig(postgres_config::PostgresConfigArgs),
     Config(config::ConfigArgs),
     /// What mount(8) calls for a file system of type walfs
@@ -220,6 +222,10 @@ pub fn main() -> ExitCode {
     }
     match cli.command {
         Command::Config(arguments) => config::run(&arguments, &settings),
+        Command::Agent(arguments) => {
+            settings::hand_on(&Cli::command(), &matches);
+            agent::run(&arguments)
+        }
         Command::Mount(arguments) => mount::mount(&arguments),
         Command::Umount(arguments) => mount::umount(&arguments),
         Command::WalPush(arguments) => wal::push(&arguments),

@@ -28,6 +28,7 @@
 //! - Outside the archive nothing is written or deleted through a link: `beneath` is the only way.
 //! - Nothing but `cli` prints.
 
+pub mod agent;
 pub mod ahead;
 pub mod archive;
 pub mod assemble;
@@ -46,6 +47,7 @@ pub mod parts;
 pub mod pg;
 mod printable;
 pub mod read;
+pub mod schedule;
 pub mod server;
 pub mod staging;
 pub mod store;

@@ -7,6 +7,8 @@
 // Servers to talk to and ways to hurt them.
 mod common;
 
+// What is done by a schedule, on one host and on several.
+mod agent;
 // Archiving through the kernel: what `cp` calls success is in the store, and what fails leaves nothing.
 mod archiving;
 // Base backups: taken, written through the mount, browsed, restored.

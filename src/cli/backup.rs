@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::archive::tree::TreeName;
 use crate::archive::tree::backup::Pages;
 use crate::archive::tree::summary::Summary;
+use crate::archive::turns::Turn;
 use crate::job::backup::{Error, MissingWal, Options, Taken, Work, named, take};
 use crate::pg::WalName;
 
@@ -94,6 +95,9 @@ pub struct BackupArgs {
     /// lz4, lz4:ACCELERATION, zstd, zstd:LEVEL or none [default: lz4 for a new archive, then the archive's own]
     #[arg(long, value_name = "CODEC", env = "WALFS_COMPRESSION", hide_env_values = true)]
     compression: Option<Compression>,
+    /// The turn of an agent's schedule that this is
+    #[arg(long, value_name = "TURN", hide = true)]
+    turn: Option<Turn>,
     /// Print what was taken as JSON
     #[arg(long)]
     json: bool,
@@ -239,6 +243,7 @@ fn options(arguments: &BackupArgs) -> Result<Options, Failure> {
         verify_checksums: !arguments.no_verify_checksums,
         rate_limit: arguments.rate_limit,
         wal_timeout: arguments.wal_timeout,
+        turn: arguments.turn.clone(),
     })
 }
 

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, Command};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command};
 
 mod file;
 mod forerunners;
@@ -187,6 +188,25 @@ pub(super) fn adopt(command: &Command, arguments: &[OsString]) -> Result<Setting
         unsafe { std::env::set_var(name, value) };
     }
     Ok(found.settings)
+}
+
+/// Sets the environment variables of what was said on the command line, for commands that this one runs. To be called before
+/// there are threads.
+pub(super) fn hand_on(command: &Command, matches: &ArgMatches) {
+    let Some((name, of_command)) = matches.subcommand() else {
+        return;
+    };
+    let options = command.find_subcommand(name).into_iter().flat_map(known_to);
+    for option in options {
+        let id = option.get_id().as_str();
+        let is_said = of_command.value_source(id) == Some(ValueSource::CommandLine);
+        let Some(variable) = option.get_env().filter(|_| is_said) else {
+            continue;
+        };
+        let raw = of_command.get_raw(id).into_iter().flatten().next();
+        // SAFETY: there are no other threads yet.
+        unsafe { std::env::set_var(variable, raw.unwrap_or(OsStr::new("true"))) };
+    }
 }
 
 /// What there is, and what is to be set for it.

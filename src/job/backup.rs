@@ -30,6 +30,7 @@ use crate::archive::tree::catalogue::{Begun, By};
 use crate::archive::tree::landmarks::Unsettled;
 use crate::archive::tree::summary::{Description, Inventory, Summary};
 use crate::archive::tree::{Attributes, TreeId, TreeKind, TreeName};
+use crate::archive::turns::Turn;
 use crate::archive::{self, Archive};
 use crate::job::progress::{Phase, Progress};
 use crate::job::sweep::sweep;
@@ -98,6 +99,8 @@ pub struct Options {
     pub wal_timeout: Duration,
     /// Where the primary of a standby is; otherwise the standby is asked.
     pub primary: Option<Resolved>,
+    /// The turn of a schedule that it is; if another host has taken it, nothing of the backup is kept.
+    pub turn: Option<Turn>,
 }
 
 /// A backup that was taken.
@@ -286,6 +289,10 @@ impl<'a> Taking<'a> {
         interrupted: impl Future<Output = &'static str>,
     ) -> Result<Taken, Error> {
         let name = self.options.name.clone();
+        if let Err(error) = self.check_turn().await {
+            self.clean_up().await;
+            return Err(error);
+        }
         let outcome = {
             let committing = self.archive.commit_stored(inventory, description, patience());
             let mut committing = pin!(committing);
@@ -317,6 +324,16 @@ impl<'a> Taking<'a> {
                 }
                 Err(error.into())
             }
+        }
+    }
+
+    /// A host that was frozen may have slept through its turn (promise A2).
+    async fn check_turn(&self) -> Result<(), Error> {
+        match &self.options.turn {
+            Some(turn) if !self.archive.is_newest(turn, patience()).await? => {
+                Err(Error::NotOurTurn(turn.clone()))
+            }
+            _ => Ok(()),
         }
     }
 

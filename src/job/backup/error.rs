@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::archive::tree::TreeError;
+use crate::archive::turns::Turn;
 use crate::pg::control::ControlError;
 use crate::pg::history::HistoryError;
 use crate::pg::label::LabelError;
@@ -53,6 +54,11 @@ pub enum Error {
          HINT: `walfs postgres-config` prints what postgresql.conf needs; or start pg_receivewal into the mount first."
     )]
     NotArchiving,
+    /// Another host has taken the turn of the schedule meanwhile.
+    #[error(
+        "another host has taken the turn {0}, because nothing was heard of this one; nothing of the backup is kept"
+    )]
+    NotOurTurn(Turn),
     /// A file that cannot be read.
     #[error("cannot read {}: {source}{hint}", path.display())]
     Read {

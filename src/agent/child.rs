@@ -1,0 +1,132 @@
+//! A job as a process: the command, what it says, how it ended.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+/// Bytes of a report, and of what a job says in the end, that are kept.
+const MOST_REPORT_BYTES: u64 = 16 << 20;
+const MOST_WORDS_BYTES: usize = 8 << 10;
+
+/// How long a job may take to end once it is told to; a backup leaves backup mode and deletes what it has stored.
+const ENDING: Duration = Duration::from_secs(80);
+
+/// The program that does the jobs: this one.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// Its file.
+    pub path: PathBuf,
+}
+
+/// How a job has ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// Its exit code; `None` if a signal has ended it.
+    pub(super) code: Option<i32>,
+    /// What it printed, as JSON.
+    pub(super) report: Option<Value>,
+    /// The last of what it said.
+    pub(super) words: String,
+}
+
+impl Program {
+    /// Runs a command of it to its end; tells it to end when `stop` says so.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(super) async fn run(
+        &self,
+        name: &'static str,
+        arguments: &[OsString],
+        stop: &mut watch::Receiver<bool>,
+    ) -> std::io::Result<Ended> {
+        let mut command = Command::new(&self.path);
+        command.arg(name).args(arguments);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        ends_with_us(&mut command);
+        let mut child = command.spawn()?;
+        let report = child.stdout.take().expect("it is piped");
+        let words = child.stderr.take().expect("it is piped");
+        let report = tokio::spawn(async move {
+            let mut text = Vec::new();
+            let mut rest = report.take(MOST_REPORT_BYTES);
+            let _ = rest.read_to_end(&mut text).await;
+            // What is more must not keep it waiting.
+            let _ = tokio::io::copy(rest.get_mut(), &mut tokio::io::sink()).await;
+            serde_json::from_slice(&text).ok()
+        });
+        let words = tokio::spawn(last_words(name, BufReader::new(words)));
+        let status = wait(&mut child, stop).await?;
+        Ok(Ended {
+            code: status.code(),
+            report: report.await.ok().flatten(),
+            words: words.await.unwrap_or_default(),
+        })
+    }
+}
+
+/// A job whose agent has died has nobody who says that it is alive: it ends, too.
+pub(super) fn ends_with_us(command: &mut Command) {
+    // SAFETY: the call is one that is allowed between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+            Ok(())
+        })
+    };
+}
+
+/// Waits for its end; once `stop` says so, tells it to end, and does not wait for ever.
+pub(super) async fn wait(
+    child: &mut Child,
+    stop: &mut watch::Receiver<bool>,
+) -> std::io::Result<std::process::ExitStatus> {
+    tokio::select! {
+        status = child.wait() => return status,
+        _ = stop.wait_for(|stopped| *stopped) => {}
+    }
+    if let Some(number) = child.id().and_then(|number| i32::try_from(number).ok()) {
+        // SAFETY: a signal to a child that has not been waited for.
+        unsafe { libc::kill(number, libc::SIGTERM) };
+    }
+    match tokio::time::timeout(ENDING, child.wait()).await {
+        Ok(status) => status,
+        Err(_) => {
+            child.start_kill()?;
+            child.wait().await
+        }
+    }
+}
+
+/// Hands on what a job says to our own log, and keeps the end of it.
+async fn last_words(name: &'static str, mut lines: impl AsyncBufReadExt + Unpin) -> String {
+    let mut kept = String::new();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let mut one = (&mut lines).take(MOST_WORDS_BYTES as u64);
+        match one.read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return kept.trim_end().to_owned(),
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end_matches('\n');
+        tracing::info!("{name}: {}", text.strip_prefix("walfs: ").unwrap_or(text));
+        kept.push_str(text);
+        kept.push('\n');
+        let over = kept.len().saturating_sub(MOST_WORDS_BYTES);
+        let cut = (over..kept.len())
+            .find(|at| kept.is_char_boundary(*at))
+            .unwrap_or(0);
+        kept.drain(..cut);
+    }
+}

@@ -1,0 +1,263 @@
+//! `walfs agent`: one process beside a server, that does by a schedule what commands do by hand.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::sync::watch;
+
+use super::interrupts::Interrupts;
+use super::options::{CreateArgs, MemoryArgs, StoreArgs, newly_made, open};
+use super::{EXIT_USAGE, complain, start_log};
+use crate::agent::state::State;
+use crate::agent::{Hooks, Options, Program, work};
+use crate::archive::turns::Job;
+use crate::assemble::Stay;
+use crate::config::duration;
+use crate::linux::daemon::{notify_ready, notify_stopping};
+use crate::memory::give_back_freed;
+use crate::schedule::Schedule;
+
+/// Do by a schedule what commands do by hand: back up, prune, verify, copy
+///
+/// Stays in the foreground, with log lines on standard error. Each job is the command of that name, as a process of its own with
+/// the settings of this one: [prune] keep-last is what `walfs prune` keeps. Several hosts may have the same schedule: each due run
+/// is done by one of them. What was missed is done once. With a mount point the archive is mounted, too, and mounted again if
+/// that ends. SIGTERM and Ctrl-C end what is running, and then the agent.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  walfs --config main agent
+  walfs agent --archive s3://bucket/prefix --schedule-backup '0 3 * * *' --schedule-verify '@weekly'
+
+A configuration, /etc/walfs/main.toml:
+  archive = \"s3://bucket/prefix\"
+
+  [schedule]                     # as crontab(5), in the zone of this machine, or every so long
+  backup = \"0 3 * * *\"
+  full-every = 7
+  prune = \"30 4 * * *\"
+  verify = \"12h\"
+
+  [prune]
+  keep-last = 14
+
+  [hook]                         # for sh -c; WALFS_JOB, WALFS_RESULT, WALFS_ERROR ..., and all as JSON on standard input
+  failed = \"mail -s \\\"$WALFS_JOB failed\\\" dba@example.org\"
+
+The first backup is taken at once. `walfs status` shows what was done, and what is due. A failed job is tried again, after \
+--schedule-retry, then 5, 15, 30 and 60 times that, until it is due again.
+
+Exit codes: 0 it was told to end, 1 it failed, 2 wrong usage.")]
+pub struct AgentArgs {
+    /// s3://bucket/prefix, file:///directory or a path
+    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
+    archive: String,
+    /// Keep the archive mounted here, as `walfs mount` does
+    #[arg(long, value_name = "DIR", env = "WALFS_MOUNTPOINT", hide_env_values = true)]
+    mountpoint: Option<PathBuf>,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
+    #[command(flatten)]
+    hooks: HookArgs,
+    #[command(flatten)]
+    memory: MemoryArgs,
+    #[command(flatten)]
+    create: CreateArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// What is due when.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Schedule")]
+struct ScheduleArgs {
+    /// When `walfs backup` is due: "0 3 * * *", @daily, 6h
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "WALFS_SCHEDULE_BACKUP",
+        hide_env_values = true
+    )]
+    schedule_backup: Option<Schedule>,
+    /// When `walfs prune` is due
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "WALFS_SCHEDULE_PRUNE",
+        hide_env_values = true
+    )]
+    schedule_prune: Option<Schedule>,
+    /// When `walfs verify` is due
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "WALFS_SCHEDULE_VERIFY",
+        hide_env_values = true
+    )]
+    schedule_verify: Option<Schedule>,
+    /// When `walfs copy` is due, from this archive to that of copy-to
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "WALFS_SCHEDULE_COPY",
+        hide_env_values = true
+    )]
+    schedule_copy: Option<Schedule>,
+    /// Every so many backups one stores everything [default: none has to]
+    #[arg(long, value_name = "N", env = "WALFS_SCHEDULE_FULL_EVERY", hide_env_values = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    schedule_full_every: Option<u32>,
+    /// Begin a job at most so long after it is due, at random [default: at once]
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "WALFS_SCHEDULE_JITTER", hide_env_values = true)]
+    schedule_jitter: Option<Duration>,
+    /// The first pause before a failed job is tried again
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration, env = "WALFS_SCHEDULE_RETRY",
+          hide_env_values = true)]
+    schedule_retry: Duration,
+    /// After how long without a sign of life of a host another one does its job, 6s at least
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = lease, env = "WALFS_SCHEDULE_LEASE",
+          hide_env_values = true)]
+    schedule_lease: Duration,
+}
+
+/// Commands around each job.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Hooks")]
+struct HookArgs {
+    /// Shell command before each try; if it fails, that is a failed try
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        env = "WALFS_HOOK_BEFORE",
+        hide_env_values = true
+    )]
+    hook_before: Option<String>,
+    /// Shell command when a job is done
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        env = "WALFS_HOOK_AFTER",
+        hide_env_values = true
+    )]
+    hook_after: Option<String>,
+    /// Shell command when a try has failed, or a job has found something that somebody should look at
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        env = "WALFS_HOOK_FAILED",
+        hide_env_values = true
+    )]
+    hook_failed: Option<String>,
+}
+
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = duration(text)?;
+    match lease < Duration::from_secs(6) {
+        true => Err("at least 6s".into()),
+        false => Ok(lease),
+    }
+}
+
+impl AgentArgs {
+    /// What a job could not do at any time is told now, not at night.
+    fn check(&self) -> Result<(), &'static str> {
+        let schedule = &self.schedule;
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let keeps = ["LAST", "DAYS", "DAILY", "WEEKLY", "MONTHLY", "YEARLY"];
+        let has_rule = keeps
+            .iter()
+            .any(|rule| is_set(&format!("WALFS_PRUNE_KEEP_{rule}")));
+        if schedule.schedules().is_empty() && self.mountpoint.is_none() {
+            return Err(
+                "there is nothing to do. HINT: schedule-backup = \"0 3 * * *\" in the configuration, or --schedule-backup",
+            );
+        }
+        if schedule.schedule_prune.is_some() && !has_rule {
+            return Err(
+                "prune is scheduled, and no rule says what to keep. HINT: prune-keep-last = 7, or another rule of \
+                 `walfs prune`, in the configuration, or WALFS_PRUNE_KEEP_LAST",
+            );
+        }
+        if schedule.schedule_copy.is_some() && !is_set("WALFS_COPY_TO") {
+            return Err(
+                "copy is scheduled, and nothing says where to. HINT: copy-to = \"s3://other/prefix\" in the configuration, or \
+                 WALFS_COPY_TO",
+            );
+        }
+        Ok(())
+    }
+}
+
+impl ScheduleArgs {
+    fn schedules(&self) -> Vec<(Job, Schedule)> {
+        let all = [
+            (Job::Backup, &self.schedule_backup),
+            (Job::Prune, &self.schedule_prune),
+            (Job::Verify, &self.schedule_verify),
+            (Job::Copy, &self.schedule_copy),
+        ];
+        let set = all
+            .into_iter()
+            .filter_map(|(job, when)| Some((job, when.clone()?)));
+        set.collect()
+    }
+}
+
+/// Runs `walfs agent`.
+pub fn run(arguments: &AgentArgs) -> ExitCode {
+    start_log("walfs=info,warn");
+    if let Err(error) = arguments.check() {
+        complain(&error);
+        return ExitCode::from(EXIT_USAGE);
+    }
+    give_back_freed();
+    match super::wal::block_on(serve(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
+    let mut signals = Interrupts::listen()?;
+    let mut config = arguments.store.config(&arguments.archive)?;
+    config.memory = arguments.memory.shares();
+    config.create = arguments.create.create;
+    let options = Options {
+        program: Program {
+            path: std::env::current_exe()?,
+        },
+        schedules: arguments.schedule.schedules(),
+        full_every: arguments.schedule.schedule_full_every,
+        jitter: arguments.schedule.schedule_jitter.unwrap_or_default(),
+        lease: arguments.schedule.schedule_lease,
+        retry: arguments.schedule.schedule_retry,
+        hooks: Hooks {
+            before: arguments.hooks.hook_before.clone(),
+            after: arguments.hooks.hook_after.clone(),
+            failed: arguments.hooks.hook_failed.clone(),
+        },
+        mountpoint: arguments.mountpoint.clone(),
+    };
+    let archive = tokio::select! {
+        opened = open(&config, Stay::Long, config.deadline) => Arc::new(opened?),
+        _ = signals.next() => return Ok(()),
+    };
+    newly_made(&archive).iter().for_each(|word| complain(word));
+    tracing::info!("{} is served", archive.place());
+    let (stop, stopped) = watch::channel(false);
+    let state = Arc::new(State::default());
+    let working = tokio::spawn(work(archive, Arc::new(options), state, stopped));
+    notify_ready();
+    let signal = signals.first().await;
+    notify_stopping();
+    tracing::info!("{signal}: ending");
+    stop.send_replace(true);
+    working.await?;
+    Ok(())
+}

@@ -1,0 +1,376 @@
+//! A1, A2: what an agent does by a schedule. Each due run is done once, by one of the hosts that have the schedule; what was
+//! missed is done once; what fails is tried again, and told.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use serde_json::Value;
+
+use super::common::basebackup::{Place, Site};
+use super::common::postgres::send;
+use super::common::s3::S3Server;
+use super::common::wait;
+use super::common::world::World;
+
+/// An agent, which leads a group of processes.
+struct Agent {
+    process: Child,
+    log: PathBuf,
+}
+
+impl Agent {
+    /// Starts one with a lease of 6 s. `name` is that of its log.
+    fn start(site: &Site<'_>, name: &str, settings: &[(&str, &str)], arguments: &[&str]) -> Agent {
+        let log = site.world.path().join(name);
+        let file = fs::OpenOptions::new().create(true).append(true).open(&log);
+        let mut command = site.walfs("agent");
+        command
+            .args(["--create", "--schedule-retry", "1s"])
+            .args(arguments)
+            .env("WALFS_SCHEDULE_LEASE", "6s")
+            .env("WALFS_BACKUP_FAST", "true")
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file.expect("open the log"))
+            .process_group(0);
+        Agent {
+            process: command.spawn().expect("run walfs"),
+            log,
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn wait_for(&self, text: &str) {
+        wait::until(&format!("{text:?} in the log"), || {
+            self.log().contains(text).then_some(())
+        });
+    }
+
+    /// A signal to it, or to it and all that it runs.
+    fn signal(&self, signal: i32) {
+        send(self.process.id(), signal);
+    }
+
+    fn signal_all(&self, signal: i32) {
+        let group = i32::try_from(self.process.id()).expect("a process number");
+        // SAFETY: a signal to a group that this test has made.
+        assert_eq!(unsafe { libc::kill(-group, signal) }, 0);
+    }
+
+    /// Tells it to end, which it does with exit code 0.
+    #[track_caller]
+    fn stop(mut self) -> String {
+        self.signal(libc::SIGTERM);
+        let status = wait::for_exit("the agent to end", &mut self.process);
+        assert!(status.success(), "{status}: {}", self.log());
+        self.log()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let group = i32::try_from(self.process.id()).expect("a process number");
+        // SAFETY: as above; it may be gone.
+        unsafe { libc::kill(-group, libc::SIGKILL) };
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", wait::tail(&self.log, 80));
+        }
+    }
+}
+
+/// Words of turns in the archive: `.claim.json`, `.done.json`.
+fn words(site: &Site<'_>, job: &str, word: &str) -> Vec<String> {
+    let keys = site.place.keys("schedule");
+    let of_job = keys.into_iter().filter(|key| key.contains(&format!("{job}/")));
+    let mut found: Vec<_> = of_job.filter(|key| key.ends_with(word)).collect();
+    found.sort();
+    found
+}
+
+fn complete(site: &Site<'_>) -> usize {
+    let listed = site.list();
+    listed.iter().filter(|one| one["state"] == "complete").count()
+}
+
+/// A script that keeps what a hook is told, a line each.
+fn kept_by(path: &Path) -> String {
+    format!("cat >> '{0}'; echo >> '{0}'", path.display())
+}
+
+fn told(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines = text.lines().filter(|line| !line.is_empty());
+    lines
+        .map(|line| serde_json::from_str(line).expect("a hook gets JSON"))
+        .collect()
+}
+
+#[test]
+fn a2_the_first_backup_is_taken_at_once_and_the_next_when_it_is_due() {
+    let world = World::new("agent");
+    let site = Site::local(&world);
+    let hooks = world.owned_dir("hooks");
+    let (after, failed) = (hooks.join("after"), hooks.join("failed"));
+    let archive = site.backup("by-hand");
+    assert_eq!(archive["complete"], true);
+    let discard = site
+        .walfs("prune")
+        .args(["--keep-last", "1", "--dry-run"])
+        .output();
+    assert!(discard.expect("run walfs").status.success());
+    // With a backup there is nothing to be done at once: it waits.
+    let agent = Agent::start(
+        &site,
+        "agent.log",
+        &[],
+        &[
+            "--schedule-backup",
+            "8s",
+            "--schedule-verify",
+            "8s",
+            "--schedule-full-every",
+            "2",
+            "--hook-after",
+            &kept_by(&after),
+            "--hook-failed",
+            &kept_by(&failed),
+        ],
+    );
+    wait::until("three backups and two verifications", || {
+        let done = |job| words(&site, job, ".done.json").len();
+        (done("backup") >= 3 && done("verify") >= 2).then_some(())
+    });
+    let log = agent.stop();
+    assert!(complete(&site) >= 4, "{log}");
+    assert_eq!(told(&failed), Vec::<Value>::new(), "{log}");
+    let told = told(&after);
+    let backups: Vec<_> = told.iter().filter(|facts| facts["job"] == "backup").collect();
+    assert!(backups.len() >= 3, "{told:?}");
+    for facts in &backups {
+        assert_eq!(facts["result"], "done", "{facts}");
+        assert_eq!(facts["report"]["complete"], true, "{facts}");
+    }
+    // By hand full, then one that builds on it, then a full one.
+    let base = |index: usize| backups[index]["report"]["base"].as_str();
+    assert_eq!(
+        (base(0), base(1).is_none(), base(2).is_some()),
+        (Some("by-hand"), true, true)
+    );
+    // No run was done twice, nor left.
+    let (claims, done) = (
+        words(&site, "backup", ".claim.json"),
+        words(&site, "backup", ".done.json"),
+    );
+    assert!(claims.iter().all(|claim| claim.contains(".0001.")), "{claims:?}");
+    assert!(claims.len() - done.len() <= 1, "{claims:?} {done:?}");
+}
+
+/// Two hosts have the same schedule; one is frozen in the middle of a backup and wakes up when the other has done it.
+fn frozen(world: &World, place: Place) {
+    let site = Site::new(world, place);
+    let hourly = ["--schedule-backup", "1h"];
+    let slow = [("WALFS_BACKUP_RATE_LIMIT", "4MiB")];
+    let frozen = Agent::start(&site, "frozen.log", &slow, &hourly);
+    frozen.wait_for("backup: begins");
+    wait::until("the backup to be begun", || {
+        let keys = site.place.keys("trees");
+        keys.iter().any(|key| key.ends_with("begun.json")).then_some(())
+    });
+    frozen.signal_all(libc::SIGSTOP);
+    if complete(&site) > 0 {
+        panic!("the backup was over before it was frozen");
+    }
+    let other = Agent::start(&site, "other.log", &[], &hourly);
+    other.wait_for("backup: done");
+    assert_eq!(complete(&site), 1);
+    frozen.signal_all(libc::SIGCONT);
+    frozen.wait_for("another host has taken the turn");
+    let logs = (frozen.stop(), other.stop());
+    assert_eq!(complete(&site), 1, "{logs:?}");
+    // What the frozen one has stored is gone.
+    let listed = site.list();
+    assert_eq!(listed.len(), 1, "{listed:?} {logs:?}");
+    let claims = words(&site, "backup", ".claim.json");
+    assert_eq!(claims.len(), 2, "{claims:?}");
+    assert!(claims[1].contains(".0002."), "{claims:?}");
+    assert_eq!(words(&site, "backup", ".done.json").len(), 1);
+}
+
+#[test]
+fn a2_a_frozen_host_loses_its_turn_and_makes_nothing_when_it_wakes_up() {
+    let world = World::new("frozen");
+    let place = Place::Local(world.archive());
+    frozen(&world, place);
+}
+
+#[test]
+fn a2_s3_a_frozen_host_loses_its_turn_and_makes_nothing_when_it_wakes_up() {
+    frozen(&World::new("frozen-s3"), Place::S3(S3Server::start()));
+}
+
+/// The hour was missed while no agent ran: it is done once, by one of two that start then.
+#[test]
+fn a2_what_was_missed_is_done_once() {
+    let world = World::new("missed");
+    let site = Site::local(&world);
+    let schedule = ["--schedule-backup", "3s"];
+    let agent = Agent::start(&site, "first.log", &[], &schedule);
+    wait::until("two backups", || (complete(&site) >= 2).then_some(()));
+    agent.stop();
+    let before = complete(&site);
+    // Three runs are missed at least.
+    let due = words(&site, "backup", ".claim.json").len();
+    std::thread::sleep(std::time::Duration::from_secs(10));
+    let hourly = [
+        Agent::start(&site, "one.log", &[], &schedule),
+        Agent::start(&site, "two.log", &[], &schedule),
+    ];
+    wait::until("a backup more", || (complete(&site) > before).then_some(()));
+    let logs = hourly.map(Agent::stop);
+    let claims = words(&site, "backup", ".claim.json");
+    let since = claims.len() - due;
+    assert!(
+        (1..=4).contains(&since),
+        "{since} claims more: {claims:?} {logs:?}"
+    );
+    let dues: std::collections::BTreeSet<_> = claims.iter().map(|key| key.split('.').next()).collect();
+    assert!(
+        claims.len() - dues.len() <= 1,
+        "a run was taken twice: {claims:?} {logs:?}"
+    );
+}
+
+#[test]
+fn a2_what_fails_is_tried_again_and_told() {
+    let world = World::new("failing");
+    let site = Site::local(&world);
+    let hooks = world.owned_dir("hooks");
+    let (after, failed, ready) = (hooks.join("after"), hooks.join("failed"), hooks.join("ready"));
+    let agent = Agent::start(
+        &site,
+        "agent.log",
+        &[],
+        &[
+            "--schedule-backup",
+            "1h",
+            "--hook-before",
+            &format!(
+                "test -e '{}' || {{ echo not ready >&2; exit 1; }}",
+                ready.display()
+            ),
+            "--hook-after",
+            &kept_by(&after),
+            "--hook-failed",
+            &kept_by(&failed),
+        ],
+    );
+    wait::until("the first failure", || (!told(&failed).is_empty()).then_some(()));
+    let first = &told(&failed)[0];
+    assert_eq!(first["result"], "failed", "{first}");
+    assert!(
+        first["error"]
+            .as_str()
+            .is_some_and(|error| error.contains("not ready")),
+        "{first}"
+    );
+    assert_eq!((&first["job"], &first["try"]), (&"backup".into(), &1.into()));
+    fs::write(&ready, "").expect("write it");
+    wait::until("the backup", || (!told(&after).is_empty()).then_some(()));
+    let done = &told(&after)[0];
+    assert_eq!(done["result"], "done", "{done}");
+    assert!(done["try"].as_u64() >= Some(2), "{done}");
+    agent.stop();
+    assert_eq!(complete(&site), 1);
+}
+
+/// A job ends with its agent, however that ends; and the backup is done by the next one.
+#[test]
+fn a2_a_killed_agent_leaves_no_job_behind() {
+    let world = World::new("killed");
+    let site = Site::local(&world);
+    let slow = [("WALFS_BACKUP_RATE_LIMIT", "1MiB")];
+    let begun = |log: &Agent| {
+        log.wait_for("backup: begins");
+        wait::until("backup mode", || (site.sessions() > 0).then_some(()));
+    };
+    let agent = Agent::start(&site, "killed.log", &slow, &["--schedule-backup", "1h"]);
+    begun(&agent);
+    agent.signal(libc::SIGKILL);
+    wait::until("the end of backup mode", || (site.sessions() == 0).then_some(()));
+    // Its process is seen to be gone: nobody waits for a lease.
+    let agent = Agent::start(
+        &site,
+        "told.log",
+        &slow,
+        &["--schedule-backup", "1h", "--schedule-lease", "1h"],
+    );
+    begun(&agent);
+    let log = agent.stop();
+    assert_eq!(complete(&site), 0, "{log}");
+    assert_eq!(site.sessions(), 0, "{log}");
+    let agent = Agent::start(
+        &site,
+        "last.log",
+        &[],
+        &["--schedule-backup", "1h", "--schedule-lease", "1h"],
+    );
+    wait::until("the backup", || (complete(&site) == 1).then_some(()));
+    agent.stop();
+    assert_eq!(site.list().len(), 1);
+}
+
+/// A verification that finds something has done its work; it is not read again and again, and somebody is told.
+#[test]
+fn a2_what_a_verification_finds_is_told_once() {
+    let world = World::new("found");
+    let site = Site::local(&world);
+    site.backup("monday");
+    let hooks = world.owned_dir("hooks");
+    let failed = hooks.join("failed");
+    let keys = site.place.keys("trees");
+    let part = keys.iter().find(|key| key.contains(".tar.")).expect("a part");
+    let path = world.archive().join(part);
+    let mut content = fs::read(&path).expect("read a part");
+    let middle = content.len() / 2;
+    content[middle] ^= 0xff;
+    fs::write(&path, content).expect("damage it");
+    let schedule = ["--schedule-verify", "4s", "--hook-failed", &kept_by(&failed)];
+    let agent = Agent::start(&site, "agent.log", &[], &schedule);
+    wait::until("it to be told", || (!told(&failed).is_empty()).then_some(()));
+    let log = agent.stop();
+    let told = told(&failed);
+    assert_eq!(told[0]["result"], "trouble", "{log}");
+    assert_eq!(told[0]["report"]["is_sound"], false, "{log}");
+    let done = words(&site, "verify", ".done.json").len();
+    assert!(
+        told.len() <= done + 1 && told.iter().all(|facts| facts["try"] == 1),
+        "{told:?}"
+    );
+}
+
+/// What an operator would only notice at night is refused at once.
+#[test]
+fn a2_a_schedule_that_cannot_work_is_refused() {
+    let world = World::new("refused");
+    let site = Site::local(&world);
+    for (arguments, word) in [
+        (&["--schedule-backup", "0 0 3 * * *"][..], "five"),
+        (&["--schedule-backup", "0 3 31 2 *"], "never"),
+        (&["--schedule-prune", "@daily"], "keep-last"),
+        (&["--schedule-copy", "@daily"], "copy-to"),
+        (&[], "schedule"),
+    ] {
+        let output = site.walfs("agent").args(arguments).output().expect("run walfs");
+        let text = super::common::user::said(&output);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(word), "no {word:?} in: {text}");
+    }
+}
