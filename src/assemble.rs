@@ -6,17 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::{Mutex, watch};
 
+use crate::agent::Program;
 use crate::ahead::Ahead;
 use crate::archive::{self, Archive};
 use crate::cache::Cache;
 use crate::cache::disk::DiskCache;
 use crate::config::{Config, PgWal};
+use crate::http::Side;
 use crate::job::progress::{Progress, Silent};
 use crate::job::status::{Limits, Shown, Status, status};
 use crate::metrics::Metrics;
 use crate::mount::fs::{self, Fs};
-use crate::mount::overview::{Form, Overview, Seen};
+use crate::overview::{Form, Looks, Overview, Seen};
 use crate::read::Reader;
 use crate::staging::Staging;
 use crate::store::{self, Patience, Store};
@@ -101,6 +104,36 @@ pub fn directory(
         mountpoint,
     };
     Ok(Fs::new(archive, reader, staging, metrics, options, ahead).showing(overview))
+}
+
+/// What answers by HTTP, over an open archive. `pg_wal`: of the server beside it, if that is known; `token`: what clients have
+/// to say, if anything.
+pub fn http_side(
+    config: &Config,
+    archive: Arc<Archive>,
+    program: Program,
+    (pg_wal, token): (Option<PathBuf>, Option<String>),
+    stop: watch::Receiver<bool>,
+) -> Side {
+    let cache = Cache::new(config.memory.cache_bytes);
+    let overview = Arc::new(StatusOf {
+        archive: archive.clone(),
+        pg_wal: pg_wal.clone(),
+        deadline: config.deadline,
+    });
+    Side {
+        reader: Arc::new(Reader::new(archive.clone(), cache, None).fetching_ahead()),
+        staging: Staging::new(archive.compression(), &config.staging()),
+        looks: Looks::new(overview),
+        archive,
+        program,
+        pg_wal,
+        token,
+        deadline: config.deadline,
+        read_deadline: config.read_deadline,
+        backing_up: Mutex::default(),
+        stop,
+    }
 }
 
 /// Tells a mount what `walfs status` tells.

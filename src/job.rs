@@ -21,5 +21,6 @@ pub mod runs;
 pub mod status;
 pub mod sweep;
 pub mod verify;
+pub mod wal_file;
 pub mod wal_find;
 pub mod wal_ranges;

@@ -18,7 +18,6 @@ pub mod fs;
 pub mod fuse;
 mod handles;
 pub mod node;
-pub mod overview;
 mod own;
 mod room;
 pub mod serve;

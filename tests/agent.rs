@@ -273,6 +273,17 @@ fn a2_what_fails_is_tried_again_and_told() {
         ],
     );
     wait::until("the first failure", || (!told(&failed).is_empty()).then_some(()));
+    let status = site.walfs("status").output().expect("run walfs");
+    let text = super::common::user::said(&status);
+    assert_eq!(status.status.code(), Some(3), "{text}");
+    assert!(
+        text.contains("schedule   backup at \"1h\": not done yet"),
+        "{text}"
+    );
+    assert!(
+        text.contains("the scheduled backup has failed") && text.contains("not ready"),
+        "{text}"
+    );
     let first = &told(&failed)[0];
     assert_eq!(first["result"], "failed", "{first}");
     assert!(
@@ -289,6 +300,18 @@ fn a2_what_fails_is_tried_again_and_told() {
     assert!(done["try"].as_u64() >= Some(2), "{done}");
     agent.stop();
     assert_eq!(complete(&site), 1);
+    let status = site.walfs("status").output().expect("run walfs");
+    let text = super::common::user::said(&status);
+    assert!(text.contains("schedule   backup at \"1h\": done"), "{text}");
+    assert!(!text.contains("the scheduled backup"), "{text}");
+    let metrics = site.walfs("status").arg("--metrics").output().expect("run walfs");
+    let text = super::common::user::said(&metrics);
+    for line in [
+        "walfs_job_failed_tries{job=\"backup\"} 0",
+        "walfs_job_overdue{job=\"backup\"} 0",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
 }
 
 /// A job ends with its agent, however that ends; and the backup is done by the next one.

@@ -297,6 +297,22 @@ fn a4_the_usual_file_is_for_its_own_archive_only() {
         "{}",
         said(&run("prune --dry-run"))
     );
+    // Others may not read it, and need not.
+    let main = etc.join("walfs/main.toml");
+    User::postgres().own(&main);
+    fs::set_permissions(&main, std::os::unix::fs::PermissionsExt::from_mode(0o000)).expect("close it");
+    let other = run("--version");
+    assert!(other.status.success(), "{}", said(&other));
+    let program = desk.world.public_program(Path::new(BINARY));
+    let nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    let config = format!("{nobody} {} postgres-config", program.display());
+    let script = format!("mount --bind '{}' /etc && {config}", etc.display());
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+    let printed = unshare.output().expect("run unshare");
+    assert!(printed.status.success(), "{}", said(&printed));
+    assert!(said(&printed).contains("left aside"), "{}", said(&printed));
+    fs::set_permissions(&main, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("open it");
     // Another archive: neither its rules nor its mistakes are this one's.
     let other = format!("--archive {archive}");
     refused(&run(&format!("prune {other} --dry-run")), 2, &["--keep-last"]);

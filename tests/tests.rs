@@ -53,6 +53,8 @@ mod restoring;
 mod settings;
 // The S3 server of the tests keeps to S3, and its faults are those they are called.
 mod s3_server;
+// WAL and backups by HTTP.
+mod sidecar;
 // Every promise of a store, asked of every kind of store.
 mod store;
 // What a real PostgreSQL writes is what `walfs::pg` reads.

@@ -26,13 +26,13 @@ pub struct Program {
 
 /// How a job has ended.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(crate) struct Ended {
     /// Its exit code; `None` if a signal has ended it.
-    pub(super) code: Option<i32>,
+    pub(crate) code: Option<i32>,
     /// What it printed, as JSON.
-    pub(super) report: Option<Value>,
+    pub(crate) report: Option<Value>,
     /// The last of what it said.
-    pub(super) words: String,
+    pub(crate) words: String,
 }
 
 impl Program {
@@ -40,7 +40,7 @@ impl Program {
     ///
     /// # Errors
     /// It cannot be started.
-    pub(super) async fn run(
+    pub(crate) async fn run(
         &self,
         name: &'static str,
         arguments: &[OsString],

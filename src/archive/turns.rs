@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tree::begun::Process;
 use super::{Archive, Error, put_mode};
-use crate::store::{ByteRange, ErrorKind, Key, Patience, PutMode};
+use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience, PutMode};
 
 const SCHEDULE: &str = "schedule/";
 const CLAIM: &str = ".claim.json";
@@ -198,22 +198,22 @@ impl Archive {
     /// # Errors
     /// [`Error::Store`].
     pub async fn turns(&self, job: Job, patience: Patience) -> Result<Vec<Told>, Error> {
-        let folder = job.folder();
-        let mut turns: BTreeMap<Turn, Told> = BTreeMap::new();
-        for (key, meta) in self.list_all(&folder, patience).await? {
-            let name = key.as_str().strip_prefix(&folder).unwrap_or_default();
-            let Some((turn, word)) = Turn::read(job, name) else {
-                continue;
-            };
-            let told = turns.entry(turn.clone()).or_insert_with(|| Told {
-                turn,
-                is_done: false,
-                signs: Vec::new(),
-            });
-            told.is_done |= word == DONE;
-            told.signs.push((key, meta.modified, meta.stored_bytes));
-        }
-        Ok(turns.into_values().collect())
+        let listed = self.list_all(&job.folder(), patience).await?;
+        Ok(turns_of(job, &listed))
+    }
+
+    /// All jobs that have ever had a schedule, with their turns.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn scheduled(&self, patience: Patience) -> Result<Vec<(Job, Vec<Told>)>, Error> {
+        let listed = self.list_all(SCHEDULE, patience).await?;
+        let has_any = |job: &Job| {
+            let folder = job.folder();
+            listed.iter().any(|(key, _)| key.as_str().starts_with(&folder))
+        };
+        let jobs = Job::ALL.into_iter().filter(has_any);
+        Ok(jobs.map(|job| (job, turns_of(job, &listed))).collect())
     }
 
     /// Claims a turn; `false` if another has it.
@@ -340,6 +340,26 @@ impl Archive {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The turns of a job among listed objects, from the oldest to the newest.
+fn turns_of(job: Job, listed: &[(Key, Meta)]) -> Vec<Told> {
+    let folder = job.folder();
+    let mut turns: BTreeMap<Turn, Told> = BTreeMap::new();
+    for (key, meta) in listed {
+        let name = key.as_str().strip_prefix(&folder);
+        let Some((turn, word)) = name.and_then(|name| Turn::read(job, name)) else {
+            continue;
+        };
+        let told = turns.entry(turn.clone()).or_insert_with(|| Told {
+            turn,
+            is_done: false,
+            signs: Vec::new(),
+        });
+        told.is_done |= word == DONE;
+        told.signs.push((key.clone(), meta.modified, meta.stored_bytes));
+    }
+    turns.into_values().collect()
 }
 
 #[cfg(test)]

@@ -14,8 +14,9 @@ use super::{EXIT_USAGE, complain, start_log};
 use crate::agent::state::State;
 use crate::agent::{Hooks, Options, Program, work};
 use crate::archive::turns::Job;
-use crate::assemble::Stay;
+use crate::assemble::{Stay, http_side};
 use crate::config::duration;
+use crate::http::{Listen, Listener};
 use crate::linux::daemon::{notify_ready, notify_stopping};
 use crate::memory::give_back_freed;
 use crate::schedule::Schedule;
@@ -58,6 +59,8 @@ pub struct AgentArgs {
     /// Keep the archive mounted here, as `walfs mount` does
     #[arg(long, value_name = "DIR", env = "WALFS_MOUNTPOINT", hide_env_values = true)]
     mountpoint: Option<PathBuf>,
+    #[command(flatten)]
+    http: HttpArgs,
     #[command(flatten)]
     schedule: ScheduleArgs,
     #[command(flatten)]
@@ -123,6 +126,53 @@ struct ScheduleArgs {
     schedule_lease: Duration,
 }
 
+/// What answers by HTTP.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "HTTP")]
+struct HttpArgs {
+    /// Answer by HTTP here: 127.0.0.1:5000, or /run/walfs/http for this user alone [default: nowhere]
+    ///
+    /// Anywhere but on loopback or a socket file clients need a token.
+    #[arg(long, value_name = "ADDRESS", env = "WALFS_LISTEN", hide_env_values = true)]
+    listen: Option<Listen>,
+    /// File with what clients have to say: Authorization: Bearer TOKEN
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "WALFS_HTTP_TOKEN_FILE",
+        hide_env_values = true
+    )]
+    http_token_file: Option<PathBuf>,
+    /// The server's data directory, for /wal-push/NAME, which reads pg_wal in it [default: PGDATA]
+    #[arg(long, value_name = "DIR", env = "WALFS_PGDATA", hide_env_values = true)]
+    pgdata: Option<PathBuf>,
+}
+
+impl HttpArgs {
+    fn token(&self) -> Result<Option<String>, String> {
+        let Some(file) = &self.http_token_file else {
+            return Ok(None);
+        };
+        let content = std::fs::read_to_string(file);
+        let content =
+            content.map_err(|error| format!("cannot read the token in {}: {error}", file.display()))?;
+        match content.trim() {
+            "" => Err(format!("the token in {} is empty", file.display())),
+            token => Ok(Some(token.to_owned())),
+        }
+    }
+
+    fn pg_wal(&self) -> Option<PathBuf> {
+        let data = self.pgdata.clone();
+        let data = data.or_else(|| {
+            std::env::var_os("PGDATA")
+                .filter(|data| !data.is_empty())
+                .map(PathBuf::from)
+        });
+        data.map(|data| data.join("pg_wal"))
+    }
+}
+
 /// Commands around each job.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Hooks")]
@@ -170,7 +220,14 @@ impl AgentArgs {
         let has_rule = keeps
             .iter()
             .any(|rule| is_set(&format!("WALFS_PRUNE_KEEP_{rule}")));
-        if schedule.schedules().is_empty() && self.mountpoint.is_none() {
+        let listens_openly = self.http.listen.as_ref().is_some_and(|place| !place.is_private());
+        if listens_openly && self.http.http_token_file.is_none() {
+            return Err(
+                "whoever can reach this address could read and write the archive, so clients need a token. HINT: \
+                 http-token-file, or listen = \"127.0.0.1:5000\"",
+            );
+        }
+        if schedule.schedules().is_empty() && self.mountpoint.is_none() && self.http.listen.is_none() {
             return Err(
                 "there is nothing to do. HINT: schedule-backup = \"0 3 * * *\" in the configuration, or --schedule-backup",
             );
@@ -244,6 +301,11 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
         },
         mountpoint: arguments.mountpoint.clone(),
     };
+    let token = arguments.http.token()?;
+    let listener = match &arguments.http.listen {
+        Some(place) => Some(bound(place).await?),
+        None => None,
+    };
     let archive = tokio::select! {
         opened = open(&config, Stay::Long, config.deadline) => Arc::new(opened?),
         _ = signals.next() => return Ok(()),
@@ -252,6 +314,18 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
     tracing::info!("{} is served", archive.place());
     let (stop, stopped) = watch::channel(false);
     let state = Arc::new(State::default());
+    let answering = listener.map(|listener| {
+        tracing::info!("listening on {}", listener.place());
+        let ways = (arguments.http.pg_wal(), token);
+        let side = http_side(
+            &config,
+            archive.clone(),
+            options.program.clone(),
+            ways,
+            stopped.clone(),
+        );
+        tokio::spawn(listener.serve(Arc::new(side), stopped.clone()))
+    });
     let working = tokio::spawn(work(archive, Arc::new(options), state, stopped));
     notify_ready();
     let signal = signals.first().await;
@@ -259,5 +333,13 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
     tracing::info!("{signal}: ending");
     stop.send_replace(true);
     working.await?;
+    if let Some(answering) = answering {
+        answering.await?;
+    }
     Ok(())
+}
+
+async fn bound(place: &Listen) -> Result<Listener, String> {
+    let bound = Listener::bind(place).await;
+    bound.map_err(|error| format!("cannot listen on {place}: {error}"))
 }

@@ -17,6 +17,8 @@ use super::complain;
 use super::out::Out;
 use crate::pg::setting::quoted as setting;
 
+mod http;
+
 /// Print the lines for postgresql.conf, and why they are as they are
 ///
 /// The safe ones come first. Looks at nothing and changes nothing: neither mount nor server need be there.
@@ -35,10 +37,26 @@ pub struct PostgresConfigArgs {
     /// For the lines that need no mount: s3://bucket/prefix, file:///directory or a path
     #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
     archive: Option<OsString>,
+    /// The lines for a server without a mount that reaches `walfs agent --listen` here, like http://127.0.0.1:5000
+    #[arg(long, value_name = "URL", value_parser = url)]
+    http: Option<String>,
+}
+
+fn url(text: &str) -> Result<String, String> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+    match text.starts_with("http://") || text.starts_with("https://") {
+        true if is_plain => Ok(text.to_owned()),
+        _ => Err("give a URL like http://127.0.0.1:5000".into()),
+    }
 }
 
 /// Runs `walfs postgres-config`.
 pub fn print(arguments: &PostgresConfigArgs) -> ExitCode {
+    if let Some(url) = &arguments.http {
+        let mut out = Out::new();
+        let _ = write!(out, "{}", http::postgres_config(url));
+        return ExitCode::SUCCESS;
+    }
     let mountpoint = match path::absolute(&arguments.mountpoint) {
         Ok(mountpoint) => mountpoint,
         Err(error) => {

@@ -7,10 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
+
+use super::complain;
 
 mod file;
 mod forerunners;
@@ -226,11 +229,19 @@ fn read(
     };
     found.take_references(environment)?;
     found.take_forerunners(environment)?;
-    let Some(path) = chosen(command, arguments, environment, &found) else {
+    let Some((path, is_named)) = chosen(command, arguments, environment, &found) else {
         return Ok(found);
     };
     let known = known(command);
-    for entry in file::read(&path)? {
+    let entries = match file::read(&path) {
+        // Others' commands need no archive, or are told that one is missing.
+        Err(Error::Read { source, .. }) if !is_named && source.kind() == ErrorKind::PermissionDenied => {
+            complain(&format_args!("{} is left aside: {source}", path.display()));
+            return Ok(found);
+        }
+        read => read?,
+    };
+    for entry in entries {
         entry.check(&path, &known)?;
         found.take_entry(entry, &path, environment)?;
     }
@@ -295,24 +306,24 @@ impl Found {
     }
 }
 
-/// The file to read: the one that is named; or the usual one, if it is there, and the archive is named nowhere else. Its
+/// The file to read, and whether it is the one that is named; or the usual one, if it is there, and the archive is named nowhere else. Its
 /// settings are those of one archive, and must not be taken for another.
 fn chosen(
     command: &Command,
     arguments: &[OsString],
     environment: &BTreeMap<String, OsString>,
     found: &Found,
-) -> Option<PathBuf> {
+) -> Option<(PathBuf, bool)> {
     let named = named(arguments).or_else(|| environment.get(&variable(CONFIG)).cloned());
     if let Some(named) = named.filter(|named| !named.is_empty()) {
-        return Some(place(&named));
+        return Some((place(&named), true));
     }
     let archive = variable("archive");
     let elsewhere = environment.contains_key(&archive)
         || found.variables.contains_key(&archive)
         || names_archive(command, arguments);
     let usual = place(OsStr::new(USUAL));
-    (!elsewhere && usual.exists()).then_some(usual)
+    (!elsewhere && usual.exists()).then_some((usual, false))
 }
 
 /// `main` is /etc/walfs/main.toml; what has a slash or ends in .toml is a file.

@@ -25,10 +25,12 @@ use crate::pg::{SegmentName, SegmentSize};
 use crate::store::Patience;
 
 mod backlog;
+mod scheduled;
 mod shown;
 mod troubles;
 
 pub use backlog::Backlog;
+pub use scheduled::Scheduled;
 pub use shown::Shown;
 pub use troubles::{Limits, Trouble, spoken};
 
@@ -58,6 +60,9 @@ pub struct Status {
     pub timelines: Vec<TimelineStatus>,
     /// What `walfs verify` remembers; absent if it never ran.
     pub verified: Option<Verified>,
+    /// What agents do by a schedule.
+    #[serde(default)]
+    pub scheduled: Vec<Scheduled>,
     /// What waits in `pg_wal`, if that was looked at.
     pub backlog: Option<Backlog>,
     /// What somebody should look at, the worst first.
@@ -216,6 +221,7 @@ pub async fn status(
             None => vec![],
         },
         verified: verified(archive, patience()).await?,
+        scheduled: scheduled::all(archive, now, patience()).await?,
         backlog,
         troubles: vec![],
     };

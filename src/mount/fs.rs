@@ -34,11 +34,11 @@ use super::common::Common;
 use super::directory::{Entry, numbered};
 use super::handles::{Handle, Handles};
 use super::node::{Attributes, Inodes, Node};
-use super::overview::{Looks, Overview};
 use super::own::Own;
 use super::room::Room;
 use super::wal::Wal;
 use super::wal::archived::Archived;
+use crate::overview::{Looks, Overview};
 
 pub use super::common::Options;
 pub use super::error::{Error, Result};

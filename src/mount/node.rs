@@ -11,8 +11,8 @@ use std::time::SystemTime;
 
 use crate::pg::{SegmentName, Timeline, WalName};
 
-use super::overview::Form;
 use crate::linux::kernel::Owner;
+use crate::overview::Form;
 
 /// What an inode number stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

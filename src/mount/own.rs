@@ -12,11 +12,11 @@ use super::common::Common;
 use super::directory::{Entries, numbered};
 use super::error::{Error, Result};
 use super::node::{Attributes, Node, OwnFile};
-use super::overview::{Form, Looks};
 use super::room::{AnyFile, Named, OpenFile, Opening, Room};
 use super::wal::Wal;
 use super::wal::archived::wal_name;
 use crate::metrics::exposition::{END, Exposition};
+use crate::overview::{Form, Looks};
 
 mod mounted;
 

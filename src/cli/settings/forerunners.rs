@@ -15,7 +15,7 @@ pub(in crate::cli) struct Forerunner {
 }
 
 /// What is understood, in one table.
-pub(in crate::cli) const FORERUNNERS: [Forerunner; 6] = [
+pub(in crate::cli) const FORERUNNERS: [Forerunner; 9] = [
     Forerunner {
         name: "WALE_S3_PREFIX",
         system: "WAL-E, TimescaleDB's sidecar",
@@ -42,11 +42,28 @@ pub(in crate::cli) const FORERUNNERS: [Forerunner; 6] = [
         means: "archive, see TOTALRECALL_BUCKET",
     },
     Forerunner {
+        name: "WALE_LISTEN_PORT",
+        system: SIDECAR,
+        means: "listen: 127.0.0.1:PORT",
+    },
+    Forerunner {
+        name: "WALE_SIDECAR_HOSTNAME",
+        system: SIDECAR,
+        means: "listen: if not localhost, on all addresses",
+    },
+    Forerunner {
+        name: "CRON_TIMING",
+        system: SIDECAR,
+        means: "schedule-backup",
+    },
+    Forerunner {
         name: ENCRYPTION_KEY,
         system: "TotalRecall",
         means: "refused: walfs does not encrypt what it stores",
     },
 ];
+
+const SIDECAR: &str = "TimescaleDB's sidecar";
 
 const ENCRYPTION_KEY: &str = "TOTALRECALL_ENCRYPTION_KEY";
 
@@ -80,10 +97,21 @@ pub(super) fn settings(
     let prefix = ["WALE_S3_PREFIX", "WALG_S3_PREFIX"];
     let mut archives = prefix.iter().filter_map(|name| Some((read(name)?, *name)));
     let archive = archives.next().or_else(|| totalrecall(read));
-    Ok(archive
-        .map(|(value, by)| ("archive", value, by))
-        .into_iter()
-        .collect())
+    let archive = archive.map(|(value, by)| ("archive", value, by));
+    let schedule = read("CRON_TIMING").map(|value| ("schedule-backup", value, "CRON_TIMING"));
+    Ok(archive.into_iter().chain(listen(read)).chain(schedule).collect())
+}
+
+fn listen(read: &impl Fn(&str) -> Option<String>) -> Option<(&'static str, String, &'static str)> {
+    let (port, host) = ("WALE_LISTEN_PORT", "WALE_SIDECAR_HOSTNAME");
+    let by = if read(port).is_some() { port } else { host };
+    let host = read(host);
+    let address = match host.as_deref() {
+        None | Some("localhost" | "127.0.0.1") => "127.0.0.1",
+        Some(_) => "0.0.0.0",
+    };
+    let port = read(port).or_else(|| host.map(|_| "5000".to_owned()))?;
+    Some(("listen", format!("{address}:{port}"), by))
 }
 
 fn totalrecall(read: &impl Fn(&str) -> Option<String>) -> Option<(String, &'static str)> {

@@ -16,10 +16,11 @@ use super::super::complain;
 use super::super::options::newly_made;
 use super::{Failure, FetchArgs, PushArgs, beside, cannot_write, put_in_place};
 use crate::archive::Archive;
-use crate::archive::wal::{Behind, Early, EarlyFile, WalMeta};
+use crate::archive::wal::{Early, EarlyFile, WalMeta};
 use crate::assemble;
 use crate::cache::Cache;
-use crate::codec::{self, Compression};
+use crate::codec;
+use crate::job::wal_file::{self, come_meanwhile};
 use crate::long_write;
 use crate::pg::WalName;
 use crate::read::{PIECE_BYTES, Reader};
@@ -49,13 +50,7 @@ pub(super) async fn push(
     let early = Early::look(&store, name, config.compression, patience);
     // Most likely the archive's codec.
     let staging = Staging::new(config.compression.unwrap_or_default(), &config.staging());
-    let draft = |codec| {
-        staging.draft_with(if name.has_pages() {
-            codec
-        } else {
-            Compression::None
-        })
-    };
+    let draft = |codec| wal_file::draft(&staging, codec, name);
     let likely = draft(staging.compression());
     let path = arguments.path.clone();
     let packed = tokio::spawn(async move { pack(file, &path, likely).await });
@@ -153,29 +148,6 @@ pub(super) async fn fetch(arguments: &FetchArgs, place: &str, name: WalName) -> 
     }
     put_in_place(target, &arguments.path)?;
     Ok(true)
-}
-
-/// Is what is not there the end of its timeline (promise R6)? If it comes within a moment, it is not.
-async fn come_meanwhile(
-    archive: &Archive,
-    name: WalName,
-    patience: Patience,
-) -> Result<Option<WalMeta>, Failure> {
-    match name {
-        WalName::Segment(segment) => match archive.settled_behind(segment, || false, patience).await? {
-            Behind::End => Ok(None),
-            Behind::Come => Ok(archive.wal_meta(name, patience).await?),
-            Behind::Hole(hole) => Err(hole.into()),
-            Behind::Pruned(pruned) => Err(pruned.into()),
-        },
-        WalName::History(timeline) => {
-            if let Some(lost) = archive.lost_history(timeline, patience).await? {
-                tracing::warn!("{lost}");
-            }
-            Ok(None)
-        }
-        WalName::Partial(_) | WalName::Backup(..) => Ok(None),
-    }
 }
 
 /// The content of an object that has come whole; what is damaged is fetched once more, by the usual way.

@@ -3,7 +3,7 @@
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
 
-use super::{Status, age, spoken};
+use super::{Scheduled, Status, age, spoken};
 use crate::printable::printable;
 
 mod metrics;
@@ -64,6 +64,23 @@ impl<'a> Shown<'a> {
     }
 }
 
+fn scheduled(job: &Scheduled, now: Timestamp) -> String {
+    let done = match job.last_done {
+        Some(at) => format!("done {} ago", spoken(age(at, now))),
+        None => "not done yet".to_owned(),
+    };
+    let host = job
+        .host
+        .as_ref()
+        .map_or(String::new(), |host| format!(", {host} is at it"));
+    let next = job.next.map_or(String::new(), |next| format!(", next {next:.0}"));
+    format!(
+        "schedule   {} at {:?}: {done}{host}{next}",
+        job.job.name(),
+        job.schedule
+    )
+}
+
 /// What there is, from the archive down to what somebody should look at.
 fn screen(status: &Status) -> String {
     let ago = |at: Timestamp| spoken(age(at, status.at));
@@ -122,6 +139,7 @@ fn screen(status: &Status) -> String {
             ))
         ),
     });
+    lines.extend(status.scheduled.iter().map(|job| scheduled(job, status.at)));
     if let Some(backlog) = status.backlog.as_ref().filter(|backlog| backlog.error.is_none()) {
         let free = backlog.free_bytes.map_or(String::new(), |free| {
             format!(", {} free on its disk", BinaryBytes(free))

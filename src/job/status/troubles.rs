@@ -161,6 +161,28 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
             &format!("`walfs verify --archive {archive}` reads it again"),
         );
     }
+    for job in &status.scheduled {
+        let name = job.job.name();
+        if let Some((tries, error)) = &job.failed {
+            let host = job.host.as_deref().unwrap_or("its host");
+            add(
+                format!("the scheduled {name} has failed {tries} times on {host}: {error}"),
+                "look at the log of `walfs agent` there; it tries again",
+            );
+        }
+        if let Some(trouble) = &job.trouble {
+            add(
+                format!("the scheduled {name} was done, and says: {}", first_line(trouble)),
+                "look at the log of `walfs agent`",
+            );
+        }
+        if let Some(due) = job.overdue {
+            add(
+                format!("the scheduled {name} was due {due:.0}, and no host has begun it"),
+                "is a `walfs agent` with this schedule running?",
+            );
+        }
+    }
     if let Some(last) = &status.last_segment {
         let old = age(last.at, status.at);
         if limits.wal.is_some_and(|most| old > most.as_secs()) {

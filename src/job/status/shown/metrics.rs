@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::job::status::Status;
+use crate::job::status::{Scheduled, Status};
 use crate::metrics::exposition::Exposition;
 
 /// The text, without its end.
@@ -38,6 +38,7 @@ pub(super) fn metrics(status: &Status, is_remembered: bool) -> String {
             verified.findings.len() as u64,
         );
     }
+    of_schedule(all, status);
     if let Some(backlog) = status.backlog.as_ref().filter(|backlog| backlog.error.is_none()) {
         all.gauge(
             "waiting_files",
@@ -118,6 +119,36 @@ fn of_wal(all: &mut Exposition, status: &Status) {
         ("missing_segments", "timeline"),
         "Segments that are missing between others",
         missing,
+    );
+}
+
+fn of_schedule(all: &mut Exposition, status: &Status) {
+    let jobs = || status.scheduled.iter();
+    let name = |job: &Scheduled| job.job.name().to_owned();
+    all.gauges(
+        ("job_done_timestamp_seconds", "job"),
+        "When a scheduled job was done last",
+        jobs().filter_map(|job| Some((name(job), seconds(job.last_done?)))),
+    );
+    all.gauges(
+        ("job_next_timestamp_seconds", "job"),
+        "When a scheduled job is due next",
+        jobs().filter_map(|job| Some((name(job), seconds(job.next?)))),
+    );
+    all.gauges(
+        ("job_failed_tries", "job"),
+        "How often a scheduled job has failed since it was due; 0: it was done, or has not failed",
+        jobs().map(|job| {
+            (
+                name(job),
+                job.failed.as_ref().map_or(0, |failed| u64::from(failed.0)),
+            )
+        }),
+    );
+    all.gauges(
+        ("job_overdue", "job"),
+        "1: a scheduled job is due, and no host has begun it",
+        jobs().map(|job| (name(job), u64::from(job.overdue.is_some()))),
     );
 }
 

@@ -1,4 +1,4 @@
-//! The state of the archive in `.walfs/`, as `walfs status` tells it: looked at when a file is opened, kept for a while, and
+//! The state of the archive for who asks again and again, in `.walfs/` or by HTTP: looked at when asked, kept for a while, and
 //! with the store away what was seen last.
 
 use std::sync::Arc;
@@ -53,7 +53,7 @@ type Last = (Instant, Box<dyn Seen>);
 
 /// The last look.
 #[derive(Debug)]
-pub(super) struct Looks {
+pub struct Looks {
     overview: Arc<dyn Overview>,
     /// Who looks holds it: others wait for the same look.
     last: Mutex<Option<Last>>,
@@ -63,7 +63,7 @@ pub(super) struct Looks {
 }
 
 impl Looks {
-    pub(super) fn new(overview: Arc<dyn Overview>) -> Self {
+    pub(crate) fn new(overview: Arc<dyn Overview>) -> Self {
         Self {
             overview,
             last: Mutex::new(None),
@@ -73,7 +73,7 @@ impl Looks {
     }
 
     /// How long the text was when it was told last.
-    pub(super) fn bytes(&self, form: Form) -> u64 {
+    pub(crate) fn bytes(&self, form: Form) -> u64 {
         self.bytes[form as usize].load(Ordering::Relaxed)
     }
 
@@ -81,7 +81,7 @@ impl Looks {
     ///
     /// # Errors
     /// [`archive::Error`]: the archive cannot be read, and nothing was seen before.
-    pub(super) async fn told(&self, form: Form) -> Result<String, Arc<archive::Error>> {
+    pub(crate) async fn told(&self, form: Form) -> Result<String, Arc<archive::Error>> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
         let begun = Instant::now();
@@ -94,9 +94,7 @@ impl Looks {
                     *last = Some((now + (took * TIMES).clamp(FRESH, STALE), seen));
                 }
                 (Err(error), Some(_)) => {
-                    tracing::warn!(
-                        "the archive cannot be looked at, .walfs/ tells what was seen last: {error}"
-                    );
+                    tracing::warn!("the archive cannot be looked at; what was seen last is told: {error}");
                     is_remembered = true;
                 }
                 (Err(error), None) => return Err(error),

@@ -1,0 +1,134 @@
+//! Which request gets which answer, and who may ask.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, ORIGIN};
+use hyper::{HeaderMap, Method, Request, StatusCode};
+use tokio::sync::{Mutex, watch};
+
+use super::answer::{self, Answer};
+use super::wal;
+use crate::agent::Program;
+use crate::archive::Archive;
+use crate::metrics::exposition::END;
+use crate::overview::{Form, Looks};
+use crate::staging::Staging;
+use crate::store::Patience;
+
+/// What answers.
+#[derive(Debug)]
+pub struct Side {
+    /// The archive.
+    pub(crate) archive: Arc<Archive>,
+    /// What reads it.
+    pub(crate) reader: Arc<crate::read::Reader>,
+    /// Where what is archived is made.
+    pub(crate) staging: Staging,
+    /// What looks at its state.
+    pub(crate) looks: Looks,
+    /// What takes backups.
+    pub(crate) program: Program,
+    /// The server's `pg_wal`, if that is known.
+    pub(crate) pg_wal: Option<PathBuf>,
+    /// What a client has to say, if anything.
+    pub(crate) token: Option<String>,
+    /// How long archiving may take.
+    pub(crate) deadline: Duration,
+    /// How long reading may; `None`: as long as the store is away.
+    pub(crate) read_deadline: Option<Duration>,
+    /// Held while a backup is taken.
+    pub(crate) backing_up: Mutex<()>,
+    /// Says when the process is to end.
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+impl Side {
+    /// How long a reader waits.
+    pub(super) fn patience(&self) -> Patience {
+        self.read_deadline
+            .map_or(Patience::Forever, Patience::for_at_most)
+    }
+
+    /// The answer to a request.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
+        if let Some(refusal) = self.refusal(request.headers()) {
+            return refusal;
+        }
+        let path = request.uri().path().to_owned();
+        let path: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let method = request.method().clone();
+        let asks = method == Method::GET || method == Method::HEAD;
+        let acts = method == Method::GET || method == Method::POST;
+        match path[..] {
+            ["ping"] if asks => answer::text(StatusCode::OK, "pong"),
+            ["status"] if asks => self.told(Form::Screen, "text/plain; charset=utf-8").await,
+            ["status.json"] if asks => self.told(Form::Json, "application/json").await,
+            ["status.svg"] if asks => self.told(Form::Picture, "image/svg+xml").await,
+            ["metrics"] if asks => self.told(Form::Metrics, METRICS).await,
+            ["backup-list"] if asks => self.list().await,
+            ["backup-push"] if acts => self.back_up().await,
+            ["wal-push", name] if acts => match wal::name(name) {
+                Ok(name) => self.push(name).await,
+                Err(refusal) => refusal,
+            },
+            ["wal", name] if method == Method::PUT => match wal::name(name) {
+                Ok(name) => self.take(name, request.into_body()).await,
+                Err(refusal) => refusal,
+            },
+            ["wal" | "wal-fetch" | "fetch", name] if asks => match wal::name(name) {
+                Ok(name) => self.give(name).await,
+                Err(refusal) => refusal,
+            },
+            ["absent", name] if asks => match wal::name(name) {
+                Ok(name) => self.absent(name).await,
+                Err(refusal) => refusal,
+            },
+            // 404 would be the end of the archive to who asks for WAL.
+            _ => answer::text(
+                StatusCode::BAD_REQUEST,
+                format!("there is no {method} {}", request.uri().path()),
+            ),
+        }
+    }
+
+    /// Who has no token, where one is needed; and a page in a browser on this machine, which could ask for anything here.
+    fn refusal(&self, headers: &HeaderMap) -> Option<Answer> {
+        if headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site") {
+            return Some(answer::text(StatusCode::FORBIDDEN, "not for browsers"));
+        }
+        let token = self.token.as_ref()?;
+        let given = headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        match given.is_some_and(|given| is_same(given, token.as_bytes())) {
+            true => None,
+            false => Some(answer::text(
+                StatusCode::UNAUTHORIZED,
+                "a token is needed: Authorization: Bearer TOKEN",
+            )),
+        }
+    }
+
+    async fn told(&self, form: Form, kind: &'static str) -> Answer {
+        match self.looks.told(form).await {
+            Ok(mut text) => {
+                if form == Form::Metrics {
+                    text.push_str(END);
+                }
+                answer::typed(StatusCode::OK, kind, text)
+            }
+            Err(error) => answer::text(StatusCode::SERVICE_UNAVAILABLE, error),
+        }
+    }
+}
+
+/// The type of the text of OpenMetrics.
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Takes as long for what is nearly right as for what is not.
+fn is_same(given: &[u8], token: &[u8]) -> bool {
+    blake3::hash(given) == blake3::hash(token)
+}

@@ -1,0 +1,201 @@
+//! WAL files: a body that is archived, a file of `pg_wal` that is archived, content that is sent.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use futures::stream;
+use http_body_util::BodyExt;
+use hyper::StatusCode;
+use hyper::body::{Body, Incoming};
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+
+use super::answer::{self, Answer};
+use super::routes::Side;
+use crate::job::wal_file::{self, Missing};
+use crate::pg::WalName;
+use crate::read::PIECE_BYTES;
+use crate::staging::Draft;
+use crate::staging::wal::WalDraft;
+
+/// No segment is longer; a bound against mistakes.
+const LONGEST_BYTES: u64 = 1 << 30;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 1 << 20;
+
+impl Side {
+    /// Archives the body under this name.
+    pub(super) async fn take(&self, name: WalName, mut body: Incoming) -> Answer {
+        let announced = body.size_hint().exact();
+        let mut draft = self.draft(name);
+        while let Some(frame) = body.frame().await {
+            let data = match frame.map(|frame| frame.into_data()) {
+                Ok(Ok(data)) => data,
+                Ok(Err(_)) => continue,
+                Err(error) => {
+                    return answer::text(StatusCode::BAD_REQUEST, format!("the body broke off: {error}"));
+                }
+            };
+            let at = draft.bytes();
+            if at + data.len() as u64 > LONGEST_BYTES {
+                return answer::text(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "longer than 1 GiB, as no WAL file is",
+                );
+            }
+            if let Err(error) = draft.write(at, &data).await {
+                return answer::text(StatusCode::INTERNAL_SERVER_ERROR, error);
+            }
+        }
+        if announced.is_some_and(|announced| announced != draft.bytes()) {
+            return answer::text(StatusCode::BAD_REQUEST, "the body broke off");
+        }
+        self.archive_draft(name, draft).await
+    }
+
+    /// Archives the file of this name in the server's `pg_wal`.
+    pub(super) async fn push(&self, name: WalName) -> Answer {
+        let Some(pg_wal) = &self.pg_wal else {
+            return answer::text(
+                StatusCode::NOT_FOUND,
+                "it is not known where pg_wal is. HINT: pgdata in the configuration, or PGDATA; or send the file by PUT /wal/NAME",
+            );
+        };
+        match self.read(&pg_wal.join(name.to_string()), name).await {
+            Ok(draft) => self.archive_draft(name, draft).await,
+            Err(error) => answer::text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("cannot read {name} in {}: {error}", pg_wal.display()),
+            ),
+        }
+    }
+
+    async fn read(&self, path: &Path, name: WalName) -> std::io::Result<Draft> {
+        let mut file = tokio::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path)
+            .await?;
+        if !file.metadata().await?.is_file() {
+            return Err(std::io::Error::other("it is no regular file"));
+        }
+        let mut draft = self.draft(name);
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let bytes = file.read(&mut buffer).await?;
+            let at = draft.bytes();
+            match bytes {
+                0 => return Ok(draft),
+                _ if at + bytes as u64 > LONGEST_BYTES => {
+                    return Err(std::io::Error::other(
+                        "it is longer than 1 GiB, as no WAL file is",
+                    ));
+                }
+                _ => draft.write(at, &buffer[..bytes]).await?,
+            }
+        }
+    }
+
+    fn draft(&self, name: WalName) -> Draft {
+        wal_file::draft(&self.staging, self.archive.compression(), name)
+    }
+
+    /// 200 only when it is in the store, whole and verified.
+    async fn archive_draft(&self, name: WalName, draft: Draft) -> Answer {
+        let mut draft = WalDraft::adopt(self.archive.clone(), draft, name, self.deadline);
+        match draft.finish().await {
+            Ok(()) => {
+                if let Some(fork) = draft.fork() {
+                    tracing::warn!("{fork}");
+                }
+                answer::text(StatusCode::OK, format!("{name} is archived"))
+            }
+            Err(error) => {
+                tracing::warn!("{name} is not archived: {error}");
+                answer::text(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("{name} is not archived: {error}"),
+                )
+            }
+        }
+    }
+
+    /// The content of a file; 404 only if it is proved that there is none.
+    pub(super) async fn give(&self, name: WalName) -> Answer {
+        let meta = match wal_file::find(&self.archive, name, self.patience()).await {
+            Ok(Some(meta)) => meta,
+            Ok(None) => return answer::text(StatusCode::NOT_FOUND, format!("{name} is not archived")),
+            Err(error) => return missing(name, &error),
+        };
+        // The first piece is read before anything is promised.
+        let piece = |at: u64| {
+            self.reader
+                .read(name, meta.bytes, at, PIECE_BYTES as usize, self.patience())
+        };
+        let first = match piece(0).await {
+            Ok(first) => first,
+            Err(error) => {
+                tracing::warn!("{name} cannot be read: {error}");
+                return answer::text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    format!("{name} cannot be read: {error}"),
+                );
+            }
+        };
+        let (send, receive) = mpsc::channel::<std::io::Result<Bytes>>(1);
+        let (reader, patience) = (self.reader.clone(), self.patience());
+        tokio::spawn(async move {
+            let mut at = first.len() as u64;
+            let mut next = Ok(first);
+            loop {
+                let is_last = next.is_err();
+                if send.send(next).await.is_err() || is_last || at >= meta.bytes {
+                    return;
+                }
+                next = match reader
+                    .read(name, meta.bytes, at, PIECE_BYTES as usize, patience)
+                    .await
+                {
+                    Ok(piece) => {
+                        at += piece.len() as u64;
+                        Ok(piece)
+                    }
+                    Err(error) => {
+                        tracing::warn!("{name} cannot be read: {error}");
+                        Err(std::io::Error::other(error.to_string()))
+                    }
+                };
+            }
+        });
+        let pieces = stream::unfold(receive, |mut receive| async move {
+            receive.recv().await.map(|piece| (piece, receive))
+        });
+        answer::stream(meta.bytes, pieces)
+    }
+
+    /// 200 if it is proved that there is no such file.
+    pub(super) async fn absent(&self, name: WalName) -> Answer {
+        match wal_file::find(&self.archive, name, self.patience()).await {
+            Ok(None) => answer::text(StatusCode::OK, format!("{name} is not archived")),
+            Ok(Some(_)) => answer::text(StatusCode::NOT_FOUND, format!("{name} is archived")),
+            Err(error) => missing(name, &error),
+        }
+    }
+}
+
+/// A client must not take it for the end of the archive.
+fn missing(name: WalName, error: &Missing) -> Answer {
+    tracing::warn!("{name}: {error}");
+    answer::text(StatusCode::SERVICE_UNAVAILABLE, error)
+}
+
+/// A name that is one of a WAL file.
+pub(super) fn name(text: &str) -> Result<WalName, Answer> {
+    text.parse().map_err(|_| {
+        answer::text(
+            StatusCode::BAD_REQUEST,
+            format!("{text:?} is no name of a WAL file"),
+        )
+    })
+}
