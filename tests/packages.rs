@@ -1,4 +1,4 @@
-//! What a package is made of beside the binary: manual pages, completions.
+//! What a package is made of beside the binary: manual pages, completions, the example of a configuration.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::common::user::{User, succeeds};
 use super::common::walfs::{BINARY, walfs};
-use super::common::world::World;
+use super::common::world::{World, helper};
 
 /// The commands that `walfs --help` lists.
 fn commands(world: &World) -> BTreeSet<String> {
@@ -130,4 +130,22 @@ fn completions_are_there_for_four_shells_and_no_other() {
         .args(["completions", "tcsh"])
         .output();
     assert_eq!(other.expect("run walfs").status.code(), Some(2));
+}
+
+#[test]
+fn example_of_a_configuration_is_right() {
+    let world = World::new("example");
+    let example = fs::read_to_string(helper("main.toml")).expect("read the example");
+    // What is commented out, too: the settings have the names that walfs knows.
+    let all = example.replace("\n#credentials", "\ncredentials");
+    let all = all
+        .replace("\n#region", "\nregion")
+        .replace("\n#endpoint", "\nendpoint");
+    assert_ne!(all, example);
+    for content in [&example, &all] {
+        let file = world.owned_file("main.toml", content.as_bytes());
+        let mut check = walfs(&world, &User::postgres());
+        check.arg("--config").arg(&file);
+        succeeds(check.args(["config", "check"]));
+    }
 }
