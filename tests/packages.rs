@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 
+use super::common::copiers::cached_program;
 use super::common::user::{User, succeeds};
 use super::common::walfs::{BINARY, walfs};
 use super::common::world::{World, helper};
@@ -148,4 +150,46 @@ fn example_of_a_configuration_is_right() {
         check.arg("--config").arg(&file);
         succeeds(check.args(["config", "check"]));
     }
+}
+
+/// A program of the Python environment in the cache.
+fn checker(name: &str) -> Command {
+    User::caller().command(cached_program(&format!("schemas/bin/{name}")))
+}
+
+/// No cluster and no Docker is needed: names and types are those of the schemas.
+#[test]
+fn manifests_of_kubernetes_and_of_compose_keep_to_their_schemas() {
+    let manifests = fs::read_dir(helper("kubernetes")).expect("list the manifests");
+    for manifest in manifests.map(|entry| entry.expect("a manifest").path()) {
+        // The oldest version that has sidecars without being asked to, and the newest one known.
+        for version in ["1.29", "1.37"] {
+            let mut validate = checker("kubernetes-validate");
+            validate
+                .args(["--quiet", "--strict", "-k", version])
+                .arg(&manifest);
+            assert_eq!(succeeds(&mut validate), "");
+        }
+        let world = World::new("manifest");
+        let wrong = fs::read_to_string(&manifest)
+            .expect("read")
+            .replace("serviceName", "servicename");
+        let wrong = world.owned_file("wrong.yaml", wrong.as_bytes());
+        let output = checker("kubernetes-validate")
+            .args(["--quiet", "--strict"])
+            .arg(wrong)
+            .output();
+        assert!(!output.expect("run kubernetes-validate").status.success());
+    }
+    let mut validate = checker("check-jsonschema");
+    validate.args(["-q", "--builtin-schema", "vendor.compose-spec"]);
+    assert_eq!(succeeds(validate.arg(helper("docker/compose.yaml"))), "");
+}
+
+#[test]
+fn dockerfile_is_one_without_known_mistakes() {
+    // All but one: of a version that is named here Debian has a later one soon, and only that.
+    let mut hadolint = checker("hadolint");
+    hadolint.args(["--no-color", "--ignore", "DL3008"]);
+    assert_eq!(succeeds(hadolint.arg(helper("docker/Dockerfile"))), "");
 }
