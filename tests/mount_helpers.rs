@@ -517,3 +517,36 @@ fn capabilities_of_the_mount_unit_suffice() {
     let status = wait::for_exit("walfs to end", &mut daemon.0);
     assert!(status.success() && !is_mounted(&world), "{status}");
 }
+
+#[test]
+fn agent_unit_mounts_nothing_and_needs_no_capability() {
+    let world = World::new("agent-unit");
+    let supervisor = Supervisor::new(&world);
+    let unit = unit("walfs-agent@.service");
+    let configuration = format!(
+        "archive = {:?}\nmountpoint = {:?}\nuser = \"postgres\"\nschedule-verify = \"@yearly\"\n",
+        world.archive(),
+        world.mountpoint()
+    );
+    let configuration = world.owned_file("main.toml", configuration.as_bytes());
+    let line = set(&unit, "ExecStart").replace("/etc/walfs/%i.toml", &text(&configuration));
+    let mut words = line.split(' ');
+    assert_eq!(words.next(), Some("walfs"));
+    assert_eq!(set(&unit, "CapabilityBoundingSet"), "");
+    assert_eq!(set(&unit, "User"), "postgres");
+    let mut command = User::caller().command("setpriv");
+    command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+    command.arg(world.public_program(Path::new(BINARY))).args(words);
+    command
+        .env("NOTIFY_SOCKET", &supervisor.path)
+        .stderr(log_file(&world));
+    let mut agent = Running(command.spawn().expect("run setpriv"));
+    assert_eq!(supervisor.hears(""), "READY=1");
+    assert!(!is_mounted(&world));
+    send(agent.0.id(), libc::SIGTERM);
+    let status = wait::for_exit("walfs to end", &mut agent.0);
+    assert!(status.success(), "{status}");
+    let log = fs::read_to_string(world.path().join("walfs.log")).expect("read the log");
+    assert!(!log.contains("mount"), "{log}");
+}
