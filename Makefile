@@ -5,15 +5,19 @@ CARGO ?= cargo
 ROOT_RUNNER := $(if $(filter-out 0,$(shell id -u)),--config 'target."cfg(unix)".runner = "sudo -E"')
 # A test waits for something most of its time: two for each core.
 TEST_THREADS := $(shell echo $$((2 * $$(nproc))))
-SCRIPTS := .ci/needs .ci/record .ci/postgresql.sh .ci/postgresql-npm.sh .ci/run .ci/demo $(wildcard mount-helpers/*.sh)
+SCRIPTS := .ci/needs .ci/record .ci/postgresql.sh .ci/postgresql-npm.sh .ci/run .ci/demo .ci/deb mount-helpers/mount.walfs $(wildcard mount-helpers/debian/*)
 
-.PHONY: help build demo matrix test check bench bench-all clean
+.PHONY: help build deb demo matrix test deb-test check bench bench-all clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build target/release/walfs
 	$(CARGO) build --release
+
+deb: ## build target/debian/walfs_VERSION_ARCH.deb
+	@.ci/needs deb
+	CARGO='$(CARGO)' .ci/deb build
 
 demo: ## archive a PostgreSQL by cp, destroy it, recover it by cp (a few minutes, cleans up)
 	@.ci/demo
@@ -24,6 +28,10 @@ matrix: ## bring PostgreSQL 13 to 18 beside the system's, for the tests (unpacke
 test: ## bring what the tests need (once), then run them all, as root or by sudo
 	@.ci/needs test
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$(TEST_THREADS)} $(CARGO) $(ROOT_RUNNER) test
+
+deb-test: ## build the package, install it in a Debian of its own, mount there, remove it
+	@.ci/needs deb-test
+	CARGO='$(CARGO)' .ci/deb test
 
 check: ## formatting, clippy, documentation, shell syntax: everything must be clean
 	$(CARGO) fmt --check

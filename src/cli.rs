@@ -19,11 +19,13 @@ pub mod backup_finish;
 pub mod backup_list;
 pub mod backup_pin;
 pub mod check;
+pub mod completions;
 pub mod config;
 pub mod connect;
 pub mod copy;
 mod interrupts;
 mod log;
+pub mod man;
 mod moment;
 pub mod mount;
 pub mod mount_helper;
@@ -137,6 +139,8 @@ enum Command {
     Agent(agent::AgentArgs),
     PostgresConfig(postgres_config::PostgresConfigArgs),
     Config(config::ConfigArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
     /// What mount(8) calls for a file system of type walfs
     #[command(hide = true, disable_help_flag = true)]
     MountHelper(MountHelperArgs),
@@ -248,6 +252,8 @@ pub fn main() -> ExitCode {
         Command::Delete(arguments) => prune::delete(arguments),
         Command::Cleanup(arguments) => prune::cleanup(arguments),
         Command::Restore(arguments) => restore::run(&arguments),
+        Command::Completions(arguments) => completions::print(&arguments),
+        Command::Man(arguments) => man::write(&arguments),
         Command::PostgresConfig(arguments) => postgres_config::print(&arguments),
         Command::MountHelper(arguments) => mount_for_mount8(arguments.arguments),
     }

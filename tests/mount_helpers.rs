@@ -16,9 +16,9 @@ use std::process::{Child, Command, Output, Stdio};
 use walfs::linux::kernel::{self, MountOptions, Owner};
 
 use crate::common::postgres::send;
-use crate::common::user::{User, is_root, said};
+use crate::common::user::{User, is_root, said, succeeds};
 use crate::common::walfs::BINARY;
-use crate::common::world::{World, mounts_beneath};
+use crate::common::world::{World, helper, mounts_beneath};
 use crate::common::{wait, wal};
 
 const SEGMENT: &str = "000000010000000000000001";
@@ -36,8 +36,7 @@ impl Installed {
         let lock =
             File::create(std::env::temp_dir().join("walfs-test-mount-helper.lock")).expect("a lock file");
         lock.lock().expect("lock it");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-helpers/mount.walfs");
-        let text = fs::read(source).expect("read mount-helpers/mount.walfs");
+        let text = fs::read(helper("mount.walfs")).expect("read mount-helpers/mount.walfs");
         let ours = !Path::new(HELPER).exists();
         if ours {
             fs::write(HELPER, text).expect("install the helper");
@@ -405,4 +404,149 @@ fn device_opened_by_somebody_else_is_served_and_left_mounted() {
     assert!(status.success(), "{status}");
     assert!(is_mounted(&world), "walfs unmounted what it had not mounted");
     mounted.unmount(wait::LONG).expect("unmount");
+}
+
+/// A unit of systemd, with its continued lines put together.
+fn unit(name: &str) -> String {
+    let unit = fs::read_to_string(helper(name)).unwrap_or_else(|error| panic!("read {name}: {error}"));
+    unit.replace("\\\n", " ")
+}
+
+/// The values of a setting in it.
+fn set<'a>(unit: &'a str, setting: &str) -> &'a str {
+    let mut lines = unit.lines();
+    let found = lines.find_map(|line| line.strip_prefix(setting)?.strip_prefix('='));
+    found.unwrap_or_else(|| panic!("{setting}= is not in the unit"))
+}
+
+#[test]
+fn systemd_takes_the_units() {
+    let world = World::new("units");
+    // `systemd-analyze security --offline=yes` of systemd 252 says 5.0 and 1.6, of 10: a bound, in tenths, so that nothing
+    // is loosened unnoticed. The first cannot have a mount namespace of its own, and has to be root until it has mounted.
+    for (name, exposed) in [("walfs@", "52"), ("walfs-agent@", "20")] {
+        let file = world.path().join(format!("{name}.service"));
+        // Its program has to be there.
+        let text =
+            unit(&format!("{name}.service")).replace("ExecStart=walfs ", &format!("ExecStart={BINARY} "));
+        fs::write(&file, text).expect("write a unit");
+        let analyze = |words: &[&str]| {
+            let mut analyze = User::caller().command("systemd-analyze");
+            succeeds(analyze.args(words).arg(&file))
+        };
+        assert_eq!(analyze(&["verify", "--man=no"]), "");
+        analyze(&["security", "--offline=yes", "--threshold", exposed]);
+    }
+}
+
+#[test]
+fn mount_unit_reads_its_configuration_or_the_environment() {
+    let world = World::new("unit");
+    let programs = world.path().join("bin");
+    fs::create_dir(&programs).expect("make a directory");
+    let fake = programs.join("walfs");
+    fs::write(&fake, "#!/bin/sh\nfor word; do echo \"[$word]\"; done\n").expect("write a program");
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).expect("make it a program");
+    let unit = unit("walfs@.service");
+    let line = set(&unit, "ExecStart");
+    let (script, words) = line
+        .strip_prefix("/bin/sh -c '")
+        .expect("a shell")
+        .split_once("' ")
+        .expect("words");
+    let script = script.replace("$$", "$");
+    let configuration = world.path().join("main.toml");
+    assert_eq!(words, "walfs@%i /etc/walfs/%i.toml");
+    let runs = |environment: &[(&str, &str)]| {
+        let mut sh = User::caller().command("/bin/sh");
+        sh.arg("-c").arg(&script).arg("walfs@main").arg(&configuration);
+        sh.env("PATH", &programs).envs(environment.iter().copied());
+        succeeds(&mut sh).replace('\n', " ")
+    };
+    let named = format!("[--config] [{}] [mount] ", configuration.display());
+    let archive = ("WALFS_ARCHIVE", "s3://bucket/prefix");
+    // As it was before there were configurations: all in main.env.
+    assert_eq!(runs(&[archive]), "[mount] [--user=postgres] ");
+    let more = ("WALFS_OPTIONS", "--region=eu  --log-file=/*");
+    assert_eq!(
+        runs(&[archive, ("WALFS_USER", "archiver"), more]),
+        "[mount] [--user=archiver] [--region=eu] [--log-file=/*] "
+    );
+    // Neither: walfs says which file is missing, and mounts nothing else.
+    assert_eq!(runs(&[]), named);
+    fs::write(&configuration, "").expect("write a file");
+    assert_eq!(runs(&[]), named);
+    assert_eq!(
+        runs(&[archive, ("WALFS_OPTIONS", "--region=eu")]),
+        format!("{named}[--region=eu] ")
+    );
+}
+
+#[test]
+fn capabilities_of_the_mount_unit_suffice() {
+    let world = World::new("bounded");
+    let supervisor = Supervisor::new(&world);
+    let unit = unit("walfs@.service");
+    let bounded = set(&unit, "CapabilityBoundingSet")
+        .replace(' ', ",")
+        .replace("CAP_", "+");
+    let (archive, mountpoint) = (world.archive(), world.mountpoint());
+    let configuration =
+        format!("archive = {archive:?}\nmountpoint = {mountpoint:?}\nuser = \"postgres\"\ncreate = true\n");
+    // It, and the mount point, are another user's: walfs is root when it reads them.
+    let configuration = world.owned_file("main.toml", configuration.as_bytes());
+    User::postgres().own(&mountpoint);
+    for closed in [&configuration, &mountpoint] {
+        fs::set_permissions(closed, fs::Permissions::from_mode(0o500)).expect("close it");
+    }
+    let mut command = User::caller().command("setpriv");
+    command.arg(format!("--bounding-set=-all,{}", bounded.to_lowercase()));
+    command
+        .arg(BINARY)
+        .arg("--config")
+        .arg(&configuration)
+        .arg("mount");
+    command
+        .env("NOTIFY_SOCKET", &supervisor.path)
+        .stderr(log_file(&world));
+    let mut daemon = Running(command.spawn().expect("run setpriv"));
+    assert_eq!(supervisor.hears(""), "READY=1");
+    archive_a_segment(&world);
+    // It is postgres by now, and unmounts by fusermount3.
+    send(daemon.0.id(), libc::SIGTERM);
+    let status = wait::for_exit("walfs to end", &mut daemon.0);
+    assert!(status.success() && !is_mounted(&world), "{status}");
+}
+
+#[test]
+fn agent_unit_mounts_nothing_and_needs_no_capability() {
+    let world = World::new("agent-unit");
+    let supervisor = Supervisor::new(&world);
+    let unit = unit("walfs-agent@.service");
+    let configuration = format!(
+        "archive = {:?}\nmountpoint = {:?}\nuser = \"postgres\"\nschedule-verify = \"@yearly\"\n",
+        world.archive(),
+        world.mountpoint()
+    );
+    let configuration = world.owned_file("main.toml", configuration.as_bytes());
+    let line = set(&unit, "ExecStart").replace("/etc/walfs/%i.toml", &text(&configuration));
+    let mut words = line.split(' ');
+    assert_eq!(words.next(), Some("walfs"));
+    assert_eq!(set(&unit, "CapabilityBoundingSet"), "");
+    assert_eq!(set(&unit, "User"), "postgres");
+    let mut command = User::caller().command("setpriv");
+    command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+    command.arg(world.public_program(Path::new(BINARY))).args(words);
+    command
+        .env("NOTIFY_SOCKET", &supervisor.path)
+        .stderr(log_file(&world));
+    let mut agent = Running(command.spawn().expect("run setpriv"));
+    assert_eq!(supervisor.hears(""), "READY=1");
+    assert!(!is_mounted(&world));
+    send(agent.0.id(), libc::SIGTERM);
+    let status = wait::for_exit("walfs to end", &mut agent.0);
+    assert!(status.success(), "{status}");
+    let log = fs::read_to_string(world.path().join("walfs.log")).expect("read the log");
+    assert!(!log.contains("mount"), "{log}");
 }

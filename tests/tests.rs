@@ -39,6 +39,8 @@ mod listing;
 mod mount_helpers;
 // Mounting and unmounting through the real kernel, with a file system that holds nothing.
 mod mounting;
+// What a package has beside the binary: manual pages, completions.
+mod packages;
 // A real PostgreSQL archives through the mount, is lost, and comes back; with outages, kills and damage on the way.
 mod postgres;
 // What `pg_receivewal` does to a `.partial`, and what must be kept of it.

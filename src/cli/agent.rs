@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use tokio::sync::watch;
 
 use super::interrupts::Interrupts;
@@ -56,8 +57,9 @@ pub struct AgentArgs {
     /// s3://bucket/prefix, file:///directory or a path
     #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
     archive: String,
-    /// Keep the archive mounted here, as `walfs mount` does
-    #[arg(long, value_name = "DIR", env = "WALFS_MOUNTPOINT", hide_env_values = true)]
+    /// Keep the archive mounted here, as `walfs mount` does; empty: nowhere, whatever a configuration says
+    #[arg(long, value_name = "DIR", env = "WALFS_MOUNTPOINT", hide_env_values = true,
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
     mountpoint: Option<PathBuf>,
     #[command(flatten)]
     http: HttpArgs,
@@ -212,6 +214,11 @@ fn lease(text: &str) -> Result<Duration, String> {
 }
 
 impl AgentArgs {
+    fn mountpoint(&self) -> Option<PathBuf> {
+        let given = self.mountpoint.clone();
+        given.filter(|place| !place.as_os_str().is_empty())
+    }
+
     /// What a job could not do at any time is told now, not at night.
     fn check(&self) -> Result<(), &'static str> {
         let schedule = &self.schedule;
@@ -227,7 +234,7 @@ impl AgentArgs {
                  http-token-file, or listen = \"127.0.0.1:5000\"",
             );
         }
-        if schedule.schedules().is_empty() && self.mountpoint.is_none() && self.http.listen.is_none() {
+        if schedule.schedules().is_empty() && self.mountpoint().is_none() && self.http.listen.is_none() {
             return Err(
                 "there is nothing to do. HINT: schedule-backup = \"0 3 * * *\" in the configuration, or --schedule-backup",
             );
@@ -299,7 +306,7 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
             after: arguments.hooks.hook_after.clone(),
             failed: arguments.hooks.hook_failed.clone(),
         },
-        mountpoint: arguments.mountpoint.clone(),
+        mountpoint: arguments.mountpoint(),
     };
     let token = arguments.http.token()?;
     let listener = match &arguments.http.listen {

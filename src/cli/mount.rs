@@ -128,7 +128,7 @@ Files in the mount:
   .walfs/version       version of the walfs that serves
 
 Sizes are bytes, or have KiB, MiB, GiB or TiB behind them. Times are like 45s, 10m or 1h 30m.
-At boot: mount-helpers/README.md (systemd, fstab).";
+At boot: mount-helpers/README.md (systemd, fstab); of the Debian package in /usr/share/doc/walfs.";
 
 /// Take a mount away
 ///

@@ -139,6 +139,17 @@ pub fn said(output: &Output) -> String {
     )
 }
 
+/// What a command prints that succeeds, and says nothing on standard error.
+#[track_caller]
+pub fn succeeds(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| {
+        panic!("{command:?}: {error}\nHINT: .ci/needs test brings what the tests need")
+    });
+    assert!(output.status.success(), "{command:?}: {}", said(&output));
+    assert!(output.stderr.is_empty(), "{command:?}: {}", said(&output));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
 /// Name, uid and gid of the first line of /etc/passwd that `wanted` accepts.
 fn entry(wanted: impl Fn(&[&str]) -> bool) -> (String, u32, u32) {
     let passwd = fs::read_to_string("/etc/passwd").expect("read /etc/passwd");

@@ -103,6 +103,12 @@ impl World {
     }
 }
 
+/// A file of `mount-helpers/`.
+pub fn helper(name: &str) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+    source.join("mount-helpers").join(name)
+}
+
 /// A directory that all tests read and `make` fills, once, also for later runs. `key` tells what is in it.
 pub fn kept_for_all(key: &str, make: impl FnOnce(&Path)) -> PathBuf {
     static TURN: Mutex<()> = Mutex::new(());
