@@ -85,5 +85,7 @@ mod restoring_swapped;
 mod restoring_forged;
 // Damaged in every way, and told: what, and what it costs.
 mod read_back;
+// What pins and prunes say: damaged, forged, of nothing.
+mod words;
 // A second archive elsewhere: what it lacks, and nothing else.
 mod copied;

@@ -399,9 +399,9 @@ async fn pins(
 ) -> Result<BTreeMap<TreeName, (Option<String>, String)>, Error> {
     let pins = archive.pins(patience).await?.into_iter();
     let valid = pins.filter_map(|(name, pin)| match pin {
-        None => Some((name, (None, "its pin cannot be read".to_owned()))),
-        Some(pin) if pin.until.is_some_and(|until| until < now) => None,
-        Some(pin) => Some((name, (Some(pin.id), pin.reason))),
+        Err(reason) => Some((name, (None, format!("its pin cannot be read: {reason}")))),
+        Ok(pin) if pin.is_over(now) => None,
+        Ok(pin) => Some((name, (Some(pin.id), pin.reason))),
     });
     Ok(valid.collect())
 }

@@ -34,6 +34,7 @@ mod pages;
 mod task;
 mod tree;
 mod wal;
+mod words;
 
 pub use due::Scope;
 pub use finding::{Cost, Finding, Kind};
@@ -303,13 +304,13 @@ impl<'a> Run<'a> {
     fn wants(&self, key: &Key, object: &Object) -> bool {
         let only = match (&self.scope, self.only) {
             (Scope::All, _) => return true,
-            (Scope::Wal, _) => return matches!(object, Object::Wal(_) | Object::Fragment(_)),
-            (Scope::Backups, _) => return !matches!(object, Object::Wal(_) | Object::Fragment(_)),
+            (Scope::Wal, _) => return is_of_wal(object),
+            (Scope::Backups, _) => return !is_of_wal(object),
             (Scope::Backup(name), None) => return *object == Object::Summary(name.clone()),
             (Scope::Backup(_), Some(only)) => &self.backups[only],
         };
         match object {
-            Object::Summary(name) => *name == only.name,
+            Object::Summary(name) | Object::Pin(name) => *name == only.name,
             Object::Manifest(id) | Object::Word(id) => id.as_str() == only.summary.id,
             Object::Part(_) => self.only_parts.contains(key),
             Object::Wal(crate::pg::WalName::Segment(segment)) => self.only_wal.contains(segment),
@@ -335,7 +336,7 @@ impl<'a> Run<'a> {
                         };
                         if counts {
                             self.known.note(key, meta);
-                        } else if self.wants(key, &object) {
+                        } else if self.wants(key, &object) && !words::is_always_read(&object) {
                             ages.entry(self.known.at(key, meta))
                                 .or_default()
                                 .add(meta.stored_bytes);
@@ -438,7 +439,7 @@ impl<'a> Run<'a> {
     ) -> Result<Task, Error> {
         let at = self.known.at(key, meta);
         let wanted = self.wants(key, &object);
-        let is_due = wanted && self.due.take(at, meta.stored_bytes);
+        let is_due = wanted && (words::is_always_read(&object) || self.due.take(at, meta.stored_bytes));
         if wanted && !is_due {
             self.left.add(meta.stored_bytes);
             match at {
@@ -541,7 +542,7 @@ impl<'a> Run<'a> {
             }
             Outcome::Wrong { kind, reason, lost } => {
                 self.ledger.unproved();
-                self.find_wrong(&key, &object, (kind, reason, lost), tree)
+                self.find_wrong((&key, &meta), &object, (kind, reason, lost), tree)
                     .boxed()
                     .await?;
             }
@@ -688,6 +689,11 @@ impl<'a> Run<'a> {
         }
         Ok(())
     }
+}
+
+/// Is it WAL, or a word about WAL?
+fn is_of_wal(object: &Object) -> bool {
+    matches!(object, Object::Wal(_) | Object::Fragment(_) | Object::Pruned)
 }
 
 /// Without its hints: those are for who is told of this one only.

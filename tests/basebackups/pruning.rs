@@ -32,7 +32,7 @@ pub(super) fn prune(site: &Site<'_>, arguments: &[&str]) -> Value {
 }
 
 /// Names of those that a plan lets go.
-fn going(plan: &Value) -> Vec<String> {
+pub(super) fn going(plan: &Value) -> Vec<String> {
     let backups = plan["backups"].as_array().expect("backups").iter();
     let going = backups.filter(|backup| backup["goes"] == true);
     going
@@ -118,7 +118,7 @@ fn segment_of(site: &Site<'_>, name: &str, end: &str) -> String {
 }
 
 /// Backups in a row, with a copy of the files as they were at each.
-fn row(site: &Site<'_>, files: &mut Files, count: u32) {
+pub(super) fn row(site: &Site<'_>, files: &mut Files, count: u32) {
     for round in 0..count {
         site.backup(&format!("b{round}"));
         let copy = site.world.path().join(format!("copy{round}"));
@@ -134,7 +134,7 @@ fn row(site: &Site<'_>, files: &mut Files, count: u32) {
 }
 
 #[track_caller]
-fn assert_restores(site: &Site<'_>, round: u32) {
+pub(super) fn assert_restores(site: &Site<'_>, round: u32) {
     let data = restored(site, &format!("b{round}"));
     let copy = site.world.path().join(format!("copy{round}"));
     assert_same(&User::caller(), &data.join("kept_by_us"), &copy);
