@@ -470,6 +470,26 @@ fn k3_a_pinned_backup_stays() {
     assert!(pinned.status.success(), "{}", said(&pinned));
     let missing = run("backup-pin", &["none", "--reason", "x"]);
     assert_eq!(missing.status.code(), Some(1), "{}", said(&missing));
+    let listed = said(&run("backup-list", &[]));
+    let line = |name: &str| {
+        listed
+            .lines()
+            .find(|line| line.starts_with(name))
+            .expect("a line")
+    };
+    assert!(
+        line("b1").ends_with("complete; pinned: before the upgrade"),
+        "{listed}"
+    );
+    assert!(line("b0").ends_with("complete"), "{listed}");
+    let told: Vec<Value> = site
+        .list()
+        .iter()
+        .map(|listed| listed["pinned"].clone())
+        .collect();
+    assert_eq!(told, [Value::Null, "before the upgrade".into(), Value::Null]);
+    let shown = said(&run("backup-show", &["b1"]));
+    assert!(shown.contains("pinned             before the upgrade"), "{shown}");
     let done = prune(&site, &["--keep-last", "1"]);
     assert_eq!(going(&done), ["b0"]);
     assert!(done.to_string().contains("pinned: before the upgrade"), "{done}");
@@ -487,6 +507,8 @@ fn k3_a_pinned_backup_stays() {
     let until = (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2)).to_string();
     let soon = run("backup-pin", &["b1", "--reason", "audit", "--until", &until]);
     assert!(soon.status.success(), "{}", said(&soon));
+    let told: String = serde_json::from_value(site.list()[0]["pinned_until"].clone()).expect("a time");
+    assert_eq!(told, until);
     let held = prune(&site, &["--keep-last", "1", "--dry-run"]);
     assert_eq!(going(&held), Vec::<String>::new());
     std::thread::sleep(std::time::Duration::from_secs(2));
