@@ -47,6 +47,8 @@ mod stopped;
 mod swept;
 // Taken by `walfs backup`, brought back by stock tools, started.
 mod taking;
+// Taken of a server that was put back by pg_rewind.
+mod rewound;
 // What the archived WAL says of itself, and targets that it does not reach.
 mod reaching;
 // Brought back where the way is not straight: gaps, standbys, owners, two at once, closed archives.
