@@ -2,13 +2,16 @@
 //! (promise K3).
 
 use std::fs;
+use std::process::Stdio;
 
 use serde_json::Value;
 
 use super::incremental::Files;
 use super::pruning::{assert_restores, going, objects, prune, row, try_prune};
 use crate::common::basebackup::{Place, Site};
+use crate::common::clock;
 use crate::common::user::{User, said};
+use crate::common::wait;
 use crate::common::walfs::walfs;
 use crate::common::world::World;
 
@@ -196,4 +199,49 @@ fn k3_a_record_of_a_prune_that_cannot_be_read() {
     assert_eq!(found(&site, &[]).0, Vec::<String>::new());
     assert_eq!(run(&site, "wal-verify", &[]).0, Some(0));
     assert_restores(&site, 3);
+}
+
+/// A prune on another host, with a clock that is days ahead, takes this one for dead and ends its order. What is not announced
+/// any more is not removed.
+#[test]
+fn k3_a_prune_whose_order_was_ended_removes_nothing() {
+    let world = World::new("ended");
+    let site = Site::local(&world);
+    full(&site, &["b0", "b1", "b2"]);
+    prune(&site, &["--keep-last", "3"]);
+    let mut slow = site.walfs("prune");
+    slow.args(["--keep-last", "1", "--grace", "8s"]);
+    let slow = slow
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("run walfs");
+    let is_order = |key: &String| key.ends_with(".order.json");
+    let order = wait::until("its order", || {
+        site.place.keys("prune").into_iter().find(is_order)
+    });
+    // As if it were of another host: nobody sees from here that it is at work.
+    let text = String::from_utf8(site.place.object(&order)).expect("text");
+    let order_text: Value = serde_json::from_str(&text).expect("JSON");
+    let boot_id = order_text["boot_id"].as_str().expect("a boot id");
+    write(&world, &order, text.replace(boot_id, "another").as_bytes());
+    let before = site.place.keys("trees");
+    let mut other = site.walfs("prune");
+    other.env("LD_PRELOAD", clock::ahead(&world, 2 * 24 * 3600));
+    other.args(["--keep-last", "3", "--grace", "1s"]);
+    let output = other.output().expect("run walfs");
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(
+        !site.place.keys("prune").contains(&order),
+        "the order was not ended"
+    );
+    let output = slow.wait_with_output().expect("wait for it");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let told = said(&output);
+    assert!(
+        told.contains(&order) && told.contains("HINT: another prune"),
+        "{told}"
+    );
+    assert_eq!(site.place.keys("trees"), before);
+    assert_eq!(going(&prune(&site, &["--keep-last", "1"])), ["b0", "b1"]);
 }
