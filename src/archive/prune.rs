@@ -29,7 +29,7 @@ const RECORD: &str = ".done.json";
 pub const WORD_BYTES: u64 = 16 << 20;
 
 /// So many objects are asked for at a time whether the store has locked them.
-const ASKED_AT_ONCE: usize = 16;
+pub const ASKED_AT_ONCE: usize = 16;
 
 /// How often words are listed again because one was replaced meanwhile.
 const TRIES: usize = 8;
