@@ -43,6 +43,8 @@ mod others;
 mod prune_model;
 mod pruning;
 mod status;
+// How often a mount looks at the archive for who reads its status.
+mod looks;
 mod stopped;
 mod swept;
 // Taken by `walfs backup`, brought back by stock tools, started.
