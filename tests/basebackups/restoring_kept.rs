@@ -410,5 +410,7 @@ fn is_not_passed_on(killed: &Killed<'_>) {
         assert!(archived.contains(&key(0)), "{name}: {}", said(&output));
         assert!(!archived.contains(&key(1)), "{name}: {}", said(&output));
         assert!(killed.wal(&last, 1).exists(), "{name}");
+        let told = format!("{} has a mark for the archiver, and not all", killed.segments[1]);
+        assert_eq!(said(&output).contains(&told), has_mark, "{}", said(&output));
     }
 }

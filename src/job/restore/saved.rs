@@ -35,6 +35,25 @@ pub(super) fn whole(roots: &Roots, kept: &[WalName], size: SegmentSize) -> Resul
     Ok(whole)
 }
 
+/// What the operator should know of those that the server had whole, by its mark for the archiver, and that are not.
+///
+/// # Errors
+/// Marks that cannot be looked for.
+pub(super) fn torn(roots: &Roots, kept: &[WalName], whole: &[SegmentName]) -> Result<Option<String>, Error> {
+    for name in kept {
+        let WalName::Segment(segment) = name else { continue };
+        let mark = format!("pg_wal/archive_status/{segment}.ready");
+        if !whole.contains(segment) && roots.kind(&roots.bases.spot(mark.as_bytes()))?.is_some() {
+            return Ok(Some(format!(
+                "{segment} has a mark for the archiver, and not all of its WAL: it is not archived, and the server replays it only \
+                 up to what is missing.\n\
+                 HINT: look for a whole copy, in pg_wal of a standby for example, and put it in its place before the server starts"
+            )));
+        }
+    }
+    Ok(None)
+}
+
 /// Is every page of it WAL, up to its end or to the record of a switch? One whose first page does not tell is for the archive to
 /// refuse.
 ///
