@@ -17,7 +17,7 @@ const UPDATED: usize = 20;
 /// The LSN of each page of a relation file.
 fn lsns(file: &[u8]) -> Vec<u64> {
     let half =
-        |page: &[u8], at: usize| u64::from(u32::from_ne_bytes(page[at..at + 4].try_into().expect("4 bytes")));
+        |page: &[u8], at: usize| u64::from(u32::from_le_bytes(page[at..at + 4].try_into().expect("4 bytes")));
     let pages = file.chunks_exact(PAGE);
     pages.map(|page| (half(page, 0) << 32) | half(page, 4)).collect()
 }
