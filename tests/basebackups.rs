@@ -42,6 +42,7 @@ mod opening;
 mod others;
 mod prune_model;
 mod pruning;
+mod pruning_beside;
 mod status;
 // How often a mount looks at the archive for who reads its status.
 mod looks;
