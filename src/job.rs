@@ -13,6 +13,7 @@ pub mod finish;
 pub mod line;
 pub mod listing;
 mod look;
+pub mod pinned;
 pub mod progress;
 mod proof;
 pub mod prune;

@@ -38,7 +38,7 @@ pub mod written;
 pub use name::{NameError, SegmentName, WalName};
 pub use page::{HeaderError, PageHeader, TimelineMatch};
 pub use segments::segments;
-pub use switch::{Searched, SwitchSearch};
+pub use switch::{Searched, SwitchSearch, WalEnd};
 pub use tar_packing::TarPacking;
 pub use temporary::staging_target;
 

@@ -24,6 +24,7 @@ use crate::pg::WalName;
 use crate::store::Patience;
 
 mod ahead;
+mod annex;
 pub mod base;
 mod fetcher;
 pub mod page_hashes;

@@ -42,11 +42,16 @@ mod opening;
 mod others;
 mod prune_model;
 mod pruning;
+mod pruning_beside;
 mod status;
+// How often a mount looks at the archive for who reads its status.
+mod looks;
 mod stopped;
 mod swept;
 // Taken by `walfs backup`, brought back by stock tools, started.
 mod taking;
+// Taken of a server that was put back by pg_rewind.
+mod rewound;
 // What the archived WAL says of itself, and targets that it does not reach.
 mod reaching;
 // Brought back where the way is not straight: gaps, standbys, owners, two at once, closed archives.
@@ -85,5 +90,7 @@ mod restoring_swapped;
 mod restoring_forged;
 // Damaged in every way, and told: what, and what it costs.
 mod read_back;
+// What pins and prunes say: damaged, forged, of nothing.
+mod words;
 // A second archive elsewhere: what it lacks, and nothing else.
 mod copied;

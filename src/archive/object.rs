@@ -1,5 +1,7 @@
 //! What an object is, by its key; and all there are, folder by folder.
 
+use super::prune::{self, PRUNE};
+use super::tree::pin::{self, PINS};
 use super::tree::{BASEBACKUPS, TREES, TreeId, TreeName};
 use super::verified::VERIFIED;
 use super::wal::{Fragment, RECEIVING};
@@ -29,6 +31,12 @@ pub enum Object {
     Manifest(TreeId),
     /// Who began a tree, or why it was not completed.
     Word(TreeId),
+    /// Why no prune removes a backup.
+    Pin(TreeName),
+    /// What a prune is about to remove.
+    Order,
+    /// Which WAL prunes have removed.
+    Pruned,
     /// What was verified, and when.
     Checks,
 }
@@ -38,6 +46,10 @@ pub enum Object {
 pub enum Folder {
     /// Summaries of backups.
     BaseBackups,
+    /// Pins of backups.
+    Pins,
+    /// What prunes say of themselves.
+    Prune,
     /// Fragments.
     Receiving,
     /// Everything else of backups.
@@ -47,13 +59,22 @@ pub enum Folder {
 }
 
 impl Folder {
-    /// All that hold what was archived.
-    pub const ALL: [Self; 4] = [Self::BaseBackups, Self::Receiving, Self::Trees, Self::Wal];
+    /// All that hold what was archived, or what was said of it.
+    pub const ALL: [Self; 6] = [
+        Self::BaseBackups,
+        Self::Pins,
+        Self::Prune,
+        Self::Receiving,
+        Self::Trees,
+        Self::Wal,
+    ];
 
     /// What the keys of its objects begin with, but for the slash.
     pub const fn name(self) -> &'static str {
         match self {
             Self::BaseBackups => BASEBACKUPS,
+            Self::Pins => PINS,
+            Self::Prune => PRUNE,
             Self::Receiving => RECEIVING,
             Self::Trees => TREES,
             Self::Wal => WAL,
@@ -79,6 +100,8 @@ impl Archive {
                 let name = name.strip_suffix(".json")?.parse().ok()?;
                 Some(Object::Summary(name))
             }
+            PINS => pin::named(key).map(Object::Pin),
+            PRUNE => prune::word(key),
             TREES => self.of_tree(key, name),
             VERIFIED => Some(Object::Checks),
             _ => None,

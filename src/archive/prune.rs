@@ -13,21 +13,23 @@ use futures::{StreamExt, TryStreamExt, future, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::object::Object;
 use super::tree::begun::{Maker, Process};
 use super::tree::{TreeId, TreeKind, TreeName};
 use super::{Archive, Error};
 use crate::pg::{SegmentName, SegmentSize, Timeline, WalName};
 use crate::store::{self, ByteRange, ErrorKind, Key, Patience, PutMode, Retention};
 
-const PRUNE: &str = "prune/";
+/// Folder of what prunes say of themselves.
+pub(super) const PRUNE: &str = "prune";
 const ORDER: &str = ".order.json";
 const RECORD: &str = ".done.json";
 
 /// The longest order, and the longest record.
-const WORD_BYTES: u64 = 16 << 20;
+pub const WORD_BYTES: u64 = 16 << 20;
 
 /// So many objects are asked for at a time whether the store has locked them.
-const ASKED_AT_ONCE: usize = 16;
+pub const ASKED_AT_ONCE: usize = 16;
 
 /// How often words are listed again because one was replaced meanwhile.
 const TRIES: usize = 8;
@@ -60,6 +62,11 @@ impl WalSpan {
         (first.timeline == last.timeline && numbers.0 <= numbers.1).then_some((first.timeline, numbers))
     }
 
+    /// Two segments of one timeline, the later one last: what nothing else is, whatever the size of segments.
+    fn is_span(&self) -> bool {
+        self.numbers(SegmentSize::MIN).is_some()
+    }
+
     fn has(&self, segment: SegmentName, size: SegmentSize) -> bool {
         self.numbers(size).is_some_and(|(timeline, (first, last))| {
             timeline == segment.timeline && (first..=last).contains(&segment.number(size))
@@ -79,6 +86,31 @@ pub struct Order {
     pub trees: Vec<String>,
     /// Segments that go.
     pub wal: Vec<WalSpan>,
+}
+
+impl Order {
+    /// What an object says.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let order: Self =
+            serde_json::from_slice(text).map_err(|error| format!("it is no order of a prune: {error}"))?;
+        match order.trees.iter().find(|tree| TreeId::parse(tree).is_none()) {
+            Some(odd) => Err(format!("it names {odd:?}, which is no folder of a backup")),
+            None => spans(&order.wal).map(|()| order),
+        }
+    }
+}
+
+fn spans(wal: &[WalSpan]) -> Result<(), String> {
+    match wal.iter().find(|span| !span.is_span()) {
+        Some(odd) => Err(format!(
+            "{:?} to {:?} are no segments of one timeline",
+            odd.first, odd.last
+        )),
+        None => Ok(()),
+    }
 }
 
 /// An order that was found.
@@ -121,8 +153,29 @@ impl Found {
 
 /// Which WAL is not kept any more, by all prunes so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
+pub struct Record {
     wal: Vec<WalSpan>,
+}
+
+impl Record {
+    /// What an object says.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let record: Self =
+            serde_json::from_slice(text).map_err(|error| format!("it is no record of a prune: {error}"))?;
+        spans(&record.wal).map(|()| record)
+    }
+}
+
+/// What a key of a prune's word is; `None` for one that is not ours.
+pub(super) fn word(key: &Key) -> Option<Object> {
+    let key = key.as_str();
+    if key.ends_with(ORDER) {
+        return Some(Object::Order);
+    }
+    key.ends_with(RECORD).then_some(Object::Pruned)
 }
 
 /// What the records say, and the objects that say it.
@@ -188,7 +241,7 @@ impl Archive {
     /// # Errors
     /// [`Error::Store`].
     pub async fn give_order(&self, order: &Order, patience: Patience) -> Result<Key, Error> {
-        let key = Key::new(format!("{PRUNE}{:016x}{ORDER}", fastrand::u64(..)));
+        let key = Key::new(format!("{PRUNE}/{:016x}{ORDER}", fastrand::u64(..)));
         let text = serde_json::to_vec_pretty(order).expect("plain data becomes JSON");
         let put = self.store().put(&key, text.into(), PutMode::Overwrite, patience);
         put.await?;
@@ -201,7 +254,7 @@ impl Archive {
     /// [`Error::Store`].
     pub async fn orders(&self, patience: Patience) -> Result<Vec<Found>, Error> {
         let mut found = Vec::new();
-        for (key, meta) in self.list_all(PRUNE, patience).await? {
+        for (key, meta) in self.list_all(&format!("{PRUNE}/"), patience).await? {
             if !key.as_str().ends_with(ORDER) {
                 continue;
             }
@@ -210,7 +263,7 @@ impl Archive {
                 .get(&key, ByteRange::AtMost(WORD_BYTES), patience)
                 .await;
             let order = match read {
-                Ok(fetched) => serde_json::from_slice(&fetched.bytes).ok(),
+                Ok(fetched) => Order::parse(&fetched.bytes).ok(),
                 Err(error) if error.kind == ErrorKind::NotFound => continue,
                 Err(error) if error.kind == ErrorKind::Damaged => None,
                 Err(error) => return Err(error.into()),
@@ -236,7 +289,7 @@ impl Archive {
     pub async fn removed_wal(&self, patience: Patience) -> Result<Removed, Error> {
         'again: for _ in 0..TRIES {
             let mut removed = Removed::default();
-            for (key, _) in self.list_all(PRUNE, patience).await? {
+            for (key, _) in self.list_all(&format!("{PRUNE}/"), patience).await? {
                 if !key.as_str().ends_with(RECORD) {
                     continue;
                 }
@@ -245,7 +298,7 @@ impl Archive {
                     .get(&key, ByteRange::AtMost(WORD_BYTES), patience)
                     .await;
                 let record = match read {
-                    Ok(fetched) => serde_json::from_slice(&fetched.bytes).map_err(|error| error.to_string()),
+                    Ok(fetched) => Record::parse(&fetched.bytes),
                     // Another one has taken its place.
                     Err(error) if error.kind == ErrorKind::NotFound => continue 'again,
                     Err(error) if error.kind == ErrorKind::Damaged => Err(error.message),
@@ -257,7 +310,7 @@ impl Archive {
                         removed.records.push(key);
                     }
                     Err(reason) => tracing::warn!(
-                        "{}/{key} cannot be read, {reason}: WAL that `walfs prune` has removed may be told as missing\n\
+                        "{}/{key} cannot be read: {reason}. WAL that `walfs prune` has removed may be told as missing\n\
                          HINT: bring it back from a copy of the store; or remove it, and prune again",
                         self.place()
                     ),
@@ -269,7 +322,7 @@ impl Archive {
         Err(Error::Store(store::Error {
             kind: ErrorKind::Transient,
             operation: "list",
-            target: format!("{}/{PRUNE}", self.place()),
+            target: format!("{}/{PRUNE}/", self.place()),
             message,
         }))
     }
@@ -280,7 +333,7 @@ impl Archive {
     /// [`Error::Store`].
     pub async fn record_removed(&self, removed: Removed, patience: Patience) -> Result<(), Error> {
         let Removed { wal, records } = removed;
-        let key = Key::new(format!("{PRUNE}{:016x}{RECORD}", fastrand::u64(..)));
+        let key = Key::new(format!("{PRUNE}/{:016x}{RECORD}", fastrand::u64(..)));
         let text = serde_json::to_vec_pretty(&Record { wal }).expect("plain data becomes JSON");
         let put = self.store().put(&key, text.into(), PutMode::Overwrite, patience);
         put.await?;
@@ -292,7 +345,7 @@ impl Archive {
     /// # Errors
     /// [`Error::Store`].
     pub async fn has_pruned(&self, patience: Patience) -> Result<bool, Error> {
-        match self.store().list(PRUNE, None, 1, patience).await {
+        match self.store().list(&format!("{PRUNE}/"), None, 1, patience).await {
             Err(error) if error.kind == ErrorKind::Denied => Ok(false),
             page => Ok(!page?.entries.is_empty()),
         }

@@ -1,5 +1,6 @@
 //! `walfs backup-list` and `backup-show`: which backups there are, and what is known of one.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ use crate::archive::tree::{Tree, TreeKind};
 use crate::assemble::Stay;
 use crate::job::backup::named;
 use crate::job::listing::{Listed, State, backup, backups};
+use crate::job::pinned::{Pinned, Pins, ids};
 use crate::pg::WalName;
 use crate::printable::printable;
 use crate::store::Patience;
@@ -61,6 +63,7 @@ States:
                abandoned, with all that comes before its summary: a complete backup that has lost it, or one that was
                killed just before. It stays until `walfs backup-discard NAME`
   damaged      its summary cannot be read, or something of it is not there any more
+With `pinned` and why, if `walfs backup-pin` keeps it from every prune.
 
 Columns: KIND is plain (a data directory), tar (tar files) or incr (pg_basebackup --incremental); when it ENDED, at STOP (>: then or later, the archive does \
 not say); the WAL from START to STOP on its timeline (TLI), bytes of files, bytes stored for it, version of PostgreSQL \
@@ -99,6 +102,11 @@ struct Shown<'a> {
     maker: Option<ShownMaker<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parts: Option<usize>,
+    /// Why it is pinned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pinned: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pinned_until: Option<Timestamp>,
     #[serde(flatten)]
     summary: Option<&'a Summary>,
 }
@@ -116,7 +124,7 @@ struct ShownMaker<'a> {
 }
 
 impl<'a> Shown<'a> {
-    fn of(listed: &'a Listed, parts: Option<usize>) -> Self {
+    fn of(listed: &'a Listed, pinned: Option<&'a Pinned>, parts: Option<usize>) -> Self {
         let mut shown = Self {
             name: listed.name.as_str(),
             state: word(&listed.state),
@@ -124,6 +132,8 @@ impl<'a> Shown<'a> {
             damage: None,
             maker: None,
             parts,
+            pinned: pinned.map(|pinned| pinned.reason.as_str()),
+            pinned_until: pinned.and_then(|pinned| pinned.until),
             summary: listed.summary(),
         };
         match &listed.state {
@@ -216,12 +226,21 @@ fn who(tree: &Unfinished, maker: Maker) -> String {
 pub fn list(arguments: &ListArgs) -> ExitCode {
     exit_code(block_on(async {
         let archive = open(&arguments.store, &arguments.archive).await?;
-        let listed = backups(&archive, Patience::for_at_most(arguments.store.deadline)).await?;
+        let patience = Patience::for_at_most(arguments.store.deadline);
+        let listed = backups(&archive, patience).await?;
+        let (pins, ids) = (
+            Pins::read(&archive, Timestamp::now(), patience).await?,
+            ids(&listed),
+        );
+        let pinned: Vec<Option<Pinned>> = listed.iter().map(|listed| pins.of(listed, &ids)).collect();
+        let all = listed.iter().zip(pinned.iter().map(Option::as_ref));
         let text = if arguments.json {
-            let shown: Vec<Shown<'_>> = listed.iter().map(|listed| Shown::of(listed, None)).collect();
+            let shown: Vec<Shown<'_>> = all
+                .map(|(listed, pinned)| Shown::of(listed, pinned, None))
+                .collect();
             serde_json::to_string_pretty(&shown)? + "\n"
         } else {
-            table(&listed)
+            table(all)
         };
         write_out(&text)
     }))
@@ -241,15 +260,17 @@ pub fn show(arguments: &ShowArgs) -> ExitCode {
             )
             .into());
         };
+        let pins = Pins::read(&archive, Timestamp::now(), patience).await?;
+        let pinned = pins.of(&listed, &BTreeSet::new());
         let tree = match listed.summary() {
             Some(summary) => Some(archive.tree(&listed.name, summary, patience).await?),
             None => None,
         };
         let text = if arguments.json {
             let parts = tree.as_ref().map(|tree| tree.parts.len());
-            serde_json::to_string_pretty(&Shown::of(&listed, parts))? + "\n"
+            serde_json::to_string_pretty(&Shown::of(&listed, pinned.as_ref(), parts))? + "\n"
         } else {
-            page(&listed, tree.as_deref(), &arguments.archive)
+            page(&listed, pinned.as_ref(), tree.as_deref(), &arguments.archive)
         };
         write_out(&text)
     }))
@@ -270,14 +291,9 @@ const HEAD: [&str; 11] = [
 ];
 
 /// Columns as wide as their widest cell; numbers to the right.
-fn table(listed: &[Listed]) -> String {
-    let rows: Vec<[String; 11]> = std::iter::once(HEAD.map(String::from))
-        .chain(
-            listed
-                .iter()
-                .map(|listed| row(listed).map(|cell| printable(&cell).into_owned())),
-        )
-        .collect();
+fn table<'a>(listed: impl Iterator<Item = (&'a Listed, Option<&'a Pinned>)>) -> String {
+    let cells = listed.map(|(listed, pinned)| row(listed, pinned).map(|cell| printable(&cell).into_owned()));
+    let rows: Vec<[String; 11]> = std::iter::once(HEAD.map(String::from)).chain(cells).collect();
     let width = |column: usize| {
         rows.iter()
             .map(|row| row[column].chars().count())
@@ -301,10 +317,13 @@ fn table(listed: &[Listed]) -> String {
     text
 }
 
-fn row(listed: &Listed) -> [String; 11] {
+fn row(listed: &Listed, pinned: Option<&Pinned>) -> [String; 11] {
     let mut row = HEAD.map(|_| "-".to_owned());
     row[0] = listed.name.to_string();
     row[10] = state(listed);
+    if let Some(pinned) = pinned {
+        row[10] += &format!("; pinned{}", why_pinned(pinned));
+    }
     if let State::Unfinished(tree, _) = &listed.state {
         row[7] = BinaryBytes(tree.stored_bytes).to_string();
     }
@@ -334,6 +353,12 @@ fn fill(row: &mut [String; 11], summary: &Summary) {
     }
 }
 
+/// Until when, and why.
+fn why_pinned(pinned: &Pinned) -> String {
+    let until = pinned.until.map(|until| format!(" until {}", when(until)));
+    format!("{}: {}", until.unwrap_or_default(), pinned.reason)
+}
+
 fn kind(backup: &Backup) -> &'static str {
     match backup.shape {
         _ if backup.incremental_from.is_some() => "incr",
@@ -348,8 +373,14 @@ fn when(time: Timestamp) -> String {
 }
 
 /// All of one backup, a line each.
-fn page(listed: &Listed, tree: Option<&Tree>, archive: &str) -> String {
+fn page(listed: &Listed, pinned: Option<&Pinned>, tree: Option<&Tree>, archive: &str) -> String {
     let mut lines = vec![("backup", listed.name.to_string()), ("state", state(listed))];
+    if let Some(pinned) = pinned {
+        lines.push((
+            "pinned",
+            why_pinned(pinned).trim_start_matches([':', ' ']).to_owned(),
+        ));
+    }
     if let Some(summary) = listed.summary() {
         lines.extend(of_summary(summary));
     }

@@ -14,6 +14,7 @@ use crate::archive::tree::{Part, TreeId, TreeName};
 use crate::archive::{Archive, Error};
 use crate::job::backup::named;
 use crate::job::listing::{Listed, State, backups_and_remnants};
+use crate::job::pinned::{Pins, ids};
 use crate::job::progress::Progress;
 use crate::job::proof::{Expected, Verdict, held_bytes, prove};
 use crate::job::restore::timelines::Timelines;
@@ -77,13 +78,15 @@ impl Look {
         patience: impl Fn() -> Patience,
     ) -> Result<Self, Error> {
         let (listed, remnants) = backups_and_remnants(archive, patience()).await?;
-        let ids: BTreeSet<String> = listed.iter().filter_map(Listed::id).collect();
-        let mut pins = pins(archive, now, patience()).await?;
+        let ids = ids(&listed);
+        let pins = Pins::read(archive, now, patience()).await?;
         let mut base_of: BTreeMap<TreeId, Vec<TreeName>> = BTreeMap::new();
         let mut making = None;
         let mut backups = Vec::new();
         let (mut unreadable, mut unfinished) = (Vec::new(), Vec::new());
-        for Listed { name, state } in listed {
+        for listed in listed {
+            let pinned = pins.of(&listed, &ids).map(|pinned| pinned.reason);
+            let Listed { name, state } = listed;
             let (summary, lacks) = match state {
                 State::Complete(summary) => (summary, None),
                 State::WalMissing(summary, segments) => {
@@ -115,11 +118,8 @@ impl Look {
                 unreadable.push((name, "its folder is another one's".into()));
                 continue;
             };
-            // A pin that means no backup that there is, is not to be taken at its word.
-            let means = |of: &String| *of == id.as_str() || !ids.contains(of);
-            let pinned = pins.remove(&name);
             backups.push(Known {
-                pinned: pinned.and_then(|(of, reason)| of.is_none_or(|of| means(&of)).then_some(reason)),
+                pinned,
                 name,
                 id,
                 is_complete: lacks.is_none() && summary.backup.incremental_from.is_none(),
@@ -389,19 +389,4 @@ async fn goes_on(
             Ok(true)
         }
     }
-}
-
-/// Which backups are pinned: the folder that is meant, if that can be read, and why.
-async fn pins(
-    archive: &Archive,
-    now: Timestamp,
-    patience: Patience,
-) -> Result<BTreeMap<TreeName, (Option<String>, String)>, Error> {
-    let pins = archive.pins(patience).await?.into_iter();
-    let valid = pins.filter_map(|(name, pin)| match pin {
-        None => Some((name, (None, "its pin cannot be read".to_owned()))),
-        Some(pin) if pin.until.is_some_and(|until| until < now) => None,
-        Some(pin) => Some((name, (Some(pin.id), pin.reason))),
-    });
-    Ok(valid.collect())
 }

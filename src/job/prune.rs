@@ -80,6 +80,18 @@ pub enum Error {
         /// The archive.
         place: String,
     },
+    /// Somebody took it for dead: a clock is wrong, or it was removed by hand.
+    #[error(
+        "nothing is removed from {place}: {order}, by which this prune said what it was about to remove, is not there any more, so \
+         others may build on that.\n\
+         HINT: another prune has taken this one for dead: compare the clocks of both hosts; then run it again."
+    )]
+    OrderGone {
+        /// The archive.
+        place: String,
+        /// The object.
+        order: Key,
+    },
     /// It was stopped for very long.
     #[error(
         "this prune began more than {hours} hours ago, and has stopped: another one may have taken its place.\n\
@@ -159,6 +171,7 @@ impl Prune<'_> {
                 return Err(error);
             }
         };
+        self.stored_at(&key).await?;
         // First: whoever misses a segment finds it there.
         self.record(&agreed).await?;
         let removed = self.go_through(&agreed, Mode::Remove, began + MOST_TIME).await?;
@@ -179,10 +192,21 @@ impl Prune<'_> {
         }
     }
 
+    /// When the order was stored, by the store's clock; that it is still there.
+    async fn stored_at(&self, order: &Key) -> Result<SystemTime, Error> {
+        match self.archive.store().head(order, self.patience()).await {
+            Ok(meta) => Ok(meta.modified),
+            Err(error) if error.kind == ErrorKind::NotFound => Err(Error::OrderGone {
+                place: self.archive.place(),
+                order: order.clone(),
+            }),
+            Err(error) => Err(archive::Error::from(error).into()),
+        }
+    }
+
     /// Behind the order, and after the grace, by the store's clock.
     async fn look_again(&self, key: &Key, first: &Plan) -> Result<Plan, Error> {
-        let stored = self.archive.store().head(key, self.patience()).await;
-        let stored = stored.map_err(archive::Error::from)?.modified;
+        let stored = self.stored_at(key).await?;
         self.progress.phase(Phase::Waiting(self.grace));
         tokio::time::sleep(self.grace).await;
         let stored = Timestamp::try_from(stored).unwrap_or(Timestamp::MIN);

@@ -8,49 +8,44 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::{FutureExt, StreamExt, stream};
+use futures::FutureExt;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::amount::Amount;
 use super::progress::{Phase, Progress};
-use super::wal_ranges::{WalRanges, wal_ranges};
-use crate::archive::object::{Folder, Object};
+use crate::archive::object::Object;
 use crate::archive::tree::summary::Summary;
-use crate::archive::tree::{TreeId, TreeKind, TreeName};
-use crate::archive::verified::{Checks, Found, MOST_FOUND};
+use crate::archive::tree::{TreeKind, TreeName};
+use crate::archive::verified::Found;
 use crate::archive::{Archive, Error};
 use crate::pg::{SegmentName, SegmentSize, SystemId};
 use crate::read::tree::TreeReader;
-use crate::store::{Key, Meta, Patience};
+use crate::store::{Key, Patience};
 
+mod conclude;
 mod costs;
 mod due;
 mod finding;
 mod ledger;
 mod pages;
+mod remembered;
 mod task;
 mod tree;
 mod wal;
+mod walk;
+mod words;
 
 pub use due::Scope;
 pub use finding::{Cost, Finding, Kind};
 
 use due::Due;
-use ledger::{Ages, Known, Ledger};
-use task::{Checked, Outcome, Task};
-use tree::OpenTree;
-
-/// Objects read at once; how much memory they take is the archive's to say.
-const AT_ONCE: usize = 8;
+use ledger::{Known, Ledger};
 
 /// Findings that are told one by one; the others are counted.
 const MOST_FINDINGS: usize = 10_000;
-
-/// After how long what was proved so far is remembered.
-const REMEMBERED_EVERY: Duration = Duration::from_secs(300);
 
 /// What is read.
 #[derive(Debug, Clone, Default)]
@@ -303,250 +298,18 @@ impl<'a> Run<'a> {
     fn wants(&self, key: &Key, object: &Object) -> bool {
         let only = match (&self.scope, self.only) {
             (Scope::All, _) => return true,
-            (Scope::Wal, _) => return matches!(object, Object::Wal(_) | Object::Fragment(_)),
-            (Scope::Backups, _) => return !matches!(object, Object::Wal(_) | Object::Fragment(_)),
+            (Scope::Wal, _) => return is_of_wal(object),
+            (Scope::Backups, _) => return !is_of_wal(object),
             (Scope::Backup(name), None) => return *object == Object::Summary(name.clone()),
             (Scope::Backup(_), Some(only)) => &self.backups[only],
         };
         match object {
-            Object::Summary(name) => *name == only.name,
+            Object::Summary(name) | Object::Pin(name) => *name == only.name,
             Object::Manifest(id) | Object::Word(id) => id.as_str() == only.summary.id,
             Object::Part(_) => self.only_parts.contains(key),
             Object::Wal(crate::pg::WalName::Segment(segment)) => self.only_wal.contains(segment),
             _ => false,
         }
-    }
-
-    /// How old the last check is of all that is verified. What is known of the rest stays so: all folders are listed.
-    async fn survey(&mut self) -> Result<Ages, Error> {
-        // Ranges are counted first, so ages are told in a second pass over each folder's listing.
-        let mut ages = Ages::new();
-        for counts in [true, false] {
-            for folder in Folder::ALL {
-                let mut after = None;
-                loop {
-                    let page = self
-                        .archive
-                        .list_folder(folder, after.as_ref(), self.patience())
-                        .await?;
-                    for (key, meta) in &page.entries {
-                        let Some(object) = self.archive.object(key) else {
-                            continue;
-                        };
-                        if counts {
-                            self.known.note(key, meta);
-                        } else if self.wants(key, &object) {
-                            ages.entry(self.known.at(key, meta))
-                                .or_default()
-                                .add(meta.stored_bytes);
-                        }
-                    }
-                    match page.entries.last() {
-                        Some((last, _)) if page.more => after = Some(last.clone()),
-                        _ => break,
-                    }
-                }
-            }
-        }
-        Ok(ages)
-    }
-
-    /// Reads what is due, folder by folder. What was proved so far is remembered now and then: `partial` is that record.
-    async fn go_through(&mut self, partial: &mut Option<Key>) -> Result<(), Error> {
-        let mut remembered = Instant::now();
-        let needed = self.needed_trees();
-        for folder in Folder::ALL {
-            let mut tree: Option<OpenTree> = None;
-            let mut seen_trees: BTreeSet<String> = BTreeSet::new();
-            let mut after = None;
-            loop {
-                let page = self
-                    .archive
-                    .list_folder(folder, after.as_ref(), self.patience())
-                    .await?;
-                let mut tasks = Vec::new();
-                for (key, meta) in &page.entries {
-                    let Some(object) = self.archive.object(key) else {
-                        continue;
-                    };
-                    if let Object::Part(id) | Object::Manifest(id) | Object::Word(id) = &object
-                        && tree.as_ref().is_none_or(|open| open.id != *id)
-                    {
-                        self.run_tasks(std::mem::take(&mut tasks), &mut tree).await?;
-                        self.close_tree(tree.take()).boxed().await?;
-                        seen_trees.insert(id.to_string());
-                        if self.looks_into(id, &needed) {
-                            tree = Some(self.open_tree(id.clone()).boxed().await?);
-                        }
-                    }
-                    let task = self.task(key, meta, object, &mut tree).boxed().await?;
-                    tasks.push(task);
-                }
-                self.run_tasks(tasks, &mut tree).await?;
-                if remembered.elapsed() > REMEMBERED_EVERY {
-                    self.remember_so_far(partial).await;
-                    remembered = Instant::now();
-                }
-                match page.entries.last() {
-                    Some((last, _)) if page.more => after = Some(last.clone()),
-                    _ => break,
-                }
-            }
-            self.close_tree(tree.take()).boxed().await?;
-            if folder == Folder::Trees {
-                for id in needed.difference(&seen_trees) {
-                    if let Some(id) = TreeId::parse(id).filter(|id| self.looks_into(id, &needed)) {
-                        let tree = self.open_tree(id).boxed().await?;
-                        self.close_tree(Some(tree)).boxed().await?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Is a tree's folder compared with what manifests say of it?
-    fn looks_into(&self, id: &TreeId, needed: &BTreeSet<String>) -> bool {
-        match self.scope {
-            Scope::All | Scope::Backups => true,
-            Scope::Wal => false,
-            Scope::Backup(_) => needed.contains(id.as_str()),
-        }
-    }
-
-    /// Folders that backups point to.
-    fn needed_trees(&self) -> BTreeSet<String> {
-        let backups = match (&self.scope, self.only) {
-            (Scope::Backup(_), Some(only)) => &self.backups[only..=only],
-            (Scope::Backup(_), None) => &[],
-            _ => &self.backups[..],
-        };
-        let needed = backups.iter().flat_map(|Backup { summary, .. }| {
-            let earlier = summary.builds_on.iter().map(|on| on.id.clone());
-            earlier.chain([summary.id.clone()])
-        });
-        needed.collect()
-    }
-
-    /// What is to be done with a listed object.
-    async fn task(
-        &mut self,
-        key: &Key,
-        meta: &Meta,
-        object: Object,
-        tree: &mut Option<OpenTree>,
-    ) -> Result<Task, Error> {
-        let at = self.known.at(key, meta);
-        let wanted = self.wants(key, &object);
-        let is_due = wanted && self.due.take(at, meta.stored_bytes);
-        if wanted && !is_due {
-            self.left.add(meta.stored_bytes);
-            match at {
-                None => self.never.add(meta.stored_bytes),
-                Some(at) => self.oldest = Some(self.oldest.map_or(at, |oldest| oldest.min(at))),
-            }
-        }
-        let mut task = Task::new(key.clone(), meta.clone(), object, at, is_due);
-        if let Some(tree) = tree.as_mut() {
-            self.prepare(tree, &mut task).await?;
-        }
-        Ok(task)
-    }
-
-    async fn run_tasks(&mut self, tasks: Vec<Task>, tree: &mut Option<OpenTree>) -> Result<(), Error> {
-        let (archive, progress, size) = (self.archive, self.progress, self.segment_size);
-        let (unreadable, wait) = (&self.unreadable, self.wait);
-        let checks = stream::iter(tasks).map(|task| {
-            async move {
-                let checked = match task.is_due {
-                    true => {
-                        // Of a gigabyte more is to come than of a part.
-                        let wait = wait + Duration::from_secs(task.meta.stored_bytes >> 20);
-                        let patience = Patience::for_at_most(wait);
-                        task.check(archive, size, unreadable, patience).await
-                    }
-                    false => Ok(Checked::default()),
-                };
-                if task.is_due {
-                    progress.advance(task.meta.stored_bytes);
-                }
-                (task, checked)
-            }
-            .boxed()
-        });
-        let mut checked = checks.buffered(AT_ONCE);
-        let mut done = Vec::new();
-        let mut failed = None;
-        while let Some((task, checked)) = checked.next().await {
-            match checked {
-                Ok(checked) => done.push((task, checked)),
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
-            }
-        }
-        drop(checked);
-        for (task, checked) in done {
-            self.enter(task, checked, tree).boxed().await?;
-        }
-        failed.map_or(Ok(()), Err)
-    }
-
-    /// Takes down what came of an object.
-    async fn enter(
-        &mut self,
-        task: Task,
-        checked: Checked,
-        tree: &mut Option<OpenTree>,
-    ) -> Result<(), Error> {
-        let Task {
-            key,
-            meta,
-            object,
-            at,
-            is_due,
-            ..
-        } = task;
-        if !is_due {
-            match at {
-                Some(at) => self.ledger.proved(&key, &meta, at),
-                None => self.ledger.unproved(),
-            }
-            return Ok(());
-        }
-        self.read.add(meta.stored_bytes);
-        if let Some(system_id) = checked.system_id {
-            *self.clusters.entry(system_id).or_default() += 1;
-        }
-        if let Object::Fragment(fragment) = &object {
-            self.received.insert(fragment.segment);
-        }
-        if let Some(tree) = tree.as_mut() {
-            tree.bad_pages
-                .extend(checked.pages.into_iter().map(|bad| (key.clone(), bad)));
-        }
-        match checked.outcome {
-            Outcome::Proved => {
-                self.ledger.proved(&key, &meta, self.began);
-                if let Some((_, is_proved)) = self.remembered.get_mut(key.as_str()) {
-                    *is_proved = true;
-                }
-            }
-            // Fragments are replaced, and backups pruned, while this goes on. What a backup needs is looked for once more.
-            Outcome::Gone => {
-                if let Some(tree) = tree.as_mut() {
-                    tree.gone(&key);
-                }
-            }
-            Outcome::Wrong { kind, reason, lost } => {
-                self.ledger.unproved();
-                self.find_wrong(&key, &object, (kind, reason, lost), tree)
-                    .boxed()
-                    .await?;
-            }
-        }
-        Ok(())
     }
 
     fn find(&mut self, finding: Finding) {
@@ -555,139 +318,11 @@ impl<'a> Run<'a> {
             false => self.more_findings += 1,
         }
     }
+}
 
-    /// What is known now, as a record: also what was found before and was not looked at.
-    fn checks(&self, is_whole: bool) -> Checks {
-        let mut found: BTreeMap<String, Found> = BTreeMap::new();
-        for (object, (old, is_proved)) in &self.remembered {
-            let is_known_anew = *is_proved || (is_whole && self.is_settled(object));
-            if !is_known_anew {
-                found.insert(object.clone(), old.clone());
-            }
-        }
-        for finding in &self.findings {
-            found.insert(finding.object.clone(), finding.remembered(self.began));
-        }
-        Checks {
-            at: Timestamp::now(),
-            place: self.archive.place(),
-            ranges: self.ledger.ranges(),
-            found: found.into_values().take(MOST_FOUND).collect(),
-        }
-    }
-
-    /// Does a run that has come to its end know whether an earlier finding still holds? Unless other objects were wanted, or
-    /// some were never read, which come before all others.
-    fn is_settled(&self, object: &str) -> bool {
-        let Some(key) = Key::parse(object) else {
-            return true;
-        };
-        let kind = self.archive.object(&key);
-        let wanted = kind.is_none_or(|kind| self.wants(&key, &kind));
-        wanted && self.never.objects == 0
-    }
-
-    async fn remember(&self, is_whole: bool) -> Option<String> {
-        let checks = self.checks(is_whole);
-        let put = self.archive.put_checks(&checks, self.patience()).await;
-        put.err().map(|error| error.to_string())
-    }
-
-    async fn remember_so_far(&self, partial: &mut Option<Key>) {
-        let checks = self.checks(false);
-        match self.archive.put_checks(&checks, self.patience()).await {
-            Ok(key) => {
-                let old: Vec<Key> = partial.replace(key).into_iter().collect();
-                if let Err(error) = self.archive.delete_checks(&old, self.patience()).await {
-                    tracing::debug!("an older record of checks stays: {error}");
-                }
-            }
-            Err(error) => tracing::debug!("what was verified so far is not remembered: {error}"),
-        }
-    }
-
-    /// What only all of it tells: holes, lost histories, WAL that backups lack, what findings in WAL cost.
-    async fn conclude(&mut self) -> Result<(), Error> {
-        let mut ranges = WalRanges::default();
-        if self.scope.has_wal() || !self.bad_wal.is_empty() || self.only.is_some() {
-            let (archive, wait) = (self.archive, self.wait);
-            ranges = wal_ranges(archive, self.progress, || Patience::for_at_most(wait)).await?;
-        }
-        self.judge_cluster();
-        if self.scope.has_wal() {
-            self.find_holes(&ranges);
-            self.join_received().await?;
-        }
-        self.find_lost_summaries().await?;
-        self.find_missing_wal().await?;
-        self.tell_costs(&ranges);
-        Ok(())
-    }
-
-    /// Another number in `cluster.json` makes all segments look like another cluster's.
-    fn judge_cluster(&mut self) {
-        let Some(archived) = self.archive.known_cluster().map(|cluster| cluster.system_id) else {
-            return;
-        };
-        let mut seen = self.clusters.clone();
-        for backup in &self.backups {
-            if let Some(system_id) = backup.summary.backup.system_identifier {
-                *seen.entry(system_id).or_default() += 1;
-            }
-        }
-        let Some((other, count)) = seen
-            .pop_first()
-            .filter(|(other, _)| seen.is_empty() && *other != archived)
-        else {
-            return;
-        };
-        self.findings.retain(|finding| {
-            finding.kind != Kind::Misplaced || !finding.reason.contains("system identifier")
-        });
-        let segments: Vec<SegmentName> = self.bad_wal.iter().copied().collect();
-        for segment in segments {
-            let key = self.archive.wal_key(crate::pg::WalName::Segment(segment));
-            if !self.findings.iter().any(|finding| finding.object == key.as_str()) {
-                self.bad_wal.remove(&segment);
-            }
-        }
-        self.find(Finding {
-            object: "cluster.json".to_owned(),
-            kind: Kind::Damaged,
-            reason: format!(
-                "it states system identifier {archived}; all {count} segments and backups are of {other}"
-            ),
-            costs: vec![Cost::other(
-                "no segment is archived or restored through walfs: each is refused as another cluster's",
-            )],
-        });
-    }
-
-    /// Backups that have lost their summary.
-    async fn find_lost_summaries(&mut self) -> Result<(), Error> {
-        if !matches!(self.scope, Scope::All | Scope::Backups) {
-            return Ok(());
-        }
-        let now = std::time::SystemTime::now();
-        for tree in self.archive.unfinished_trees(self.patience()).await? {
-            if !tree.may_have_lost_its_summary(tree.maker(now)) {
-                continue;
-            }
-            let name = tree.id.name();
-            self.find(Finding {
-                object: name.summary_key(TreeKind::BaseBackup).as_str().to_owned(),
-                kind: Kind::Missing,
-                reason: format!("it is not there, and all else of {} may be", tree.id.prefix()),
-                costs: vec![Cost::Backup {
-                    backup: name,
-                    because: "without its summary it is none; bring that back, or remove the rest by `walfs \
-                              backup-discard`"
-                        .into(),
-                }],
-            });
-        }
-        Ok(())
-    }
+/// Is it WAL, or a word about WAL?
+fn is_of_wal(object: &Object) -> bool {
+    matches!(object, Object::Wal(_) | Object::Fragment(_) | Object::Pruned)
 }
 
 /// Without its hints: those are for who is told of this one only.

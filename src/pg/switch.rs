@@ -37,6 +37,43 @@ pub enum Searched {
     NoWal,
 }
 
+/// Where the WAL of a segment ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalEnd {
+    /// Behind the record of a switch, in bytes from the segment's beginning.
+    Switch(u64),
+    /// Before what is no WAL.
+    NoWal(u64),
+    /// Not there: it goes on.
+    GoesOn,
+}
+
+impl WalEnd {
+    /// In the first `bytes` of a segment, of which `read` fills a page with those from an offset on.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn find<E>(bytes: u64, mut read: impl FnMut(&mut [u8], u64) -> Result<(), E>) -> Result<Self, E> {
+        let mut page = vec![0; PageHeader::BYTES];
+        read(&mut page, 0)?;
+        let Ok(header) = PageHeader::parse(&page) else {
+            return Ok(Self::NoWal(0));
+        };
+        let mut search = SwitchSearch::default();
+        page.resize(header.block_bytes as usize, 0);
+        while search.next_page() < bytes {
+            let begins = search.next_page();
+            read(&mut page, begins)?;
+            match search.look(&header, &page) {
+                Searched::NotYet => {}
+                Searched::EndsAt(end) => return Ok(Self::Switch(end)),
+                Searched::NoWal => return Ok(Self::NoWal(begins)),
+            }
+        }
+        Ok(Self::GoesOn)
+    }
+}
+
 /// Goes through a segment page by page.
 #[derive(Debug, Clone, Default)]
 pub struct SwitchSearch {
@@ -183,6 +220,26 @@ mod tests {
             (left, at) = (&left[here..], at + here);
         }
         at
+    }
+
+    fn end(bytes: &[u8]) -> WalEnd {
+        let read = |page: &mut [u8], at: u64| {
+            page.copy_from_slice(&bytes[at as usize..][..page.len()]);
+            Ok::<(), ()>(())
+        };
+        WalEnd::find(bytes.len() as u64, read).unwrap()
+    }
+
+    #[test]
+    fn the_end_is_behind_a_switch_or_before_a_hole() {
+        let (bytes, switch) = pages(&[100, 3 * PAGE, 0], 8);
+        assert_eq!(end(&bytes), WalEnd::Switch(switch));
+        let (mut bytes, _) = pages(&[100, 9 * PAGE], 8);
+        assert_eq!(end(&bytes), WalEnd::GoesOn);
+        bytes[2 * PAGE..3 * PAGE].fill(0);
+        assert_eq!(end(&bytes), WalEnd::NoWal(2 * PAGE as u64));
+        bytes[..PAGE].fill(0);
+        assert_eq!(end(&bytes), WalEnd::NoWal(0));
     }
 
     fn search(bytes: &[u8]) -> Searched {

@@ -16,6 +16,8 @@ use crate::codec::{self, SeekTable, Tail};
 use crate::read::tree::stored::{Place, StoredFile, StoredTree};
 use crate::store::{self, ByteRange, ErrorKind, Key, Patience};
 
+use super::annex::stored_annex;
+
 /// What the annex of most parts has beside a hash for each of its pages: runs of small files.
 const RUNS_BYTES: u64 = 4096;
 
@@ -100,19 +102,7 @@ impl PageHashReader {
         if (table.hash(), table.plain_bytes()) != (part.hash, part.plain_bytes) {
             return Err(damaged("it is not the object that the manifest names"));
         }
-        let annex = table.annex_range();
-        let tail_start = tail.meta.stored_bytes - tail.bytes.len() as u64;
-        let stored = match annex.start.checked_sub(tail_start) {
-            Some(within) => tail
-                .bytes
-                .slice(within as usize..(annex.end - tail_start) as usize),
-            None => {
-                store
-                    .get(&part.key, ByteRange::Span(annex), patience)
-                    .await?
-                    .bytes
-            }
-        };
+        let stored = stored_annex(store, &part.key, &tail, &table, patience).await?;
         let annex = table
             .annex(&stored)
             .map_err(|damage| Trouble::Damaged(damage.to_string()))?;

@@ -16,6 +16,8 @@ use crate::pg::wal_index::{WalIndex, Walks};
 use crate::pg::{Lsn, SegmentName, SegmentSize, WalName};
 use crate::store::{ByteRange, ErrorKind, Patience};
 
+use super::annex::stored_annex;
+
 /// What is asked of the end of an object beside its seek table: most indexes are shorter.
 const GUESS_BYTES: u64 = 24 << 10;
 
@@ -87,14 +89,7 @@ impl WalIndexReader {
             }
             Err(damage) => return Err(self.archive.damaged(&key, damage)),
         };
-        let annex = table.annex_range();
-        let tail_start = tail.meta.stored_bytes - tail.bytes.len() as u64;
-        let stored = match annex.start.checked_sub(tail_start) {
-            Some(within) => tail
-                .bytes
-                .slice(within as usize..(annex.end - tail_start) as usize),
-            None => store.get(&key, ByteRange::Span(annex), patience).await?.bytes,
-        };
+        let stored = stored_annex(store, &key, &tail, &table, patience).await?;
         let index = match table.annex(&stored) {
             Ok(annex) => WalIndex::from_annex(annex, segment.start(size), size.bytes()),
             Err(damage) => {

@@ -243,6 +243,38 @@ async fn b2_latest_waits_for_the_wal() {
     }
 }
 
+/// B2: an object without a byte is no segment, whether a few are asked for or many compared with the listing.
+#[tokio::test]
+async fn b2_an_empty_segment_is_missing() {
+    for segments in [3, 100] {
+        let backend = Scripted::map(true);
+        let archive = Arc::new(open(&backend).await);
+        let below = Below::over(archive.clone(), LONG).await;
+        let names: Vec<String> = (2..2 + segments)
+            .map(|number| wal::segment_name(1, number, SEGMENT_BYTES))
+            .collect();
+        for name in &names {
+            let segment = wal::segment(name, SYSTEM, SEGMENT_BYTES, 1);
+            below.copy(name, &segment).await.unwrap();
+        }
+        let (tree, mut whole) = stored(&archive, "monday", b"1").await;
+        whole.backup.wal[0].end = Lsn((1 + segments) * u64::from(SEGMENT_BYTES) + 0x100);
+        let whole = commit(&archive, &tree, whole).await.unwrap();
+        let wal = || archive.backup_wal(&whole, patience());
+        assert_eq!(wal().await.unwrap(), BackupWal::Complete, "{segments}");
+        for empty in [0, names.len() / 2, names.len() - 1] {
+            let key = format!("wal/{}.lz4", names[empty]);
+            let object = backend.objects().remove(&key).expect("it is there");
+            backend.set(&key, Some(Bytes::new()));
+            let missing = BackupWal::Missing(vec![whole.backup.segments().unwrap()[empty]]);
+            assert_eq!(wal().await.unwrap(), missing, "{empty} of {segments}");
+            assert_eq!(archive.latest(patience()).await.unwrap(), None);
+            backend.set(&key, Some(object));
+        }
+        assert!(archive.latest(patience()).await.unwrap().is_some());
+    }
+}
+
 /// R3 for backups: an object that is cut, changed, exchanged or gone is told with the backup's name.
 #[tokio::test]
 async fn r3_damage_is_told_by_backup_and_object() {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde_json::json;
+
 use super::pruning::{prune, try_prune};
 use crate::common::basebackup::{Place, Site};
 use crate::common::s3::{Lock, S3Server};
@@ -85,6 +87,27 @@ fn k4_what_is_locked_is_kept_and_is_no_error() {
     assert_eq!(removed["removed"]["locked_objects"], 0, "{removed}");
     assert!(!site.place.keys("wal").contains(&segment));
     assert_whole(&site);
+
+    // What a prune that was killed has left of a backup.
+    let parts = site.place.keys("trees").into_iter();
+    let part = parts
+        .into_iter()
+        .find(|key| key.contains(".tar."))
+        .expect("a part");
+    let left = "trees/sunday.0123456789abcdef/000001.00000.tar.lz4";
+    server.put_object(&format!("pg/main/{left}"), site.place.object(&part));
+    let order = json!({
+        "at": "2026-01-01T00:00:00Z", "boot_id": "", "host": "gone", "pid": 1, "pid_began_ticks": 0,
+        "trees": ["sunday.0123456789abcdef"], "wal": [],
+    });
+    let order_key = "pg/main/prune/0123456789abcdef.order.json";
+    server.put_object(order_key, order.to_string().into_bytes());
+    server.lock(left, Some(Lock::Until(until)));
+    let planned = prune(&site, &[&rules[..], &["--dry-run"]].concat());
+    let removed = prune(&site, &rules);
+    assert_eq!(planned["removed"]["locked_objects"], 1, "{planned}");
+    assert_eq!(planned["removed"], removed["removed"]);
+    assert!(site.place.keys("trees").contains(&left.to_owned()));
 }
 
 #[test]

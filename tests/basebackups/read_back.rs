@@ -8,11 +8,13 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::incremental::{Files, PAGE};
+use super::pruning::{going, prune, try_prune};
 use super::received::receive;
 use crate::common::basebackup::{Place, Site};
 use crate::common::postgres::StopMode;
 use crate::common::s3::S3Server;
 use crate::common::user::{User, said};
+use crate::common::wait;
 use crate::common::wal;
 use crate::common::walfs::Mount;
 use crate::common::world::World;
@@ -82,18 +84,32 @@ fn current_segment(site: &Site<'_>) -> String {
     site.server.query("SELECT pg_walfile_name(pg_current_wal_lsn())")
 }
 
-/// Two backups of which the second builds on the first, WAL behind them, and one object of every other kind. The keys of two
-/// objects of each kind, or of one.
+/// Two backups of which the second builds on the first, WAL behind them, what a prune has said, and one object of every other
+/// kind. The keys of two objects of each kind, or of one.
 fn every_kind(site: &Site<'_>, world: &World) -> Vec<[String; 2]> {
     let mut files = Files::new(site, 6);
     files.make(60 * PAGE);
     site.server
         .query("CREATE TABLE t AS SELECT generate_series(1, 1000) AS id");
-    let sunday = site.backup("sunday");
+    site.backup("saturday");
+    site.server.query("INSERT INTO t VALUES (1)");
+    site.server.archive_all();
+    let sunday = site.try_backup("sunday", &["--full"]);
+    assert!(sunday.status.success(), "{}", said(&sunday));
+    let sunday: Value = serde_json::from_slice(&sunday.stdout).expect("JSON");
     site.server
         .query("CREATE TABLE u AS SELECT generate_series(1, 1000) AS id");
     let monday = site.backup("monday");
     assert_eq!(monday["builds_on"][0]["id"], sunday["id"]);
+    let [order, record] = prune_twice(site, world);
+    for name in ["sunday", "monday"] {
+        let mut pin = site.walfs("backup-pin");
+        let output = pin
+            .args([name, "--reason", "the audit"])
+            .output()
+            .expect("run walfs");
+        assert!(output.status.success(), "{}", said(&output));
+    }
     let mut behind = Vec::new();
     for _ in 0..3 {
         behind.push(current_segment(site));
@@ -149,19 +165,55 @@ fn every_kind(site: &Site<'_>, world: &World) -> Vec<[String; 2]> {
         [tree(&sunday, "begun.json"), "walfs.json".into()],
         ["walfs.json".into(), "cluster.json".into()],
         ["cluster.json".into(), "walfs.json".into()],
+        ["pins/sunday.json".into(), "pins/monday.json".into()],
+        [order, "pins/sunday.json".into()],
+        [record, "pins/sunday.json".into()],
     ]
+}
+
+/// The order of a prune that was killed, and the record of the next one, which has removed saturday.
+fn prune_twice(site: &Site<'_>, world: &World) -> [String; 2] {
+    let rules = ["--keep-last", "2"];
+    let mut killed = site.walfs("prune");
+    let mut killed = killed
+        .args(["--grace", "1h"])
+        .args(rules)
+        .spawn()
+        .expect("run walfs");
+    let order = wait::until("its order", || site.place.keys("prune").pop());
+    killed.kill().expect("kill walfs");
+    killed.wait().expect("wait for walfs");
+    let text = site.place.object(&order);
+    prune(site, &rules);
+    let keys = site.place.keys("prune");
+    let [record] = &keys[..] else { panic!("{keys:?}") };
+    replace(&world.archive().join(&order), Some(&text));
+    [order, record.clone()]
 }
 
 /// What nothing refers to is not missed, and what does not say whose it is may be another's.
 fn is_excused(key: &str, hurt: &str) -> bool {
     match hurt {
-        "removed" => [".partial", ".backup", ".history", "begun.json", "receiving/"]
-            .iter()
-            .any(|kind| key.contains(kind)),
+        "removed" => [
+            ".partial",
+            ".backup",
+            ".history",
+            "begun.json",
+            "receiving/",
+            "pins/",
+            "prune/",
+        ]
+        .iter()
+        .any(|kind| key.contains(kind)),
         // The last byte is a line feed.
         "cut by a byte" => key == "walfs.json" || key == "cluster.json",
-        // Words without a sum: a letter of the host's name, a digit of the archive's.
-        "flipped in the middle" => key.contains("begun.json") || key == "walfs.json",
+        // Words without a sum: a letter of the host's name or of a reason, a digit of the archive's.
+        "flipped in the middle" => {
+            ["begun.json", "pins/", "prune/"]
+                .iter()
+                .any(|kind| key.contains(kind))
+                || key == "walfs.json"
+        }
         "another's" => key.contains(".history") || key.contains("begun.json"),
         _ => false,
     }
@@ -210,12 +262,33 @@ fn k6_whatever_is_done_to_an_object_it_is_named_with_what_it_costs() {
                     assert!(!line.contains("complete"), "{case}: {told}");
                 }
             }
+            if key != "pins/sunday.json" || what != "removed" {
+                assert_keeps_both(&site, &case);
+            }
         }
         replace(&path, Some(&[]));
         looks_without_a_crash(&site, &world, key);
         replace(&path, Some(&whole));
     }
     is_sound(&site, &[]);
+}
+
+/// K3: sunday is pinned, and monday the newest. A prune that cannot know says so.
+#[track_caller]
+fn assert_keeps_both(site: &Site<'_>, case: &str) {
+    let output = try_prune(site, &["--keep-last", "1", "--dry-run"]);
+    let told = said(&output);
+    assert!(!told.contains("panicked"), "prune: {case}: {told}");
+    match output.status.code() {
+        Some(0) => {
+            let plan = serde_json::from_slice(&output.stdout).expect("JSON");
+            assert_eq!(going(&plan), Vec::<String>::new(), "prune: {case}: {told}");
+        }
+        code => assert!(
+            code == Some(1) && told.contains("HINT: "),
+            "prune: {case}: {told}"
+        ),
+    }
 }
 
 /// `ls -lR` of the mount, and a restore that is only planned: an answer or an error.
@@ -258,6 +331,11 @@ fn costs(key: &str) -> &'static [&'static str] {
         }
         _ if key.contains(".tar.") => &["backup monday cannot restore"],
         _ if key.contains(".partial") => &["nothing is lost"],
+        _ if key.contains("pins/") => {
+            &["no prune removes backup sunday, but why, and until when, is not known"]
+        }
+        _ if key.contains(".order.json") => &["backups are taken as if there were none before"],
+        _ if key.contains(".done.json") => &["removed cannot be told from a loss"],
         _ if key.contains("receiving/") => &["backup monday recovers no further than"],
         _ if key.contains(".history") => &["recovers onto timeline 2"],
         _ if key.contains(".backup") => &["no backup needs it"],

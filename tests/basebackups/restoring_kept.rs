@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use super::incremental::PAGE;
 use crate::common::basebackup::Site;
 use crate::common::postgres::Postgres;
 use crate::common::recovery::Recovery;
@@ -23,7 +24,8 @@ struct Killed<'a> {
 impl Killed<'_> {
     fn new(world: &World) -> Killed<'_> {
         let mut site = Site::local(world);
-        site.server.query("CREATE TABLE t (id int)");
+        site.server
+            .query("CREATE TABLE t (id int); CREATE TABLE filler (id int)");
         site.backup("monday");
         site.server.query("INSERT INTO t VALUES (1)");
         site.server.archive_all();
@@ -31,6 +33,9 @@ impl Killed<'_> {
         site.server.reload();
         let mut segments = Vec::new();
         for id in 2..=5 {
+            // Of many pages.
+            site.server
+                .query("INSERT INTO filler SELECT generate_series(1, 2000)");
             site.server.query(&format!("INSERT INTO t VALUES ({id})"));
             segments.push(site.server.query("SELECT pg_walfile_name(pg_current_wal_lsn())"));
             if id < 5 {
@@ -38,6 +43,34 @@ impl Killed<'_> {
             }
         }
         site.server.kill9();
+        Killed { site, segments }
+    }
+
+    /// The same, and its segments are full.
+    fn full(world: &World) -> Killed<'_> {
+        let mut site = Site::local(world);
+        site.server.query("CREATE TABLE filler (id int)");
+        site.backup("monday");
+        site.server.archive_with("/bin/false");
+        site.server.reload();
+        site.server
+            .query("INSERT INTO filler SELECT generate_series(1, 60000)");
+        site.server.kill9();
+        let in_wal = |name: &str| site.server.data().join("pg_wal").join(name);
+        let marks = fs::read_dir(in_wal("archive_status")).expect("list the marks");
+        let marks = marks.map(|mark| mark.expect("a mark").file_name().into_string().expect("text"));
+        let names = marks.filter_map(|mark| Some(mark.strip_suffix(".ready")?.to_owned()));
+        let mut segments: Vec<String> = names.filter(|name| name.len() == 24).collect();
+        segments.sort();
+        assert!(segments.len() > 2, "{segments:?}");
+        // What is behind them is only begun.
+        let last = segments.last().expect("one").clone();
+        for entry in fs::read_dir(in_wal("")).expect("list the WAL") {
+            let name = entry.expect("an entry").file_name().into_string().expect("text");
+            if name.len() == 24 && name > last {
+                fs::remove_file(in_wal(&name)).expect("remove it");
+            }
+        }
         Killed { site, segments }
     }
 
@@ -323,4 +356,61 @@ fn s7_kept_wal_that_cannot_be_archived_refuses_the_restore() {
         assert!(message.contains(word), "{word}: {message}");
     }
     assert!(short.join("global/pg_control").exists() && killed.mark(&short, 1).exists());
+}
+
+/// A page in the midst of a segment is empty: what the server replays ends there. It is neither taken for whole nor archived,
+/// with a mark or without one, whether the segment is full or was switched.
+#[test]
+fn s7_kept_wal_with_an_empty_page_is_not_passed_on() {
+    let world = World::new("kept-page");
+    is_not_passed_on(&Killed::new(&world));
+    let world = World::new("kept-full-page");
+    is_not_passed_on(&Killed::full(&world));
+}
+
+#[track_caller]
+fn is_not_passed_on(killed: &Killed<'_>) {
+    let before = killed.site.place.keys("wal");
+    let empty = |data: &Path| {
+        let path = killed.wal(data, 1);
+        let mut segment = fs::read(&path).expect("read a segment");
+        assert!(segment[5 * PAGE..6 * PAGE].iter().any(|byte| *byte != 0));
+        segment[4 * PAGE..5 * PAGE].fill(0);
+        fs::write(&path, segment).expect("empty a page");
+    };
+    let take_over = |data: &Path| {
+        let mut restore = killed.site.walfs("restore");
+        restore.args(["--take-over", "--no-sync", "--delta", "--keep-wal", "monday"]);
+        restore.arg(data).output().expect("run walfs")
+    };
+    // Later WAL behind it: recovery does not come there.
+    let midst = killed.changed("midst", empty);
+    killed.is_refused(
+        &midst,
+        &["--keep-wal"],
+        &[&killed.segments[1], &killed.segments[2]],
+    );
+    assert_eq!(take_over(&midst).status.code(), Some(1));
+    assert_eq!(killed.site.place.keys("wal"), before);
+    for (name, has_mark) in [("marked", true), ("unmarked", false)] {
+        let last = killed.changed(name, |data| {
+            empty(data);
+            for number in 2..killed.segments.len() {
+                fs::remove_file(killed.wal(data, number)).expect("lose a segment");
+                let _ = fs::remove_file(killed.mark(data, number));
+            }
+            if !has_mark {
+                fs::remove_file(killed.mark(data, 1)).expect("lose its mark");
+            }
+        });
+        let output = take_over(&last);
+        let key = |number: usize| format!("wal/{}.lz4", killed.segments[number]);
+        let archived = killed.site.place.keys("wal");
+        assert!(output.status.success(), "{name}: {}", said(&output));
+        assert!(archived.contains(&key(0)), "{name}: {}", said(&output));
+        assert!(!archived.contains(&key(1)), "{name}: {}", said(&output));
+        assert!(killed.wal(&last, 1).exists(), "{name}");
+        let told = format!("{} has a mark for the archiver, and not all", killed.segments[1]);
+        assert_eq!(said(&output).contains(&told), has_mark, "{}", said(&output));
+    }
 }

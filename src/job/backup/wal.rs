@@ -1,6 +1,5 @@
 //! The WAL of a backup: which it is, and waiting for it.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -17,9 +16,7 @@ use crate::archive::{self, Archive};
 use crate::beneath::Root;
 use crate::codec::ContentHash;
 use crate::job::progress::{Phase, Progress};
-use crate::pg::{
-    Lsn, PageHeader, Searched, SegmentName, SegmentSize, SwitchSearch, Timeline, WalName, history,
-};
+use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalEnd, WalName, history};
 use crate::server::Session;
 use crate::store::{ErrorKind, Patience};
 
@@ -241,34 +238,16 @@ fn hash_of_first(
     };
     let opened = file.metadata()?.ino();
     let bytes = if is_switch {
-        end_of_wal(&file, bytes)?
+        match WalEnd::find(bytes, |page, at| file.read_exact_at(page, at))? {
+            WalEnd::Switch(end) | WalEnd::NoWal(end) => end,
+            WalEnd::GoesOn => bytes,
+        }
     } else {
         bytes
     };
     let hash = ContentHash::of_all(file.take(bytes))?;
     let is_there = matches!(wal.metadata(name), Ok(now) if now.ino() == opened);
     Ok((is_there && bytes > 0).then_some((bytes, hash)))
-}
-
-/// Where the WAL in the first `bytes` of a segment ends: behind the record of a switch, or before what is no WAL.
-fn end_of_wal(file: &File, bytes: u64) -> io::Result<u64> {
-    let mut page = vec![0; PageHeader::BYTES];
-    file.read_exact_at(&mut page, 0)?;
-    let Ok(header) = PageHeader::parse(&page) else {
-        return Ok(0);
-    };
-    let mut search = SwitchSearch::default();
-    page.resize(header.block_bytes as usize, 0);
-    while search.next_page() < bytes {
-        let begins = search.next_page();
-        file.read_exact_at(&mut page, begins)?;
-        match search.look(&header, &page) {
-            Searched::NotYet => {}
-            Searched::EndsAt(end) => return Ok(end),
-            Searched::NoWal => return Ok(begins),
-        }
-    }
-    Ok(bytes)
 }
 
 /// Is the archived WAL the server's own? Another server may have archived under the same names, while this one is refused:

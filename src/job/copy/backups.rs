@@ -2,7 +2,7 @@
 
 use super::source::{Known, Source, fetch, for_bytes};
 use super::*;
-use crate::archive::tree::TreeId;
+use crate::archive::tree::{TreeId, pin};
 use crate::job::progress::Silent;
 use crate::job::wal_ranges::wal_ranges;
 use crate::store::ByteRange;
@@ -99,10 +99,17 @@ impl Copying<'_> {
         let pinned = self.to.pins(self.patience()).await?;
         for (name, pin) in self.from.pins(self.patience()).await? {
             let is_there = pinned.iter().any(|(there, _)| *there == name);
-            if let (Some(pin), false) = (pin, is_there)
-                && let Some(id) = TreeId::parse(&pin.id).filter(|id| id.name() == name)
-            {
-                self.to.pin(&id, &pin, self.patience()).await?;
+            match pin {
+                _ if is_there => {}
+                Ok(pin) => {
+                    if let Some(id) = TreeId::parse(&pin.id) {
+                        self.to.pin(&id, &pin, self.patience()).await?;
+                    }
+                }
+                Err(reason) => self.fail(
+                    pin::key(&name).as_str(),
+                    format!("it cannot be read: {reason}; `walfs backup-pin {name}` says anew, in both, that it stays"),
+                ),
             }
         }
         Ok(())

@@ -11,6 +11,7 @@ use super::Error;
 use super::plan::{Plan, Planned, locked_until};
 use crate::archive::Archive;
 use crate::archive::object::Object;
+use crate::archive::prune::ASKED_AT_ONCE;
 use crate::archive::tree::{Part, TreeId, TreeKind};
 use crate::archive::wal::WalCursor;
 use crate::job::look::Known;
@@ -19,9 +20,6 @@ use crate::job::runs::Span;
 use crate::pg::{SegmentName, SegmentSize, Timeline, WalName};
 use crate::read::tree::TreeReader;
 use crate::store::{self, Key, Patience};
-
-/// So many objects are asked for at a time whether the store has locked them.
-const ASKED_AT_ONCE: usize = 16;
 
 /// Manifests that are gone through at once.
 const MANIFESTS: usize = 8;
@@ -61,6 +59,19 @@ pub struct Removed {
     pub wal: Tally,
     /// What the store has locked, and so stays.
     pub locked: Locked,
+}
+
+impl Removed {
+    fn and(self, other: Self) -> Self {
+        Self {
+            trees: self.trees.and(other.trees),
+            wal: self.wal.and(other.wal),
+            locked: Locked {
+                tally: self.locked.tally.and(other.locked.tally),
+                until: self.locked.until.max(other.locked.until),
+            },
+        }
+    }
 }
 
 /// Objects that nothing needs and that the store keeps (promise K4).
@@ -107,7 +118,7 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
             }
         }
         match self.mode {
-            Mode::Count => removed.trees = self.count_trees(&needed).await?,
+            Mode::Count => removed = self.count_trees(&needed).await?,
             Mode::Remove => {
                 for id in self.plan.trees() {
                     self.remove_tree(&id, &needed, &mut removed).await?;
@@ -199,29 +210,38 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
     }
 
     /// What would go of all trees. They are listed page by page: none is in memory.
-    async fn count_trees(&self, needed: &Needed) -> Result<Tally, Error> {
+    async fn count_trees(&self, needed: &Needed) -> Result<Removed, Error> {
         let trees = stream::iter(self.plan.trees()).map(|id| self.count_tree(id, needed));
-        let tallies: Vec<Tally> = trees.buffered(LISTINGS).try_collect().await?;
-        Ok(tallies.into_iter().fold(Tally::default(), Tally::and))
+        let counted: Vec<Removed> = trees.buffered(LISTINGS).try_collect().await?;
+        Ok(counted.into_iter().fold(Removed::default(), Removed::and))
     }
 
-    async fn count_tree(&self, id: TreeId, needed: &Needed) -> Result<Tally, Error> {
-        let mut tally = Tally::default();
+    async fn count_tree(&self, id: TreeId, needed: &Needed) -> Result<Removed, Error> {
+        let mut counted = Removed::default();
         let mut after = None;
         loop {
             let page = self
                 .archive
                 .tree_page(&id, after.as_ref(), (self.patience)())
                 .await?;
-            for (key, meta) in &page.entries {
-                if self.goes(&id, key, needed).is_some() {
-                    tally.add(meta.stored_bytes);
-                }
+            let goes = page
+                .entries
+                .iter()
+                .filter(|(key, _)| self.goes(&id, key, needed).is_some());
+            let objects: Vec<Sized> = goes.map(|(key, meta)| (key.clone(), meta.stored_bytes)).collect();
+            if self.plan.remnants.contains(&id) {
+                self.remove(objects, |removed| &mut removed.trees, &mut counted)
+                    .await?;
+            } else {
+                // Of a backup that goes, the plan knows that nothing is locked.
+                self.progress.advance(objects.len() as u64);
+                objects
+                    .into_iter()
+                    .for_each(|(_, bytes)| counted.trees.add(bytes));
             }
             after = page.entries.into_iter().next_back().map(|(key, _)| key);
             if !page.more || after.is_none() {
-                self.progress.advance(tally.objects);
-                return Ok(tally);
+                return Ok(counted);
             }
         }
     }
@@ -297,7 +317,7 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
         Err(Error::TooLate { hours })
     }
 
-    /// In this order, but for those that the store has locked.
+    /// Removes, or only counts, in this order, but for those that the store has locked.
     async fn remove(
         &self,
         objects: Vec<Sized>,

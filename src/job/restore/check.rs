@@ -180,6 +180,7 @@ pub(super) async fn check(
             .await?;
         let kept = (&*checked.roots, &*checked.plan.kept);
         let whole = saved::whole(kept.0, kept.1, size)?;
+        checked.warnings.extend(saved::torn(kept.0, kept.1, &whole)?);
         match options.recovery.takes_over {
             true => checked.plan.saved = whole,
             false => checked.warnings.extend(saved::warning(&whole)),

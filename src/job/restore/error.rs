@@ -1,18 +1,19 @@
 //! Why a backup is not restored.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::branch::Branch;
 use super::only_here::Unarchived;
 use crate::archive::{self, tree::TreeName};
-use crate::linux::process;
 use crate::pg::landmark::Mismatch;
 use crate::pg::{Lsn, SegmentName, SystemId, Timeline, WalName};
 use crate::read::part::PartError;
+
+mod words;
+
+use words::{choices, hint, listed, named, pushes, quoted, times, way};
 
 /// What keeps a backup from being restored.
 #[derive(Debug, thiserror::Error)]
@@ -546,26 +547,6 @@ impl Error {
     }
 }
 
-fn way(timeline: Option<Timeline>) -> String {
-    timeline.map_or("any timeline".into(), |timeline| format!("timeline {timeline}"))
-}
-
-fn listed(branches: &[Branch]) -> String {
-    branches.iter().map(|branch| format!("\n  {branch}")).collect()
-}
-
-fn times(backups: &[(TreeName, jiff::Timestamp)]) -> String {
-    let said = backups.iter().map(|(name, ended)| format!("{name} ({ended:.0})"));
-    said.collect::<Vec<_>>().join(", ")
-}
-
-fn choices(branches: &[Branch]) -> String {
-    let options = branches
-        .iter()
-        .map(|branch| format!("--target-timeline {}", branch.timeline));
-    options.collect::<Vec<_>>().join(", or ")
-}
-
 impl From<PartError> for Error {
     fn from(error: PartError) -> Self {
         match error {
@@ -587,69 +568,4 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         Self::other(error)
     }
-}
-
-/// Files that are named in a message; the others are counted.
-const NAMED: usize = 8;
-
-fn named(wal: &[Unarchived]) -> String {
-    let said = |wal: &Unarchived| match (wal.is_ready, wal.differs) {
-        (_, true) => format!("{} (the archive has other content)", wal.name),
-        (true, _) => format!("{} (waits for the archiver)", wal.name),
-        _ => wal.name.to_string(),
-    };
-    let mut text: Vec<String> = wal.iter().take(NAMED).map(said).collect();
-    if wal.len() > NAMED {
-        text.push(format!("{} more", wal.len() - NAMED));
-    }
-    text.join(", ")
-}
-
-/// As a shell takes it.
-fn quoted(path: &Path) -> String {
-    format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
-}
-
-/// The commands that archive what is whole, up to some.
-fn pushes(wal: &[Unarchived], place: &str) -> String {
-    let whole: Vec<&Unarchived> = wal.iter().filter(|wal| wal.is_ready && !wal.differs).collect();
-    let Some(first) = whole.first() else {
-        return String::new();
-    };
-    let push = format!("walfs wal-push --archive {}", quoted(Path::new(place)));
-    let commands = match whole.len() {
-        1..=NAMED => whole
-            .iter()
-            .map(|wal| format!("  {push} {}\n", quoted(&wal.path)))
-            .collect(),
-        _ => format!(
-            "  cd {} && for mark in *.ready; do {push} ../\"${{mark%.ready}}\" || break; done\n",
-            quoted(&first.path.with_file_name("archive_status"))
-        ),
-    };
-    format!("archive what is whole:\n{commands}Of the rest: ")
-}
-
-fn hint(source: &io::Error, path: &Path) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ".\nHINT: make room and run the same command again: it goes on where it was"
-        }
-        io::ErrorKind::PermissionDenied if is_own(path) => {
-            ".\nHINT: it is yours, but its mode keeps you out: chmod -R u+rwX the data directory"
-        }
-        io::ErrorKind::PermissionDenied => {
-            ".\nHINT: run it as the user who shall own the data directory, usually postgres"
-        }
-        _ => "",
-    }
-}
-
-/// Does what cannot be reached belong to whoever asks for it?
-fn is_own(path: &Path) -> bool {
-    let user = process::user();
-    let found = path
-        .ancestors()
-        .find_map(|above| fs::symlink_metadata(above).ok());
-    found.is_some_and(|found| found.uid() == user)
 }

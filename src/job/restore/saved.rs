@@ -4,95 +4,74 @@
 //! segments for archived (`XLogArchiveCheckDone`). Only of the one in which the recovery ends it archives the beginning, as
 //! `.partial`. So what is whole comes into the archive from here; that beginning does not.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::error::Error;
 use super::spot::Roots;
-use super::unarchived::wal_bytes;
 use crate::archive::{self, Archive};
-use crate::pg::{PageHeader, Searched, SegmentName, SegmentSize, SwitchSearch, WalName};
+use crate::pg::{SegmentName, SegmentSize, WalEnd, WalName};
 use crate::staging::wal::WalDraft;
 use crate::staging::{self, Staging};
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 1 << 20;
 
-/// Which of the WAL that stays is whole: what waits for the archiver, is full, ends in the record of a switch, or has a
-/// successor beside it. That the archive has the next one says nothing of this copy, which may be a standby's.
+/// Which of the WAL that stays is whole. A mark for the archiver, or a later segment beside it, says that the server had it
+/// whole, and nothing of this copy.
 ///
 /// # Errors
 /// Files that cannot be read.
 pub(super) fn whole(roots: &Roots, kept: &[WalName], size: SegmentSize) -> Result<Vec<SegmentName>, Error> {
     let mut whole = Vec::new();
     for name in kept {
-        let WalName::Segment(segment) = *name else {
-            continue;
-        };
-        let mark = format!("pg_wal/archive_status/{segment}.ready");
-        let is_ready = roots.kind(&roots.bases.spot(mark.as_bytes()))?.is_some();
-        if is_ready || is_complete(roots, segment, size)? || has_successor(roots, kept, segment, size)? {
+        if let WalName::Segment(segment) = *name
+            && is_complete(roots, segment, size)?
+        {
             whole.push(segment);
         }
     }
     Ok(whole)
 }
 
-/// Is it full, or does it end in the record of a switch?
+/// What the operator should know of those that the server had whole, by its mark for the archiver, and that are not.
+///
+/// # Errors
+/// Marks that cannot be looked for.
+pub(super) fn torn(roots: &Roots, kept: &[WalName], whole: &[SegmentName]) -> Result<Option<String>, Error> {
+    for name in kept {
+        let WalName::Segment(segment) = name else { continue };
+        let mark = format!("pg_wal/archive_status/{segment}.ready");
+        if !whole.contains(segment) && roots.kind(&roots.bases.spot(mark.as_bytes()))?.is_some() {
+            return Ok(Some(format!(
+                "{segment} has a mark for the archiver, and not all of its WAL: it is not archived, and the server replays it only \
+                 up to what is missing.\n\
+                 HINT: look for a whole copy, in pg_wal of a standby for example, and put it in its place before the server starts"
+            )));
+        }
+    }
+    Ok(None)
+}
+
+/// Is every page of it WAL, up to its end or to the record of a switch? One whose first page does not tell is for the archive to
+/// refuse.
 ///
 /// # Errors
 /// A file that cannot be read.
 pub(super) fn is_complete(roots: &Roots, segment: SegmentName, size: SegmentSize) -> Result<bool, Error> {
-    Ok(filled(roots, segment)? == size.bytes() || is_switched(roots, segment)?)
-}
-
-/// Bytes of WAL of its own.
-fn filled(roots: &Roots, segment: SegmentName) -> Result<u64, Error> {
     let spot = roots.bases.spot(format!("pg_wal/{segment}").as_bytes());
-    roots.on("read", &spot, |root, below| wal_bytes(root.open_file(below)?))
-}
-
-fn is_switched(roots: &Roots, segment: SegmentName) -> Result<bool, Error> {
-    let spot = roots.bases.spot(format!("pg_wal/{segment}").as_bytes());
-    roots.on("read", &spot, |root, below| {
-        ends_in_switch(root.open_file(below)?)
-    })
-}
-
-fn ends_in_switch(mut file: File) -> io::Result<bool> {
-    let mut first = [0; PageHeader::BYTES];
-    file.read_exact(&mut first)?;
-    let Ok(header) = PageHeader::parse(&first) else {
-        return Ok(false);
-    };
-    file.rewind()?;
-    let (mut file, mut page) = (BufReader::new(file), Vec::new());
-    let mut search = SwitchSearch::default();
-    loop {
-        page.clear();
-        (&mut file)
-            .take(header.block_bytes.into())
-            .read_to_end(&mut page)?;
-        match search.look(&header, &page) {
-            Searched::EndsAt(_) => return Ok(true),
-            Searched::NoWal => return Ok(false),
-            Searched::NotYet => {}
-        }
-    }
-}
-
-fn has_successor(
-    roots: &Roots,
-    kept: &[WalName],
-    segment: SegmentName,
-    size: SegmentSize,
-) -> Result<bool, Error> {
-    let next = SegmentName::from_number(segment.timeline, segment.number(size) + 1, size);
-    match next.filter(|next| kept.contains(&WalName::Segment(*next))) {
-        Some(next) => Ok(filled(roots, next)? > 0),
-        None => Ok(false),
-    }
+    let end = roots.on("read", &spot, |root, below| {
+        let file = root.open_file(below)?;
+        WalEnd::find(size.bytes(), |page, at| match file.read_exact_at(page, at) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                page.fill(0);
+                Ok(())
+            }
+            read => read,
+        })
+    })?;
+    Ok(!matches!(end, WalEnd::NoWal(1..)))
 }
 
 /// What the operator should know of them, if the server that is restored archives nothing.

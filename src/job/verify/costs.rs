@@ -6,7 +6,7 @@ use futures::FutureExt;
 
 use super::finding::{Cost, Finding, Kind};
 use super::tree::OpenTree;
-use super::{Backup, Run, Scope};
+use super::{Backup, Run, Scope, words};
 use crate::archive::Error;
 use crate::archive::object::Object;
 use crate::archive::tree::catalogue::BackupWal;
@@ -15,13 +15,13 @@ use crate::job::proof::Lost;
 use crate::job::restore::begun;
 use crate::job::wal_ranges::{Beginning, WalRanges};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
-use crate::store::Key;
+use crate::store::{Key, Meta};
 
 impl Run<'_> {
     /// Takes down what is wrong with an object that was read.
     pub(super) async fn find_wrong(
         &mut self,
-        key: &Key,
+        (key, meta): (&Key, &Meta),
         object: &Object,
         (kind, reason, lost): (Kind, String, Lost),
         tree: &mut Option<OpenTree>,
@@ -47,6 +47,9 @@ impl Run<'_> {
                     false => costs,
                 }
             }
+            Object::Pin(name) => self.costs_of_pin(name, kind),
+            Object::Order => words::costs_of_order(),
+            Object::Pruned => words::costs_of_pruned(meta),
             _ => vec![Cost::other(
                 "no backup needs it: it only says who brought a backup, and when",
             )],

@@ -8,13 +8,13 @@ use serde_json::Value;
 
 use super::finding::Kind;
 use super::pages::{self, Bad, Piece};
-use super::wal;
+use super::{wal, words};
 use crate::archive::object::Object;
-use crate::archive::{Archive, Error};
+use crate::archive::{Archive, Error, prune};
 use crate::job::backup::pages::Rules;
 use crate::job::proof::{Expected, Look, Lost, Verdict, held_bytes, prove};
 use crate::pg::{SegmentSize, SystemId, WalName};
-use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience};
+use crate::store::{Key, Meta, Patience};
 
 /// The longest word of who is at a tree.
 const WORD_BYTES: u64 = 1 << 20;
@@ -57,7 +57,7 @@ pub(super) enum Outcome {
 }
 
 impl Checked {
-    fn wrong(kind: Kind, reason: impl Into<String>) -> Self {
+    pub(super) fn wrong(kind: Kind, reason: impl Into<String>) -> Self {
         Self {
             outcome: Outcome::Wrong {
                 kind,
@@ -117,7 +117,8 @@ impl Task {
     ) -> Result<Checked, Error> {
         // How much content there is, only the object says: so room for a window is kept for what may have one.
         let held_bytes = match &self.object {
-            Object::Summary(_) | Object::Word(_) => WORD_BYTES,
+            Object::Summary(_) | Object::Word(_) | Object::Pin(_) => WORD_BYTES,
+            Object::Order | Object::Pruned => self.meta.stored_bytes.min(prune::WORD_BYTES),
             Object::Wal(name) if !name.has_pages() && self.meta.stored_bytes <= WORD_BYTES => {
                 4 * self.meta.stored_bytes
             }
@@ -130,6 +131,9 @@ impl Task {
                 None => Checked::default(),
             }),
             Object::Word(_) => self.check_word(archive, patience).await,
+            Object::Pin(name) => words::pin(archive, name, patience).await,
+            Object::Order => words::order(archive, &self.key, patience).await,
+            Object::Pruned => words::pruned(archive, &self.key, patience).await,
             Object::Wal(name) => self.check_wal(archive, *name, size, patience).await,
             Object::Fragment(fragment) => {
                 let expected = Expected {
@@ -149,20 +153,12 @@ impl Task {
     }
 
     async fn check_word(&self, archive: &Archive, patience: Patience) -> Result<Checked, Error> {
-        let fetched = archive
-            .store()
-            .get(&self.key, ByteRange::AtMost(WORD_BYTES), patience)
-            .await;
-        Ok(match fetched {
-            Ok(fetched) => match serde_json::from_slice::<Value>(&fetched.bytes) {
-                Ok(Value::Object(_)) => Checked::default(),
-                Ok(_) => Checked::wrong(Kind::Damaged, "it is no JSON object"),
-                Err(error) => Checked::wrong(Kind::Damaged, format!("it is no JSON: {error}")),
-            },
-            Err(error) if error.kind == ErrorKind::NotFound => Verdict::Gone.into(),
-            Err(error) if error.kind == ErrorKind::Damaged => Checked::wrong(Kind::Damaged, error.message),
-            Err(error) => return Err(error.into()),
-        })
+        let parse = |text: &[u8]| match serde_json::from_slice::<Value>(text) {
+            Ok(Value::Object(_)) => Ok(()),
+            Ok(_) => Err("it is no JSON object".to_owned()),
+            Err(error) => Err(format!("it is no JSON: {error}")),
+        };
+        words::read(archive, &self.key, WORD_BYTES, parse, patience).await
     }
 
     async fn check_wal(
