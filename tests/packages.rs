@@ -152,6 +152,38 @@ fn example_of_a_configuration_is_right() {
     }
 }
 
+/// What stands in a manifest is a configuration, and the archive command is the one that walfs prints.
+#[test]
+fn manifest_of_the_agent_has_a_configuration_and_a_command_of_walfs() {
+    let world = World::new("manifest-agent");
+    let manifest = fs::read_to_string(helper("kubernetes/agent.yaml")).expect("read");
+    let (_, below) = manifest.split_once("main.toml: |\n").expect("a configuration");
+    let (configuration, _) = below.split_once("---").expect("another document");
+    let file = world.owned_file(
+        "main.toml",
+        configuration.replace("\n    ", "\n").trim().as_bytes(),
+    );
+    let mut show = walfs(&world, &User::caller());
+    let shown = succeeds(show.arg("--config").arg(&file).args(["config", "show"]));
+    assert!(
+        shown.contains("schedule-backup") && shown.contains("127.0.0.1:5000"),
+        "{shown}"
+    );
+    let mut print = walfs(&world, &User::caller());
+    let printed = succeeds(print.args(["postgres-config", "--http", "http://127.0.0.1:5000"]));
+    let line = printed
+        .lines()
+        .find_map(|line| line.strip_prefix("archive_command = '"));
+    let command = line
+        .expect("a command")
+        .trim_end_matches('\'')
+        .replace("$(", "$$(");
+    assert!(
+        manifest.contains(&format!("- archive_command={command}\n")),
+        "{command}"
+    );
+}
+
 /// A program of the Python environment in the cache.
 fn checker(name: &str) -> Command {
     User::caller().command(cached_program(&format!("schemas/bin/{name}")))
