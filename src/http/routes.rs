@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, ORIGIN};
 use hyper::{HeaderMap, Method, Request, StatusCode};
@@ -55,7 +57,7 @@ impl Side {
     /// The answer to a request.
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
         if let Some(refusal) = self.refusal(request.headers()) {
-            return refusal;
+            return unread(request.into_body(), refusal).await;
         }
         let path = request.uri().path().to_owned();
         let path: Vec<&str> = path.trim_start_matches('/').split('/').collect();
@@ -76,7 +78,7 @@ impl Side {
             },
             ["wal", name] if method == Method::PUT => match wal::name(name) {
                 Ok(name) => self.take(name, request.into_body()).await,
-                Err(refusal) => refusal,
+                Err(refusal) => unread(request.into_body(), refusal).await,
             },
             ["wal" | "wal-fetch" | "fetch", name] if asks => match wal::name(name) {
                 Ok(name) => self.give(name).await,
@@ -124,6 +126,21 @@ impl Side {
         }
     }
 }
+
+/// The answer to who still sends: without that read, he would find a broken connection and no answer.
+async fn unread(mut body: Incoming, answer: Answer) -> Answer {
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+        if bytes > MOST_UNREAD_BYTES {
+            break;
+        }
+    }
+    answer
+}
+
+/// Bytes of a body that are read though nobody wants them: a segment of the usual size.
+const MOST_UNREAD_BYTES: usize = 16 << 20;
 
 /// The type of the text of OpenMetrics.
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
