@@ -54,6 +54,8 @@ pub(in crate::job) struct Look {
     pub unreadable: Vec<(TreeName, String)>,
     /// What has no summary.
     pub unfinished: Vec<(Unfinished, Maker)>,
+    /// Who may become incremental ones of PostgreSQL's, to be combined with any that is there.
+    pub may_be_incremental: Vec<TreeName>,
     /// Who may need WAL that nobody can name: it is being made, or has lost its summary.
     pub making: Option<TreeName>,
     /// Folders of pruned trees of which something is left.
@@ -80,7 +82,7 @@ impl Look {
         let ids: BTreeSet<String> = listed.iter().filter_map(Listed::id).collect();
         let mut pins = pins(archive, now, patience()).await?;
         let mut base_of: BTreeMap<TreeId, Vec<TreeName>> = BTreeMap::new();
-        let mut making = None;
+        let (mut making, mut may_be_incremental) = (None, Vec::new());
         let mut backups = Vec::new();
         let (mut unreadable, mut unfinished) = (Vec::new(), Vec::new());
         for Listed { name, state } in listed {
@@ -105,6 +107,9 @@ impl Look {
                         base_of.entry(base.clone()).or_default().push(name.clone());
                     }
                     let is_made = maker != Maker::Dead && !is_silent(&tree, now);
+                    if is_made && tree.may_be_incremental() {
+                        may_be_incremental.push(name.clone());
+                    }
                     let may_need = is_made || tree.may_have_lost_its_summary(maker);
                     making = making.or(may_need.then_some(name));
                     unfinished.push((tree, maker));
@@ -140,6 +145,7 @@ impl Look {
             backups,
             unreadable,
             unfinished,
+            may_be_incremental,
             making,
             remnants,
             lines: None,

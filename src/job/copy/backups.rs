@@ -3,6 +3,7 @@
 use super::source::{Known, Source, fetch, for_bytes};
 use super::*;
 use crate::archive::tree::TreeId;
+use crate::archive::tree::combined::lacks;
 use crate::job::progress::Silent;
 use crate::job::wal_ranges::wal_ranges;
 use crate::store::ByteRange;
@@ -186,6 +187,11 @@ impl Copying<'_> {
         }
         if let Some(reason) = self.missing_there(name, summary, parts).boxed().await? {
             return Ok(Err(reason));
+        }
+        if let Some(from) = summary.backup.incremental_from
+            && let Some(began) = self.to.lacking_base(from, self.patience()).boxed().await?
+        {
+            return Ok(Err(format!("{} in the copy", lacks(began))));
         }
         let bytes = text.len() as u64;
         let Some(committed) = self.to.put_copy(&key, text.clone(), self.patience()).await? else {

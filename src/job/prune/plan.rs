@@ -92,6 +92,7 @@ impl Plan {
         let Look {
             now,
             backups,
+            may_be_incremental,
             making,
             remnants,
             ranges,
@@ -117,6 +118,10 @@ impl Plan {
                 pinned: known.pinned.clone(),
                 locked: known.locked.and_then(|locked| locked_until(locked, now)),
                 base_of: known.base_of.clone(),
+                may_be_base_of: match known.summary.backup.may_be_combined() {
+                    true => may_be_incremental.clone(),
+                    false => vec![],
+                },
             })
             .collect();
         let why = keep(&judged, rules, now);

@@ -73,6 +73,8 @@ pub enum Reason {
     Locked(Option<Timestamp>),
     /// This one is being made, or was left unfinished, and points to it.
     BaseOf(TreeName),
+    /// This one is being made, and may be an incremental one that is to be combined with it.
+    MayBeBaseOf(TreeName),
     /// This one, which stays, is to be combined with it.
     CombinedWith(TreeName),
     /// It is not complete, and newer than what was asked for.
@@ -97,6 +99,7 @@ impl fmt::Display for Reason {
             Self::Locked(Some(until)) => write!(out, "the store has it locked until {until:.0}"),
             Self::Locked(None) => out.write_str("the store has it locked, by a legal hold"),
             Self::BaseOf(name) => write!(out, "{name}, which is unfinished, builds on it"),
+            Self::MayBeBaseOf(name) => write!(out, "{name}, which is unfinished, may be incremental from it"),
             Self::CombinedWith(name) => write!(out, "{name} is to be combined with it"),
             Self::NotComplete => out.write_str("not complete, and newer than the oldest that is asked for"),
             Self::NewlyUnwanted => out.write_str("it was wanted a moment ago: the next run removes it"),
@@ -123,6 +126,8 @@ pub(super) struct Judged {
     pub locked: Option<Option<Timestamp>>,
     /// Unfinished ones that point to it.
     pub base_of: Vec<TreeName>,
+    /// Unfinished ones that may be incremental ones of it.
+    pub may_be_base_of: Vec<TreeName>,
 }
 
 impl Judged {
@@ -153,9 +158,11 @@ pub(super) fn keep(backups: &[Judged], rules: &Rules, now: Timestamp) -> Vec<Vec
         .iter()
         .map(|backup| {
             let pinned = backup.pinned.iter().cloned().map(Reason::Pinned);
+            let may_be_base_of = backup.may_be_base_of.iter().filter(|_| backup.is_whole).cloned();
             pinned
                 .chain(backup.locked.map(Reason::Locked))
                 .chain(backup.base_of.iter().cloned().map(Reason::BaseOf))
+                .chain(may_be_base_of.map(Reason::MayBeBaseOf))
                 .collect()
         })
         .collect();
@@ -325,6 +332,7 @@ mod tests {
             locked: None,
             pinned: None,
             base_of: vec![],
+            may_be_base_of: vec![],
         }
     }
 
