@@ -42,6 +42,7 @@ mod command;
 mod compare;
 mod configure;
 mod content;
+mod doubt;
 mod error;
 mod fill;
 mod finish;

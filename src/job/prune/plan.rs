@@ -106,6 +106,8 @@ impl Plan {
             .map(|known| Judged {
                 name: known.name.clone(),
                 ended: known.summary.backup.ended.at,
+                is_exact: known.summary.backup.ended.is_exact(),
+                stored: known.summary.finished,
                 is_whole: known.lacks.is_none(),
                 has_bad_pages: known.summary.backup.bad_pages() > 0,
                 start: known.summary.backup.start().map_or(Lsn(0), |(_, start)| start),

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use super::branch::Branch;
 use super::only_here::Unarchived;
-use crate::archive::{self, tree::TreeName};
+use crate::archive;
+use crate::archive::tree::TreeName;
+use crate::archive::tree::ended::Ended;
 use crate::linux::process;
 use crate::pg::landmark::Mismatch;
 use crate::pg::{Lsn, SegmentName, SystemId, Timeline, WalName};
@@ -51,7 +53,7 @@ pub enum Error {
         /// The target, in words.
         target: String,
         /// Those that there are, with when each ended, newest first.
-        backups: Vec<(TreeName, jiff::Timestamp)>,
+        backups: Vec<(TreeName, Ended)>,
     },
     /// One from which no server can start.
     #[error(
@@ -554,8 +556,8 @@ fn listed(branches: &[Branch]) -> String {
     branches.iter().map(|branch| format!("\n  {branch}")).collect()
 }
 
-fn times(backups: &[(TreeName, jiff::Timestamp)]) -> String {
-    let said = backups.iter().map(|(name, ended)| format!("{name} ({ended:.0})"));
+fn times(backups: &[(TreeName, Ended)]) -> String {
+    let said = backups.iter().map(|(name, ended)| format!("{name} ({ended})"));
     said.collect::<Vec<_>>().join(", ")
 }
 
