@@ -116,7 +116,7 @@ impl Prune<'_> {
     /// # Errors
     /// [`Error`].
     pub async fn plan(&self) -> Result<(Plan, Removed), Error> {
-        let plan = self.decide(Timestamp::now()).await?;
+        let plan = self.decide(self.now().await?).await?;
         let counted = self.go_through(&plan, Mode::Count, Instant::now()).await?;
         Ok((plan, counted))
     }
@@ -131,7 +131,7 @@ impl Prune<'_> {
         self.sweep_uploads().await;
         // Before the first look: so that has all that they have left.
         let left_behind = self.orders_of_the_dead().await?;
-        let first = self.decide(Timestamp::now()).await?;
+        let first = self.decide(self.now().await?).await?;
         if first.is_empty() {
             self.end_orders(&left_behind).await?;
             return Ok((first, Removed::default()));
@@ -177,6 +177,14 @@ impl Prune<'_> {
             Ok(many) => tracing::warn!("removed the parts of {many} uploads that were never completed"),
             Err(error) => tracing::info!("uploads that were never completed are left alone: {error}"),
         }
+    }
+
+    /// By the store's clock; by ours where that is told only of what is stored.
+    async fn now(&self) -> Result<Timestamp, Error> {
+        let told = self.archive.store().now(self.patience()).await;
+        let told = told.map_err(archive::Error::from)?;
+        let told = told.and_then(|told| Timestamp::try_from(told).ok());
+        Ok(told.unwrap_or_else(Timestamp::now))
     }
 
     /// Behind the order, and after the grace, by the store's clock.

@@ -10,6 +10,7 @@ use walfs::archive::tree::summary::Summary;
 
 use super::pruning::prune;
 use crate::common::basebackup::Site;
+use crate::common::clock;
 use crate::common::postgres::send;
 use crate::common::user::said;
 use crate::common::wait;
@@ -195,5 +196,37 @@ fn k3_what_is_dated_ahead_takes_no_day() {
     assert_eq!(going(&done), ["b3"], "{done}");
     for name in ["b0", "b1", "b2"] {
         assert!(why(&done, name).contains("its clock was ahead"), "{done}");
+    }
+}
+
+/// K3: a dry run tells ages by the clock that the deed goes by, the store's.
+#[test]
+fn k3_a_dry_run_goes_by_the_stores_clock() {
+    let world = World::new("dry-clock");
+    let site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    for (number, name) in (1..).zip(["b1", "b2", "b3"]) {
+        site.backup(name);
+        insert(&site, number);
+    }
+    let plan = |rules: &[&str], ahead: Option<i64>| {
+        let mut prune = site.walfs("prune");
+        if let Some(seconds) = ahead {
+            prune.env("LD_PRELOAD", clock::ahead(site.world, seconds));
+        }
+        let output = prune.args(["--json", "--dry-run"]).args(rules).output();
+        let output = output.expect("run walfs");
+        assert!(output.status.success(), "{}", said(&output));
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
+    let month = 30 * 24 * 3600;
+    for rules in [
+        &["--keep-days", "7"][..],
+        &["--keep-last", "2", "--pitr-days", "7"],
+    ] {
+        for seconds in [month, -month] {
+            let told = plan(rules, Some(seconds));
+            assert_eq!(told, plan(rules, None), "{seconds}");
+        }
     }
 }
