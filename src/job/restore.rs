@@ -43,6 +43,7 @@ mod compare;
 mod configure;
 mod content;
 mod doubt;
+mod early_stop;
 mod error;
 mod fill;
 mod finish;

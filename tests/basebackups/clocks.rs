@@ -11,7 +11,7 @@ use walfs::archive::tree::summary::Summary;
 use super::pruning::prune;
 use crate::common::basebackup::Site;
 use crate::common::clock;
-use crate::common::postgres::send;
+use crate::common::postgres::{StopMode, send};
 use crate::common::user::said;
 use crate::common::wait;
 use crate::common::world::World;
@@ -197,6 +197,46 @@ fn k3_what_is_dated_ahead_takes_no_day() {
     for name in ["b0", "b1", "b2"] {
         assert!(why(&done, name).contains("its clock was ahead"), "{done}");
     }
+}
+
+/// K5: recovery to a time stops at a transaction of a clock that was ahead: what it leaves behind is told before.
+#[test]
+fn k5_what_recovery_to_a_time_does_not_reach_is_told() {
+    let world = World::new("ahead-once");
+    let mut site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    site.backup("b0");
+    insert(&site, 1);
+    site.server.stop(StopMode::Fast);
+    let library = clock::ahead(&world, 3600).display().to_string();
+    site.server.start_with(&[("LD_PRELOAD", library)]);
+    insert(&site, 2);
+    site.server.stop(StopMode::Fast);
+    site.server.start();
+    insert(&site, 3);
+    let target = moment(&site);
+    insert(&site, 4);
+    let missed = |target: &str| {
+        let mut find = site.walfs("wal-find");
+        let found = find
+            .args(["--json", "--time", target])
+            .output()
+            .expect("run walfs");
+        let found: Value = serde_json::from_slice(&found.stdout).expect("JSON");
+        found["missed"]["lsn"].as_str().map(str::to_owned)
+    };
+    let text = restores(&site, "LATEST", &target, "b0");
+    let lsn = missed(&target).expect("what is missed");
+    assert!(
+        text.contains("a clock was ahead, or has gone back") && text.contains(&lsn),
+        "{text}"
+    );
+    // A backup behind that begins with all of it.
+    site.backup("b1");
+    let target = moment(&site);
+    insert(&site, 5);
+    let text = restores(&site, "LATEST", &target, "b1");
+    assert!(!text.contains("a clock was ahead"), "{text}");
 }
 
 /// K3: a dry run tells ages by the clock that the deed goes by, the store's.
