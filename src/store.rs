@@ -374,6 +374,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Objects whose names are no [`Key`] are passed over.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, Error>;
 
+    /// What time it is by the store's clock, told without storing anything; `None`: it does not tell.
+    async fn now(&self) -> Result<Option<SystemTime>, Error> {
+        Ok(None)
+    }
+
     /// Deletes objects; one that is not there is no error.
     async fn delete(&self, keys: &[Key]) -> Result<(), Error>;
 

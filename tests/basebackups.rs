@@ -16,6 +16,10 @@ mod by_hand;
 mod changing;
 // Read from one end to the other: few requests, and what was fetched ahead.
 mod in_order;
+// Times that are a bound only, or of a clock that was wrong.
+mod clocks;
+// PostgreSQL's incremental backups, and what they are to be combined with.
+mod combined;
 // What a later backup stores, and what it is.
 mod incremental;
 // What pg_receivewal has brought and recovery does not replay: said.

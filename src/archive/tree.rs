@@ -29,6 +29,7 @@ pub mod begun;
 pub mod catalogue;
 pub mod chunks;
 mod claim;
+pub mod combined;
 pub mod ended;
 mod entry;
 mod folders;

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::archive::prune::WalSpan;
 use crate::archive::tree::TreeName;
+use crate::archive::tree::ended::KnownFrom;
 use crate::assemble::Stay;
 use crate::config::duration;
 use crate::job::prune::{MOST_TIME, Plan, Planned, Prune, Removed, Rules, Tally};
@@ -288,7 +289,7 @@ fn print(out: &mut impl Write, plan: &Plan, removed: Removed, dry_run: bool) -> 
     )?;
     for planned in &plan.backups {
         let summary = planned.summary();
-        let (name, ended) = (planned.name(), format!("{:.0}", summary.backup.ended.at));
+        let (name, ended) = (planned.name(), summary.backup.ended.to_string());
         let stored = BinaryBytes(summary.stored_bytes).to_string();
         let fate = match (planned.goes(), dry_run) {
             (true, true) => "would go".to_owned(),
@@ -358,6 +359,7 @@ struct Told {
 struct ToldBackup {
     name: String,
     ended: String,
+    ended_known_from: KnownFrom,
     stored_bytes: u64,
     goes: bool,
     why: Vec<String>,
@@ -382,6 +384,7 @@ impl Told {
         let backups = plan.backups.iter().map(|planned| ToldBackup {
             name: planned.name().to_string(),
             ended: planned.summary().backup.ended.at.to_string(),
+            ended_known_from: planned.summary().backup.ended.known_from,
             stored_bytes: planned.summary().stored_bytes,
             goes: planned.goes(),
             why: planned.why.iter().map(ToString::to_string).collect(),

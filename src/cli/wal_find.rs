@@ -114,6 +114,8 @@ struct ShownEnd {
 struct ShownAround {
     before: Option<Shown>,
     after: Option<Shown>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missed: Option<Shown>,
 }
 
 #[derive(Debug, Serialize)]
@@ -199,6 +201,9 @@ async fn answer(arguments: &FindArgs, searched: &Searched, out: &mut Out) -> Res
         let shown = ShownAround {
             before: around.before.map(|end| shown_end(searched, end)),
             after: around.after.map(|end| shown_end(searched, end)),
+            missed: around
+                .missed
+                .map(|(segment, commit)| shown(searched, segment, commit.at, commit.time)),
         };
         let is_found = shown.before.is_some() || shown.after.is_some();
         match json {
@@ -206,6 +211,10 @@ async fn answer(arguments: &FindArgs, searched: &Searched, out: &mut Out) -> Res
             false => {
                 print(out, "at it or before:", shown.before.as_ref())?;
                 print(out, "after it:", shown.after.as_ref())?;
+                if shown.missed.is_some() {
+                    let title = "behind that, and not reached by recovery to that time (a clock was ahead, or has gone back):";
+                    print(out, title, shown.missed.as_ref())?;
+                }
             }
         }
         return Ok(is_found);

@@ -6,11 +6,12 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::archive::tree::begun::Maker;
 use crate::archive::tree::catalogue::{BackupWal, Unfinished};
+use crate::archive::tree::combined::{Bases, lacks};
 use crate::archive::tree::intact::SeenTrees;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{LATEST, TreeId, TreeKind, TreeName};
 use crate::archive::{Archive, Error};
-use crate::pg::SegmentName;
+use crate::pg::{Lsn, SegmentName};
 use crate::store::Patience;
 
 /// Backups whose WAL is asked for at once: an archive of years has a thousand.
@@ -51,6 +52,18 @@ impl Listed {
         }
     }
 
+    /// Of an incremental one of PostgreSQL's of which all files are there: where that began which it is to be combined with.
+    fn incremental_from(&self) -> Option<Lsn> {
+        self.summary()?.backup.incremental_from
+    }
+
+    /// The one is not there that it, or what it is to be combined with, is to be combined with.
+    fn note_lacking(&mut self, began: Option<Lsn>) {
+        if let (Some(summary), Some(began)) = (self.summary(), began) {
+            self.state = State::Damaged(Some(Box::new(summary.clone())), lacks(began));
+        }
+    }
+
     /// Its summary, if it has one that can be read.
     pub fn summary(&self) -> Option<&Summary> {
         match &self.state {
@@ -81,6 +94,13 @@ pub async fn backups_and_remnants(
     let seen = &beside.seen;
     let looks = stream::iter(complete).map(|(name, summary)| judge(archive, name, summary, seen, patience));
     let mut listed: Vec<Listed> = looks.buffered(LOOKS).try_collect().await?;
+    let mut bases = Bases::default();
+    let whole = listed.iter().filter_map(Listed::summary);
+    whole.for_each(|summary| bases.add(&summary.backup));
+    for listed in &mut listed {
+        let lacking = listed.incremental_from().and_then(|from| bases.lacking(from));
+        listed.note_lacking(lacking);
+    }
     listed.extend(beside.unreadable.into_iter().map(|(name, error)| Listed {
         name,
         state: State::Damaged(None, error.to_string()),
@@ -119,9 +139,11 @@ pub async fn backup(archive: &Archive, name: &str, patience: Patience) -> Result
         Err(error @ Error::TreeDamaged { .. }) => Err(error),
         Err(error) => return Err(error),
     };
-    Ok(Some(
-        judge(archive, name, summary, &SeenTrees::default(), patience).await?,
-    ))
+    let mut listed = judge(archive, name, summary, &SeenTrees::default(), patience).await?;
+    if let Some(from) = listed.incremental_from() {
+        listed.note_lacking(archive.lacking_base(from, patience).await?);
+    }
+    Ok(Some(listed))
 }
 
 async fn judge(

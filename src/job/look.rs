@@ -55,6 +55,8 @@ pub(in crate::job) struct Look {
     pub unreadable: Vec<(TreeName, String)>,
     /// What has no summary.
     pub unfinished: Vec<(Unfinished, Maker)>,
+    /// Who may become incremental ones of PostgreSQL's, to be combined with any that is there.
+    pub may_be_incremental: Vec<TreeName>,
     /// Who may need WAL that nobody can name: it is being made, or has lost its summary.
     pub making: Option<TreeName>,
     /// Folders of pruned trees of which something is left.
@@ -81,7 +83,7 @@ impl Look {
         let ids = ids(&listed);
         let pins = Pins::read(archive, now, patience()).await?;
         let mut base_of: BTreeMap<TreeId, Vec<TreeName>> = BTreeMap::new();
-        let mut making = None;
+        let (mut making, mut may_be_incremental) = (None, Vec::new());
         let mut backups = Vec::new();
         let (mut unreadable, mut unfinished) = (Vec::new(), Vec::new());
         for listed in listed {
@@ -108,6 +110,9 @@ impl Look {
                         base_of.entry(base.clone()).or_default().push(name.clone());
                     }
                     let is_made = maker != Maker::Dead && !is_silent(&tree, now);
+                    if is_made && tree.may_be_incremental() {
+                        may_be_incremental.push(name.clone());
+                    }
                     let may_need = is_made || tree.may_have_lost_its_summary(maker);
                     making = making.or(may_need.then_some(name));
                     unfinished.push((tree, maker));
@@ -140,6 +145,7 @@ impl Look {
             backups,
             unreadable,
             unfinished,
+            may_be_incremental,
             making,
             remnants,
             lines: None,

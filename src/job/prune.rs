@@ -128,7 +128,7 @@ impl Prune<'_> {
     /// # Errors
     /// [`Error`].
     pub async fn plan(&self) -> Result<(Plan, Removed), Error> {
-        let plan = self.decide(Timestamp::now()).await?;
+        let plan = self.decide(self.now().await?).await?;
         let counted = self.go_through(&plan, Mode::Count, Instant::now()).await?;
         Ok((plan, counted))
     }
@@ -143,7 +143,7 @@ impl Prune<'_> {
         self.sweep_uploads().await;
         // Before the first look: so that has all that they have left.
         let left_behind = self.orders_of_the_dead().await?;
-        let first = self.decide(Timestamp::now()).await?;
+        let first = self.decide(self.now().await?).await?;
         if first.is_empty() {
             self.end_orders(&left_behind).await?;
             return Ok((first, Removed::default()));
@@ -202,6 +202,14 @@ impl Prune<'_> {
             }),
             Err(error) => Err(archive::Error::from(error).into()),
         }
+    }
+
+    /// By the store's clock; by ours where that is told only of what is stored.
+    async fn now(&self) -> Result<Timestamp, Error> {
+        let told = self.archive.store().now(self.patience()).await;
+        let told = told.map_err(archive::Error::from)?;
+        let told = told.and_then(|told| Timestamp::try_from(told).ok());
+        Ok(told.unwrap_or_else(Timestamp::now))
     }
 
     /// Behind the order, and after the grace, by the store's clock.

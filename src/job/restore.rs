@@ -42,6 +42,8 @@ mod command;
 mod compare;
 mod configure;
 mod content;
+mod doubt;
+mod early_stop;
 mod error;
 mod fill;
 mod finish;

@@ -10,6 +10,7 @@ use super::line::{Line, LineEnd, Order, Told};
 use super::restore::reachable::{self, Place};
 use super::restore::timelines::Timelines;
 use super::restore::way::Way;
+use super::time_stop;
 use crate::archive::tree::TreeKind;
 use crate::archive::{Archive, Error};
 use crate::pg::record::{Ended, RelationFork};
@@ -77,6 +78,8 @@ pub struct Around {
     pub before: Option<TransactionEnd>,
     /// The first end of a transaction after it, at which recovery to that time stops.
     pub after: Option<TransactionEnd>,
+    /// A commit behind that which is at it or before all the same: that recovery does not reach it.
+    pub missed: Option<(SegmentName, Moment)>,
 }
 
 /// Blocks of a fork of a relation that a segment touches.
@@ -214,6 +217,14 @@ impl Searched {
             let facts = &index.facts;
             if facts.latest_end().is_some_and(|latest| latest.time > time) {
                 findings.found = self.around_in(&one, time).await?;
+                if let Some(after) = findings.found.after {
+                    let stop = Moment {
+                        at: after.at,
+                        time: after.ended.time,
+                    };
+                    let behind = time_stop::missed(&self.line, (stop, &one), &mut told, |ended| ended > time);
+                    findings.found.missed = behind.await?;
+                }
                 break;
             }
             if let Some(commits) = facts.commits {
@@ -236,6 +247,7 @@ impl Searched {
         Ok(Around {
             before: before.copied(),
             after: found,
+            missed: None,
         })
     }
 

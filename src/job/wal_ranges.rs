@@ -96,6 +96,21 @@ impl WalRanges {
         .collect()
     }
 
+    /// Of these spans, which were pruned elsewhere, what was never here: nothing older is kept, or nothing of the span. What is
+    /// not there otherwise was lost, or came too late.
+    pub fn never_had(&self, spans: &[WalSpan], size: SegmentSize) -> Vec<WalSpan> {
+        let begin = self.timelines.iter().filter_map(|own| own.runs.first());
+        let begin = begin.map(|run| run.first).min();
+        let is_whole = |rest: &WalSpan| spans.contains(rest);
+        let is_before = |rest: &WalSpan| {
+            let numbers = rest.numbers(size);
+            numbers.is_some_and(|(_, (first, _))| begin.is_none_or(|begin| first < begin))
+        };
+        let mut rest = self.without(spans, size);
+        rest.retain(|rest| is_before(rest) || is_whole(rest));
+        rest
+    }
+
     /// The name of a segment of a timeline.
     pub fn name(&self, timeline: Timeline, number: u64) -> Option<SegmentName> {
         SegmentName::from_number(timeline, number, self.segment_size?)

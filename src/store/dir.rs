@@ -24,9 +24,10 @@ mod write;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -108,6 +109,13 @@ impl Root {
         };
         root.sweep(&root.path.join(TEMP_DIR));
         Ok(root)
+    }
+
+    /// By the clock of the file system: what it says of a file that never has a name. Not every one makes such (NFS).
+    fn now(&self) -> Option<SystemTime> {
+        let mut options = fs::OpenOptions::new();
+        let nameless = options.write(true).custom_flags(libc::O_TMPFILE).open(&self.path);
+        nameless.and_then(|file| file.metadata()?.modified()).ok()
     }
 
     /// A path of the archive as it is below the directory that was opened.
@@ -209,6 +217,10 @@ impl Backend for Dir {
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page, Error> {
         let (prefix, after) = (prefix.to_owned(), after.unwrap_or_default().to_owned());
         self.blocking(move |root| root.list(&prefix, &after, limit)).await
+    }
+
+    async fn now(&self) -> Result<Option<SystemTime>, Error> {
+        self.blocking(|root| Ok(root.now())).await
     }
 
     async fn delete(&self, keys: &[Key]) -> Result<(), Error> {

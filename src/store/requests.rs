@@ -228,6 +228,15 @@ impl Store {
         self.wait("delete", key.as_str(), patience, 0, attempt).await
     }
 
+    /// What time it is by the store's clock; `None`: it tells only of what is stored.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub async fn now(&self, patience: Patience) -> Result<Option<SystemTime>, Error> {
+        self.wait("ask", "the time", patience, 0, || self.backend.now())
+            .await
+    }
+
     /// Can objects be kept here although their owner deletes them?
     ///
     /// # Errors

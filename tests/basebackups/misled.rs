@@ -299,6 +299,58 @@ fn k8_what_the_copy_still_has_is_not_told_as_pruned() {
     assert_ne!(verified.status.code(), Some(0), "{}", said(&verified));
 }
 
+/// K8: what the copy has lost is missing there, also when the original needs it no more. What was pruned before it could be
+/// copied is not.
+#[test]
+fn k8_what_the_copy_has_lost_is_not_told_as_pruned() {
+    let world = World::new("copy-lost");
+    let site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    for name in ["b1", "b2", "b3"] {
+        site.backup(name);
+        for number in 0..3 {
+            site.server.query(&format!("INSERT INTO t VALUES ({number})"));
+            site.server.archive_all();
+        }
+    }
+    let verified = |to: &Path| {
+        let mut verify = crate::common::walfs::walfs(&world, &User::postgres());
+        let verified = verify
+            .args(["wal-verify", "--archive", &to.display().to_string()])
+            .output();
+        verified.expect("run walfs")
+    };
+    let copy = |to: &Path| {
+        let mut copy = crate::common::walfs::walfs(&world, &User::postgres());
+        copy.args(["copy", "--create", &site.place.archive()]);
+        let copied = copy.arg(to).output().expect("run walfs");
+        assert!(copied.status.success(), "{}", said(&copied));
+    };
+    let (early, late) = (world.owned_dir("early"), world.owned_dir("late"));
+    copy(&early);
+    // Of the older ones only what makes them consistent: the WAL between is gone, and comes to no copy.
+    let pruned = prune(&site, &["--keep-last", "3", "--pitr-days", "0"]);
+    assert!(pruned["removed"]["wal_objects"].as_u64() > Some(2), "{pruned}");
+    copy(&late);
+    assert!(verified(&late).status.success(), "{}", said(&verified(&late)));
+    let kept = site.place.keys("wal");
+    let is_segment = |key: &String| key.len() == "wal/".len() + 24 + 4;
+    let gone = Place::Local(early.clone()).keys("wal").into_iter();
+    let gone: Vec<String> = gone
+        .filter(is_segment)
+        .filter(|key| !kept.contains(key))
+        .collect();
+    fs::remove_file(early.join(&gone[1])).expect("lose one");
+    for round in ["lost", "copied again", "the original has pruned all of it"] {
+        let missing = verified(&early);
+        assert_ne!(missing.status.code(), Some(0), "{round}: {}", said(&missing));
+        copy(&early);
+        prune(&site, &["--keep-last", "1"]);
+    }
+    copy(&late);
+    assert!(verified(&late).status.success(), "{}", said(&verified(&late)));
+}
+
 /// K7: a server at rest has nothing to end; what it ends is archived, or not.
 #[test]
 fn k7_check_of_a_server_at_rest_is_no_guess() {

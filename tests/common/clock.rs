@@ -9,11 +9,18 @@ use super::world::World;
 const SHIFTED: &str = r#"
 #define _GNU_SOURCE
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 int clock_gettime(clockid_t clock, struct timespec *time) {
     int outcome = syscall(SYS_clock_gettime, clock, time);
     if (outcome == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
+        time->tv_sec += SECONDS;
+    return outcome;
+}
+int gettimeofday(struct timeval *restrict time, void *restrict zone) {
+    int outcome = syscall(SYS_gettimeofday, time, zone);
+    if (outcome == 0)
         time->tv_sec += SECONDS;
     return outcome;
 }

@@ -181,7 +181,13 @@ impl Postgres {
     /// Starts the server and waits until it answers; panics with its log if it ends instead.
     #[track_caller]
     pub fn start(&mut self) {
-        self.spawn();
+        self.start_with(&[]);
+    }
+
+    /// The same, with more in its environment.
+    #[track_caller]
+    pub fn start_with(&mut self, env: &[(&str, String)]) {
+        self.spawn_with(env);
         let answer = wait::until("PostgreSQL to answer", || match self.psql("SELECT 1") {
             Ok(_) => Some(true),
             Err(_) => (!self.is_running()).then_some(false),

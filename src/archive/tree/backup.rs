@@ -15,6 +15,9 @@ const MOST_SEGMENTS: u64 = 1 << 18;
 /// Segments that are compared when they come: as many as are asked for one by one.
 pub const MOST_AWAITED: usize = 64;
 
+/// First version of PostgreSQL that takes incremental backups.
+const COMBINES: u32 = 17;
+
 /// How the files of a base backup are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -189,6 +192,11 @@ impl Backup {
     /// The text of why it is none.
     pub fn segment_size(&self) -> Result<SegmentSize, String> {
         SegmentSize::new(self.segment_bytes).map_err(|error| error.to_string())
+    }
+
+    /// May PostgreSQL combine it with an incremental one?
+    pub fn may_be_combined(&self) -> bool {
+        self.postgresql_major.is_none_or(|major| major >= COMBINES)
     }
 
     /// Where recovery from it begins.

@@ -96,6 +96,11 @@ impl Unfinished {
         (is_own && !self.has_inventory) || self.is_nothing
     }
 
+    /// May it become an incremental one of PostgreSQL's? Its label may not have come yet, which says so.
+    pub fn may_be_incremental(&self) -> bool {
+        self.begun.as_ref().is_none_or(|begun| begun.by == By::Mount)
+    }
+
     /// May it be what a prune has left? It removes the word of who began it, and what tells the parts apart.
     pub fn may_be_remnant(&self) -> bool {
         self.begun.is_none() && !self.has_inventory && !self.is_nothing

@@ -2,6 +2,7 @@
 
 use super::source::{Known, Source, fetch, for_bytes};
 use super::*;
+use crate::archive::tree::combined::lacks;
 use crate::archive::tree::{TreeId, pin};
 use crate::job::progress::Silent;
 use crate::job::wal_ranges::wal_ranges;
@@ -84,14 +85,14 @@ impl Copying<'_> {
         let removed = self.from.removed_wal(self.patience()).await?;
         let mut there = self.to.removed_wal(self.patience()).await?;
         let before = there.wal.clone();
-        // What the copy has, it would miss, also if a prune of its own had removed it before. One that is at work is not
+        // What the copy has lost stays missing. What the copy has, it would miss, also if a prune of its own had removed it before. One that is at work is not
         // disturbed.
         let quiet: Arc<dyn Progress> = Arc::new(Silent);
         let kept = wal_ranges(self.to, &quiet, || self.patience()).await?;
         if self.to.orders(self.patience()).await?.is_empty() {
             there.wal = kept.without(&there.wal, cluster.segment_size);
         }
-        let gone = kept.without(&removed.wal, cluster.segment_size);
+        let gone = kept.never_had(&removed.wal, cluster.segment_size);
         there.add(gone, cluster.segment_size);
         if there.wal != before {
             self.to.record_removed(there, self.patience()).await?;
@@ -193,6 +194,11 @@ impl Copying<'_> {
         }
         if let Some(reason) = self.missing_there(name, summary, parts).boxed().await? {
             return Ok(Err(reason));
+        }
+        if let Some(from) = summary.backup.incremental_from
+            && let Some(began) = self.to.lacking_base(from, self.patience()).boxed().await?
+        {
+            return Ok(Err(format!("{} in the copy", lacks(began))));
         }
         let bytes = text.len() as u64;
         let Some(committed) = self.to.put_copy(&key, text.clone(), self.patience()).await? else {

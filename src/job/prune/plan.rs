@@ -92,6 +92,7 @@ impl Plan {
         let Look {
             now,
             backups,
+            may_be_incremental,
             making,
             remnants,
             ranges,
@@ -105,6 +106,8 @@ impl Plan {
             .map(|known| Judged {
                 name: known.name.clone(),
                 ended: known.summary.backup.ended.at,
+                is_exact: known.summary.backup.ended.is_exact(),
+                stored: known.summary.finished,
                 is_whole: known.lacks.is_none(),
                 has_bad_pages: known.summary.backup.bad_pages() > 0,
                 start: known.summary.backup.start().map_or(Lsn(0), |(_, start)| start),
@@ -117,6 +120,10 @@ impl Plan {
                 pinned: known.pinned.clone(),
                 locked: known.locked.and_then(|locked| locked_until(locked, now)),
                 base_of: known.base_of.clone(),
+                may_be_base_of: match known.summary.backup.may_be_combined() {
+                    true => may_be_incremental.clone(),
+                    false => vec![],
+                },
             })
             .collect();
         let why = keep(&judged, rules, now);

@@ -1,12 +1,13 @@
 //! Which backups stay, and why: from what is known of them, without a look at the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, Zoned};
 
 use crate::archive::tree::TreeName;
+use crate::job::in_order::in_order;
 use crate::pg::{Lsn, Timeline};
 
 /// What the operator wants to keep. A backup stays if one of these wants it.
@@ -61,10 +62,16 @@ pub enum Reason {
     Last(u32),
     /// It ended in the last so many days.
     Days(u32),
+    /// Perhaps: it is not known to have ended before.
+    PerhapsDays(u32),
     /// Recovery to the beginning of the last so many days starts from it.
     Begins(u32),
     /// The newest of a day, a week, a month or a year.
     Of(String),
+    /// Perhaps: its day is not sure.
+    PerhapsOf(String),
+    /// It ended then, by a clock that was ahead.
+    Ahead(Timestamp),
     /// It is the one of this name, or newer.
     From(TreeName),
     /// Somebody has pinned it: why.
@@ -73,6 +80,8 @@ pub enum Reason {
     Locked(Option<Timestamp>),
     /// This one is being made, or was left unfinished, and points to it.
     BaseOf(TreeName),
+    /// This one is being made, and may be an incremental one that is to be combined with it.
+    MayBeBaseOf(TreeName),
     /// This one, which stays, is to be combined with it.
     CombinedWith(TreeName),
     /// It is not complete, and newer than what was asked for.
@@ -90,13 +99,17 @@ impl fmt::Display for Reason {
             Self::End(timeline) => write!(out, "the newest that reaches the end of timeline {timeline}"),
             Self::Last(count) => write!(out, "one of the last {count}"),
             Self::Days(days) => write!(out, "of the last {days} days"),
+            Self::PerhapsDays(days) => write!(out, "perhaps of the last {days} days"),
             Self::Begins(days) => write!(out, "the last {days} days begin with it"),
-            Self::Of(bucket) => out.write_str(bucket),
+            Self::Of(bucket) => write!(out, "the newest of {bucket}"),
+            Self::PerhapsOf(bucket) => write!(out, "perhaps the newest of {bucket}"),
+            Self::Ahead(ended) => write!(out, "its clock was ahead: {ended:.0} is yet to come"),
             Self::From(name) => write!(out, "{name} or newer"),
             Self::Pinned(reason) => write!(out, "pinned: {reason}"),
             Self::Locked(Some(until)) => write!(out, "the store has it locked until {until:.0}"),
             Self::Locked(None) => out.write_str("the store has it locked, by a legal hold"),
             Self::BaseOf(name) => write!(out, "{name}, which is unfinished, builds on it"),
+            Self::MayBeBaseOf(name) => write!(out, "{name}, which is unfinished, may be incremental from it"),
             Self::CombinedWith(name) => write!(out, "{name} is to be combined with it"),
             Self::NotComplete => out.write_str("not complete, and newer than the oldest that is asked for"),
             Self::NewlyUnwanted => out.write_str("it was wanted a moment ago: the next run removes it"),
@@ -109,6 +122,9 @@ impl fmt::Display for Reason {
 pub(super) struct Judged {
     pub name: TreeName,
     pub ended: Timestamp,
+    /// Did it end then, and not later?
+    pub is_exact: bool,
+    pub stored: Timestamp,
     /// Is all of it there, and its WAL?
     pub is_whole: bool,
     /// Has it pages that were damaged on the server already?
@@ -123,6 +139,8 @@ pub(super) struct Judged {
     pub locked: Option<Option<Timestamp>>,
     /// Unfinished ones that point to it.
     pub base_of: Vec<TreeName>,
+    /// Unfinished ones that may be incremental ones of it.
+    pub may_be_base_of: Vec<TreeName>,
 }
 
 impl Judged {
@@ -133,10 +151,11 @@ impl Judged {
 }
 
 /// When each of these backups, oldest first, ended at the latest: no earlier than any before it on its line, whose clock may
-/// have been right where its own had gone back. A clock that is ahead even now says nothing of those behind it.
+/// have been right where its own had gone back. A clock that is ahead even now says nothing of those behind it. Of which only
+/// a bound is known, no later than the next one that is known, and without one, than it was stored.
 pub(super) fn ended_at_latest(backups: &[Judged], now: Timestamp) -> Vec<Timestamp> {
     let mut by_end: BTreeMap<Timeline, Timestamp> = BTreeMap::new();
-    let latest = |backup: &Judged| {
+    let no_earlier = |backup: &Judged| {
         let before = backup.reaches.iter().filter_map(|end| by_end.get(end));
         let ended = before.copied().fold(backup.ended, Timestamp::max);
         if ended <= now {
@@ -144,7 +163,16 @@ pub(super) fn ended_at_latest(backups: &[Judged], now: Timestamp) -> Vec<Timesta
         }
         ended
     };
-    backups.iter().map(latest).collect()
+    let mut latest: Vec<Timestamp> = backups.iter().map(no_earlier).collect();
+    for (at, bound) in backups.iter().enumerate().filter(|(_, backup)| !backup.is_exact) {
+        let is_behind = |next: &usize| {
+            let next = &backups[*next];
+            next.is_exact && next.reaches.iter().any(|end| bound.reaches.contains(end))
+        };
+        let next = (at + 1..backups.len()).find(is_behind);
+        latest[at] = latest[at].max(next.map_or(bound.stored, |next| latest[next]));
+    }
+    latest
 }
 
 /// Why each of these backups, oldest first, stays; none: it goes.
@@ -153,9 +181,11 @@ pub(super) fn keep(backups: &[Judged], rules: &Rules, now: Timestamp) -> Vec<Vec
         .iter()
         .map(|backup| {
             let pinned = backup.pinned.iter().cloned().map(Reason::Pinned);
+            let may_be_base_of = backup.may_be_base_of.iter().filter(|_| backup.is_whole).cloned();
             pinned
                 .chain(backup.locked.map(Reason::Locked))
                 .chain(backup.base_of.iter().cloned().map(Reason::BaseOf))
+                .chain(may_be_base_of.map(Reason::MayBeBaseOf))
                 .collect()
         })
         .collect();
@@ -194,7 +224,12 @@ pub(super) fn keep(backups: &[Judged], rules: &Rules, now: Timestamp) -> Vec<Vec
     if let Some(days) = rules.days {
         let begin = days_before(now, days);
         for &at in whole.iter().filter(|&&at| ended[at] >= begin) {
-            ask(&mut why, at, Reason::Days(days));
+            let reason = match backups[at].ended {
+                ended if ended > now => Reason::Ahead(ended),
+                ended if ended < begin => Reason::PerhapsDays(days),
+                _ => Reason::Days(days),
+            };
+            ask(&mut why, at, reason);
         }
     }
     for days in rules.days.into_iter().chain(rules.pitr_days) {
@@ -213,7 +248,12 @@ pub(super) fn keep(backups: &[Judged], rules: &Rules, now: Timestamp) -> Vec<Vec
             ask(&mut why, at, Reason::From(name.clone()));
         }
     }
-    generations(backups, &whole, rules, &mut why);
+    Generations {
+        backups,
+        ended: &ended,
+        now,
+    }
+    .keep(&whole, rules, &mut why);
     let recent = asked.into_iter().min().unwrap_or(newest);
     for at in recent + 1..backups.len() {
         if !backups[at].is_whole {
@@ -250,34 +290,109 @@ pub(super) fn days_before(now: Timestamp, days: u32) -> Timestamp {
 type Bucket = fn(&Zoned) -> String;
 
 /// The newest of each of the last days, weeks, months and years.
-fn generations(backups: &[Judged], whole: &[usize], rules: &Rules, why: &mut [Vec<Reason>]) {
-    let mut by_time = whole.to_vec();
-    by_time.sort_by_key(|&at| backups[at].ended);
-    let kinds: [(Option<u32>, Bucket); 4] = [
-        (rules.daily, |time| time.strftime("day %Y-%m-%d").to_string()),
-        (rules.weekly, |time| {
-            let week = time.date().iso_week_date();
-            format!("week {}-W{:02}", week.year(), week.week())
-        }),
-        (rules.monthly, |time| time.strftime("month %Y-%m").to_string()),
-        (rules.yearly, |time| time.strftime("year %Y").to_string()),
-    ];
-    for (count, bucket) in kinds {
-        let mut left = count.unwrap_or(0);
-        let mut last = None;
-        for &at in by_time.iter().rev() {
-            let bucket = bucket(&backups[at].ended.to_zoned(TimeZone::UTC));
-            if last.as_ref() == Some(&bucket) {
-                continue;
+struct Generations<'a> {
+    backups: &'a [Judged],
+    /// At the latest.
+    ended: &'a [Timestamp],
+    now: Timestamp,
+}
+
+impl Generations<'_> {
+    fn keep(&self, whole: &[usize], rules: &Rules, why: &mut [Vec<Reason>]) {
+        let kinds: [(Option<u32>, Bucket); 4] = [
+            (rules.daily, |time| time.strftime("day %Y-%m-%d").to_string()),
+            (rules.weekly, |time| {
+                let week = time.date().iso_week_date();
+                format!("week {}-W{:02}", week.year(), week.week())
+            }),
+            (rules.monthly, |time| time.strftime("month %Y-%m").to_string()),
+            (rules.yearly, |time| time.strftime("year %Y").to_string()),
+        ];
+        let wanted = kinds
+            .into_iter()
+            .filter_map(|(count, bucket)| Some((count.filter(|count| *count > 0)?, bucket)));
+        let wanted: Vec<(u32, Bucket)> = wanted.collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let told = |at: &usize| self.backups[*at].ended;
+        // What is yet to come takes no day from those that were.
+        let (there, ahead): (Vec<usize>, Vec<usize>) =
+            whole.iter().copied().partition(|at| told(at) <= self.now);
+        for at in ahead {
+            let reason = Reason::Ahead(told(&at));
+            if !why[at].contains(&reason) {
+                why[at].push(reason);
             }
-            if left == 0 {
-                break;
+        }
+        let doubtful = self.doubtful(&there);
+        let is_sure = |at: &usize| !doubtful.contains(at);
+        let latest = |at: &usize| match is_sure(at) {
+            true => told(at),
+            false => self.ended[*at].min(self.now),
+        };
+        // Those whose day is not sure take no place from the others, and stay if they have one by either of their times.
+        let sure = there.iter().filter(|at| is_sure(at));
+        let rows: [Vec<(Timestamp, usize)>; 3] = [
+            sure.map(|at| (told(at), *at)).collect(),
+            there.iter().map(|at| (told(at), *at)).collect(),
+            there.iter().map(|at| (latest(at), *at)).collect(),
+        ];
+        for mut row in rows {
+            row.sort();
+            for (count, bucket) in &wanted {
+                for (at, bucket) in newest_of_each(&row, *count, *bucket) {
+                    let reason = match is_sure(&at) {
+                        true => Reason::Of(bucket),
+                        false => Reason::PerhapsOf(bucket),
+                    };
+                    if !why[at].contains(&reason) {
+                        why[at].push(reason);
+                    }
+                }
             }
-            left -= 1;
-            why[at].push(Reason::Of(format!("the newest of {bucket}")));
-            last = Some(bucket);
         }
     }
+
+    /// Of which only a bound is known, or whose clock contradicts most others' of a line.
+    fn doubtful(&self, there: &[usize]) -> BTreeSet<usize> {
+        let exact = |at: &usize| self.backups[*at].is_exact;
+        let ends: BTreeSet<Timeline> = there
+            .iter()
+            .flat_map(|at| self.backups[*at].reaches.iter().copied())
+            .collect();
+        let mut doubtful: BTreeSet<usize> = there.iter().copied().filter(|at| !exact(at)).collect();
+        for end in ends {
+            let on_line = there.iter().copied().filter(exact);
+            let on_line: Vec<usize> = on_line
+                .filter(|at| self.backups[*at].reaches.contains(&end))
+                .collect();
+            let ended: Vec<Timestamp> = on_line.iter().map(|at| self.backups[*at].ended).collect();
+            let believed = in_order(&ended);
+            doubtful.extend(
+                (0..on_line.len())
+                    .filter(|place| !believed.contains(place))
+                    .map(|place| on_line[place]),
+            );
+        }
+        doubtful
+    }
+}
+
+/// Of backups by time, the newest of each of the last so many buckets that have one.
+fn newest_of_each(row: &[(Timestamp, usize)], count: u32, bucket: Bucket) -> Vec<(usize, String)> {
+    let mut found: Vec<(usize, String)> = Vec::new();
+    for (time, at) in row.iter().rev() {
+        let bucket = bucket(&time.to_zoned(TimeZone::UTC));
+        if found.last().is_some_and(|(_, last)| *last == bucket) {
+            continue;
+        }
+        if found.len() == count as usize {
+            break;
+        }
+        found.push((*at, bucket));
+    }
+    found
 }
 
 /// What an incremental backup of PostgreSQL is combined with stays as long as it.
@@ -317,6 +432,8 @@ mod tests {
         Judged {
             name: format!("d{number}").parse().unwrap(),
             ended: day(number),
+            is_exact: true,
+            stored: day(number),
             is_whole: true,
             has_bad_pages: false,
             start: Lsn(number as u64 * 1000),
@@ -325,6 +442,7 @@ mod tests {
             locked: None,
             pinned: None,
             base_of: vec![],
+            may_be_base_of: vec![],
         }
     }
 
@@ -429,6 +547,51 @@ mod tests {
         };
         all[2].ended = day(-9000);
         assert_eq!(stay(&all, &pitr, 40), ["d0", "d40"]);
+    }
+
+    #[test]
+    fn k3_a_bound_is_no_end() {
+        let mut all: Vec<Judged> = [0, 5, 9].map(on).into();
+        all[1].is_exact = false;
+        let days = Rules {
+            days: Some(10),
+            ..Rules::default()
+        };
+        // It may have ended on any day until the next one, or until it was stored: then the window begins with the first.
+        assert_eq!(stay(&all, &days, 16), ["d0", "d5", "d9"]);
+        assert_eq!(stay(&all, &days, 20), ["d9"]);
+        all[2].stored = day(30);
+        all[2].is_exact = false;
+        assert_eq!(stay(&all, &days, 39), ["d5", "d9"]);
+        assert_eq!(stay(&all, &days, 41), ["d9"]);
+        // It takes no day from another one.
+        let mut all: Vec<Judged> = (0..6).map(on).collect();
+        all[3].is_exact = false;
+        all[3].ended = day(1) + SignedDuration::from_hours(1);
+        let daily = Rules {
+            daily: Some(4),
+            ..Rules::default()
+        };
+        assert_eq!(stay(&all, &daily, 6), ["d1", "d2", "d3", "d4", "d5"]);
+    }
+
+    #[test]
+    fn k3_a_clock_that_is_ahead_takes_no_day_from_others() {
+        let daily = Rules {
+            daily: Some(2),
+            ..Rules::default()
+        };
+        let mut all: Vec<Judged> = (0..6).map(on).collect();
+        all[0].ended = day(365);
+        all[1].ended = day(366);
+        assert_eq!(stay(&all, &daily, 6), ["d0", "d1", "d4", "d5"]);
+        let why = keep(&all, &daily, day(6));
+        assert_eq!(
+            why[0][0].to_string(),
+            "its clock was ahead: 2027-01-01T03:00:00Z is yet to come"
+        );
+        // Also when these days have come, for they contradict the others.
+        assert_eq!(stay(&all, &daily, 400), ["d0", "d1", "d4", "d5"]);
     }
 
     #[test]

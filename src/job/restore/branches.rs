@@ -116,7 +116,9 @@ impl Question<'_> {
         let backups = summaries
             .into_iter()
             .filter_map(|(name, summary)| Candidate::new(name, summary.ok()?));
-        let mut later = backups.filter(|backup| backup.summary.finished > *time && backup.stop <= parting);
+        // A bound proves it, too. When it was stored says nothing of when it ended.
+        let mut later =
+            backups.filter(|backup| backup.summary.backup.ended.at > *time && backup.stop <= parting);
         Ok(later.any(|backup| ends.iter().all(|end| backup.is_on(end))))
     }
 

@@ -13,6 +13,7 @@ use super::candidate::Candidate;
 use super::choose::Chosen;
 use super::compare::{self, FileWork};
 use super::content::Source;
+use super::early_stop;
 use super::error::Error;
 use super::kept::Recovering;
 use super::place::{self, CONTROL};
@@ -132,6 +133,8 @@ pub(super) async fn check(
     let reached = (&reach, rest.as_ref());
     let told = reachable::check(archive, recovery, backup_and_way, reached, patience).boxed();
     warnings.extend(told.await?);
+    let early = early_stop::warning(archive, recovery, backup_and_way, &reach, (size, patience)).boxed();
+    warnings.extend(early.await?);
     warnings.append(&mut said);
     tell_tablespaces(&known_tablespaces, &mut summary);
     let places = tablespaces::places(&summary, &options.tablespaces, &options.directory)?;

@@ -1,13 +1,12 @@
 //! Which backup is meant, which timeline recovery follows from it, and whether all of its own WAL is there.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::FutureExt;
-use jiff::Timestamp;
 
 use super::branches::{Answer, Question};
 use super::candidate::Candidate;
+use super::doubt;
 use super::error::Error;
 use super::reachable;
 use super::settings::Recovery;
@@ -59,8 +58,16 @@ pub(super) async fn choose(
         Timelines::find(archive, patience),
         candidates(archive, choice, &recovery.target, patience)
     );
-    let ((mut candidates, later), timelines) = (candidates?, timelines?);
-    let mut doubts = doubt(&mut candidates, &later, &timelines, &recovery.target);
+    let ((candidates, others), timelines) = (candidates?, timelines?);
+    let settled = doubt::settle(
+        archive,
+        choice,
+        (candidates, &others),
+        &timelines,
+        recovery,
+        patience,
+    );
+    let (mut candidates, mut doubts) = settled.boxed().await?;
     let answer = answer(archive, choice, recovery, (&timelines, &candidates), patience).await?;
     let (candidate, way) = match choice {
         Choice::Named(_) => first(&candidates[0], &timelines, answer.as_ref())?,
@@ -96,7 +103,7 @@ pub(super) async fn choose(
     })
 }
 
-/// The backup that was named, or all that end before the target, newest first; never none. And those that end behind it.
+/// The backup that was named, or all that end before the target, newest first; never none. And all others, if that is a time.
 async fn candidates(
     archive: &Archive,
     choice: &Choice,
@@ -107,76 +114,16 @@ async fn candidates(
         Choice::Named(name) => {
             let named = vec![named(archive, name, target, patience).await?];
             match target {
-                Target::Time(_) => Ok((named, around(archive, target, patience).await?.later)),
+                Target::Time(_) => {
+                    let Around { before, later, .. } = around(archive, target, patience).await?;
+                    let others = before.into_iter().chain(later);
+                    Ok((named, others.filter(|other| other.name != *name).collect()))
+                }
                 _ => Ok((named, vec![])),
             }
         }
         Choice::Latest => before(archive, target, patience).await,
     }
-}
-
-/// Of backups that end before a time by their own clocks those of which that cannot be: an earlier one on their way ended later
-/// than it. They go if there are others; the reasons of those that stay.
-fn doubt(
-    candidates: &mut Vec<Candidate>,
-    later: &[Candidate],
-    timelines: &Timelines,
-    target: &Target,
-) -> BTreeMap<TreeName, String> {
-    let mut trusted: BTreeMap<Timeline, BTreeSet<TreeName>> = BTreeMap::new();
-    let doubts = candidates.iter().filter_map(|candidate| {
-        let way = candidate.own_way(timelines);
-        let mut before = later
-            .iter()
-            .filter(|later| later.stop < candidate.stop && later.is_on(&way))
-            .peekable();
-        before.peek()?;
-        let trusted = trusted.entry(candidate.own).or_insert_with(|| {
-            let mut on_way: Vec<&Candidate> = candidates.iter().chain(later).collect();
-            on_way.retain(|other| other.is_on(&way));
-            on_way.sort_by_key(|other| other.stop);
-            in_order(&on_way)
-        });
-        let later = before.find(|later| trusted.contains(&later.name))?;
-        let doubt = format!(
-            "backup {} ended at {}, by its clock, and backup {}, which was taken before it, at {}, behind {target}: one of the two \
-             clocks was wrong, and what is restored may be of a later time than that",
-            candidate.name, candidate.summary.backup.ended.at, later.name, later.summary.backup.ended.at
-        );
-        Some((candidate.name.clone(), doubt))
-    });
-    let doubts: BTreeMap<TreeName, String> = doubts.collect();
-    if doubts.len() < candidates.len() {
-        candidates.retain(|candidate| !doubts.contains_key(&candidate.name));
-        for (name, doubt) in &doubts {
-            tracing::warn!("backup {name} is passed over: {doubt}\nHINT: if its clock was right, name it");
-        }
-    }
-    doubts
-}
-
-/// Names of those whose times agree with most others': of the longest row in which each ended no earlier than the one before.
-/// Of rows as long the one that has the latest times early on, for what is chosen by those is never too new.
-fn in_order(by_position: &[&Candidate]) -> BTreeSet<TreeName> {
-    let ended: Vec<Timestamp> = by_position
-        .iter()
-        .map(|candidate| candidate.summary.backup.ended.at)
-        .collect();
-    // The longest row that begins with each, from the last on, and what follows there.
-    let mut rows: Vec<(usize, Option<usize>)> = vec![(1, None); ended.len()];
-    for at in (0..ended.len()).rev() {
-        let behind = (at + 1..ended.len()).filter(|&next| ended[next] >= ended[at]);
-        if let Some(next) = behind.max_by_key(|&next| (rows[next].0, ended[next])) {
-            rows[at] = (rows[next].0 + 1, Some(next));
-        }
-    }
-    let mut next = (0..rows.len()).max_by_key(|&at| (rows[at].0, ended[at]));
-    let mut names = BTreeSet::new();
-    while let Some(at) = next {
-        names.insert(by_position[at].name.clone());
-        next = rows[at].1;
-    }
-    names
 }
 
 async fn named(
@@ -387,7 +334,7 @@ async fn decided(
         target: recovery.target.to_string(),
         backups: candidates
             .iter()
-            .map(|candidate| (candidate.name.clone(), candidate.summary.backup.ended.at))
+            .map(|candidate| (candidate.name.clone(), candidate.summary.backup.ended))
             .collect(),
     })
 }

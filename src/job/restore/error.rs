@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::branch::Branch;
 use super::only_here::Unarchived;
+use crate::archive::tree::ended::Ended;
 use crate::archive::{self, tree::TreeName};
 use crate::pg::landmark::Mismatch;
 use crate::pg::{Lsn, SegmentName, SystemId, Timeline, WalName};
@@ -52,7 +53,7 @@ pub enum Error {
         /// The target, in words.
         target: String,
         /// Those that there are, with when each ended, newest first.
-        backups: Vec<(TreeName, jiff::Timestamp)>,
+        backups: Vec<(TreeName, Ended)>,
     },
     /// One from which no server can start.
     #[error(

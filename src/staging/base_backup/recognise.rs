@@ -4,6 +4,7 @@
 //! which files there should be, so no tree is complete without one (promise B4).
 
 use crate::archive::tree::backup::{Backup, Shape, Tablespace, WalRange};
+use crate::archive::tree::combined;
 use crate::archive::tree::ended::Ended;
 use crate::pg::backup_manifest::{Manifest, ManifestVersion};
 use crate::pg::control::{ClusterState, ControlFile};
@@ -33,6 +34,7 @@ impl Candidate<'_> {
             None => self.tar_backup(&manifest).await?,
         };
         self.check_cluster(&backup).await?;
+        self.check_base(&backup).await?;
         backup.ended = self.0.archive().ended(&backup, self.0.patience()).await?;
         match backup.shape {
             Shape::Plain => self.verify(&manifest, mapped).await?,
@@ -189,6 +191,23 @@ impl Candidate<'_> {
                 archive.place()
             ))),
             _ => Ok(()),
+        }
+    }
+
+    /// What an incremental one is to be combined with is there, and stays (promise K3).
+    async fn check_base(&self, backup: &Backup) -> Result<(), Error> {
+        let Some(from) = backup.incremental_from else {
+            return Ok(());
+        };
+        let (archive, patience) = (self.0.archive(), self.0.patience());
+        match archive.lacking_base(from, patience).await? {
+            None => Ok(()),
+            Some(began) => Err(Error::no_backup(format!(
+                "{} in {}\n\
+                 HINT: take a full backup; or, if that one is elsewhere, bring it in first, and take this one again",
+                combined::lacks(began),
+                archive.place()
+            ))),
         }
     }
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::archive::tree::TreeName;
+use crate::archive::tree::ended::Ended;
 use crate::job::restore::branch::Branch;
 use crate::job::restore::only_here::Unarchived;
 use crate::linux::process;
@@ -17,11 +18,6 @@ pub(super) fn way(timeline: Option<Timeline>) -> String {
 
 pub(super) fn listed(branches: &[Branch]) -> String {
     branches.iter().map(|branch| format!("\n  {branch}")).collect()
-}
-
-pub(super) fn times(backups: &[(TreeName, jiff::Timestamp)]) -> String {
-    let said = backups.iter().map(|(name, ended)| format!("{name} ({ended:.0})"));
-    said.collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn choices(branches: &[Branch]) -> String {
@@ -94,4 +90,9 @@ fn is_own(path: &Path) -> bool {
         .ancestors()
         .find_map(|above| fs::symlink_metadata(above).ok());
     found.is_some_and(|found| found.uid() == user)
+}
+
+pub(super) fn times(backups: &[(TreeName, Ended)]) -> String {
+    let said = backups.iter().map(|(name, ended)| format!("{name} ({ended})"));
+    said.collect::<Vec<_>>().join(", ")
 }
