@@ -175,7 +175,7 @@ pub(super) async fn check(
             size,
             patience,
         };
-        recovering
+        let told = recovering
             .check(&checked.roots, &checked.plan.kept, &held)
             .await?;
         let kept = (&*checked.roots, &*checked.plan.kept);
@@ -195,6 +195,7 @@ fn bad_pages(name: &TreeName, summary: &Summary) -> Option<String> {
     let pages = summary.backup.pages.as_ref().filter(|pages| pages.bad > 0)?;
     let first = pages.first_bad.first();
     let first = first.map_or_else(String::new, |page| {
+        checked.warnings.extend(told);
         format!(", the first is page {} of {}", page.block, page.path)
     });
     Some(format!(

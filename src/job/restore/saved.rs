@@ -4,95 +4,58 @@
 //! segments for archived (`XLogArchiveCheckDone`). Only of the one in which the recovery ends it archives the beginning, as
 //! `.partial`. So what is whole comes into the archive from here; that beginning does not.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::error::Error;
 use super::spot::Roots;
-use super::unarchived::wal_bytes;
+use super::unarchived::each_page;
 use crate::archive::{self, Archive};
-use crate::pg::{PageHeader, Searched, SegmentName, SegmentSize, SwitchSearch, WalName};
+use crate::beneath::Root;
+use crate::pg::extent::{Extent, Extents};
+use crate::pg::{PageHeader, SegmentName, SegmentSize, WalName};
 use crate::staging::wal::WalDraft;
 use crate::staging::{self, Staging};
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 1 << 20;
 
-/// Which of the WAL that stays is whole: what waits for the archiver, is full, ends in the record of a switch, or has a
-/// successor beside it. That the archive has the next one says nothing of this copy, which may be a standby's.
+/// Which of the WAL that stays is whole. A mark, or the next segment beside it, here or in the archive, says nothing of that: a
+/// server may have begun it only, and one that is damaged is not passed on.
 ///
 /// # Errors
 /// Files that cannot be read.
 pub(super) fn whole(roots: &Roots, kept: &[WalName], size: SegmentSize) -> Result<Vec<SegmentName>, Error> {
     let mut whole = Vec::new();
     for name in kept {
-        let WalName::Segment(segment) = *name else {
-            continue;
-        };
-        let mark = format!("pg_wal/archive_status/{segment}.ready");
-        let is_ready = roots.kind(&roots.bases.spot(mark.as_bytes()))?.is_some();
-        if is_ready || is_complete(roots, segment, size)? || has_successor(roots, kept, segment, size)? {
+        if let WalName::Segment(segment) = *name
+            && extent(roots, segment, size)? == Extent::Whole
+        {
             whole.push(segment);
         }
     }
     Ok(whole)
 }
 
-/// Is it full, or does it end in the record of a switch?
+/// How much of a segment in `pg_wal` is there?
 ///
 /// # Errors
 /// A file that cannot be read.
-pub(super) fn is_complete(roots: &Roots, segment: SegmentName, size: SegmentSize) -> Result<bool, Error> {
-    Ok(filled(roots, segment)? == size.bytes() || is_switched(roots, segment)?)
-}
-
-/// Bytes of WAL of its own.
-fn filled(roots: &Roots, segment: SegmentName) -> Result<u64, Error> {
+pub(super) fn extent(roots: &Roots, segment: SegmentName, size: SegmentSize) -> Result<Extent, Error> {
     let spot = roots.bases.spot(format!("pg_wal/{segment}").as_bytes());
-    roots.on("read", &spot, |root, below| wal_bytes(root.open_file(below)?))
-}
-
-fn is_switched(roots: &Roots, segment: SegmentName) -> Result<bool, Error> {
-    let spot = roots.bases.spot(format!("pg_wal/{segment}").as_bytes());
-    roots.on("read", &spot, |root, below| {
-        ends_in_switch(root.open_file(below)?)
-    })
-}
-
-fn ends_in_switch(mut file: File) -> io::Result<bool> {
-    let mut first = [0; PageHeader::BYTES];
-    file.read_exact(&mut first)?;
-    let Ok(header) = PageHeader::parse(&first) else {
-        return Ok(false);
-    };
-    file.rewind()?;
-    let (mut file, mut page) = (BufReader::new(file), Vec::new());
-    let mut search = SwitchSearch::default();
-    loop {
-        page.clear();
-        (&mut file)
-            .take(header.block_bytes.into())
-            .read_to_end(&mut page)?;
-        match search.look(&header, &page) {
-            Searched::EndsAt(_) => return Ok(true),
-            Searched::NoWal => return Ok(false),
-            Searched::NotYet => {}
-        }
+    let bytes = roots.metadata(&spot)?.map_or(0, |found| found.size());
+    if bytes != size.bytes() {
+        return Ok(Extent::Begun(0));
     }
-}
-
-fn has_successor(
-    roots: &Roots,
-    kept: &[WalName],
-    segment: SegmentName,
-    size: SegmentSize,
-) -> Result<bool, Error> {
-    let next = SegmentName::from_number(segment.timeline, segment.number(size) + 1, size);
-    match next.filter(|next| kept.contains(&WalName::Segment(*next))) {
-        Some(next) => Ok(filled(roots, next)? > 0),
-        None => Ok(false),
-    }
+    let begin =
+        |header: PageHeader| (header.page_address == segment.start(size)).then(|| Extents::new(header));
+    let add = |extents: &mut Option<Extents>, page: &[u8]| extents.iter_mut().for_each(|own| own.add(page));
+    let look = |root: &Root, below: &Path| each_page(root.open_file(below)?, begin, add);
+    let extents = roots.on("read", &spot, look)?.flatten();
+    // What has pages of its own, and another's first one or none, has lost that.
+    Ok(extents.map_or(Extent::Holed(0), |extents| extents.extent()))
 }
 
 /// What the operator should know of them, if the server that is restored archives nothing.
