@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::beginning::{self, LABEL, LONGEST_LABEL};
+use super::broken;
 use super::candidate::Candidate;
 use super::choose::Chosen;
 use super::compare::{self, FileWork};
@@ -120,7 +121,20 @@ pub(super) async fn check(
     {
         (reach.gap, reach.lack) = (Some(rest.segment), Lack::Torn(torn));
     }
+    let reached = (&reach, rest.is_some());
+    let through = (&chosen.backup, &chosen.way);
+    let leading = broken::look(
+        archive,
+        through,
+        reached,
+        &options.recovery.target,
+        (size, patience),
+    );
+    let (broken, told) = leading.boxed().await?;
     let mut warnings = chosen.warnings;
+    warnings.extend(told);
+    let rest = rest.filter(|_| broken.is_none());
+    broken.iter().for_each(|broken| reach.cut_off(broken));
     warnings.extend(bad_pages(&backup, &summary));
     if let Err(error) = check_reach(archive, &reach, options).map(|more| warnings.extend(more)) {
         return Err(unless_pruned(archive, &chosen.backup, &reach, error, patience).await?);
@@ -355,6 +369,13 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
             });
         }
         Target::Lsn(lsn) if lsn <= reach.furthest() => return Ok(warnings),
+                remedy: match reach.broken() {
+                    Some(_) => {
+                        "bring that object back from a copy of the store; or remove it, and archive the file anew, if a standby \
+                         has it whole"
+                    }
+                    None => "archive what is missing",
+                },
         _ if reach.gap.is_some() => warnings.push(format!(
             "{reason}: recovery can go no further than {}. WAL behind the gap needs a newer backup.",
             reach.furthest()
