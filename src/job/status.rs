@@ -193,7 +193,9 @@ pub async fn status(
         }
     }
     let backlog = match (pg_wal, size) {
-        (Some(directory), Some(size)) => Some(backlog::look(directory, size, now)),
+        (Some(directory), Some(size)) => {
+            Some(backlog::look(archive, directory, (size, now), patience()).await?)
+        }
         _ => None,
     };
     let mut status = Status {
@@ -246,9 +248,9 @@ async fn reached(
         last_commit_lsn: None,
         wal_ends_at: None,
         gap: None,
+        broken: None,
     };
     let known = look
-        broken: None,
         .backups
         .iter()
         .rev()
@@ -269,8 +271,6 @@ async fn reached(
         Some(next) => received::behind(archive, end, next.number(size), (size, patience)).await?,
         None => None,
     };
-    let torn = rest.as_ref().filter(|rest| rest.torn.is_some());
-    let torn = torn.map(|rest| rest.segment);
     let (start, last) = (known.summary.backup.start(), reach.last.number(size));
     let first = start.map_or(last_own, |(_, start)| start.0 / size.bytes());
     let looked = end.runs(first.max((last + 1).saturating_sub(MOST_LOOKED))..=last, size);
@@ -292,6 +292,8 @@ async fn reached(
         Some(broken) => (None, broken.segment.number(size)),
         None => (rest, last),
     };
+    let torn = rest.as_ref().filter(|rest| rest.torn.is_some());
+    let torn = torn.map(|rest| rest.segment);
     // What only the backup has of it is no more than it needs.
     let runs = match reach.next == Some(reach.last) {
         true => vec![],

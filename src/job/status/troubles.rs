@@ -193,6 +193,16 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
                 "--pg-wal names pg_wal of the server's data directory",
             );
         }
+        if let Some(first) = backlog.first.as_ref().filter(|_| backlog.is_refused) {
+            add(
+                format!(
+                    "{first}, which waits in {} to be archived, is archived with other content: the archiver comes no further",
+                    backlog.directory
+                ),
+                "another server has archived it, or this one before it was put back to an earlier state: give it an archive of its \
+                 own, or a timeline of its own (`walfs restore` from this archive)",
+            );
+        }
         let waits = backlog.since.map_or(0, |since| age(since, status.at));
         if waits > WAITS_LONG {
             let full = backlog
