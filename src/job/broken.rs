@@ -85,7 +85,7 @@ pub(in crate::job) async fn first(
         WalIndexReader::new(archive.clone()),
         remembered(archive, patience).await?,
     );
-    let names = runs.to_vec().into_iter().flat_map(move |(timeline, run)| {
+    let names = runs.iter().cloned().flat_map(move |(timeline, run)| {
         run.filter_map(move |number| SegmentName::from_number(timeline, number, size))
     });
     let mut looks = stream::iter(names)

@@ -379,6 +379,45 @@ fn r6_where_a_prune_has_removed_wal_the_archive_does_not_end() {
     mount.wait_for_log("has removed it");
 }
 
+/// K5: a target in WAL that was pruned is told as that, whenever what lies before it was archived.
+#[test]
+fn k5_a_target_in_pruned_wal_is_told_so() {
+    let world = World::new("pruned-target");
+    let site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    site.backup("b1");
+    let before = world.archive().join(format!("wal/{}.lz4", last_segment(&site)));
+    site.server.query("INSERT INTO t VALUES (1)");
+    site.server.archive_all();
+    let segment = last_segment(&site);
+    let target = site.server.query("SELECT clock_timestamp()");
+    site.server.query("INSERT INTO t VALUES (2)");
+    site.server.archive_all();
+    fs::remove_file(world.archive().join(format!("wal/{segment}.lz4"))).expect("remove it");
+    let records = world.owned_dir("archive/prune");
+    let record = records.join("0000000000000001.done.json");
+    let pruned = format!("{{\"wal\": [{{\"first\": \"{segment}\", \"last\": \"{segment}\"}}]}}");
+    fs::write(&record, pruned).expect("write a record");
+    User::postgres().own(&record);
+    // As of a copy that was made later.
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+    let file = fs::File::options()
+        .write(true)
+        .open(before)
+        .expect("open a segment");
+    file.set_modified(later).expect("set its time");
+    let dir = world.owned_dir("restored").display().to_string();
+    let restore = ["--dry-run", "--target-time", &target, "b1", &dir];
+    let refused = run(&site, "restore", &restore);
+    let message = said(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("`walfs prune` has removed") && message.contains("--immediate"),
+        "{message}"
+    );
+    assert!(!message.contains("without a target"), "{message}");
+}
+
 /// K8: what the copy still has when the original is pruned, would be missing if it went.
 #[test]
 fn k8_what_the_copy_still_has_is_not_told_as_pruned() {

@@ -137,7 +137,7 @@ pub(super) async fn check(
     broken.iter().for_each(|broken| reach.cut_off(broken));
     warnings.extend(bad_pages(&backup, &summary));
     if let Err(error) = check_reach(archive, &reach, options).map(|more| warnings.extend(more)) {
-        return Err(unless_pruned(archive, &chosen.backup, &reach, error, patience).await?);
+        return Err(unless_pruned(&chosen.backup, &reach, error));
     }
     if let Some((_, start)) = summary.backup.start() {
         warnings.extend(received::warnings(archive, start, rest.as_deref(), (size, patience)).await?);
@@ -145,7 +145,10 @@ pub(super) async fn check(
     let (recovery, backup_and_way) = (&options.recovery, (&chosen.backup, &chosen.way));
     let reached = (&reach, rest.as_ref());
     let told = reachable::check(archive, recovery, backup_and_way, reached, patience).boxed();
-    warnings.extend(told.await?);
+    let told = told
+        .await
+        .map_err(|error| unless_pruned(&chosen.backup, &reach, error));
+    warnings.extend(told?);
     warnings.append(&mut said);
     tell_tablespaces(&known_tablespaces, &mut summary);
     let places = tablespaces::places(&summary, &options.tablespaces, &options.directory)?;
@@ -192,6 +195,7 @@ pub(super) async fn check(
         let told = recovering
             .check(&checked.roots, &checked.plan.kept, &held)
             .await?;
+        checked.warnings.extend(told);
         let kept = (&*checked.roots, &*checked.plan.kept);
         let whole = saved::whole(kept.0, kept.1, size)?;
         match options.recovery.takes_over {
@@ -209,7 +213,6 @@ fn bad_pages(name: &TreeName, summary: &Summary) -> Option<String> {
     let pages = summary.backup.pages.as_ref().filter(|pages| pages.bad > 0)?;
     let first = pages.first_bad.first();
     let first = first.map_or_else(String::new, |page| {
-        checked.warnings.extend(told);
         format!(", the first is page {} of {}", page.block, page.path)
     });
     Some(format!(
@@ -366,9 +369,6 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
                 target: recovery.target.to_string(),
                 reached: reach.furthest(),
                 reason,
-            });
-        }
-        Target::Lsn(lsn) if lsn <= reach.furthest() => return Ok(warnings),
                 remedy: match reach.broken() {
                     Some(_) => {
                         "bring that object back from a copy of the store; or remove it, and archive the file anew, if a standby \
@@ -376,6 +376,9 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
                     }
                     None => "archive what is missing",
                 },
+            });
+        }
+        Target::Lsn(lsn) if lsn <= reach.furthest() => return Ok(warnings),
         _ if reach.gap.is_some() => warnings.push(format!(
             "{reason}: recovery can go no further than {}. WAL behind the gap needs a newer backup.",
             reach.furthest()
@@ -386,28 +389,20 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
 }
 
 /// A gap that a prune has made is no loss.
-async fn unless_pruned(
-    archive: &Archive,
-    backup: &Candidate,
-    reach: &Reach,
-    error: Error,
-    patience: Patience,
-) -> Result<Error, Error> {
-    let (Error::WalEndsEarly { place, target, .. }, Some(gap)) = (&error, reach.gap) else {
-        return Ok(error);
-    };
-    let pruned = archive
-        .pruned_of(&[gap], backup.segment_size()?, patience)
-        .await?;
-    Ok(match pruned {
-        None => error,
-        Some(gap) => Error::WalPruned {
+fn unless_pruned(backup: &Candidate, reach: &Reach, error: Error) -> Error {
+    match (error, reach.gap, reach.lack) {
+        (
+            Error::WalEndsEarly { place, target, .. } | Error::NotReached { place, target, .. },
+            Some(gap),
+            Lack::Pruned,
+        ) => Error::WalPruned {
             backup: backup.name.clone(),
-            place: place.clone(),
-            target: target.clone(),
+            place,
+            target,
             gap,
         },
-    })
+        (error, ..) => error,
+    }
 }
 
 /// Is it known that recovery cannot get there? A standby's server may bring what the archive lacks.

@@ -39,27 +39,30 @@ pub enum Lack {
     /// It is not archived.
     #[default]
     Absent,
+    /// A prune has removed it.
+    Pruned,
     /// Its object has so many bytes, too few for any.
     Cut(u64),
     /// What was received of it does not hang together.
     Torn(Torn),
-}
-
     /// It is archived, and recovery ends in it.
     Broken(Fault),
+}
+
 impl Lack {
     /// Says it of a segment.
     pub(in crate::job) fn of(self, segment: SegmentName) -> String {
         match self {
             Self::Absent => format!("{segment} is not archived, although WAL behind it is there"),
+            Self::Pruned => format!("`walfs prune` has removed {segment}"),
             Self::Cut(bytes) => {
                 format!("{segment} is damaged: its object has {bytes} bytes, too few for a segment")
             }
             Self::Torn(torn) => format!("{segment} is not archived, and {torn}"),
+            Self::Broken(fault) => format!("{}, although WAL behind it is there", fault.of(segment)),
         }
     }
 }
-            Self::Broken(fault) => format!("{}, although WAL behind it is there", fault.of(segment)),
 
 impl Reach {
     /// Has only the backup the last segment, and perhaps not all of it?
@@ -108,7 +111,13 @@ pub(in crate::job) async fn reach(
             .partial
             .max(received(archive, *stretch, last_own, size, patience).await?);
     }
-    Ok(add_up(stretches, listed, candidate.stop, size))
+    let mut reach = add_up(stretches, listed, candidate.stop, size);
+    if let (Some(gap), Lack::Absent) = (reach.gap, reach.lack)
+        && archive.pruned_of(&[gap], size, patience).await?.is_some()
+    {
+        reach.lack = Lack::Pruned;
+    }
+    Ok(reach)
 }
 
 /// What a listing shows of a stretch.
