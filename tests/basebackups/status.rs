@@ -239,7 +239,14 @@ fn k7_with_the_store_away_status_shows_what_it_saw_last() {
         text.expect("a look that is not fresh any more")
             .contains("monday")
     );
+    // Who asks at once does not wait for the deadline once more.
+    let begun = std::time::Instant::now();
     assert_eq!(metric(&mount.told("metrics.prom"), "archive_readable"), 0);
+    assert!(
+        begun.elapsed() < std::time::Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
     // Of another archive nothing is known.
     let mut other = Command::new(site.world.public_program(Path::new(BINARY)));
     other
