@@ -444,4 +444,23 @@ fn s7_the_last_kept_segment_is_archived_only_if_it_is_whole() {
         "{message}"
     );
     assert_eq!(killed.site.place.keys("wal"), archived);
+    // Nor by the server: the mark goes, and what it marks stays.
+    let mut restore = killed.site.walfs("restore");
+    restore.args(["--take-over", "--no-sync", "--delta", "--keep-wal", "monday"]);
+    let output = restore.arg(&marked).output().expect("run walfs");
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(killed.wal(&marked, last).exists() && !killed.mark(&marked, last).exists());
+    let back = marked.parent().expect("a directory");
+    let mut back = Postgres::start_as_it_is(back, newest(), &killed.site.place.env());
+    assert_eq!(
+        back.recovery_within(wait::LONG),
+        Recovery::Promoted,
+        "{}",
+        back.log()
+    );
+    back.archive_all();
+    let begun = format!("wal/{}", killed.segments[last]);
+    let keys = killed.site.place.keys("wal");
+    assert!(!keys.contains(&format!("{begun}.lz4")), "{keys:?}");
+    assert!(keys.contains(&format!("{begun}.partial.lz4")), "{keys:?}");
 }
