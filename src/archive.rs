@@ -117,6 +117,8 @@ pub struct Archive {
     memory: Memory,
     /// The last segment that was not there yet: most likely, those after it are not either.
     frontier: Mutex<Option<SegmentName>>,
+    /// Segments that are known to lead on.
+    leading: wal::Leading,
     is_new: bool,
     /// Did the store show the marker when first asked? Then its other first answers are of the same place.
     is_found_at_once: bool,
@@ -158,6 +160,7 @@ impl Archive {
             name_turns: Default::default(),
             memory: options.memory.clone(),
             frontier: Mutex::default(),
+            leading: wal::Leading::default(),
             is_new,
             is_found_at_once,
         };

@@ -6,6 +6,7 @@
 
 pub mod amount;
 pub mod backup;
+pub mod broken;
 pub mod check;
 pub mod copy;
 pub mod discard;

@@ -51,6 +51,15 @@ pub trait Overview: std::fmt::Debug + Send + Sync {
 /// What was seen, and until when it is good enough.
 type Last = (Instant, Box<dyn Seen>);
 
+/// A look that failed.
+#[derive(Debug, Clone)]
+struct Failed {
+    at: Instant,
+    /// Until then it is not tried again: a store that is away lets everybody wait for the whole deadline.
+    until: Instant,
+    error: Arc<archive::Error>,
+}
+
 /// The last look.
 #[derive(Debug)]
 pub struct Looks {
@@ -58,7 +67,7 @@ pub struct Looks {
     /// Who looks holds it: others wait for the same look.
     last: Mutex<Option<Last>>,
     /// When a look failed last, and how: whoever has waited for it need not look himself.
-    failed: std::sync::Mutex<Option<(Instant, Arc<archive::Error>)>>,
+    failed: std::sync::Mutex<Option<Failed>>,
     bytes: [AtomicU64; 4],
 }
 
@@ -106,15 +115,23 @@ impl Looks {
         Ok(text)
     }
 
-    /// Looks, unless a look failed while this one was waited for.
+    /// Looks, unless a look failed while this one was waited for, or no longer ago than it took.
     async fn look_since(&self, asked: Instant) -> Result<Box<dyn Seen>, Arc<archive::Error>> {
-        let failed = self.failed.lock().expect("no panic while held").clone();
-        if let Some((_, error)) = failed.filter(|(at, _)| *at >= asked) {
-            return Err(error);
+        let (begun, failed) = (
+            Instant::now(),
+            self.failed.lock().expect("no panic while held").clone(),
+        );
+        if let Some(failed) = failed.filter(|failed| failed.at >= asked || begun < failed.until) {
+            return Err(failed.error);
         }
         let looked = self.overview.look().await.map_err(Arc::new);
         if let Err(error) = &looked {
-            *self.failed.lock().expect("no panic while held") = Some((Instant::now(), error.clone()));
+            let (at, took) = (Instant::now(), begun.elapsed());
+            *self.failed.lock().expect("no panic while held") = Some(Failed {
+                at,
+                until: at + took.min(STALE),
+                error: error.clone(),
+            });
         }
         looked
     }

@@ -17,6 +17,7 @@ pub mod control;
 pub mod data_page;
 pub mod directories;
 pub mod exclude;
+pub mod extent;
 pub mod history;
 pub mod label;
 pub mod landmark;

@@ -27,6 +27,7 @@ mod settings;
 mod target;
 
 pub use archiver::Archiver;
+pub use primary::Ended;
 pub use settings::{Settings, SettingsFile};
 pub use target::{Resolved, Target};
 

@@ -175,10 +175,16 @@ async fn find_in(arguments: &FindArgs) -> Result<bool, Failure> {
         ));
     }
     if let Some(hole) = searched.hole {
+        let (what, hint) = match searched.broken {
+            None => (
+                format!("{hole} is missing"),
+                "`walfs wal-verify` lists all that is missing; look for it in pg_wal of the servers and of their standbys",
+            ),
+            Some(fault) => (fault.of(hole), "bring that object back from a copy of the store"),
+        };
         complain(&format_args!(
-            "warning: {hole} is missing, and there is WAL behind it: no backup of {} recovers past it\n\
-             HINT: `walfs wal-verify` lists all that is missing; look for it in pg_wal of the servers and of their standbys, or \
-             take a new backup",
+            "warning: {what}, and there is WAL behind it: no backup of {} recovers past it\n\
+             HINT: {hint}, or take a new backup",
             archive.place()
         ));
     }

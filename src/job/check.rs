@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use crate::archive::wal::Found;
 use crate::archive::{self, Archive};
 use crate::pg::{SegmentName, SystemId, WalName};
-use crate::server::{self, Resolved, Session};
+use crate::server::{self, Ended, Resolved, Session};
 use crate::store::Patience;
 
 /// How often the archive is asked.
@@ -37,6 +38,19 @@ pub enum Error {
         place: String,
         /// Of the archive.
         archived: SystemId,
+    },
+    /// What is archived under that name is not what the server has ended.
+    #[error(
+        "{segment} in {place} is not the one that this server has written: another server has archived it, and what this one \
+         archives under that name is refused.\n\
+         HINT: a copy of a server, or one that was put back to an earlier state, has its own history: give it an archive of its own, \
+         or a timeline of its own (`walfs restore` from this archive)."
+    )]
+    Others {
+        /// What the server has ended.
+        segment: String,
+        /// The archive.
+        place: String,
     },
     /// It has not come.
     #[error("{segment} is not in {place} after {seconds} s: {why}")]
@@ -77,7 +91,8 @@ pub async fn check(
         return Err(Error::Standby);
     }
     let began = Instant::now();
-    let segment = session.end_segment().await?;
+    let ended = session.end_segment().await?;
+    let segment = ended.segment;
     loop {
         let found = archive.wal_meta(WalName::Segment(segment), patience()).await?;
         if let Some(cluster) = archive.cluster(patience()).await?
@@ -90,6 +105,12 @@ pub async fn check(
             });
         }
         if found.is_some() {
+            if !is_marked(archive, &ended, patience()).await? {
+                return Err(Error::Others {
+                    segment: segment.to_string(),
+                    place: archive.place(),
+                });
+            }
             let seconds = began.elapsed().as_secs_f64();
             return Ok(Checked { segment, seconds });
         }
@@ -108,4 +129,18 @@ pub async fn check(
         }
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// Is what is archived under that name what the server has ended?
+async fn is_marked(archive: &Archive, ended: &Ended, patience: Patience) -> Result<bool, archive::Error> {
+    let name = WalName::Segment(ended.segment);
+    let Found::Archived(table) = archive.look(name, patience).await? else {
+        return Ok(false);
+    };
+    if table.plain_bytes() < ended.mark_end {
+        return Ok(false);
+    }
+    let bytes = archive.unpacked(name, &table, ended.place(), patience).await?;
+    let mark = ended.mark.as_bytes();
+    Ok(bytes.windows(mark.len()).any(|window| window == mark))
 }

@@ -157,6 +157,16 @@ impl Line {
         })
     }
 
+    /// The segments from the one with this number on, so many at most.
+    pub(in crate::job) fn runs_from(&self, number: u64, most: u64) -> Vec<(Timeline, RangeInclusive<u64>)> {
+        let end = number.saturating_add(most - 1);
+        let cut = self.runs.iter().map(|(timeline, run)| {
+            let cut = number.max(*run.start())..=end.min(*run.end());
+            (*timeline, cut)
+        });
+        cut.filter(|(_, run)| !run.is_empty()).collect()
+    }
+
     /// Walks through no more segments than so many.
     pub fn walking_at_most(self, segments: u64) -> Self {
         self.walks.store(segments, Ordering::Relaxed);

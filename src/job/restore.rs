@@ -34,6 +34,7 @@ mod beginning;
 pub(in crate::job) mod begun;
 mod branch;
 mod branches;
+mod broken;
 pub(in crate::job) mod candidate;
 mod check;
 mod choose;

@@ -8,9 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::broken;
 use super::line::Line;
 use super::look::{Known, Look};
 use super::progress::Progress;
@@ -36,6 +38,9 @@ pub use troubles::{Limits, Trouble, spoken};
 
 /// Segments without an index that are read for the last commit of a line.
 const MOST_WALKS: u64 = 8;
+
+/// Segments behind a backup whose indexes are asked whether they lead on, the newest.
+const MOST_LOOKED: u64 = 1024;
 
 /// Everything that is told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,6 +89,9 @@ pub struct Recoverable {
     pub wal_ends_at: Option<String>,
     /// The first segment that is missing there, if later ones are archived.
     pub gap: Option<String>,
+    /// The first segment there in which recovery ends, although later ones are archived, and why.
+    #[serde(default)]
+    pub broken: Option<String>,
 }
 
 /// A segment, and when it came.
@@ -190,7 +198,9 @@ pub async fn status(
         }
     }
     let backlog = match (pg_wal, size) {
-        (Some(directory), Some(size)) => Some(backlog::look(directory, size, now)),
+        (Some(directory), Some(size)) => {
+            Some(backlog::look(archive, directory, (size, now), patience()).await?)
+        }
         _ => None,
     };
     let mut status = Status {
@@ -244,6 +254,7 @@ async fn reached(
         last_commit_lsn: None,
         wal_ends_at: None,
         gap: None,
+        broken: None,
     };
     let known = look
         .backups
@@ -266,12 +277,33 @@ async fn reached(
         Some(next) => received::behind(archive, end, next.number(size), (size, patience)).await?,
         None => None,
     };
+    let (start, last) = (known.summary.backup.start(), reach.last.number(size));
+    let first = start.map_or(last_own, |(_, start)| start.0 / size.bytes());
+    let looked = end.runs(first.max((last + 1).saturating_sub(MOST_LOOKED))..=last, size);
+    let is_followed = reach.gap.is_some() || rest.is_some();
+    let broken = broken::first(archive, &looked, is_followed, (size, patience))
+        .boxed()
+        .await?;
+    if let Some(broken) = broken.filter(|broken| broken.at < stop) {
+        let why = broken.fault.of(broken.segment);
+        return Ok(Recoverable {
+            broken: Some(format!(
+                "{why}, and backup {} needs it to become consistent",
+                known.name
+            )),
+            ..nothing
+        });
+    }
+    let (rest, last) = match broken {
+        Some(broken) => (None, broken.segment.number(size)),
+        None => (rest, last),
+    };
     let torn = rest.as_ref().filter(|rest| rest.torn.is_some());
     let torn = torn.map(|rest| rest.segment);
     // What only the backup has of it is no more than it needs.
     let runs = match reach.next == Some(reach.last) {
         true => vec![],
-        false => end.runs(last_own..=reach.last.number(size), size),
+        false => end.runs(last_own..=last, size),
     };
     let line = Line::new(archive, runs, rest.map(Arc::new), (size, patience)).await?;
     let told = line.walking_at_most(MOST_WALKS).end(None).await?;
@@ -284,7 +316,12 @@ async fn reached(
         last_commit: commit.map(|commit| commit.time),
         last_commit_lsn: commit.map(|commit| commit.at.to_string()),
         wal_ends_at: Some(told.end.unwrap_or(stop).max(stop).to_string()),
-        gap: reach.gap.or(torn).map(|gap| gap.to_string()),
+        gap: reach
+            .gap
+            .or(torn)
+            .filter(|_| broken.is_none())
+            .map(|gap| gap.to_string()),
+        broken: broken.map(|broken| broken.fault.of(broken.segment)),
         ..nothing
     })
 }

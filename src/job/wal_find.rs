@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 
+use super::broken::{self, Broken, Fault};
 use super::line::{Line, LineEnd, Order, Told};
 use super::restore::reachable::{self, Place};
 use super::restore::timelines::Timelines;
@@ -29,9 +30,11 @@ pub struct Searched {
     pub timeline: Timeline,
     /// Others that have WAL, and that it does not lead through.
     pub others: Vec<Timeline>,
-    /// A segment that is missing behind the newest backup on the line, although there is WAL behind it: nothing recovers past
-    /// it.
+    /// A segment that is missing behind the newest backup on the line, or in which recovery ends, although there is WAL behind it:
+    /// nothing recovers past it.
     pub hole: Option<SegmentName>,
+    /// Why recovery ends in it, if it is not missing.
+    pub broken: Option<Fault>,
 }
 
 /// Why nothing can be searched.
@@ -113,6 +116,9 @@ pub struct Findings<T> {
     pub unknown: Vec<SegmentName>,
 }
 
+/// Segments behind the newest backup whose indexes are asked whether they lead on.
+const MOST_LOOKED: u64 = 8192;
+
 /// Unknown segments that are told.
 const UNKNOWN: usize = 8;
 
@@ -159,8 +165,18 @@ pub async fn line(
         Line::along(archive, &way, (0, size), patience),
         newest_backup(archive, &way, patience)
     )?;
+    let hole = newest.and_then(|newest| line.hole_behind(newest));
+    let broken = match newest {
+        Some(newest) => {
+            broken_behind(archive, &line, newest, hole, (size, patience))
+                .boxed()
+                .await?
+        }
+        None => None,
+    };
     Ok(Searched {
-        hole: newest.and_then(|newest| line.hole_behind(newest)),
+        hole: broken.map(|broken| broken.segment).or(hole),
+        broken: broken.map(|broken| broken.fault),
         line,
         damaged: damaged.map(|(_, reason)| reason.to_owned()),
         timeline: way.timeline(),
@@ -176,6 +192,20 @@ async fn newest_backup(archive: &Archive, way: &Way, patience: Patience) -> Resu
         .filter_map(|(_, summary)| summary.ok()?.backup.stop());
     let on_way = stops.filter(|(timeline, stop)| way.check_through(*timeline, *stop).is_ok());
     Ok(on_way.map(|(_, stop)| stop).max())
+}
+
+/// The first segment behind a position, and before a hole, that does not lead on.
+async fn broken_behind(
+    archive: &Arc<Archive>,
+    line: &Line,
+    position: Lsn,
+    hole: Option<SegmentName>,
+    (size, patience): (SegmentSize, Patience),
+) -> Result<Option<Broken>, Error> {
+    let first = position.0.saturating_sub(1) / size.bytes();
+    let runs = line.runs_from(first, MOST_LOOKED);
+    let found = broken::first(archive, &runs, hole.is_some(), (size, patience)).await?;
+    Ok(found.filter(|broken| hole.is_none_or(|hole| !line.is_behind(broken.segment, hole))))
 }
 
 fn named(timelines: &[Timeline]) -> String {

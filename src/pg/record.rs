@@ -135,6 +135,12 @@ impl<'a> Window<'a> {
         u64_of(self.bytes, begin + 8).map(Lsn)
     }
 
+    /// How long what begins at a position says that it is, whole or not.
+    pub fn length(&self, at: Lsn) -> Option<u32> {
+        let begin = self.begin(at).ok()?;
+        self.u32_at(begin)
+    }
+
     /// The offset of a record: at the beginning of a page it is behind the page's header.
     fn begin(&self, at: Lsn) -> Result<usize, Found> {
         let offset = at.0.checked_sub(self.start.0).ok_or(Found::Nothing)? as usize;

@@ -1,4 +1,5 @@
-//! How much of a segment that is not full is WAL of its own: behind that lie zeros, or what an older segment has left.
+//! How much of a segment is WAL of its own: behind that lie zeros, or what an older segment has left. What lies so between
+//! pages of its own is a hole, at which recovery ends.
 
 use super::record::Window;
 use super::{Lsn, PageHeader};
@@ -13,6 +14,10 @@ pub struct Written {
     end: u64,
     /// Behind the last record that is whole.
     whole: u64,
+    /// Where the first page begins that is not its own.
+    foreign: Option<u64>,
+    /// ... if one of its own follows.
+    hole: Option<u64>,
 }
 
 impl Written {
@@ -23,6 +28,8 @@ impl Written {
             bytes: 0,
             end: 0,
             whole: 0,
+            foreign: None,
+            hole: None,
         }
     }
 
@@ -34,7 +41,10 @@ impl Written {
         let is_own = page.starts_with(&self.header.magic.to_le_bytes())
             && page.get(8..16) == Some(&start.0.to_le_bytes()[..]);
         let whole = self.bytes + page.len() as u64;
-        if is_own {
+        if !is_own {
+            self.foreign.get_or_insert(self.bytes);
+        } else {
+            self.hole = self.foreign;
             let window = Window::new(&self.header, start, page);
             let end = window.first().map(|first| {
                 let last = window.records(first).last();
@@ -53,8 +63,14 @@ impl Written {
 
     /// Does a record begin there? What an older segment has left there follows a record of that segment.
     fn is_begun(&self, window: &Window<'_>, at: Lsn) -> bool {
-        let before = window.before(at).and_then(|before| at.0.checked_sub(before.0));
-        before.is_some_and(|bytes| (1..=u64::from(self.header.segment_bytes)).contains(&bytes))
+        match window.before(at) {
+            Some(before) => {
+                let bytes = at.0.checked_sub(before.0);
+                bytes.is_some_and(|bytes| (1..=u64::from(self.header.segment_bytes)).contains(&bytes))
+            }
+            // In the last bytes of a page there is its length alone.
+            None => window.length(at).is_some_and(|length| length > 0),
+        }
     }
 
     /// So many bytes from its beginning on are records that are whole.
@@ -62,9 +78,14 @@ impl Written {
         self.whole
     }
 
-    /// So many bytes from its beginning on are WAL.
+    /// So many bytes from its beginning on are WAL, or lie before WAL.
     pub fn end(&self) -> u64 {
         self.end
+    }
+
+    /// Where the first page begins that is not its own, although one behind it is: recovery does not come past it.
+    pub fn hole(&self) -> Option<u64> {
+        self.hole
     }
 }
 
@@ -108,19 +129,26 @@ mod tests {
         ends_at(page(own(1), 100), PAGE_BYTES + 128);
         // It runs on behind the page.
         ends_at(page(own(2), 20_000), 3 * PAGE_BYTES);
+        // One begins in the last eight bytes.
+        let mut split = page(own(3), (PAGE_BYTES - 32) as u32);
+        split[PAGE_BYTES - 8] = 59;
+        ends_at(split, 4 * PAGE_BYTES);
         // Of an older segment, and nothing at all.
-        ends_at(page(own(3) - (1 << 20), 0), 3 * PAGE_BYTES);
-        ends_at(vec![0; PAGE_BYTES], 3 * PAGE_BYTES);
-        // A record that is not whole, and what is left of one of the segment before.
-        let mut torn = page(own(5), 0);
+        ends_at(page(own(4) - (1 << 20), 0), 4 * PAGE_BYTES);
+        ends_at(vec![0; PAGE_BYTES], 4 * PAGE_BYTES);
+        assert_eq!(written.hole(), None);
+        // A record that is not whole, and what is left of one of the segment before. What lies before a page of its own is
+        // counted, whatever it looks like, and is a hole.
+        let mut torn = page(own(6), 0);
         torn[24] = 100;
-        torn[32..40].copy_from_slice(&(own(4) + 100).to_le_bytes());
-        let mut stale = page(own(6), 0);
+        torn[32..40].copy_from_slice(&(own(5) + 100).to_le_bytes());
+        let mut stale = page(own(7), 0);
         stale[24] = 100;
-        stale[32..40].copy_from_slice(&(own(5) - (1 << 20)).to_le_bytes());
-        ends_at(torn, 6 * PAGE_BYTES);
-        ends_at(stale, 6 * PAGE_BYTES);
-        // What lies before a page of its own is WAL, whatever it looks like.
-        ends_at(page(own(7), 0), 7 * PAGE_BYTES);
+        stale[32..40].copy_from_slice(&(own(6) - (1 << 20)).to_le_bytes());
+        for (page, end) in [(torn, 7), (stale, 7), (page(own(8), 0), 8)] {
+            written.add(&page);
+            assert_eq!(written.end(), (end * PAGE_BYTES) as u64);
+            assert_eq!(written.hole(), Some(4 * PAGE_BYTES as u64));
+        }
     }
 }

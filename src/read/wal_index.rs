@@ -11,9 +11,10 @@ use crate::archive::wal::Found;
 use crate::archive::{Archive, Error};
 use crate::codec::{self, Damage, FRAME_BYTES, SeekTable, Tail};
 use crate::memory::PIECE_BYTES;
+use crate::pg::extent::{Extent, Extents};
 use crate::pg::record::Head;
 use crate::pg::wal_index::{WalIndex, Walks};
-use crate::pg::{Lsn, SegmentName, SegmentSize, WalName};
+use crate::pg::{Lsn, PageHeader, SegmentName, SegmentSize, WalName};
 use crate::store::{ByteRange, ErrorKind, Patience};
 
 use super::annex::stored_annex;
@@ -145,6 +146,35 @@ impl WalIndexReader {
             walks.go_on(&self.piece(segment, &table, start, patience).await?);
         }
         Ok(())
+    }
+
+    /// How much of a segment is there, by all of its pages; `None`: it is not archived.
+    ///
+    /// # Errors
+    /// As [`WalIndexReader::walked`].
+    pub async fn extent(
+        &self,
+        segment: SegmentName,
+        size: SegmentSize,
+        patience: Patience,
+    ) -> Result<Option<Extent>, Error> {
+        let Found::Archived(table) = self.archive.look(WalName::Segment(segment), patience).await? else {
+            return Ok(None);
+        };
+        let _turn = self.walks.acquire().await.expect("never closed");
+        let mut extents: Option<(Extents, usize)> = None;
+        for start in (0..size.bytes().min(table.plain_bytes())).step_by(PIECE_BYTES as usize) {
+            let piece = self.piece(segment, &table, start, patience).await?;
+            let (extents, block) = match &mut extents {
+                Some(begun) => begun,
+                none => match PageHeader::parse(&piece) {
+                    Ok(header) => none.insert((Extents::new(header), header.block_bytes as usize)),
+                    Err(_) => return Ok(Some(Extent::Holed(0))),
+                },
+            };
+            piece.chunks(*block).for_each(|page| extents.add(page));
+        }
+        Ok(extents.map(|(extents, _)| extents.extent()))
     }
 
     async fn piece(

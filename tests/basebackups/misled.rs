@@ -12,8 +12,10 @@ use walfs::codec::{Compression, pack_all, unpack_all};
 use super::pruning::{prune, try_prune};
 use crate::common::basebackup::{Place, Site};
 use crate::common::clock;
-use crate::common::postgres::{Options, StopMode};
+use crate::common::postgres::{Options, Postgres, StopMode, newest};
+use crate::common::recovery::Recovery;
 use crate::common::user::{User, said};
+use crate::common::wait;
 use crate::common::walfs::Mount;
 use crate::common::world::World;
 
@@ -149,6 +151,143 @@ fn k6_an_empty_page_inside_a_segment_is_found() {
     assert_eq!(verified.status.code(), Some(1), "{}", said(&verified));
 }
 
+/// A page of a segment was lost before it was archived, and WAL was archived behind it.
+struct Holed<'a> {
+    site: Site<'a>,
+    segment: String,
+    /// Before it was written, and behind all of it.
+    times: [String; 2],
+}
+
+impl Holed<'_> {
+    fn new(world: &World) -> Holed<'_> {
+        let site = Site::local(world);
+        site.server.query("CREATE TABLE t (id int)");
+        site.backup("b1");
+        let now = || {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let now = site.server.query("SELECT clock_timestamp()");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            now
+        };
+        site.server.query("INSERT INTO t VALUES (1)");
+        let before = now();
+        site.server.query("INSERT INTO t VALUES (2)");
+        site.server.archive_all();
+        let kept = site.server.query("SHOW archive_command");
+        site.server.archive_with("/bin/false");
+        site.server.reload();
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        site.server.query("INSERT INTO t VALUES (3)");
+        let segment = site.server.query("SELECT pg_walfile_name(pg_current_wal_lsn())");
+        site.server
+            .query("INSERT INTO t SELECT generate_series(4, 40000)");
+        let behind = now();
+        site.server.query("INSERT INTO t VALUES (40001)");
+        let path = site.server.data().join("pg_wal").join(&segment);
+        let mut bytes = fs::read(&path).expect("read a segment");
+        assert_ne!(bytes[127 * 8192..][..8], [0; 8], "it is not full");
+        bytes[20 * 8192..21 * 8192].fill(0);
+        fs::write(&path, bytes).expect("write a segment");
+        site.server.archive_with(&kept);
+        site.server.reload();
+        site.server.archive_all();
+        Holed {
+            site,
+            segment,
+            times: [before, behind],
+        }
+    }
+
+    fn restore(&self, arguments: &[&str]) -> Output {
+        let dir = self.site.world.owned_dir("restored").display().to_string();
+        let all = [&["--dry-run"], arguments, &["LATEST", &dir]].concat();
+        run(&self.site, "restore", &all)
+    }
+}
+
+/// K5, K7: what comes behind a hole inside of a segment does not come back, and nobody says that it does.
+#[test]
+fn k5_recovery_ends_at_a_hole_inside_a_segment_and_that_is_said() {
+    let world = World::new("holed");
+    world.owned_dir("cache");
+    let holed = Holed::new(&world);
+    let [before, behind] = &holed.times;
+    // Before anybody has read it back, and once that is remembered.
+    for is_verified in [false, true] {
+        for arguments in [&["--target-time", behind][..], &[]] {
+            let refused = holed.restore(arguments);
+            let message = said(&refused);
+            assert_eq!(refused.status.code(), Some(1), "{arguments:?}: {message}");
+            assert!(
+                message.contains(&holed.segment) && message.contains("HINT: ") && message.contains("hole"),
+                "{arguments:?}: {message}"
+            );
+        }
+        let reached = holed.restore(&["--target-time", before]);
+        assert!(reached.status.success(), "{}", said(&reached));
+        let status = run(&holed.site, "status", &["--json"]);
+        let told: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+        let commit = told["recoverable"][0]["last_commit"].as_str().expect("a time");
+        let commit: Timestamp = commit.parse().expect("a time");
+        let lost: Timestamp = holed.site.server.query(&format!("SELECT to_char(timestamptz '{behind}' AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")).parse().expect("a time");
+        assert!(commit < lost, "{told}");
+        assert!(told["troubles"].to_string().contains(&holed.segment), "{told}");
+        let screen = run(&holed.site, "status", &[]);
+        assert_eq!(screen.status.code(), Some(3), "{}", said(&screen));
+        let found = run(&holed.site, "wal-find", &[]);
+        assert!(said(&found).contains(&holed.segment), "{}", said(&found));
+        if !is_verified {
+            let verified = run(&holed.site, "verify", &[]);
+            assert_eq!(verified.status.code(), Some(1), "{}", said(&verified));
+        }
+    }
+    // Who says so gets what lies before it.
+    let dir = world.owned_dir("up_to_it");
+    let data = dir.join("data");
+    let mut restore = holed.site.walfs("restore");
+    restore.args(["--up-to-gap", "--no-archiving", "--no-sync", "LATEST"]);
+    let restored = restore.arg(&data).output().expect("run walfs");
+    assert!(restored.status.success(), "{}", said(&restored));
+    let mut back = Postgres::start_as_it_is(&dir, newest(), &holed.site.place.env());
+    assert_eq!(
+        back.recovery_within(wait::LONG),
+        Recovery::Promoted,
+        "{}",
+        back.log()
+    );
+    assert_eq!(back.query("SELECT min(id), max(id) FROM t WHERE id < 4"), "1|3");
+    assert_eq!(back.query("SELECT count(*) FROM t WHERE id = 40001"), "0");
+}
+
+/// K5: nor does a damaged object lead on, once that is known; one that is right again is fine.
+#[test]
+fn k5_what_verify_has_found_is_asked_before_a_restore() {
+    let world = World::new("found");
+    let site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    site.backup("b1");
+    for number in 0..3 {
+        site.server.query(&format!("INSERT INTO t VALUES ({number})"));
+        site.server.archive_all();
+    }
+    let keys = site.place.keys("wal").into_iter();
+    let segments: Vec<String> = keys.filter(|key| key.len() == "wal/".len() + 24 + 4).collect();
+    let path = world.archive().join(&segments[segments.len() - 2]);
+    let kept = fs::read(&path).expect("read a segment");
+    let mut damaged = kept.clone();
+    damaged[40] ^= 1;
+    fs::write(&path, damaged).expect("damage a segment");
+    assert_eq!(run(&site, "verify", &[]).status.code(), Some(1));
+    let dir = world.owned_dir("restored").display().to_string();
+    let restore = || run(&site, "restore", &["--dry-run", "LATEST", &dir]);
+    let refused = restore();
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(said(&refused).contains("is damaged"), "{}", said(&refused));
+    fs::write(&path, kept).expect("bring it back");
+    assert!(restore().status.success(), "{}", said(&restore()));
+}
+
 fn copy_all(from: &Path, to: &Path) {
     let user = User::postgres();
     let copied = user.shell("cp -a \"$1\"/* \"$2\"", &[from, to]);
@@ -238,6 +377,45 @@ fn r6_where_a_prune_has_removed_wal_the_archive_does_not_end() {
     );
     assert!(!absent.status.success(), "{}", said(&absent));
     mount.wait_for_log("has removed it");
+}
+
+/// K5: a target in WAL that was pruned is told as that, whenever what lies before it was archived.
+#[test]
+fn k5_a_target_in_pruned_wal_is_told_so() {
+    let world = World::new("pruned-target");
+    let site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    site.backup("b1");
+    let before = world.archive().join(format!("wal/{}.lz4", last_segment(&site)));
+    site.server.query("INSERT INTO t VALUES (1)");
+    site.server.archive_all();
+    let segment = last_segment(&site);
+    let target = site.server.query("SELECT clock_timestamp()");
+    site.server.query("INSERT INTO t VALUES (2)");
+    site.server.archive_all();
+    fs::remove_file(world.archive().join(format!("wal/{segment}.lz4"))).expect("remove it");
+    let records = world.owned_dir("archive/prune");
+    let record = records.join("0000000000000001.done.json");
+    let pruned = format!("{{\"wal\": [{{\"first\": \"{segment}\", \"last\": \"{segment}\"}}]}}");
+    fs::write(&record, pruned).expect("write a record");
+    User::postgres().own(&record);
+    // As of a copy that was made later.
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+    let file = fs::File::options()
+        .write(true)
+        .open(before)
+        .expect("open a segment");
+    file.set_modified(later).expect("set its time");
+    let dir = world.owned_dir("restored").display().to_string();
+    let restore = ["--dry-run", "--target-time", &target, "b1", &dir];
+    let refused = run(&site, "restore", &restore);
+    let message = said(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("`walfs prune` has removed") && message.contains("--immediate"),
+        "{message}"
+    );
+    assert!(!message.contains("without a target"), "{message}");
 }
 
 /// K8: what the copy still has when the original is pruned, would be missing if it went.

@@ -21,23 +21,33 @@ struct Killed<'a> {
     segments: Vec<String>,
 }
 
+/// A server with a backup, whose archiver fails since then.
+fn unarchived(world: &World) -> Site<'_> {
+    let site = Site::local(world);
+    site.server.query("CREATE TABLE t (id int)");
+    site.backup("monday");
+    site.server.query("INSERT INTO t VALUES (1)");
+    site.server.archive_all();
+    site.server.archive_with("/bin/false");
+    site.server.reload();
+    site
+}
+
+fn current(server: &Postgres) -> String {
+    server.query("SELECT pg_walfile_name(pg_current_wal_lsn())")
+}
+
 impl Killed<'_> {
     fn new(world: &World) -> Killed<'_> {
-        let mut site = Site::local(world);
-        site.server
-            .query("CREATE TABLE t (id int); CREATE TABLE filler (id int)");
-        site.backup("monday");
-        site.server.query("INSERT INTO t VALUES (1)");
-        site.server.archive_all();
-        site.server.archive_with("/bin/false");
-        site.server.reload();
+        let mut site = unarchived(world);
+        site.server.query("CREATE TABLE filler (id int)");
         let mut segments = Vec::new();
         for id in 2..=5 {
             // Of many pages.
             site.server
                 .query("INSERT INTO filler SELECT generate_series(1, 2000)");
             site.server.query(&format!("INSERT INTO t VALUES ({id})"));
-            segments.push(site.server.query("SELECT pg_walfile_name(pg_current_wal_lsn())"));
+            segments.push(current(&site.server));
             if id < 5 {
                 site.server.query("SELECT pg_switch_wal()");
             }
@@ -46,32 +56,33 @@ impl Killed<'_> {
         Killed { site, segments }
     }
 
-    /// The same, and its segments are full.
+    /// With segments that are full, the last two but for that.
     fn full(world: &World) -> Killed<'_> {
-        let mut site = Site::local(world);
-        site.server.query("CREATE TABLE filler (id int)");
-        site.backup("monday");
-        site.server.archive_with("/bin/false");
-        site.server.reload();
+        let mut site = unarchived(world);
+        site.server.query("INSERT INTO t VALUES (2)");
+        let first = current(&site.server);
         site.server
-            .query("INSERT INTO filler SELECT generate_series(1, 60000)");
+            .query("INSERT INTO t SELECT generate_series(3, 60000)");
+        site.server.query("SELECT pg_switch_wal()");
+        site.server.query("INSERT INTO t VALUES (60001)");
+        let last = current(&site.server);
         site.server.kill9();
-        let in_wal = |name: &str| site.server.data().join("pg_wal").join(name);
-        let marks = fs::read_dir(in_wal("archive_status")).expect("list the marks");
-        let marks = marks.map(|mark| mark.expect("a mark").file_name().into_string().expect("text"));
-        let names = marks.filter_map(|mark| Some(mark.strip_suffix(".ready")?.to_owned()));
-        let mut segments: Vec<String> = names.filter(|name| name.len() == 24).collect();
-        segments.sort();
-        assert!(segments.len() > 2, "{segments:?}");
-        // What is behind them is only begun.
-        let last = segments.last().expect("one").clone();
-        for entry in fs::read_dir(in_wal("")).expect("list the WAL") {
-            let name = entry.expect("an entry").file_name().into_string().expect("text");
-            if name.len() == 24 && name > last {
-                fs::remove_file(in_wal(&name)).expect("remove it");
-            }
-        }
+        let number = |name: &str| u64::from_str_radix(&name[8..], 16).expect("hexadecimal");
+        let segments = (number(&first)..=number(&last)).map(|number| format!("{}{number:016X}", &first[..8]));
+        let segments: Vec<String> = segments.collect();
+        assert!(segments.len() >= 5, "{segments:?}");
         Killed { site, segments }
+    }
+
+    /// A copy in which a page of a segment is empty.
+    fn holed(&self, name: &str, number: usize, page: usize) -> PathBuf {
+        self.changed(name, |data| {
+            let path = self.wal(data, number);
+            let mut bytes = fs::read(&path).expect("read a segment");
+            assert_ne!(bytes[page * PAGE..][..8], [0; 8], "it is not that full");
+            bytes[page * PAGE..(page + 1) * PAGE].fill(0);
+            fs::write(path, bytes).expect("write a segment");
+        })
     }
 
     /// A copy of its directory, changed.
@@ -410,7 +421,104 @@ fn is_not_passed_on(killed: &Killed<'_>) {
         assert!(archived.contains(&key(0)), "{name}: {}", said(&output));
         assert!(!archived.contains(&key(1)), "{name}: {}", said(&output));
         assert!(killed.wal(&last, 1).exists(), "{name}");
-        let told = format!("{} has a mark for the archiver, and not all", killed.segments[1]);
-        assert_eq!(said(&output).contains(&told), has_mark, "{}", said(&output));
     }
+}
+
+/// A full segment with an empty page inside is not whole, whatever lies on its last page: recovery ends there.
+#[test]
+fn s7_kept_wal_with_an_empty_page_is_not_whole() {
+    let world = World::new("kept-empty");
+    let killed = Killed::full(&world);
+    let archived = killed.site.place.keys("wal");
+    for page in [20, 0] {
+        let data = killed.holed(&format!("holed-{page}"), 1, page);
+        let words: [&str; 3] = [&killed.segments[1], &killed.segments[2], "--set-aside-wal"];
+        killed.is_refused(&data, &["--keep-wal"], &words);
+        // Nobody is told to archive it.
+        let message = said(&killed.delta(&data, &[]));
+        let push = |number: usize| message.contains(&format!("/{}'\n", killed.segments[number]));
+        assert!(push(0) && !push(1) && push(2), "{message}");
+        let mut restore = killed.site.walfs("restore");
+        restore.args(["--take-over", "--no-sync", "--delta", "--keep-wal", "monday"]);
+        let output = restore.arg(&data).output().expect("run walfs");
+        let message = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains("cannot stay"), "{message}");
+    }
+    assert_eq!(killed.site.place.keys("wal"), archived);
+    let whole = killed.changed("whole", |_| {});
+    let output = killed.delta(&whole, &["--keep-wal"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!said(&output).contains("recovery ends in"), "{}", said(&output));
+    let back = whole.parent().expect("a directory");
+    let mut back = Postgres::start_as_it_is(back, newest(), &killed.site.place.env());
+    assert_eq!(
+        back.recovery_within(wait::LONG),
+        Recovery::Promoted,
+        "{}",
+        back.log()
+    );
+    assert_eq!(back.query("SELECT count(*) FROM t"), "60001");
+}
+
+/// With nothing behind it such a segment stays, as after a power loss, and is told of; it is not archived as if it were whole,
+/// nor is one that is only begun, whatever mark it has.
+#[test]
+fn s7_the_last_kept_segment_is_archived_only_if_it_is_whole() {
+    let world = World::new("kept-last");
+    let killed = Killed::full(&world);
+    let archived = killed.site.place.keys("wal");
+    let take_over = |data: &Path| {
+        let mut restore = killed.site.walfs("restore");
+        restore.args([
+            "--take-over",
+            "--no-sync",
+            "--delta",
+            "--keep-wal",
+            "--dry-run",
+            "monday",
+        ]);
+        let output = restore.arg(data).output().expect("run walfs");
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
+    };
+    let last = killed.segments.len() - 1;
+    let holed = killed.holed("holed", 1, 20);
+    for number in 2..=last {
+        fs::remove_file(killed.wal(&holed, number)).expect("remove a segment");
+        let _ = fs::remove_file(killed.mark(&holed, number));
+    }
+    let message = take_over(&holed);
+    assert!(
+        message.contains("1 of them are whole segments") && message.contains("recovery ends in"),
+        "{message}"
+    );
+    let marked = killed.changed("marked", |data| {
+        fs::write(killed.mark(data, last), "").expect("leave a mark");
+    });
+    let message = take_over(&marked);
+    assert!(
+        message.contains(&format!("{last} of them are whole segments")),
+        "{message}"
+    );
+    assert_eq!(killed.site.place.keys("wal"), archived);
+    // Nor by the server: the mark goes, and what it marks stays.
+    let mut restore = killed.site.walfs("restore");
+    restore.args(["--take-over", "--no-sync", "--delta", "--keep-wal", "monday"]);
+    let output = restore.arg(&marked).output().expect("run walfs");
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(killed.wal(&marked, last).exists() && !killed.mark(&marked, last).exists());
+    let back = marked.parent().expect("a directory");
+    let mut back = Postgres::start_as_it_is(back, newest(), &killed.site.place.env());
+    assert_eq!(
+        back.recovery_within(wait::LONG),
+        Recovery::Promoted,
+        "{}",
+        back.log()
+    );
+    back.archive_all();
+    let begun = format!("wal/{}", killed.segments[last]);
+    let keys = killed.site.place.keys("wal");
+    assert!(!keys.contains(&format!("{begun}.lz4")), "{keys:?}");
+    assert!(keys.contains(&format!("{begun}.partial.lz4")), "{keys:?}");
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use walfs::job::status::{Shown, Status};
 
 use crate::common::basebackup::{Place, Site};
+use crate::common::postgres::StopMode;
 use crate::common::s3::S3Server;
 use crate::common::user::{User, said};
 use crate::common::wait;
@@ -238,7 +239,14 @@ fn k7_with_the_store_away_status_shows_what_it_saw_last() {
         text.expect("a look that is not fresh any more")
             .contains("monday")
     );
+    // Who asks at once does not wait for the deadline once more.
+    let begun = std::time::Instant::now();
     assert_eq!(metric(&mount.told("metrics.prom"), "archive_readable"), 0);
+    assert!(
+        begun.elapsed() < std::time::Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
     // Of another archive nothing is known.
     let mut other = Command::new(site.world.public_program(Path::new(BINARY)));
     other
@@ -277,7 +285,7 @@ fn k7_check_waits_for_a_segment() {
     site.server.archive_with(&command);
     site.server.restart();
     assert!(check(&site, "60s").status.success());
-    // Another cluster's archive.
+    // The archive of another cluster, or of another server with the same identifier.
     let other = World::new("check_other");
     let theirs = Site::local(&other);
     theirs.server.query("CREATE TABLE t (id int)");
@@ -287,8 +295,7 @@ fn k7_check_waits_for_a_segment() {
         .env("PGHOST", other.path().join("pg"))
         .args(["--timeout", "5s"]);
     let wrong = wrong.output().expect("run walfs");
-    let is_same = site.server.system_identifier() == theirs.server.system_identifier();
-    assert_eq!(wrong.status.success(), is_same, "{}", said(&wrong));
+    assert_eq!(wrong.status.code(), Some(1), "{}", said(&wrong));
 }
 
 /// Two branches that both go on, and one that lost its history.
@@ -359,4 +366,48 @@ fn k7_screens_and_pictures_are_those_that_were_looked_at() {
         seen += 1;
     }
     assert!(seen >= 5, "{seen} pictures");
+}
+
+/// K7: what another server has archived under a segment's name is not this server's WAL.
+#[test]
+fn k7_check_looks_at_what_is_archived() {
+    let world = World::new("check-others");
+    world.owned_dir("cache");
+    let mut site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    site.backup("monday");
+    site.server.archive_all();
+    site.server.stop(StopMode::Fast);
+    let data = site.server.data().to_path_buf();
+    let kept = world.path().join("kept");
+    let copy = |from: &Path, to: &Path| {
+        let copied = User::caller().shell("rm -rf \"$2\"; cp -a \"$1\" \"$2\"", &[from, to]);
+        assert!(copied.status.success(), "{}", said(&copied));
+    };
+    copy(&data, &kept);
+    site.server.start();
+    for id in 0..4 {
+        site.server.query(&format!("INSERT INTO t VALUES ({id})"));
+        site.server.archive_all();
+    }
+    site.server.stop(StopMode::Fast);
+    // The machine is put back to a snapshot of its disk.
+    copy(&kept, &data);
+    site.server.start();
+    site.server.query("INSERT INTO t VALUES (100)");
+    let checked = site
+        .walfs("check")
+        .args(["--timeout", "20s"])
+        .output()
+        .expect("run walfs");
+    assert_eq!(checked.status.code(), Some(1), "{}", said(&checked));
+    assert!(
+        said(&checked).contains("another server") && said(&checked).contains("HINT: "),
+        "{}",
+        said(&checked)
+    );
+    // It stands still for ever: what waits first is archived otherwise.
+    let pg_wal = data.join("pg_wal").display().to_string();
+    let (text, _) = status(&site, 3, &["--pg-wal", &pg_wal]);
+    assert!(text.contains("with other content"), "{text}");
 }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::beginning::{self, LABEL, LONGEST_LABEL};
+use super::broken;
 use super::candidate::Candidate;
 use super::choose::Chosen;
 use super::compare::{self, FileWork};
@@ -121,10 +122,23 @@ pub(super) async fn check(
     {
         (reach.gap, reach.lack) = (Some(rest.segment), Lack::Torn(torn));
     }
+    let reached = (&reach, rest.is_some());
+    let through = (&chosen.backup, &chosen.way);
+    let leading = broken::look(
+        archive,
+        through,
+        reached,
+        &options.recovery.target,
+        (size, patience),
+    );
+    let (broken, told) = leading.boxed().await?;
     let mut warnings = chosen.warnings;
+    warnings.extend(told);
+    let rest = rest.filter(|_| broken.is_none());
+    broken.iter().for_each(|broken| reach.cut_off(broken));
     warnings.extend(bad_pages(&backup, &summary));
     if let Err(error) = check_reach(archive, &reach, options).map(|more| warnings.extend(more)) {
-        return Err(unless_pruned(archive, &chosen.backup, &reach, error, patience).await?);
+        return Err(unless_pruned(&chosen.backup, &reach, error));
     }
     if let Some((_, start)) = summary.backup.start() {
         warnings.extend(received::warnings(archive, start, rest.as_deref(), (size, patience)).await?);
@@ -132,7 +146,10 @@ pub(super) async fn check(
     let (recovery, backup_and_way) = (&options.recovery, (&chosen.backup, &chosen.way));
     let reached = (&reach, rest.as_ref());
     let told = reachable::check(archive, recovery, backup_and_way, reached, patience).boxed();
-    warnings.extend(told.await?);
+    let told = told
+        .await
+        .map_err(|error| unless_pruned(&chosen.backup, &reach, error));
+    warnings.extend(told?);
     let early = early_stop::warning(archive, recovery, backup_and_way, &reach, (size, patience)).boxed();
     warnings.extend(early.await?);
     warnings.append(&mut said);
@@ -178,12 +195,12 @@ pub(super) async fn check(
             size,
             patience,
         };
-        recovering
+        let told = recovering
             .check(&checked.roots, &checked.plan.kept, &held)
             .await?;
+        checked.warnings.extend(told);
         let kept = (&*checked.roots, &*checked.plan.kept);
         let whole = saved::whole(kept.0, kept.1, size)?;
-        checked.warnings.extend(saved::torn(kept.0, kept.1, &whole)?);
         match options.recovery.takes_over {
             true => checked.plan.saved = whole,
             false => checked.warnings.extend(saved::warning(&whole)),
@@ -355,6 +372,13 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
                 target: recovery.target.to_string(),
                 reached: reach.furthest(),
                 reason,
+                remedy: match reach.broken() {
+                    Some(_) => {
+                        "bring that object back from a copy of the store; or remove it, and archive the file anew, if a standby \
+                         has it whole"
+                    }
+                    None => "archive what is missing",
+                },
             });
         }
         Target::Lsn(lsn) if lsn <= reach.furthest() => return Ok(warnings),
@@ -368,28 +392,20 @@ fn check_reach(archive: &Archive, reach: &Reach, options: &Options) -> Result<Ve
 }
 
 /// A gap that a prune has made is no loss.
-async fn unless_pruned(
-    archive: &Archive,
-    backup: &Candidate,
-    reach: &Reach,
-    error: Error,
-    patience: Patience,
-) -> Result<Error, Error> {
-    let (Error::WalEndsEarly { place, target, .. }, Some(gap)) = (&error, reach.gap) else {
-        return Ok(error);
-    };
-    let pruned = archive
-        .pruned_of(&[gap], backup.segment_size()?, patience)
-        .await?;
-    Ok(match pruned {
-        None => error,
-        Some(gap) => Error::WalPruned {
+fn unless_pruned(backup: &Candidate, reach: &Reach, error: Error) -> Error {
+    match (error, reach.gap, reach.lack) {
+        (
+            Error::WalEndsEarly { place, target, .. } | Error::NotReached { place, target, .. },
+            Some(gap),
+            Lack::Pruned,
+        ) => Error::WalPruned {
             backup: backup.name.clone(),
-            place: place.clone(),
-            target: target.clone(),
+            place,
+            target,
             gap,
         },
-    })
+        (error, ..) => error,
+    }
 }
 
 /// Is it known that recovery cannot get there? A standby's server may bring what the archive lacks.

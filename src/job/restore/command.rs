@@ -34,7 +34,9 @@ pub(super) async fn unasked(
     });
     let found: Vec<Option<SegmentName>> = looks.buffered(LOOKS).try_collect().await?;
     let mut names: Vec<SegmentName> = found.into_iter().flatten().collect();
-    names.extend(reach.gap.filter(|_| may_end_at_gap));
+    // Of one that is broken the beginning is replayed.
+    let gap = reach.gap.filter(|gap| reach.broken() != Some(*gap));
+    names.extend(gap.filter(|_| may_end_at_gap));
     Ok(names)
 }
 

@@ -113,8 +113,8 @@ pub enum Error {
     /// The WAL does not reach the target.
     #[error(
         "the WAL in {place} does not reach {target}: from the backup on it is whole up to {reached}, and {reason}.\n\
-         HINT: archive what is missing, choose a newer backup or a target before {reached}; or add --up-to-gap, and \
-         what is behind the gap is lost."
+         HINT: {remedy}, choose a newer backup or a target before {reached}; or add --up-to-gap, and what is behind the gap is \
+         lost."
     )]
     WalEndsEarly {
         /// The archive.
@@ -125,6 +125,8 @@ pub enum Error {
         reached: Lsn,
         /// What is missing.
         reason: String,
+        /// What may bring it.
+        remedy: &'static str,
     },
     /// The WAL between the backup and the target is not kept any more.
     #[error(

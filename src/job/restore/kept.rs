@@ -1,17 +1,17 @@
 //! Does recovery replay the WAL that stays in `pg_wal`? What it does not replay the server removes in time (promise S7).
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
 
 use super::candidate::Candidate;
 use super::error::Error;
 use super::received::Rest;
-use super::saved;
+use super::saved::extent;
 use super::spot::Roots;
 use super::unarchived::Held;
 use super::wal::Reach;
 use super::way::Way;
 use crate::archive::Archive;
+use crate::pg::extent::Extent;
 use crate::pg::{SegmentName, SegmentSize, WalName};
 use crate::store::Patience;
 
@@ -27,11 +27,17 @@ pub(super) struct Recovering<'a> {
 }
 
 impl Recovering<'_> {
-    /// Looks at WAL that stays. `held` is what lies elsewhere and stays there, where no server looks.
+    /// Looks at WAL that stays. `held` is what lies elsewhere and stays there, where no server looks. Returns what the operator
+    /// should know: behind a hole in the last segment nothing is replayed.
     ///
     /// # Errors
     /// [`Error::KeptWalUnread`]: which of it is not replayed, and why; [`Error::Archive`].
-    pub(super) async fn check(&self, roots: &Roots, kept: &[WalName], held: &[Held]) -> Result<(), Error> {
+    pub(super) async fn check(
+        &self,
+        roots: &Roots,
+        kept: &[WalName],
+        held: &[Held],
+    ) -> Result<Option<String>, Error> {
         let path = |name: WalName| {
             roots
                 .bases
@@ -57,8 +63,9 @@ impl Recovering<'_> {
         let mut segments: Vec<SegmentName> = segments.into_iter().collect();
         segments.sort_by_key(|segment| segment.number(self.size));
         let Some(mut next) = self.reach.next.map(|next| next.number(self.size)) else {
-            return Ok(());
+            return Ok(None);
         };
+        let mut holed = None;
         for segment in segments {
             let number = segment.number(self.size);
             // The archive leads past it; what it has of it is another version, or a newer backup's.
@@ -73,18 +80,30 @@ impl Recovering<'_> {
                 if let Some(missing) = missing
                     && !self.is_archived(missing).await?
                 {
-                    return Err(unread(WalName::Segment(segment), hole(missing, held)));
+                    let reason = match holed.filter(|(holed, _)| *holed == missing) {
+                        Some((_, at)) => format!("recovery ends before it, in {missing}: {}", empty(at)),
+                        None => hole(missing, held),
+                    };
+                    return Err(unread(WalName::Segment(segment), reason));
                 }
                 next += 1;
             }
             // What is shorter ends recovery, and is asked for once more; so does what has a hole in it.
-            let spot = roots.bases.spot(format!("pg_wal/{segment}").as_bytes());
-            let bytes = roots.metadata(&spot)?.map_or(0, |found| found.size());
-            if bytes == self.size.bytes() && saved::is_complete(roots, segment, self.size)? {
-                next = number + 1;
+            match extent(roots, segment, self.size)? {
+                Extent::Whole => next = number + 1,
+                Extent::Begun(_) => {}
+                Extent::Holed(at) => holed = Some((segment, at)),
             }
         }
-        Ok(())
+        let holed = holed.map(|(segment, at)| {
+            format!(
+                "recovery ends in {}: {}. What was committed behind that does not come back.\n\
+                 HINT: a standby, or a copy of pg_wal, may have that segment without the hole: put it there, and run this again",
+                path(WalName::Segment(segment)).display(),
+                empty(at)
+            )
+        });
+        Ok(holed)
     }
 
     fn elsewhere(&self) -> String {
@@ -122,6 +141,10 @@ impl Recovering<'_> {
             .await?;
         Ok(found.is_some())
     }
+}
+
+fn empty(at: u64) -> String {
+    format!("its page at byte {at} is empty or another's, and more of its WAL lies behind that")
 }
 
 fn hole(missing: SegmentName, held: &[Held]) -> String {

@@ -11,8 +11,10 @@ pub struct Unarchived {
     pub name: WalName,
     /// The file.
     pub path: PathBuf,
-    /// Does it wait for the archiver, whole?
+    /// Does it wait for the archiver?
     pub is_ready: bool,
+    /// ... and is it what the archive may get: a segment that is whole, or another file?
+    pub is_whole: bool,
     /// Has the archive something else of that name?
     pub differs: bool,
 }

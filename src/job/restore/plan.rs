@@ -99,20 +99,25 @@ impl Plan {
                 plan.aside = Some(Aside { directory, files });
             }
         }
-        plan.spare(roots, &names());
+        plan.spare(roots, unarchived);
         Ok(plan)
     }
 
-    /// Takes WAL, its marks and its directory out of what goes.
-    fn spare(&mut self, roots: &Roots, wal: &[WalName]) {
+    /// Takes WAL, its marks and its directory out of what goes. The mark of a segment that stays and is not whole goes: the server
+    /// would archive that as if it were, with what an older one has left in it.
+    fn spare(&mut self, roots: &Roots, wal: &[Unarchived]) {
         let mut spared: HashSet<Spot> = HashSet::new();
-        for name in wal {
+        for found in wal {
+            let name = found.name;
             let file = format!("pg_wal/{name}");
             let (ready, done) = (
                 format!("pg_wal/archive_status/{name}.ready"),
                 format!("pg_wal/archive_status/{name}.done"),
             );
-            spared.extend([file, ready, done].map(|path| roots.bases.spot(path.as_bytes())));
+            let goes = self.aside.is_none() && found.is_ready && !found.is_whole;
+            let marks = [(file, true), (ready, !goes), (done, true)];
+            let stay = marks.into_iter().filter(|(_, stays)| *stays);
+            spared.extend(stay.map(|(path, _)| roots.bases.spot(path.as_bytes())));
         }
         self.remove.retain(|spot| !spared.contains(spot));
     }

@@ -84,7 +84,7 @@ pub(super) async fn check(
     let line = Line::new(archive, runs, rest.cloned(), (size, patience))
         .await?
         .walking_at_most(MOST_WALKS);
-    let seen = look(&line, recovery).await?;
+    let seen = look(&line, recovery, reach.broken()).await?;
     match (seen.sight, &recovery.target) {
         (Sight::At(at), _) if at >= candidate.stop => Ok(Vec::new()),
         (Sight::At(_), target) => Err(Error::TargetTooEarly {
@@ -131,7 +131,7 @@ pub(super) async fn before(
     let line = Line::along(archive, way, (from, size), patience)
         .await?
         .walking_at_most(MOST_WALKS);
-    let seen = look(&line, recovery).await?;
+    let seen = look(&line, recovery, None).await?;
     let at = match seen.sight {
         Sight::At(at) => at,
         Sight::Unknown(..) => return Ok(None),
@@ -194,11 +194,15 @@ impl Seen {
             place: archive.place(),
             target: recovery.target.to_string(),
             reason: missing(&recovery.target, recovery.inclusive),
-            reached: match hole {
+            reached: match &hole {
                 Some(hole) => format!("{reached}, because {hole}: what lies behind was not looked at"),
                 None => reached,
             },
-            hint: hint(&recovery.target, self),
+            hint: match (&hole, furthest) {
+                // All of it is not to be had.
+                (Some(_), Some(end)) => format!("choose a newer backup, or a target before {end}"),
+                _ => hint(&recovery.target, self),
+            },
         }
     }
 
@@ -216,11 +220,12 @@ impl Seen {
     }
 }
 
-/// Looks for the target, from the end of the line on.
+/// Looks for the target, from the end of the line on. What lies behind the end of the WAL in a segment that is `broken` does not
+/// count.
 ///
 /// # Errors
 /// [`archive::Error::Store`].
-async fn look(line: &Line, recovery: &Recovery) -> Result<Seen, archive::Error> {
+async fn look(line: &Line, recovery: &Recovery, broken: Option<SegmentName>) -> Result<Seen, archive::Error> {
     let mut seen = Seen {
         sight: Sight::Nowhere,
         commit: None,
@@ -238,11 +243,12 @@ async fn look(line: &Line, recovery: &Recovery) -> Result<Seen, archive::Error> 
             break;
         };
         left = more;
+        let is_broken = broken == Some(one.segment);
         let Some(index) = &one.index else {
-            unknown = unknown.or(Some((one.segment, NO_INDEX)));
+            unknown = unknown.or((!is_broken).then_some((one.segment, NO_INDEX)));
             continue;
         };
-        if !index.is_whole() {
+        if !index.is_whole() && !is_broken {
             unknown = unknown.or(Some((one.segment, NO_INDEX)));
         }
         seen.commit = seen.commit.or(index.facts.commits.map(|commits| commits.last));

@@ -4,22 +4,26 @@
 //! segments for archived (`XLogArchiveCheckDone`). Only of the one in which the recovery ends it archives the beginning, as
 //! `.partial`. So what is whole comes into the archive from here; that beginning does not.
 
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::error::Error;
 use super::spot::Roots;
+use super::unarchived::each_page;
 use crate::archive::{self, Archive};
-use crate::pg::{SegmentName, SegmentSize, WalEnd, WalName};
+use crate::beneath::Root;
+use crate::pg::extent::{Extent, Extents};
+use crate::pg::{PageHeader, SegmentName, SegmentSize, WalName};
 use crate::staging::wal::WalDraft;
 use crate::staging::{self, Staging};
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 1 << 20;
 
-/// Which of the WAL that stays is whole. A mark for the archiver, or a later segment beside it, says that the server had it
-/// whole, and nothing of this copy.
+/// Which of the WAL that stays is whole. A mark, or the next segment beside it, here or in the archive, says nothing of that: a
+/// server may have begun it only, and one that is damaged is not passed on.
 ///
 /// # Errors
 /// Files that cannot be read.
@@ -27,7 +31,7 @@ pub(super) fn whole(roots: &Roots, kept: &[WalName], size: SegmentSize) -> Resul
     let mut whole = Vec::new();
     for name in kept {
         if let WalName::Segment(segment) = *name
-            && is_complete(roots, segment, size)?
+            && extent(roots, segment, size)? == Extent::Whole
         {
             whole.push(segment);
         }
@@ -35,43 +39,23 @@ pub(super) fn whole(roots: &Roots, kept: &[WalName], size: SegmentSize) -> Resul
     Ok(whole)
 }
 
-/// What the operator should know of those that the server had whole, by its mark for the archiver, and that are not.
-///
-/// # Errors
-/// Marks that cannot be looked for.
-pub(super) fn torn(roots: &Roots, kept: &[WalName], whole: &[SegmentName]) -> Result<Option<String>, Error> {
-    for name in kept {
-        let WalName::Segment(segment) = name else { continue };
-        let mark = format!("pg_wal/archive_status/{segment}.ready");
-        if !whole.contains(segment) && roots.kind(&roots.bases.spot(mark.as_bytes()))?.is_some() {
-            return Ok(Some(format!(
-                "{segment} has a mark for the archiver, and not all of its WAL: it is not archived, and the server replays it only \
-                 up to what is missing.\n\
-                 HINT: look for a whole copy, in pg_wal of a standby for example, and put it in its place before the server starts"
-            )));
-        }
-    }
-    Ok(None)
-}
-
-/// Is every page of it WAL, up to its end or to the record of a switch? One whose first page does not tell is for the archive to
-/// refuse.
+/// How much of a segment in `pg_wal` is there?
 ///
 /// # Errors
 /// A file that cannot be read.
-pub(super) fn is_complete(roots: &Roots, segment: SegmentName, size: SegmentSize) -> Result<bool, Error> {
+pub(super) fn extent(roots: &Roots, segment: SegmentName, size: SegmentSize) -> Result<Extent, Error> {
     let spot = roots.bases.spot(format!("pg_wal/{segment}").as_bytes());
-    let end = roots.on("read", &spot, |root, below| {
-        let file = root.open_file(below)?;
-        WalEnd::find(size.bytes(), |page, at| match file.read_exact_at(page, at) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                page.fill(0);
-                Ok(())
-            }
-            read => read,
-        })
-    })?;
-    Ok(!matches!(end, WalEnd::NoWal(1..)))
+    let bytes = roots.metadata(&spot)?.map_or(0, |found| found.size());
+    if bytes != size.bytes() {
+        return Ok(Extent::Begun(0));
+    }
+    let begin =
+        |header: PageHeader| (header.page_address == segment.start(size)).then(|| Extents::new(header));
+    let add = |extents: &mut Option<Extents>, page: &[u8]| extents.iter_mut().for_each(|own| own.add(page));
+    let look = |root: &Root, below: &Path| each_page(root.open_file(below)?, begin, add);
+    let extents = roots.on("read", &spot, look)?.flatten();
+    // What has pages of its own, and another's first one or none, has lost that.
+    Ok(extents.map_or(Extent::Holed(0), |extents| extents.extent()))
 }
 
 /// What the operator should know of them, if the server that is restored archives nothing.

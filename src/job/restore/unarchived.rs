@@ -13,12 +13,14 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::error::Error;
 use super::only_here::Unarchived;
+use super::saved::extent;
 use super::spot::{Roots, Spot};
 use super::{begun, received};
 use crate::archive::Archive;
 use crate::archive::wal::{Compared, Found};
 use crate::beneath::{Kind, Root};
 use crate::codec::{ContentHash, SeekTable};
+use crate::pg::extent::Extent;
 use crate::pg::written::Written;
 use crate::pg::{HeaderError, PageHeader, SegmentName, SegmentSize, WalName};
 use crate::store::Patience;
@@ -228,13 +230,27 @@ async fn look(
     if may_be_brought && is_received(archive, roots, &local, patience).await? {
         return Ok(None);
     }
+    let is_whole = local.is_ready && is_whole(roots, &local)?;
     let Local { name, spot, is_ready } = local;
     Ok(Some(Unarchived {
         name,
         path: roots.bases.path(&spot),
         is_ready,
+        is_whole,
         differs,
     }))
+}
+
+/// What waits for the archiver may be damaged, and a mark somebody else's.
+fn is_whole(roots: &Roots, local: &Local) -> Result<bool, Error> {
+    let WalName::Segment(segment) = local.name else {
+        return Ok(true);
+    };
+    let bytes = roots.metadata(&local.spot)?.map_or(0, |found| found.len());
+    match SegmentSize::new(bytes) {
+        Ok(size) => Ok(extent(roots, segment, size)? == Extent::Whole),
+        Err(_) => Ok(false),
+    }
 }
 
 /// Under which names the archive may have it: the whole segment is as good as its beginning.
@@ -292,23 +308,32 @@ async fn is_received(
 /// How many bytes of a segment, from its beginning on, are WAL of its own; all, if its first page does not tell.
 pub(super) fn wal_bytes(file: File) -> io::Result<u64> {
     let whole = file.metadata()?.len();
+    Ok(each_page(file, Written::new, Written::add)?.map_or(whole, |written| written.end()))
+}
+
+/// Looks at each page of a segment; `None`: its first page is no beginning of one.
+pub(super) fn each_page<L>(
+    file: File,
+    begin: impl FnOnce(PageHeader) -> L,
+    mut add: impl FnMut(&mut L, &[u8]),
+) -> io::Result<Option<L>> {
     let mut file = BufReader::new(file);
     let mut first = [0; PageHeader::BYTES];
     file.read_exact(&mut first)?;
     let Ok(header) = PageHeader::parse(&first) else {
-        return Ok(whole);
+        return Ok(None);
     };
     file.rewind()?;
-    let (mut written, mut page) = (Written::new(header), Vec::new());
+    let (mut looked, mut page) = (begin(header), Vec::new());
     loop {
         page.clear();
         (&mut file)
             .take(header.block_bytes.into())
             .read_to_end(&mut page)?;
         if page.is_empty() {
-            return Ok(written.end());
+            return Ok(Some(looked));
         }
-        written.add(&page);
+        add(&mut looked, &page);
     }
 }
 

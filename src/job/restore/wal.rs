@@ -7,6 +7,7 @@ use super::error::Error;
 use super::way::{Stretch, Way, segment_of};
 use crate::archive::wal::{Torn, WalCursor};
 use crate::archive::{self, Archive};
+use crate::job::broken::{Broken, Fault};
 use crate::job::runs::{Run, push};
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
 use crate::store::Patience;
@@ -24,7 +25,7 @@ pub struct Reach {
     pub next: Option<SegmentName>,
     /// Where what was received of that ends, if something was.
     pub received: Option<Lsn>,
-    /// The first missing segment, if there is WAL behind it.
+    /// The first missing segment, or the one in which recovery ends, if there is WAL behind it.
     pub gap: Option<SegmentName>,
     /// Why it is missing.
     pub lack: Lack,
@@ -32,16 +33,20 @@ pub struct Reach {
     pub newest: Option<SystemTime>,
 }
 
-/// Why a segment is missing although there is WAL behind it.
+/// Why recovery ends at a segment although there is WAL behind it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Lack {
     /// It is not archived.
     #[default]
     Absent,
+    /// A prune has removed it.
+    Pruned,
     /// Its object has so many bytes, too few for any.
     Cut(u64),
     /// What was received of it does not hang together.
     Torn(Torn),
+    /// It is archived, and recovery ends in it.
+    Broken(Fault),
 }
 
 impl Lack {
@@ -49,10 +54,12 @@ impl Lack {
     pub(in crate::job) fn of(self, segment: SegmentName) -> String {
         match self {
             Self::Absent => format!("{segment} is not archived, although WAL behind it is there"),
+            Self::Pruned => format!("`walfs prune` has removed {segment}"),
             Self::Cut(bytes) => {
                 format!("{segment} is damaged: its object has {bytes} bytes, too few for a segment")
             }
             Self::Torn(torn) => format!("{segment} is not archived, and {torn}"),
+            Self::Broken(fault) => format!("{}, although WAL behind it is there", fault.of(segment)),
         }
     }
 }
@@ -60,7 +67,19 @@ impl Lack {
 impl Reach {
     /// Has only the backup the last segment, and perhaps not all of it?
     pub(super) fn is_own(&self) -> bool {
-        self.next == Some(self.last)
+        self.next == Some(self.last) && self.broken().is_none()
+    }
+
+    /// The segment in which recovery ends although WAL lies behind: the last one.
+    pub(super) fn broken(&self) -> Option<SegmentName> {
+        self.gap.filter(|_| matches!(self.lack, Lack::Broken(_)))
+    }
+
+    /// Cuts it off at a segment that does not lead on, of which the beginning is replayed.
+    pub(super) fn cut_off(&mut self, broken: &Broken) {
+        (self.last, self.end) = (broken.segment, broken.at);
+        (self.next, self.gap) = (Some(broken.segment), Some(broken.segment));
+        (self.received, self.lack) = (None, Lack::Broken(broken.fault));
     }
 
     /// The furthest that recovery could get to, with what was received of the next segment.
@@ -92,7 +111,13 @@ pub(in crate::job) async fn reach(
             .partial
             .max(received(archive, *stretch, last_own, size, patience).await?);
     }
-    Ok(add_up(stretches, listed, candidate.stop, size))
+    let mut reach = add_up(stretches, listed, candidate.stop, size);
+    if let (Some(gap), Lack::Absent) = (reach.gap, reach.lack)
+        && archive.pruned_of(&[gap], size, patience).await?.is_some()
+    {
+        reach.lack = Lack::Pruned;
+    }
+    Ok(reach)
 }
 
 /// What a listing shows of a stretch.

@@ -65,7 +65,19 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
                 "look for it in pg_wal of the servers and of their standbys, and archive it; then take a new backup",
             );
         }
-        if line.backup.is_none() && complete().next().is_some() {
+        if let Some(broken) = &line.broken {
+            let end = match &line.wal_ends_at {
+                Some(end) => format!("ends at {end}"),
+                None => "cannot begin".into(),
+            };
+            add(
+                format!("recovery along timeline {} {end}: {broken}", line.timeline),
+                &format!(
+                    "`walfs backup --archive {archive}` on its server, now; then `walfs verify` tells what it costs. A copy of the \
+                     store may have that object whole"
+                ),
+            );
+        } else if line.backup.is_none() && complete().next().is_some() {
             add(
                 format!(
                     "timeline {} is archived, and no complete backup reaches it",
@@ -201,6 +213,16 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
             add(
                 format!("{} cannot be looked at: {error}", backlog.directory),
                 "--pg-wal names pg_wal of the server's data directory",
+            );
+        }
+        if let Some(first) = backlog.first.as_ref().filter(|_| backlog.is_refused) {
+            add(
+                format!(
+                    "{first}, which waits in {} to be archived, is archived with other content: the archiver comes no further",
+                    backlog.directory
+                ),
+                "another server has archived it, or this one before it was put back to an earlier state: give it an archive of its \
+                 own, or a timeline of its own (`walfs restore` from this archive)",
             );
         }
         let waits = backlog.since.map_or(0, |since| age(since, status.at));

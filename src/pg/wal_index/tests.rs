@@ -97,6 +97,25 @@ fn a_record_that_goes_on_in_the_next_segment_is_known_with_that() {
 }
 
 #[test]
+fn where_the_records_end_before_the_segment_does_is_told() {
+    let bytes = linked(&[commit(8), commit(90_000), commit(8)]);
+    let whole = joined(&bytes).unwrap().walked;
+    assert_eq!(whole.ends_early(), Some(whole.end));
+    // Each page inside of the long record, whichever part it is in.
+    for page in 1..10 {
+        let mut holed = bytes.clone();
+        holed[page * BLOCK..(page + 1) * BLOCK].fill(0);
+        let walked = joined(&holed).unwrap().walked;
+        assert!(walked.ends_early().is_some_and(|end| end < whole.end), "{page}");
+    }
+    let mut switch = record((0, 0x40), &[]);
+    switch.truncate(24);
+    switch[..4].copy_from_slice(&24_u32.to_le_bytes());
+    let switched = joined(&linked(&[commit(8), switch])).unwrap().walked;
+    assert_eq!(switched.ends_early(), None);
+}
+
+#[test]
 fn what_is_no_wal_has_no_index() {
     let bytes = linked(&[commit(8), commit(20_000), commit(8)]);
     for (at, what) in [(0, "another magic"), (8, "another place")] {

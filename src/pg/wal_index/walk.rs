@@ -145,7 +145,12 @@ pub(super) fn walk(bytes: &[u8], mut visit: impl FnMut(Lsn, Head<'_>)) -> Option
                 walked.beginning.ends = false;
                 return Some(walked);
             }
-            None => return Some(walked),
+            None => {
+                if !pages.run_on(from) {
+                    walked.stop = Stop::Unknown;
+                }
+                return Some(walked);
+            }
         }
     }
     pages.records(at, &mut walked, &mut visit);
@@ -257,7 +262,7 @@ impl Pages<'_> {
             let Some(end) = end else {
                 scratch.clear();
                 let here = self.gather(at, bytes_of_it, &mut scratch);
-                if is_behind(&scratch, before) {
+                if is_behind(&scratch, before) && self.run_on(at) {
                     walked.first = walked.first.or(Some(lsn));
                     let head = scratch.as_slice().into();
                     walked.tail = Some(Tail {
@@ -335,6 +340,18 @@ impl Pages<'_> {
         }
     }
 
+    /// Are all pages behind that of an offset those of their place?
+    fn run_on(self, at: usize) -> bool {
+        self.own(at, self.bytes.len().saturating_sub(HEADER_BYTES - 1))
+    }
+
+    /// Are the pages behind that of an offset, which begin before another, those of their place?
+    fn own(self, at: usize, end: usize) -> bool {
+        let first = at - at % PAGE_BYTES + PAGE_BYTES;
+        let mut pages = (first..end).step_by(PAGE_BYTES);
+        pages.all(|page| self.page(page).is_some())
+    }
+
     /// Do the pages agree that so many bytes from an offset on end there?
     fn leads(self, at: usize, bytes: usize, end: usize) -> bool {
         let first = at - at % PAGE_BYTES + PAGE_BYTES;
@@ -347,7 +364,7 @@ impl Pages<'_> {
             let found = self.page(page);
             found.is_some_and(|page| page.continues && page.rest as usize == left)
         };
-        says(first, left) && (last == first || says(last, end - last - HEADER_BYTES))
+        says(first, left) && (last == first || says(last, end - last - HEADER_BYTES) && self.own(first, last))
     }
 
     /// The first bytes of a record or of what is left of one, without the headers of pages; up to so many, and how many are
@@ -451,6 +468,23 @@ impl Walked {
             bytes.truncate(tail.head.len());
         }
         follows.then_some((tail.at, bytes))
+    }
+
+    /// Where the records end, if that is before the pages do and not with the record of a switch, which alone is no more than a
+    /// header.
+    pub fn ends_early(&self) -> Option<Lsn> {
+        let is_switch = || {
+            let last = self.last.map_or(self.end.0, |last| last.0);
+            let page = (last - last % PAGE_BYTES as u64) + PAGE_BYTES as u64;
+            let header_bytes = if self.end.0 > page { HEADER_BYTES as u64 } else { 0 };
+            self.end.0 - last == HEADER_BYTES as u64 + header_bytes
+        };
+        let leads = match self.stop {
+            Stop::Window => true,
+            Stop::Wal => is_switch(),
+            Stop::Unknown => false,
+        };
+        (!leads).then_some(self.end)
     }
 
     /// Are all of the pages some more of a record that begins before and ends behind them?

@@ -50,7 +50,10 @@ pub(super) fn quoted(path: &Path) -> String {
 
 /// The commands that archive what is whole, up to some.
 pub(super) fn pushes(wal: &[Unarchived], place: &str) -> String {
-    let whole: Vec<&Unarchived> = wal.iter().filter(|wal| wal.is_ready && !wal.differs).collect();
+    let (whole, others): (Vec<&Unarchived>, Vec<&Unarchived>) = wal
+        .iter()
+        .filter(|wal| wal.is_ready)
+        .partition(|wal| wal.is_whole && !wal.differs);
     let Some(first) = whole.first() else {
         return String::new();
     };
@@ -60,10 +63,17 @@ pub(super) fn pushes(wal: &[Unarchived], place: &str) -> String {
             .iter()
             .map(|wal| format!("  {push} {}\n", quoted(&wal.path)))
             .collect(),
-        _ => format!(
-            "  cd {} && for mark in *.ready; do {push} ../\"${{mark%.ready}}\" || break; done\n",
-            quoted(&first.path.with_file_name("archive_status"))
-        ),
+        _ => {
+            let others: Vec<String> = others.iter().map(|wal| format!("{}.ready", wal.name)).collect();
+            let but = match others.is_empty() {
+                true => String::new(),
+                false => format!("case $mark in {}) continue;; esac; ", others.join("|")),
+            };
+            format!(
+                "  cd {} && for mark in *.ready; do {but}{push} ../\"${{mark%.ready}}\" || break; done\n",
+                quoted(&first.path.with_file_name("archive_status"))
+            )
+        }
     };
     format!("archive what is whole:\n{commands}Of the rest: ")
 }

@@ -1,0 +1,184 @@
+//! Archived segments in which recovery ends although more WAL lies behind: a page of it was lost before it was archived, or the
+//! object is damaged (promises R6, K5).
+//!
+//! The index of a segment tells where its records end, for one request; what `walfs verify` remembers tells of damage that an
+//! index does not know. Nothing rests on either alone: the segment itself is read and its pages are looked at, of
+//! [`MOST_READS`] segments at most. A segment without an index is looked at only if `verify` has found something. Of what leads
+//! on the archive's handle keeps note, as nothing archived changes.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+
+use crate::archive::{Archive, Error};
+use crate::pg::extent::Extent;
+use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
+use crate::read::wal_index::{Indexed, WalIndexReader};
+use crate::store::{Key, Patience};
+
+/// Indexes read at once.
+const LOOKS: usize = 16;
+
+/// Segments that are read, of those in which something seems wrong.
+const MOST_READS: usize = 64;
+
+/// A segment that does not lead on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::job) struct Broken {
+    pub segment: SegmentName,
+    /// Where recovery ends, or before.
+    pub at: Lsn,
+    pub fault: Fault,
+}
+
+/// Why it does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Of the page at this byte, behind which there is more of its WAL.
+    Page(u64),
+    /// Its WAL ends at this byte, without the record of a switch.
+    Short(u64),
+    /// Its object cannot be read.
+    Damaged,
+}
+
+impl Fault {
+    /// Says it of a segment.
+    pub fn of(self, segment: SegmentName) -> String {
+        match self {
+            Self::Page(at) => format!("{segment} has a hole: its page at byte {at} is empty or another's"),
+            Self::Short(at) => {
+                format!("{segment} is only begun: its WAL ends at byte {at}")
+            }
+            Self::Damaged => format!("{segment} is damaged, and cannot be read"),
+        }
+    }
+}
+
+/// What an index tells.
+struct Looked {
+    segment: SegmentName,
+    /// Where the records end, if that is before the segment does.
+    ends: Option<Lsn>,
+    /// Does it lead on?
+    leads: bool,
+    is_damaged: bool,
+}
+
+/// The first of these segments, in the order of the WAL, that does not lead on. The last one may be only begun, unless it
+/// `is_followed`.
+///
+/// # Errors
+/// [`Error::Store`].
+pub(in crate::job) async fn first(
+    archive: &Arc<Archive>,
+    runs: &[(Timeline, RangeInclusive<u64>)],
+    is_followed: bool,
+    (size, patience): (SegmentSize, Patience),
+) -> Result<Option<Broken>, Error> {
+    let Some(last) = runs.last().map(|(_, run)| *run.end()) else {
+        return Ok(None);
+    };
+    let (reader, remembered) = (
+        WalIndexReader::new(archive.clone()),
+        remembered(archive, patience).await?,
+    );
+    let names = runs.iter().cloned().flat_map(move |(timeline, run)| {
+        run.filter_map(move |number| SegmentName::from_number(timeline, number, size))
+    });
+    let mut looks = stream::iter(names)
+        .map(|segment| look(archive, &reader, segment, (size, patience)))
+        .buffered(LOOKS);
+    let mut reads = MOST_READS;
+    while let Some(looked) = looks.next().await {
+        let looked = looked?;
+        let key = archive.wal_key(WalName::Segment(looked.segment));
+        let is_suspect = looked.ends.is_some() || looked.is_damaged || remembered.contains(&key);
+        if !is_suspect {
+            if looked.leads {
+                archive.leads_on(looked.segment, size);
+            }
+            continue;
+        }
+        if reads == 0 {
+            break;
+        }
+        reads -= 1;
+        let Some(broken) = read(archive, &reader, &looked, (size, patience)).await? else {
+            continue;
+        };
+        let may_be_begun = looked.segment.number(size) == last && !is_followed;
+        if !may_be_begun || !matches!(broken.fault, Fault::Short(_)) {
+            return Ok(Some(broken));
+        }
+    }
+    Ok(None)
+}
+
+async fn look(
+    archive: &Archive,
+    reader: &WalIndexReader,
+    segment: SegmentName,
+    (size, patience): (SegmentSize, Patience),
+) -> Result<Looked, Error> {
+    let mut looked = Looked {
+        segment,
+        ends: None,
+        leads: archive.is_leading_on(segment, size),
+        is_damaged: false,
+    };
+    if looked.leads {
+        return Ok(looked);
+    }
+    match reader.stored(segment, size, patience).await {
+        Ok(Indexed::With(index)) => {
+            looked.ends = index.walked.ends_early();
+            looked.leads = looked.ends.is_none();
+        }
+        // It may be in the backup.
+        Ok(Indexed::Absent | Indexed::Without(_)) => {}
+        Err(Error::Damaged { .. }) => looked.is_damaged = true,
+        Err(error) => return Err(error),
+    }
+    Ok(looked)
+}
+
+/// What its pages say.
+async fn read(
+    archive: &Archive,
+    reader: &WalIndexReader,
+    looked: &Looked,
+    (size, patience): (SegmentSize, Patience),
+) -> Result<Option<Broken>, Error> {
+    let (segment, start) = (looked.segment, looked.segment.start(size).0);
+    let fault = match reader.extent(segment, size, patience).await {
+        Ok(None) => return Ok(None),
+        Ok(Some(Extent::Whole)) => {
+            archive.leads_on(segment, size);
+            return Ok(None);
+        }
+        Ok(Some(Extent::Holed(at))) => Fault::Page(at),
+        Ok(Some(Extent::Begun(at))) => Fault::Short(at),
+        Err(Error::Damaged { .. }) => Fault::Damaged,
+        Err(error) => return Err(error),
+    };
+    let at = match fault {
+        Fault::Page(at) | Fault::Short(at) => Lsn(start + at),
+        Fault::Damaged => Lsn(start),
+    };
+    // A record before that may run into it.
+    let at = looked.ends.map_or(at, |ends| ends.min(at));
+    Ok(Some(Broken { segment, at, fault }))
+}
+
+/// What `walfs verify` has found wrong, here.
+async fn remembered(archive: &Archive, patience: Patience) -> Result<BTreeSet<Key>, Error> {
+    let records = archive.checks(patience).await?.into_iter();
+    let own = records
+        .filter_map(|(_, record)| record.ok())
+        .filter(|checks| checks.place == archive.place());
+    let found = own.flat_map(|checks| checks.found);
+    Ok(found.map(|found| Key::new(found.object)).collect())
+}

@@ -1,0 +1,117 @@
+//! Is all of a segment's WAL there, as far as its pages tell? It is if each page is its own, up to its end or to the record of a
+//! switch to the next one. Recovery ends at the first page that is not, whatever lies behind that.
+
+use super::written::Written;
+use super::{PageHeader, Searched, SwitchSearch};
+
+/// How much of a segment is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// It is full, or ends in the record of a switch.
+    Whole,
+    /// Its WAL ends at this byte, before the segment does, as in the one that is being written.
+    Begun(u64),
+    /// At this byte a page is not its own, although one behind it is.
+    Holed(u64),
+}
+
+/// A segment whose pages are looked at, one after the other.
+#[derive(Debug)]
+pub struct Extents {
+    header: PageHeader,
+    written: Written,
+    search: SwitchSearch,
+    searched: Searched,
+    bytes: u64,
+}
+
+impl Extents {
+    /// A segment with this header on its first page.
+    pub fn new(header: PageHeader) -> Self {
+        Self {
+            header,
+            written: Written::new(header),
+            search: SwitchSearch::default(),
+            searched: Searched::NotYet,
+            bytes: 0,
+        }
+    }
+
+    /// Looks at the next page.
+    pub fn add(&mut self, page: &[u8]) {
+        if self.searched == Searched::NotYet {
+            self.searched = self.search.look(&self.header, page);
+        }
+        self.written.add(page);
+        self.bytes += page.len() as u64;
+    }
+
+    /// What these pages are of the segment.
+    pub fn extent(&self) -> Extent {
+        let is_all = self.bytes == u64::from(self.header.segment_bytes);
+        match (self.searched, self.written.hole()) {
+            // What lies behind a switch is not read.
+            (Searched::EndsAt(_), _) if is_all => Extent::Whole,
+            (_, Some(at)) => Extent::Holed(at),
+            _ if is_all && self.written.end() == self.bytes => Extent::Whole,
+            _ => Extent::Begun(self.written.end()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::{Lsn, SystemId, Timeline};
+
+    const PAGE: usize = 8192;
+    const START: u64 = 3 << 20;
+    const PAGES: usize = 128;
+
+    fn header() -> PageHeader {
+        PageHeader {
+            magic: 0xD118,
+            info: 2,
+            timeline: Timeline(1),
+            page_address: Lsn(START),
+            system_id: SystemId(1),
+            segment_bytes: 1 << 20,
+            block_bytes: PAGE as u32,
+        }
+    }
+
+    /// Full of a record that begins before it and ends behind.
+    fn full() -> Vec<u8> {
+        let mut bytes = vec![1; PAGES * PAGE];
+        for (number, page) in bytes.chunks_mut(PAGE).enumerate() {
+            let address = START + (number * PAGE) as u64;
+            page[..2].copy_from_slice(&0xD118_u16.to_le_bytes());
+            page[2..4].copy_from_slice(&[if number == 0 { 3 } else { 1 }, 0]);
+            page[8..16].copy_from_slice(&address.to_le_bytes());
+            page[16..20].copy_from_slice(&(2_u32 << 20).to_le_bytes());
+        }
+        bytes
+    }
+
+    fn extent(bytes: &[u8]) -> Extent {
+        let mut extents = Extents::new(header());
+        bytes.chunks(PAGE).for_each(|page| extents.add(page));
+        extents.extent()
+    }
+
+    #[test]
+    fn a_segment_is_whole_if_each_page_is_its_own() {
+        assert_eq!(extent(&full()), Extent::Whole);
+        let mut holed = full();
+        holed[20 * PAGE..21 * PAGE].fill(0);
+        assert_eq!(extent(&holed), Extent::Holed(20 * PAGE as u64));
+        // A page that an older segment has left.
+        let mut stale = full();
+        stale[20 * PAGE + 8..20 * PAGE + 16].copy_from_slice(&(START - (1 << 20)).to_le_bytes());
+        assert_eq!(extent(&stale), Extent::Holed(20 * PAGE as u64));
+        let mut begun = full();
+        begun[20 * PAGE..].fill(0);
+        assert_eq!(extent(&begun), Extent::Begun(20 * PAGE as u64));
+        assert_eq!(extent(&full()[..20 * PAGE]), Extent::Begun(20 * PAGE as u64));
+    }
+}
