@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -93,7 +93,8 @@ pub struct Listener(Bound);
 #[derive(Debug)]
 enum Bound {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    /// The listener, which file it made, and where.
+    Unix((UnixListener, Option<(u64, u64)>), PathBuf),
 }
 
 impl Listener {
@@ -123,10 +124,13 @@ impl Listener {
         let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
         let mut connections = JoinSet::new();
         loop {
-            let place = places.clone().acquire_owned().await.expect("it is never closed");
-            let accepted = tokio::select! {
+            let next = async {
+                let place = places.clone().acquire_owned().await.expect("it is never closed");
+                (place, self.accept().await)
+            };
+            let (place, accepted) = tokio::select! {
                 () = told(&mut stop) => break,
-                accepted = self.accept() => accepted,
+                next = next => next,
             };
             while connections.try_join_next().is_some() {}
             match accepted {
@@ -143,7 +147,9 @@ impl Listener {
                 }
             }
         }
-        if let Bound::Unix(_, path) = &self.0 {
+        if let Bound::Unix((_, own), path) = &self.0
+            && *own == identity(path)
+        {
             let _ = std::fs::remove_file(path);
         }
         let _ =
@@ -153,7 +159,7 @@ impl Listener {
     async fn accept(&self) -> io::Result<Stream> {
         match &self.0 {
             Bound::Tcp(listener) => Ok(Box::new(listener.accept().await?.0)),
-            Bound::Unix(listener, _) => Ok(Box::new(listener.accept().await?.0)),
+            Bound::Unix((listener, _), _) => Ok(Box::new(listener.accept().await?.0)),
         }
     }
 }
@@ -191,17 +197,26 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Only the user of this process gets in.
-fn bind_file(path: &Path) -> io::Result<UnixListener> {
+fn bind_file(path: &Path) -> io::Result<(UnixListener, Option<(u64, u64)>)> {
     let is_socket = path
         .symlink_metadata()
         .is_ok_and(|found| found.file_type().is_socket());
-    // Another one that listens there is not pushed aside.
-    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+    // One that listens there is not pushed aside, also where it is another user's.
+    let connected = is_socket.then(|| std::os::unix::net::UnixStream::connect(path));
+    if let Some(Err(error)) = connected
+        && error.kind() == io::ErrorKind::ConnectionRefused
+    {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    Ok((listener, identity(path)))
+}
+
+/// Device and number of a file, by which it is known again.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = path.symlink_metadata().ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 #[cfg(test)]

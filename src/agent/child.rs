@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 /// Bytes of a report, and of what a job says in the end, that are kept.
 const MOST_REPORT_BYTES: u64 = 16 << 20;
-const MOST_WORDS_BYTES: usize = 8 << 10;
+pub(super) const MOST_WORDS_BYTES: usize = 8 << 10;
 
 /// How long a job may take to end once it is told to; a backup leaves backup mode and deletes what it has stored.
 const ENDING: Duration = Duration::from_secs(80);
@@ -47,7 +47,8 @@ impl Program {
         stop: &mut watch::Receiver<bool>,
     ) -> std::io::Result<Ended> {
         let mut command = Command::new(&self.path);
-        command.arg(name).args(arguments);
+        // A new archive is made by the agent, if it is told to; not by a job that has the wrong name of one.
+        command.arg(name).args(arguments).env_remove("WALFS_CREATE");
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -123,10 +124,13 @@ async fn last_words(name: &'static str, mut lines: impl AsyncBufReadExt + Unpin)
         tracing::info!("{name}: {}", text.strip_prefix("walfs: ").unwrap_or(text));
         kept.push_str(text);
         kept.push('\n');
-        let over = kept.len().saturating_sub(MOST_WORDS_BYTES);
-        let cut = (over..kept.len())
-            .find(|at| kept.is_char_boundary(*at))
-            .unwrap_or(0);
-        kept.drain(..cut);
+        cut_front(&mut kept, MOST_WORDS_BYTES);
     }
+}
+
+/// Leaves so many bytes of the end, in whole characters.
+pub(super) fn cut_front(text: &mut String, bytes: usize) {
+    let over = text.len().saturating_sub(bytes);
+    let cut = (over..=text.len()).find(|at| text.is_char_boundary(*at));
+    text.drain(..cut.unwrap_or(0));
 }

@@ -13,7 +13,7 @@ use super::child::Ended;
 use super::hook::{self, Facts};
 use super::state::State;
 use crate::archive::tree::begun::Process;
-use crate::archive::turns::{Alive, Done, Job, Plan, Told, Turn};
+use crate::archive::turns::{Alive, Done, Job, Plan, Told, Turn, horizon};
 use crate::archive::{self, Archive};
 use crate::job::listing;
 use crate::schedule::Schedule;
@@ -49,6 +49,8 @@ pub(super) struct Round {
     since: Option<Timestamp>,
     /// The turn of somebody that is not done, and in how many looks it has not changed.
     watched: Option<(Told, u32)>,
+    /// Has the last try here failed?
+    has_failed: bool,
     /// How long to wait behind this due time.
     jitter: Option<(Timestamp, Duration)>,
 }
@@ -87,6 +89,7 @@ impl Round {
             schedule,
             since: None,
             watched: None,
+            has_failed: false,
             jitter: None,
         }
     }
@@ -121,7 +124,8 @@ impl Round {
         self.state.note(self.job, |job| job.next = next);
         let idle = next.map_or(LOOK, |next| until(next, now).min(LOOK));
         let turns = self.archive.turns(self.job, patience()).await?;
-        let newest = turns.last();
+        // What a clock that is ahead has taken is no turn of today.
+        let newest = turns.iter().rfind(|told| told.turn.due <= horizon(now));
         let Some(due) = self.due(since, now).await? else {
             return Ok(Step::Wait(idle));
         };
@@ -133,7 +137,13 @@ impl Round {
                 return Ok(Step::Wait(self.sign()));
             }
         }
-        let jitter = self.jitter(due);
+        // Who has failed lets others begin.
+        let behind = if self.has_failed {
+            self.options.lease * 2
+        } else {
+            Duration::ZERO
+        };
+        let jitter = self.jitter(due) + behind;
         let since_due = until(now, due);
         if since_due < jitter {
             return Ok(Step::Wait((jitter - since_due).min(idle)));
@@ -150,10 +160,24 @@ impl Round {
             },
         };
         match self.archive.claim_turn(&turn, patience()).await? {
+            // The host that was left may have done it meanwhile.
+            true if self.is_done_by_another(&turn).await? => Ok(Step::Wait(idle)),
             true => Ok(Step::Work(turn)),
             // Another one was first: he is watched from now on.
             false => Ok(Step::Wait(Duration::ZERO)),
         }
+    }
+
+    async fn is_done_by_another(&self, turn: &Turn) -> Result<bool, archive::Error> {
+        let turns = self.archive.turns(self.job, patience()).await?;
+        let done = turns
+            .iter()
+            .rfind(|told| told.is_done && told.turn.due == turn.due);
+        let Some(done) = done else { return Ok(false) };
+        if let (_, _, Some(done)) = self.archive.told(&done.turn, patience()).await? {
+            self.archive.end_turn(turn, &done, patience()).await?;
+        }
+        Ok(true)
     }
 
     /// Since when the job has this schedule; what was due before was not missed. The first backup is due at once.
@@ -163,11 +187,13 @@ impl Round {
         }
         let (schedule, zone) = (self.schedule.to_string(), self.schedule.zone().map(str::to_owned));
         let known = self.archive.plan(self.job, patience()).await?;
-        let known = known.filter(|plan| plan.schedule == schedule && plan.zone == zone);
+        let now = Timestamp::now();
+        // A host in another zone has the same schedule; a clock that was ahead has none.
+        let known = known.filter(|plan| plan.schedule == schedule && plan.since <= horizon(now));
         let since = match known {
             Some(plan) => plan.since,
             None => {
-                let since = Timestamp::now();
+                let since = now;
                 let plan = Plan {
                     schedule,
                     zone,
@@ -227,11 +253,13 @@ impl Round {
             match self.attempt(turn, (tried, began), stop).await {
                 Tried::Stopped => break,
                 Tried::Done { report, trouble } => {
-                    self.done(turn, (tried, began), report, trouble).await;
+                    self.has_failed = false;
+                    self.done(turn, (tried, began), (report, trouble), stop).await;
                     break;
                 }
                 Tried::Failed(error) => {
-                    self.failed(turn, (tried, began), &error).await;
+                    self.has_failed = true;
+                    self.failed(turn, (tried, began), &error, stop).await;
                     signs.tell(tried, Some(error));
                     if !self.pause(tried, stop).await {
                         break;
@@ -258,8 +286,11 @@ impl Round {
         }
         let facts = facts(turn, (tried, began), "begins", None, None);
         if let Some(script) = &self.options.hooks.before
-            && let Err(error) = hook::run(script, &facts).await
+            && let Err(error) = hook::run(script, &facts, stop.clone()).await
         {
+            if *stop.borrow() {
+                return Tried::Stopped;
+            }
             return Tried::Failed(format!("the hook before it has failed: {error}"));
         }
         let arguments = match self.arguments(turn).await {
@@ -269,6 +300,7 @@ impl Round {
         tracing::info!("{}: begins, due {}", self.job.name(), turn.due);
         let ended = self.options.program.run(self.job.name(), &arguments, stop).await;
         match ended {
+            Ok(ended) if ended.code == Some(0) => judged(self.job, ended),
             _ if *stop.borrow() => Tried::Stopped,
             Ok(ended) => judged(self.job, ended),
             Err(error) => Tried::Failed(format!("cannot start it: {error}")),
@@ -303,8 +335,8 @@ impl Round {
         &self,
         turn: &Turn,
         (tried, began): (u32, Instant),
-        report: Option<Value>,
-        trouble: Option<String>,
+        (report, trouble): (Option<Value>, Option<String>),
+        stop: &watch::Receiver<bool>,
     ) {
         let (at, seconds) = (Timestamp::now(), began.elapsed().as_secs_f64());
         let done = Done {
@@ -341,26 +373,32 @@ impl Round {
             trouble.as_deref(),
         );
         let facts = facts(turn, (tried, began), result, error, report.as_ref());
-        self.tell(&self.options.hooks.after, &facts).await;
+        self.tell(&self.options.hooks.after, &facts, stop).await;
         if trouble.is_some() {
-            self.tell(&self.options.hooks.failed, &facts).await;
+            self.tell(&self.options.hooks.failed, &facts, stop).await;
         }
     }
 
-    async fn failed(&self, turn: &Turn, (tried, began): (u32, Instant), error: &str) {
+    async fn failed(
+        &self,
+        turn: &Turn,
+        (tried, began): (u32, Instant),
+        error: &str,
+        stop: &watch::Receiver<bool>,
+    ) {
         tracing::error!("{}: failed, try {tried}: {error}", self.job.name());
         self.state.note(self.job, |job| {
             job.failed += 1;
             job.error = Some(error.to_owned());
         });
         let facts = facts(turn, (tried, began), "failed", Some(error), None);
-        self.tell(&self.options.hooks.failed, &facts).await;
+        self.tell(&self.options.hooks.failed, &facts, stop).await;
     }
 
     /// Runs a hook that changes nothing any more.
-    async fn tell(&self, script: &Option<String>, facts: &Facts<'_>) {
+    async fn tell(&self, script: &Option<String>, facts: &Facts<'_>, stop: &watch::Receiver<bool>) {
         if let Some(script) = script
-            && let Err(error) = hook::run(script, facts).await
+            && let Err(error) = hook::run(script, facts, stop.clone()).await
         {
             tracing::warn!("{}: a hook has failed: {error}", self.job.name());
         }
@@ -388,6 +426,7 @@ impl Signs {
         let task = tokio::spawn(async move {
             for count in 0.. {
                 let (tries, error) = heard.borrow_and_update().clone();
+                let is_waiting = error.is_some();
                 let alive = Alive { count, tries, error };
                 if let Err(error) = archive
                     .beat_turn(&turn, &alive, Patience::for_at_most(every))
@@ -395,7 +434,11 @@ impl Signs {
                 {
                     tracing::debug!("no sign of life of {turn} is stored: {error}");
                 }
-                let _ = tokio::time::timeout(every, heard.changed()).await;
+                // Between tries nobody is at it: another host may do better.
+                match is_waiting {
+                    true => drop(heard.changed().await),
+                    false => drop(tokio::time::timeout(every, heard.changed()).await),
+                }
             }
         });
         Self { told, task }

@@ -13,9 +13,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,11 @@ const WORD_BYTES: u64 = 1 << 20;
 
 /// Due runs of a job of which the words are kept.
 pub const KEPT_TURNS: usize = 50;
+
+/// What is due later than this is not due: a host whose clock was ahead has said so. Clocks may differ that far.
+pub fn horizon(now: Timestamp) -> Timestamp {
+    now.checked_add(SignedDuration::from_hours(1)).unwrap_or(now)
+}
 
 /// Where the store does not judge who came first: how long one waits before he looks who came last.
 const SETTLING: Duration = Duration::from_secs(3);
@@ -248,7 +253,9 @@ impl Archive {
     /// [`Error::Store`].
     pub async fn is_newest(&self, turn: &Turn, patience: Patience) -> Result<bool, Error> {
         let turns = self.turns(turn.job, patience).await?;
-        Ok(turns.last().is_none_or(|newest| newest.turn <= *turn))
+        let latest = horizon(Timestamp::now()).max(turn.due);
+        let newest = turns.iter().rfind(|told| told.turn.due <= latest);
+        Ok(newest.is_none_or(|newest| newest.turn <= *turn))
     }
 
     /// Stores a sign of life.

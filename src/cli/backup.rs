@@ -14,9 +14,11 @@ use serde::Serialize;
 use crate::archive::tree::TreeName;
 use crate::archive::tree::backup::Pages;
 use crate::archive::tree::summary::Summary;
-use crate::archive::turns::Turn;
+use crate::archive::turns::{Done, Turn};
+use crate::archive::{self, Archive};
 use crate::job::backup::{Error, MissingWal, Options, Taken, Work, named, take};
 use crate::pg::WalName;
+use crate::store::Patience;
 
 use super::connect::{self, ConnectArgs};
 use super::interrupts::{self, Interrupts};
@@ -220,7 +222,25 @@ async fn run(arguments: &BackupArgs) -> Result<Taken, Failure> {
         signals.first(),
     )
     .await;
-    taken.map_err(Failure::Backup)
+    let taken = taken.map_err(Failure::Backup)?;
+    if let Some(turn) = &arguments.turn {
+        record(&archive, turn, &taken).await;
+    }
+    Ok(taken)
+}
+
+/// The agent may be frozen: that the turn is done is recorded at once, so that no other host does it again.
+async fn record(archive: &Archive, turn: &Turn, taken: &Taken) {
+    let done = Done {
+        at: Timestamp::now(),
+        seconds: taken.work.seconds,
+        tries: 1,
+        trouble: None,
+    };
+    let patience = Patience::for_at_most(archive::DEFAULT_DEADLINE);
+    if let Err(error) = archive.end_turn(turn, &done, patience).await {
+        complain(&format_args!("that {turn} is done is not recorded: {error}"));
+    }
 }
 
 fn options(arguments: &BackupArgs) -> Result<Options, Failure> {

@@ -72,21 +72,21 @@ impl Side {
             ["metrics"] if asks => self.told(Form::Metrics, METRICS).await,
             ["backup-list"] if asks => self.list().await,
             ["backup-push"] if acts => self.back_up().await,
-            ["wal-push", name] if acts => match wal::name(name) {
+            ["wal-push", name] if acts => match name.parse() {
                 Ok(name) => self.push(name).await,
-                Err(refusal) => refusal,
+                Err(_) => wal::no_name(name),
             },
-            ["wal", name] if method == Method::PUT => match wal::name(name) {
+            ["wal", name] if method == Method::PUT => match name.parse() {
                 Ok(name) => self.take(name, request.into_body()).await,
-                Err(refusal) => unread(request.into_body(), refusal).await,
+                Err(_) => unread(request.into_body(), wal::no_name(name)).await,
             },
-            ["wal" | "wal-fetch" | "fetch", name] if asks => match wal::name(name) {
+            ["wal" | "wal-fetch" | "fetch", name] if asks => match name.parse() {
                 Ok(name) => self.give(name).await,
-                Err(refusal) => refusal,
+                Err(_) => wal::no_name(name),
             },
-            ["absent", name] if asks => match wal::name(name) {
+            ["absent", name] if asks => match name.parse() {
                 Ok(name) => self.absent(name).await,
-                Err(refusal) => refusal,
+                Err(_) => wal::no_name(name),
             },
             // 404 would be the end of the archive to who asks for WAL.
             _ => answer::text(

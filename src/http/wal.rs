@@ -1,6 +1,7 @@
 //! WAL files: a body that is archived, a file of `pg_wal` that is archived, content that is sent.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
@@ -21,6 +22,9 @@ use crate::staging::wal::WalDraft;
 /// No segment is longer; a bound against mistakes.
 const LONGEST_BYTES: u64 = 1 << 30;
 
+/// How long a body may stall.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// Bytes read at once.
 const READ_BYTES: usize = 1 << 20;
 
@@ -29,7 +33,11 @@ impl Side {
     pub(super) async fn take(&self, name: WalName, mut body: Incoming) -> Answer {
         let announced = body.size_hint().exact();
         let mut draft = self.draft(name);
-        while let Some(frame) = body.frame().await {
+        loop {
+            let Ok(frame) = tokio::time::timeout(SILENCE, body.frame()).await else {
+                return answer::text(StatusCode::REQUEST_TIMEOUT, "the body has stalled");
+            };
+            let Some(frame) = frame else { break };
             let data = match frame.map(|frame| frame.into_data()) {
                 Ok(Ok(data)) => data,
                 Ok(Err(_)) => continue,
@@ -62,6 +70,18 @@ impl Side {
                 "it is not known where pg_wal is. HINT: pgdata in the configuration, or PGDATA; or send the file by PUT /wal/NAME",
             );
         };
+        // PostgreSQL marks a file when it is done with it, before it asks for it to be archived. A segment that it is writing
+        // looks whole: it is as long as one, with old bytes behind.
+        let mark = pg_wal.join(format!("archive_status/{name}.ready"));
+        if !tokio::fs::try_exists(&mark).await.unwrap_or(false) {
+            return answer::text(
+                StatusCode::CONFLICT,
+                format!(
+                    "{name} is not archived: PostgreSQL has not marked it as ready, there is no {}",
+                    mark.display()
+                ),
+            );
+        }
         match self.read(&pg_wal.join(name.to_string()), name).await {
             Ok(draft) => self.archive_draft(name, draft).await,
             Err(error) => answer::text(
@@ -190,12 +210,10 @@ fn missing(name: WalName, error: &Missing) -> Answer {
     answer::text(StatusCode::SERVICE_UNAVAILABLE, error)
 }
 
-/// A name that is one of a WAL file.
-pub(super) fn name(text: &str) -> Result<WalName, Answer> {
-    text.parse().map_err(|_| {
-        answer::text(
-            StatusCode::BAD_REQUEST,
-            format!("{text:?} is no name of a WAL file"),
-        )
-    })
+/// The answer to a name that is none of a WAL file.
+pub(super) fn no_name(text: &str) -> Answer {
+    answer::text(
+        StatusCode::BAD_REQUEST,
+        format!("{text:?} is no name of a WAL file"),
+    )
 }

@@ -99,8 +99,10 @@ impl Entry {
         let Some(option) = known.get(&self.name) else {
             return Err(wrong(unknown(&self.name, known.keys())));
         };
-        if reference::resolve(&self.name, &self.value)?.is_some() {
-            return Ok(());
+        if let Some(value) = reference::resolve(&self.name, &self.value)? {
+            // It may be a secret: it is not shown.
+            let reason = || format!("{}: what is in {} cannot be its value", self.name, self.value);
+            return refusal(option, &value).map_or(Ok(()), |_| Err(wrong(reason())));
         }
         refusal(option, &self.value).map_or(Ok(()), |reason| Err(wrong(format!("{}: {reason}", self.name))))
     }

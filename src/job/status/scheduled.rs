@@ -4,7 +4,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::archive::turns::{Job, Plan, Told};
+use crate::archive::turns::{Job, Plan, Told, horizon};
 use crate::archive::{Archive, Error};
 use crate::schedule::Schedule;
 use crate::store::Patience;
@@ -48,13 +48,22 @@ pub(super) async fn all(
     Ok(scheduled)
 }
 
+/// Has nobody given a sign of life for longer than any lease?
+fn is_silent(told: &Told, now: Timestamp) -> bool {
+    let signs = told
+        .signs
+        .iter()
+        .filter_map(|(_, at, _)| Timestamp::try_from(*at).ok());
+    signs.max().is_none_or(|last| now.duration_since(last) > LATE)
+}
+
 async fn of_job(
     archive: &Archive,
     (job, plan): (Job, Plan),
     turns: &[Told],
     (now, patience): (Timestamp, Patience),
 ) -> Result<Scheduled, Error> {
-    let newest = turns.last();
+    let newest = turns.iter().rfind(|told| told.turn.due <= horizon(now));
     let mut of_newest = (None, None, None);
     if let Some(newest) = newest {
         of_newest = archive.told(&newest.turn, patience).await?;
@@ -64,20 +73,22 @@ async fn of_job(
         (Some(last), _) => archive.told(&last.turn, patience).await?.2,
         (None, _) => None,
     };
-    let is_open = newest.is_some_and(|newest| !newest.is_done);
+    let is_open = newest.is_some_and(|newest| !newest.is_done && !is_silent(newest, now));
     let rule = plan.schedule.parse::<Schedule>().ok();
     let zone = plan.zone.as_deref().map(TimeZone::get);
     let rule = match (rule, zone) {
         (Some(rule), Some(Ok(zone))) => Some(rule.in_zone(zone)),
         (rule, _) => rule,
     };
-    let latest = rule.as_ref().and_then(|rule| rule.latest(now));
-    let missed = latest.filter(|latest| {
-        let is_taken = newest.is_some_and(|newest| newest.turn.due >= *latest);
-        *latest > plan.since && !is_taken && !is_open && now.duration_since(*latest) > LATE
-    });
+    let done_until = turns
+        .iter()
+        .rfind(|told| told.is_done && told.turn.due <= horizon(now));
+    let last = done_until.map_or(plan.since.min(now), |told| told.turn.due.max(plan.since.min(now)));
+    let first_missed = rule.as_ref().and_then(|rule| rule.next(last));
+    let missed = first_missed.filter(|due| !is_open && now.duration_since(*due) > LATE);
     let (claim, alive) = (of_newest.0, of_newest.1);
-    let failed = alive.filter(|_| is_open);
+    let is_undone = newest.is_some_and(|newest| !newest.is_done);
+    let failed = alive.filter(|_| is_undone);
     Ok(Scheduled {
         job,
         schedule: plan.schedule,
