@@ -25,7 +25,7 @@ use crate::schedule::Schedule;
 /// Do by a schedule what commands do by hand: back up, prune, verify, copy
 ///
 /// Stays in the foreground, with log lines on standard error. Each job is the command of that name, as a process of its own with
-/// the settings of this one: [prune] keep-last is what `walfs prune` keeps. Several hosts may have the same schedule: each due run
+/// the settings of this one: keep-last of `[prune]` is what `walfs prune` keeps. Several hosts may have the same schedule: each due run
 /// is done by one of them. What was missed is done once. With a mount point the archive is mounted, too, and mounted again if
 /// that ends. SIGTERM and Ctrl-C end what is running, and then the agent.
 #[derive(Debug, Args)]

@@ -3,7 +3,7 @@
 //!
 //! The index of a segment tells where its records end, for one request; what `walfs verify` remembers tells of damage that an
 //! index does not know. Nothing rests on either alone: the segment itself is read and its pages are looked at, of
-//! [`MOST_READS`] segments at most. A segment without an index is looked at only if `verify` has found something. Of what leads
+//! `MOST_READS` segments at most. A segment without an index is looked at only if `verify` has found something. Of what leads
 //! on the archive's handle keeps note, as nothing archived changes.
 
 use std::collections::BTreeSet;

@@ -234,7 +234,9 @@ mod tests {
     fn the_end_is_behind_a_switch_or_before_a_hole() {
         let (bytes, switch) = pages(&[100, 3 * PAGE, 0], 8);
         assert_eq!(end(&bytes), WalEnd::Switch(switch));
-        let (mut bytes, _) = pages(&[100, 9 * PAGE], 8);
+        // Up to the last byte of the last page.
+        let rest = 8 * PAGE - 144 - 7 * SHORT_HEADER_BYTES;
+        let (mut bytes, _) = pages(&[100, rest], 8);
         assert_eq!(end(&bytes), WalEnd::GoesOn);
         bytes[2 * PAGE..3 * PAGE].fill(0);
         assert_eq!(end(&bytes), WalEnd::NoWal(2 * PAGE as u64));
