@@ -173,6 +173,17 @@ fn a4_what_is_wrong_in_the_file_is_told_with_its_line_and_nothing_is_done() {
     ] {
         refused(&desk.walfs(&["--config", config, "wal-list"]), 2, &[config, word]);
     }
+    // A variable that is misspelt is told to who asks.
+    let mut check = desk.command();
+    check.env("WALFS_PRUNE_KEEP_LSAT", "3").args(["config", "check"]);
+    let words = ["WALFS_PRUNE_KEEP_LSAT", "prune-keep-last?"];
+    refused(&check.output().expect("run walfs"), 2, &words);
+    // What is in a file is not shown, also where it is wrong.
+    let secret = desk.world.owned_file("secret", b"geheim\n");
+    let file = desk.file(&format!("[prune]\nkeep-last = \"file:{}\"\n", secret.display()));
+    let check = desk.walfs(&["--config", &file, "config", "check"]);
+    refused(&check, 2, &["test.toml:2", "prune-keep-last"]);
+    assert!(!said(&check).contains("geheim"), "{}", said(&check));
     let nameless = desk.walfs(&["--config", "no-such-name", "wal-list"]);
     refused(&nameless, 2, &["/etc/walfs/no-such-name.toml"]);
 }

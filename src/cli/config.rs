@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::connect::has_password;
 use super::out::Out;
-use super::settings::{FORERUNNERS, Origin, Setting, Settings};
-use super::{Cli, complain};
+use super::settings::{FORERUNNERS, Origin, Setting, Settings, unknown_variables};
+use super::{Cli, EXIT_USAGE, complain};
 
 /// Shown in place of a secret.
 const HIDDEN: &str = "(hidden)";
@@ -51,7 +51,7 @@ pub struct ConfigArgs {
 enum Action {
     /// Show each setting, its value, and where that comes from
     Show(ShowArgs),
-    /// Check the file: unknown names, values that cannot be
+    /// Check the file and the environment: unknown names, values that cannot be
     ///
     /// It is read by every other command, too; this one does nothing else. Exit codes: 0 it is right, 2 it is not.
     Check,
@@ -78,6 +78,11 @@ fn forerunners() -> String {
 
 /// Runs `walfs config`.
 pub(super) fn run(arguments: &ConfigArgs, settings: &Settings) -> ExitCode {
+    let unknown = unknown_variables(&command());
+    unknown.iter().for_each(|word| complain(word));
+    if matches!(arguments.action, Action::Check) && !unknown.is_empty() {
+        return ExitCode::from(EXIT_USAGE);
+    }
     let mut out = Out::new();
     let written = match &arguments.action {
         Action::Show(show) if show.json => json(&mut out, settings),

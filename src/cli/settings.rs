@@ -155,6 +155,25 @@ fn variable(name: &str) -> String {
     format!("{PREFIX}{}", name.to_ascii_uppercase().replace('-', "_"))
 }
 
+/// Variables that are none of a setting, and mean something else.
+const OTHER_VARIABLES: [&str; 4] = ["WALFS_CONFIG", "WALFS_READY_FD", "WALFS_OPTIONS", "WALFS"];
+
+/// What is wrong with variables of the environment that look like settings and are none. Other programs may have set them, so
+/// only who asks is told.
+pub(super) fn unknown_variables(command: &Command) -> Vec<String> {
+    let known = known(command);
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let unknown = names.filter(|name| name.starts_with(PREFIX) && !OTHER_VARIABLES.contains(&name.as_str()));
+    let told = unknown.filter_map(|variable| {
+        let name = variable
+            .strip_prefix(PREFIX)?
+            .to_ascii_lowercase()
+            .replace('_', "-");
+        (!known.contains_key(&name)).then(|| format!("{variable}: {}", file::unknown(&name, known.keys())))
+    });
+    told.collect()
+}
+
 /// The options that are settings, by their names, in all commands. Of one that several commands have, the first.
 fn known(command: &Command) -> BTreeMap<String, Arg> {
     let mut known = BTreeMap::new();
