@@ -222,6 +222,13 @@ fn s5_a_value_may_be_in_a_file_of_its_own_and_is_not_shown() {
         desk.shown(&mut command, "backup-primary").0,
         Some("(hidden)".into())
     );
+    let mut command = desk.command();
+    command.env("WALFS_HOOK_FAILED", "curl -H 'Authorization: Bearer geheim' x");
+    let (shown, from) = desk.shown(&mut command, "hook-failed");
+    assert_eq!(
+        (shown, from),
+        (Some("(hidden)".into()), Some("WALFS_HOOK_FAILED".into()))
+    );
     // Two lines, or no file, are no value.
     let two = desk.world.owned_file("two", b"one\ntwo\n");
     for path in [

@@ -115,7 +115,9 @@ fn command() -> Command {
 
 fn value(setting: &Setting) -> Option<&str> {
     let value = setting.value.as_deref()?;
-    Some(if has_password(value) { HIDDEN } else { value })
+    // A hook often has the token of where it tells.
+    let may_be_secret = setting.name.starts_with("hook-") || has_password(value);
+    Some(if may_be_secret { HIDDEN } else { value })
 }
 
 fn origin(origin: &Origin) -> String {
