@@ -11,8 +11,10 @@ use serde_json::Value;
 use super::common::basebackup::{Place, Site};
 use super::common::postgres::send;
 use super::common::s3::S3Server;
+use super::common::user::{User, is_root};
 use super::common::wait;
-use super::common::world::World;
+use super::common::walfs::BINARY;
+use super::common::world::{World, mounts_beneath};
 
 /// An agent, which leads a group of processes.
 struct Agent {
@@ -499,4 +501,47 @@ fn s3_a_hook_that_floods_or_sleeps_is_bounded() {
     let agent = Agent::start(&site, "leaves.log", &[], &leaves);
     wait::until("the backup", || (complete(&site) == 1).then_some(()));
     agent.stop();
+}
+
+/// The mount of an agent is there again when its process has died, and goes with the agent.
+#[test]
+fn a1_the_mount_of_an_agent_is_made_again() {
+    let world = World::new("mounts");
+    let log = world.path().join("agent.log");
+    let mut command = User::caller().command(BINARY);
+    command
+        .args(["agent", "--create", "--archive"])
+        .arg(world.archive())
+        .arg("--mountpoint")
+        .arg(world.mountpoint())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&log).expect("make the log"))
+        .process_group(0);
+    if is_root() {
+        command.env("WALFS_USER", &User::postgres().name);
+    }
+    let agent = Agent {
+        process: command.spawn().expect("run walfs"),
+        log,
+    };
+    let user = User::postgres();
+    let answers = || {
+        let listed = user.command("ls").arg(world.mountpoint().join("wal")).output();
+        listed.expect("run ls").status.success().then_some(())
+    };
+    wait::until("the mount", answers);
+    // Each thread has children of its own.
+    let threads = fs::read_dir(format!("/proc/{}/task", agent.process.id())).expect("its threads");
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let children = children.collect::<String>();
+    let mount = children
+        .split_whitespace()
+        .next()
+        .and_then(|number| number.parse().ok());
+    send(mount.expect("a mount"), libc::SIGKILL);
+    agent.wait_for("starting it again");
+    wait::until("the mount again", answers);
+    agent.stop();
+    assert_eq!(mounts_beneath(world.path()), Vec::<PathBuf>::new());
 }
