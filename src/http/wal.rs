@@ -13,14 +13,11 @@ use tokio::sync::mpsc;
 
 use super::answer::{self, Answer};
 use super::routes::Side;
-use crate::job::wal_file::{self, Missing};
+use crate::job::wal_file::{self, LONGEST_BYTES, Missing};
 use crate::pg::WalName;
 use crate::read::PIECE_BYTES;
 use crate::staging::Draft;
 use crate::staging::wal::WalDraft;
-
-/// No segment is longer; a bound against mistakes.
-const LONGEST_BYTES: u64 = 1 << 30;
 
 /// How long a body may stall.
 const SILENCE: Duration = Duration::from_secs(60);

@@ -9,6 +9,9 @@ use crate::pg::WalName;
 use crate::staging::{Draft, Staging};
 use crate::store::Patience;
 
+/// No segment is longer; a bound against mistakes.
+pub const LONGEST_BYTES: u64 = 1 << 30;
+
 /// Why a file that is not archived proves nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum Missing {

@@ -20,16 +20,13 @@ use crate::archive::wal::{Early, EarlyFile, WalMeta};
 use crate::assemble;
 use crate::cache::Cache;
 use crate::codec;
-use crate::job::wal_file::{self, come_meanwhile};
+use crate::job::wal_file::{self, LONGEST_BYTES, come_meanwhile};
 use crate::long_write;
 use crate::pg::WalName;
 use crate::read::{PIECE_BYTES, Reader};
 use crate::staging::wal::WalDraft;
 use crate::staging::{Draft, Staging};
 use crate::store::Patience;
-
-/// No segment is longer; a bound against mistakes.
-const LONGEST_BYTES: u64 = 1 << 30;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 1 << 20;
