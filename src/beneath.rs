@@ -231,6 +231,14 @@ impl Root {
     /// Those of `unlinkat(2)` and `openat(2)`, `EISDIR` for a directory in its place; a link in the way.
     pub(crate) fn create(&self, inside: &Path, mode: u32) -> io::Result<File> {
         self.remove_file(inside)?;
+        self.create_new(inside, mode)
+    }
+
+    /// Makes a file where nothing is, empty, with exactly this mode.
+    ///
+    /// # Errors
+    /// Those of `openat(2)`, `EEXIST` for whatever is there; a link in the way.
+    pub(crate) fn create_new(&self, inside: &Path, mode: u32) -> io::Result<File> {
         let (parent, name) = self.parent(inside)?;
         let flags = FILE.union(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL);
         let file = File::from(rustix::fs::openat(&parent, name, flags, Mode::from(0o600))?);

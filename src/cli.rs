@@ -23,6 +23,7 @@ pub mod completions;
 pub mod config;
 pub mod connect;
 pub mod copy;
+pub mod init;
 mod interrupts;
 mod log;
 pub mod man;
@@ -81,6 +82,7 @@ environment.";
 
 const MANUAL: &str = "\
 Examples:
+  sudo walfs init
   walfs mount --daemon --user postgres s3://bucket/prefix /mnt/walfs
   walfs postgres-config --mountpoint /mnt/walfs
   walfs backup --archive s3://bucket/prefix
@@ -110,19 +112,24 @@ identity, container or instance. Never from the command line, and they are not l
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(alias = "setup")]
+    Init(init::InitArgs),
     Mount(mount::MountArgs),
     #[command(visible_alias = "unmount")]
     Umount(mount::UmountArgs),
+    #[command(alias = "archive")]
     WalPush(wal::PushArgs),
+    #[command(alias = "fetch")]
     WalFetch(wal::FetchArgs),
-    #[command(visible_alias = "wal-show")]
+    #[command(visible_alias = "wal-show", alias = "lswal")]
     WalList(wal::ListArgs),
     WalFind(wal_find::FindArgs),
     WalVerify(wal_verify::VerifyArgs),
     Verify(verify::VerifyArgs),
     Copy(copy::CopyArgs),
-    #[command(visible_alias = "backup-push")]
+    #[command(visible_alias = "backup-push", alias = "basebackup")]
     Backup(backup::BackupArgs),
+    #[command(alias = "ls")]
     BackupList(backup_list::ListArgs),
     BackupShow(backup_list::ShowArgs),
     BackupFinish(backup_finish::FinishArgs),
@@ -140,7 +147,11 @@ enum Command {
     PostgresConfig(postgres_config::PostgresConfigArgs),
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
+    #[command(alias = "genman")]
     Man(man::ManArgs),
+    /// What `walfs init` runs as the user that walfs will run as
+    #[command(hide = true)]
+    InitTrial(init::TrialArgs),
     /// What mount(8) calls for a file system of type walfs
     #[command(hide = true, disable_help_flag = true)]
     MountHelper(MountHelperArgs),
@@ -198,7 +209,10 @@ fn mount_for_mount8(arguments: Vec<OsString>) -> ExitCode {
 pub fn main() -> ExitCode {
     outlive_the_terminal();
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let fetches = arguments.get(1).is_some_and(|command| command == "wal-fetch");
+    // Options of all commands may stand before it, and what is wrong with them counts as well.
+    let fetches = arguments
+        .iter()
+        .any(|word| word == "wal-fetch" || word == "fetch");
     let wrong_usage = |code| match code {
         _ if fetches => ExitCode::from(FETCH_FAILED),
         code => ExitCode::from(code),
@@ -225,6 +239,8 @@ pub fn main() -> ExitCode {
         log::choose(level);
     }
     match cli.command {
+        Command::Init(arguments) => init::run(&arguments, &settings, cli.config.as_ref()),
+        Command::InitTrial(arguments) => init::run_trial(&arguments),
         Command::Config(arguments) => config::run(&arguments, &settings),
         Command::Agent(arguments) => {
             settings::hand_on(&Cli::command(), &matches);

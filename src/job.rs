@@ -24,6 +24,7 @@ pub mod runs;
 pub mod status;
 pub mod sweep;
 mod time_stop;
+pub mod trial;
 pub mod verify;
 pub mod wal_file;
 pub mod wal_find;

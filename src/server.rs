@@ -18,6 +18,7 @@ use crate::pg::control::CHECKSUMS_ON;
 use crate::pg::{Lsn, SegmentSize, SystemId};
 
 mod archiver;
+mod archiving;
 mod conninfo;
 mod parameters;
 mod passfile;
@@ -27,6 +28,7 @@ mod settings;
 mod target;
 
 pub use archiver::Archiver;
+pub use archiving::{Archiving, Change};
 pub use primary::Ended;
 pub use settings::{Settings, SettingsFile};
 pub use target::{Resolved, Target};

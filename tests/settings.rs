@@ -163,8 +163,13 @@ fn a4_what_is_wrong_in_the_file_is_told_with_its_line_and_nothing_is_done() {
         );
         // PostgreSQL takes 2 for the end of the archive.
         let target = target.to_str().expect("a path of text");
-        let fetch = desk.walfs(&["wal-fetch", "--config", &file, SEGMENT, target]);
-        refused(&fetch, 255, words);
+        for before in [
+            &["wal-fetch", "--config", &file][..],
+            &["--config", &file, "wal-fetch"],
+        ] {
+            let fetch = [before, &[SEGMENT, target]].concat();
+            refused(&desk.walfs(&fetch), 255, words);
+        }
     }
     assert!(!target.exists());
     for (config, word) in [

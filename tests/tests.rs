@@ -33,6 +33,8 @@ mod lost;
 mod odd;
 // The harness on its own, without walfs.
 mod harness;
+// From nothing to a configuration that was tried.
+mod init;
 // Directories as the kernel reads them, without the kernel.
 mod listing;
 // mount(8), fstab, systemd and --daemon: what brings a mount up at boot.

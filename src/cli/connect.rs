@@ -1,5 +1,7 @@
 //! Options that say which PostgreSQL server, as the tools of PostgreSQL spell them.
 
+use std::ffi::OsString;
+
 use clap::Args;
 
 use crate::server::{self, Resolved, Target};
@@ -54,6 +56,21 @@ pub struct ConnectArgs {
 }
 
 impl ConnectArgs {
+    /// The options that were given, as words of another command line.
+    pub fn words(&self) -> Vec<OsString> {
+        let port = self.port.map(|port| port.to_string());
+        let given = [
+            ("--dbname", self.dbname.clone()),
+            ("--host", self.host.clone()),
+            ("--port", port),
+            ("--username", self.username.clone()),
+        ];
+        let given = given
+            .into_iter()
+            .filter_map(|(name, value)| Some([name.into(), value?.into()]));
+        given.flatten().collect()
+    }
+
     /// Fills in what was not said, from the environment and the password file.
     ///
     /// # Errors

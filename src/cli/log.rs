@@ -4,13 +4,13 @@
 //! or a pipe that nobody reads does not take is dropped, and counted.
 //!
 //! The file of `--log-file` is opened once the mount has become its user, so that no link in a directory of theirs leads
-//! walfs to a file that is not theirs. Lines from before go to whoever starts the daemon, and into the file later.
+//! walfs to a file that is not theirs. One that is not there root makes for them before, as in `/var/log`. Lines from before go to whoever starts the daemon, and into the file later.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -19,6 +19,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
+use crate::beneath::Root;
+use crate::linux::kernel::Owner;
 use crate::printable::{printable_lines, shortened};
 
 /// Bytes of one line: what a store answered may be longer.
@@ -110,6 +112,20 @@ pub(super) fn start(usual: &str) {
     let _ = tracing_subscriber::registry()
         .with(lines.with_filter(filter).with_filter(LevelFilter::DEBUG))
         .try_init();
+}
+
+/// Makes the file for the daemon's user, who mostly may not where logs are. What is there stays as it is, and no link is
+/// followed. If it cannot be made, the user finds out what to say of it.
+pub(super) fn make(file: &Path, owner: Owner) {
+    let make = || -> io::Result<()> {
+        let file = std::path::absolute(file)?;
+        let inside = file.strip_prefix("/").unwrap_or(&file);
+        let made = Root::open(Path::new("/"))?.create_new(inside, 0o600)?;
+        fchown(&made, Some(owner.uid), Some(owner.gid))
+    };
+    if let Err(error) = make() {
+        tracing::debug!("{}: {error}", file.display());
+    }
 }
 
 /// From now on the lines go to `file`, or nowhere else than so far. To be called by the daemon's user.

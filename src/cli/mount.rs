@@ -255,10 +255,14 @@ fn mount_point(arguments: &MountArgs) -> Result<serve::Waiting, String> {
         tracing::warn!("{ONLY_ROOT}");
     }
     let user = arguments.user.as_deref().map(kernel::lookup_user).transpose();
+    let user = user.map_err(|error| error.to_string())?;
+    if let (Some(user), Some(file)) = (&user, &arguments.log_file) {
+        log::make(file, user.owner);
+    }
     let request = Request {
         mountpoint: arguments.mountpoint.clone(),
         source: arguments.archive.clone(),
-        user: user.map_err(|error| error.to_string())?,
+        user,
         allow_other: arguments.allow_other,
         read_only: arguments.read_only,
     };

@@ -98,16 +98,13 @@ pub struct DirectCommands<'a> {
 ///
 /// The first of each kind is active, the alternatives are comments.
 pub fn postgres_config(mountpoint: &Path, direct: DirectCommands<'_>) -> String {
-    let wal = quoted(mountpoint.join("wal").as_os_str());
-    let archive = [br#"cp "%p" "#, &wal[..], b"/%f"].concat();
     let restore = standby_restore_command(mountpoint);
-    let push = [&words(direct.push)[..], br#" "%p""#].concat();
     let fetch = fetch_command(direct.fetch);
     let standby_fetch = standby_fetch_command(direct.fetch);
     [
         ARCHIVING.to_owned(),
         line("archive_mode", "on"),
-        line("archive_command", &setting(&archive)),
+        line("archive_command", &setting(&archive_command(mountpoint))),
         line("archive_timeout", "60s"),
         RESTORING.to_owned(),
         line("restore_command", &setting(&restore_command(mountpoint))),
@@ -116,12 +113,23 @@ pub fn postgres_config(mountpoint: &Path, direct: DirectCommands<'_>) -> String 
         line("#primary_conninfo", "'host=PRIMARY user=REPLICATOR'"),
         line("#restore_command", &setting(&restore)),
         WITHOUT_MOUNT.to_owned(),
-        line("#archive_command", &setting(&push)),
+        line("#archive_command", &setting(&push_command(direct.push))),
         line("#restore_command", &setting(&fetch)),
         STANDBY_WITHOUT_MOUNT.to_owned(),
         line("#restore_command", &setting(&standby_fetch)),
     ]
     .concat()
+}
+
+/// The `archive_command` for the archive at `mountpoint`, unquoted.
+pub fn archive_command(mountpoint: &Path) -> Vec<u8> {
+    let wal = quoted(mountpoint.join("wal").as_os_str());
+    [br#"cp "%p" "#, &wal[..], b"/%f"].concat()
+}
+
+/// [`archive_command`] without a mount, by `walfs wal-push` and its options.
+pub fn push_command(push: &[&OsStr]) -> Vec<u8> {
+    [&words(push)[..], br#" "%p""#].concat()
 }
 
 /// The safe `restore_command` for the archive at `mountpoint`, unquoted: 1 only with a proof of absence, 255 otherwise.

@@ -23,7 +23,7 @@ use file::Entry;
 pub(super) use forerunners::FORERUNNERS;
 
 /// Where a configuration is looked for by its name.
-const DIRECTORY: &str = "/etc/walfs";
+pub(super) const DIRECTORY: &str = "/etc/walfs";
 
 /// The name of the one that is read if none is named.
 const USUAL: &str = "main";
@@ -117,6 +117,15 @@ pub(super) struct Settings {
 }
 
 impl Settings {
+    /// The file that a configuration of this name is in, or would be; that of the usual one without a name.
+    pub(super) fn place(config: Option<&OsStr>) -> PathBuf {
+        place(
+            config
+                .filter(|name| !name.is_empty())
+                .unwrap_or(OsStr::new(USUAL)),
+        )
+    }
+
     /// Every setting of every command, in the order of their names.
     pub(super) fn all(&self, command: &Command) -> Vec<Setting> {
         let known = known(command).into_iter();
@@ -258,6 +267,12 @@ fn read(
             complain(&format_args!("{} is left aside: {source}", path.display()));
             return Ok(found);
         }
+        // It will write one.
+        Err(Error::Read { source, .. })
+            if source.kind() == ErrorKind::NotFound && is_init(command, arguments) =>
+        {
+            return Ok(found);
+        }
         read => read?,
     };
     for entry in entries {
@@ -369,17 +384,23 @@ fn named(arguments: &[OsString]) -> Option<OsString> {
     None
 }
 
+/// The command line, as far as it can be read without the file.
+fn matched(command: &Command, arguments: &[OsString]) -> Option<ArgMatches> {
+    let command = command.clone().ignore_errors(true);
+    command.try_get_matches_from(arguments).ok()
+}
+
+fn is_init(command: &Command, arguments: &[OsString]) -> bool {
+    matched(command, arguments).is_some_and(|matches| matches.subcommand_name() == Some("init"))
+}
+
 /// Does the command line say which archive, as far as it can be read without the file?
 fn names_archive(command: &Command, arguments: &[OsString]) -> bool {
     let is_option = |word: &OsString| {
         word.to_str()
             .is_some_and(|word| word == "--archive" || word.starts_with("--archive="))
     };
-    let parsed = command
-        .clone()
-        .ignore_errors(true)
-        .try_get_matches_from(arguments);
-    let parsed = parsed.ok().and_then(|matches| {
+    let parsed = matched(command, arguments).and_then(|matches| {
         let (_, of_command) = matches.subcommand()?;
         ["archive", "from"].into_iter().find_map(|id| {
             let value = of_command.try_get_one::<String>(id).ok().flatten()?;
