@@ -249,7 +249,7 @@ impl Look {
         Ok(living)
     }
 
-    /// As `restore` decides it: a backup of another end was begun after its newest WAL. Both clocks must say so: that of the
+    /// As `restore` decides it: a backup of another end was begun after its last WAL was archived. Both clocks must say so: that of the
     /// backup's host, which may be ahead, and the store's, which in a copy tells when it was copied.
     async fn is_given_up(
         &self,
@@ -260,7 +260,7 @@ impl Look {
     ) -> Result<bool, Error> {
         let mut ranges = self.ranges.timelines.iter();
         let own = ranges.find(|ranges| ranges.timeline == end.timeline());
-        let archived = own.and_then(|own| own.runs.iter().map(|run| run.newest).max());
+        let archived = own.and_then(|own| Some(own.runs.last()?.archived_at));
         let first = SegmentName::from_number(end.timeline(), 0, size);
         let received = match first {
             Some(first) => archive.received_from(first, None, patience).await?,

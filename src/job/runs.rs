@@ -2,15 +2,15 @@
 
 use std::time::SystemTime;
 
-/// Segments that follow each other, by number, both ends included; and the time of the newest.
+/// Segments that follow each other, by number, both ends included; and the time of the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     /// Number of the first.
     pub first: u64,
     /// Number of the last.
     pub last: u64,
-    /// When the newest of them was archived, by the store's clock.
-    pub newest: SystemTime,
+    /// When the last of them was archived, by the store's clock. An earlier one may be younger: a copy has brought it back.
+    pub archived_at: SystemTime,
 }
 
 impl Run {
@@ -28,12 +28,12 @@ pub(super) fn push(runs: &mut Vec<Run>, number: u64, modified: SystemTime) {
     match runs.last_mut() {
         Some(run) if run.last + 1 == number => {
             run.last = number;
-            run.newest = run.newest.max(modified);
+            run.archived_at = modified;
         }
         _ => runs.push(Run {
             first: number,
             last: number,
-            newest: modified,
+            archived_at: modified,
         }),
     }
 }

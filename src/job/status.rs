@@ -330,10 +330,10 @@ fn last_segment(timelines: &[TimelineRanges], size: SegmentSize) -> Option<Archi
     let runs = timelines
         .iter()
         .flat_map(|own| own.runs.iter().map(|run| (own.timeline, run)));
-    let (timeline, run) = runs.max_by_key(|(_, run)| run.newest)?;
+    let (timeline, run) = runs.max_by_key(|(_, run)| run.archived_at)?;
     Some(Archived {
         name: SegmentName::from_number(timeline, run.last, size)?.to_string(),
-        at: time(run.newest),
+        at: time(run.archived_at),
     })
 }
 

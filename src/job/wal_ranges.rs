@@ -360,8 +360,12 @@ mod tests {
 
     fn judged(made: &[Made<'_>]) -> Vec<TimelineRanges> {
         let found = made.iter().map(|(timeline, runs, history)| {
-            let newest = SystemTime::UNIX_EPOCH;
-            let run = |&(first, last): &(u64, u64)| Run { first, last, newest };
+            let archived_at = SystemTime::UNIX_EPOCH;
+            let run = |&(first, last): &(u64, u64)| Run {
+                first,
+                last,
+                archived_at,
+            };
             let entry = |&(timeline, segment): &(u32, u64)| HistoryEntry {
                 timeline: Timeline(timeline),
                 end: Lsn(segment * MIB + 77),

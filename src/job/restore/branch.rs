@@ -16,7 +16,7 @@ pub struct Branch {
     pub last: Option<SegmentName>,
     /// The last one behind it of which there is the beginning: received, or archived as `.partial`.
     pub received: Option<SegmentName>,
-    /// When its newest WAL was archived or received, by the store's clock.
+    /// When its last WAL was archived or received, by the store's clock.
     pub newest: Option<SystemTime>,
 }
 

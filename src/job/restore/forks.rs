@@ -150,6 +150,6 @@ pub(super) async fn branch(
         forked,
         last,
         received: received.filter(|received| last.is_none_or(|last| last < *received)),
-        newest: runs.iter().map(|run| run.newest).chain(received_at).max(),
+        newest: runs.last().map(|run| run.archived_at).max(received_at),
     })
 }

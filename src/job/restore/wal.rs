@@ -29,7 +29,7 @@ pub struct Reach {
     pub gap: Option<SegmentName>,
     /// Why it is missing.
     pub lack: Lack,
-    /// When the newest of the unbroken segments behind the backup was archived, by the store's clock.
+    /// When the last of the unbroken segments behind the backup was archived, by the store's clock.
     pub newest: Option<SystemTime>,
 }
 
@@ -230,7 +230,7 @@ fn add_up(stretches: &[Stretch], listed: Listed, stop: Lsn, size: SegmentSize) -
         }
         if run.last >= last {
             last = run.last;
-            newest = newest.max(Some(run.newest));
+            newest = Some(run.archived_at);
         }
     }
     // The one behind the last may be begun; one that is too short is none.
@@ -275,8 +275,12 @@ mod tests {
     }
 
     fn run(first: u64, last: u64) -> Run {
-        let newest = SystemTime::UNIX_EPOCH;
-        Run { first, last, newest }
+        let archived_at = SystemTime::UNIX_EPOCH;
+        Run {
+            first,
+            last,
+            archived_at,
+        }
     }
 
     fn reached(runs: &[(u64, u64)]) -> (String, Option<String>) {
