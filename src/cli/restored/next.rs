@@ -12,6 +12,9 @@ use crate::pg::setting::assignment;
 /// Where Debian and its relatives keep the settings of their clusters: a folder for each version, in it one for each cluster.
 const DEBIAN: &str = "/etc/postgresql";
 
+/// What starts them there.
+const PG_CTLCLUSTER: &str = "/usr/bin/pg_ctlcluster";
+
 /// The commands that an operator needs now; `user` must run the server, if it is another than who restores.
 pub(super) fn print(
     out: &mut impl Write,
@@ -31,7 +34,7 @@ pub(super) fn print(
             "  {psql} -c 'SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()'"
         )?;
     } else {
-        writeln!(out, "  tail -f /tmp/recovery.log")?;
+        writeln!(out, "  tail -f {}", commands.log())?;
     }
     say_recovery(out, options)?;
     say_archiving(out, &commands, options, place)
@@ -105,6 +108,8 @@ struct Commands {
     directory: PathBuf,
     /// Settings that lie elsewhere on this machine, where the backup has none.
     elsewhere: Option<PathBuf>,
+    /// Version and name of the cluster, if it is one of Debian's that is restored into its own place.
+    cluster: Option<(String, String)>,
 }
 
 impl Commands {
@@ -115,14 +120,19 @@ impl Commands {
             .map(|major| format!("/usr/lib/postgresql/{major}/bin/pg_ctl"))
             .filter(|program| Path::new(program).exists());
         let lacks_settings = report.lacking.contains(&"postgresql.conf");
+        let elsewhere = major
+            .filter(|_| lacks_settings)
+            .and_then(|major| settings_in(&Path::new(DEBIAN).join(major.to_string()), &options.directory));
         Self {
+            cluster: elsewhere
+                .as_deref()
+                .filter(|_| Path::new(PG_CTLCLUSTER).exists())
+                .and_then(|file| cluster_of(file, &options.directory)),
             pg_ctl: format!("{as_user}{}", pg_ctl.unwrap_or_else(|| "pg_ctl".into())),
             psql: format!("{as_user}psql"),
             as_user,
             directory: options.directory.clone(),
-            elsewhere: major.filter(|_| lacks_settings).and_then(|major| {
-                settings_in(&Path::new(DEBIAN).join(major.to_string()), &options.directory)
-            }),
+            elsewhere,
         }
     }
 
@@ -155,6 +165,9 @@ impl Commands {
     }
 
     fn start(&self) -> String {
+        if let Some((version, name)) = &self.cluster {
+            return format!("pg_ctlcluster {version} {name} start");
+        }
         let directory = quoted(self.directory.as_os_str());
         let settings = self.elsewhere.as_ref().map_or_else(String::new, |file| {
             // They name the original's directory, and the file of its process.
@@ -170,8 +183,19 @@ impl Commands {
         )
     }
 
+    /// Where it tells of its recovery.
+    fn log(&self) -> String {
+        match &self.cluster {
+            Some((version, name)) => format!("/var/log/postgresql/postgresql-{version}-{name}.log"),
+            None => "/tmp/recovery.log".to_owned(),
+        }
+    }
+
     /// `pg_ctl` keeps the options of the start.
     fn restart(&self) -> String {
+        if let Some((version, name)) = &self.cluster {
+            return format!("pg_ctlcluster {version} {name} restart");
+        }
         let directory = quoted(self.directory.as_os_str());
         format!("{} -D {directory} -l /tmp/recovery.log restart", self.pg_ctl)
     }
@@ -185,12 +209,22 @@ fn settings_in(version: &Path, directory: &Path) -> Option<PathBuf> {
         .collect();
     files.retain(|file| file.exists());
     files.sort();
-    let is_own = |file: &&PathBuf| {
-        let text = fs::read_to_string(file).unwrap_or_default();
-        let mut settings = text.lines().filter_map(assignment);
-        settings.any(|(name, value)| name == "data_directory" && Path::new(&value) == directory)
-    };
-    files.iter().find(is_own).or(files.first()).cloned()
+    let own = files.iter().find(|file| names_directory(file, directory));
+    own.or(files.first()).cloned()
+}
+
+/// Are these the settings of the cluster that has its data in this directory?
+fn names_directory(file: &Path, directory: &Path) -> bool {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let mut settings = text.lines().filter_map(assignment);
+    settings.any(|(name, value)| name == "data_directory" && Path::new(&value) == directory)
+}
+
+/// Version and name of the cluster whose settings these are, if it has its data in this directory.
+fn cluster_of(file: &Path, directory: &Path) -> Option<(String, String)> {
+    let cluster = file.parent().filter(|_| names_directory(file, directory))?;
+    let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+    Some((name(cluster.parent()?)?, name(cluster)?))
 }
 
 /// A user without a name is a number, which sudo takes for a name without its sign.
@@ -226,5 +260,9 @@ mod tests {
         assert!(found("/srv/main").ends_with("main/postgresql.conf"));
         assert!(found("/srv/other").ends_with("a/postgresql.conf"));
         assert_eq!(settings_in(Path::new("/nowhere"), Path::new("/srv/a")), None);
+        let version_of = version.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let cluster = |directory| cluster_of(&found("/srv/main"), Path::new(directory));
+        assert_eq!(cluster("/srv/main"), Some((version_of, "main".to_owned())));
+        assert_eq!(cluster("/srv/other"), None);
     }
 }

@@ -99,7 +99,8 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
                 ends.len(),
                 ends.join(", ")
             ),
-            "of two servers one archives here that should not, perhaps a restored copy: stop it, or give it a prefix of its own",
+            "after a recovery to an earlier state the next backup decides which; else one of two servers archives here that \
+             should not, perhaps a restored copy: stop it, or give it a prefix of its own",
         );
     }
     for own in &status.timelines {
@@ -178,7 +179,10 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
         if let Some((tries, error)) = &job.failed {
             let host = job.host.as_deref().unwrap_or("its host");
             add(
-                format!("the scheduled {name} has failed {tries} times on {host}: {error}"),
+                format!(
+                    "the scheduled {name} has failed on {host} ({tries} in a row): {}",
+                    first_line(error).trim_start_matches("walfs: ")
+                ),
                 "look at the log of `walfs agent` there; it tries again",
             );
         }
