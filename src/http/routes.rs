@@ -129,15 +129,22 @@ impl Side {
 
 /// The answer to who still sends: without that read, he would find a broken connection and no answer.
 async fn unread(mut body: Incoming, answer: Answer) -> Answer {
-    let mut bytes = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        bytes += frame.data_ref().map_or(0, Bytes::len);
-        if bytes > MOST_UNREAD_BYTES {
-            break;
+    let rest = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > MOST_UNREAD_BYTES {
+                break;
+            }
         }
-    }
+    };
+    // Who sends nothing must not keep the place of others, least of all if he may not even ask.
+    let _ = tokio::time::timeout(UNREAD, rest).await;
     answer
 }
+
+/// How long is read what nobody wants.
+const UNREAD: Duration = Duration::from_secs(2);
 
 /// Bytes of a body that are read though nobody wants them: a segment of the usual size.
 const MOST_UNREAD_BYTES: usize = 16 << 20;
