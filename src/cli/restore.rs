@@ -23,7 +23,7 @@ use crate::pg::{Lsn, Timeline};
 use super::connect::has_password;
 use super::options::{MemoryArgs, StoreArgs, open};
 use super::postgres_config::{
-    fetch_command, restore_command, standby_fetch_command, standby_restore_command,
+    fetch_command, http, restore_command, standby_fetch_command, standby_restore_command, url,
 };
 use super::{complain, moment, progress, restored, start_log};
 
@@ -153,6 +153,11 @@ struct RecoveryArgs {
     /// Where the archive will be mounted: restore_command is then a safe cp [default: walfs wal-fetch, without a mount]
     #[arg(long, value_name = "DIR", env = "WALFS_MOUNTPOINT", hide_env_values = true)]
     mountpoint: Option<PathBuf>,
+    /// The server reaches the archive by `walfs agent --listen` here: restore_command asks it, by curl or wget
+    ///
+    /// For a server in a container without walfs and without a mount. A --mountpoint counts for nothing beside it.
+    #[arg(long, value_name = "URL", value_parser = url)]
+    http: Option<String>,
 }
 
 /// See [`TargetAction`].
@@ -172,6 +177,7 @@ Examples:
   walfs restore --archive s3://bucket/prefix --delta --take-over LATEST /var/lib/postgresql/15/main
   walfs restore --archive /srv/archive --target-time '2026-11-21 13:59:00+01' --target-action promote LATEST /srv/pg
   walfs restore --archive /srv/archive --tablespace-mapping /srv/fast=/srv/fast2 monday /srv/copy
+  walfs restore --archive s3://bucket/prefix --http http://127.0.0.1:5000 LATEST /var/lib/postgresql/data
 
 What it writes beside the files of the backup: the WAL from the backup's start to its end, in pg_wal; lines in \
 postgresql.auto.conf, between two marks; recovery.signal or standby.signal; where tablespaces are, in pg_tblspc and \
@@ -328,9 +334,15 @@ fn target(arguments: &RecoveryArgs) -> Target {
     target.unwrap_or(Target::Latest)
 }
 
-/// The `restore_command` for what the server shall be: by the mount if it is named, by this program and these options
+/// The `restore_command` for what the server shall be: by HTTP or by the mount if one is named, by this program and these options
 /// otherwise.
 fn command(arguments: &RestoreArgs) -> Result<Vec<u8>, Failure> {
+    if let Some(url) = &arguments.recovery.http {
+        return Ok(match arguments.recovery.standby {
+            true => http::standby_restore_command(url),
+            false => http::restore_command(url),
+        });
+    }
     if let Some(mountpoint) = &arguments.recovery.mountpoint {
         let mountpoint = path::absolute(mountpoint)?;
         return Ok(match arguments.recovery.standby {
