@@ -78,6 +78,12 @@ pub struct RestoreArgs {
     /// May be given several times. NEWDIR is absolute, and empty or made. Where a name has =, write \=.
     #[arg(long, value_name = "OLDDIR=NEWDIR", value_parser = mapping)]
     tablespace_mapping: Vec<Mapping>,
+    /// Put settings that were not in the data directory back: those that were in OLDDIR go to NEWDIR
+    ///
+    /// The backup has them in walfs.settings/, under the path that they had; without this they stay there. May be given several
+    /// times. Nothing is replaced: a file that is there and differs is named and left, and so is a link.
+    #[arg(long, value_name = "OLDDIR=NEWDIR", value_parser = mapping)]
+    settings_mapping: Vec<Mapping>,
     /// As root: whom all files shall belong to [default: the numbers that they had in the backup]
     #[arg(long, value_name = "USER")]
     owner: Option<String>,
@@ -181,7 +187,8 @@ Examples:
 
 What it writes beside the files of the backup: the WAL from the backup's start to its end, in pg_wal; lines in \
 postgresql.auto.conf, between two marks; recovery.signal or standby.signal; where tablespaces are, in pg_tblspc and \
-tablespace_map. Settings files that are not in the data directory are not in the backup: bring them back yourself. \
+tablespace_map. Settings files that were not in the data directory are in walfs.settings/ of a backup by `walfs backup`: \
+--settings-mapping puts them back. \
 global/pg_control comes last. It is changed so that the server starts only with backup_label; backup_manifest describes \
 it as it is, so that pg_verifybackup passes.
 
@@ -260,7 +267,8 @@ async fn restore_backup(arguments: &RestoreArgs) -> Result<(), Failure> {
 /// A data directory in a mount of walfs would become a backup there.
 fn refuse_a_mount(options: &Options) -> Result<(), Failure> {
     let tablespaces = options.tablespaces.iter().map(|mapping| &mapping.new);
-    let others = options.waldir.iter().chain(tablespaces);
+    let settings = options.settings.iter().map(|mapping| &mapping.new);
+    let others = options.waldir.iter().chain(tablespaces).chain(settings);
     for directory in std::iter::once(&options.directory).chain(others) {
         if kernel::is_in_walfs(directory) {
             let directory = directory.display();
@@ -292,6 +300,7 @@ fn options(arguments: &RestoreArgs) -> Result<Options, Failure> {
         old_wal: old_wal(arguments)?,
         waldir: arguments.waldir.as_ref().map(path::absolute).transpose()?,
         tablespaces: arguments.tablespace_mapping.clone(),
+        settings: arguments.settings_mapping.clone(),
         owner: ownership(arguments.owner.as_deref())?,
         jobs: usize::from(arguments.jobs),
         sync: !arguments.no_sync,

@@ -56,6 +56,7 @@ mod lock;
 mod only_here;
 mod place;
 mod plan;
+mod put_back;
 pub(in crate::job) mod reachable;
 pub(in crate::job) mod received;
 mod saved;
@@ -96,6 +97,8 @@ pub struct Options {
     pub waldir: Option<PathBuf>,
     /// Tablespaces that go elsewhere.
     pub tablespaces: Vec<Mapping>,
+    /// Directories of settings that were not in the data directory, and where they go back to, absolute.
+    pub settings: Vec<Mapping>,
     /// Whom all files are given to; usual if the process is root, impossible otherwise. `None`: whose they are made by.
     pub owner: Ownership,
     /// Parts that are decoded at once, while more are fetched; usually 4.
@@ -159,6 +162,8 @@ pub struct Report {
     pub reach: Reach,
     /// Settings of the backup that were taken from the server, each with the reason.
     pub settings: Vec<String>,
+    /// Settings files that were put back beside the data directory.
+    pub put_back: Vec<PathBuf>,
     /// Files without which no server starts, and which the backup does not have.
     pub lacking: Vec<&'static str>,
     /// What the operator should know.
@@ -184,6 +189,7 @@ pub async fn restore(
     let mut checked = check::check(archive, options, data, progress, patience).await?;
     let mut report = report(&checked);
     if options.dry_run {
+        put_back(&checked, options, &mut report).await?;
         return Ok(report);
     }
     saved::archive(archive, &checked.roots, &checked.plan.saved)
@@ -229,11 +235,22 @@ pub async fn restore(
     if let Some(rest) = &checked.rest {
         report.warnings.extend(rest.bring(roots, access).await?);
     }
+    put_back(checked, options, &mut report).await?;
     let configured = complete(checked, roots, options, access, &mut control, progress)?;
     report.settings = configured.set_aside;
     report.lacking = configured.lacking;
     report.warnings.extend(configured.warnings);
     Ok(report)
+}
+
+/// Settings that were elsewhere, before a server can start.
+async fn put_back(checked: &Checked, options: &Options, report: &mut Report) -> Result<(), Error> {
+    let owner = owner(options.owner, &checked.source);
+    let done = put_back::put_back(&checked.source, options, owner).boxed();
+    let done = done.await?;
+    report.put_back = done.files;
+    report.warnings.extend(done.warnings);
+    Ok(())
 }
 
 /// A copy made by hand may have segments of its own, which may not be whole.
@@ -274,6 +291,7 @@ fn report(checked: &Checked) -> Report {
         tablespaces: checked.roots.bases.places.clone(),
         reach: checked.reach.clone(),
         settings: Vec::new(),
+        put_back: Vec::new(),
         lacking: Vec::new(),
         warnings: checked.warnings.clone(),
     }
