@@ -189,7 +189,9 @@ pub async fn restore(
     let mut checked = check::check(archive, options, data, progress, patience).await?;
     let mut report = report(&checked);
     if options.dry_run {
-        put_back(&checked, options, &mut report).await?;
+        put_back::put_back(&checked.source, options, &mut report)
+            .boxed()
+            .await?;
         return Ok(report);
     }
     saved::archive(archive, &checked.roots, &checked.plan.saved)
@@ -235,22 +237,14 @@ pub async fn restore(
     if let Some(rest) = &checked.rest {
         report.warnings.extend(rest.bring(roots, access).await?);
     }
-    put_back(checked, options, &mut report).await?;
+    put_back::put_back(&checked.source, options, &mut report)
+        .boxed()
+        .await?;
     let configured = complete(checked, roots, options, access, &mut control, progress)?;
     report.settings = configured.set_aside;
     report.lacking = configured.lacking;
     report.warnings.extend(configured.warnings);
     Ok(report)
-}
-
-/// Settings that were elsewhere, before a server can start.
-async fn put_back(checked: &Checked, options: &Options, report: &mut Report) -> Result<(), Error> {
-    let owner = owner(options.owner, &checked.source);
-    let done = put_back::put_back(&checked.source, options, owner).boxed();
-    let done = done.await?;
-    report.put_back = done.files;
-    report.warnings.extend(done.warnings);
-    Ok(())
 }
 
 /// A copy made by hand may have segments of its own, which may not be whole.

@@ -5,27 +5,19 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::content::Source;
 use super::error::Error;
 use super::finish::{LONGEST_TEXT, PERMISSIONS};
 use super::tablespaces::Mapping;
-use super::{Options, Owner, place};
+use super::{Options, Owner, Report, owner, place};
 use crate::archive::tree::{Content, Entry};
 use crate::beneath::{Kind, Root};
 use crate::pg::exclude::SETTINGS_FOLDER;
 
 /// The mode of a directory that is made for them.
 const DIRECTORY_MODE: u32 = 0o700;
-
-/// What was put back, or would be.
-#[derive(Debug, Default)]
-pub(super) struct PutBack {
-    pub files: Vec<PathBuf>,
-    /// What was not, and why.
-    pub warnings: Vec<String>,
-}
 
 /// What is where a file belongs.
 enum There {
@@ -47,22 +39,19 @@ pub(super) fn check(source: &Source, mappings: &[Mapping]) -> Result<(), Error> 
     Ok(())
 }
 
-/// Puts them back.
+/// Puts them back, before a server can start, or says what it would. What cannot be written is a warning: the backup is in place
+/// without it, and has it.
 ///
 /// # Errors
-/// The archive's. What cannot be written is a warning: the backup is in place without it, and has it.
-pub(super) async fn put_back(
-    source: &Source,
-    options: &Options,
-    owner: Option<Owner>,
-) -> Result<PutBack, Error> {
-    let mut done = PutBack::default();
+/// The archive's.
+pub(super) async fn put_back(source: &Source, options: &Options, report: &mut Report) -> Result<(), Error> {
+    let owner = owner(options.owner, source);
     for mapping in &options.settings {
         let entries = entries(source, mapping);
         if entries.is_empty() {
-            let Mapping { old, .. } = mapping;
-            done.warnings.push(format!(
-                "the backup has no settings that were in {old}, and none were put back"
+            report.warnings.push(format!(
+                "the backup has no settings that were in {}, and none were put back",
+                mapping.old
             ));
             continue;
         }
@@ -70,7 +59,7 @@ pub(super) async fn put_back(
             Ok(place) => place,
             Err(error) => {
                 let warning = format!("nothing is put back to {}: {error}", mapping.new.display());
-                done.warnings.push(warning);
+                report.warnings.push(warning);
                 continue;
             }
         };
@@ -83,21 +72,21 @@ pub(super) async fn put_back(
             };
             let left = match put {
                 Ok(There::Nothing) => {
-                    done.files.push(path);
+                    report.put_back.push(path);
                     continue;
                 }
                 Ok(There::TheSame) => continue,
                 Ok(There::Other(what)) => what.to_owned(),
                 Err(error) => error.to_string(),
             };
-            done.warnings.push(format!(
+            report.warnings.push(format!(
                 "{} is left as it is: {left}. The backup's is {} of the data directory",
                 path.display(),
                 String::from_utf8_lossy(&entry.path)
             ));
         }
     }
-    Ok(done)
+    Ok(())
 }
 
 /// The files of the backup that were below the old directory, and where in it.
