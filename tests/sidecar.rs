@@ -16,6 +16,9 @@ use super::common::wal;
 use super::common::walfs::walfs;
 use super::common::world::World;
 
+// Restored or backed up first, and what the server waits on.
+mod starting;
+
 /// An agent that listens on a port of its own.
 struct Sidecar {
     process: Child,
@@ -26,13 +29,20 @@ struct Sidecar {
 impl Sidecar {
     #[track_caller]
     fn start(world: &World, settings: &[(&str, &str)], arguments: &[&str]) -> Sidecar {
+        let archive = world.archive();
+        let archive = ("WALFS_ARCHIVE", archive.to_str().expect("a path of text"));
+        Sidecar::run(world, &[&[archive], settings].concat(), arguments)
+    }
+
+    /// Of an archive that the settings name.
+    #[track_caller]
+    fn run(world: &World, settings: &[(&str, &str)], arguments: &[&str]) -> Sidecar {
         let log = world.path().join("sidecar.log");
         let file = fs::File::create(&log).expect("make the log");
         let mut command = walfs(world, &User::postgres());
         command
             .args(["agent", "--create"])
             .args(arguments)
-            .env("WALFS_ARCHIVE", world.archive())
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
