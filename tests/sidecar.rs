@@ -335,17 +335,21 @@ fn lives(which: &str) {
     site.server.kill9();
     let dir = world.owned_dir("back");
     let restored = walfs(&world, &User::postgres())
-        .args(["restore", "LATEST"])
+        .args(["restore", "--http", &sidecar.url(), "LATEST"])
         .arg(dir.join("data"))
         .env("WALFS_ARCHIVE", world.archive())
         .output()
         .expect("run walfs");
     assert!(restored.status.success(), "{}", said(&restored));
-    let settings = [
-        ("restore_command", restore.as_str()),
-        ("archive_command", "false"),
-    ];
-    let mut back = Postgres::recovering(&dir, newest(), &settings);
+    let mut back = Postgres::recovering(&dir, newest(), &[("archive_command", "false")]);
+    // The file that counts is the one in which the restore has written a command of its own.
+    let path = dir.join("data/postgresql.auto.conf");
+    let mut written = fs::read_to_string(&path).expect("read the settings");
+    assert!(written.contains(&sidecar.url()), "{written}");
+    if !which.is_empty() {
+        written.push_str(&format!("restore_command = '{}'\n", restore.replace('\'', "''")));
+        fs::write(&path, written).expect("write the settings");
+    }
     back.start_recovery();
     assert_eq!(
         back.recovery_within(wait::LONG),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use super::{Sidecar, balanced, newest, wait, walfs};
+use crate::common::basebackup::Site;
 use crate::common::postgres::{Options, Postgres};
 use crate::common::recovery::Recovery;
 use crate::common::user::{User, said};
@@ -244,6 +245,51 @@ fn s7_restore_first_touches_no_cluster_and_nothing_else_that_is_there() {
     let token = world.owned_file("token", b"geheim\n");
     let openly = [("WALFS_HTTP_TOKEN_FILE", text(&token))];
     says(&refused(&empty, &openly), 2, "without a token");
+}
+
+/// A server that is let through by a restore that goes on would start on half of its data.
+#[test]
+fn b6_a_restore_leaves_the_lock_alone_also_one_that_goes_on() {
+    let world = World::new("locked");
+    let site = Site::local(&world);
+    // Left there, it is in no backup.
+    lock_again(site.server.data());
+    site.backup("monday");
+    let restore = |data: &Path| {
+        let mut restore = site.walfs("restore");
+        restore.args(["--no-archiving", "monday"]).arg(data);
+        restore.output().expect("run walfs")
+    };
+    let (free, data) = (world.owned_dir("free"), world.owned_dir("back"));
+    let output = restore(&free);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!free.join(LOCK).exists());
+    let waits = lock(&data);
+    let output = restore(&data);
+    assert!(output.status.success() && waits.exists(), "{}", said(&output));
+    // As an interruption leaves it.
+    let marker = fs::read(world.archive().join("walfs.json")).expect("read the marker");
+    let marker: serde_json::Value = serde_json::from_slice(&marker).expect("JSON");
+    let mark = serde_json::json!({
+        "archive_id": marker["archive_id"],
+        "backup": "monday",
+        "system_identifier": null,
+        "tablespaces": [],
+    });
+    fs::remove_file(data.join("global/pg_control")).expect("remove the control file");
+    world.owned_file("back/walfs-restore.json", mark.to_string().as_bytes());
+    world.owned_file("back/stranger", b"");
+    let output = restore(&data);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(waits.exists() && data.join("global/pg_control").exists());
+    assert!(!data.join("stranger").exists());
+    // A link of that name is somebody's.
+    let linked = world.owned_dir("linked");
+    symlink(&waits, linked.join(LOCK)).expect("make a link");
+    let output = restore(&linked);
+    assert!(said(&output).contains("is not empty"), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(linked.join(LOCK).is_symlink() && waits.exists());
 }
 
 #[test]
