@@ -55,7 +55,9 @@ impl RestoreFirst {
                 tell(&ended.report.unwrap_or_default());
                 if !self.takes_over {
                     tracing::warn!(
-                        "the restored server archives nothing (archive_mode is off), as the one that was backed up may live. HINT: if                          that is gone, restore-take-over = true before the restore; or, in the server, ALTER SYSTEM SET archive_mode =                          'on', and a restart"
+                        "the restored server archives nothing, unless its command line says archive_mode=on: the one that was \
+                         backed up may live. HINT: if that is gone, restore-take-over = true before the restore; or, in the \
+                         server, ALTER SYSTEM SET archive_mode = 'on', and a restart"
                     );
                 }
                 Ok(())
