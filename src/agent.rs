@@ -20,11 +20,13 @@ mod hook;
 mod kept;
 mod round;
 pub mod state;
+mod written;
 
 pub use child::Program;
 pub use hook::Hooks;
 use round::Round;
 use state::State;
+pub use written::keep_written;
 
 /// What an agent does.
 #[derive(Debug)]

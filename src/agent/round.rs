@@ -350,7 +350,10 @@ impl Round {
             None => tracing::info!("{}: done in {seconds:.1} s", self.job.name()),
         }
         self.state.note(self.job, |job| {
-            job.done += 1;
+            match trouble {
+                Some(_) => job.troubles += 1,
+                None => job.done += 1,
+            }
             (job.last_done, job.last_seconds) = (Some(at), Some(seconds));
             job.error.clone_from(&trouble);
         });

@@ -1,6 +1,6 @@
 //! `walfs agent`: one process beside a server, that does by a schedule what commands do by hand.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,15 +8,16 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::interrupts::Interrupts;
 use super::options::{CreateArgs, MemoryArgs, StoreArgs, newly_made, open};
 use super::{EXIT_USAGE, complain, start_log};
 use crate::agent::state::State;
-use crate::agent::{Hooks, Options, Program, work};
+use crate::agent::{Hooks, Options, Program, keep_written, work};
 use crate::archive::turns::Job;
-use crate::assemble::{Stay, http_side};
-use crate::config::duration;
+use crate::assemble::{Stay, http_side, watched};
+use crate::config::{PgWal, duration};
 use crate::http::{Listen, Listener};
 use crate::linux::daemon::{notify_ready, notify_stopping};
 use crate::memory::give_back_freed;
@@ -36,6 +37,7 @@ Examples:
 
 A configuration, /etc/walfs/main.toml:
   archive = \"s3://bucket/prefix\"
+  metrics-file = \"/var/lib/prometheus/node-exporter/walfs.prom\"
 
   [schedule]                     # as crontab(5), in the zone of this machine, or every so long
   backup = \"0 3 * * *\"
@@ -64,6 +66,8 @@ pub struct AgentArgs {
     #[command(flatten)]
     http: HttpArgs,
     #[command(flatten)]
+    watch: WatchArgs,
+    #[command(flatten)]
     schedule: ScheduleArgs,
     #[command(flatten)]
     hooks: HookArgs,
@@ -73,6 +77,22 @@ pub struct AgentArgs {
     create: CreateArgs,
     #[command(flatten)]
     store: StoreArgs,
+}
+
+/// What tells who watches.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Metrics")]
+struct WatchArgs {
+    /// Write metrics to this file each minute, for the textfile collector of node_exporter [default: none]
+    ///
+    /// The file is always whole. What stands there and is no such file is not replaced.
+    #[arg(long, value_name = "FILE", env = "WALFS_METRICS_FILE", hide_env_values = true)]
+    metrics_file: Option<PathBuf>,
+    /// Tell also of what waits to be archived in this pg_wal, and of its disk [default: that of pgdata]
+    ///
+    /// auto and off, which `walfs mount` knows, are no directory.
+    #[arg(long, value_name = "DIR", env = "WALFS_PG_WAL", hide_env_values = true)]
+    pg_wal: Option<PgWal>,
 }
 
 /// What is due when.
@@ -164,6 +184,7 @@ impl HttpArgs {
         }
     }
 
+    /// Where the server's `pg_wal` is, from where its data is.
     fn pg_wal(&self) -> Option<PathBuf> {
         let data = self.pgdata.clone();
         let data = data.or_else(|| {
@@ -214,6 +235,11 @@ fn lease(text: &str) -> Result<Duration, String> {
 }
 
 impl AgentArgs {
+    fn pg_wal(&self) -> Option<PathBuf> {
+        let given = self.watch.pg_wal.as_ref().and_then(PgWal::given);
+        given.map(Path::to_owned).or_else(|| self.http.pg_wal())
+    }
+
     fn mountpoint(&self) -> Option<PathBuf> {
         let given = self.mountpoint.clone();
         given.filter(|place| !place.as_os_str().is_empty())
@@ -234,7 +260,8 @@ impl AgentArgs {
                  http-token-file, or listen = \"127.0.0.1:5000\"",
             );
         }
-        if schedule.schedules().is_empty() && self.mountpoint().is_none() && self.http.listen.is_none() {
+        let has_watcher = self.http.listen.is_some() || self.watch.metrics_file.is_some();
+        if schedule.schedules().is_empty() && self.mountpoint().is_none() && !has_watcher {
             return Err(
                 "there is nothing to do. HINT: schedule-backup = \"0 3 * * *\" in the configuration, or --schedule-backup",
             );
@@ -321,18 +348,26 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
     tracing::info!("{} is served", archive.place());
     let (stop, stopped) = watch::channel(false);
     let state = Arc::new(State::default());
-    let answering = listener.map(|listener| {
-        tracing::info!("listening on {}", listener.place());
-        let ways = (arguments.http.pg_wal(), token);
-        let side = http_side(
-            &config,
-            archive.clone(),
-            options.program.clone(),
-            ways,
-            stopped.clone(),
-        );
-        tokio::spawn(listener.serve(Arc::new(side), stopped.clone()))
-    });
+    let pg_wal = arguments.pg_wal();
+    let mut beside = JoinSet::new();
+    let watched = match listener {
+        Some(listener) => {
+            tracing::info!("listening on {}", listener.place());
+            let side = Arc::new(http_side(
+                &config,
+                archive.clone(),
+                (options.program.clone(), state.clone()),
+                (pg_wal, token),
+                stopped.clone(),
+            ));
+            beside.spawn(listener.serve(side.clone(), stopped.clone()));
+            side.watched()
+        }
+        None => watched(&config, &archive, pg_wal, state.clone(), []),
+    };
+    if let Some(file) = arguments.watch.metrics_file.clone() {
+        beside.spawn(keep_written(watched, file, stopped.clone()));
+    }
     let working = tokio::spawn(work(archive, Arc::new(options), state, stopped));
     notify_ready();
     let signal = signals.first().await;
@@ -340,8 +375,8 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
     tracing::info!("{signal}: ending");
     stop.send_replace(true);
     working.await?;
-    if let Some(answering) = answering {
-        answering.await?;
+    while let Some(ended) = beside.join_next().await {
+        ended?;
     }
     Ok(())
 }
