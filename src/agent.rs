@@ -18,14 +18,17 @@ use crate::schedule::Schedule;
 mod child;
 mod hook;
 mod kept;
+pub mod news;
 mod round;
 pub mod state;
+mod table;
 mod written;
 
 pub use child::Program;
 pub use hook::Hooks;
 use round::Round;
 use state::State;
+pub use table::keep_table;
 pub use written::keep_written;
 
 /// What an agent does.

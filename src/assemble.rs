@@ -151,7 +151,8 @@ pub fn http_side(
     let requests = Arc::new(Requests::default());
     let more: [Arc<dyn Counted>; 2] = [rooms.clone(), requests.clone()];
     Side {
-        watched: watched(config, &archive, pg_wal.clone(), jobs, more),
+        watched: watched(config, &archive, pg_wal.clone(), jobs.clone(), more),
+        jobs,
         requests,
         rooms,
         program,

@@ -19,6 +19,7 @@ use crate::pg::{Lsn, SegmentSize, SystemId};
 
 mod archiver;
 mod conninfo;
+mod events;
 mod parameters;
 mod passfile;
 mod primary;
@@ -27,6 +28,7 @@ mod settings;
 mod target;
 
 pub use archiver::Archiver;
+pub use events::{Event, Noted};
 pub use primary::Ended;
 pub use settings::{Settings, SettingsFile};
 pub use target::{Resolved, Target};

@@ -16,6 +16,8 @@ use super::common::wait;
 use super::common::walfs::Mount;
 use super::common::world::{World, helper};
 
+mod table;
+
 const RULES: &str = "prometheus-alerts.yml";
 
 fn promtool() -> std::process::Command {
@@ -81,8 +83,9 @@ fn named(text: &str) -> BTreeSet<String> {
     words.map(str::to_owned).collect()
 }
 
-fn settings(site: &Site<'_>) -> [(&'static str, String); 3] {
+fn settings(site: &Site<'_>) -> [(&'static str, String); 4] {
     [
+        ("WALFS_BACKUP_FAST", "true".into()),
         ("PGHOST", site.world.path().join("pg").display().to_string()),
         ("PGUSER", "postgres".into()),
         ("WALFS_SCHEDULE_RETRY", "1s".into()),
@@ -191,7 +194,7 @@ fn k7_prometheus_reads_what_mount_agent_status_and_file_tell() {
     let directory = world.owned_dir("textfile");
     let file = directory.join("walfs.prom");
     let path = file.to_str().expect("a path of text");
-    let (site, sidecar) = well(&world, &["--metrics-file", path, "--schedule-verify", "1h"]);
+    let (site, sidecar) = well(&world, &["--metrics-file", path, "--schedule-verify", "24h"]);
     let last = site.server.switch_wal();
     site.server.wait_archived(&last);
     assert_eq!(sidecar.asks("GET", &format!("/wal/{last}"), &[], b"").0, 200);
@@ -219,7 +222,7 @@ fn k7_prometheus_reads_what_mount_agent_status_and_file_tell() {
         assert!(is(&count) > Some(0.0), "{count}: {told}");
         assert!(
             told.contains(&format!(
-                "walfs_store_request_duration_seconds_bucket{{le=\"+Inf\",operation=\"{operation}\"}}"
+                "walfs_store_request_duration_seconds_bucket{{operation=\"{operation}\",le=\"+Inf\"}}"
             )),
             "{told}"
         );
@@ -315,10 +318,11 @@ fn k7_alerts_fire_when_they_should_and_name_what_there_is() {
     let world = World::new("alerts");
     let rules = fs::read_to_string(helper(RULES)).expect("read the rules");
     succeeds(promtool().args(["check", "rules"]).arg(helper(RULES)));
-    let (site, sidecar) = well(&world, &["--schedule-verify", "1d"]);
+    let (site, sidecar) = well(&world, &["--schedule-verify", "2s"]);
     let healthy = metrics_when(&sidecar, "nothing to wait", |text| {
         value(text, "walfs_pg_wal_waiting_files") == Some(0.0)
             && value(text, "walfs_verify_findings") == Some(0.0)
+            && value(text, "walfs_job_last_duration_seconds{command=\"verify\"}").is_some()
     });
     assert_eq!(firing(&world, &healthy, 40, &[]), set(&[]));
     let old = ["WalfsBackupOld", "WalfsRecoverableOld"];
@@ -338,12 +342,6 @@ fn k7_alerts_fire_when_they_should_and_name_what_there_is() {
     // Archiving fails, and WAL comes on; a job fails; an object is damaged, and found.
     let hook = ["--schedule-backup", "10s", "--hook-before", "exit 1"];
     let sidecar = beside(&site, &hook);
-    site.server.archive_with("false");
-    site.server.reload();
-    for _ in 0..64 {
-        site.server
-            .query("SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1 << 19))) FROM generate_series(1, 4)");
-    }
     let object = fs::read_dir(world.archive().join("wal"))
         .expect("list")
         .map(|entry| entry.expect("an entry").path())
@@ -356,6 +354,10 @@ fn k7_alerts_fire_when_they_should_and_name_what_there_is() {
     fs::write(&object, content).expect("damage it");
     let found = site.walfs("verify").output().expect("run walfs");
     assert_eq!(found.status.code(), Some(1), "{}", said(&found));
+    site.server.archive_with("false");
+    site.server.reload();
+    let many = "SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 1 << 19))) FROM generate_series(1, 256)";
+    site.server.query(many);
     let bad = metrics_when(&sidecar, "all that is wrong", |text| {
         value(text, "walfs_pg_wal_waiting_files") > Some(64.0)
             && value(text, "walfs_pg_wal_full_in_seconds").is_some()

@@ -371,6 +371,8 @@ impl Round {
         if let Err(error) = forgotten.await {
             tracing::debug!("{}: old turns are not deleted: {error}", self.job.name());
         }
+        let start = at.checked_sub(began.elapsed()).unwrap_or(at);
+        self.state.news.done(self.job, (start, at), report.as_ref());
         let (result, error) = (
             if trouble.is_some() { "trouble" } else { "done" },
             trouble.as_deref(),

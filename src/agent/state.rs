@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::news::News;
 use crate::archive::turns::Job;
 use crate::metrics::Counted;
 use crate::metrics::exposition::Exposition;
@@ -14,6 +15,8 @@ use crate::metrics::exposition::Exposition;
 #[derive(Debug, Default)]
 pub struct State {
     jobs: Mutex<BTreeMap<Job, OfJob>>,
+    /// What was done, for the table.
+    pub(crate) news: News,
 }
 
 /// Of one job, in this process.
@@ -38,6 +41,14 @@ pub struct OfJob {
 }
 
 impl State {
+    /// Nothing yet, and where news go.
+    pub fn with(news: News) -> Self {
+        Self {
+            news,
+            ..Self::default()
+        }
+    }
+
     /// What is known of all jobs that have a schedule.
     pub fn jobs(&self) -> BTreeMap<Job, OfJob> {
         self.locked().clone()

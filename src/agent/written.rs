@@ -27,7 +27,7 @@ pub async fn keep_written(watched: Arc<Watched>, path: PathBuf, mut stop: watch:
             .expect("no panic while it is written")
             .err()
             .map(|error| error.to_string());
-        // Once a minute the same would fill the log.
+        // Again and again the same would fill the log.
         if let Some(error) = error.as_ref().filter(|error| told.as_ref() != Some(*error)) {
             tracing::warn!("the metrics are not written to {}: {error}", path.display());
         }

@@ -1,27 +1,33 @@
 //! `walfs agent`: one process beside a server, that does by a schedule what commands do by hand.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{ArgAction, Args};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::connect::ConnectArgs;
 use super::interrupts::Interrupts;
 use super::options::{CreateArgs, MemoryArgs, StoreArgs, newly_made, open};
 use super::{EXIT_USAGE, complain, start_log};
+use crate::agent::news::News;
 use crate::agent::state::State;
-use crate::agent::{Hooks, Options, Program, keep_written, work};
+use crate::agent::{Hooks, Options, Program, keep_table, keep_written, work};
 use crate::archive::turns::Job;
 use crate::assemble::{Stay, http_side, watched};
-use crate::config::{PgWal, duration};
+use crate::config::duration;
 use crate::http::{Listen, Listener};
 use crate::linux::daemon::{notify_ready, notify_stopping};
 use crate::memory::give_back_freed;
 use crate::schedule::Schedule;
+
+mod watching;
+
+use watching::WatchArgs;
 
 /// Do by a schedule what commands do by hand: back up, prune, verify, copy
 ///
@@ -30,7 +36,9 @@ use crate::schedule::Schedule;
 /// is done by one of them. What was missed is done once. With a mount point the archive is mounted, too, and mounted again if
 /// that ends. SIGTERM and Ctrl-C end what is running, and then the agent.
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
+#[command(
+    disable_help_flag = true,
+    after_long_help = "\
 Examples:
   walfs --config main agent
   walfs agent --archive s3://bucket/prefix --schedule-backup '0 3 * * *' --schedule-verify '@weekly'
@@ -54,7 +62,8 @@ A configuration, /etc/walfs/main.toml:
 The first backup is taken at once. `walfs status` shows what was done, and what is due. A failed job is tried again, after \
 --schedule-retry, then 5, 15, 30 and 60 times that, until it is due again.
 
-Exit codes: 0 it was told to end, 1 it failed, 2 wrong usage.")]
+Exit codes: 0 it was told to end, 1 it failed, 2 wrong usage."
+)]
 pub struct AgentArgs {
     /// s3://bucket/prefix, file:///directory or a path
     #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
@@ -76,23 +85,15 @@ pub struct AgentArgs {
     #[command(flatten)]
     create: CreateArgs,
     #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(flatten)]
     store: StoreArgs,
-}
-
-/// What tells who watches.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Metrics")]
-struct WatchArgs {
-    /// Write metrics to this file each minute, for the textfile collector of node_exporter [default: none]
-    ///
-    /// The file is always whole. What stands there and is no such file is not replaced.
-    #[arg(long, value_name = "FILE", env = "WALFS_METRICS_FILE", hide_env_values = true)]
-    metrics_file: Option<PathBuf>,
-    /// Tell also of what waits to be archived in this pg_wal, and of its disk [default: that of pgdata]
-    ///
-    /// auto and off, which `walfs mount` knows, are no directory.
-    #[arg(long, value_name = "DIR", env = "WALFS_PG_WAL", hide_env_values = true)]
-    pg_wal: Option<PgWal>,
+    /// Print help: -? in short
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Print help in short
+    #[arg(short = '?', action = ArgAction::HelpShort, hide = true)]
+    short_help: Option<bool>,
 }
 
 /// What is due when.
@@ -236,8 +237,7 @@ fn lease(text: &str) -> Result<Duration, String> {
 
 impl AgentArgs {
     fn pg_wal(&self) -> Option<PathBuf> {
-        let given = self.watch.pg_wal.as_ref().and_then(PgWal::given);
-        given.map(Path::to_owned).or_else(|| self.http.pg_wal())
+        self.watch.pg_wal().or_else(|| self.http.pg_wal())
     }
 
     fn mountpoint(&self) -> Option<PathBuf> {
@@ -336,6 +336,10 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
         mountpoint: arguments.mountpoint(),
     };
     let token = arguments.http.token()?;
+    let table = match arguments.watch.metrics_table {
+        Some(every) => Some((arguments.connect.resolve()?, every)),
+        None => None,
+    };
     let listener = match &arguments.http.listen {
         Some(place) => Some(bound(place).await?),
         None => None,
@@ -347,7 +351,7 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
     newly_made(&archive).iter().for_each(|word| complain(word));
     tracing::info!("{} is served", archive.place());
     let (stop, stopped) = watch::channel(false);
-    let state = Arc::new(State::default());
+    let state = Arc::new(State::with(News::new(table.is_some())));
     let pg_wal = arguments.pg_wal();
     let mut beside = JoinSet::new();
     let watched = match listener {
@@ -367,6 +371,9 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
     };
     if let Some(file) = arguments.watch.metrics_file.clone() {
         beside.spawn(keep_written(watched, file, stopped.clone()));
+    }
+    if let Some(table) = table {
+        beside.spawn(keep_table(state.clone(), table, stopped.clone()));
     }
     let working = tokio::spawn(work(archive, Arc::new(options), state, stopped));
     notify_ready();

@@ -15,6 +15,7 @@ use super::answer::{self, Answer};
 use super::requests::Requests;
 use super::wal;
 use crate::agent::Program;
+use crate::agent::state::State;
 use crate::metrics::Rooms;
 use crate::metrics::exposition::CONTENT_TYPE;
 use crate::overview::{Form, Watched};
@@ -27,6 +28,8 @@ pub struct Side {
     pub(crate) rooms: Arc<Rooms>,
     /// What looks at its state, and all that is counted.
     pub(crate) watched: Arc<Watched>,
+    /// What an agent has done.
+    pub(crate) jobs: Arc<State>,
     /// What was asked.
     pub(crate) requests: Arc<Requests>,
     /// What takes backups.

@@ -9,6 +9,7 @@ use futures::stream;
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::{Body, Incoming};
+use jiff::Timestamp;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
@@ -122,13 +123,16 @@ impl Side {
 
     /// 200 only when it is in the store, whole and verified.
     async fn archive_draft(&self, name: WalName, draft: Draft) -> Answer {
+        let began = Timestamp::now();
         let mut draft = WalDraft::adopt(self.rooms.archive.clone(), draft, name, self.deadline);
         match draft.finish().await {
             Ok(()) => {
                 let is_new = matches!(draft.verdict(), Some(Ok(Committed::Stored)));
-                self.rooms
-                    .metrics
-                    .archived(name.to_string(), draft.bytes(), is_new);
+                let bytes = draft.bytes();
+                self.rooms.metrics.archived(name.to_string(), bytes, is_new);
+                if is_new {
+                    self.jobs.news.archived(name.to_string(), bytes, began);
+                }
                 if let Some(fork) = draft.fork() {
                     tracing::warn!("{fork}");
                 }
