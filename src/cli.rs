@@ -12,6 +12,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::start as start_log;
 use out::complain;
 
+use crate::pg::WalName;
+
 pub mod agent;
 pub mod backup;
 pub mod backup_discard;
@@ -209,10 +211,11 @@ fn mount_for_mount8(arguments: Vec<OsString>) -> ExitCode {
 pub fn main() -> ExitCode {
     outlive_the_terminal();
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    // Options of all commands may stand before it, and what is wrong with them counts as well.
+    // Options of all commands may stand before it, and what is wrong with them, or with its name, counts as well.
+    let is_wal = |word: &OsString| word.to_str().is_some_and(|word| word.parse::<WalName>().is_ok());
     let fetches = arguments
         .iter()
-        .any(|word| word == "wal-fetch" || word == "fetch");
+        .any(|word| word == "wal-fetch" || word == "fetch" || is_wal(word));
     let wrong_usage = |code| match code {
         _ if fetches => ExitCode::from(FETCH_FAILED),
         code => ExitCode::from(code),

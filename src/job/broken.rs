@@ -70,14 +70,14 @@ struct Looked {
 }
 
 /// The first of these segments, in the order of the WAL, that does not lead on. The last one may be only begun, unless it
-/// `is_followed`.
+/// `is_followed`, or ends before what it must reach.
 ///
 /// # Errors
 /// [`Error::Store`].
 pub(in crate::job) async fn first(
     archive: &Arc<Archive>,
     runs: &[(Timeline, RangeInclusive<u64>)],
-    is_followed: bool,
+    (is_followed, must_reach): (bool, Lsn),
     (size, patience): (SegmentSize, Patience),
 ) -> Result<Option<Broken>, Error> {
     let Some(last) = runs.last().map(|(_, run)| *run.end()) else {
@@ -112,7 +112,7 @@ pub(in crate::job) async fn first(
             continue;
         };
         let may_be_begun = looked.segment.number(size) == last && !is_followed;
-        if !may_be_begun || !matches!(broken.fault, Fault::Short(_)) {
+        if !may_be_begun || broken.at < must_reach || !matches!(broken.fault, Fault::Short(_)) {
             return Ok(Some(broken));
         }
     }

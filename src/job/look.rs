@@ -343,7 +343,7 @@ async fn broken_wal(
         .iter()
         .map(|segment| (segment.timeline, segment.number(size)..=segment.number(size)))
         .collect();
-    let found = broken::first(archive, &runs, true, (size, patience)).await?;
+    let found = broken::first(archive, &runs, (true, stop), (size, patience)).await?;
     let found = found.filter(|broken| broken.at < stop);
     Ok(found.map(|broken| {
         let fault = broken.fault.of(broken.segment);

@@ -281,7 +281,7 @@ async fn reached(
     let first = start.map_or(last_own, |(_, start)| start.0 / size.bytes());
     let looked = end.runs(first.max((last + 1).saturating_sub(MOST_LOOKED))..=last, size);
     let is_followed = reach.gap.is_some() || rest.is_some();
-    let broken = broken::first(archive, &looked, is_followed, (size, patience))
+    let broken = broken::first(archive, &looked, (is_followed, stop), (size, patience))
         .boxed()
         .await?;
     if let Some(broken) = broken.filter(|broken| broken.at < stop) {

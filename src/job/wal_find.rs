@@ -204,7 +204,7 @@ async fn broken_behind(
 ) -> Result<Option<Broken>, Error> {
     let first = position.0.saturating_sub(1) / size.bytes();
     let runs = line.runs_from(first, MOST_LOOKED);
-    let found = broken::first(archive, &runs, hole.is_some(), (size, patience)).await?;
+    let found = broken::first(archive, &runs, (hole.is_some(), Lsn(0)), (size, patience)).await?;
     Ok(found.filter(|broken| hole.is_none_or(|hole| !line.is_behind(broken.segment, hole))))
 }
 

@@ -96,15 +96,14 @@ impl WalIndex {
         Some(whole)
     }
 
-    /// The annex of a segment whose frames take so many bytes in the store, by those of its frames; empty if it has no index, or
-    /// none that tells anything.
+    /// The annex of a segment whose frames take so many bytes in the store, by those of its frames; empty if it has no index.
     pub fn annex_of<I: Deref<Target = Self>>(
         parts: &[Option<I>],
         segment_bytes: u64,
         frames_bytes: u64,
     ) -> Vec<u8> {
+        // Also of one that tells only where its WAL ends.
         let whole = Self::join(parts.iter().map(|part| part.as_deref()), segment_bytes);
-        let whole = whole.filter(|whole| whole.is_whole() || whole.walked.first.is_some());
         whole.map_or_else(Vec::new, |whole| whole.to_annex(frames_bytes))
     }
 

@@ -15,6 +15,8 @@ pub struct Archiving {
     pub library: String,
     /// `archive_timeout`, in seconds; 0: none.
     pub timeout_s: i64,
+    /// Which of these the server was started with, on its command line: nothing else overrules that.
+    pub fixed: Vec<String>,
 }
 
 impl Archiving {
@@ -66,7 +68,9 @@ impl Session {
         let statement = "SELECT pg_catalog.current_setting('wal_level'), pg_catalog.current_setting('archive_mode'), \
              coalesce((SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'archive_command'), ''), \
              coalesce(pg_catalog.current_setting('archive_library', true), ''), \
-             (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'archive_timeout')";
+             (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'archive_timeout'), \
+             ARRAY(SELECT name::text FROM pg_catalog.pg_settings WHERE source = 'command line' AND name IN \
+             ('wal_level', 'archive_mode', 'archive_command', 'archive_library', 'archive_timeout'))";
         let row = self.row(WHAT, statement, &[]).await?;
         Ok(Archiving {
             wal_level: column(WHAT, &row, 0)?,
@@ -74,6 +78,7 @@ impl Session {
             command: column(WHAT, &row, 2)?,
             library: column(WHAT, &row, 3)?,
             timeout_s: column(WHAT, &row, 4)?,
+            fixed: column(WHAT, &row, 5)?,
         })
     }
 
@@ -147,6 +152,7 @@ mod tests {
             command: command.into(),
             library: library.into(),
             timeout_s: 0,
+            fixed: vec![],
         };
         assert_eq!(archiving("", "").other_than("cp"), None);
         assert_eq!(archiving("cp", "").other_than("cp"), None);

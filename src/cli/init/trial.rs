@@ -19,8 +19,8 @@ use crate::cli::out::report;
 use crate::cli::wal::{Failure, block_on};
 use crate::job::trial;
 use crate::linux::kernel::drop_privileges;
-use crate::server::{Archiving, Change, Resolved, Session};
-use crate::store::Patience;
+use crate::server::{self, Archiving, Change, Resolved, Session};
+use crate::store::{Location, Patience};
 
 /// `archive_timeout` where there is none: how old the newest archived change of an idle server is at most.
 const ARCHIVE_TIMEOUT: &str = "60s";
@@ -145,6 +145,16 @@ async fn attempt(arguments: &TrialArgs) -> Result<Looks, Failure> {
     let mut looks = Looks(0);
     let mut config = arguments.store.config(&arguments.archive)?;
     config.create = !arguments.dry_run;
+    let server = trial::server(&arguments.connect.resolve()?).await;
+    if let (Ok(seen), Location::Dir(directory)) = (&server, &config.location)
+        && directory.starts_with(&seen.facts.data_directory)
+    {
+        return Err(format!(
+            "{} is in the data directory of the server, with which it would be lost.\nHINT: a directory elsewhere.",
+            directory.display()
+        )
+        .into());
+    }
     match open(&config, Stay::Long, config.deadline).await {
         // It would be made.
         Err(assemble::Error::Archive(archive::Error::NotAnArchive { .. })) if arguments.dry_run => {
@@ -159,10 +169,10 @@ async fn attempt(arguments: &TrialArgs) -> Result<Looks, Failure> {
             report(&format_args!("archive   {made} {}", archive.place()));
             let seen = trial::store(&archive, Patience::for_at_most(config.deadline)).await?;
             tell_store(&seen, &mut looks);
-            return tell_server(arguments, Some(&seen), looks).await;
+            return tell_server(server, Some(&seen), looks);
         }
     }
-    tell_server(arguments, None, looks).await
+    tell_server(server, None, looks)
 }
 
 fn tell_store(seen: &trial::StoreTrial, looks: &mut Looks) {
@@ -183,13 +193,12 @@ fn tell_store(seen: &trial::StoreTrial, looks: &mut Looks) {
     }
 }
 
-async fn tell_server(
-    arguments: &TrialArgs,
+fn tell_server(
+    server: Result<trial::ServerTrial, server::Error>,
     store: Option<&trial::StoreTrial>,
     mut looks: Looks,
 ) -> Result<Looks, Failure> {
-    let server = arguments.connect.resolve()?;
-    let seen = match trial::server(&server).await {
+    let seen = match server {
         Ok(seen) => seen,
         Err(error) => {
             looks.at(&error.to_string());
@@ -246,6 +255,17 @@ async fn apply(arguments: &TrialArgs, command: &str) -> Result<Looks, Failure> {
     if changes.is_empty() {
         report(&"PostgreSQL archives with it already");
         return Ok(Looks(0));
+    }
+    if let Some(fixed) = changes
+        .iter()
+        .find(|change| now.fixed.iter().any(|name| name == change.name))
+    {
+        return Err(format!(
+            "the server was started with {} on its command line, which overrules what is set; nothing was changed.\n\
+             HINT: take it from there, or set it there to '{}'.",
+            fixed.name, fixed.value
+        )
+        .into());
     }
     for change in &changes {
         if !arguments.dry_run {
@@ -319,6 +339,7 @@ mod tests {
             command: String::new(),
             library: String::new(),
             timeout_s: 0,
+            fixed: vec![],
         };
         let names = |now: &Archiving| {
             let changes = changes(now, "cp");
@@ -334,6 +355,7 @@ mod tests {
             command: "cp".into(),
             library: String::new(),
             timeout_s: 300,
+            fixed: vec![],
         };
         assert_eq!(names(&well), [""; 0]);
     }

@@ -41,7 +41,7 @@ pub(super) async fn look(
     let looked = last.min(first.saturating_add(MOST_SEGMENTS - 1));
     let is_followed = looked < archived || has_rest || reach.gap.is_some();
     let runs = way.runs(first..=looked, size);
-    let found = broken::first(archive, &runs, is_followed, (size, patience)).await?;
+    let found = broken::first(archive, &runs, (is_followed, backup.stop), (size, patience)).await?;
     if let Some(broken) = found.filter(|broken| broken.at < backup.stop) {
         return Err(Error::Content {
             backup: backup.name.clone(),

@@ -236,13 +236,14 @@ impl WalIndex {
             here,
             head,
             ends,
+            given_up,
             ..
         } = &walked.beginning;
         if *bytes > 0 {
             let content = [
                 &bytes.to_le_bytes()[..],
                 &here.to_le_bytes(),
-                &[u8::from(*ends)],
+                &[u8::from(*ends) | u8::from(*given_up) << 1],
                 head,
             ]
             .concat();
@@ -367,13 +368,14 @@ impl WalIndex {
                 facts.recoveries.push(RecoveryEnd { at, end });
             }
             section::BEGINNING => {
-                let (bytes, here, ends) = (taker.u32()?, taker.u32()?, taker.u8()? != 0);
+                let (bytes, here, flags) = (taker.u32()?, taker.u32()?, taker.u8()?);
                 let is_right = here <= bytes && taker.0.len() <= here as usize;
                 self.walked.beginning = Beginning {
                     bytes,
                     here,
                     head: taker.0.into(),
-                    ends,
+                    ends: flags & 1 != 0,
+                    given_up: flags & 2 != 0,
                     overwrites: self.walked.beginning.overwrites,
                     crc: Crc::default(),
                 };

@@ -233,3 +233,41 @@ fn a_byte_that_is_not_what_was_written_ends_the_walk_at_its_record() {
     };
     assert!(to.0 > START.0 + 90_000 && to.0 < START.0 + 93_000, "{to}");
 }
+
+#[test]
+fn a_record_that_was_given_up_on_any_of_its_pages_breaks_nothing() {
+    let bytes = linked(&[commit(8), commit(90_000), commit(8)]);
+    let first = joined(&bytes).unwrap().facts.commits.unwrap().first.at;
+    for page in 1..11 {
+        let mut other = bytes.clone();
+        let start = page * BLOCK;
+        other[start..].fill(0);
+        other[start..start + 2].copy_from_slice(&bytes[..2]);
+        other[start + 2..start + 4].copy_from_slice(&8_u16.to_le_bytes());
+        other[start + 4..start + 8].copy_from_slice(&bytes[4..8]);
+        other[start + 8..start + 16].copy_from_slice(&(START.0 + start as u64).to_le_bytes());
+        let (mut at, mut before) = (start + 24, 0);
+        for _ in 0..2 {
+            let mut record = commit(8);
+            record[8..16].copy_from_slice(&u64::to_le_bytes(before));
+            let crc = crc32c::crc32c_append(crc32c::crc32c(&record[24..]), &record[..20]);
+            record[20..24].copy_from_slice(&crc.to_le_bytes());
+            other[at..at + record.len()].copy_from_slice(&record);
+            before = START.0 + at as u64;
+            at = (at + record.len()).next_multiple_of(8);
+        }
+        let index = joined(&other).unwrap();
+        let commits = index.facts.commits.as_ref().unwrap();
+        assert_eq!(
+            (commits.first.at, commits.last.at),
+            (first, Lsn(before)),
+            "{page}"
+        );
+        assert_eq!(index.walked.stop, Stop::Wal, "{page}");
+        let mut chain = Chain::default();
+        other.chunks(PART).for_each(|piece| chain.go_on(piece));
+        assert!(chain.broken().is_some_and(|(end, _)| end.0 > before), "{page}");
+        let annex = index.to_annex(1 << 20);
+        assert_eq!(WalIndex::from_annex(&annex, START, size()), Some(index), "{page}");
+    }
+}

@@ -74,6 +74,8 @@ pub struct Beginning {
     pub ends: bool,
     /// Was a record before given up (`XLOG_OVERWRITE_CONTRECORD`)?
     pub overwrites: bool,
+    /// ... on a later one of these pages?
+    pub given_up: bool,
 }
 
 /// A record that goes on behind the pages in which it begins.
@@ -178,6 +180,7 @@ pub(super) fn walk(bytes: &[u8], mut visit: impl FnMut(Lsn, Head<'_>)) -> Option
         let here = pages.gather(from, rest, &mut head);
         let crc = pages.crc(from, rest, 0);
         let end = skip(from, rest);
+        let given_up = pages.given_up(from, end);
         let ends = end.is_some_and(|end| end <= bytes.len());
         walked.beginning = Beginning {
             bytes: page.rest,
@@ -186,8 +189,13 @@ pub(super) fn walk(bytes: &[u8], mut visit: impl FnMut(Lsn, Head<'_>)) -> Option
             crc,
             ends,
             overwrites: page.overwrites,
+            given_up: given_up.is_some(),
         };
         match end.filter(|_| ends) {
+            _ if given_up.is_some() => {
+                walked.beginning.ends = false;
+                at = given_up.unwrap_or(at);
+            }
             Some(end) if pages.leads(from, rest, end) => {
                 walked.end = pages.lsn(end);
                 at = end.next_multiple_of(8);
@@ -328,15 +336,15 @@ impl Pages<'_> {
             }
             let (lsn, bytes_of_it) = (self.lsn(at), length as usize);
             let next = at - at % PAGE_BYTES + PAGE_BYTES;
+            // It was never written to its end, and given up.
+            if let Some(page) = self.given_up(at, skip(at, bytes_of_it)) {
+                (at, before) = (page, None);
+                continue;
+            }
             if at + bytes_of_it > next && next + HEADER_BYTES <= bytes.len() {
                 match self.page(next) {
                     Some(page) if page.continues && page.rest as usize == bytes_of_it - (next - at) => {
                         walked.timelines.1 = page.timeline;
-                    }
-                    // It was never written to its end, and given up.
-                    Some(page) if !page.continues && page.overwrites => {
-                        (at, before) = (next, None);
-                        continue;
                     }
                     _ => {
                         walked.stop = self.no_page(next);
@@ -396,6 +404,19 @@ impl Pages<'_> {
             }
             (before, at) = (Some(lsn), end.next_multiple_of(8));
         }
+    }
+
+    /// The page at which a record was given up that begins at an offset and would end at another: all before it go on with it.
+    fn given_up(self, at: usize, end: Option<usize>) -> Option<usize> {
+        let first = at - at % PAGE_BYTES + PAGE_BYTES;
+        let end = end.unwrap_or(usize::MAX).min(self.bytes.len());
+        for place in (first..end).step_by(PAGE_BYTES) {
+            let page = self.page(place)?;
+            if !page.continues {
+                return page.overwrites.then_some(place);
+            }
+        }
+        None
     }
 
     fn lsn(self, at: usize) -> Lsn {
@@ -531,7 +552,7 @@ impl Walked {
         let follows =
             self.magic == next.magic && self.start.0.checked_add(self.bytes.into()) == Some(next.start.0);
         // All of these pages are some more of what they began with.
-        let passes = self.beginning.bytes > 0 && !self.beginning.ends;
+        let passes = self.beginning.bytes > 0 && !self.beginning.ends && !self.beginning.given_up;
         let left = match &self.tail {
             Some(tail) => tail.length - tail.here,
             None if passes => self.beginning.bytes - self.beginning.here,
@@ -548,7 +569,10 @@ impl Walked {
         self.first = self.first.or(next.first);
         self.stop = next.stop;
         let (goes_on, ends) = (next.beginning.bytes > 0, next.beginning.ends);
+        let given_up = next.beginning.given_up;
         match self.tail.take() {
+            Some(_) if given_up => {}
+            None if passes && given_up => self.beginning.given_up = true,
             Some(tail) if goes_on && !ends => self.tail = Some(tail.longer(&next.beginning)),
             Some(tail) if goes_on => {
                 let whole = tail.longer(&next.beginning);
@@ -618,7 +642,8 @@ impl Walked {
 
     /// Are all of the pages some more of a record that begins before and ends behind them?
     pub fn passes(&self) -> bool {
-        self.first.is_none() && self.beginning.bytes > 0 && !self.beginning.ends && self.stop == Stop::Window
+        let goes_on = self.beginning.bytes > 0 && !self.beginning.ends && !self.beginning.given_up;
+        self.first.is_none() && goes_on && self.stop == Stop::Window
     }
 
     pub(super) fn held_bytes(&self) -> usize {
