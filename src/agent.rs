@@ -16,14 +16,18 @@ use crate::archive::turns::Job;
 use crate::schedule::Schedule;
 
 mod child;
+mod first;
 mod hook;
 mod kept;
 mod round;
+mod start_lock;
 pub mod state;
 
 pub use child::Program;
+pub use first::{BackupFirst, RestoreFirst};
 pub use hook::Hooks;
 use round::Round;
+pub use start_lock::let_through;
 use state::State;
 
 /// What an agent does.
@@ -33,6 +37,8 @@ pub struct Options {
     pub program: Program,
     /// What is due when.
     pub schedules: Vec<(Job, Schedule)>,
+    /// A backup that is due whatever the schedule says.
+    pub backup_first: Option<BackupFirst>,
     /// Of so many backups one stores everything; `None`: none has to.
     pub full_every: Option<u32>,
     /// At most so long after it is due a job begins: not all hosts at once.

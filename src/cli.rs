@@ -143,7 +143,7 @@ enum Command {
     Cleanup(prune::CleanupArgs),
     #[command(visible_alias = "backup-fetch")]
     Restore(restore::RestoreArgs),
-    Agent(agent::AgentArgs),
+    Agent(Box<agent::AgentArgs>),
     PostgresConfig(postgres_config::PostgresConfigArgs),
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),

@@ -12,7 +12,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -117,6 +117,21 @@ impl Listener {
                 .map_or_else(|error| error.to_string(), |at| at.to_string()),
             Bound::Unix(_, path) => path.display().to_string(),
         }
+    }
+
+    /// The URL by which somebody on this machine gets there; `None`: it is a file.
+    pub fn url(&self) -> Option<String> {
+        let Bound::Tcp(listener) = &self.0 else {
+            return None;
+        };
+        let mut address = listener.local_addr().ok()?;
+        if address.ip().is_unspecified() {
+            address.set_ip(match address.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        Some(format!("http://{address}"))
     }
 
     /// Answers until `stop` says so; then lets what is under way end.

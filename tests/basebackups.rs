@@ -32,8 +32,10 @@ mod catalogue;
 mod histories;
 // What the server needs behind links, and settings elsewhere.
 mod links;
+// Settings that the server does not read, kept and put back.
 mod locking;
 mod memory;
+mod settings_back;
 // Reading of complete backups, without the kernel: requests and damage.
 mod reading;
 // Taken of a standby of an idle primary, or where no WAL comes.

@@ -159,14 +159,18 @@ fn manifest_of_the_agent_has_a_configuration_and_a_command_of_walfs() {
     let manifest = fs::read_to_string(helper("kubernetes/agent.yaml")).expect("read");
     let (_, below) = manifest.split_once("main.toml: |\n").expect("a configuration");
     let (configuration, _) = below.split_once("---").expect("another document");
-    let file = world.owned_file(
-        "main.toml",
-        configuration.replace("\n    ", "\n").trim().as_bytes(),
-    );
+    let configuration = configuration.replace("\n    ", "\n");
+    // With what is commented out, too.
+    let all = configuration
+        .replace("#start", "start")
+        .replace("#restore", "restore");
+    let file = world.owned_file("main.toml", all.trim().as_bytes());
     let mut show = walfs(&world, &User::caller());
     let shown = succeeds(show.arg("--config").arg(&file).args(["config", "show"]));
     assert!(
-        shown.contains("schedule-backup") && shown.contains("127.0.0.1:5000"),
+        shown.contains("schedule-backup")
+            && shown.contains("127.0.0.1:5000")
+            && shown.contains("restore-first"),
         "{shown}"
     );
     let mut print = walfs(&world, &User::caller());
@@ -213,9 +217,20 @@ fn manifests_of_kubernetes_and_of_compose_keep_to_their_schemas() {
             .output();
         assert!(!output.expect("run kubernetes-validate").status.success());
     }
-    let mut validate = checker("check-jsonschema");
-    validate.args(["-q", "--builtin-schema", "vendor.compose-spec"]);
-    assert_eq!(succeeds(validate.arg(helper("docker/compose.yaml"))), "");
+    for file in ["compose.yaml", "sidecar.yaml"] {
+        let mut validate = checker("check-jsonschema");
+        validate.args(["-q", "--builtin-schema", "vendor.compose-spec"]);
+        assert_eq!(succeeds(validate.arg(helper("docker").join(file))), "");
+    }
+    // With what is commented out for a restore.
+    let manifest = fs::read_to_string(helper("kubernetes/agent.yaml")).expect("read");
+    let probed = manifest.replace("#startupProbe", "startupProbe");
+    assert_ne!(probed, manifest);
+    let world = World::new("probed");
+    let probed = world.owned_file("agent.yaml", probed.as_bytes());
+    let mut validate = checker("kubernetes-validate");
+    validate.args(["--quiet", "--strict", "-k", "1.29"]).arg(probed);
+    assert_eq!(succeeds(&mut validate), "");
 }
 
 #[test]

@@ -272,6 +272,53 @@ fn a4_the_variables_of_the_forerunners_are_understood() {
     ];
     assert_eq!(shown(&totalrecall), "s3://bucket/some/prefix/main");
     assert_eq!(shown(&totalrecall[..1]), "s3://bucket");
+    // TimescaleDB's sidecar.
+    let set = |variables: &[(&str, &str)], setting: &str| {
+        let mut command = desk.command();
+        command.envs(variables.iter().copied());
+        desk.shown(&mut command, setting).0
+    };
+    for (mode, start) in [
+        ("CONTINOUS_BACKUP", "continuous"),
+        ("BACKUP_PUSH", "backup-first"),
+        ("INITIAL", "backup-first"),
+        ("RESTORE", "restore-first"),
+    ] {
+        let variables = [("START_MODE", mode)];
+        assert_eq!(set(&variables, "start").as_deref(), Some(start));
+        assert_eq!(set(&variables, "schedule-backup").as_deref(), Some("0 0 * * *"));
+    }
+    let sidecar = [
+        ("START_MODE", "RESTORE"),
+        ("CRON_TIMING", "0 3 * * *"),
+        ("WALE_SIDECAR_HOSTNAME", "sidecar"),
+        ("WALE_LISTEN_PORT", "5001"),
+        ("WALE_INIT_LOCKFILE", "/run/lock/wale"),
+        ("WALE_RESTORE_LABEL", "monday"),
+        ("RECOVERY_ADDITION", "recovery_target_xid = '7'"),
+        ("PGCONF_BACKUP_DIR", "/conf"),
+        ("PGDATA", "/data"),
+        ("PGWAL", "/wal"),
+    ];
+    for (setting, value) in [
+        ("schedule-backup", Some("0 3 * * *")),
+        ("listen", Some("0.0.0.0:5001")),
+        ("http-url", Some("http://sidecar:5001")),
+        ("start-lock", Some("/run/lock/wale")),
+        ("restore-name", Some("monday")),
+        ("restore-recovery", Some("recovery_target_xid = '7'")),
+        ("settings-dir", Some("/conf")),
+        ("restore-waldir", Some("/wal")),
+    ] {
+        assert_eq!(set(&sidecar, setting).as_deref(), value, "{setting}");
+    }
+    let usual = [("PGDATA", "/data"), ("PGWAL", "/data/pg_wal")];
+    assert_eq!(set(&usual, "restore-waldir"), None);
+    let here = [
+        ("WALE_LISTEN_PORT", "5000"),
+        ("WALE_SIDECAR_HOSTNAME", "localhost"),
+    ];
+    assert_eq!(set(&here, "http-url").as_deref(), Some("http://127.0.0.1:5000"));
 }
 
 #[test]

@@ -16,6 +16,9 @@ use super::common::wal;
 use super::common::walfs::walfs;
 use super::common::world::World;
 
+// Restored or backed up first, and what the server waits on.
+mod starting;
+
 /// An agent that listens on a port of its own.
 struct Sidecar {
     process: Child,
@@ -26,13 +29,20 @@ struct Sidecar {
 impl Sidecar {
     #[track_caller]
     fn start(world: &World, settings: &[(&str, &str)], arguments: &[&str]) -> Sidecar {
+        let archive = world.archive();
+        let archive = ("WALFS_ARCHIVE", archive.to_str().expect("a path of text"));
+        Sidecar::run(world, &[&[archive], settings].concat(), arguments)
+    }
+
+    /// Of an archive that the settings name.
+    #[track_caller]
+    fn run(world: &World, settings: &[(&str, &str)], arguments: &[&str]) -> Sidecar {
         let log = world.path().join("sidecar.log");
         let file = fs::File::create(&log).expect("make the log");
         let mut command = walfs(world, &User::postgres());
         command
             .args(["agent", "--create"])
             .args(arguments)
-            .env("WALFS_ARCHIVE", world.archive())
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -325,17 +335,21 @@ fn lives(which: &str) {
     site.server.kill9();
     let dir = world.owned_dir("back");
     let restored = walfs(&world, &User::postgres())
-        .args(["restore", "LATEST"])
+        .args(["restore", "--http", &sidecar.url(), "LATEST"])
         .arg(dir.join("data"))
         .env("WALFS_ARCHIVE", world.archive())
         .output()
         .expect("run walfs");
     assert!(restored.status.success(), "{}", said(&restored));
-    let settings = [
-        ("restore_command", restore.as_str()),
-        ("archive_command", "false"),
-    ];
-    let mut back = Postgres::recovering(&dir, newest(), &settings);
+    let mut back = Postgres::recovering(&dir, newest(), &[("archive_command", "false")]);
+    // The file that counts is the one in which the restore has written a command of its own.
+    let path = dir.join("data/postgresql.auto.conf");
+    let mut written = fs::read_to_string(&path).expect("read the settings");
+    assert!(written.contains(&sidecar.url()), "{written}");
+    if !which.is_empty() {
+        written.push_str(&format!("restore_command = '{}'\n", restore.replace('\'', "''")));
+        fs::write(&path, written).expect("write the settings");
+    }
     back.start_recovery();
     assert_eq!(
         back.recovery_within(wait::LONG),

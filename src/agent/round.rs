@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::Options;
 use super::child::Ended;
 use super::hook::{self, Facts};
 use super::state::State;
+use super::{BackupFirst, Options};
 use crate::archive::tree::begun::Process;
 use crate::archive::turns::{Alive, Done, Job, Plan, Told, Turn, horizon};
 use crate::archive::{self, Archive};
@@ -96,6 +96,9 @@ impl Round {
 
     /// Works until `stop` says so.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        if let Some(first) = self.first() {
+            first.server_is_there(&mut stop).await;
+        }
         while !*stop.borrow() {
             let wait = match self.step().await {
                 Ok(Step::Wait(wait)) => wait,
@@ -110,6 +113,12 @@ impl Round {
             };
             let _ = tokio::time::timeout(wait, stop.wait_for(|stopped| *stopped)).await;
         }
+    }
+
+    /// The backup that comes before the schedule, if this is about backups.
+    fn first(&self) -> Option<&BackupFirst> {
+        let first = self.options.backup_first.as_ref();
+        first.filter(|_| self.job == Job::Backup)
     }
 
     /// How often signs of life are given, and looked for.
@@ -210,6 +219,7 @@ impl Round {
     /// The last time that the job was due, if that is not to be passed over.
     async fn due(&self, since: Timestamp, now: Timestamp) -> Result<Option<Timestamp>, archive::Error> {
         let latest = self.schedule.latest(now).filter(|latest| *latest > since);
+        let latest = latest.max(self.first().map(|first| first.due));
         if latest.is_some() || self.job != Job::Backup {
             return Ok(latest);
         }

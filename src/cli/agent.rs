@@ -1,6 +1,7 @@
 //! `walfs agent`: one process beside a server, that does by a schedule what commands do by hand.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +10,12 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use tokio::sync::watch;
 
+use self::start::StartArgs;
 use super::interrupts::Interrupts;
 use super::options::{CreateArgs, MemoryArgs, StoreArgs, newly_made, open};
 use super::{EXIT_USAGE, complain, start_log};
 use crate::agent::state::State;
-use crate::agent::{Hooks, Options, Program, work};
+use crate::agent::{Hooks, Options, Program, RestoreFirst, let_through, work};
 use crate::archive::turns::Job;
 use crate::assemble::{Stay, http_side};
 use crate::config::duration;
@@ -21,6 +23,9 @@ use crate::http::{Listen, Listener};
 use crate::linux::daemon::{notify_ready, notify_stopping};
 use crate::memory::give_back_freed;
 use crate::schedule::Schedule;
+
+mod recovery;
+mod start;
 
 /// Do by a schedule what commands do by hand: back up, prune, verify, copy
 ///
@@ -49,6 +54,9 @@ A configuration, /etc/walfs/main.toml:
   [hook]                         # for sh -c; WALFS_JOB, WALFS_RESULT, WALFS_ERROR ..., and all as JSON on standard input
   failed = \"mail -s \\\"$WALFS_JOB failed\\\" dba@example.org\"
 
+Beside a container with PostgreSQL, without FUSE, as the sidecar of TimescaleDB; a lost server comes back by itself:
+  PGDATA=/var/lib/postgresql/data walfs agent --archive s3://bucket/prefix --listen 127.0.0.1:5000 --start restore-first
+
 The first backup is taken at once. `walfs status` shows what was done, and what is due. A failed job is tried again, after \
 --schedule-retry, then 5, 15, 30 and 60 times that, until it is due again.
 
@@ -61,6 +69,8 @@ pub struct AgentArgs {
     #[arg(long, value_name = "DIR", env = "WALFS_MOUNTPOINT", hide_env_values = true,
           value_parser = OsStringValueParser::new().map(PathBuf::from))]
     mountpoint: Option<PathBuf>,
+    #[command(flatten)]
+    start: StartArgs,
     #[command(flatten)]
     http: HttpArgs,
     #[command(flatten)]
@@ -145,9 +155,6 @@ struct HttpArgs {
         hide_env_values = true
     )]
     http_token_file: Option<PathBuf>,
-    /// The server's data directory, for /wal-push/NAME, which reads pg_wal in it [default: PGDATA]
-    #[arg(long, value_name = "DIR", env = "WALFS_PGDATA", hide_env_values = true)]
-    pgdata: Option<PathBuf>,
 }
 
 impl HttpArgs {
@@ -162,16 +169,6 @@ impl HttpArgs {
             "" => Err(format!("the token in {} is empty", file.display())),
             token => Ok(Some(token.to_owned())),
         }
-    }
-
-    fn pg_wal(&self) -> Option<PathBuf> {
-        let data = self.pgdata.clone();
-        let data = data.or_else(|| {
-            std::env::var_os("PGDATA")
-                .filter(|data| !data.is_empty())
-                .map(PathBuf::from)
-        });
-        data.map(|data| data.join("pg_wal"))
     }
 }
 
@@ -234,6 +231,8 @@ impl AgentArgs {
                  http-token-file, or listen = \"127.0.0.1:5000\"",
             );
         }
+        let has_token = self.http.http_token_file.is_some();
+        self.start.check(has_token, schedule.schedule_backup.is_some())?;
         if schedule.schedules().is_empty() && self.mountpoint().is_none() && self.http.listen.is_none() {
             return Err(
                 "there is nothing to do. HINT: schedule-backup = \"0 3 * * *\" in the configuration, or --schedule-backup",
@@ -297,6 +296,7 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
             path: std::env::current_exe()?,
         },
         schedules: arguments.schedule.schedules(),
+        backup_first: arguments.start.backup(),
         full_every: arguments.schedule.schedule_full_every,
         jitter: arguments.schedule.schedule_jitter.unwrap_or_default(),
         lease: arguments.schedule.schedule_lease,
@@ -320,10 +320,17 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
     newly_made(&archive).iter().for_each(|word| complain(word));
     tracing::info!("{} is served", archive.place());
     let (stop, stopped) = watch::channel(false);
+    let listening = listener.as_ref().and_then(Listener::url);
+    if let Some(restore) = arguments.start.restore(listening)?
+        && !restored(&restore, &options.program, &mut signals, &stop).await?
+    {
+        return Ok(());
+    }
     let state = Arc::new(State::default());
     let answering = listener.map(|listener| {
         tracing::info!("listening on {}", listener.place());
-        let ways = (arguments.http.pg_wal(), token);
+        let pg_wal = arguments.start.pgdata().map(|data| data.join("pg_wal"));
+        let ways = (pg_wal, token);
         let side = http_side(
             &config,
             archive.clone(),
@@ -333,6 +340,9 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
         );
         tokio::spawn(listener.serve(Arc::new(side), stopped.clone()))
     });
+    // The server finds somebody who answers.
+    let letting = arguments.start.lock();
+    let letting = letting.map(|lock| tokio::spawn(let_through(lock, stopped.clone())));
     let working = tokio::spawn(work(archive, Arc::new(options), state, stopped));
     notify_ready();
     let signal = signals.first().await;
@@ -340,10 +350,31 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
     tracing::info!("{signal}: ending");
     stop.send_replace(true);
     working.await?;
+    if let Some(letting) = letting {
+        letting.await?;
+    }
     if let Some(answering) = answering {
         answering.await?;
     }
     Ok(())
+}
+
+/// Restores before anything else; `false`: a signal has ended it.
+async fn restored(
+    restore: &RestoreFirst,
+    program: &Program,
+    signals: &mut Interrupts,
+    stop: &watch::Sender<bool>,
+) -> Result<bool, String> {
+    let mut restoring = pin!(restore.run(program, stop.subscribe()));
+    tokio::select! {
+        ended = &mut restoring => return ended.map(|()| true),
+        _ = signals.next() => {}
+    }
+    stop.send_replace(true);
+    // What it says of its end is that it was told to.
+    let _ = restoring.await;
+    Ok(false)
 }
 
 async fn bound(place: &Listen) -> Result<Listener, String> {

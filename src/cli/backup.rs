@@ -1,11 +1,12 @@
 //! `walfs backup`: takes a base backup of a running server.
 
 use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::builder::FalseyValueParser;
+use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args};
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
@@ -80,6 +81,13 @@ pub struct BackupArgs {
     /// Do not look whether data pages are whole, nor verify their checksums
     #[arg(long, env = "WALFS_BACKUP_NO_VERIFY_CHECKSUMS", hide_env_values = true, value_parser = FalseyValueParser::new())]
     no_verify_checksums: bool,
+    /// Keep the files in this directory with the backup, as settings, also if the server does not read them
+    ///
+    /// They are in walfs.settings/ of the backup, under the path that they have here, as all settings are that lie outside of the
+    /// data directory. `walfs restore --settings-mapping` puts them back.
+    #[arg(long, value_name = "DIR", env = "WALFS_SETTINGS_DIR", hide_env_values = true,
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    settings_dir: Option<PathBuf>,
     /// How long to wait for the backup's WAL in the archive
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration, env = "WALFS_BACKUP_WAL_TIMEOUT", hide_env_values = true)]
     wal_timeout: Duration,
@@ -253,7 +261,11 @@ fn options(arguments: &BackupArgs) -> Result<Options, Failure> {
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let primary = arguments.primary.as_deref().map(connect::at).transpose()?;
+    // Empty: none, whatever a configuration says.
+    let settings = arguments.settings_dir.as_deref();
+    let settings = settings.filter(|directory| *directory != Path::new(""));
     Ok(Options {
+        settings_dir: settings.map(std::path::absolute).transpose()?,
         primary,
         label: arguments.label.clone().unwrap_or_else(|| format!("walfs {name}")),
         name,

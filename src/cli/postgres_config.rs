@@ -17,7 +17,7 @@ use super::complain;
 use super::out::Out;
 use crate::pg::setting::quoted as setting;
 
-mod http;
+pub(super) mod http;
 
 /// Print the lines for postgresql.conf, and why they are as they are
 ///
@@ -42,7 +42,11 @@ pub struct PostgresConfigArgs {
     http: Option<String>,
 }
 
-fn url(text: &str) -> Result<String, String> {
+/// Reads the address of an agent.
+///
+/// # Errors
+/// Why the text is none.
+pub(super) fn url(text: &str) -> Result<String, String> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic());
     match text.starts_with("http://") || text.starts_with("https://") {
         true if is_plain => Ok(text.to_owned()),

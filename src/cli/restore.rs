@@ -1,31 +1,24 @@
 //! `walfs restore`: a backup becomes a data directory.
 
-use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
-use jiff::Timestamp;
+use clap::Args;
 
 use crate::archive::tree::LATEST;
 use crate::assemble::Stay;
-use crate::job::restore::{
-    Choice, Mapping, OldWal, Options, Owner, Ownership, Recovery, Target, TargetAction, TargetTimeline,
-    restore,
-};
+use crate::job::restore::{Choice, Mapping, OldWal, Options, Owner, Ownership, restore};
 use crate::linux::kernel::{self, lookup_user};
 use crate::memory::give_back_freed;
-use crate::pg::{Lsn, Timeline};
 
-use super::connect::has_password;
+use self::recovery::RecoveryArgs;
 use super::options::{MemoryArgs, StoreArgs, open};
-use super::postgres_config::{
-    fetch_command, restore_command, standby_fetch_command, standby_restore_command,
-};
-use super::{complain, moment, progress, restored, start_log};
+use super::{complain, progress, restored, start_log};
+
+mod recovery;
 
 /// Restore a backup to a data directory, ready to recover
 ///
@@ -78,6 +71,12 @@ pub struct RestoreArgs {
     /// May be given several times. NEWDIR is absolute, and empty or made. Where a name has =, write \=.
     #[arg(long, value_name = "OLDDIR=NEWDIR", value_parser = mapping)]
     tablespace_mapping: Vec<Mapping>,
+    /// Put settings that were not in the data directory back: those that were in OLDDIR go to NEWDIR
+    ///
+    /// The backup has them in walfs.settings/, under the path that they had; without this they stay there. May be given several
+    /// times. Nothing is replaced: a file that is there and differs is named and left, and so is a link.
+    #[arg(long, value_name = "OLDDIR=NEWDIR", value_parser = mapping)]
+    settings_mapping: Vec<Mapping>,
     /// As root: whom all files shall belong to [default: the numbers that they had in the backup]
     #[arg(long, value_name = "USER")]
     owner: Option<String>,
@@ -101,81 +100,18 @@ pub struct RestoreArgs {
     store: StoreArgs,
 }
 
-/// Where recovery ends, and what the server is then.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Recovery")]
-struct RecoveryArgs {
-    /// Recover up to this time, with its offset or zone: "2026-11-21 14:00:00+01", "2026-11-21 13:00:00 UTC"
-    #[arg(long, value_name = "TIME", group = "target", value_parser = moment::parse)]
-    target_time: Option<Timestamp>,
-    /// Recover up to this position
-    #[arg(long, value_name = "LSN", group = "target")]
-    target_lsn: Option<Lsn>,
-    /// Recover up to a point that pg_create_restore_point has made
-    #[arg(long, value_name = "NAME", group = "target")]
-    target_name: Option<String>,
-    /// Recover up to the end of this transaction
-    #[arg(long, value_name = "XID", group = "target")]
-    target_xid: Option<u64>,
-    /// End as soon as the backup is consistent
-    #[arg(long, group = "target")]
-    immediate: bool,
-    /// End just before the target, not just behind it
-    #[arg(long, requires = "target", conflicts_with_all = ["target_name", "immediate"])]
-    target_exclusive: bool,
-    /// latest, current (that of the backup), or a number
-    ///
-    /// "latest" is the timeline that goes on. Where several have WAL of their own (a copy was opened and has archived, or the
-    /// server went on after a recovery), they are named, and one must be chosen by its number.
-    #[arg(long, value_name = "TIMELINE", default_value = "latest", value_parser = timeline)]
-    target_timeline: TargetTimeline,
-    /// What the server does at the target [default: pause; at the end of the WAL it promotes itself]
-    #[arg(long, value_name = "ACTION", requires = "target")]
-    target_action: Option<ActionArg>,
-    /// Recover up to the first segment that is missing, although there are segments behind it
-    #[arg(long)]
-    up_to_gap: bool,
-    /// Make a standby: standby.signal instead of recovery.signal
-    #[arg(long)]
-    standby: bool,
-    /// The server that the standby follows
-    #[arg(long, value_name = "CONNINFO", requires = "standby")]
-    primary_conninfo: Option<String>,
-    /// It takes the place of the server that was backed up, which is gone: let it archive as that did
-    ///
-    /// Otherwise archive_mode is off in it: two servers that archive into one archive leave behind what nobody can tell
-    /// apart. It can take over later: `ALTER SYSTEM SET archive_mode = 'on'`, and a restart.
-    #[arg(long)]
-    take_over: bool,
-    /// What is done anyway, without --take-over
-    #[arg(long, hide = true, conflicts_with = "take_over")]
-    no_archiving: bool,
-    /// Where the archive will be mounted: restore_command is then a safe cp [default: walfs wal-fetch, without a mount]
-    #[arg(long, value_name = "DIR", env = "WALFS_MOUNTPOINT", hide_env_values = true)]
-    mountpoint: Option<PathBuf>,
-}
-
-/// See [`TargetAction`].
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ActionArg {
-    /// The server can be read; pg_wal_replay_resume() opens it
-    Pause,
-    /// The server opens
-    Promote,
-    /// The server stops
-    Shutdown,
-}
-
 const MANUAL: &str = "\
 Examples:
   walfs restore --archive s3://bucket/prefix --take-over LATEST /var/lib/postgresql/15/main
   walfs restore --archive s3://bucket/prefix --delta --take-over LATEST /var/lib/postgresql/15/main
   walfs restore --archive /srv/archive --target-time '2026-11-21 13:59:00+01' --target-action promote LATEST /srv/pg
   walfs restore --archive /srv/archive --tablespace-mapping /srv/fast=/srv/fast2 monday /srv/copy
+  walfs restore --archive s3://bucket/prefix --http http://127.0.0.1:5000 LATEST /var/lib/postgresql/data
 
 What it writes beside the files of the backup: the WAL from the backup's start to its end, in pg_wal; lines in \
 postgresql.auto.conf, between two marks; recovery.signal or standby.signal; where tablespaces are, in pg_tblspc and \
-tablespace_map. Settings files that are not in the data directory are not in the backup: bring them back yourself. \
+tablespace_map. Settings files that were not in the data directory are in walfs.settings/ of a backup by `walfs backup`: \
+--settings-mapping puts them back. \
 global/pg_control comes last. It is changed so that the server starts only with backup_label; backup_manifest describes \
 it as it is, so that pg_verifybackup passes.
 
@@ -254,7 +190,8 @@ async fn restore_backup(arguments: &RestoreArgs) -> Result<(), Failure> {
 /// A data directory in a mount of walfs would become a backup there.
 fn refuse_a_mount(options: &Options) -> Result<(), Failure> {
     let tablespaces = options.tablespaces.iter().map(|mapping| &mapping.new);
-    let others = options.waldir.iter().chain(tablespaces);
+    let settings = options.settings.iter().map(|mapping| &mapping.new);
+    let others = options.waldir.iter().chain(tablespaces).chain(settings);
     for directory in std::iter::once(&options.directory).chain(others) {
         if kernel::is_in_walfs(directory) {
             let directory = directory.display();
@@ -269,16 +206,6 @@ fn refuse_a_mount(options: &Options) -> Result<(), Failure> {
 }
 
 fn options(arguments: &RestoreArgs) -> Result<Options, Failure> {
-    let recovery = &arguments.recovery;
-    if let Some(conninfo) = &recovery.primary_conninfo
-        && has_password(conninfo)
-    {
-        return Err(
-            "--primary-conninfo has a password, which everybody can read in the list of processes.\n\
-                    HINT: leave it away, and put it into the .pgpass of the server's user."
-                .into(),
-        );
-    }
     Ok(Options {
         backup: arguments.backup.clone(),
         directory: path::absolute(directory(arguments)?)?,
@@ -286,21 +213,14 @@ fn options(arguments: &RestoreArgs) -> Result<Options, Failure> {
         old_wal: old_wal(arguments)?,
         waldir: arguments.waldir.as_ref().map(path::absolute).transpose()?,
         tablespaces: arguments.tablespace_mapping.clone(),
+        settings: arguments.settings_mapping.clone(),
         owner: ownership(arguments.owner.as_deref())?,
         jobs: usize::from(arguments.jobs),
         sync: !arguments.no_sync,
         dry_run: arguments.dry_run,
-        recovery: Recovery {
-            target: target(recovery),
-            timeline: recovery.target_timeline,
-            action: recovery.target_action.map(TargetAction::from),
-            inclusive: !recovery.target_exclusive,
-            up_to_gap: recovery.up_to_gap,
-            standby: recovery.standby,
-            primary_conninfo: recovery.primary_conninfo.clone(),
-            takes_over: recovery.take_over && !recovery.no_archiving,
-            restore_command: command(arguments)?,
-        },
+        recovery: arguments
+            .recovery
+            .recovery(&arguments.archive, &arguments.store)?,
     })
 }
 
@@ -316,45 +236,6 @@ fn directory(arguments: &RestoreArgs) -> Result<PathBuf, Failure> {
     let given = arguments.directory.clone().or_else(|| arguments.pgdata.clone());
     let given = given.or_else(|| std::env::var_os("PGDATA").map(PathBuf::from));
     given.ok_or_else(|| "no data directory is named.\nHINT: walfs restore --archive ARCHIVE NAME DIR".into())
-}
-
-fn target(arguments: &RecoveryArgs) -> Target {
-    let time = arguments.target_time.map(Target::Time);
-    let lsn = arguments.target_lsn.map(Target::Lsn);
-    let name = arguments.target_name.clone().map(Target::Name);
-    let xid = arguments.target_xid.map(Target::Xid);
-    let immediate = arguments.immediate.then_some(Target::Immediate);
-    let target = time.or(lsn).or(name).or(xid).or(immediate);
-    target.unwrap_or(Target::Latest)
-}
-
-/// The `restore_command` for what the server shall be: by the mount if it is named, by this program and these options
-/// otherwise.
-fn command(arguments: &RestoreArgs) -> Result<Vec<u8>, Failure> {
-    if let Some(mountpoint) = &arguments.recovery.mountpoint {
-        let mountpoint = path::absolute(mountpoint)?;
-        return Ok(match arguments.recovery.standby {
-            true => standby_restore_command(&mountpoint),
-            false => restore_command(&mountpoint),
-        });
-    }
-    let archive = match arguments.archive.contains("://") {
-        true => OsString::from(&arguments.archive),
-        // The server runs in its data directory.
-        false => path::absolute(&arguments.archive)?.into(),
-    };
-    let mut words = vec![
-        std::env::current_exe()?.into(),
-        OsString::from("wal-fetch"),
-        "--archive".into(),
-        archive,
-    ];
-    words.extend(arguments.store.words()?);
-    let words: Vec<&OsStr> = words.iter().map(OsString::as_os_str).collect();
-    Ok(match arguments.recovery.standby {
-        true => standby_fetch_command(&words),
-        false => fetch_command(&words),
-    })
 }
 
 fn ownership(user: Option<&str>) -> Result<Ownership, Failure> {
@@ -409,29 +290,6 @@ fn mapping(text: &str) -> Result<Mapping, String> {
     Ok(Mapping { old, new })
 }
 
-fn timeline(text: &str) -> Result<TargetTimeline, String> {
-    match text {
-        "latest" => Ok(TargetTimeline::Latest),
-        "current" => Ok(TargetTimeline::Current),
-        number => match number.parse() {
-            Ok(number) if number > 0 => Ok(TargetTimeline::Number(Timeline(number))),
-            _ => Err(format!(
-                "{text:?} is not latest, current or the number of a timeline"
-            )),
-        },
-    }
-}
-
-impl From<ActionArg> for TargetAction {
-    fn from(argument: ActionArg) -> Self {
-        match argument {
-            ActionArg::Pause => Self::Pause,
-            ActionArg::Promote => Self::Promote,
-            ActionArg::Shutdown => Self::Shutdown,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -443,8 +301,6 @@ mod tests {
         let odd = mapping(r"/a\=b=/c\=d\e").unwrap();
         assert_eq!((&*odd.old, &*odd.new), ("/a=b", Path::new(r"/c=d\e")));
         assert!(mapping("/a=b=/c").is_err() && mapping(r"/a\=/b").is_err());
-        assert_eq!(timeline("3"), Ok(TargetTimeline::Number(Timeline(3))));
-        assert!(timeline("0").is_err());
         assert_eq!(
             (choice("latest"), choice("LATEST")),
             (Ok(Choice::Latest), Ok(Choice::Latest))

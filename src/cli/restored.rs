@@ -1,7 +1,7 @@
 //! What `walfs restore` prints at its end: what was done, and what to do next.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use indicatif::HumanBytes;
 use serde::Serialize;
@@ -37,6 +37,7 @@ struct Restored<'a> {
     wal_until: String,
     wal_gap: Option<String>,
     settings_set_aside: &'a [String],
+    settings_put_back: &'a [PathBuf],
     settings_lacking: &'a [&'static str],
     warnings: &'a [String],
 }
@@ -96,6 +97,10 @@ pub(super) fn print(
     }
     for setting in &report.settings {
         writeln!(out, "set aside: {setting}")?;
+    }
+    let would = if options.dry_run { "would be " } else { "" };
+    for file in &report.put_back {
+        writeln!(out, "{would}put back: {}", file.display())?;
     }
     if options.dry_run {
         return Ok(());
@@ -196,6 +201,7 @@ fn as_json<'a>(report: &'a Report, options: &'a Options) -> Restored<'a> {
         wal_until: name(report.reach.last),
         wal_gap: report.reach.gap.map(name),
         settings_set_aside: &report.settings,
+        settings_put_back: &report.put_back,
         settings_lacking: &report.lacking,
         warnings: &report.warnings,
     }

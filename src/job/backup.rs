@@ -17,6 +17,7 @@
 //! However this ends before the commit, the session ends, the server leaves backup mode, and the parts are deleted; if
 //! walfs is killed, the next sweep does that.
 
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -48,6 +49,7 @@ mod behind;
 mod blocks;
 mod ending;
 mod error;
+mod kept_settings;
 mod local;
 mod outside;
 mod pack;
@@ -97,6 +99,8 @@ pub struct Options {
     pub rate_limit: Option<u64>,
     /// How long to wait for the backup's WAL.
     pub wal_timeout: Duration,
+    /// A directory whose files are kept as settings, whether the server reads them or not. Absolute.
+    pub settings_dir: Option<PathBuf>,
     /// Where the primary of a standby is; otherwise the standby is asked.
     pub primary: Option<Resolved>,
     /// The turn of a schedule that it is; if another host has taken it, nothing of the backup is kept.
@@ -476,7 +480,7 @@ impl<'a> Taking<'a> {
 
     /// Lists the data directory.
     async fn list(&self) -> Result<Listed, Error> {
-        let files = self.settings.files.clone();
+        let (mut files, kept) = (self.settings.files.clone(), self.options.settings_dir.clone());
         let rules = walk::Rules {
             root: self.facts.data_directory.clone(),
             major: self.facts.major,
@@ -486,6 +490,11 @@ impl<'a> Taking<'a> {
         };
         blocking(move || {
             let mut walked = walk::walk(&rules)?;
+            for file in kept.iter().flat_map(|directory| kept_settings::files(directory)) {
+                if files.iter().all(|known| known.path != file.path) {
+                    files.push(file);
+                }
+            }
             let outside = outside::add(&mut walked, &rules.root, &files);
             Ok(Listed {
                 control: walked.control.attributes,

@@ -49,6 +49,7 @@ mod error;
 mod fill;
 mod finish;
 pub(in crate::job) mod forks;
+mod found;
 mod kept;
 mod landmarks;
 mod links;
@@ -56,6 +57,7 @@ mod lock;
 mod only_here;
 mod place;
 mod plan;
+mod put_back;
 pub(in crate::job) mod reachable;
 pub(in crate::job) mod received;
 mod saved;
@@ -74,9 +76,10 @@ mod work;
 pub use branch::Branch;
 pub use choose::Choice;
 pub use error::Error;
+pub use found::{Found, look_at};
 pub use only_here::Unarchived;
 pub use plan::{Aside, OldWal};
-pub use settings::Recovery;
+pub use settings::{Recovery, harm_of};
 pub use tablespaces::{Mapping, Place};
 pub use target::{Target, TargetAction, TargetTimeline};
 pub use wal::Reach;
@@ -96,6 +99,8 @@ pub struct Options {
     pub waldir: Option<PathBuf>,
     /// Tablespaces that go elsewhere.
     pub tablespaces: Vec<Mapping>,
+    /// Directories of settings that were not in the data directory, and where they go back to, absolute.
+    pub settings: Vec<Mapping>,
     /// Whom all files are given to; usual if the process is root, impossible otherwise. `None`: whose they are made by.
     pub owner: Ownership,
     /// Parts that are decoded at once, while more are fetched; usually 4.
@@ -159,6 +164,8 @@ pub struct Report {
     pub reach: Reach,
     /// Settings of the backup that were taken from the server, each with the reason.
     pub settings: Vec<String>,
+    /// Settings files that were put back beside the data directory.
+    pub put_back: Vec<PathBuf>,
     /// Files without which no server starts, and which the backup does not have.
     pub lacking: Vec<&'static str>,
     /// What the operator should know.
@@ -184,6 +191,9 @@ pub async fn restore(
     let mut checked = check::check(archive, options, data, progress, patience).await?;
     let mut report = report(&checked);
     if options.dry_run {
+        put_back::put_back(&checked.source, options, &mut report)
+            .boxed()
+            .await?;
         return Ok(report);
     }
     saved::archive(archive, &checked.roots, &checked.plan.saved)
@@ -229,6 +239,9 @@ pub async fn restore(
     if let Some(rest) = &checked.rest {
         report.warnings.extend(rest.bring(roots, access).await?);
     }
+    put_back::put_back(&checked.source, options, &mut report)
+        .boxed()
+        .await?;
     let configured = complete(checked, roots, options, access, &mut control, progress)?;
     report.settings = configured.set_aside;
     report.lacking = configured.lacking;
@@ -274,6 +287,7 @@ fn report(checked: &Checked) -> Report {
         tablespaces: checked.roots.bases.places.clone(),
         reach: checked.reach.clone(),
         settings: Vec::new(),
+        put_back: Vec::new(),
         lacking: Vec::new(),
         warnings: checked.warnings.clone(),
     }

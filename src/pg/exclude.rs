@@ -9,6 +9,7 @@
 //! | anywhere | `pg_replslot`, `pg_notify` and five more | kept as empty directories |
 //! | the data directory | `pg_wal` | kept as a directory with [`wal_directories`], all empty |
 //! | the data directory | [`SETTINGS_FOLDER`] | skipped: of the backup this cluster came from |
+//! | the data directory | [`START_LOCK`] | skipped: of who waits to start the server |
 //! | a tablespace | all but the directory of this version | skipped: of another cluster |
 //! | a database | `t3_16390` and the like | skipped: temporary relations |
 //! | a database | forks of unlogged relations but `_init` | skipped: see [`Unlogged`](super::relation::Unlogged) |
@@ -63,6 +64,10 @@ const SKIPPED_PREFIXES: [&str; 2] = ["pg_internal.init", "pgsql_tmp"];
 /// the server's machine. PostgreSQL knows nothing of it.
 pub const SETTINGS_FOLDER: &str = "walfs.settings";
 
+/// The file in a data directory that a container makes and waits on: who stands beside it removes it once the server may start. As
+/// TimescaleDB's image of PostgreSQL and its sidecar have it.
+pub const START_LOCK: &str = "wale_init_lockfile";
+
 /// The directories that a backup has in `pg_wal`, relative to the data directory: PostgreSQL 17 added one.
 pub fn wal_directories(major_version: u32) -> &'static [&'static str] {
     if major_version < 17 {
@@ -86,7 +91,7 @@ pub fn verdict(parent: &[u8], name: &[u8], tablespace_directory: &str) -> Verdic
     }
     match (parent, name) {
         (b"", b"pg_wal") => Verdict::Empty,
-        (b"", name) if name == SETTINGS_FOLDER.as_bytes() => Verdict::Skip,
+        (b"", name) if name == SETTINGS_FOLDER.as_bytes() || name == START_LOCK.as_bytes() => Verdict::Skip,
         (b"global", b"pg_control") => Verdict::CopyLast,
         _ if is_tablespace(parent) && !is(&tablespace_directory) => Verdict::Skip,
         _ if is_temporary(parent, name) => Verdict::Skip,
@@ -164,6 +169,7 @@ mod tests {
             "base/5/t3_16390",
             "base/5/t3_16390_fsm.1",
             "walfs.settings",
+            "wale_init_lockfile",
             "pg_tblspc/16397/PG_15_202209061/5/t3_16390",
             "pg_tblspc/16397/PG_15_202209061/pgsql_tmp",
             "pg_tblspc/16397/PG_14_202107181",

@@ -34,26 +34,47 @@ pub fn name(line: &str) -> Option<String> {
 
 /// Name, in lower case, and value of the setting in a line of a configuration file, as the server reads them.
 pub fn assignment(line: &str) -> Option<(String, String)> {
-    let name = name(line)?;
-    let rest = line.trim_start()[name.len()..].trim_start();
-    let rest = rest.strip_prefix('=').unwrap_or(rest).trim_start();
-    let value = match rest.strip_prefix('\'') {
-        Some(quoted) => unquoted(quoted),
-        None => {
-            let ends = |c: char| c.is_whitespace() || c == '#';
-            rest[..rest.find(ends).unwrap_or(rest.len())].to_owned()
-        }
-    };
+    let (name, value, _) = split(line)?;
     Some((name, value))
 }
 
-/// What stands before the closing quote. Octal characters, which are of no concern to who reads settings, stay as written.
-fn unquoted(text: &str) -> String {
+/// The same of a line on which nothing else stands; `None` also if a quote is open.
+pub fn sole_assignment(line: &str) -> Option<(String, String)> {
+    let (name, value, rest) = split(line)?;
+    let rest = rest?.trim_start();
+    (rest.is_empty() || rest.starts_with('#')).then_some((name, value))
+}
+
+/// Name, value, and what stands behind; `None` for that: the quote is open.
+fn split(line: &str) -> Option<(String, String, Option<&str>)> {
+    let name = name(line)?;
+    let rest = line.trim_start()[name.len()..].trim_start();
+    let rest = rest.strip_prefix('=').unwrap_or(rest).trim_start();
+    let (value, rest) = match rest.strip_prefix('\'') {
+        Some(quoted) => unquoted(quoted),
+        None => {
+            let ends = |c: char| c.is_whitespace() || c == '#';
+            let (value, rest) = rest.split_at(rest.find(ends).unwrap_or(rest.len()));
+            (value.to_owned(), Some(rest))
+        }
+    };
+    Some((name, value, rest))
+}
+
+/// What stands before the closing quote, and behind it. Octal characters, which are of no concern to who reads settings, stay as
+/// written.
+fn unquoted(text: &str) -> (String, Option<&str>) {
     let mut value = String::new();
-    let mut chars = text.chars().peekable();
+    let mut chars = text.chars();
     while let Some(c) = chars.next() {
         match c {
-            '\'' if chars.next_if_eq(&'\'').is_none() => break,
+            '\'' => match chars.as_str().strip_prefix('\'') {
+                Some(rest) => {
+                    value.push('\'');
+                    chars = rest.chars();
+                }
+                None => return (value, Some(chars.as_str())),
+            },
             '\\' => value.extend(chars.next().map(|c| match c {
                 'n' => '\n',
                 't' => '\t',
@@ -62,7 +83,7 @@ fn unquoted(text: &str) -> String {
             other => value.push(other),
         }
     }
-    value
+    (value, None)
 }
 
 #[cfg(test)]

@@ -8,18 +8,21 @@ use super::{Error, Session, column};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingsFile {
     /// `config_file`, `hba_file`, `ident_file`, `include` for a file that one of them includes, or `ssl_key_file` and the
-    /// like.
+    /// like; [`SettingsFile::KEPT`].
     pub setting: String,
     /// Where it is; absolute.
     pub path: PathBuf,
 }
 
 impl SettingsFile {
+    /// The setting of a file that no server names: walfs's own, by which a directory is kept.
+    pub const KEPT: &'static str = "settings-dir";
+
     /// Are there settings in it? Certificates and keys are none.
     pub fn has_settings(&self) -> bool {
         matches!(
             self.setting.as_str(),
-            "config_file" | "hba_file" | "ident_file" | "include"
+            "config_file" | "hba_file" | "ident_file" | "include" | Self::KEPT
         )
     }
 }

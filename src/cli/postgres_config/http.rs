@@ -4,24 +4,55 @@ use std::ffi::OsStr;
 
 use super::{line, quoted, setting};
 
+/// How curl is called: with words of errors, and without a proxy.
+const CURL: &str = r#"curl -sS --noproxy "*""#;
+
+/// The address of a file, as the shell reads it.
+fn at(url: &str, way: &str) -> String {
+    let address = format!("{}/{way}/", url.trim_end_matches('/'));
+    String::from_utf8_lossy(&quoted(OsStr::new(&address))).into_owned() + "%f"
+}
+
+/// `restore_command` by curl.
+fn by_curl(url: &str) -> String {
+    // `%%` is PostgreSQL's for a percent sign.
+    let (wal, code) = (at(url, "wal"), r#"-w "%%{http_code}""#);
+    format!(
+        r#"c=$({CURL} -o "%p" {code} {wal}) && test "$c" = 200 || {{ e=255; test "$c:$(cat "%p")" = "404:%f is not archived" && e=1; rm -f "%p"; exit $e; }}"#
+    )
+}
+
+/// `restore_command` by wget.
+fn by_wget(url: &str) -> String {
+    let (wal, absent) = (at(url, "wal"), at(url, "absent"));
+    format!(
+        r#"wget -q -O "%p" {wal} || {{ rm -f "%p"; test "$(wget -q -O - {absent})" = "%f is not archived" && exit 1; exit 255; }}"#
+    )
+}
+
+/// The safe `restore_command` by the agent at `url`, unquoted: 1 only with a proof of absence, 255 otherwise. It calls curl, or
+/// wget where that is not there.
+pub(in crate::cli) fn restore_command(url: &str) -> Vec<u8> {
+    let (curl, wget) = (by_curl(url), by_wget(url));
+    format!("if command -v curl >/dev/null; then {curl}; else {wget}; fi").into_bytes()
+}
+
+/// The same for a standby: never more than 125, so that the server goes on.
+pub(in crate::cli) fn standby_restore_command(url: &str) -> Vec<u8> {
+    [b"( ", &restore_command(url)[..], b" ) || exit 1"].concat()
+}
+
 /// What is written for the agent at `url`, like `http://127.0.0.1:5000`. By curl first, by wget as alternatives.
 pub(super) fn postgres_config(url: &str) -> String {
-    let url = url.trim_end_matches('/');
-    let at = |way: &str| {
-        String::from_utf8_lossy(&quoted(OsStr::new(&format!("{url}/{way}/")))).into_owned() + "%f"
-    };
-    let (wal, absent, push) = (at("wal"), at("absent"), at("wal-push"));
-    // `%%` is PostgreSQL's for a percent sign.
-    let code = r#"-w "%%{http_code}""#;
-    let curl = r#"curl -sS --noproxy "*""#;
-    let archive = format!(r#"test "$({curl} -T "%p" {wal})" = "%f is archived""#);
-    let restore = format!(
-        r#"c=$({curl} -o "%p" {code} {wal}) && test "$c" = 200 || {{ e=255; test "$c:$(cat "%p")" = "404:%f is not archived" && e=1; rm -f "%p"; exit $e; }}"#
+    let archive = format!(
+        r#"test "$({CURL} -T "%p" {})" = "%f is archived""#,
+        at(url, "wal")
     );
-    let wget = format!(
-        r#"wget -q -O "%p" {wal} || {{ rm -f "%p"; test "$(wget -q -O - {absent})" = "%f is not archived" && exit 1; exit 255; }}"#
+    let push = format!(
+        r#"test "$(wget -q -O - {})" = "%f is archived""#,
+        at(url, "wal-push")
     );
-    let push = format!(r#"test "$(wget -q -O - {push})" = "%f is archived""#);
+    let (restore, wget) = (by_curl(url), by_wget(url));
     let value = |command: &str| setting(command.as_bytes());
     [
         ARCHIVING.to_owned(),

@@ -1,6 +1,8 @@
 //! The environment variables of the systems that walfs follows, so that a container that was made for one of them runs walfs
 //! as it is.
 
+use std::path::Path;
+
 use super::Error;
 
 /// A variable, and what becomes of it.
@@ -15,7 +17,7 @@ pub(in crate::cli) struct Forerunner {
 }
 
 /// What is understood, in one table.
-pub(in crate::cli) const FORERUNNERS: [Forerunner; 9] = [
+pub(in crate::cli) const FORERUNNERS: [Forerunner; 16] = [
     Forerunner {
         name: "WALE_S3_PREFIX",
         system: "WAL-E, TimescaleDB's sidecar",
@@ -42,19 +44,54 @@ pub(in crate::cli) const FORERUNNERS: [Forerunner; 9] = [
         means: "archive, see TOTALRECALL_BUCKET",
     },
     Forerunner {
+        name: "START_MODE",
+        system: SIDECAR,
+        means: "start: CONTINOUS_BACKUP, BACKUP_PUSH (INITIAL), RESTORE",
+    },
+    Forerunner {
         name: "WALE_LISTEN_PORT",
         system: SIDECAR,
-        means: "listen: 127.0.0.1:PORT",
+        means: "listen: 127.0.0.1:PORT; http-url",
     },
     Forerunner {
         name: "WALE_SIDECAR_HOSTNAME",
         system: SIDECAR,
-        means: "listen: if not localhost, on all addresses",
+        means: "http-url; listen: if not localhost, on all addresses",
+    },
+    Forerunner {
+        name: "WALE_INIT_LOCKFILE",
+        system: SIDECAR,
+        means: "start-lock",
     },
     Forerunner {
         name: "CRON_TIMING",
         system: SIDECAR,
-        means: "schedule-backup",
+        means: "schedule-backup; if START_MODE is set, daily without it",
+    },
+    Forerunner {
+        name: "WALE_RESTORE_LABEL",
+        system: SIDECAR,
+        means: "restore-name",
+    },
+    Forerunner {
+        name: "RECOVERY_ADDITION",
+        system: SIDECAR,
+        means: "restore-recovery",
+    },
+    Forerunner {
+        name: "PGCONF_BACKUP_DIR",
+        system: SIDECAR,
+        means: "settings-dir",
+    },
+    Forerunner {
+        name: "PGDATA",
+        system: SIDECAR,
+        means: "pgdata, as for PostgreSQL's own programs",
+    },
+    Forerunner {
+        name: "PGWAL",
+        system: SIDECAR,
+        means: "restore-waldir, if it is not PGDATA/pg_wal",
     },
     Forerunner {
         name: ENCRYPTION_KEY,
@@ -84,9 +121,7 @@ pub(super) fn may_be_secret(name: &str) -> bool {
 ///
 /// # Errors
 /// [`Error::Forerunner`].
-pub(super) fn settings(
-    read: &impl Fn(&str) -> Option<String>,
-) -> Result<Vec<(&'static str, String, &'static str)>, Error> {
+pub(super) fn settings(read: &impl Fn(&str) -> Option<String>) -> Result<Vec<Set>, Error> {
     if read(ENCRYPTION_KEY).is_some() {
         return Err(Error::Forerunner {
             name: ENCRYPTION_KEY,
@@ -98,20 +133,68 @@ pub(super) fn settings(
     let mut archives = prefix.iter().filter_map(|name| Some((read(name)?, *name)));
     let archive = archives.next().or_else(|| totalrecall(read));
     let archive = archive.map(|(value, by)| ("archive", value, by));
-    let schedule = read("CRON_TIMING").map(|value| ("schedule-backup", value, "CRON_TIMING"));
-    Ok(archive.into_iter().chain(listen(read)).chain(schedule).collect())
+    Ok(archive.into_iter().chain(sidecar(read)).collect())
 }
 
-fn listen(read: &impl Fn(&str) -> Option<String>) -> Option<(&'static str, String, &'static str)> {
+/// What a variable sets: the setting, its value, and the variable.
+type Set = (&'static str, String, &'static str);
+
+/// What the variables of TimescaleDB's sidecar set.
+fn sidecar(read: &impl Fn(&str) -> Option<String>) -> Vec<Set> {
+    let plain = [
+        ("schedule-backup", "CRON_TIMING"),
+        ("start-lock", "WALE_INIT_LOCKFILE"),
+        ("restore-name", "WALE_RESTORE_LABEL"),
+        ("restore-recovery", "RECOVERY_ADDITION"),
+        ("settings-dir", "PGCONF_BACKUP_DIR"),
+    ];
+    let mut set: Vec<Set> = Vec::new();
+    set.extend(
+        plain
+            .iter()
+            .filter_map(|(setting, by)| Some((*setting, read(by)?, *by))),
+    );
+    set.extend(listen(read));
+    if let Some(mode) = read("START_MODE") {
+        set.push(("start", start(mode), "START_MODE"));
+        if read("CRON_TIMING").is_none() {
+            // As it was there.
+            set.push(("schedule-backup", "0 0 * * *".to_owned(), "START_MODE"));
+        }
+    }
+    let usual = read("PGDATA").map(|data| Path::new(&data).join("pg_wal"));
+    let waldir = read("PGWAL").filter(|waldir| usual.as_deref() != Some(Path::new(waldir)));
+    set.extend(waldir.map(|waldir| ("restore-waldir", waldir, "PGWAL")));
+    set
+}
+
+/// The mode in our words; one that nobody knows is refused by the option.
+fn start(mode: String) -> String {
+    match mode.as_str() {
+        "CONTINOUS_BACKUP" | "CONTINUOUS_BACKUP" => "continuous".to_owned(),
+        "BACKUP_PUSH" | "INITIAL" => "backup-first".to_owned(),
+        "RESTORE" => "restore-first".to_owned(),
+        _ => mode,
+    }
+}
+
+fn listen(read: &impl Fn(&str) -> Option<String>) -> Vec<Set> {
     let (port, host) = ("WALE_LISTEN_PORT", "WALE_SIDECAR_HOSTNAME");
     let by = if read(port).is_some() { port } else { host };
     let host = read(host);
-    let address = match host.as_deref() {
-        None | Some("localhost" | "127.0.0.1") => "127.0.0.1",
-        Some(_) => "0.0.0.0",
+    let Some(port) = read(port).or_else(|| host.as_ref().map(|_| "5000".to_owned())) else {
+        return Vec::new();
     };
-    let port = read(port).or_else(|| host.map(|_| "5000".to_owned()))?;
-    Some(("listen", format!("{address}:{port}"), by))
+    let loopback = "127.0.0.1".to_owned();
+    let host = host.filter(|host| host != "localhost").unwrap_or(loopback);
+    let address = match host.as_str() {
+        "127.0.0.1" => "127.0.0.1",
+        _ => "0.0.0.0",
+    };
+    vec![
+        ("listen", format!("{address}:{port}"), by),
+        ("http-url", format!("http://{host}:{port}"), by),
+    ]
 }
 
 fn totalrecall(read: &impl Fn(&str) -> Option<String>) -> Option<(String, &'static str)> {

@@ -27,7 +27,8 @@ use super::target::{Target, TargetTimeline};
 use super::unarchived::Held;
 use super::wal::{self, Lack, Reach};
 use super::{
-    Choice, Options, choose, cluster, command, links, reachable, saved, tablespaces, tar, unarchived, work,
+    Choice, Options, choose, cluster, command, links, put_back, reachable, saved, tablespaces, tar,
+    unarchived, work,
 };
 use crate::archive::Archive;
 use crate::archive::tree::backup::Shape;
@@ -154,6 +155,7 @@ pub(super) async fn check(
     warnings.extend(early.await?);
     warnings.append(&mut said);
     tell_tablespaces(&known_tablespaces, &mut summary);
+    put_back::check(&source, &options.settings)?;
     let places = tablespaces::places(&summary, &options.tablespaces, &options.directory)?;
     let (start, roots, restore) =
         start::look(options, &source, system_id, summary.backup.shape, places, data)?;

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use super::content::Source;
 use super::error::Error;
 use super::links;
-use super::place::{CONTROL, LOST_AND_FOUND, MARK, PLACE_MARK};
+use super::place::{CONTROL, LOST_AND_FOUND, MARK, PLACE_MARK, START_LOCK};
 use super::spot::{Base, Bases, Roots, Spot};
 use crate::archive::tree::page_hashes::{self, PAGE_BYTES, PageHash};
 use crate::archive::tree::{Content, Tree};
@@ -254,6 +254,7 @@ impl Search<'_> {
         Ok(match expected.map(|entry| &entry.content) {
             _ if path == MARK.as_bytes()
                 || is_place_mark(spot)
+                || (path == START_LOCK.as_bytes() && kind == Kind::File)
                 || is_own_link(&self.roots.bases, path, kind) =>
             {
                 Some(false)

@@ -32,10 +32,15 @@ impl Source {
         let Some(entry) = number.and_then(|number| self.tree.entry(number)) else {
             return Ok(None);
         };
+        self.whole(entry, most).await.map(Some)
+    }
+
+    /// All of a file of at most `most` bytes.
+    pub(super) async fn whole(&self, entry: &Entry, most: u64) -> Result<Vec<u8>, Error> {
         if entry.bytes() > most {
             return Err(Error::Content {
                 backup: self.backup.clone(),
-                file: path.to_owned(),
+                file: String::from_utf8_lossy(&entry.path).into_owned(),
                 reason: format!("it has {} bytes, expected at most {most}", entry.bytes()),
             });
         }
@@ -46,9 +51,7 @@ impl Source {
             Ok(())
         })
         .await?;
-        Ok(Some(std::mem::take(
-            &mut whole.lock().expect("no panic while held"),
-        )))
+        Ok(std::mem::take(&mut *whole.lock().expect("no panic while held")))
     }
 
     /// A file as a stream. To be read on a thread for blocking work; the bytes are fetched meanwhile.

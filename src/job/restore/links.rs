@@ -16,7 +16,7 @@ use std::path::Path;
 
 use crate::archive::tree::{Content, Entry, Tree};
 
-use super::place::{LOST_AND_FOUND, MARK, NEW_CONTROL, NEW_MARK, NEW_PLACE_MARK, PLACE_MARK};
+use super::place::{LOST_AND_FOUND, MARK, NEW_CONTROL, NEW_MARK, NEW_PLACE_MARK, PLACE_MARK, START_LOCK};
 use super::settings::NEW_AUTO;
 
 /// Directories whose content no backup needs.
@@ -125,6 +125,9 @@ fn left_out(path: &[u8]) -> Option<&'static str> {
     let first = path.split(|byte| *byte == b'/').next().unwrap_or_default();
     if SERVERS.iter().any(|name| name.as_bytes() == first) {
         return Some("a running server writes it for itself");
+    }
+    if first == START_LOCK.as_bytes() {
+        return Some("a server that waits for it would not start");
     }
     let (top, _) = in_tablespace(path)?;
     (top == LOST_AND_FOUND.as_bytes()).then_some("it was the file system's own")

@@ -39,6 +39,9 @@ pub(super) const NEW_PLACE_MARK: &str = "walfs-restore-place.json.new";
 /// What a file system has at its top: a mount point with nothing else is empty.
 pub(super) use crate::beneath::LOST_AND_FOUND;
 
+/// What a container waits on that starts the server: it comes and goes without the restore.
+pub(super) use crate::pg::exclude::START_LOCK;
+
 /// No mark and no `postmaster.pid` is longer, in bytes.
 const LONGEST_NOTE: u64 = 1 << 20;
 
@@ -126,6 +129,7 @@ fn is_empty(root: &Root) -> io::Result<bool> {
         let is_nothing = match (name.to_str(), kind) {
             // A mark that was never finished is nothing yet.
             (Some(NEW_MARK | NEW_PLACE_MARK), Kind::File) | (Some(LOST_AND_FOUND), Kind::Directory) => true,
+            (Some(START_LOCK), Kind::File) => true,
             // Where it leads is looked at on its own.
             (Some("pg_wal"), Kind::Link) => true,
             (Some("pg_wal"), Kind::Directory) => {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::Options;
 use super::error::Error;
 use super::only_here::Unarchived;
-use super::place::{LOST_AND_FOUND, MARK, PLACE_MARK};
+use super::place::{LOST_AND_FOUND, MARK, PLACE_MARK, START_LOCK};
 use super::spot::{Base, Roots, Spot};
 use crate::archive::Archive;
 use crate::beneath::{Kind, Root};
@@ -236,6 +236,7 @@ fn list(roots: &Roots, directory: &Spot, found: &mut Vec<Spot>) -> Result<(), Er
             Kind::Directory if name == LOST_AND_FOUND => {}
             Kind::Link if is_top && name == "pg_wal" && roots.bases.wal.is_some() => {}
             _ if is_top && name == MARK => {}
+            Kind::File if is_top && name == START_LOCK => {}
             _ if spot.base != Base::Data && spot.below == Path::new(PLACE_MARK) => {}
             _ => found.push(spot),
         }

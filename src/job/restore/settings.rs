@@ -17,6 +17,7 @@ mod files;
 mod rules;
 
 pub(super) use files::{AUTO, Files, MAIN, Settings};
+pub use rules::harm_of;
 use rules::{Deed, Rule, is_same};
 
 /// Where the server writes [`AUTO`] anew, at the end of the recovery.

@@ -148,6 +148,12 @@ pub(super) fn of(major: Option<u32>) -> impl Iterator<Item = &'static Rule> {
     })
 }
 
+/// What this setting would do to a restored server, if it harms one; `name` in small letters.
+pub fn harm_of(name: &str) -> Option<&'static str> {
+    let rule = RULES.iter().find(|rule| rule.name == name);
+    rule.map(|rule| rule.why)
+}
+
 impl Deed {
     /// The value that overrides, if one does.
     pub(super) fn neutral(self, takes_over: bool) -> Option<&'static str> {
