@@ -19,9 +19,12 @@ mod child;
 mod first;
 mod hook;
 mod kept;
+pub mod news;
 mod round;
 mod start_lock;
 pub mod state;
+mod table;
+mod written;
 
 pub use child::Program;
 pub use first::{BackupFirst, RestoreFirst};
@@ -29,6 +32,8 @@ pub use hook::Hooks;
 use round::Round;
 pub use start_lock::let_through;
 use state::State;
+pub use table::keep_table;
+pub use written::keep_written;
 
 /// What an agent does.
 #[derive(Debug)]

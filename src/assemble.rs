@@ -6,20 +6,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tokio::sync::{Mutex, watch};
 
 use crate::agent::Program;
+use crate::agent::state::State;
 use crate::ahead::Ahead;
 use crate::archive::{self, Archive};
 use crate::cache::Cache;
 use crate::cache::disk::DiskCache;
 use crate::config::{Config, PgWal};
-use crate::http::Side;
+use crate::http::{Requests, Side};
 use crate::job::progress::{Progress, Silent};
 use crate::job::status::{Limits, Shown, Status, status};
-use crate::metrics::Metrics;
+use crate::metrics::process::Process;
+use crate::metrics::{Counted, Metrics, Rooms};
 use crate::mount::fs::{self, Fs};
-use crate::overview::{Form, Looks, Overview, Seen};
+use crate::overview::{Form, Looks, Overview, Seen, Watched};
 use crate::read::Reader;
 use crate::staging::Staging;
 use crate::store::{self, Patience, Store};
@@ -106,26 +109,52 @@ pub fn directory(
     Ok(Fs::new(archive, reader, staging, metrics, options, ahead).showing(overview))
 }
 
+/// What an agent tells to who watches, over an open archive, beside its jobs. `pg_wal`: of the server beside it, if that is known;
+/// `more`: what else it counts.
+pub fn watched(
+    config: &Config,
+    archive: &Arc<Archive>,
+    pg_wal: Option<PathBuf>,
+    jobs: Arc<State>,
+    more: impl IntoIterator<Item = Arc<dyn Counted>>,
+) -> Arc<Watched> {
+    let overview = Arc::new(StatusOf {
+        archive: archive.clone(),
+        pg_wal,
+        deadline: config.deadline,
+    });
+    let mut counted: Vec<Arc<dyn Counted>> = vec![
+        Arc::new(Process::begun(Timestamp::now())),
+        jobs,
+        Arc::new(archive.store().clone()),
+    ];
+    counted.extend(more);
+    Arc::new(Watched::new(Arc::new(Looks::new(overview)), counted))
+}
+
 /// What answers by HTTP, over an open archive. `pg_wal`: of the server beside it, if that is known; `token`: what clients have
 /// to say, if anything.
 pub fn http_side(
     config: &Config,
     archive: Arc<Archive>,
-    program: Program,
+    (program, jobs): (Program, Arc<State>),
     (pg_wal, token): (Option<PathBuf>, Option<String>),
     stop: watch::Receiver<bool>,
 ) -> Side {
     let cache = Cache::new(config.memory.cache_bytes);
-    let overview = Arc::new(StatusOf {
+    let rooms = Arc::new(Rooms {
+        metrics: Arc::default(),
         archive: archive.clone(),
-        pg_wal: pg_wal.clone(),
-        deadline: config.deadline,
-    });
-    Side {
         reader: Arc::new(Reader::new(archive.clone(), cache, None).fetching_ahead()),
         staging: Staging::new(archive.compression(), &config.staging()),
-        looks: Looks::new(overview),
-        archive,
+    });
+    let requests = Arc::new(Requests::default());
+    let more: [Arc<dyn Counted>; 2] = [rooms.clone(), requests.clone()];
+    Side {
+        watched: watched(config, &archive, pg_wal.clone(), jobs.clone(), more),
+        jobs,
+        requests,
+        rooms,
         program,
         pg_wal,
         token,
@@ -169,7 +198,7 @@ impl Seen for Status {
             Form::Screen => shown.screen(),
             Form::Json => shown.json(),
             Form::Picture => shown.picture(),
-            Form::Metrics => shown.metrics(),
+            Form::Metrics => shown.metrics().text(),
         }
     }
 }

@@ -28,9 +28,11 @@ use tokio::task::JoinSet;
 
 mod answer;
 mod jobs;
+mod requests;
 mod routes;
 mod wal;
 
+pub use requests::Requests;
 pub use routes::Side;
 
 /// Connections at a time; the next ones wait.

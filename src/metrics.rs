@@ -1,8 +1,9 @@
 //! What happened so far: the counters of all rooms in one list, and the last error, for `mount.json`, for metrics and the
 //! log. A pipe out; nothing comes back.
 
-use std::sync::Mutex;
+use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -13,14 +14,24 @@ use crate::staging::Staging;
 use crate::store::Counts;
 
 pub mod exposition;
+pub mod file;
+pub mod process;
 
 use exposition::Exposition;
+
+/// Something that counts, for who watches.
+pub trait Counted: Debug + Send + Sync {
+    /// Adds its metrics.
+    fn expose(&self, metrics: &mut Exposition);
+}
 
 /// What is counted where no room does it itself.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// Files archived by an upload.
     pub archived_files: AtomicU64,
+    /// Plain bytes of these.
+    pub archived_bytes: AtomicU64,
     /// Segments uploaded before their copier came; they become archived files when it does.
     pub sent_ahead: AtomicU64,
     /// Files brought again with the content already archived.
@@ -38,6 +49,7 @@ pub struct Metrics {
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Counters {
     archived_files: u64,
+    archived_bytes: u64,
     sent_ahead: u64,
     repeated_files: u64,
     failed_files: u64,
@@ -48,6 +60,9 @@ pub struct Counters {
     cache_misses: u64,
     /// Stored bytes held of what was fetched ahead.
     ahead_bytes: u64,
+    /// Segments that were fetched ahead, and those of them that were there when they were asked for.
+    prefetched_segments: u64,
+    prefetch_hits: u64,
     /// The total, and what is held of its shares.
     memory_bytes: u64,
     memory_uploads_bytes: u64,
@@ -59,64 +74,55 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// The same as metrics.
+    /// The same as metrics, but for the store's, which counts by itself.
     pub fn expose(&self, metrics: &mut Exposition) {
         let counters = [
             (
-                "mount_archived_files",
+                "archived_files",
                 "Files archived by an upload",
                 self.archived_files,
             ),
             (
-                "mount_sent_ahead_segments",
-                "Segments uploaded before their copier came",
-                self.sent_ahead,
+                "archived_bytes",
+                "Bytes of these, before they were compressed",
+                self.archived_bytes,
             ),
             (
-                "mount_repeated_files",
+                "repeated_files",
                 "Files brought again with the content already archived",
                 self.repeated_files,
             ),
-            ("mount_failed_files", "Files refused or failed", self.failed_files),
             (
-                "mount_read_bytes",
-                "Plain bytes handed to readers",
-                self.read_bytes,
+                "failed_files",
+                "Files that were brought and refused, or failed",
+                self.failed_files,
             ),
             (
-                "mount_cache_hits",
+                "sent_ahead_segments",
+                "Segments uploaded before their copier came",
+                self.sent_ahead,
+            ),
+            ("read_bytes", "Bytes handed to readers, plain", self.read_bytes),
+            (
+                "prefetched_segments",
+                "Segments fetched before a reader came",
+                self.prefetched_segments,
+            ),
+            (
+                "prefetch_hits",
+                "Of these, how many were there when a reader came",
+                self.prefetch_hits,
+            ),
+            (
+                "cache_hits",
                 "Pieces that were in memory when they were asked for",
                 self.cache_hits,
             ),
-            ("mount_cache_misses", "Pieces that were not", self.cache_misses),
-            (
-                "store_received_bytes",
-                "Bytes received in successful reads",
-                self.store_requests.bytes_in,
-            ),
-            (
-                "store_sent_bytes",
-                "Bytes handed over for writing",
-                self.store_requests.bytes_out,
-            ),
+            ("cache_misses", "Pieces that were not", self.cache_misses),
         ];
         for (name, help, value) in counters {
             metrics.counter(name, help, value);
         }
-        let requests = &self.store_requests;
-        let requests = [
-            ("put", requests.puts),
-            ("get", requests.gets),
-            ("head", requests.heads),
-            ("list", requests.lists),
-            ("delete", requests.deletes),
-            ("part", requests.parts),
-        ];
-        metrics.counters(
-            ("store_requests", "operation"),
-            "Requests to the store, each attempt",
-            requests,
-        );
         let held = [
             ("uploads", self.memory_uploads_bytes),
             ("frames", self.memory_frames_bytes),
@@ -125,20 +131,38 @@ impl Counters {
             ("cache", self.cached_bytes),
         ];
         metrics.gauges(
-            ("mount_memory_bytes", "share"),
+            ("memory_bytes", "share"),
             "Memory that is held of each share",
             held.map(|(share, bytes)| (share.to_owned(), bytes)),
         );
+        metrics.gauge("memory_limit_bytes", "What all shares have", self.memory_bytes);
         metrics.gauge(
-            "mount_memory_limit_bytes",
-            "What all shares have",
-            self.memory_bytes,
-        );
-        metrics.gauge(
-            "mount_spilled_bytes",
-            "What is written and is in temporary files",
+            "spilled_bytes",
+            "What is being written and is in temporary files",
             self.spilled_bytes,
         );
+    }
+}
+
+/// The rooms of a process that archives and reads.
+#[derive(Debug)]
+pub struct Rooms {
+    /// What is counted beside them.
+    pub metrics: Arc<Metrics>,
+    /// The archive.
+    pub archive: Arc<Archive>,
+    /// What reads it.
+    pub reader: Arc<Reader>,
+    /// Where what is archived is made.
+    pub staging: Staging,
+}
+
+impl Counted for Rooms {
+    fn expose(&self, metrics: &mut Exposition) {
+        let counters = self
+            .metrics
+            .of_all_rooms(&self.archive, &self.reader, &self.staging);
+        counters.expose(metrics);
     }
 }
 
@@ -181,8 +205,10 @@ impl Metrics {
     pub fn of_all_rooms(&self, archive: &Archive, reader: &Reader, staging: &Staging) -> Counters {
         let memory = archive.memory();
         let (cache_hits, cache_misses) = reader.cache().hits_and_misses();
+        let (prefetched_segments, prefetch_hits) = reader.fetched_ahead_and_hits();
         Counters {
             archived_files: self.archived_files.load(Ordering::Relaxed),
+            archived_bytes: self.archived_bytes.load(Ordering::Relaxed),
             sent_ahead: self.sent_ahead.load(Ordering::Relaxed),
             repeated_files: self.repeated_files.load(Ordering::Relaxed),
             failed_files: self.failed_files.load(Ordering::Relaxed),
@@ -191,6 +217,8 @@ impl Metrics {
             cache_hits,
             cache_misses,
             ahead_bytes: reader.ahead_bytes(),
+            prefetched_segments,
+            prefetch_hits,
             memory_bytes: memory.total_bytes,
             memory_uploads_bytes: memory.uploads.held_bytes(),
             memory_frames_bytes: memory.frames.held_bytes() + memory.open_frames.held_bytes(),
@@ -200,14 +228,14 @@ impl Metrics {
         }
     }
 
-    /// Notes an archived file.
-    pub fn archived(&self, name: String, uploaded: bool) {
-        let counter = if uploaded {
-            &self.archived_files
+    /// Notes a file that was brought and is archived, of so many plain bytes; `uploaded`: it was not before.
+    pub fn archived(&self, name: String, bytes: u64, uploaded: bool) {
+        if uploaded {
+            self.archived_files.fetch_add(1, Ordering::Relaxed);
+            self.archived_bytes.fetch_add(bytes, Ordering::Relaxed);
         } else {
-            &self.repeated_files
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+            self.repeated_files.fetch_add(1, Ordering::Relaxed);
+        }
         *self.last_archived.lock().expect("no panic while held") = Some(LastFile {
             time: Timestamp::now(),
             name,

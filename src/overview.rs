@@ -9,6 +9,8 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use crate::archive;
+use crate::metrics::Counted;
+use crate::metrics::exposition::Exposition;
 
 /// How long a look is good enough for the next who asks, at least.
 const FRESH: Duration = Duration::from_secs(1);
@@ -34,7 +36,7 @@ pub enum Form {
 
 /// What was seen of the archive at one moment.
 pub trait Seen: std::fmt::Debug + Send + Sync {
-    /// In this form. `is_remembered`: the archive cannot be read now. [`Form::Metrics`] lacks its last line.
+    /// In this form. `is_remembered`: the archive cannot be read now.
     fn told(&self, form: Form, is_remembered: bool) -> String;
 }
 
@@ -134,5 +136,34 @@ impl Looks {
             });
         }
         looked
+    }
+}
+
+/// All that a process has to tell to who watches: the state of the archive, and what it counts itself.
+#[derive(Debug)]
+pub struct Watched {
+    looks: Arc<Looks>,
+    counted: Vec<Arc<dyn Counted>>,
+}
+
+impl Watched {
+    /// The state that these looks tell, and these counters; no name twice.
+    pub(crate) fn new(looks: Arc<Looks>, counted: Vec<Arc<dyn Counted>>) -> Self {
+        Self { looks, counted }
+    }
+
+    /// What looks at the archive.
+    pub(crate) fn looks(&self) -> &Looks {
+        &self.looks
+    }
+
+    /// All as metrics. An archive that cannot be read is one of them, and no error.
+    pub(crate) async fn metrics(&self) -> String {
+        let archive = self.looks.told(Form::Metrics).await;
+        let mut own = Exposition::default();
+        for counted in &self.counted {
+            counted.expose(&mut own);
+        }
+        archive.unwrap_or_else(|_| Exposition::unread().text()) + &own.text()
     }
 }

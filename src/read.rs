@@ -93,6 +93,11 @@ impl Reader {
         self.ahead.as_ref().map_or(0, Ahead::bytes)
     }
 
+    /// Segments that were fetched before they were asked for, and how many of these were there when they were.
+    pub fn fetched_ahead_and_hits(&self) -> (u64, u64) {
+        self.ahead.as_ref().map_or((0, 0), Ahead::fetched_and_hits)
+    }
+
     /// Is the file archived? `None` only when the store itself said now that it is not (promise R1). What was fetched
     /// ahead is known to be.
     ///

@@ -20,6 +20,7 @@ use crate::pg::{Lsn, SegmentSize, SystemId};
 mod archiver;
 mod archiving;
 mod conninfo;
+mod events;
 mod parameters;
 mod passfile;
 mod primary;
@@ -29,6 +30,7 @@ mod target;
 
 pub use archiver::Archiver;
 pub use archiving::{Archiving, Change};
+pub use events::{Event, Noted};
 pub use primary::Ended;
 pub use settings::{Settings, SettingsFile};
 pub use target::{Resolved, Target};

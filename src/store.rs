@@ -18,6 +18,7 @@
 //!
 //! [`Backend`] is one attempt of one request; [`Store`] adds patience: retries with jitter inside one total deadline.
 
+mod attempt;
 mod counts;
 mod dir;
 mod large;

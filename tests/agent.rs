@@ -315,8 +315,8 @@ fn a2_what_fails_is_tried_again_and_told() {
     let metrics = site.walfs("status").arg("--metrics").output().expect("run walfs");
     let text = super::common::user::said(&metrics);
     for line in [
-        "walfs_job_failed_tries{job=\"backup\"} 0",
-        "walfs_job_overdue{job=\"backup\"} 0",
+        "walfs_job_failed_tries{command=\"backup\"} 0",
+        "walfs_job_overdue{command=\"backup\"} 0",
     ] {
         assert!(text.contains(line), "{text}");
     }

@@ -63,5 +63,7 @@ mod sidecar;
 mod store;
 // What a real PostgreSQL writes is what `walfs::pg` reads.
 mod wal_files;
+// Metrics, and who reads them: Prometheus, its rules, node_exporter, Grafana.
+mod watching;
 // Archives of years: what looks at all of one holds little of it, and asks for little.
 mod years;

@@ -360,7 +360,10 @@ impl Round {
             None => tracing::info!("{}: done in {seconds:.1} s", self.job.name()),
         }
         self.state.note(self.job, |job| {
-            job.done += 1;
+            match trouble {
+                Some(_) => job.troubles += 1,
+                None => job.done += 1,
+            }
             (job.last_done, job.last_seconds) = (Some(at), Some(seconds));
             job.error.clone_from(&trouble);
         });
@@ -378,6 +381,8 @@ impl Round {
         if let Err(error) = forgotten.await {
             tracing::debug!("{}: old turns are not deleted: {error}", self.job.name());
         }
+        let start = at.checked_sub(began.elapsed()).unwrap_or(at);
+        self.state.news.done(self.job, (start, at), report.as_ref());
         let (result, error) = (
             if trouble.is_some() { "trouble" } else { "done" },
             trouble.as_deref(),

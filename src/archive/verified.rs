@@ -4,6 +4,8 @@
 //! that it has read. Two runs at once leave two; the next one takes the newer date of each. It is a hint and nothing else:
 //! what it does not say is verified again, and it says nothing about another place.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -142,6 +144,20 @@ impl Checks {
 pub type Record = (Key, Result<Checks, String>);
 
 impl Archive {
+    /// Keys of the objects in this place that the last verifications found damaged.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn found_damaged(&self, patience: Patience) -> Result<BTreeSet<String>, Error> {
+        let records = self.checks(patience).await?.into_iter();
+        let records = records.filter_map(|(_, record)| record.ok());
+        let own = records.filter(|record| record.place == self.place());
+        Ok(own
+            .flat_map(|record| record.found)
+            .map(|found| found.object)
+            .collect())
+    }
+
     /// The newest records of checks.
     ///
     /// # Errors

@@ -6,18 +6,21 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{ArgAction, Args};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use self::start::StartArgs;
+use super::connect::ConnectArgs;
 use super::interrupts::Interrupts;
 use super::options::{CreateArgs, MemoryArgs, StoreArgs, newly_made, open};
 use super::{EXIT_USAGE, complain, start_log};
+use crate::agent::news::News;
 use crate::agent::state::State;
-use crate::agent::{Hooks, Options, Program, RestoreFirst, let_through, work};
+use crate::agent::{Hooks, Options, Program, RestoreFirst, keep_table, keep_written, let_through, work};
 use crate::archive::turns::Job;
-use crate::assemble::{Stay, http_side};
+use crate::assemble::{Stay, http_side, watched};
 use crate::config::duration;
 use crate::http::{Listen, Listener};
 use crate::linux::daemon::{notify_ready, notify_stopping};
@@ -26,6 +29,9 @@ use crate::schedule::Schedule;
 
 mod recovery;
 mod start;
+mod watching;
+
+use watching::WatchArgs;
 
 /// Do by a schedule what commands do by hand: back up, prune, verify, copy
 ///
@@ -34,13 +40,16 @@ mod start;
 /// is done by one of them. What was missed is done once. With a mount point the archive is mounted, too, and mounted again if
 /// that ends. SIGTERM and Ctrl-C end what is running, and then the agent.
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
+#[command(
+    disable_help_flag = true,
+    after_long_help = "\
 Examples:
   walfs --config main agent
   walfs agent --archive s3://bucket/prefix --schedule-backup '0 3 * * *' --schedule-verify '@weekly'
 
 A configuration, /etc/walfs/main.toml:
   archive = \"s3://bucket/prefix\"
+  metrics-file = \"/var/lib/prometheus/node-exporter/walfs.prom\"
 
   [schedule]                     # as crontab(5), in the zone of this machine, or every so long
   backup = \"0 3 * * *\"
@@ -60,7 +69,8 @@ Beside a container with PostgreSQL, without FUSE, as the sidecar of TimescaleDB;
 The first backup is taken at once. `walfs status` shows what was done, and what is due. A failed job is tried again, after \
 --schedule-retry, then 5, 15, 30 and 60 times that, until it is due again.
 
-Exit codes: 0 it was told to end, 1 it failed, 2 wrong usage.")]
+Exit codes: 0 it was told to end, 1 it failed, 2 wrong usage."
+)]
 pub struct AgentArgs {
     /// s3://bucket/prefix, file:///directory or a path
     #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
@@ -74,6 +84,8 @@ pub struct AgentArgs {
     #[command(flatten)]
     http: HttpArgs,
     #[command(flatten)]
+    watch: WatchArgs,
+    #[command(flatten)]
     schedule: ScheduleArgs,
     #[command(flatten)]
     hooks: HookArgs,
@@ -82,7 +94,15 @@ pub struct AgentArgs {
     #[command(flatten)]
     create: CreateArgs,
     #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(flatten)]
     store: StoreArgs,
+    /// Print help: -? in short
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Print help in short
+    #[arg(short = '?', action = ArgAction::HelpShort, hide = true)]
+    short_help: Option<bool>,
 }
 
 /// What is due when.
@@ -211,6 +231,11 @@ fn lease(text: &str) -> Result<Duration, String> {
 }
 
 impl AgentArgs {
+    fn pg_wal(&self) -> Option<PathBuf> {
+        let of_data = || Some(self.start.pgdata()?.join("pg_wal"));
+        self.watch.pg_wal().or_else(of_data)
+    }
+
     fn mountpoint(&self) -> Option<PathBuf> {
         let given = self.mountpoint.clone();
         given.filter(|place| !place.as_os_str().is_empty())
@@ -233,7 +258,8 @@ impl AgentArgs {
         }
         let has_token = self.http.http_token_file.is_some();
         self.start.check(has_token, schedule.schedule_backup.is_some())?;
-        if schedule.schedules().is_empty() && self.mountpoint().is_none() && self.http.listen.is_none() {
+        let has_watcher = self.http.listen.is_some() || self.watch.metrics_file.is_some();
+        if schedule.schedules().is_empty() && self.mountpoint().is_none() && !has_watcher {
             return Err(
                 "there is nothing to do. HINT: schedule-backup = \"0 3 * * *\" in the configuration, or --schedule-backup",
             );
@@ -309,6 +335,10 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
         mountpoint: arguments.mountpoint(),
     };
     let token = arguments.http.token()?;
+    let table = match arguments.watch.metrics_table {
+        Some(every) => Some((arguments.connect.resolve()?, every)),
+        None => None,
+    };
     let listener = match &arguments.http.listen {
         Some(place) => Some(bound(place).await?),
         None => None,
@@ -326,23 +356,34 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
     {
         return Ok(());
     }
-    let state = Arc::new(State::default());
-    let answering = listener.map(|listener| {
-        tracing::info!("listening on {}", listener.place());
-        let pg_wal = arguments.start.pgdata().map(|data| data.join("pg_wal"));
-        let ways = (pg_wal, token);
-        let side = http_side(
-            &config,
-            archive.clone(),
-            options.program.clone(),
-            ways,
-            stopped.clone(),
-        );
-        tokio::spawn(listener.serve(Arc::new(side), stopped.clone()))
-    });
+    let state = Arc::new(State::with(News::new(table.is_some())));
+    let pg_wal = arguments.pg_wal();
+    let mut beside = JoinSet::new();
+    let watched = match listener {
+        Some(listener) => {
+            tracing::info!("listening on {}", listener.place());
+            let side = Arc::new(http_side(
+                &config,
+                archive.clone(),
+                (options.program.clone(), state.clone()),
+                (pg_wal, token),
+                stopped.clone(),
+            ));
+            beside.spawn(listener.serve(side.clone(), stopped.clone()));
+            side.watched()
+        }
+        None => watched(&config, &archive, pg_wal, state.clone(), []),
+    };
+    if let Some(file) = arguments.watch.metrics_file.clone() {
+        beside.spawn(keep_written(watched, file, stopped.clone()));
+    }
+    if let Some(table) = table {
+        beside.spawn(keep_table(state.clone(), table, stopped.clone()));
+    }
     // The server finds somebody who answers.
-    let letting = arguments.start.lock();
-    let letting = letting.map(|lock| tokio::spawn(let_through(lock, stopped.clone())));
+    if let Some(lock) = arguments.start.lock() {
+        beside.spawn(let_through(lock, stopped.clone()));
+    }
     let working = tokio::spawn(work(archive, Arc::new(options), state, stopped));
     notify_ready();
     let signal = signals.first().await;
@@ -350,11 +391,8 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
     tracing::info!("{signal}: ending");
     stop.send_replace(true);
     working.await?;
-    if let Some(letting) = letting {
-        letting.await?;
-    }
-    if let Some(answering) = answering {
-        answering.await?;
+    while let Some(ended) = beside.join_next().await {
+        ended?;
     }
     Ok(())
 }

@@ -11,7 +11,8 @@ use clap::Args;
 use crate::assemble::Stay;
 use crate::config::{PgWal, duration};
 use crate::job::status::{Limits, Shown, Status, status};
-use crate::metrics::exposition::{END, Exposition};
+use crate::metrics::exposition::Exposition;
+use crate::metrics::{file, process};
 
 use super::complain;
 use super::options::{StoreArgs, open};
@@ -36,7 +37,7 @@ Examples:
   walfs status --archive /srv/archive --backup-max-age 26h --wal-max-age 10m >/dev/null || page_somebody
   walfs status --archive /srv/archive --json | jq -r '.recoverable[].last_commit'
   walfs status --archive /srv/archive --svg /var/www/walfs.svg
-  walfs status --archive /srv/archive --metrics | sponge /var/lib/node_exporter/walfs.prom
+  walfs status --archive /srv/archive --metrics-file /var/lib/prometheus/node-exporter/walfs.prom >/dev/null
 
 In the time line each column is as many segments: = archived, B a complete backup, b one that is not, x missing, . removed by \
 `walfs prune`.
@@ -62,9 +63,14 @@ pub struct StatusArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Print metrics, in the text format of Prometheus and OpenMetrics
+    /// Print metrics, in the text format of Prometheus
     #[arg(long, conflicts_with = "json")]
     metrics: bool,
+    /// Write the metrics to a file, too, for the textfile collector of node_exporter
+    ///
+    /// The file is always whole, and is written also with the store away. What stands there and is no such file is not replaced.
+    #[arg(long, value_name = "FILE")]
+    metrics_file: Option<PathBuf>,
     /// Write the time line as a picture, too
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -91,9 +97,12 @@ async fn show(arguments: &StatusArgs) -> Result<bool, Failure> {
         Err(error) => {
             if let Some(last) = remembered::last(&arguments.archive) {
                 told(arguments, Shown::remembered(&last))?;
-            } else if arguments.metrics {
-                let unread = Exposition::unread().text() + END;
-                Out::new().write_all(unread.as_bytes())?;
+            } else {
+                let unread = stamped(Exposition::unread());
+                if arguments.metrics {
+                    Out::new().write_all(unread.as_bytes())?;
+                }
+                keep(arguments, &unread)?;
             }
             return Err(error);
         }
@@ -129,9 +138,25 @@ fn told(arguments: &StatusArgs, shown: Shown<'_>) -> Result<(), Failure> {
     let mut out = Out::new();
     let text = match (arguments.json, arguments.metrics) {
         (true, _) => shown.json(),
-        (_, true) => shown.metrics() + END,
+        (_, true) => stamped(shown.metrics()),
         _ => shown.screen(),
     };
+    keep(arguments, &stamped(shown.metrics()))?;
     out.write_all(text.as_bytes())?;
     Ok(out.end()?)
+}
+
+/// With what each text of metrics has.
+fn stamped(mut metrics: Exposition) -> String {
+    process::stamp(&mut metrics);
+    metrics.text()
+}
+
+/// Writes metrics to the file, if one is wanted.
+fn keep(arguments: &StatusArgs, metrics: &str) -> Result<(), Failure> {
+    let Some(path) = &arguments.metrics_file else {
+        return Ok(());
+    };
+    let written = file::write(path, metrics);
+    Ok(written.map_err(|error| format!("cannot write {}: {error}", path.display()))?)
 }

@@ -12,25 +12,26 @@ use hyper::{HeaderMap, Method, Request, StatusCode};
 use tokio::sync::{Mutex, watch};
 
 use super::answer::{self, Answer};
+use super::requests::Requests;
 use super::wal;
 use crate::agent::Program;
-use crate::archive::Archive;
-use crate::metrics::exposition::END;
-use crate::overview::{Form, Looks};
-use crate::staging::Staging;
+use crate::agent::state::State;
+use crate::metrics::Rooms;
+use crate::metrics::exposition::CONTENT_TYPE;
+use crate::overview::{Form, Watched};
 use crate::store::Patience;
 
 /// What answers.
 #[derive(Debug)]
 pub struct Side {
-    /// The archive.
-    pub(crate) archive: Arc<Archive>,
-    /// What reads it.
-    pub(crate) reader: Arc<crate::read::Reader>,
-    /// Where what is archived is made.
-    pub(crate) staging: Staging,
-    /// What looks at its state.
-    pub(crate) looks: Looks,
+    /// What archives and reads.
+    pub(crate) rooms: Arc<Rooms>,
+    /// What looks at its state, and all that is counted.
+    pub(crate) watched: Arc<Watched>,
+    /// What an agent has done.
+    pub(crate) jobs: Arc<State>,
+    /// What was asked.
+    pub(crate) requests: Arc<Requests>,
     /// What takes backups.
     pub(crate) program: Program,
     /// The server's `pg_wal`, if that is known.
@@ -48,14 +49,26 @@ pub struct Side {
 }
 
 impl Side {
+    /// All that it tells to who watches.
+    pub fn watched(&self) -> Arc<Watched> {
+        self.watched.clone()
+    }
+
     /// How long a reader waits.
     pub(super) fn patience(&self) -> Patience {
         self.read_deadline
             .map_or(Patience::Forever, Patience::for_at_most)
     }
 
-    /// The answer to a request.
+    /// The answer to a request, counted.
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let answer = self.answer_to(request).await;
+        self.requests.answered(&method, &path, answer.status());
+        answer
+    }
+
+    async fn answer_to(&self, request: Request<Incoming>) -> Answer {
         if let Some(refusal) = self.refusal(request.headers()) {
             return unread(request.into_body(), refusal).await;
         }
@@ -69,7 +82,7 @@ impl Side {
             ["status"] if asks => self.told(Form::Screen, "text/plain; charset=utf-8").await,
             ["status.json"] if asks => self.told(Form::Json, "application/json").await,
             ["status.svg"] if asks => self.told(Form::Picture, "image/svg+xml").await,
-            ["metrics"] if asks => self.told(Form::Metrics, METRICS).await,
+            ["metrics"] if asks => answer::typed(StatusCode::OK, CONTENT_TYPE, self.watched.metrics().await),
             ["backup-list"] if asks => self.list().await,
             ["backup-push"] if acts => self.back_up().await,
             ["wal-push", name] if acts => match name.parse() {
@@ -115,13 +128,8 @@ impl Side {
     }
 
     async fn told(&self, form: Form, kind: &'static str) -> Answer {
-        match self.looks.told(form).await {
-            Ok(mut text) => {
-                if form == Form::Metrics {
-                    text.push_str(END);
-                }
-                answer::typed(StatusCode::OK, kind, text)
-            }
+        match self.watched.looks().told(form).await {
+            Ok(text) => answer::typed(StatusCode::OK, kind, text),
             Err(error) => answer::text(StatusCode::SERVICE_UNAVAILABLE, error),
         }
     }
@@ -129,21 +137,25 @@ impl Side {
 
 /// The answer to who still sends: without that read, he would find a broken connection and no answer.
 async fn unread(mut body: Incoming, answer: Answer) -> Answer {
-    let mut bytes = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        bytes += frame.data_ref().map_or(0, Bytes::len);
-        if bytes > MOST_UNREAD_BYTES {
-            break;
+    let rest = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > MOST_UNREAD_BYTES {
+                break;
+            }
         }
-    }
+    };
+    // Who sends nothing must not keep the place of others, least of all if he may not even ask.
+    let _ = tokio::time::timeout(UNREAD, rest).await;
     answer
 }
 
+/// How long is read what nobody wants.
+const UNREAD: Duration = Duration::from_secs(2);
+
 /// Bytes of a body that are read though nobody wants them: a segment of the usual size.
 const MOST_UNREAD_BYTES: usize = 16 << 20;
-
-/// The type of the text of OpenMetrics.
-const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Takes as long for what is nearly right as for what is not.
 fn is_same(given: &[u8], token: &[u8]) -> bool {

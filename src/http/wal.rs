@@ -1,6 +1,7 @@
 //! WAL files: a body that is archived, a file of `pg_wal` that is archived, content that is sent.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,11 +9,13 @@ use futures::stream;
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::{Body, Incoming};
+use jiff::Timestamp;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
 use super::answer::{self, Answer};
 use super::routes::Side;
+use crate::archive::wal::Committed;
 use crate::job::wal_file::{self, LONGEST_BYTES, Missing};
 use crate::pg::WalName;
 use crate::read::PIECE_BYTES;
@@ -115,20 +118,28 @@ impl Side {
     }
 
     fn draft(&self, name: WalName) -> Draft {
-        wal_file::draft(&self.staging, self.archive.compression(), name)
+        wal_file::draft(&self.rooms.staging, self.rooms.archive.compression(), name)
     }
 
     /// 200 only when it is in the store, whole and verified.
     async fn archive_draft(&self, name: WalName, draft: Draft) -> Answer {
-        let mut draft = WalDraft::adopt(self.archive.clone(), draft, name, self.deadline);
+        let began = Timestamp::now();
+        let mut draft = WalDraft::adopt(self.rooms.archive.clone(), draft, name, self.deadline);
         match draft.finish().await {
             Ok(()) => {
+                let is_new = matches!(draft.verdict(), Some(Ok(Committed::Stored)));
+                let bytes = draft.bytes();
+                self.rooms.metrics.archived(name.to_string(), bytes, is_new);
+                if is_new {
+                    self.jobs.news.archived(name.to_string(), bytes, began);
+                }
                 if let Some(fork) = draft.fork() {
                     tracing::warn!("{fork}");
                 }
                 answer::text(StatusCode::OK, format!("{name} is archived"))
             }
             Err(error) => {
+                self.rooms.metrics.failed_files.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!("{name} is not archived: {error}");
                 answer::text(
                     StatusCode::SERVICE_UNAVAILABLE,
@@ -140,14 +151,15 @@ impl Side {
 
     /// The content of a file; 404 only if it is proved that there is none.
     pub(super) async fn give(&self, name: WalName) -> Answer {
-        let meta = match wal_file::find(&self.archive, name, self.patience()).await {
+        let meta = match wal_file::find(&self.rooms.archive, name, self.patience()).await {
             Ok(Some(meta)) => meta,
             Ok(None) => return answer::text(StatusCode::NOT_FOUND, format!("{name} is not archived")),
             Err(error) => return missing(name, &error),
         };
         // The first piece is read before anything is promised.
         let piece = |at: u64| {
-            self.reader
+            self.rooms
+                .reader
                 .read(name, meta.bytes, at, PIECE_BYTES as usize, self.patience())
         };
         let first = match piece(0).await {
@@ -161,12 +173,15 @@ impl Side {
             }
         };
         let (send, receive) = mpsc::channel::<std::io::Result<Bytes>>(1);
-        let (reader, patience) = (self.reader.clone(), self.patience());
+        let (reader, patience) = (self.rooms.reader.clone(), self.patience());
+        let metrics = self.rooms.metrics.clone();
         tokio::spawn(async move {
             let mut at = first.len() as u64;
             let mut next = Ok(first);
             loop {
                 let is_last = next.is_err();
+                let bytes = next.as_ref().map_or(0, |piece| piece.len() as u64);
+                metrics.read_bytes.fetch_add(bytes, Ordering::Relaxed);
                 if send.send(next).await.is_err() || is_last || at >= meta.bytes {
                     return;
                 }
@@ -193,7 +208,7 @@ impl Side {
 
     /// 200 if it is proved that there is no such file.
     pub(super) async fn absent(&self, name: WalName) -> Answer {
-        match wal_file::find(&self.archive, name, self.patience()).await {
+        match wal_file::find(&self.rooms.archive, name, self.patience()).await {
             Ok(None) => answer::text(StatusCode::OK, format!("{name} is not archived")),
             Ok(Some(_)) => answer::text(StatusCode::NOT_FOUND, format!("{name} is archived")),
             Err(error) => missing(name, &error),

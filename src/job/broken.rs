@@ -1,12 +1,11 @@
-//! Archived segments in which recovery ends although more WAL lies behind: a page of it was lost before it was archived, or the
-//! object is damaged (promises R6, K5).
+//! Archived segments in which recovery ends although more WAL lies behind: a page or a record of it was lost before it was
+//! archived, or the object is damaged (promises R6, K5).
 //!
 //! The index of a segment tells where its records end, for one request; what `walfs verify` remembers tells of damage that an
-//! index does not know. Nothing rests on either alone: the segment itself is read and its pages are looked at, of
+//! index does not know. Nothing rests on either alone: the segment itself is read and its pages and records are looked at, of
 //! `MOST_READS` segments at most. A segment without an index is looked at only if `verify` has found something. Of what leads
 //! on the archive's handle keeps note, as nothing archived changes.
 
-use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use crate::archive::{Archive, Error};
 use crate::pg::extent::Extent;
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
 use crate::read::wal_index::{Indexed, WalIndexReader};
-use crate::store::{Key, Patience};
+use crate::store::Patience;
 
 /// Indexes read at once.
 const LOOKS: usize = 16;
@@ -38,6 +37,8 @@ pub(in crate::job) struct Broken {
 pub enum Fault {
     /// Of the page at this byte, behind which there is more of its WAL.
     Page(u64),
+    /// Of the record at this byte, behind which there is more of its WAL.
+    Record(u64),
     /// Its WAL ends at this byte, without the record of a switch.
     Short(u64),
     /// Its object cannot be read.
@@ -49,6 +50,7 @@ impl Fault {
     pub fn of(self, segment: SegmentName) -> String {
         match self {
             Self::Page(at) => format!("{segment} has a hole: its page at byte {at} is empty or another's"),
+            Self::Record(at) => format!("{segment} has a damaged record, or none, at byte {at}"),
             Self::Short(at) => {
                 format!("{segment} is only begun: its WAL ends at byte {at}")
             }
@@ -83,7 +85,7 @@ pub(in crate::job) async fn first(
     };
     let (reader, remembered) = (
         WalIndexReader::new(archive.clone()),
-        remembered(archive, patience).await?,
+        archive.found_damaged(patience).await?,
     );
     let names = runs.iter().cloned().flat_map(move |(timeline, run)| {
         run.filter_map(move |number| SegmentName::from_number(timeline, number, size))
@@ -95,7 +97,7 @@ pub(in crate::job) async fn first(
     while let Some(looked) = looks.next().await {
         let looked = looked?;
         let key = archive.wal_key(WalName::Segment(looked.segment));
-        let is_suspect = looked.ends.is_some() || looked.is_damaged || remembered.contains(&key);
+        let is_suspect = looked.ends.is_some() || looked.is_damaged || remembered.contains(key.as_str());
         if !is_suspect {
             if looked.leads {
                 archive.leads_on(looked.segment, size);
@@ -160,25 +162,16 @@ async fn read(
             return Ok(None);
         }
         Ok(Some(Extent::Holed(at))) => Fault::Page(at),
+        Ok(Some(Extent::Broken(at))) => Fault::Record(at),
         Ok(Some(Extent::Begun(at))) => Fault::Short(at),
         Err(Error::Damaged { .. }) => Fault::Damaged,
         Err(error) => return Err(error),
     };
     let at = match fault {
-        Fault::Page(at) | Fault::Short(at) => Lsn(start + at),
+        Fault::Page(at) | Fault::Record(at) | Fault::Short(at) => Lsn(start + at),
         Fault::Damaged => Lsn(start),
     };
     // A record before that may run into it.
     let at = looked.ends.map_or(at, |ends| ends.min(at));
     Ok(Some(Broken { segment, at, fault }))
-}
-
-/// What `walfs verify` has found wrong, here.
-async fn remembered(archive: &Archive, patience: Patience) -> Result<BTreeSet<Key>, Error> {
-    let records = archive.checks(patience).await?.into_iter();
-    let own = records
-        .filter_map(|(_, record)| record.ok())
-        .filter(|checks| checks.place == archive.place());
-    let found = own.flat_map(|checks| checks.found);
-    Ok(found.map(|found| Key::new(found.object)).collect())
 }

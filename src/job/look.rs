@@ -7,12 +7,14 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 
+use crate::archive::tree::backup::Backup;
 use crate::archive::tree::begun::{Maker, SILENCE};
 use crate::archive::tree::catalogue::Unfinished;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{Part, TreeId, TreeName};
 use crate::archive::{Archive, Error};
 use crate::job::backup::named;
+use crate::job::broken;
 use crate::job::listing::{Listed, State, backups_and_remnants};
 use crate::job::pinned::{Pins, ids};
 use crate::job::progress::Progress;
@@ -165,7 +167,7 @@ impl Look {
             ways,
             size,
         };
-        let damaged = damaged_objects(archive, patience()).await?;
+        let damaged = archive.found_damaged(patience()).await?;
         look.prove(archive, None, &damaged, &patience).await?;
         look.ends = look.living_ends(archive, &lines, &patience).await?;
         for end in look.ends.clone() {
@@ -175,9 +177,9 @@ impl Look {
         Ok(look)
     }
 
-    /// Reads what tells apart the parts of the newest complete backup, of all or of those that reach an end, and lists these: so
-    /// much rests on it that its length alone is not believed, nor what `walfs verify` has found damaged. One that does not
-    /// stand that is not complete, and the next older one is asked.
+    /// Reads what tells apart the parts of the newest complete backup, of all or of those that reach an end, lists these, and looks
+    /// into the WAL that makes it consistent: so much rests on it that names and lengths alone are not believed, nor what `walfs
+    /// verify` has found damaged. One that does not stand that is not complete, and the next older one is asked.
     async fn prove(
         &mut self,
         archive: &Arc<Archive>,
@@ -306,17 +308,6 @@ fn is_silent(tree: &Unfinished, now: Timestamp) -> bool {
     silence.is_ok_and(|silence| silence > SILENCE)
 }
 
-/// Keys of what the last verification found damaged.
-async fn damaged_objects(archive: &Archive, patience: Patience) -> Result<BTreeSet<String>, Error> {
-    let records = archive.checks(patience).await?.into_iter();
-    let records = records.filter_map(|(_, record)| record.ok());
-    let own = records.filter(|record| record.place == archive.place());
-    Ok(own
-        .flat_map(|record| record.found)
-        .map(|found| found.object)
-        .collect())
-}
-
 /// What of a backup is not right, as far as its manifest and a listing tell.
 async fn lacking(
     archive: &Arc<Archive>,
@@ -332,8 +323,32 @@ async fn lacking(
     if let Some(part) = parts.iter().find(|part| damaged.contains(part.key.as_str())) {
         return Ok(Some(format!("`walfs verify` found {} damaged", part.key)));
     }
-    let missing = archive.missing_part(&parts, patience()).await?;
-    Ok(missing.map(|(part, reason)| format!("{part}: {reason}")))
+    if let Some((part, reason)) = archive.missing_part(&parts, patience()).await? {
+        return Ok(Some(format!("{part}: {reason}")));
+    }
+    broken_wal(archive, &known.summary.backup, patience()).await
+}
+
+/// Why recovery from a backup does not come to its end, though all of the segments are there that it needs.
+async fn broken_wal(
+    archive: &Arc<Archive>,
+    backup: &Backup,
+    patience: Patience,
+) -> Result<Option<String>, Error> {
+    let (Some((_, stop)), Ok(size)) = (backup.stop(), SegmentSize::new(backup.segment_bytes)) else {
+        return Ok(None);
+    };
+    let segments = backup.segments().unwrap_or_default();
+    let runs: Vec<_> = segments
+        .iter()
+        .map(|segment| (segment.timeline, segment.number(size)..=segment.number(size)))
+        .collect();
+    let found = broken::first(archive, &runs, true, (size, patience)).await?;
+    let found = found.filter(|broken| broken.at < stop);
+    Ok(found.map(|broken| {
+        let fault = broken.fault.of(broken.segment);
+        format!("{fault}, and it is consistent at {stop} only")
+    }))
 }
 
 /// The parts of a backup, by a manifest of which every byte was read and proved. It is gone through window by window: one of

@@ -1,17 +1,19 @@
-//! Numbers for who watches, in the text format of OpenMetrics, which Prometheus and its textfile collector read.
+//! Numbers for who watches, in the text format of Prometheus (version 0.0.4), which its server, the textfile collector of
+//! node_exporter and all that read metrics understand. That of OpenMetrics is not read by the collector.
 
 use std::sync::atomic::AtomicU64;
 
-use prometheus_client::encoding::text::encode_registry;
+use prometheus_client::encoding::prometheus_text;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
-/// The line that ends a text.
-pub const END: &str = "# EOF\n";
+/// The type of the text, for an answer by HTTP.
+pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
-type Labels = Vec<(&'static str, String)>;
+/// What tells metrics of one name apart. None is `job` or `instance`: Prometheus gives these to what it reads.
+pub type Labels = Vec<(&'static str, String)>;
 
 /// Metrics of one moment. Each name begins with `walfs_`.
 #[derive(Debug)]
@@ -57,31 +59,43 @@ impl Exposition {
         self.0.register(name, help, family);
     }
 
+    /// The same with fractions: lengths of time in seconds.
+    pub fn seconds(
+        &mut self,
+        (name, label): (&str, &'static str),
+        help: &str,
+        values: impl IntoIterator<Item = (String, f64)>,
+    ) {
+        let family = Family::<Labels, Gauge<f64, AtomicU64>>::default();
+        for (value_of, value) in values {
+            family.get_or_create(&vec![(label, value_of)]).set(value);
+        }
+        self.0.register(name, help, family);
+    }
+
     /// A number that only rises while this process runs. The text has `_total` behind its name.
     pub fn counter(&mut self, name: &str, help: &str, value: u64) {
         self.0.register(name, help, ConstCounter::new(value));
     }
 
     /// As many as there are labels.
-    pub fn counters(
-        &mut self,
-        (name, label): (&str, &'static str),
-        help: &str,
-        values: impl IntoIterator<Item = (&'static str, u64)>,
-    ) {
-        let family = Family::<Labels, Counter<u64, AtomicU64>>::default();
-        for (value_of, value) in values {
-            family
-                .get_or_create(&vec![(label, value_of.to_owned())])
-                .inc_by(value);
+    pub fn counters(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64)>) {
+        let family = Family::<Labels, Counter>::default();
+        for (labels, value) in values {
+            family.get_or_create(&labels).inc_by(value);
         }
         self.0.register(name, help, family);
     }
 
-    /// The text, without [`END`].
+    /// What counts by itself: a clone of it, which is the same.
+    pub fn live(&mut self, name: &str, help: &str, metric: impl Metric) {
+        self.0.register(name, help, metric);
+    }
+
+    /// The text.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        encode_registry(&mut text, &self.0).expect("a string takes all");
+        prometheus_text::encode(&mut text, &self.0).expect("a string takes all");
         text
     }
 }

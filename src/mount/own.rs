@@ -15,7 +15,7 @@ use super::node::{Attributes, Node, OwnFile};
 use super::room::{AnyFile, Named, OpenFile, Opening, Room};
 use super::wal::Wal;
 use super::wal::archived::wal_name;
-use crate::metrics::exposition::{END, Exposition};
+use crate::metrics::exposition::Exposition;
 use crate::overview::{Form, Looks};
 
 mod mounted;
@@ -64,7 +64,7 @@ impl Own {
         let told = self.common.while_wanted(asker, looks.told(form)).await?;
         if form == Form::Metrics {
             let archive = told.unwrap_or_else(|_| Exposition::unread().text());
-            return Ok(archive + &mounted::metrics(&self.common, self.wal.open_writes()) + END);
+            return Ok(archive + &mounted::metrics(&self.common, self.wal.open_writes()));
         }
         Ok(told?)
     }

@@ -1,6 +1,7 @@
-//! Is all of a segment's WAL there, as far as its pages tell? It is if each page is its own, up to its end or to the record of a
-//! switch to the next one. Recovery ends at the first page that is not, whatever lies behind that.
+//! Is all of a segment's WAL there? It is if each page is its own, up to its end or to the record of a switch to the next one, and
+//! the CRC of each record is right. Recovery ends at the first page or record that is not, whatever lies behind that.
 
+use super::wal_index::Chain;
 use super::written::Written;
 use super::{PageHeader, Searched, SwitchSearch};
 
@@ -13,7 +14,27 @@ pub enum Extent {
     Begun(u64),
     /// At this byte a page is not its own, although one behind it is.
     Holed(u64),
+    /// At this byte a record should begin, and none does that is what was written, although there is WAL behind it.
+    Broken(u64),
 }
+
+impl Extent {
+    /// What keeps recovery from what lies behind, in words; `None`: nothing does.
+    pub fn obstacle(self) -> Option<String> {
+        match self {
+            Self::Whole | Self::Begun(_) => None,
+            Self::Holed(at) => Some(format!(
+                "its page at byte {at} is empty or another's, and more of its WAL lies behind that"
+            )),
+            Self::Broken(at) => Some(format!(
+                "at byte {at} it has a damaged record, or none, and more of its WAL lies behind that"
+            )),
+        }
+    }
+}
+
+/// Bytes whose records are proved together.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// A segment whose pages are looked at, one after the other.
 #[derive(Debug)]
@@ -23,6 +44,8 @@ pub struct Extents {
     search: SwitchSearch,
     searched: Searched,
     bytes: u64,
+    chain: Chain,
+    piece: Vec<u8>,
 }
 
 impl Extents {
@@ -34,6 +57,8 @@ impl Extents {
             search: SwitchSearch::default(),
             searched: Searched::NotYet,
             bytes: 0,
+            chain: Chain::default(),
+            piece: Vec::with_capacity(PIECE_BYTES),
         }
     }
 
@@ -44,12 +69,34 @@ impl Extents {
         }
         self.written.add(page);
         self.bytes += page.len() as u64;
+        self.piece.extend_from_slice(page);
+        if self.piece.len() >= PIECE_BYTES {
+            self.chain.go_on(&self.piece);
+            self.piece.clear();
+        }
     }
 
     /// What these pages are of the segment.
-    pub fn extent(&self) -> Extent {
+    pub fn extent(mut self) -> Extent {
+        if !self.piece.is_empty() {
+            self.chain.go_on(&self.piece);
+        }
+        let hole = self.written.hole();
+        let start = self.header.page_address.0;
+        if let Some((at, to)) = self.chain.broken()
+            && hole.is_none_or(|hole| at.0 < start + hole)
+        {
+            // A record on the last page that a killed server has begun to write, and not ended, is the end of its WAL.
+            let block = u64::from(self.header.block_bytes);
+            let last = to.unwrap_or(at).0.next_multiple_of(block);
+            match (last < start + self.written.end().next_multiple_of(block), to) {
+                (true, _) => return Extent::Broken(at.0 - start),
+                (false, Some(_)) => return Extent::Begun(at.0 - start),
+                (false, None) => {}
+            }
+        }
         let is_all = self.bytes == u64::from(self.header.segment_bytes);
-        match (self.searched, self.written.hole()) {
+        match (self.searched, hole) {
             // What lies behind a switch is not read.
             (Searched::EndsAt(_), _) if is_all => Extent::Whole,
             (_, Some(at)) => Extent::Holed(at),
@@ -88,7 +135,8 @@ mod tests {
             page[..2].copy_from_slice(&0xD118_u16.to_le_bytes());
             page[2..4].copy_from_slice(&[if number == 0 { 3 } else { 1 }, 0]);
             page[8..16].copy_from_slice(&address.to_le_bytes());
-            page[16..20].copy_from_slice(&(2_u32 << 20).to_le_bytes());
+            let before = (number * (PAGE - 24)).saturating_sub(if number == 0 { 0 } else { 16 });
+            page[16..20].copy_from_slice(&((2_u32 << 20) - before as u32).to_le_bytes());
         }
         bytes
     }

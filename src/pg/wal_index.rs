@@ -2,8 +2,9 @@
 //! checkpoints, the blocks touched.
 //!
 //! One is made of each frame of a segment while that is packed, in whatever order the frames come, and those of a segment
-//! are joined to the segment's, which lies in its object ([`annex`](WalIndex::to_annex)). Only headers are looked at, and no
-//! CRC is: that each record names the one before, and each page its place, tells WAL from what an older segment has left.
+//! are joined to the segment's, which lies in its object ([`annex`](WalIndex::to_annex)). Only headers are read; that each record
+//! names the one before, and each page its place, tells WAL from what an older segment has left, and its CRC whether all of it is
+//! what was written: there recovery ends, and the index says so. Of a record across the end of a segment no CRC is known.
 //!
 //! An index covers the records that begin and end in its pages. Of one that begins before them, or goes on behind them, it
 //! has as many bytes as anything is read of: so where two indexes of pages that follow each other are at hand, the record
@@ -27,7 +28,7 @@ pub use annex::MOST_BYTES;
 pub use facts::{CheckpointAt, Ends, Facts, Moment, RecoveryEnd, RestorePoint, Xids};
 pub use touched::{Blocks, Touched};
 use walk::walk;
-pub use walk::{Beginning, Stop, Tail, Walked, Walks};
+pub use walk::{Beginning, Chain, Crc, Stop, Tail, Walked, Walks};
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,12 +161,12 @@ impl WalIndex {
 
     /// Is all that is in the pages known, up to where their WAL ends?
     pub fn is_whole(&self) -> bool {
-        self.walked.stop != Stop::Unknown
+        matches!(self.walked.stop, Stop::Window | Stop::Wal)
     }
 
     /// The blocks touched, and whether these are all.
     pub fn blocks(&self) -> (Blocks, bool) {
-        let all = self.all_blocks && self.walked.stop != Stop::Unknown;
+        let all = self.all_blocks && self.is_whole();
         (Blocks::of(&self.blocks), all)
     }
 

@@ -22,6 +22,7 @@ use crate::cache::Cache;
 use crate::pg::{SegmentSize, WalName, history};
 
 mod flight;
+mod foreseen;
 mod sequence;
 mod state;
 
@@ -65,16 +66,21 @@ impl Ahead {
         let (WalName::Segment(segment), Some(size)) = (name, self.0.segment_size()) else {
             return;
         };
+        let is_here = self.0.is_here(name);
         let wanted = {
             let mut state = self.0.state();
+            state.foreseen.reads(name, is_here);
             let usual = state.usual_time();
             state.sequences.reads(segment, size, usual, Instant::now())
         };
         // It is in use: what is unpacked now must not push it out.
         let _ = self.0.cache.find(&self.0.id(name)).now_or_never();
         for (distance, next) in wanted.into_iter().map(WalName::Segment).enumerate() {
-            if !self.0.is_here(next) && self.0.fly(next).is_none() {
-                break;
+            if !self.0.is_here(next) {
+                if self.0.fly(next).is_none() {
+                    break;
+                }
+                self.0.state().foreseen.fetches(next);
             }
             if distance == 0 && self.0.cache.capacity() >= 2 * size.bytes() {
                 drop(self.0.open(next));
@@ -147,6 +153,11 @@ impl Ahead {
     /// Drops what nobody has asked for, because somebody needs the memory.
     pub(super) fn give_way(&self) {
         self.0.state().flights.retain(|_, flight| !flight.is_loaded());
+    }
+
+    /// Segments that were fetched before they were asked for, and how many of these were there when they were.
+    pub(super) fn fetched_and_hits(&self) -> (u64, u64) {
+        self.0.state().foreseen.counts()
     }
 
     /// Stored bytes held.

@@ -122,7 +122,8 @@ impl Received {
         }
     }
 
-    fn bytes(&self) -> u64 {
+    /// Its length so far; once it is whole, that of a segment.
+    pub fn bytes(&self) -> u64 {
         match &self.content {
             Content::Growing(wal) | Content::Whole(wal) => wal.bytes(),
         }

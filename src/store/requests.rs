@@ -5,7 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures::FutureExt;
 
+use crate::metrics::Counted;
+use crate::metrics::exposition::Exposition;
+
+use super::attempt::{timed, timed_since_leave};
 use super::counts::{Counters, count};
 use super::retry::{Pace, Wait};
 use super::{
@@ -120,10 +125,15 @@ impl Store {
         let attempt = || {
             count(&self.counters.puts, 1);
             count(&self.counters.bytes_out, bytes);
-            self.backend
-                .put_with_leave(key, body.clone(), mode, leave.clone())
+            let put = self
+                .backend
+                .put_with_leave(key, body.clone(), mode, leave.clone());
+            timed_since_leave(&self.counters, put, leave.clone()).boxed()
         };
-        self.wait("put", key.as_str(), patience, bytes, attempt).await
+        let target = format!("{}/{key}", self.place());
+        Wait::new("put", &target, patience, self.pace)
+            .run(bytes, attempt)
+            .await
     }
 
     /// Reads an object or a part of it.
@@ -154,7 +164,8 @@ impl Store {
         room: Vec<u8>,
     ) -> Result<Fetched, Error> {
         count(&self.counters.gets, 1);
-        let attempt = tokio::time::timeout(allowance, self.backend.get_into(key, range, room)).await;
+        let attempt = timed(&self.counters, "get", self.backend.get_into(key, range, room));
+        let attempt = tokio::time::timeout(allowance, attempt).await;
         let fetched = attempt.unwrap_or_else(|_| {
             let target = format!("{}/{}", self.place(), key.as_str());
             let message = format!("no answer within {:.1} s", allowance.as_secs_f64());
@@ -353,15 +364,23 @@ impl Store {
         name: &str,
         patience: Patience,
         bytes: u64,
-        attempt: impl FnMut() -> F,
+        mut attempt: impl FnMut() -> F,
     ) -> Result<T, Error>
     where
-        F: Future<Output = Result<T, Error>>,
+        T: Send,
+        F: Future<Output = Result<T, Error>> + Send,
     {
         let target = format!("{}/{name}", self.place());
+        let attempt = || timed(&self.counters, operation, attempt()).boxed();
         Wait::new(operation, &target, patience, self.pace)
             .run(bytes, attempt)
             .await
+    }
+}
+
+impl Counted for Store {
+    fn expose(&self, metrics: &mut Exposition) {
+        self.counters.expose(metrics);
     }
 }
 

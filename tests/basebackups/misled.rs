@@ -151,7 +151,7 @@ fn k6_an_empty_page_inside_a_segment_is_found() {
     assert_eq!(verified.status.code(), Some(1), "{}", said(&verified));
 }
 
-/// A page of a segment was lost before it was archived, and WAL was archived behind it.
+/// Something of a segment was lost before it was archived, and WAL was archived behind it.
 struct Holed<'a> {
     site: Site<'a>,
     segment: String,
@@ -160,7 +160,8 @@ struct Holed<'a> {
 }
 
 impl Holed<'_> {
-    fn new(world: &World) -> Holed<'_> {
+    /// Damages what a segment has from its 20th page on.
+    fn new(world: &World, damage: fn(&mut [u8])) -> Holed<'_> {
         let site = Site::local(world);
         site.server.query("CREATE TABLE t (id int)");
         site.backup("b1");
@@ -187,7 +188,7 @@ impl Holed<'_> {
         let path = site.server.data().join("pg_wal").join(&segment);
         let mut bytes = fs::read(&path).expect("read a segment");
         assert_ne!(bytes[127 * 8192..][..8], [0; 8], "it is not full");
-        bytes[20 * 8192..21 * 8192].fill(0);
+        damage(&mut bytes[20 * 8192..]);
         fs::write(&path, bytes).expect("write a segment");
         site.server.archive_with(&kept);
         site.server.reload();
@@ -211,7 +212,7 @@ impl Holed<'_> {
 fn k5_recovery_ends_at_a_hole_inside_a_segment_and_that_is_said() {
     let world = World::new("holed");
     world.owned_dir("cache");
-    let holed = Holed::new(&world);
+    let holed = Holed::new(&world, |bytes| bytes[..8192].fill(0));
     let [before, behind] = &holed.times;
     // Before anybody has read it back, and once that is remembered.
     for is_verified in [false, true] {
@@ -258,6 +259,124 @@ fn k5_recovery_ends_at_a_hole_inside_a_segment_and_that_is_said() {
     );
     assert_eq!(back.query("SELECT min(id), max(id) FROM t WHERE id < 4"), "1|3");
     assert_eq!(back.query("SELECT count(*) FROM t WHERE id = 40001"), "0");
+}
+
+/// K5, K6, K7: nor does what comes behind a record that is not what was written: half a page was lost, or one bit.
+#[test]
+fn k5_recovery_ends_at_a_damaged_record_and_that_is_said() {
+    for (name, damage) in [
+        ("half", (|bytes| bytes[4096..8192].fill(0)) as fn(&mut [u8])),
+        ("bit", |bytes| bytes[5000] ^= 1),
+    ] {
+        let world = World::new(&format!("broken-{name}"));
+        world.owned_dir("cache");
+        let holed = Holed::new(&world, damage);
+        let [before, behind] = &holed.times;
+        for arguments in [&["--target-time", behind][..], &[]] {
+            let refused = holed.restore(arguments);
+            let message = said(&refused);
+            assert_eq!(refused.status.code(), Some(1), "{name}, {arguments:?}: {message}");
+            assert!(message.contains(&holed.segment), "{name}: {message}");
+        }
+        let reached = holed.restore(&["--target-time", before]);
+        assert!(reached.status.success(), "{name}: {}", said(&reached));
+        let screen = run(&holed.site, "status", &[]);
+        assert_eq!(screen.status.code(), Some(3), "{name}: {}", said(&screen));
+        assert!(
+            said(&screen).contains(&holed.segment),
+            "{name}: {}",
+            said(&screen)
+        );
+        let verified = run(&holed.site, "verify", &[]);
+        assert_eq!(verified.status.code(), Some(1), "{name}: {}", said(&verified));
+        assert!(
+            said(&verified).contains("a damaged record"),
+            "{name}: {}",
+            said(&verified)
+        );
+    }
+}
+
+/// K3, K7: a backup whose own WAL recovery cannot read is kept, and so is the newest from which a server starts.
+#[test]
+fn k3_a_backup_whose_own_wal_is_damaged_takes_the_place_of_none() {
+    let world = World::new("own-wal");
+    world.owned_dir("cache");
+    let site = Site::local(&world);
+    for name in ["b1", "b2", "b3"] {
+        site.server.query(&format!(
+            "CREATE TABLE {name} AS SELECT n, md5(n::text) FROM generate_series(1, 3000) n"
+        ));
+        site.backup(name);
+    }
+    site.server.archive_all();
+    let listed = run(&site, "backup-show", &["--json", "b3"]);
+    let shown: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    let start = shown["backup"]["wal"][0]["start"].as_str().expect("a position");
+    let segment = site.server.query(&format!("SELECT pg_walfile_name('{start}')"));
+    let object = world.archive().join("wal").join(format!("{segment}.lz4"));
+    let kept = fs::read(&object).expect("read a segment");
+    // Damaged in the store, which `verify` has found.
+    let mut damaged = kept.clone();
+    damaged[300] ^= 0x55;
+    fs::write(&object, &damaged).expect("damage a segment");
+    assert_eq!(run(&site, "verify", &[]).status.code(), Some(1));
+    let planned = try_prune(&site, &["--keep-last", "1", "--dry-run"]);
+    assert!(planned.status.success(), "{}", said(&planned));
+    let stays = |output: &Output| -> Vec<String> {
+        let plan: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let backups = plan["backups"].as_array().expect("backups").iter();
+        let stays = backups.filter(|backup| !backup["why"].as_array().expect("reasons").is_empty());
+        stays
+            .map(|backup| backup["name"].as_str().expect("a name").to_owned())
+            .collect()
+    };
+    assert_eq!(stays(&planned), ["b2", "b3"], "{}", said(&planned));
+    // Damaged before it was archived, which nobody has looked for.
+    let mut content = unpack_all(&kept).expect("a segment");
+    content[40..8192].fill(0);
+    let again = world.owned_file(&segment, &content);
+    fs::remove_file(&object).expect("remove a segment");
+    for record in fs::read_dir(world.archive().join("verified"))
+        .expect("list")
+        .flatten()
+    {
+        fs::remove_file(record.path()).expect("remove a record");
+    }
+    let pushed = run(&site, "wal-push", &[again.to_str().expect("text")]);
+    assert!(pushed.status.success(), "{}", said(&pushed));
+    let done = try_prune(&site, &["--keep-last", "1"]);
+    assert!(done.status.success(), "{}", said(&done));
+    assert_eq!(stays(&done), ["b2", "b3"], "{}", said(&done));
+    let status = run(&site, "status", &["--json"]);
+    let told: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    assert_eq!(told["recoverable"][0]["backup"], "b2", "{told}");
+}
+
+/// K7: nor is a restore begun of which `verify` has found that it cannot be ended.
+#[test]
+fn k7_a_backup_that_was_found_damaged_is_refused_before_anything_is_touched() {
+    let world = World::new("found-tree");
+    let site = Site::local(&world);
+    site.server
+        .query("CREATE TABLE t AS SELECT n, md5(n::text) FROM generate_series(1, 3000) n");
+    site.backup("b1");
+    site.server.archive_all();
+    let keys = site.place.keys("trees").into_iter();
+    let part = keys
+        .filter(|key| key.ends_with(".tar.lz4"))
+        .max_by_key(|key| site.place.object(key).len());
+    let path = world.archive().join(part.expect("a part"));
+    let kept = fs::read(&path).expect("read a part");
+    let mut damaged = kept.clone();
+    damaged[5000] ^= 1;
+    fs::write(&path, damaged).expect("damage a part");
+    let dir = world.owned_dir("restored").display().to_string();
+    let restore = || run(&site, "restore", &["--dry-run", "LATEST", &dir]);
+    assert_eq!(run(&site, "verify", &[]).status.code(), Some(1));
+    assert_eq!(restore().status.code(), Some(1), "{}", said(&restore()));
+    fs::write(&path, kept).expect("bring it back");
+    assert!(restore().status.success(), "{}", said(&restore()));
 }
 
 /// K5: nor does a damaged object lead on, once that is known; one that is right again is fine.

@@ -2,6 +2,7 @@
 //! another name (promise S7): a server replays no more than what follows without a gap, and removes the rest.
 
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -76,11 +77,16 @@ impl Killed<'_> {
 
     /// A copy in which a page of a segment is empty.
     fn holed(&self, name: &str, number: usize, page: usize) -> PathBuf {
+        self.without(name, number, page * PAGE..(page + 1) * PAGE)
+    }
+
+    /// A copy in which some bytes of a segment are empty.
+    fn without(&self, name: &str, number: usize, lost: Range<usize>) -> PathBuf {
         self.changed(name, |data| {
             let path = self.wal(data, number);
             let mut bytes = fs::read(&path).expect("read a segment");
-            assert_ne!(bytes[page * PAGE..][..8], [0; 8], "it is not that full");
-            bytes[page * PAGE..(page + 1) * PAGE].fill(0);
+            assert_ne!(bytes[lost.start..][..8], [0; 8], "it is not that full");
+            bytes[lost].fill(0);
             fs::write(path, bytes).expect("write a segment");
         })
     }
@@ -430,8 +436,9 @@ fn s7_kept_wal_with_an_empty_page_is_not_whole() {
     let world = World::new("kept-empty");
     let killed = Killed::full(&world);
     let archived = killed.site.place.keys("wal");
-    for page in [20, 0] {
-        let data = killed.holed(&format!("holed-{page}"), 1, page);
+    // A page; the first one; half a page, whose header is right.
+    for lost in [20 * PAGE..21 * PAGE, 0..PAGE, 20 * PAGE + 4096..21 * PAGE] {
+        let data = killed.without(&format!("holed-{}", lost.start), 1, lost);
         let words: [&str; 3] = [&killed.segments[1], &killed.segments[2], "--set-aside-wal"];
         killed.is_refused(&data, &["--keep-wal"], &words);
         // Nobody is told to archive it.

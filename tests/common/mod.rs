@@ -15,6 +15,7 @@ pub mod postgres;
 pub mod recovery;
 pub mod s3;
 pub mod scripted;
+pub mod sidecar;
 pub mod tls;
 pub mod user;
 pub mod version;

@@ -117,6 +117,11 @@ fn r4_a_row_of_segments_costs_one_request_each() {
         assert_ne!(answers[0].range.as_deref(), Some("bytes=0-0"), "{name}");
     }
     archive.assert_silent(&mount, before);
+    let status = mount.status();
+    let count = |name: &str| status[name].as_u64().expect("a count");
+    let hits = count("prefetch_hits");
+    assert!((1..20).contains(&hits), "{status:#}");
+    assert!((hits..40).contains(&count("prefetched_segments")), "{status:#}");
 }
 
 /// What is not there yet is no error, and found as soon as it is there.

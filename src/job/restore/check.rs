@@ -37,6 +37,7 @@ use crate::archive::tree::{Content, TreeName};
 use crate::archive::wal::Found;
 use crate::beneath::Root;
 use crate::job::progress::{Phase, Progress};
+use crate::job::proof::{Expected, Verdict, prove};
 use crate::pg::control::CONTROL_FILE_BYTES;
 use crate::pg::tablespace_map::Tablespace as Mapped;
 use crate::pg::{SegmentName, SystemId, WalName};
@@ -303,6 +304,16 @@ async fn content(
     };
     if let Some((part, reason)) = archive.missing_part(&tree.parts, patience).await? {
         return Err(wrong(part.as_str(), &reason));
+    }
+    let found = archive.found_damaged(patience).await?;
+    for part in tree.parts.iter().filter(|part| found.contains(part.key.as_str())) {
+        // It may have been mended since.
+        let nothing = Arc::new(|_: u64, _: &[u8]| {});
+        if let Verdict::Damaged(reason, _) =
+            prove(archive, &part.key, &Expected::default(), patience, nothing).await?
+        {
+            return Err(wrong(part.key.as_str(), &reason));
+        }
     }
     let settled = links::settled(&tree).map_err(|refused| wrong(&refused.path, refused.reason))?;
     let (tree, warnings) = match settled {

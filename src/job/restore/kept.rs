@@ -65,7 +65,7 @@ impl Recovering<'_> {
         let Some(mut next) = self.reach.next.map(|next| next.number(self.size)) else {
             return Ok(None);
         };
-        let mut holed = None;
+        let mut holed: Option<(SegmentName, String)> = None;
         for segment in segments {
             let number = segment.number(self.size);
             // The archive leads past it; what it has of it is another version, or a newer backup's.
@@ -80,8 +80,8 @@ impl Recovering<'_> {
                 if let Some(missing) = missing
                     && !self.is_archived(missing).await?
                 {
-                    let reason = match holed.filter(|(holed, _)| *holed == missing) {
-                        Some((_, at)) => format!("recovery ends before it, in {missing}: {}", empty(at)),
+                    let reason = match holed.as_ref().filter(|(holed, _)| *holed == missing) {
+                        Some((_, obstacle)) => format!("recovery ends before it, in {missing}: {obstacle}"),
                         None => hole(missing, held),
                     };
                     return Err(unread(WalName::Segment(segment), reason));
@@ -89,18 +89,18 @@ impl Recovering<'_> {
                 next += 1;
             }
             // What is shorter ends recovery, and is asked for once more; so does what has a hole in it.
-            match extent(roots, segment, self.size)? {
-                Extent::Whole => next = number + 1,
-                Extent::Begun(_) => {}
-                Extent::Holed(at) => holed = Some((segment, at)),
+            let extent = extent(roots, segment, self.size)?;
+            match extent.obstacle() {
+                Some(obstacle) => holed = Some((segment, obstacle)),
+                None if extent == Extent::Whole => next = number + 1,
+                None => {}
             }
         }
-        let holed = holed.map(|(segment, at)| {
+        let holed = holed.map(|(segment, obstacle)| {
             format!(
-                "recovery ends in {}: {}. What was committed behind that does not come back.\n\
+                "recovery ends in {}: {obstacle}. What was committed behind that does not come back.\n\
                  HINT: a standby, or a copy of pg_wal, may have that segment without the hole: put it there, and run this again",
-                path(WalName::Segment(segment)).display(),
-                empty(at)
+                path(WalName::Segment(segment)).display()
             )
         });
         Ok(holed)
@@ -141,10 +141,6 @@ impl Recovering<'_> {
             .await?;
         Ok(found.is_some())
     }
-}
-
-fn empty(at: u64) -> String {
-    format!("its page at byte {at} is empty or another's, and more of its WAL lies behind that")
 }
 
 fn hole(missing: SegmentName, held: &[Held]) -> String {

@@ -4,6 +4,7 @@ use indicatif::BinaryBytes;
 use jiff::Timestamp;
 
 use super::{Scheduled, Status, age, spoken};
+use crate::metrics::exposition::Exposition;
 use crate::printable::printable;
 
 mod metrics;
@@ -58,8 +59,8 @@ impl<'a> Shown<'a> {
         picture::svg(self.status)
     }
 
-    /// Metrics in the text format of OpenMetrics, without the line that ends it.
-    pub fn metrics(self) -> String {
+    /// Metrics.
+    pub fn metrics(self) -> Exposition {
         metrics::metrics(self.status, self.is_remembered)
     }
 }

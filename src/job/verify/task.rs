@@ -177,13 +177,21 @@ impl Task {
         let verdict = prove(archive, &self.key, &expected, patience, look).await?;
         let seen = std::mem::take(&mut *lock(&seen));
         let mut checked = match verdict {
-            Verdict::Proved => match (seen.misplaced, seen.page) {
-                (Some(reason), _) => Checked::wrong(Kind::Misplaced, reason),
-                (None, Some((at, found))) => Checked::wrong(
+            Verdict::Proved => match (
+                &seen.misplaced,
+                seen.page,
+                size.and_then(|size| seen.broken(size)),
+            ) {
+                (Some(reason), ..) => Checked::wrong(Kind::Misplaced, reason.clone()),
+                (None, Some((at, found)), _) => Checked::wrong(
                     Kind::Useless,
                     format!("its page at byte {at} is that of {found}: recovery ends there"),
                 ),
-                (None, None) => Checked::default(),
+                (None, None, Some(at)) => Checked::wrong(
+                    Kind::Useless,
+                    format!("at byte {at} it has a damaged record, or none: recovery ends there"),
+                ),
+                (None, None, None) => Checked::default(),
             },
             verdict => verdict.into(),
         };

@@ -1,9 +1,11 @@
-//! Archived WAL, looked at while it is proved: does it belong under its name, and does each page where it lies?
+//! Archived WAL, looked at while it is proved: does it belong under its name, does each page where it lies, and is each record
+//! what was written?
 
 use std::sync::{Arc, Mutex};
 
 use crate::archive::{Archive, Error};
 use crate::job::proof::Look;
+use crate::pg::wal_index::Chain;
 use crate::pg::{Lsn, PageHeader, SegmentSize, SystemId, WalName};
 
 /// Bytes of a page's header that are looked at: magic, flags, timeline, address.
@@ -20,6 +22,11 @@ pub(super) struct Seen {
     pub(super) page: Option<(u64, Lsn)>,
     /// Where the first page without a head lies.
     empty: Option<u64>,
+    /// Up to where the pages are its own.
+    own_bytes: u64,
+    chain: Chain,
+    /// Up to where its records were looked at.
+    chain_bytes: u64,
     header: Option<PageHeader>,
     is_big_endian: bool,
 }
@@ -48,12 +55,27 @@ pub(super) fn look(
         // What is behind the end of an unfinished segment is of whatever segment the file was before.
         if let (WalName::Segment(segment), Some(size)) = (name, size) {
             seen.look_at_pages(segment.start(size), offset, content);
+            if offset == seen.chain_bytes {
+                seen.chain.go_on(content);
+                seen.chain_bytes += content.len() as u64;
+            }
         }
     };
     (Arc::new(look), seen)
 }
 
 impl Seen {
+    /// Where in a segment of this size a record is not what was written, behind which there is more of its WAL.
+    pub(super) fn broken(&self, size: SegmentSize) -> Option<u64> {
+        let (at, to) = self.chain.broken()?;
+        let start = at.0 - at.0 % size.bytes();
+        let last = to
+            .unwrap_or(at)
+            .0
+            .next_multiple_of(self.header?.block_bytes.into());
+        (last < start + self.own_bytes).then_some(at.0 - start)
+    }
+
     fn look_at_pages(&mut self, start: Lsn, offset: u64, content: &[u8]) {
         let Some(header) = self.header.filter(|_| self.page.is_none()) else {
             return;
@@ -82,6 +104,7 @@ impl Seen {
                 self.page = Some((at, Lsn(found)));
                 return;
             }
+            self.own_bytes = at + block;
         }
     }
 }

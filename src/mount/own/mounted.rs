@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::metrics::exposition::Exposition;
-use crate::metrics::{Counters, ForkFound, LastError, LastFile};
+use crate::metrics::process::Process;
+use crate::metrics::{Counted, Counters, ForkFound, LastError, LastFile};
 use crate::mount::common::Common;
 
 /// `mount.json`.
@@ -57,8 +58,10 @@ pub(super) fn metrics(common: &Common, open_writes: usize) -> String {
     let counters = common
         .metrics
         .of_all_rooms(&common.archive, &common.reader, &common.staging);
+    Process::begun(common.mounted_at).expose(&mut metrics);
     counters.expose(&mut metrics);
-    metrics.gauge("mount_open_writes", "Files being written now", open_writes as u64);
+    common.archive.store().expose(&mut metrics);
+    metrics.gauge("open_writes", "Files being written now", open_writes as u64);
     metrics.text()
 }
 

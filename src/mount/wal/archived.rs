@@ -244,10 +244,10 @@ impl Archived {
         }
     }
 
-    /// A file was brought and is archived.
-    pub(super) fn note_archived(&self, name: WalName, committed: Committed) {
+    /// A file of so many plain bytes was brought and is archived.
+    pub(super) fn note_archived(&self, name: WalName, bytes: u64, committed: Committed) {
         let uploaded = committed == Committed::Stored;
-        self.common.metrics.archived(name.to_string(), uploaded);
+        self.common.metrics.archived(name.to_string(), bytes, uploaded);
         self.presence.archived(name);
         self.clocks.ended(name);
         self.recent.archived(name);

@@ -86,8 +86,8 @@ impl Wal {
     fn after_keeping(&self, received: &Received, outcome: Result<Option<Committed>>) -> Result<()> {
         match outcome {
             Ok(Some(committed)) => {
-                self.archived
-                    .note_archived(WalName::Segment(received.segment()), committed);
+                let name = WalName::Segment(received.segment());
+                self.archived.note_archived(name, received.bytes(), committed);
                 segment_archived(&self.forks, &self.common, received.segment());
                 Ok(())
             }

@@ -117,7 +117,7 @@ impl Wal {
             return outcome;
         }
         if let Some(Ok(committed)) = wal.verdict() {
-            self.archived.note_archived(wal.name(), *committed);
+            self.archived.note_archived(wal.name(), wal.bytes(), *committed);
             self.writings.hide(writing);
             look_for_forks(&self.forks, &self.common, wal);
         }

@@ -9,8 +9,8 @@ use super::super::record::{Checkpoint, EndOfRecovery, moment, since_2000};
 use super::super::{Lsn, PageHeader, Timeline};
 use super::facts::{MOST_POINTS, MOST_RECOVERIES};
 use super::{
-    Beginning, CheckpointAt, Ends, Facts, Moment, RecoveryEnd, RestorePoint, Stop, Tail, WalIndex, Walked,
-    Xids, touched,
+    Beginning, CheckpointAt, Crc, Ends, Facts, Moment, RecoveryEnd, RestorePoint, Stop, Tail, WalIndex,
+    Walked, Xids, touched,
 };
 
 /// No index is longer, in bytes.
@@ -169,7 +169,7 @@ impl WalIndex {
         };
         let flag = |is: bool, flag: u16| if is { flag } else { 0 };
         let flags = flag(walked.stop == Stop::Wal, ENDS)
-            | flag(walked.stop == Stop::Unknown, UNKNOWN)
+            | flag(matches!(walked.stop, Stop::Unknown | Stop::Broken(_)), UNKNOWN)
             | flag(!facts.all, NOT_ALL_POINTS)
             | flag(facts.prepared, PREPARED)
             | flag(walked.beginning.overwrites, OVERWRITES);
@@ -253,6 +253,7 @@ impl WalIndex {
             length,
             here,
             head,
+            ..
         }) = &walked.tail
         {
             let content = [
@@ -374,6 +375,7 @@ impl WalIndex {
                     head: taker.0.into(),
                     ends,
                     overwrites: self.walked.beginning.overwrites,
+                    crc: Crc::default(),
                 };
                 return is_right.then_some(());
             }
@@ -386,6 +388,7 @@ impl WalIndex {
                     length,
                     here,
                     head,
+                    crc: Crc::default(),
                 });
                 return is_right.then_some(());
             }

@@ -23,6 +23,8 @@ fn linked(records: &[Vec<u8>]) -> Vec<u8> {
     for (number, record) in linked.iter_mut().enumerate() {
         record[4..8].copy_from_slice(&(700 + number as u32).to_le_bytes());
         record[8..16].copy_from_slice(&before.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&record[24..]), &record[..20]);
+        record[20..24].copy_from_slice(&crc.to_le_bytes());
         before = START.0 + at as u64;
         for _ in 0..record.len() {
             if at % BLOCK == 0 {
@@ -201,4 +203,33 @@ fn s8_an_annex_that_cannot_be_this_segments_is_none() {
         noise[at] = random.u8(..);
         let _ = WalIndex::of(&noise);
     }
+}
+
+#[test]
+fn a_byte_that_is_not_what_was_written_ends_the_walk_at_its_record() {
+    let bytes = linked(&[commit(8), commit(90_000), commit(3000), commit(50_000), commit(8)]);
+    let whole = joined(&bytes).unwrap().walked;
+    assert_eq!(whole.stop, Stop::Wal);
+    let end = (whole.end.0 - START.0) as usize;
+    // Of headers of pages nothing is said here.
+    let places = (40..end).step_by(517).filter(|at| at % BLOCK >= 40);
+    for at in places {
+        let mut other = bytes.clone();
+        other[at] ^= 1;
+        let walked = joined(&other).unwrap().walked;
+        assert!(walked.end.0 <= START.0 + at as u64, "{at}: {walked:?}");
+        assert!(
+            matches!(walked.stop, Stop::Unknown | Stop::Broken(_) | Stop::Wal),
+            "{at}: {walked:?}"
+        );
+        assert!(walked.ends_early().is_some(), "{at}: {walked:?}");
+    }
+    // In the body of the long one, across parts.
+    let mut other = bytes.clone();
+    other[60_000] ^= 1;
+    let walked = joined(&other).unwrap().walked;
+    let Stop::Broken(to) = walked.stop else {
+        panic!("{walked:?}")
+    };
+    assert!(to.0 > START.0 + 90_000 && to.0 < START.0 + 93_000, "{to}");
 }

@@ -10,6 +10,9 @@ const HEADER_BYTES: usize = 24;
 
 const LONG_HEADER_BYTES: usize = 40;
 
+/// Length of a record's header (`SizeOfXLogRecord`), of which the last four bytes are the CRC.
+const RECORD_HEADER_BYTES: usize = 24;
+
 /// `XLP_FIRST_IS_CONTRECORD`, `XLP_LONG_HEADER`, `XLP_FIRST_IS_OVERWRITE_CONTRECORD`.
 const CONTINUES: u16 = 1;
 
@@ -26,6 +29,9 @@ pub enum Stop {
     Wal,
     /// At what is no WAL, or none that is known.
     Unknown,
+    /// At a record of which bytes are not what was written: its CRC says so, and recovery ends there. It would end at this
+    /// position.
+    Broken(Lsn),
 }
 
 /// What the pages say.
@@ -62,6 +68,8 @@ pub struct Beginning {
     pub here: u32,
     /// The first of them, [`HEAD_BYTES`] at most.
     pub head: Box<[u8]>,
+    /// CRC-32C of all that are in the pages.
+    pub crc: Crc,
     /// Does it end in these pages?
     pub ends: bool,
     /// Was a record before given up (`XLOG_OVERWRITE_CONTRECORD`)?
@@ -79,6 +87,48 @@ pub struct Tail {
     pub here: u32,
     /// The first of them, [`HEAD_BYTES`] at most.
     pub head: Box<[u8]>,
+    /// CRC-32C of those behind its header.
+    pub crc: Crc,
+}
+
+/// A CRC-32C of some bytes, as long as the bytes are at hand: an annex has none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Crc(Option<u32>);
+
+/// It is no part of what pages say, but of how it is proved.
+impl PartialEq for Crc {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Crc {}
+
+impl Crc {
+    /// Of these bytes and of so many behind them.
+    fn and(self, next: Self, next_bytes: usize) -> Self {
+        let both = self.0.zip(next.0);
+        Self(both.map(|(own, next)| crc32c::crc32c_combine(own, next, next_bytes)))
+    }
+
+    /// Without the first of so many bytes, which are at hand.
+    fn without(self, first: &[u8], bytes: usize) -> Self {
+        let rest = bytes - first.len();
+        // The sum of two CRCs of the same length is linear: what is left is the difference.
+        Self(
+            self.0
+                .map(|all| crc32c::crc32c_combine(crc32c::crc32c(first), 0, rest) ^ all),
+        )
+    }
+
+    /// Is a record with this header and this body another one than was written?
+    fn contradicts(self, header: &[u8]) -> bool {
+        let (Some(body), Some(header)) = (self.0, header.first_chunk::<RECORD_HEADER_BYTES>()) else {
+            return false;
+        };
+        let (covered, expected) = header.split_at(RECORD_HEADER_BYTES - 4);
+        crc32c::crc32c_append(body, covered).to_le_bytes() != expected
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -126,12 +176,14 @@ pub(super) fn walk(bytes: &[u8], mut visit: impl FnMut(Lsn, Head<'_>)) -> Option
         let (rest, from) = (page.rest as usize, at);
         let mut head = Vec::new();
         let here = pages.gather(from, rest, &mut head);
+        let crc = pages.crc(from, rest, 0);
         let end = skip(from, rest);
         let ends = end.is_some_and(|end| end <= bytes.len());
         walked.beginning = Beginning {
             bytes: page.rest,
             here,
             head: head.into(),
+            crc,
             ends,
             overwrites: page.overwrites,
         };
@@ -205,6 +257,40 @@ impl<V: FnMut(Lsn, Head<'_>)> Walks<V> {
     }
 }
 
+/// Proves the records of pages that come piece by piece, each of whole pages, as far as they lead from one to the next.
+#[derive(Debug, Clone, Default)]
+pub struct Chain {
+    whole: Option<Walked>,
+    begun: bool,
+}
+
+impl Chain {
+    /// The next piece.
+    pub fn go_on(&mut self, piece: &[u8]) {
+        let next = || walk(piece, |_, _| {});
+        match &mut self.whole {
+            None if !self.begun => self.whole = next(),
+            Some(whole) if whole.stop == Stop::Window => match next() {
+                Some(next) => drop(whole.push(&next)),
+                None => whole.stop = Stop::Unknown,
+            },
+            _ => {}
+        }
+        self.begun = true;
+    }
+
+    /// Where recovery ends, behind the last record that is right, if that is before the pages do and not with a switch; and up to
+    /// where the record there would reach of which only the CRC is wrong.
+    pub fn broken(&self) -> Option<(Lsn, Option<Lsn>)> {
+        let whole = self.whole.as_ref()?;
+        let end = whole.ends_early()?;
+        match whole.stop {
+            Stop::Broken(to) => Some((end, Some(to))),
+            _ => Some((end, None)),
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Pages<'a> {
     magic: u16,
@@ -264,12 +350,12 @@ impl Pages<'_> {
                 let here = self.gather(at, bytes_of_it, &mut scratch);
                 if is_behind(&scratch, before) && self.run_on(at) {
                     walked.first = walked.first.or(Some(lsn));
-                    let head = scratch.as_slice().into();
                     walked.tail = Some(Tail {
                         at: lsn,
                         length,
                         here,
-                        head,
+                        head: scratch.as_slice().into(),
+                        crc: self.crc(at, bytes_of_it, RECORD_HEADER_BYTES),
                     });
                 } else {
                     walked.stop = Stop::Unknown;
@@ -297,6 +383,10 @@ impl Pages<'_> {
                     return;
                 }
             };
+            if self.crc(at, bytes_of_it, RECORD_HEADER_BYTES).contradicts(record) {
+                walked.stop = Stop::Broken(self.lsn(end));
+                return;
+            }
             walked.first = walked.first.or(Some(lsn));
             (walked.last, walked.end) = (Some(lsn), self.lsn(end));
             visit(lsn, head);
@@ -373,7 +463,29 @@ impl Pages<'_> {
         self.gather_most(at, bytes, into, HEAD_BYTES)
     }
 
-    fn gather_most(self, mut at: usize, bytes: usize, into: &mut Vec<u8>, most: usize) -> u32 {
+    fn gather_most(self, at: usize, bytes: usize, into: &mut Vec<u8>, most: usize) -> u32 {
+        let mut here = 0;
+        self.pieces(at, bytes, |piece| {
+            here += piece.len();
+            let kept = piece.len().min(most - into.len().min(most));
+            into.extend_from_slice(&piece[..kept]);
+        });
+        here as u32
+    }
+
+    /// CRC-32C of what is here of a record or of the rest of one, but for the first bytes of it.
+    fn crc(self, at: usize, bytes: usize, without: usize) -> Crc {
+        let (mut crc, mut skipped) = (0, 0);
+        self.pieces(at, bytes, |piece| {
+            let more = piece.len().min(without - skipped);
+            skipped += more;
+            crc = crc32c::crc32c_append(crc, &piece[more..]);
+        });
+        Crc(Some(crc))
+    }
+
+    /// The pieces that are here of so many bytes from an offset on, without the headers of pages.
+    fn pieces(self, mut at: usize, bytes: usize, mut take: impl FnMut(&[u8])) {
         let mut left = bytes;
         while left > 0 && at < self.bytes.len() {
             if at.is_multiple_of(PAGE_BYTES) {
@@ -381,11 +493,9 @@ impl Pages<'_> {
             }
             let room = (PAGE_BYTES - at % PAGE_BYTES).min(self.bytes.len().saturating_sub(at));
             let here = left.min(room);
-            let kept = here.min(most - into.len().min(most));
-            into.extend_from_slice(self.bytes.get(at..at + kept).unwrap_or_default());
+            take(self.bytes.get(at..at + here).unwrap_or_default());
             (at, left) = (at + here, left - here);
         }
-        (bytes - left) as u32
     }
 }
 
@@ -440,8 +550,17 @@ impl Walked {
         let (goes_on, ends) = (next.beginning.bytes > 0, next.beginning.ends);
         match self.tail.take() {
             Some(tail) if goes_on && !ends => self.tail = Some(tail.longer(&next.beginning)),
-            Some(tail) if goes_on => (self.last, self.end) = (Some(tail.at), next.end),
+            Some(tail) if goes_on => {
+                let whole = tail.longer(&next.beginning);
+                if whole.crc.contradicts(&whole.head) {
+                    self.stop = Stop::Broken(next.beginning_end());
+                    return false;
+                }
+                (self.last, self.end) = (Some(whole.at), next.end);
+            }
             None if passes && goes_on => {
+                let here = next.beginning.here as usize;
+                self.beginning.crc = self.beginning.crc.and(next.beginning.crc, here);
                 self.beginning.here += next.beginning.here;
                 self.beginning.ends = ends;
                 self.end = next.end;
@@ -482,9 +601,19 @@ impl Walked {
         let leads = match self.stop {
             Stop::Window => true,
             Stop::Wal => is_switch(),
-            Stop::Unknown => false,
+            Stop::Unknown | Stop::Broken(_) => false,
         };
         (!leads).then_some(self.end)
+    }
+
+    /// Where the record ends that these pages begin with.
+    fn beginning_end(&self) -> Lsn {
+        // No page in between is the first of a segment.
+        let first = match self.beginning.bytes {
+            0 => 0,
+            bytes => skip(HEADER_BYTES, bytes as usize).unwrap_or_default(),
+        };
+        Lsn(self.start.0.saturating_add(first as u64))
     }
 
     /// Are all of the pages some more of a record that begins before and ends behind them?
@@ -498,7 +627,12 @@ impl Walked {
 }
 
 impl Tail {
+    /// With what follows of it.
     fn longer(mut self, more: &Beginning) -> Self {
+        let of_header = RECORD_HEADER_BYTES.saturating_sub(self.here as usize);
+        let (of_header, here) = (of_header.min(more.head.len()), more.here as usize);
+        let body = more.crc.without(&more.head[..of_header], here);
+        self.crc = self.crc.and(body, here - of_header);
         if self.here as usize == self.head.len() {
             let mut head = self.head.to_vec();
             head.extend_from_slice(&more.head);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::flight::Flight;
+use super::foreseen::Foreseen;
 use super::sequence::Sequences;
 use crate::codec;
 use crate::pg::{SegmentSize, WalName};
@@ -23,6 +24,7 @@ const SMALL_BYTES: u64 = 64 << 10;
 pub(super) struct State {
     pub(super) sequences: Sequences,
     pub(super) flights: HashMap<WalName, Flight>,
+    pub(super) foreseen: Foreseen,
     /// Flights begun so far; gives each its number.
     pub(super) begun: u64,
     /// How long flights lately took, and how many stored bytes segments lately had.
