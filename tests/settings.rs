@@ -330,11 +330,17 @@ fn s5_an_archive_that_was_to_be_encrypted_is_never_stored_plain() {
         &["backup", "--archive", &archive],
         &["wal-list", "--archive", &archive],
     ] {
-        let mut command = desk.command();
-        command.env("TOTALRECALL_ENCRYPTION_KEY", "geheim").args(words);
-        let output = command.output().expect("run walfs");
-        refused(&output, 2, &["TOTALRECALL_ENCRYPTION_KEY", "encrypt", "HINT"]);
-        assert!(!said(&output).contains("geheim"));
+        for variable in [
+            "TOTALRECALL_ENCRYPTION_KEY",
+            "WALE_GPG_KEY_ID",
+            "WALG_LIBSODIUM_KEY",
+        ] {
+            let mut command = desk.command();
+            command.env(variable, "geheim").args(words);
+            let output = command.output().expect("run walfs");
+            refused(&output, 2, &[variable, "encrypt", "HINT"]);
+            assert!(!said(&output).contains("geheim"));
+        }
     }
 }
 

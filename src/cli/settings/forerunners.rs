@@ -17,7 +17,7 @@ pub(in crate::cli) struct Forerunner {
 }
 
 /// What is understood, in one table.
-pub(in crate::cli) const FORERUNNERS: [Forerunner; 16] = [
+pub(in crate::cli) const FORERUNNERS: [Forerunner; 23] = [
     Forerunner {
         name: "WALE_S3_PREFIX",
         system: "WAL-E, TimescaleDB's sidecar",
@@ -93,16 +93,28 @@ pub(in crate::cli) const FORERUNNERS: [Forerunner; 16] = [
         system: SIDECAR,
         means: "restore-waldir, if it is not PGDATA/pg_wal",
     },
-    Forerunner {
-        name: ENCRYPTION_KEY,
-        system: "TotalRecall",
-        means: "refused: walfs does not encrypt what it stores",
-    },
+    sealing("TOTALRECALL_ENCRYPTION_KEY", "TotalRecall"),
+    sealing("WALE_GPG_KEY_ID", "WAL-E, TimescaleDB's sidecar"),
+    sealing("WALG_GPG_KEY_ID", "wal-g"),
+    sealing("WALG_PGP_KEY", "wal-g"),
+    sealing("WALG_PGP_KEY_PATH", "wal-g"),
+    sealing("WALG_LIBSODIUM_KEY", "wal-g"),
+    sealing("WALG_LIBSODIUM_KEY_PATH", "wal-g"),
+    sealing("WALG_CSE_KMS_ID", "wal-g"),
 ];
 
 const SIDECAR: &str = "TimescaleDB's sidecar";
 
-const ENCRYPTION_KEY: &str = "TOTALRECALL_ENCRYPTION_KEY";
+const REFUSED: &str = "refused: walfs does not encrypt what it stores";
+
+/// A variable that asks for encryption.
+const fn sealing(name: &'static str, system: &'static str) -> Forerunner {
+    Forerunner {
+        name,
+        system,
+        means: REFUSED,
+    }
+}
 
 /// Variables of others that may hold `file:PATH` in place of a secret.
 const SECRETS: [&str; 4] = [
@@ -122,9 +134,12 @@ pub(super) fn may_be_secret(name: &str) -> bool {
 /// # Errors
 /// [`Error::Forerunner`].
 pub(super) fn settings(read: &impl Fn(&str) -> Option<String>) -> Result<Vec<Set>, Error> {
-    if read(ENCRYPTION_KEY).is_some() {
+    let mut sealing = FORERUNNERS
+        .iter()
+        .filter(|forerunner| forerunner.means == REFUSED);
+    if let Some(asked) = sealing.find(|forerunner| read(forerunner.name).is_some()) {
         return Err(Error::Forerunner {
-            name: ENCRYPTION_KEY,
+            name: asked.name,
             reason: "walfs does not encrypt what it stores, and stores nothing plain where that was asked for. HINT: let \
                      the bucket encrypt (SSE-S3 or SSE-KMS) and unset the variable",
         });
