@@ -51,6 +51,8 @@ mod receiving;
 mod reference;
 // What is printed and logged: a pipe, terminal or disk that does not take it ends nothing.
 mod printing;
+// The commands of the documentation, as they stand there.
+mod recipes;
 // What is read is what was archived, or an error that names the damaged object.
 mod restoring;
 // What is set by a file, by the environment, by flags.
