@@ -16,6 +16,7 @@ mod layouts;
 mod page;
 
 use page::Recipe;
+pub(crate) use page::page;
 
 /// Where a recipe's second server listens.
 const BESIDE: &str = "5433";

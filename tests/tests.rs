@@ -21,6 +21,8 @@ mod crash;
 mod damage;
 // Objects, read by stock lz4 and zstd; docs/format.md, byte by byte.
 mod format;
+// Whoever comes from another system finds its words.
+mod forerunners;
 // Archives that somebody else has filled: named, bounded, and passed over.
 mod hostile;
 // A million segments: requests, not memory; and what an operation may ask of the store.
