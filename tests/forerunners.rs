@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use super::common::basebackup::Site;
+use super::common::garage::Garage;
 use super::common::user::{User, said, succeeds};
+use super::common::wal;
 use super::common::walfs::walfs;
 use super::common::world::World;
 
@@ -66,6 +68,32 @@ fn a4_the_verbs_of_the_forerunners_are_understood() {
     assert!(pages.join("walfs.1").exists());
     let mut version = walfs(&world, &User::postgres());
     assert!(succeeds(version.arg("--version")).starts_with("walfs "));
+}
+
+/// WAL-E's environment for a server that is not AWS: nothing of it goes to AWS.
+#[test]
+fn a4_the_environment_of_wal_e_leads_to_its_own_server() {
+    let world = World::new("wale");
+    let garage = Garage::start(&world.path().join("garage"), false);
+    let name = "000000010000000000000001";
+    let segment = world.owned_file(name, &wal::segment(name, 7, wal::SEGMENT_BYTES, 1));
+    let place = garage.endpoint().replace("http://", "http+path://");
+    let run = |endpoint: &str, words: &[&str]| {
+        let mut command = walfs(&world, &User::postgres());
+        command
+            .envs(garage.env())
+            .env("WALE_S3_PREFIX", format!("s3://{}/prefix", garage.bucket()))
+            .env("WALE_S3_ENDPOINT", endpoint)
+            .args(words);
+        command.output().expect("run walfs")
+    };
+    let pushed = run(&place, &["wal-push", segment.to_str().expect("a path of text")]);
+    assert!(pushed.status.success(), "{}", said(&pushed));
+    let listed = run(&place, &["wal-list"]);
+    assert!(said(&listed).contains(name), "{}", said(&listed));
+    let refused = run("http+odd://localhost", &["wal-list"]);
+    assert!(!refused.status.success(), "{}", said(&refused));
+    assert!(said(&refused).contains("is no URL"), "{}", said(&refused));
 }
 
 /// The rows of the tables of the document: their cells.

@@ -278,6 +278,15 @@ fn a4_the_variables_of_the_forerunners_are_understood() {
         command.envs(variables.iter().copied());
         desk.shown(&mut command, setting).0
     };
+    for (value, endpoint, style) in [
+        ("http+path://h:3900", "http://h:3900", "always"),
+        ("https+virtualhost://h", "https://h", "never"),
+        ("http+odd://h", "http+odd://h", "auto"),
+    ] {
+        let variables = [("WALE_S3_ENDPOINT", value)];
+        assert_eq!(set(&variables, "endpoint").as_deref(), Some(endpoint));
+        assert_eq!(set(&variables, "path-style").as_deref().unwrap_or("auto"), style);
+    }
     for (mode, start) in [
         ("CONTINOUS_BACKUP", "continuous"),
         ("BACKUP_PUSH", "backup-first"),

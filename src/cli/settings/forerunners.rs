@@ -17,11 +17,16 @@ pub(in crate::cli) struct Forerunner {
 }
 
 /// What is understood, in one table.
-pub(in crate::cli) const FORERUNNERS: [Forerunner; 23] = [
+pub(in crate::cli) const FORERUNNERS: [Forerunner; 24] = [
     Forerunner {
         name: "WALE_S3_PREFIX",
         system: "WAL-E, TimescaleDB's sidecar",
         means: "archive",
+    },
+    Forerunner {
+        name: "WALE_S3_ENDPOINT",
+        system: "WAL-E, TimescaleDB's sidecar",
+        means: "endpoint, path-style: http+path://HOST:PORT",
     },
     Forerunner {
         name: "WALG_S3_PREFIX",
@@ -148,11 +153,34 @@ pub(super) fn settings(read: &impl Fn(&str) -> Option<String>) -> Result<Vec<Set
     let mut archives = prefix.iter().filter_map(|name| Some((read(name)?, *name)));
     let archive = archives.next().or_else(|| totalrecall(read));
     let archive = archive.map(|(value, by)| ("archive", value, by));
-    Ok(archive.into_iter().chain(sidecar(read)).collect())
+    let sets = archive.into_iter().chain(endpoint(read)).chain(sidecar(read));
+    Ok(sets.collect())
 }
 
 /// What a variable sets: the setting, its value, and the variable.
 type Set = (&'static str, String, &'static str);
+
+/// WAL-E's server that is not AWS: the protocol, how buckets are addressed, and where it is. What is not of that form stays as it
+/// is, and is refused as an address.
+fn endpoint(read: &impl Fn(&str) -> Option<String>) -> Vec<Set> {
+    let by = "WALE_S3_ENDPOINT";
+    let Some(value) = read(by) else {
+        return Vec::new();
+    };
+    let parts = value.split_once("://").and_then(|(scheme, host)| {
+        let (protocol, convention) = scheme.split_once('+')?;
+        let path_style = match convention {
+            "path" => "always",
+            "virtualhost" | "subdomain" => "never",
+            _ => return None,
+        };
+        Some((format!("{protocol}://{host}"), path_style))
+    });
+    match parts {
+        Some((url, path_style)) => vec![("endpoint", url, by), ("path-style", path_style.to_owned(), by)],
+        None => vec![("endpoint", value, by)],
+    }
+}
 
 /// What the variables of TimescaleDB's sidecar set.
 fn sidecar(read: &impl Fn(&str) -> Option<String>) -> Vec<Set> {
