@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::archive::Archive;
 use crate::archive::turns::Job;
@@ -59,12 +59,15 @@ pub struct Options {
 }
 
 /// Works until `stop` says so; then ends what is running as a signal does, and returns when that has ended.
+///
+/// # Errors
+/// A part of it has panicked: what it did nobody does any more, so the process has to end, and to be started again.
 pub async fn work(
     archive: Arc<Archive>,
     options: Arc<Options>,
     state: Arc<State>,
     stop: watch::Receiver<bool>,
-) {
+) -> Result<(), JoinError> {
     let mut tasks = JoinSet::new();
     for (job, schedule) in options.schedules.clone() {
         let round = Round::new(archive.clone(), options.clone(), state.clone(), (job, schedule));
@@ -75,6 +78,14 @@ pub async fn work(
     }
     let mut stop = stop;
     // An agent without a schedule or a mount still serves.
-    let _ = stop.wait_for(|stopped| *stopped).await;
-    while tasks.join_next().await.is_some() {}
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stopped| *stopped) => break,
+            Some(ended) = tasks.join_next() => ended?,
+        }
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended?;
+    }
+    Ok(())
 }

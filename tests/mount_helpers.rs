@@ -17,7 +17,7 @@ use walfs::linux::kernel::{self, MountOptions, Owner};
 
 use crate::common::postgres::send;
 use crate::common::user::{User, is_root, said, succeeds};
-use crate::common::walfs::BINARY;
+use crate::common::walfs::{BINARY, walfs};
 use crate::common::world::{World, helper, mounts_beneath};
 use crate::common::{wait, wal};
 
@@ -282,6 +282,26 @@ fn systemd_hears_ready_when_the_mount_answers_and_stopping_at_sigterm() {
     assert_eq!(supervisor.hears("WATCHDOG=1"), "STOPPING=1");
     let status = wait::for_exit("walfs to end", &mut daemon.0);
     assert!(status.success() && !is_mounted(&world), "{status}");
+}
+
+#[test]
+fn systemd_hears_that_an_agent_is_well() {
+    let world = World::new("notify-agent");
+    let supervisor = Supervisor::new(&world);
+    let mut command = walfs(&world, &User::postgres());
+    command.args(["agent", "--create", "--schedule-verify", "1h", "--archive"]);
+    command.arg(world.archive()).stderr(Stdio::null());
+    command
+        .env("NOTIFY_SOCKET", &supervisor.path)
+        .env("WATCHDOG_USEC", "200000");
+    let mut agent = Running(command.spawn().expect("run walfs"));
+    assert_eq!(supervisor.hears(""), "READY=1");
+    assert_eq!(supervisor.hears(""), "WATCHDOG=1");
+    assert_eq!(supervisor.hears(""), "WATCHDOG=1");
+    send(agent.0.id(), libc::SIGTERM);
+    assert_eq!(supervisor.hears("WATCHDOG=1"), "STOPPING=1");
+    let status = wait::for_exit("walfs to end", &mut agent.0);
+    assert!(status.success(), "{status}");
 }
 
 #[test]

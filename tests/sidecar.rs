@@ -135,6 +135,18 @@ fn a3_whoever_is_not_on_this_machine_needs_a_token() {
     let headers = ["Authorization: Bearer geheim", "Origin: http://example.org"];
     assert_eq!(sidecar.asks("GET", "/ping", &headers, b"").0, 403);
     assert!(!sidecar.log().contains("geheim"));
+    // Those who may not, and send nothing more, keep nobody's place.
+    let silent: Vec<TcpStream> = (0..130)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&sidecar.address).expect("connect");
+            let head = format!("PUT /wal/{FIRST} HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\nabc");
+            stream.write_all(head.as_bytes()).expect("send");
+            stream
+        })
+        .collect();
+    let headers = ["Authorization: Bearer geheim"];
+    assert_eq!(sidecar.asks("GET", "/ping", &headers, b"").0, 200);
+    drop(silent);
     sidecar.stop();
     // A socket file is for its user; one that is left over is in nobody's way, one in use is not taken.
     let socket = world.owned_dir("run").join("http");

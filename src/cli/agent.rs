@@ -23,7 +23,7 @@ use crate::archive::turns::Job;
 use crate::assemble::{Stay, http_side, watched};
 use crate::config::duration;
 use crate::http::{Listen, Listener};
-use crate::linux::daemon::{notify_ready, notify_stopping};
+use crate::linux::daemon::{keep_watchdog_fed, notify_ready, notify_stopping};
 use crate::memory::give_back_freed;
 use crate::schedule::Schedule;
 
@@ -384,13 +384,17 @@ async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
     if let Some(lock) = arguments.start.lock() {
         beside.spawn(let_through(lock, stopped.clone()));
     }
-    let working = tokio::spawn(work(archive, Arc::new(options), state, stopped));
+    let mut working = tokio::spawn(work(archive, Arc::new(options), state, stopped));
     notify_ready();
-    let signal = signals.first().await;
+    tokio::spawn(keep_watchdog_fed(async || true));
+    let signal = tokio::select! {
+        signal = signals.first() => signal,
+        broken = &mut working => return Ok(broken??),
+    };
     notify_stopping();
     tracing::info!("{signal}: ending");
     stop.send_replace(true);
-    working.await?;
+    working.await??;
     while let Some(ended) = beside.join_next().await {
         ended?;
     }

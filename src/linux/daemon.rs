@@ -14,7 +14,6 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use sd_notify::NotifyState;
 
@@ -213,14 +212,18 @@ pub fn notify_stopping() {
     notify(NotifyState::Stopping);
 }
 
-/// Tells systemd that walfs is well. Due at least once in every [`watchdog_interval`].
-pub fn notify_watchdog() {
-    notify(NotifyState::Watchdog);
-}
-
-/// After how long without [`notify_watchdog`] systemd ends this process; tell it twice as often. `None`: never.
-pub fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
+/// Tells systemd for as long as this process `is_well`, if it wants to know.
+pub async fn keep_watchdog_fed(mut is_well: impl AsyncFnMut() -> bool) {
+    let interval = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero());
+    let Some(interval) = interval else { return };
+    // Twice in the time allowed: once would be a race with systemd's own timer.
+    let mut tick = tokio::time::interval(interval / 2);
+    loop {
+        tick.tick().await;
+        if is_well().await {
+            notify(NotifyState::Watchdog);
+        }
+    }
 }
 
 /// A supervisor that does not listen is no reason to stop serving.

@@ -142,7 +142,14 @@ impl Waiting {
         });
         ready();
         daemon::notify_ready();
-        let health = tokio::spawn(keep_watchdog_fed(fs.clone()));
+        let looked_at = fs.clone();
+        // For as long as the directory answers.
+        let health = tokio::spawn(daemon::keep_watchdog_fed(async move || {
+            looked_at
+                .lookup(super::node::ROOT, "wal".as_ref(), None)
+                .await
+                .is_ok()
+        }));
         let mut session_end = session_end;
         let outcome = tokio::select! {
             ended = &mut session_end => {
@@ -221,20 +228,5 @@ fn take_away(mounted: &Mounted) {
     match mounted.unmount(BUSY_PATIENCE) {
         Ok(_) => tracing::info!("{} is unmounted", mounted.path().display()),
         Err(error) => tracing::warn!("the mount is left dead: {error}"),
-    }
-}
-
-/// systemd's watchdog is fed for as long as the directory answers.
-async fn keep_watchdog_fed(fs: Arc<Fs>) {
-    let Some(interval) = daemon::watchdog_interval() else {
-        return;
-    };
-    // Twice in the time allowed: once would be a race with systemd's own timer.
-    let mut tick = tokio::time::interval(interval / 2);
-    loop {
-        tick.tick().await;
-        if fs.lookup(super::node::ROOT, "wal".as_ref(), None).await.is_ok() {
-            daemon::notify_watchdog();
-        }
     }
 }

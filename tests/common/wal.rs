@@ -13,16 +13,25 @@ pub const FIRST_RECORD: usize = 40;
 /// The usual size of a segment, in bytes.
 pub const SEGMENT_BYTES: u32 = 16 << 20;
 
+/// `XLP_FIRST_IS_CONTRECORD`.
+const CONTINUES: u16 = 0x0001;
+
 /// The bytes of segment `name` (24 hex digits) of cluster `system_id`: a long header on the first page, a short one on
-/// every other, and in between about half compressible, half random bytes. The same arguments give the same bytes.
+/// every other, and in between about half compressible, half random bytes of a record that begins before and ends behind it. The
+/// same arguments give the same bytes.
 pub fn segment(name: &str, system_id: u64, segment_bytes: u32, seed: u64) -> Vec<u8> {
     let (timeline, start) = position(name, segment_bytes);
     let mut content = vec![0; segment_bytes as usize];
     fill(&mut content, seed);
     for (number, page) in content.chunks_mut(PAGE_BYTES).enumerate() {
         let address = start + (number * PAGE_BYTES) as u64;
-        let info = if number == 0 { LONG_HEADER } else { 0 };
+        let info = if number == 0 { LONG_HEADER } else { 0 } | CONTINUES;
         page[..24].copy_from_slice(&short_header(info, timeline, address));
+        let before = match number {
+            0 => 0,
+            _ => number * (PAGE_BYTES - 24) - 16,
+        };
+        page[16..20].copy_from_slice(&(RECORD_BYTES - before as u32).to_le_bytes());
         if number == 0 {
             page[24..40].copy_from_slice(&long_tail(system_id, segment_bytes));
         }
@@ -30,22 +39,40 @@ pub fn segment(name: &str, system_id: u64, segment_bytes: u32, seed: u64) -> Vec
     content
 }
 
+/// What is left of that record where a segment begins.
+const RECORD_BYTES: u32 = 0x7000_0000;
+
 /// The same, but with records that follow one another, one to a page, until the one at `end` (on a page's boundary) that
 /// switches to the next segment; from then on zeros, as `pg_switch_wal()` leaves it.
 pub fn switched_segment(name: &str, system_id: u64, segment_bytes: u32, end: usize) -> Vec<u8> {
     let mut content = segment(name, system_id, segment_bytes, 1);
+    let (_, start) = position(name, segment_bytes);
+    let mut before = 0;
     for (number, page) in content[..end].chunks_mut(PAGE_BYTES).enumerate() {
+        page[2] &= !(CONTINUES as u8);
+        page[16..20].fill(0);
         let at = if number == 0 { 40 } else { 24 };
-        let record_bytes = (page.len() - at) as u32;
-        page[at..at + 4].copy_from_slice(&record_bytes.to_le_bytes());
+        let record = &mut page[at..];
+        let record_bytes = record.len() as u32;
+        record[..4].copy_from_slice(&record_bytes.to_le_bytes());
+        before = link(record, start + (number * PAGE_BYTES + at) as u64, before);
     }
-    let record = end + 24;
+    let (header, record) = (end, end + 24);
+    content[header + 2] &= !(CONTINUES as u8);
+    content[header + 16..header + 20].fill(0);
     content[record..].fill(0);
     content[record..record + 4].copy_from_slice(&24u32.to_le_bytes());
     content[record + 16] = 0x40;
-    let crc = crc32c::crc32c(&content[record..record + 20]);
-    content[record + 20..record + 24].copy_from_slice(&crc.to_le_bytes());
+    link(&mut content[record..record + 24], start + record as u64, before);
     content
+}
+
+/// Has a record at this position name the one before it, and proves it. Returns the position.
+fn link(record: &mut [u8], at: u64, before: u64) -> u64 {
+    record[8..16].copy_from_slice(&before.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&record[24..]), &record[..20]);
+    record[20..24].copy_from_slice(&crc.to_le_bytes());
+    at
 }
 
 /// A record as every version writes it: its resource manager and kind, and its own data.
