@@ -278,6 +278,15 @@ fn a4_the_variables_of_the_forerunners_are_understood() {
         command.envs(variables.iter().copied());
         desk.shown(&mut command, setting).0
     };
+    for (value, endpoint, style) in [
+        ("http+path://h:3900", "http://h:3900", "always"),
+        ("https+virtualhost://h", "https://h", "never"),
+        ("http+odd://h", "http+odd://h", "auto"),
+    ] {
+        let variables = [("WALE_S3_ENDPOINT", value)];
+        assert_eq!(set(&variables, "endpoint").as_deref(), Some(endpoint));
+        assert_eq!(set(&variables, "path-style").as_deref().unwrap_or("auto"), style);
+    }
     for (mode, start) in [
         ("CONTINOUS_BACKUP", "continuous"),
         ("BACKUP_PUSH", "backup-first"),
@@ -330,11 +339,17 @@ fn s5_an_archive_that_was_to_be_encrypted_is_never_stored_plain() {
         &["backup", "--archive", &archive],
         &["wal-list", "--archive", &archive],
     ] {
-        let mut command = desk.command();
-        command.env("TOTALRECALL_ENCRYPTION_KEY", "geheim").args(words);
-        let output = command.output().expect("run walfs");
-        refused(&output, 2, &["TOTALRECALL_ENCRYPTION_KEY", "encrypt", "HINT"]);
-        assert!(!said(&output).contains("geheim"));
+        for variable in [
+            "TOTALRECALL_ENCRYPTION_KEY",
+            "WALE_GPG_KEY_ID",
+            "WALG_LIBSODIUM_KEY",
+        ] {
+            let mut command = desk.command();
+            command.env(variable, "geheim").args(words);
+            let output = command.output().expect("run walfs");
+            refused(&output, 2, &[variable, "encrypt", "HINT"]);
+            assert!(!said(&output).contains("geheim"));
+        }
     }
 }
 

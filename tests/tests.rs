@@ -21,6 +21,8 @@ mod crash;
 mod damage;
 // Objects, read by stock lz4 and zstd; docs/format.md, byte by byte.
 mod format;
+// Whoever comes from another system finds its words.
+mod forerunners;
 // Archives that somebody else has filled: named, bounded, and passed over.
 mod hostile;
 // A million segments: requests, not memory; and what an operation may ask of the store.
@@ -51,6 +53,8 @@ mod receiving;
 mod reference;
 // What is printed and logged: a pipe, terminal or disk that does not take it ends nothing.
 mod printing;
+// The commands of the documentation, as they stand there.
+mod recipes;
 // What is read is what was archived, or an error that names the damaged object.
 mod restoring;
 // What is set by a file, by the environment, by flags.

@@ -141,8 +141,8 @@ impl Postgres {
         assert!(output.status.success(), "cp: {}", said(&output));
     }
 
-    /// The places of a cluster in `dir`, whose data directory may exist already.
-    pub(super) fn in_dir(dir: &Path, version: Version) -> Postgres {
+    /// The places of a cluster in `dir`, whose data directory may exist already, or be made by what a test runs.
+    pub fn in_dir(dir: &Path, version: Version) -> Postgres {
         let user = User::postgres();
         user.make_dir(dir);
         let (data, log) = (dir.join("data"), dir.join("server.log"));

@@ -17,11 +17,16 @@ pub(in crate::cli) struct Forerunner {
 }
 
 /// What is understood, in one table.
-pub(in crate::cli) const FORERUNNERS: [Forerunner; 16] = [
+pub(in crate::cli) const FORERUNNERS: [Forerunner; 24] = [
     Forerunner {
         name: "WALE_S3_PREFIX",
         system: "WAL-E, TimescaleDB's sidecar",
         means: "archive",
+    },
+    Forerunner {
+        name: "WALE_S3_ENDPOINT",
+        system: "WAL-E, TimescaleDB's sidecar",
+        means: "endpoint, path-style: http+path://HOST:PORT",
     },
     Forerunner {
         name: "WALG_S3_PREFIX",
@@ -93,16 +98,28 @@ pub(in crate::cli) const FORERUNNERS: [Forerunner; 16] = [
         system: SIDECAR,
         means: "restore-waldir, if it is not PGDATA/pg_wal",
     },
-    Forerunner {
-        name: ENCRYPTION_KEY,
-        system: "TotalRecall",
-        means: "refused: walfs does not encrypt what it stores",
-    },
+    sealing("TOTALRECALL_ENCRYPTION_KEY", "TotalRecall"),
+    sealing("WALE_GPG_KEY_ID", "WAL-E, TimescaleDB's sidecar"),
+    sealing("WALG_GPG_KEY_ID", "wal-g"),
+    sealing("WALG_PGP_KEY", "wal-g"),
+    sealing("WALG_PGP_KEY_PATH", "wal-g"),
+    sealing("WALG_LIBSODIUM_KEY", "wal-g"),
+    sealing("WALG_LIBSODIUM_KEY_PATH", "wal-g"),
+    sealing("WALG_CSE_KMS_ID", "wal-g"),
 ];
 
 const SIDECAR: &str = "TimescaleDB's sidecar";
 
-const ENCRYPTION_KEY: &str = "TOTALRECALL_ENCRYPTION_KEY";
+const REFUSED: &str = "refused: walfs does not encrypt what it stores";
+
+/// A variable that asks for encryption.
+const fn sealing(name: &'static str, system: &'static str) -> Forerunner {
+    Forerunner {
+        name,
+        system,
+        means: REFUSED,
+    }
+}
 
 /// Variables of others that may hold `file:PATH` in place of a secret.
 const SECRETS: [&str; 4] = [
@@ -122,9 +139,12 @@ pub(super) fn may_be_secret(name: &str) -> bool {
 /// # Errors
 /// [`Error::Forerunner`].
 pub(super) fn settings(read: &impl Fn(&str) -> Option<String>) -> Result<Vec<Set>, Error> {
-    if read(ENCRYPTION_KEY).is_some() {
+    let mut sealing = FORERUNNERS
+        .iter()
+        .filter(|forerunner| forerunner.means == REFUSED);
+    if let Some(asked) = sealing.find(|forerunner| read(forerunner.name).is_some()) {
         return Err(Error::Forerunner {
-            name: ENCRYPTION_KEY,
+            name: asked.name,
             reason: "walfs does not encrypt what it stores, and stores nothing plain where that was asked for. HINT: let \
                      the bucket encrypt (SSE-S3 or SSE-KMS) and unset the variable",
         });
@@ -133,11 +153,34 @@ pub(super) fn settings(read: &impl Fn(&str) -> Option<String>) -> Result<Vec<Set
     let mut archives = prefix.iter().filter_map(|name| Some((read(name)?, *name)));
     let archive = archives.next().or_else(|| totalrecall(read));
     let archive = archive.map(|(value, by)| ("archive", value, by));
-    Ok(archive.into_iter().chain(sidecar(read)).collect())
+    let sets = archive.into_iter().chain(endpoint(read)).chain(sidecar(read));
+    Ok(sets.collect())
 }
 
 /// What a variable sets: the setting, its value, and the variable.
 type Set = (&'static str, String, &'static str);
+
+/// WAL-E's server that is not AWS: the protocol, how buckets are addressed, and where it is. What is not of that form stays as it
+/// is, and is refused as an address.
+fn endpoint(read: &impl Fn(&str) -> Option<String>) -> Vec<Set> {
+    let by = "WALE_S3_ENDPOINT";
+    let Some(value) = read(by) else {
+        return Vec::new();
+    };
+    let parts = value.split_once("://").and_then(|(scheme, host)| {
+        let (protocol, convention) = scheme.split_once('+')?;
+        let path_style = match convention {
+            "path" => "always",
+            "virtualhost" | "subdomain" => "never",
+            _ => return None,
+        };
+        Some((format!("{protocol}://{host}"), path_style))
+    });
+    match parts {
+        Some((url, path_style)) => vec![("endpoint", url, by), ("path-style", path_style.to_owned(), by)],
+        None => vec![("endpoint", value, by)],
+    }
+}
 
 /// What the variables of TimescaleDB's sidecar set.
 fn sidecar(read: &impl Fn(&str) -> Option<String>) -> Vec<Set> {
