@@ -1,5 +1,7 @@
 //! Directories with files, version by version: each reads whole, and what has not changed costs nothing (promise A5).
 
+// In the mount.
+mod browsing;
 // `kill -9` at random moments.
 mod killed;
 // Prune, verify and copy, beside backups.
