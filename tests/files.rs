@@ -2,6 +2,8 @@
 
 // In the mount.
 mod browsing;
+// Signals, races, what cannot be read, what was lost.
+mod failing;
 // `kill -9` at random moments.
 mod killed;
 // Prune, verify and copy, beside backups.

@@ -79,7 +79,7 @@ impl Files {
         };
         let known = self.recent().map(|all| of(&all)).unwrap_or_default();
         match known.is_empty() {
-            true => Ok(of(&*self.list(asker).await?)),
+            true => Ok(of(&self.list(asker).await?)),
             false => Ok(known),
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use crate::archive::tree::TreeError;
+use crate::archive::tree::{TreeError, TreeName};
 use crate::{archive, job::backup};
 
 /// What can go wrong with a version of files.
@@ -13,7 +13,12 @@ use crate::{archive, job::backup};
 pub enum Error {
     /// The archive.
     #[error(transparent)]
-    Archive(#[from] archive::Error),
+    Archive(archive::Error),
+    /// Another run was quicker by less than a second.
+    #[error(
+        "another run has just stored version {0}; nothing of this one is kept.\nHINT: run it again, if that is not enough."
+    )]
+    Raced(TreeName),
     /// Something cannot be read.
     #[error("cannot read {}: {source}{hint}", path.display())]
     Read {
@@ -74,10 +79,19 @@ impl Error {
     }
 }
 
+impl From<archive::Error> for Error {
+    fn from(error: archive::Error) -> Self {
+        match error {
+            archive::Error::TreeExists { name, .. } => Self::Raced(name),
+            other => Self::Archive(other),
+        }
+    }
+}
+
 impl From<backup::Error> for Error {
     fn from(error: backup::Error) -> Self {
         match error {
-            backup::Error::Archive(error) => Self::Archive(error),
+            backup::Error::Archive(error) => error.into(),
             backup::Error::Read { path, source, .. } => Self::read(&path, source),
             other => Self::Copy(other),
         }
