@@ -101,3 +101,26 @@ fn k3_versions_and_backups_do_not_disturb_each_other() {
     assert_eq!(there.told(&there.restore("etc")), rig.told(&rig.source));
     there.succeeds("verify", &[]);
 }
+
+#[test]
+fn k3_a_pinned_version_stays() {
+    let rig = Rig::local("files-pin");
+    let mut told = Vec::new();
+    for number in 0..3 {
+        step(&rig, number);
+        rig.store("etc");
+        told.push(rig.told(&rig.source));
+    }
+    let versions = rig.versions("etc");
+    let pinned = format!("etc@{}", versions[0]);
+    rig.succeeds("backup-pin", &["--reason", "before the upgrade", &pinned]);
+    rig.succeeds("prune", &["--grace", "1s", "--keep-last", "1"]);
+    assert_eq!(rig.versions("etc"), [versions[0].clone(), versions[2].clone()]);
+    assert_eq!(rig.told(&rig.restore(&format!("etc/{}", versions[0]))), told[0]);
+    rig.succeeds("verify", &[]);
+    rig.succeeds("backup-unpin", &[&pinned]);
+    rig.succeeds("prune", &["--grace", "1s", "--keep-last", "1"]);
+    assert_eq!(rig.versions("etc"), versions[2..]);
+    assert_eq!(rig.told(&rig.restore("etc")), told[2]);
+    rig.succeeds("verify", &[]);
+}

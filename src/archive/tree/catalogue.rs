@@ -387,6 +387,23 @@ impl Archive {
         Ok(read.map(|(summary, _)| summary))
     }
 
+    /// As [`Archive::summary`], of whatever kind has that name.
+    ///
+    /// # Errors
+    /// As [`Archive::summary`].
+    pub async fn summary_of_any(
+        &self,
+        name: &TreeName,
+        patience: Patience,
+    ) -> Result<Option<Summary>, Error> {
+        for kind in TreeKind::ALL {
+            if let Some(summary) = self.summary(kind, name, patience).await? {
+                return Ok(Some(summary));
+            }
+        }
+        Ok(None)
+    }
+
     /// As [`Archive::summary`], with the text itself.
     ///
     /// # Errors
