@@ -7,7 +7,8 @@
 //! - `cluster.json`, the [`Cluster`]: written once, by the first segment. System identifier and segment size, so that
 //!   a segment of another cluster is refused and the plain size of every segment is known without reading it.
 //! - `wal/<name>.<codec's extension>`: one object for each archived file, never rewritten;
-//! - `basebackups/<name>.json` and `trees/<id>/...`: backups, see [`tree`];
+//! - `basebackups/<name>.json`, `files/<name>@<version>.json` and `trees/<id>/...`: backups, and versions of files, see
+//!   [`tree`];
 //! - `verified/...`: what was read back, and when, see [`verified`].
 //!
 //! This room knows no FUSE, no cache and no clock beyond the patience it is handed. Keys are spelled here only.
@@ -435,7 +436,7 @@ async fn claim_folders(
 
 /// Is this no empty prefix? A new marker could name another codec than the lost one, and every file would be "absent".
 async fn holds_files(store: &Store, patience: Patience) -> Result<bool, Error> {
-    for prefix in ["wal/", "receiving/", "basebackups/", "trees/"] {
+    for prefix in ["wal/", "receiving/", "basebackups/", "files/", "trees/"] {
         if !store.list(prefix, None, 1, patience).await?.entries.is_empty() {
             return Ok(true);
         }

@@ -292,14 +292,22 @@ impl Root {
         Ok(made)
     }
 
+    /// Makes a link where nothing is.
+    ///
+    /// # Errors
+    /// Those of `symlinkat(2)`, `EEXIST` for whatever is there; a link in the way.
+    pub(crate) fn link_new(&self, to: &Path, inside: &Path) -> io::Result<()> {
+        let (parent, name) = self.parent(inside)?;
+        Ok(rustix::fs::symlinkat(to, &parent, name)?)
+    }
+
     /// Makes a link anew; a file or link in its place goes.
     ///
     /// # Errors
     /// Those of `unlinkat(2)` and `symlinkat(2)`, `EISDIR` for a directory in its place; a link in the way.
     pub(crate) fn link(&self, to: &Path, inside: &Path) -> io::Result<()> {
         self.remove_file(inside)?;
-        let (parent, name) = self.parent(inside)?;
-        Ok(rustix::fs::symlinkat(to, &parent, name)?)
+        self.link_new(to, inside)
     }
 
     /// Gives something another name below the same directory. What has that name and is no directory goes.

@@ -25,6 +25,9 @@ pub mod completions;
 pub mod config;
 pub mod connect;
 pub mod copy;
+pub mod files;
+pub mod files_list;
+pub mod files_restore;
 pub mod init;
 mod interrupts;
 mod log;
@@ -100,8 +103,9 @@ Exit codes:
   1    it failed; for wal-fetch: the archive ends before this file; for wal-verify: something is missing;
        for verify: something is damaged or missing
   2    wrong usage (not of wal-fetch)
-  3    backup: the backup is complete, and data pages in it are damaged; status: somebody should look at something
-  130  backup: ended by Ctrl-C (143: by SIGTERM); nothing of it is kept
+  3    backup: the backup is complete, and data pages in it are damaged; files: the version is complete, and files changed
+       while they were read; status: somebody should look at something
+  130  backup, files: ended by Ctrl-C (143: by SIGTERM); nothing of it is kept
   255  wal-fetch failed in any other way: PostgreSQL stops recovery instead of ending it early
 
 Environment:
@@ -138,6 +142,9 @@ enum Command {
     BackupDiscard(backup_discard::DiscardArgs),
     BackupPin(backup_pin::PinArgs),
     BackupUnpin(backup_pin::UnpinArgs),
+    Files(files::FilesArgs),
+    FilesList(files_list::ListArgs),
+    FilesRestore(files_restore::RestoreArgs),
     Status(status::StatusArgs),
     Check(check::CheckArgs),
     Prune(prune::PruneArgs),
@@ -265,6 +272,9 @@ pub fn main() -> ExitCode {
         Command::BackupDiscard(arguments) => backup_discard::run(&arguments),
         Command::BackupPin(arguments) => backup_pin::pin(&arguments),
         Command::BackupUnpin(arguments) => backup_pin::unpin(&arguments),
+        Command::Files(arguments) => files::run(&arguments),
+        Command::FilesList(arguments) => files_list::run(&arguments),
+        Command::FilesRestore(arguments) => files_restore::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Prune(arguments) => prune::run(&arguments),

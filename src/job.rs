@@ -10,6 +10,7 @@ pub mod broken;
 pub mod check;
 pub mod copy;
 pub mod discard;
+pub mod files;
 pub mod finish;
 mod in_order;
 pub mod line;

@@ -14,6 +14,7 @@ mod basebackups;
 mod common;
 pub mod directory;
 pub mod error;
+mod files;
 pub mod fs;
 pub mod fuse;
 mod handles;

@@ -25,6 +25,8 @@ mod format;
 mod forerunners;
 // Archives that somebody else has filled: named, bounded, and passed over.
 mod hostile;
+// Directories with files, version by version.
+mod files;
 // A million segments: requests, not memory; and what an operation may ask of the store.
 mod growth;
 // A local archive whose folders are disks of their own.

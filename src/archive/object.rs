@@ -2,7 +2,7 @@
 
 use super::prune::{self, PRUNE};
 use super::tree::pin::{self, PINS};
-use super::tree::{BASEBACKUPS, TREES, TreeId, TreeName};
+use super::tree::{BASEBACKUPS, FILES, TREES, TreeId, TreeKind, TreeName};
 use super::verified::VERIFIED;
 use super::wal::{Fragment, RECEIVING};
 use super::{Archive, CLUSTER, Error, MARKER, WAL};
@@ -23,8 +23,8 @@ pub enum Object {
     Wal(WalName),
     /// Some bytes of a segment that is being received.
     Fragment(Fragment),
-    /// That by which a backup exists.
-    Summary(TreeName),
+    /// That by which a tree exists.
+    Summary(TreeKind, TreeName),
     /// Some content of a tree.
     Part(TreeId),
     /// What tells a tree's parts apart.
@@ -46,6 +46,8 @@ pub enum Object {
 pub enum Folder {
     /// Summaries of backups.
     BaseBackups,
+    /// Summaries of versions of files.
+    Files,
     /// Pins of backups.
     Pins,
     /// What prunes say of themselves.
@@ -60,8 +62,9 @@ pub enum Folder {
 
 impl Folder {
     /// All that hold what was archived, or what was said of it.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::BaseBackups,
+        Self::Files,
         Self::Pins,
         Self::Prune,
         Self::Receiving,
@@ -73,6 +76,7 @@ impl Folder {
     pub const fn name(self) -> &'static str {
         match self {
             Self::BaseBackups => BASEBACKUPS,
+            Self::Files => FILES,
             Self::Pins => PINS,
             Self::Prune => PRUNE,
             Self::Receiving => RECEIVING,
@@ -96,10 +100,8 @@ impl Archive {
         match folder {
             WAL => self.wal_name(key).map(Object::Wal),
             RECEIVING => Fragment::parse(key, &self.marker.codec).map(Object::Fragment),
-            BASEBACKUPS => {
-                let name = name.strip_suffix(".json")?.parse().ok()?;
-                Some(Object::Summary(name))
-            }
+            BASEBACKUPS => summary(TreeKind::BaseBackup, name),
+            FILES => summary(TreeKind::Files, name),
             PINS => pin::named(key).map(Object::Pin),
             PRUNE => prune::word(key),
             TREES => self.of_tree(key, name),
@@ -134,4 +136,9 @@ impl Archive {
         let after = after.map(Key::as_str);
         Ok(self.store.list(&prefix, after, PAGE, patience).await?)
     }
+}
+
+fn summary(kind: TreeKind, file: &str) -> Option<Object> {
+    let name = file.strip_suffix(".json")?.parse().ok()?;
+    Some(Object::Summary(kind, name))
 }

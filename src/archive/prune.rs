@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::object::Object;
 use super::tree::begun::{Maker, Process};
-use super::tree::{TreeId, TreeKind, TreeName};
+use super::tree::summary::Summary;
+use super::tree::{TreeId, TreeName};
 use super::{Archive, Error};
 use crate::pg::{SegmentName, SegmentSize, Timeline, WalName};
 use crate::store::{self, ByteRange, ErrorKind, Key, Patience, PutMode, Retention};
@@ -213,13 +214,13 @@ impl Removed {
 }
 
 impl Archive {
-    /// Why the store keeps a backup: any of its objects.
+    /// Why the store keeps a tree: any of its objects.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn backup_locked(
+    pub async fn tree_locked(
         &self,
-        name: &TreeName,
+        summary: &Summary,
         id: &TreeId,
         patience: Patience,
     ) -> Result<Option<Retention>, Error> {
@@ -228,7 +229,7 @@ impl Archive {
         }
         let objects = self.tree_objects(id, patience).await?.into_iter();
         let keys = objects.map(|(key, _)| key);
-        let keys = keys.chain([name.summary_key(TreeKind::BaseBackup)]);
+        let keys = keys.chain([id.name().summary_key(summary.content)]);
         let asked = stream::iter(keys).map(|key| async move { self.store().retention(&key, patience).await });
         let asked = asked.buffer_unordered(ASKED_AT_ONCE);
         Ok(asked

@@ -1,6 +1,6 @@
 //! Stored trees: a directory with all its files, as one thing that is there whole or not at all.
 //!
-//! Base backups are trees (dumps and file trees will be). A tree consists of
+//! Base backups are trees, and so are versions of files ([`version`]). A tree consists of
 //!
 //! - *parts*, `trees/<id>/<volume>.<slice>.tar.<codec>`: stored objects whose content, put together in the order of
 //!   their names, is an ordinary tar stream. Small files share a part, large ones are cut over several ([`layout`]). Each
@@ -46,12 +46,16 @@ mod stop_time;
 pub mod summary;
 mod text;
 pub mod unfinished;
+pub mod version;
 
 pub use entry::{Attributes, Content, Entry, Extent, Part, Tree, TreeError};
 pub(crate) use entry::{below, split};
 
 /// Folder of the summaries of base backups, and their directory in the mount.
 pub const BASEBACKUPS: &str = TreeKind::BaseBackup.folder();
+
+/// Folder of the summaries of versions of files, and their directory in the mount.
+pub const FILES: &str = TreeKind::Files.folder();
 
 /// Folder of everything else of every tree.
 pub const TREES: &str = "trees";
@@ -63,21 +67,24 @@ const PART: &str = ".tar.";
 pub const LATEST: &str = "LATEST";
 
 /// What a tree holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TreeKind {
     /// A base backup of a cluster.
     BaseBackup,
+    /// A version of a directory with files, whatever they are. It needs no WAL.
+    Files,
 }
 
 impl TreeKind {
     /// All there are.
-    pub const ALL: [Self; 1] = [Self::BaseBackup];
+    pub const ALL: [Self; 2] = [Self::BaseBackup, Self::Files];
 
     /// Folder of the summaries of these trees. Names are unique in it.
     pub const fn folder(self) -> &'static str {
         match self {
             Self::BaseBackup => "basebackups",
+            Self::Files => "files",
         }
     }
 }

@@ -486,6 +486,7 @@ fn of_summary(summary: &Summary) -> Vec<(&'static str, String)> {
 fn ended(ended: Ended) -> String {
     let from = match ended.known_from {
         KnownFrom::Server => "says the server",
+        KnownFrom::Clock => "says the clock of its host",
         KnownFrom::BackupHistory => "says its .backup file",
         KnownFrom::Shutdown => "when its server was shut down",
         KnownFrom::Start | KnownFrom::Files => "or later: neither the server nor a .backup file said when",

@@ -6,8 +6,8 @@ use clap::Args;
 use jiff::Timestamp;
 
 use crate::archive::Archive;
+use crate::archive::tree::TreeName;
 use crate::archive::tree::pin::Pin;
-use crate::archive::tree::{TreeKind, TreeName};
 use crate::assemble::Stay;
 use crate::store::Patience;
 
@@ -30,7 +30,7 @@ Examples:
 
 Exit codes: 0 it is pinned, 1 there is no such backup, or it failed, 2 wrong usage.")]
 pub struct PinArgs {
-    /// Its name, as `walfs backup-list` shows it
+    /// Its name, as `walfs backup-list` shows it; of a version of files NAME@VERSION
     #[arg(value_name = "NAME")]
     name: TreeName,
     /// Why, for those who wonder later
@@ -92,13 +92,14 @@ async fn put(arguments: &PinArgs) -> Result<(), Failure> {
     let patience = || Patience::for_at_most(store.deadline);
     let no_backup = || -> Failure {
         format!(
-            "{} has no backup named {name}.\nHINT: `walfs backup-list --archive {}` shows those that there are.",
+            "{} has no backup named {name}.\nHINT: `walfs backup-list --archive {}` shows those that there are; a version of files is \
+             NAME@VERSION, as `walfs files-list` has both.",
             archive.place(),
             arguments.archive
         )
         .into()
     };
-    let summary = archive.summary(TreeKind::BaseBackup, name, patience()).await?;
+    let summary = archive.summary_of_any(name, patience()).await?;
     let summary = summary.ok_or_else(no_backup)?;
     let id = summary.tree_id(name).ok_or_else(no_backup)?;
     let pin = Pin {
@@ -117,7 +118,7 @@ async fn put(arguments: &PinArgs) -> Result<(), Failure> {
         )
         .into());
     }
-    if archive.summary(TreeKind::BaseBackup, name, patience()).await? != Some(summary) {
+    if archive.summary_of_any(name, patience()).await? != Some(summary) {
         return Err(no_backup());
     }
     report(&format_args!("{name} stays: {}", arguments.reason));

@@ -69,8 +69,7 @@ pub struct InitArgs {
     #[arg(long, value_name = "USER", env = "WALFS_USER", hide_env_values = true)]
     user: Option<String>,
     /// To any moment of how many days recovery shall lead: what `walfs prune` keeps [default: 30]
-    #[arg(long, value_name = "DAYS", env = "WALFS_PRUNE_KEEP_DAYS", hide_env_values = true,
-          value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..))]
     keep_days: Option<u32>,
     /// When backups shall be due
     #[arg(

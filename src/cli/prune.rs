@@ -10,8 +10,8 @@ use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use crate::archive::prune::WalSpan;
-use crate::archive::tree::TreeName;
 use crate::archive::tree::ended::KnownFrom;
+use crate::archive::tree::{TreeKind, TreeName};
 use crate::assemble::Stay;
 use crate::config::duration;
 use crate::job::prune::{MOST_TIME, Plan, Planned, Prune, Removed, Rules, Tally};
@@ -31,7 +31,8 @@ const MOST_GRACE: Duration = Duration::from_secs(6 * 3600);
 /// A backup stays if one of the rules wants it. The newest complete one always stays, and so does the newest from which the
 /// end of each branch can be reached that was not given up; what is pinned (`walfs backup-pin`); and what backups point to
 /// that stay, or that are being made. WAL stays from the oldest backup on, and with --pitr-days from where the last days
-/// begin; of older backups what makes them consistent. Histories of timelines stay.
+/// begin; of older backups what makes them consistent. Histories of timelines stay. Versions of files are judged name by name, by
+/// the same rules: the newest one of each always stays.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -357,6 +358,7 @@ struct Told {
 
 #[derive(Debug, Serialize)]
 struct ToldBackup {
+    content: TreeKind,
     name: String,
     ended: String,
     ended_known_from: KnownFrom,
@@ -382,6 +384,7 @@ struct ToldRemoved {
 impl Told {
     fn new(plan: &Plan, removed: Removed, dry_run: bool) -> Self {
         let backups = plan.backups.iter().map(|planned| ToldBackup {
+            content: planned.summary().content,
             name: planned.name().to_string(),
             ended: planned.summary().backup.ended.at.to_string(),
             ended_known_from: planned.summary().backup.ended.known_from,

@@ -157,11 +157,12 @@ async fn scope(arguments: &VerifyArgs, archive: &Archive) -> Result<Scope, Failu
         archive.latest(patience).await?.map(|(name, _)| name)
     } else {
         let name: TreeName = name.parse()?;
-        let trees = archive.trees(TreeKind::BaseBackup, patience).await?;
-        trees
-            .into_iter()
-            .map(|(found, _)| found)
-            .find(|found| *found == name)
+        let mut found = None;
+        for kind in TreeKind::ALL {
+            let mut trees = archive.trees(kind, patience).await?.into_iter();
+            found = found.or(trees.find_map(|(found, _)| (found == name).then_some(found)));
+        }
+        found
     };
     found.map(Scope::Backup).ok_or_else(|| {
         format!(

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::{Either, select};
 use jiff::Timestamp;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use crate::archive::tree::backup::{Link, Outside, OwnSegment, WalRange};
 use crate::archive::tree::catalogue::{Begun, By};
@@ -38,13 +38,13 @@ use crate::job::sweep::sweep;
 use crate::pg::control::ControlFile;
 use crate::pg::data_page::PageChecker;
 use crate::pg::{Lsn, SegmentName};
-use crate::read::base::Base;
+use crate::read::base::{Base, Candidates};
 use crate::read::tree::TreeReader;
 use crate::server::{Facts, Resolved, Session, Settings, Started, Stopped};
 use crate::store::Patience;
 
 mod arrival;
-mod assemble;
+pub(super) mod assemble;
 mod behind;
 mod blocks;
 mod ending;
@@ -52,21 +52,21 @@ mod error;
 mod kept_settings;
 mod local;
 mod outside;
-mod pack;
-mod packed;
+pub(super) mod pack;
+pub(super) mod packed;
 pub(super) mod pages;
-mod places;
-mod queue;
+pub(super) mod places;
+pub(super) mod queue;
 mod rate;
 mod reading;
 mod spent;
-mod uploads;
+pub(super) mod uploads;
 mod wal;
-mod walk;
+pub(super) mod walk;
 mod whole;
 
 pub use error::Error;
-use pack::Packers;
+use pack::{AtWork, Packers};
 use queue::Plan;
 use rate::Rate;
 pub use spent::{Waits, Work};
@@ -201,15 +201,6 @@ struct Taking<'a> {
     outside: Vec<Outside>,
     /// The WAL at its beginning, as the server had it.
     own_at_start: Vec<OwnSegment>,
-}
-
-/// The threads that copy; they end when nobody waits for them any more.
-struct AtWork(Arc<Packers>);
-
-impl Drop for AtWork {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
 }
 
 /// What there is to copy, where recovery begins, the WAL that there is by then, and what has been stored before.
@@ -389,7 +380,14 @@ impl<'a> Taking<'a> {
                 true => Ok(None),
                 false => {
                     let (reader, cluster) = (TreeReader::alone(self.archive.clone()), self.facts.system_id);
-                    Ok(Base::choose(self.archive, &reader, &self.id, Some(cluster), patience).await?)
+                    Ok(Base::choose(
+                        self.archive,
+                        &reader,
+                        &self.id,
+                        Candidates::Backup(Some(cluster)),
+                        patience,
+                    )
+                    .await?)
                 }
             }
         };
@@ -513,7 +511,7 @@ impl<'a> Taking<'a> {
             bytes: plan.bytes,
         });
         let packers = Packers::new(
-            plan,
+            (plan, 0),
             self.base.clone(),
             self.archive.compression(),
             self.page_rules(start),
@@ -523,24 +521,10 @@ impl<'a> Taking<'a> {
         );
         let packers = Arc::new(packers);
         self.packers = Some(AtWork(packers.clone()));
-        let (send, mut built) = mpsc::unbounded_channel();
-        for _ in 0..self.options.jobs.max(1) {
-            let (packers, send) = (packers.clone(), send.clone());
-            let runtime = tokio::runtime::Handle::current();
-            behind::spawn(move || packers.run(&runtime, &send)).map_err(Error::Thread)?;
-        }
-        drop(send);
-        loop {
-            tokio::select! {
-                built = built.recv(), if self.uploads.has_room() => match built {
-                    Some(built) => self.uploads.begin(self.archive, &self.id, built?),
-                    None => break,
-                },
-                stored = self.uploads.next(), if !self.uploads.is_idle() => stored?,
-                lost = self.session.lost() => return Err(lost.into()),
-            }
-        }
-        Ok(())
+        let lost = async { self.session.lost().await.into() };
+        self.uploads
+            .copy(self.archive, &self.id, &packers, self.options.jobs, lost)
+            .await
     }
 
     fn page_rules(&self, start: Lsn) -> Option<pages::Rules> {

@@ -17,9 +17,11 @@ use crate::store::Patience;
 /// Backups whose WAL is asked for at once: an archive of years has a thousand.
 const LOOKS: usize = 32;
 
-/// A backup, finished or not.
+/// A backup, or another tree, finished or not.
 #[derive(Debug)]
 pub struct Listed {
+    /// What it holds.
+    pub kind: TreeKind,
     /// Its name; of unfinished ones there may be several.
     pub name: TreeName,
     /// The state it is in.
@@ -78,21 +80,24 @@ impl Listed {
 /// # Errors
 /// [`Error::Store`].
 pub async fn backups(archive: &Archive, patience: Patience) -> Result<Vec<Listed>, Error> {
-    Ok(backups_and_remnants(archive, patience).await?.0)
+    let (mut listed, _) = trees_and_remnants(archive, patience).await?;
+    listed.retain(|listed| listed.kind == TreeKind::BaseBackup);
+    Ok(listed)
 }
 
-/// As [`backups`]; and the folders of pruned ones of which there is something left.
+/// As [`backups`], of all kinds, kind by kind; and the folders of pruned ones of which there is something left.
 ///
 /// # Errors
 /// [`Error::Store`].
-pub async fn backups_and_remnants(
+pub async fn trees_and_remnants(
     archive: &Archive,
     patience: Patience,
 ) -> Result<(Vec<Listed>, Vec<TreeId>), Error> {
-    let complete = archive.summaries(TreeKind::BaseBackup, patience).await?;
+    let complete = archive.all_summaries(patience).await?;
     let beside = archive.unfinished_beside(&complete, patience).await?;
     let seen = &beside.seen;
-    let looks = stream::iter(complete).map(|(name, summary)| judge(archive, name, summary, seen, patience));
+    let looks = stream::iter(complete)
+        .map(|(kind, name, summary)| judge(archive, (kind, name), summary, seen, patience));
     let mut listed: Vec<Listed> = looks.buffered(LOOKS).try_collect().await?;
     let mut bases = Bases::default();
     let whole = listed.iter().filter_map(Listed::summary);
@@ -102,6 +107,7 @@ pub async fn backups_and_remnants(
         listed.note_lacking(lacking);
     }
     listed.extend(beside.unreadable.into_iter().map(|(name, error)| Listed {
+        kind: TreeKind::BaseBackup,
         name,
         state: State::Damaged(None, error.to_string()),
     }));
@@ -109,6 +115,7 @@ pub async fn backups_and_remnants(
     listed.extend(beside.unfinished.into_iter().map(|tree| {
         let maker = tree.maker(now);
         Listed {
+            kind: tree.kind(),
             name: tree.id.name(),
             state: State::Unfinished(tree, maker),
         }
@@ -127,7 +134,14 @@ pub async fn backup(archive: &Archive, name: &str, patience: Patience) -> Result
             return Ok(None);
         };
         return Ok(Some(
-            judge(archive, name, Ok(summary), &SeenTrees::default(), patience).await?,
+            judge(
+                archive,
+                (TreeKind::BaseBackup, name),
+                Ok(summary),
+                &SeenTrees::default(),
+                patience,
+            )
+            .await?,
         ));
     }
     let Ok(name) = name.parse::<TreeName>() else {
@@ -139,7 +153,8 @@ pub async fn backup(archive: &Archive, name: &str, patience: Patience) -> Result
         Err(error @ Error::TreeDamaged { .. }) => Err(error),
         Err(error) => return Err(error),
     };
-    let mut listed = judge(archive, name, summary, &SeenTrees::default(), patience).await?;
+    let named = (TreeKind::BaseBackup, name);
+    let mut listed = judge(archive, named, summary, &SeenTrees::default(), patience).await?;
     if let Some(from) = listed.incremental_from() {
         listed.note_lacking(archive.lacking_base(from, patience).await?);
     }
@@ -148,7 +163,7 @@ pub async fn backup(archive: &Archive, name: &str, patience: Patience) -> Result
 
 async fn judge(
     archive: &Archive,
-    name: TreeName,
+    (kind, name): (TreeKind, TreeName),
     summary: Result<Summary, Error>,
     seen: &SeenTrees,
     patience: Patience,
@@ -157,7 +172,7 @@ async fn judge(
         Ok(summary) => judge_summary(archive, &name, summary, seen, patience).await?,
         Err(error) => State::Damaged(None, error.to_string()),
     };
-    Ok(Listed { name, state })
+    Ok(Listed { kind, name, state })
 }
 
 async fn judge_summary(

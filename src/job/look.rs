@@ -11,11 +11,12 @@ use crate::archive::tree::backup::Backup;
 use crate::archive::tree::begun::{Maker, SILENCE};
 use crate::archive::tree::catalogue::Unfinished;
 use crate::archive::tree::summary::Summary;
-use crate::archive::tree::{Part, TreeId, TreeName};
+use crate::archive::tree::version::Version;
+use crate::archive::tree::{Part, TreeId, TreeKind, TreeName};
 use crate::archive::{Archive, Error};
 use crate::job::backup::named;
 use crate::job::broken;
-use crate::job::listing::{Listed, State, backups_and_remnants};
+use crate::job::listing::{Listed, State, trees_and_remnants};
 use crate::job::pinned::{Pins, ids};
 use crate::job::progress::Progress;
 use crate::job::proof::{Expected, Verdict, held_bytes, prove};
@@ -53,6 +54,8 @@ pub(in crate::job) struct Look {
     pub now: Timestamp,
     /// Oldest first.
     pub backups: Vec<Known>,
+    /// Complete versions of files, in the order of their names. No WAL is theirs.
+    pub versions: Vec<Known>,
     /// Names in the place of whose summary lies something that cannot be read, and why.
     pub unreadable: Vec<(TreeName, String)>,
     /// What has no summary.
@@ -81,16 +84,16 @@ impl Look {
         progress: &Arc<dyn Progress>,
         patience: impl Fn() -> Patience,
     ) -> Result<Self, Error> {
-        let (listed, remnants) = backups_and_remnants(archive, patience()).await?;
+        let (listed, remnants) = trees_and_remnants(archive, patience()).await?;
         let ids = ids(&listed);
         let pins = Pins::read(archive, now, patience()).await?;
         let mut base_of: BTreeMap<TreeId, Vec<TreeName>> = BTreeMap::new();
         let (mut making, mut may_be_incremental) = (None, Vec::new());
-        let mut backups = Vec::new();
+        let (mut backups, mut versions) = (Vec::new(), Vec::new());
         let (mut unreadable, mut unfinished) = (Vec::new(), Vec::new());
         for listed in listed {
             let pinned = pins.of(&listed, &ids).map(|pinned| pinned.reason);
-            let Listed { name, state } = listed;
+            let Listed { kind, name, state } = listed;
             let (summary, lacks) = match state {
                 State::Complete(summary) => (summary, None),
                 State::WalMissing(summary, segments) => {
@@ -115,7 +118,8 @@ impl Look {
                     if is_made && tree.may_be_incremental() {
                         may_be_incremental.push(name.clone());
                     }
-                    let may_need = is_made || tree.may_have_lost_its_summary(maker);
+                    let may_need =
+                        kind == TreeKind::BaseBackup && (is_made || tree.may_have_lost_its_summary(maker));
                     making = making.or(may_need.then_some(name));
                     unfinished.push((tree, maker));
                     continue;
@@ -125,7 +129,7 @@ impl Look {
                 unreadable.push((name, "its folder is another one's".into()));
                 continue;
             };
-            backups.push(Known {
+            let known = Known {
                 pinned,
                 name,
                 id,
@@ -135,9 +139,14 @@ impl Look {
                 base_of: vec![],
                 locked: None,
                 is_proved: false,
-            });
+            };
+            match kind {
+                TreeKind::BaseBackup => backups.push(known),
+                TreeKind::Files => versions.push(known),
+            }
         }
-        for known in &mut backups {
+        versions.sort_by(|one, other| one.name.cmp(&other.name));
+        for known in backups.iter_mut().chain(&mut versions) {
             known.base_of = base_of.remove(&known.id).unwrap_or_default();
         }
         let ranges = wal_ranges(archive, progress, &patience).await?;
@@ -145,6 +154,7 @@ impl Look {
         let mut look = Self {
             now,
             backups,
+            versions,
             unreadable,
             unfinished,
             may_be_incremental,
@@ -154,6 +164,8 @@ impl Look {
             ends: vec![],
             ranges,
         };
+        let damaged = archive.found_damaged(patience()).await?;
+        look.prove_versions(archive, &damaged, &patience).await?;
         let Some(size) = look.ranges.segment_size else {
             return Ok(look);
         };
@@ -167,7 +179,6 @@ impl Look {
             ways,
             size,
         };
-        let damaged = archive.found_damaged(patience()).await?;
         look.prove(archive, None, &damaged, &patience).await?;
         look.ends = look.living_ends(archive, &lines, &patience).await?;
         for end in look.ends.clone() {
@@ -187,24 +198,22 @@ impl Look {
         damaged: &BTreeSet<String>,
         patience: impl Fn() -> Patience,
     ) -> Result<(), Error> {
-        for known in self.backups.iter_mut().rev() {
-            if !known.is_complete || end.is_some_and(|end| !known.is_on(end)) {
-                continue;
-            }
-            if known.is_proved {
-                return Ok(());
-            }
-            match lacking(archive, known, damaged, &patience).await? {
-                None => {
-                    known.is_proved = true;
-                    return Ok(());
-                }
-                Some(reason) => {
-                    tracing::warn!("backup {} does not count as complete: {reason}", known.name);
-                    known.is_complete = false;
-                    known.lacks = Some(reason);
-                }
-            }
+        let candidates = self
+            .backups
+            .iter_mut()
+            .filter(|known| end.is_none_or(|end| known.is_on(end)));
+        prove_newest(archive, candidates.rev(), damaged, &patience).await
+    }
+
+    /// The same of the versions of each name.
+    async fn prove_versions(
+        &mut self,
+        archive: &Arc<Archive>,
+        damaged: &BTreeSet<String>,
+        patience: impl Fn() -> Patience,
+    ) -> Result<(), Error> {
+        for row in self.versions.chunk_by_mut(|one, next| one.row() == next.row()) {
+            prove_newest(archive, row.iter_mut().rev(), damaged, &patience).await?;
         }
         Ok(())
     }
@@ -299,6 +308,37 @@ impl Known {
         let stop = self.summary.backup.stop();
         stop.is_some_and(|(timeline, stop)| way.check_through(timeline, stop).is_ok())
     }
+
+    /// Of a version the name that it is a version of. What has the name of none is alone.
+    pub(in crate::job) fn row(&self) -> String {
+        Version::of(&self.name).map_or_else(|| self.name.to_string(), |version| version.set.to_string())
+    }
+}
+
+/// Proves the first of these that stands that.
+async fn prove_newest(
+    archive: &Arc<Archive>,
+    newest_first: impl Iterator<Item = &mut Known>,
+    damaged: &BTreeSet<String>,
+    patience: impl Fn() -> Patience,
+) -> Result<(), Error> {
+    for known in newest_first.filter(|known| known.is_complete) {
+        if known.is_proved {
+            return Ok(());
+        }
+        match lacking(archive, known, damaged, &patience).await? {
+            None => {
+                known.is_proved = true;
+                return Ok(());
+            }
+            Some(reason) => {
+                tracing::warn!("backup {} does not count as complete: {reason}", known.name);
+                known.is_complete = false;
+                known.lacks = Some(reason);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Has nothing come for so long that whoever is at it will not be waited for? A mount lives for months, with what was left

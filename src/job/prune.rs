@@ -25,6 +25,7 @@ mod deed;
 mod needed_wal;
 mod plan;
 mod rules;
+mod versions;
 
 use deed::{Deed, Mode};
 use plan::locked_until;
@@ -48,7 +49,7 @@ pub enum Error {
     /// What a backup needs cannot be known.
     #[error(
         "nothing is removed from {place}, because what backup {name} needs is not known: {reason}\n\
-         HINT: bring its summary, basebackups/{name}.json, back from a copy of the store; if that backup is of no use any \
+         HINT: bring its summary, basebackups/{name}.json (of a version of files, files/{name}.json), back from a copy of the store; if that backup is of no use any \
          more, remove that object by hand, and prune again."
     )]
     Unreadable {
@@ -228,7 +229,7 @@ impl Prune<'_> {
         let mut locked: BTreeMap<TreeId, Retention> = BTreeMap::new();
         loop {
             let mut look = Look::take(self.archive, now, self.progress, || self.patience()).await?;
-            for known in &mut look.backups {
+            for known in look.backups.iter_mut().chain(&mut look.versions) {
                 known.locked = locked.get(&known.id).copied();
             }
             let plan = Plan::new(look, self.rules, &self.archive.place())?;
@@ -236,7 +237,7 @@ impl Prune<'_> {
             for known in plan.going() {
                 let asked = self
                     .archive
-                    .backup_locked(&known.name, &known.id, self.patience());
+                    .tree_locked(&known.summary, &known.id, self.patience());
                 let still = asked.await?.filter(|locked| locked_until(*locked, now).is_some());
                 locked.extend(still.map(|locked| (known.id.clone(), locked)));
             }

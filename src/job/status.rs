@@ -20,6 +20,7 @@ use super::restore::candidate::Candidate;
 use super::restore::way::Way;
 use super::restore::{self, received, wal};
 use super::wal_ranges::{Beginning, TimelineRanges};
+use crate::archive::tree::TreeKind;
 use crate::archive::tree::begun::Maker;
 use crate::archive::tree::summary::Summary;
 use crate::archive::{Archive, Error};
@@ -30,11 +31,13 @@ mod backlog;
 mod scheduled;
 mod shown;
 mod troubles;
+mod versions;
 
 pub use backlog::Backlog;
 pub use scheduled::Scheduled;
 pub use shown::Shown;
 pub use troubles::{Limits, Trouble, spoken};
+pub use versions::FilesStatus;
 
 /// Segments without an index that are read for the last commit of a line.
 const MOST_WALKS: u64 = 8;
@@ -61,6 +64,9 @@ pub struct Status {
     pub backups: Vec<BackupStatus>,
     /// What has none.
     pub unfinished: Vec<UnfinishedStatus>,
+    /// Versions of files, name by name.
+    #[serde(default)]
+    pub files: Vec<FilesStatus>,
     /// All WAL, ascending by timeline.
     pub timelines: Vec<TimelineStatus>,
     /// What `walfs verify` remembers; absent if it never ran.
@@ -214,6 +220,10 @@ pub async fn status(
         unfinished: look
             .unfinished
             .iter()
+            // Of files the next run removes it, but for what is asked for.
+            .filter(|(tree, maker)| {
+                tree.kind() == TreeKind::BaseBackup || tree.may_have_lost_its_summary(*maker)
+            })
             .map(|(tree, maker)| UnfinishedStatus {
                 name: tree.id.name().to_string(),
                 is_running: *maker != Maker::Dead,
@@ -221,6 +231,7 @@ pub async fn status(
                 stored_bytes: tree.stored_bytes,
             })
             .collect(),
+        files: versions::of(&look.versions),
         timelines: match size {
             Some(size) => look
                 .ranges

@@ -1,14 +1,13 @@
-//! Taking away what killed `walfs backup` have left (promise B2), never what somebody is still at, nor what was brought
+//! Taking away what killed `walfs backup` and `walfs files` have left (promise B2), never what somebody is still at, nor what was brought
 //! through the mount, nor what may be a complete backup without its summary (promise B9): that is for [`super::discard`].
 
 use std::time::SystemTime;
 
-use crate::archive::tree::TreeKind;
 use crate::archive::tree::begun::Maker;
 use crate::archive::{Archive, Error};
 use crate::store::Patience;
 
-/// Drops every unfinished tree that a dead `walfs backup` has left, and says so in the log. Returns how many. A maker that
+/// Drops every unfinished tree that a dead `walfs backup` or `walfs files` has left, and says so in the log. Returns how many. A maker that
 /// cannot be seen from here is dead when something else was stored a day after its last object, and our own clock agrees.
 ///
 /// # Errors
@@ -26,7 +25,7 @@ pub async fn sweep(archive: &Archive, patience: Patience) -> Result<usize, Error
                 "{} may be a complete backup whose summary, {}, is missing: it stays.\n\
                  HINT: bring the summary back from a copy of the store, or remove the rest by `walfs backup-discard {}`.",
                 tree.id.prefix(),
-                tree.id.name().summary_key(TreeKind::BaseBackup),
+                tree.id.name().summary_key(tree.kind()),
                 tree.id.name()
             );
         }
@@ -37,7 +36,7 @@ pub async fn sweep(archive: &Archive, patience: Patience) -> Result<usize, Error
             Ok(()) => {
                 dropped += 1;
                 tracing::warn!(
-                    "removed what an unfinished backup named {} had left: {} bytes",
+                    "removed what an unfinished backup, or version of files, named {} had left: {} bytes",
                     tree.id.name(),
                     tree.stored_bytes
                 );

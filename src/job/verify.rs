@@ -17,8 +17,8 @@ use serde::Serialize;
 use super::amount::Amount;
 use super::progress::{Phase, Progress};
 use crate::archive::object::Object;
+use crate::archive::tree::TreeName;
 use crate::archive::tree::summary::Summary;
-use crate::archive::tree::{TreeKind, TreeName};
 use crate::archive::verified::Found;
 use crate::archive::{Archive, Error};
 use crate::pg::{SegmentName, SegmentSize, SystemId};
@@ -84,7 +84,7 @@ pub struct Report {
     pub not_remembered: Option<String>,
 }
 
-/// A complete backup.
+/// A complete backup, or a complete version of files.
 #[derive(Debug)]
 struct Backup {
     name: TreeName,
@@ -246,11 +246,11 @@ impl<'a> Run<'a> {
             remembered: BTreeMap::new(),
             clusters: BTreeMap::new(),
         };
-        for (name, summary) in archive.summaries(TreeKind::BaseBackup, patience).await? {
+        for (kind, name, summary) in archive.all_summaries(patience).await? {
             match summary {
                 Ok(summary) => run.backups.push(Backup { name, summary }),
                 Err(error) => {
-                    let key = name.summary_key(TreeKind::BaseBackup);
+                    let key = name.summary_key(kind);
                     run.unreadable.insert(key, first_line(&error));
                 }
             }
@@ -300,11 +300,13 @@ impl<'a> Run<'a> {
             (Scope::All, _) => return true,
             (Scope::Wal, _) => return is_of_wal(object),
             (Scope::Backups, _) => return !is_of_wal(object),
-            (Scope::Backup(name), None) => return *object == Object::Summary(name.clone()),
+            (Scope::Backup(wanted), None) => {
+                return matches!(object, Object::Summary(_, name) if name == wanted);
+            }
             (Scope::Backup(_), Some(only)) => &self.backups[only],
         };
         match object {
-            Object::Summary(name) | Object::Pin(name) => *name == only.name,
+            Object::Summary(_, name) | Object::Pin(name) => *name == only.name,
             Object::Manifest(id) | Object::Word(id) => id.as_str() == only.summary.id,
             Object::Part(_) => self.only_parts.contains(key),
             Object::Wal(crate::pg::WalName::Segment(segment)) => self.only_wal.contains(segment),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::archive::tree::LATEST;
+use crate::archive::tree::{LATEST, TreeKind};
 
 use super::asker::Asker;
 use super::common::Common;
@@ -22,7 +22,7 @@ use super::room::{Making, Named, Room};
 use super::wal::archived::Archived;
 
 mod browse;
-mod complete;
+pub(super) mod complete;
 mod drafting;
 mod drafts;
 mod latest;
@@ -56,6 +56,11 @@ impl Basebackups {
             latest,
             common,
         }
+    }
+
+    /// The complete ones, and other trees by the same means.
+    pub(super) fn complete(&self) -> Arc<Complete> {
+        self.complete.clone()
     }
 
     /// The room of a node: each kind of backup is one.
@@ -94,7 +99,7 @@ impl Room for Basebackups {
         if let Some(draft) = self.drafting.named(&name) {
             return Ok(draft);
         }
-        let found = self.complete.named(&name, asker).await?;
+        let found = self.complete.named(TreeKind::BaseBackup, &name, asker).await?;
         Ok(self.complete.attributes(&found))
     }
 

@@ -32,6 +32,7 @@ use super::asker::Asker;
 use super::basebackups::Basebackups;
 use super::common::Common;
 use super::directory::{Entry, numbered};
+use super::files::Files;
 use super::handles::{Handle, Handles};
 use super::node::{Attributes, Inodes, Node};
 use super::own::Own;
@@ -55,6 +56,7 @@ pub struct Fs {
     own: Own,
     wal: Arc<Wal>,
     basebackups: Basebackups,
+    files: Files,
 }
 
 impl Fs {
@@ -79,6 +81,7 @@ impl Fs {
         });
         let archived = Arc::new(Archived::new(common.clone(), ahead));
         let wal = Arc::new(Wal::new(common.clone(), archived.clone()));
+        let basebackups = Basebackups::new(common.clone(), archived);
         Self {
             handles: Handles::default(),
             own: Own {
@@ -87,7 +90,8 @@ impl Fs {
                 looks: None,
             },
             wal,
-            basebackups: Basebackups::new(common.clone(), archived),
+            files: Files::new(common.clone(), basebackups.complete()),
+            basebackups,
             common,
         }
     }
@@ -117,6 +121,7 @@ impl Fs {
         match node {
             Node::Root | Node::Own | Node::OwnFile(_) | Node::Absent | Node::AbsentFile(_) => &self.own,
             Node::Wal | Node::Folder(_) | Node::Archived(_) | Node::Writing(_) => &self.wal,
+            Node::Files | Node::FileSet(_) | Node::FilesLatest(_) => &self.files,
             Node::Basebackups | Node::Latest | Node::Tree(_) | Node::Draft(_) => self.basebackups.room(node),
         }
     }

@@ -39,7 +39,13 @@ pub enum Node {
     Basebackups,
     /// `/basebackups/LATEST`
     Latest,
-    /// What is in a complete base backup.
+    /// `/files`
+    Files,
+    /// A directory in `/files`, with the versions of one name, by its number: see `super::files`.
+    FileSet(u32),
+    /// `LATEST` in such a directory.
+    FilesLatest(u32),
+    /// What is in a complete base backup, or in a version of files.
     Tree(TreeNode),
     /// What is in a base backup that is being written.
     Draft(TreeNode),
@@ -52,7 +58,7 @@ impl Node {
     }
 }
 
-/// The place of a file, directory or link in a base backup.
+/// The place of a file, directory or link in a base backup, or in a version of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TreeNode {
     /// Which backup: see `super::basebackups::slots`, and `super::basebackups::drafts` for those that are being
@@ -77,7 +83,7 @@ pub enum OwnFile {
 pub const ROOT: u64 = 1;
 
 /// The fixed nodes, in the order of their numbers from [`ROOT`] on.
-const FIXED: [Node; 12] = [
+const FIXED: [Node; 13] = [
     Node::Root,
     Node::Wal,
     Node::Absent,
@@ -90,6 +96,7 @@ const FIXED: [Node; 12] = [
     Node::OwnFile(OwnFile::Status(Form::Json)),
     Node::OwnFile(OwnFile::Status(Form::Picture)),
     Node::OwnFile(OwnFile::Status(Form::Metrics)),
+    Node::Files,
 ];
 
 // Layout of a computed number: 1 bit set (bit 62), 3 bits of kind, 15 bits of timeline, 44 bits of log and segment.

@@ -21,9 +21,10 @@ use crate::overview::{Form, Looks};
 mod mounted;
 
 /// The directories of the mount.
-const TOP: [(&str, Node); 4] = [
+const TOP: [(&str, Node); 5] = [
     ("wal", Node::Wal),
     ("basebackups", Node::Basebackups),
+    ("files", Node::Files),
     (".absent", Node::Absent),
     (".walfs", Node::Own),
 ];

@@ -3,7 +3,7 @@
 
 use super::wal_index::Chain;
 use super::written::Written;
-use super::{PageHeader, Searched, SwitchSearch};
+use super::{Lsn, PageHeader, Searched, SwitchSearch};
 
 /// How much of a segment is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,16 +83,19 @@ impl Extents {
         }
         let hole = self.written.hole();
         let start = self.header.page_address.0;
-        if let Some((at, to)) = self.chain.broken()
-            && hole.is_none_or(|hole| at.0 < start + hole)
+        if let Some(ended) = self.chain.ended()
+            && hole.is_none_or(|hole| ended.is_damaged && ended.at.0 < start + hole)
         {
-            // A record on the last page that a killed server has begun to write, and not ended, is the end of its WAL.
-            let block = u64::from(self.header.block_bytes);
-            let last = to.unwrap_or(at).0.next_multiple_of(block);
-            match (last < start + self.written.end().next_multiple_of(block), to) {
-                (true, _) => return Extent::Broken(at.0 - start),
-                (false, Some(_)) => return Extent::Begun(at.0 - start),
-                (false, None) => {}
+            let (block, at) = (
+                u64::from(self.header.block_bytes),
+                ended.at.0.saturating_sub(start),
+            );
+            let own_end = Lsn((start + self.written.end()).next_multiple_of(block));
+            match ended.is_followed(own_end, block) {
+                true => return Extent::Broken(at),
+                // On its last page that is what a killed server had begun to write.
+                false if ended.is_damaged => return Extent::Begun(at),
+                false => {}
             }
         }
         let is_all = self.bytes == u64::from(self.header.segment_bytes);
@@ -109,7 +112,7 @@ impl Extents {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::{Lsn, SystemId, Timeline};
+    use crate::pg::{SystemId, Timeline};
 
     const PAGE: usize = 8192;
     const START: u64 = 3 << 20;

@@ -28,7 +28,7 @@ pub use annex::MOST_BYTES;
 pub use facts::{CheckpointAt, Ends, Facts, Moment, RecoveryEnd, RestorePoint, Xids};
 pub use touched::{Blocks, Touched};
 use walk::walk;
-pub use walk::{Beginning, Chain, Crc, Stop, Tail, Walked, Walks};
+pub use walk::{Beginning, Chain, Crc, Ended, Stop, Tail, Walked, Walks};
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,7 +16,8 @@ use crate::archive::tree::backup::Shape;
 use crate::archive::tree::intact::SeenTrees;
 use crate::archive::tree::page_hashes::{self, PAGE_BYTES, PageHash};
 use crate::archive::tree::summary::Summary;
-use crate::archive::tree::{Part, TreeId, TreeKind, TreeName, below, chunks, split};
+use crate::archive::tree::version::{SetName, Version};
+use crate::archive::tree::{Content, Part, Tree, TreeId, TreeKind, TreeName, below, chunks, split};
 use crate::archive::{Archive, Error};
 use crate::pg::SystemId;
 use crate::store::{ErrorKind, Key, Patience};
@@ -38,7 +39,37 @@ const MOST_TABLESPACES: usize = 16;
 /// Length of what `rsync` puts behind the name of a file that it writes.
 const RSYNC_SUFFIX: usize = ".XXXXXX".len();
 
-/// An earlier backup.
+/// Which trees may be a base.
+#[derive(Debug, Clone, Copy)]
+pub enum Candidates<'a> {
+    /// Base backups, of that cluster if it is known.
+    Backup(Option<SystemId>),
+    /// Versions of these files.
+    Files(&'a SetName),
+}
+
+impl Candidates<'_> {
+    fn kind(self) -> TreeKind {
+        match self {
+            Self::Backup(_) => TreeKind::BaseBackup,
+            Self::Files(_) => TreeKind::Files,
+        }
+    }
+
+    fn takes(self, name: &TreeName, summary: &Summary) -> bool {
+        match self {
+            Self::Backup(cluster) => {
+                let is_ours = cluster.is_none() || summary.backup.system_identifier == cluster;
+                let is_whole =
+                    summary.backup.shape == Shape::Plain && summary.backup.incremental_from.is_none();
+                is_whole && is_ours
+            }
+            Self::Files(set) => Version::of(name).is_some_and(|version| version.set == *set),
+        }
+    }
+}
+
+/// An earlier backup, or an earlier version of files.
 #[derive(Debug)]
 pub struct Base {
     tree: StoredTree,
@@ -50,7 +81,7 @@ pub struct Base {
 }
 
 impl Base {
-    /// The newest backup that is all there, of that cluster if it is known; `None` if there is none, or the store does not let
+    /// The newest such tree that is all there; `None` if there is none, or the store does not let
     /// us look. One that cannot be read, or is being pruned, is passed over, with a word. It stays as long as there is
     /// anything of `maker`, which is being made. `patience` is asked for each request.
     ///
@@ -60,10 +91,10 @@ impl Base {
         archive: &Arc<Archive>,
         reader: &TreeReader,
         maker: &TreeId,
-        cluster: Option<SystemId>,
+        candidates: Candidates<'_>,
         patience: impl Fn() -> Patience,
     ) -> Result<Option<Arc<Self>>, Error> {
-        match newest(archive, reader, maker, cluster, patience).await {
+        match newest(archive, reader, maker, candidates, patience).await {
             Err(Error::Store(error)) if error.kind == ErrorKind::Denied => {
                 tracing::warn!("everything is stored, whatever earlier backups have: {error}");
                 Ok(None)
@@ -75,6 +106,32 @@ impl Base {
     /// Its name.
     pub fn name(&self) -> &TreeName {
         self.tree.name()
+    }
+
+    /// Has it the same entries as a tree: paths, attributes, targets of links, lengths of files? Of the content of files nothing
+    /// is asked.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn has_entries_of(&self, tree: &Tree, patience: impl Fn() -> Patience) -> Result<bool, Error> {
+        if self.tree.entries() as usize != tree.entries().len() {
+            return Ok(false);
+        }
+        for (number, entry) in (0..).zip(tree.entries()) {
+            let found = or_unknown(self.tree.entry(number, patience()).await)?.flatten();
+            let is_same = found.is_some_and(|found| {
+                let own = found.entry();
+                let same_content = match (&own.content, &entry.content) {
+                    (Content::File { bytes: own, .. }, Content::File { bytes, .. }) => own == bytes,
+                    (own, other) => own == other,
+                };
+                own.path == entry.path && own.attributes == entry.attributes && same_content
+            });
+            if !is_same {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// What it has of a file, to compare with; `None` if it does not have it, or that cannot be read.
@@ -131,10 +188,10 @@ async fn newest(
     archive: &Arc<Archive>,
     reader: &TreeReader,
     maker: &TreeId,
-    cluster: Option<SystemId>,
+    candidates: Candidates<'_>,
     patience: impl Fn() -> Patience,
 ) -> Result<Option<Base>, Error> {
-    let backups = archive.summaries(TreeKind::BaseBackup, patience()).await?;
+    let backups = archive.summaries(candidates.kind(), patience()).await?;
     let there = backups
         .iter()
         .filter_map(|(_, summary)| Some(summary.as_ref().ok()?.id.clone()));
@@ -150,9 +207,7 @@ async fn newest(
                 continue;
             }
         };
-        let is_ours = cluster.is_none() || summary.backup.system_identifier == cluster;
-        let is_whole = summary.backup.shape == Shape::Plain && summary.backup.incremental_from.is_none();
-        if !is_whole || !is_ours {
+        if !candidates.takes(&name, &summary) {
             continue;
         }
         if summary.extents > MOST_EXTENTS {

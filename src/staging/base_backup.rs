@@ -84,6 +84,7 @@ impl Candidate<'_> {
         let backup = self.recognise(&mapped).await?;
         Ok(Verdict {
             description: Description {
+                content: TreeKind::BaseBackup,
                 began: self.0.began(),
                 method: self.0.method(),
                 plain_tar: true,

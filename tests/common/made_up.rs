@@ -5,7 +5,9 @@ use walfs::archive::tree::backup::Backup;
 use walfs::archive::tree::ended::{Ended, KnownFrom};
 use walfs::archive::tree::page_hashes::PageHashes;
 use walfs::archive::tree::summary::{Description, Method, Summary};
-use walfs::archive::tree::{Attributes, Content, Entry, Extent, Part, Tree, TreeId, TreeName, layout};
+use walfs::archive::tree::{
+    Attributes, Content, Entry, Extent, Part, Tree, TreeId, TreeKind, TreeName, layout,
+};
 use walfs::archive::{self, Archive};
 use walfs::codec::{Compression, ContentHash};
 use walfs::parts::part::{FinishedPart, PartBuilder};
@@ -37,6 +39,7 @@ pub struct MadeUp {
 /// What a test says of a backup that needs segment 2 of 1 MiB.
 pub fn description() -> Description {
     Description {
+        content: TreeKind::BaseBackup,
         began: Timestamp::UNIX_EPOCH,
         method: Method::Walfs,
         plain_tar: true,

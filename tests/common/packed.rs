@@ -45,6 +45,7 @@ pub async fn pack(archive: &Archive, name: &str, directory: &Path, backup: Backu
     packing.close_bundle().await;
     let tree = Tree::new(packing.id, packing.parts, packing.entries).expect("a tree");
     let description = Description {
+        content: TreeKind::BaseBackup,
         began,
         method: Method::Walfs,
         plain_tar: true,

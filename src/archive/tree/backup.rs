@@ -209,12 +209,45 @@ impl Backup {
         self.wal.last().map(|range| (range.timeline, range.end))
     }
 
+    /// What is no base backup: when it was read, and under which label.
+    pub fn without_wal(label: String, ended: Ended) -> Self {
+        Self {
+            shape: Shape::Plain,
+            system_identifier: None,
+            postgresql_major: None,
+            segment_bytes: 0,
+            wal: Vec::new(),
+            label,
+            ended,
+            from_standby: false,
+            incremental_from: None,
+            own_wal: Vec::new(),
+            awaited: Vec::new(),
+            landmarks: Vec::new(),
+            tablespaces: Vec::new(),
+            links: Vec::new(),
+            outside: Vec::new(),
+            pages: None,
+        }
+    }
+
+    /// Is it as [`Backup::without_wal`] makes it?
+    pub(super) fn plausible_without_wal(&self) -> Result<(), String> {
+        match *self == Self::without_wal(self.label.clone(), self.ended) {
+            true => Ok(()),
+            false => Err("it says of WAL, or of a cluster, what only a base backup says".into()),
+        }
+    }
+
     /// Every segment that must be at hand, ascending. A segment in which a timeline was left is that of the next one: it
     /// begins with a copy, and PostgreSQL reads no other.
     ///
     /// # Errors
     /// The text of why it cannot be: no backup needs so much WAL.
     pub fn segments(&self) -> Result<Vec<SegmentName>, String> {
+        if self.wal.is_empty() {
+            return self.plausible_without_wal().map(|()| Vec::new());
+        }
         let size = self.plausible_wal()?;
         let nexts = self.wal.iter().skip(1).map(|next| next.start.0 / size.bytes());
         let ends = nexts.chain([u64::MAX]);

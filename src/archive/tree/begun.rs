@@ -112,6 +112,13 @@ impl Unfinished {
         self.has_inventory && self.refused.is_none() && maker == Maker::Dead
     }
 
+    /// What it would hold: a base backup, if nothing says so.
+    pub fn kind(&self) -> TreeKind {
+        self.begun
+            .as_ref()
+            .map_or(TreeKind::BaseBackup, |begun| begun.content)
+    }
+
     /// Is somebody still at it, as far as can be told from here at `now`?
     pub fn maker(&self, now: SystemTime) -> Maker {
         let process = self.begun.as_ref().map(|begun| &begun.process);

@@ -54,7 +54,7 @@ pub struct Begun {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum By {
-    /// `walfs backup`, which says itself whether a backup is done.
+    /// `walfs backup` or `walfs files`, which say themselves whether they are done.
     Backup,
     /// Whoever writes through the mount. Tools may have been told that they are done, and what they brought may be the only
     /// copy that there is: it goes by an operator's word only (promise B9).
@@ -231,6 +231,9 @@ impl Archive {
                 place: self.place(),
             });
         }
+        if summary.backup.wal.is_empty() {
+            return Ok(());
+        }
         let implausible = |reason| self.tree_damaged(name, "its summary", reason);
         let (size, needed) = (summary.backup.segment_size(), summary.backup.segments());
         let mut needed = needed.map_err(implausible)?;
@@ -384,6 +387,23 @@ impl Archive {
         Ok(read.map(|(summary, _)| summary))
     }
 
+    /// As [`Archive::summary`], of whatever kind has that name.
+    ///
+    /// # Errors
+    /// As [`Archive::summary`].
+    pub async fn summary_of_any(
+        &self,
+        name: &TreeName,
+        patience: Patience,
+    ) -> Result<Option<Summary>, Error> {
+        for kind in TreeKind::ALL {
+            if let Some(summary) = self.summary(kind, name, patience).await? {
+                return Ok(Some(summary));
+            }
+        }
+        Ok(None)
+    }
+
     /// As [`Archive::summary`], with the text itself.
     ///
     /// # Errors
@@ -450,6 +470,22 @@ impl Archive {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// All complete trees of all kinds, each kind as [`Archive::summaries`] has it.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn all_summaries(
+        &self,
+        patience: Patience,
+    ) -> Result<Vec<(TreeKind, TreeName, Result<Summary, Error>)>, Error> {
+        let mut all = Vec::new();
+        for kind in TreeKind::ALL {
+            let found = self.summaries(kind, patience).await?.into_iter();
+            all.extend(found.map(|(name, summary)| (kind, name, summary)));
+        }
+        Ok(all)
     }
 
     /// All complete trees of a kind with their summaries, or why one cannot be read, oldest first: by where they end.

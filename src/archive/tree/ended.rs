@@ -36,6 +36,8 @@ pub struct Ended {
 pub enum KnownFrom {
     /// The server, asked right behind `pg_backup_stop`.
     Server,
+    /// The clock of the host that read it, when it began to. Not of a base backup.
+    Clock,
     /// STOP TIME of the `.backup` file in `wal/`, which has whole seconds.
     BackupHistory,
     /// `pg_control` of a server that was shut down before it was copied, in whole seconds.
@@ -56,7 +58,7 @@ impl Ended {
     pub fn reachable_from(self) -> Timestamp {
         match self.known_from {
             KnownFrom::BackupHistory | KnownFrom::Shutdown => self.at + SignedDuration::from_secs(1),
-            KnownFrom::Server | KnownFrom::Start | KnownFrom::Files => self.at,
+            KnownFrom::Server | KnownFrom::Clock | KnownFrom::Start | KnownFrom::Files => self.at,
         }
     }
 

@@ -30,6 +30,9 @@ impl Archive {
     pub async fn backup_wal(&self, summary: &Summary, patience: Patience) -> Result<BackupWal, Error> {
         let segments = summary.backup.segments();
         let segments = segments.map_err(|reason| self.no_backup(reason))?;
+        if segments.is_empty() {
+            return Ok(BackupWal::Complete);
+        }
         let own: BTreeSet<&SegmentName> = summary.backup.own_wal.iter().collect();
         let awaited = summary.backup.awaited.iter();
         let awaited = awaited.filter(|awaited| segments.binary_search(&awaited.segment).is_ok());

@@ -47,7 +47,7 @@ pub struct Summary {
     /// Do the parts, put together, give exactly these files to stock `tar`? Not if files were renamed or removed after
     /// their bytes had gone out, nor if parts of earlier trees are pointed to.
     pub plain_tar: bool,
-    /// What a base backup is besides a tree. A tree of another content will have something else in its place.
+    /// What a base backup is besides a tree. Of another content it says when that was read, and what, and names no WAL.
     pub backup: Backup,
     /// Version of the program that wrote it.
     pub written_by: String,
@@ -56,6 +56,8 @@ pub struct Summary {
 /// What the maker of a tree says of it. The rest of the summary is found when the tree is committed.
 #[derive(Debug, Clone)]
 pub struct Description {
+    /// See [`Summary::content`].
+    pub content: TreeKind,
     /// See [`Summary::began`].
     pub began: Timestamp,
     /// See [`Summary::method`].
@@ -108,11 +110,11 @@ impl Object {
     }
 }
 
-/// What brought a backup.
+/// What brought a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
-    /// `walfs backup`.
+    /// `walfs backup` or `walfs files`.
     Walfs,
     /// Files written through the mount, finished by the rename of `backup_manifest`.
     Mount,
@@ -175,7 +177,10 @@ impl Summary {
     /// # Errors
     /// What is not, as text.
     pub fn check(&self) -> Result<(), String> {
-        self.backup.plausible_wal()?;
+        match self.content {
+            TreeKind::BaseBackup => drop(self.backup.plausible_wal()?),
+            TreeKind::Files => self.backup.plausible_without_wal()?,
+        }
         if self.builds_on.len() > MOST_TREES {
             return Err(format!(
                 "it builds on {} trees, which none does",
@@ -200,6 +205,7 @@ impl Summary {
     /// Of a tree that is complete from now on.
     pub(super) fn new(inventory: Inventory, description: Description) -> Self {
         let Description {
+            content,
             began,
             method,
             plain_tar,
@@ -208,7 +214,7 @@ impl Summary {
         Self {
             summary_version: SUMMARY_VERSION,
             id: inventory.id.to_string(),
-            content: TreeKind::BaseBackup,
+            content,
             manifest: inventory.manifest,
             mode: inventory.mode,
             files: inventory.files,

@@ -22,14 +22,11 @@ impl Archive {
     /// # Errors
     /// [`Error::Store`].
     pub async fn unfinished_trees(&self, patience: Patience) -> Result<Vec<Unfinished>, Error> {
-        let mut complete = Vec::new();
-        for kind in TreeKind::ALL {
-            complete.extend(self.summaries(kind, patience).await?);
-        }
+        let complete = self.all_summaries(patience).await?;
         Ok(self.unfinished_beside(&complete, patience).await?.unfinished)
     }
 
-    /// As [`Archive::unfinished_trees`], by somebody who has the complete ones at hand.
+    /// As [`Archive::unfinished_trees`], by somebody who has the complete ones of all kinds at hand.
     ///
     /// All folders are listed once, and what is seen of them is told with it. Of one with many thousand parts most are passed.
     ///
@@ -37,10 +34,14 @@ impl Archive {
     /// [`Error::Store`].
     pub async fn unfinished_beside(
         &self,
-        complete: &[(TreeName, Result<Summary, Error>)],
+        complete: &[(TreeKind, TreeName, Result<Summary, Error>)],
         patience: Patience,
     ) -> Result<Beside, Error> {
-        let summaries = || complete.iter().filter_map(|(_, summary)| summary.as_ref().ok());
+        let summaries = || {
+            complete
+                .iter()
+                .filter_map(|(_, _, summary)| summary.as_ref().ok())
+        };
         let known: BTreeSet<String> = summaries().map(|summary| summary.id.clone()).collect();
         let builds_on = summaries().flat_map(|summary| summary.builds_on.iter().map(|on| on.id.clone()));
         let needed = builds_on.collect();
@@ -58,7 +59,7 @@ impl Archive {
         unknown.sort();
         let looks = stream::iter(unknown).map(|id| self.look_at_folder(id, &gone, patience));
         let folders: Vec<Folder> = looks.buffered(READS).try_collect().await?;
-        let listed: BTreeSet<&TreeName> = complete.iter().map(|(name, _)| name).collect();
+        let listed: BTreeSet<&TreeName> = complete.iter().map(|(_, name, _)| name).collect();
         let mut beside = Beside {
             seen: SeenTrees::all(seen),
             ..Beside::default()

@@ -6,10 +6,9 @@ use std::time::SystemTime;
 
 use super::packed::{Packed, PackedExtent};
 use super::pages::Findings;
-use super::walk::Source;
 use super::whole::Whole;
 use crate::archive::tree::backup::Pages;
-use crate::archive::tree::{Attributes, Extent, Part, Tree, TreeError, TreeId};
+use crate::archive::tree::{Attributes, Entry, Extent, Part, Tree, TreeError, TreeId};
 use crate::parts::tree::TreeBuilder;
 use crate::pg::Lsn;
 use crate::pg::backup_manifest::{Checksum, FileLine, ManifestVersion, WalRange, Writer};
@@ -19,24 +18,24 @@ type Number = (u32, u32);
 
 /// What is stored so far, or on its way.
 #[derive(Debug, Default)]
-pub(super) struct Collected {
+pub(in crate::job) struct Collected {
     parts: BTreeMap<Number, Part>,
     /// The ranges of each file.
     files: HashMap<Box<[u8]>, Vec<Packed>>,
     found: Findings,
     /// Bytes of files that were read, and those of them that no earlier backup has.
-    pub(super) read_bytes: u64,
-    pub(super) changed_bytes: u64,
+    pub(in crate::job) read_bytes: u64,
+    pub(in crate::job) changed_bytes: u64,
 }
 
 impl Collected {
     /// Notes a part.
-    pub(super) fn add_part(&mut self, volume: u32, slice: u32, part: Part) {
+    pub(in crate::job) fn add_part(&mut self, volume: u32, slice: u32, part: Part) {
         self.parts.insert((volume, slice), part);
     }
 
     /// Notes what was packed, and what was found in it.
-    pub(super) fn add_files(&mut self, files: Vec<Packed>, found: Findings) {
+    pub(in crate::job) fn add_files(&mut self, files: Vec<Packed>, found: Findings) {
         for packed in files {
             self.read_bytes += packed.bytes;
             self.changed_bytes += packed.own_bytes();
@@ -46,12 +45,12 @@ impl Collected {
     }
 
     /// Takes what was found in data pages; the backup's WAL ends at `end`, until when pages have had checksums, or not.
-    pub(super) fn take_pages(&mut self, end: Lsn, checksums: bool) -> Pages {
+    pub(in crate::job) fn take_pages(&mut self, end: Lsn, checksums: bool) -> Pages {
         std::mem::take(&mut self.found).settle(end, checksums)
     }
 
     /// Puts the ranges of every file in order.
-    pub(super) fn sort(&mut self) {
+    pub(in crate::job) fn sort(&mut self) {
         for packed in self.files.values_mut() {
             packed.sort_by_key(|packed| packed.offset);
         }
@@ -89,16 +88,35 @@ impl Collected {
         text
     }
 
-    /// The tree, and whether its own parts are it as a tar tool would unpack them.
-    pub(super) fn into_tree(self, id: TreeId, sources: &[Source]) -> Result<(Tree, bool), TreeError> {
+    /// Has anything become a part of this tree?
+    pub(in crate::job) fn has_parts(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
+    /// Every file so far: its path, length, and attributes when it was opened.
+    pub(in crate::job) fn files(&self) -> impl Iterator<Item = (&[u8], u64, Attributes)> {
+        let files = self.files.iter();
+        files.map(|(path, packed)| (&**path, packed[0].file_bytes, packed[0].attributes))
+    }
+
+    /// A file will be read again: what was read of it is no part of the tree.
+    pub(in crate::job) fn forget(&mut self, path: &[u8]) {
+        self.files.remove(path);
+    }
+
+    /// The tree, with what is no file, and whether its own parts are it as a tar tool would unpack them.
+    pub(in crate::job) fn into_tree(
+        self,
+        id: TreeId,
+        nodes: impl IntoIterator<Item = Entry>,
+    ) -> Result<(Tree, bool), TreeError> {
         let mut builder = TreeBuilder::default();
         let numbers: HashMap<Number, u32> = self
             .parts
             .iter()
             .map(|(number, part)| (*number, builder.part(part)))
             .collect();
-        let directories = sources.iter().filter(|source| source.bytes.is_none());
-        directories.for_each(|source| builder.node(source.directory()));
+        nodes.into_iter().for_each(|node| builder.node(node));
         let mut is_plain = true;
         // Parts of the base by where they are in memory, which they do not leave: most are named by very many extents.
         let mut earlier: HashMap<*const Part, u32> = HashMap::new();

@@ -3,12 +3,13 @@
 
 use jiff::Timestamp;
 
+use super::walk::Source;
 use super::whole::{self, Whole};
 use super::{Error, Taking, local, wal};
 use crate::archive::tree::backup::{Pages, Shape, Tablespace, WalRange};
 use crate::archive::tree::ended::{Ended, KnownFrom};
 use crate::archive::tree::summary::{Description, Method};
-use crate::archive::tree::{Attributes, Tree, backup, layout};
+use crate::archive::tree::{Attributes, Tree, TreeKind, backup, layout};
 use crate::pg::Lsn;
 use crate::pg::backup_manifest::{self, ManifestVersion};
 use crate::pg::control::ControlFile;
@@ -129,6 +130,7 @@ impl Taking<'_> {
             location: String::from_utf8_lossy(&tablespace.location).into_owned(),
         });
         Description {
+            content: TreeKind::BaseBackup,
             began: self.began,
             method: Method::Walfs,
             plain_tar: true,
@@ -157,7 +159,8 @@ impl Taking<'_> {
     pub(super) fn tree(&mut self) -> Result<(Tree, bool), Error> {
         let collected = std::mem::take(&mut self.uploads.collected);
         let plan = &self.packers.as_ref().expect("the files have been copied").0.plan;
-        Ok(collected.into_tree(self.id.clone(), &plan.sources)?)
+        let directories = plan.sources.iter().filter(|source| source.bytes.is_none());
+        Ok(collected.into_tree(self.id.clone(), directories.map(Source::directory))?)
     }
 }
 

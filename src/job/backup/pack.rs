@@ -36,27 +36,38 @@ const NAP: Duration = Duration::from_millis(100);
 
 /// What all threads of a backup share.
 #[derive(Debug)]
-pub(super) struct Packers {
-    pub(super) plan: Arc<Plan>,
-    pub(super) queue: Queue,
+pub(in crate::job) struct Packers {
+    pub(in crate::job) plan: Arc<Plan>,
+    pub(in crate::job) queue: Queue,
     /// What has not changed since is not packed.
-    pub(super) base: Option<Arc<Base>>,
-    pub(super) compression: Compression,
-    pub(super) rules: Option<Rules>,
-    pub(super) rate: Option<Rate>,
-    pub(super) progress: Arc<dyn Progress>,
+    pub(in crate::job) base: Option<Arc<Base>>,
+    pub(in crate::job) compression: Compression,
+    pub(in crate::job) rules: Option<Rules>,
+    pub(in crate::job) rate: Option<Rate>,
+    pub(in crate::job) progress: Arc<dyn Progress>,
     /// Without a permit; closed when all shall end.
     stop: Semaphore,
     /// For plain bytes being packed and packed bytes being stored, together.
     memory: Share,
     blocks: Blocks,
     /// For what the threads have waited.
-    pub(super) spent: Spent,
+    pub(in crate::job) spent: Spent,
+}
+
+/// The threads that copy; they end when nobody waits for them any more.
+#[derive(Debug)]
+pub(in crate::job) struct AtWork(pub(in crate::job) Arc<Packers>);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 impl Packers {
-    pub(super) fn new(
-        plan: Plan,
+    /// Of a plan, whose first volume gets that number.
+    pub(in crate::job) fn new(
+        (plan, first_volume): (Plan, u32),
         base: Option<Arc<Base>>,
         compression: Compression,
         rules: Option<Rules>,
@@ -66,7 +77,7 @@ impl Packers {
     ) -> Self {
         let plan = Arc::new(plan);
         Self {
-            queue: Queue::new(plan.clone()),
+            queue: Queue::new(plan.clone(), first_volume),
             plan,
             base,
             compression,
@@ -81,12 +92,12 @@ impl Packers {
     }
 
     /// Makes every thread end soon.
-    pub(super) fn stop(&self) {
+    pub(in crate::job) fn stop(&self) {
         self.stop.close();
     }
 
     /// One thread's work: until nothing is left, somebody stops it, or it fails, which is the last that it sends.
-    pub(super) fn run(&self, runtime: &Handle, results: &mpsc::UnboundedSender<Result<Made, Error>>) {
+    pub(in crate::job) fn run(&self, runtime: &Handle, results: &mpsc::UnboundedSender<Result<Made, Error>>) {
         let packer = Packer {
             shared: self,
             runtime,

@@ -10,26 +10,26 @@ use crate::read::page_hashes::Placed;
 
 /// A range of a file, with what is known of it since it was packed.
 #[derive(Debug)]
-pub(super) struct Packed {
-    pub(super) path: Box<[u8]>,
-    pub(super) attributes: Attributes,
+pub(in crate::job) struct Packed {
+    pub(in crate::job) path: Box<[u8]>,
+    pub(in crate::job) attributes: Attributes,
     /// Length of the whole file.
-    pub(super) file_bytes: u64,
+    pub(in crate::job) file_bytes: u64,
     /// Where it begins in the file.
-    pub(super) offset: u64,
+    pub(in crate::job) offset: u64,
     /// Its length.
-    pub(super) bytes: u64,
+    pub(in crate::job) bytes: u64,
     /// CRC-32C of its bytes.
-    pub(super) crc32c: u32,
+    pub(in crate::job) crc32c: u32,
     /// Where its bytes are, in order.
-    pub(super) extents: Vec<PackedExtent>,
+    pub(in crate::job) extents: Vec<PackedExtent>,
     /// Is it in this backup's parts as a tar tool would unpack it?
-    pub(super) is_plain: bool,
+    pub(in crate::job) is_plain: bool,
 }
 
 /// Where bytes of a file are.
 #[derive(Debug, Clone)]
-pub(super) enum PackedExtent {
+pub(in crate::job) enum PackedExtent {
     /// In a part of this backup.
     Own {
         volume: u32,
@@ -44,26 +44,26 @@ pub(super) enum PackedExtent {
 
 /// A part, to be stored under volume and slice.
 #[derive(Debug)]
-pub(super) struct Built {
-    pub(super) volume: u32,
-    pub(super) slice: u32,
-    pub(super) part: FinishedPart,
+pub(in crate::job) struct Built {
+    pub(in crate::job) volume: u32,
+    pub(in crate::job) slice: u32,
+    pub(in crate::job) part: FinishedPart,
     /// Its memory, to be held until it is stored.
-    pub(super) memory: Option<Held>,
+    pub(in crate::job) memory: Option<Held>,
 }
 
 /// What a thread has made.
 #[derive(Debug, Default)]
-pub(super) struct Made {
+pub(in crate::job) struct Made {
     /// Ranges of files. The parts that they are in may come later.
-    pub(super) files: Vec<Packed>,
-    pub(super) parts: Vec<Built>,
-    pub(super) found: Findings,
+    pub(in crate::job) files: Vec<Packed>,
+    pub(in crate::job) parts: Vec<Built>,
+    pub(in crate::job) found: Findings,
 }
 
 impl Packed {
     /// Bytes that are in parts of this backup.
-    pub(super) fn own_bytes(&self) -> u64 {
+    pub(in crate::job) fn own_bytes(&self) -> u64 {
         let own = self.extents.iter().map(|extent| match extent {
             PackedExtent::Own { bytes, .. } => *bytes,
             PackedExtent::Base(_) => 0,
@@ -72,7 +72,7 @@ impl Packed {
     }
 
     /// All of it is in a part of this backup, there.
-    pub(super) fn place(&mut self, volume: u32, slice: u32, offset: u64) {
+    pub(in crate::job) fn place(&mut self, volume: u32, slice: u32, offset: u64) {
         self.extents = vec![PackedExtent::Own {
             volume,
             slice,
@@ -84,9 +84,9 @@ impl Packed {
 
 /// Where the bytes of a file are that was compared.
 #[derive(Debug)]
-pub(super) struct PackedExtents {
-    pub(super) extents: Vec<PackedExtent>,
-    pub(super) is_plain: bool,
+pub(in crate::job) struct PackedExtents {
+    pub(in crate::job) extents: Vec<PackedExtent>,
+    pub(in crate::job) is_plain: bool,
 }
 
 impl Default for PackedExtents {
@@ -100,13 +100,13 @@ impl Default for PackedExtents {
 
 impl PackedExtents {
     /// Nothing has changed.
-    pub(super) fn keep(&mut self, difference: &Difference) {
+    pub(in crate::job) fn keep(&mut self, difference: &Difference) {
         self.is_plain = false;
         self.add(difference, 0, 0);
     }
 
     /// Puts what has changed into a bundle. A file that has changed as a whole is there as itself.
-    pub(super) fn store(
+    pub(in crate::job) fn store(
         &mut self,
         (path, attributes, file_bytes): (&[u8], Attributes, u64),
         difference: &Difference,

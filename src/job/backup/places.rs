@@ -15,7 +15,7 @@ use crate::beneath::Root;
 
 /// A data directory and the places that its links lead to.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(in crate::job) struct Places {
     data: Root,
     /// Whose it is.
     owner: u32,
@@ -27,7 +27,7 @@ pub(super) struct Places {
 
 impl Places {
     /// Of the data directory `root`, which is `owner`'s.
-    pub(super) fn of(root: &Path, owner: u32) -> io::Result<Self> {
+    pub(in crate::job) fn of(root: &Path, owner: u32) -> io::Result<Self> {
         Ok(Self {
             data: Root::open(root)?,
             owner,
@@ -48,7 +48,7 @@ impl Places {
     }
 
     /// Opens a directory of the tree.
-    pub(super) fn directory(&self, path: &[u8]) -> io::Result<Root> {
+    pub(in crate::job) fn directory(&self, path: &[u8]) -> io::Result<Root> {
         let (root, inside) = self.locate(path);
         root.directory(inside)
     }
@@ -64,8 +64,14 @@ impl Places {
         root.open_file(inside)
     }
 
+    /// What is there now, of a link the link itself.
+    pub(in crate::job) fn metadata(&self, path: &[u8]) -> io::Result<Metadata> {
+        let (root, inside) = self.locate(path);
+        root.metadata(inside)
+    }
+
     /// Where in the file system a path of the tree is, for people and for following a link.
-    pub(super) fn real(&self, path: &[u8]) -> PathBuf {
+    pub(in crate::job) fn real(&self, path: &[u8]) -> PathBuf {
         let (root, inside) = self.locate(path);
         self.files
             .get(path)

@@ -21,27 +21,27 @@ const MEMBER_BYTES: u64 = 2 * layout::BLOCK_BYTES;
 
 /// Everything that is to be copied.
 #[derive(Debug)]
-pub(super) struct Plan {
-    pub(super) places: Places,
-    pub(super) sources: Vec<Source>,
+pub(in crate::job) struct Plan {
+    pub(in crate::job) places: Arc<Places>,
+    pub(in crate::job) sources: Vec<Source>,
     /// Regular files among them.
-    pub(super) files: u64,
+    pub(in crate::job) files: u64,
     /// Their plain bytes, when they were listed.
-    pub(super) bytes: u64,
+    pub(in crate::job) bytes: u64,
 }
 
 /// A file that is open, with the length that it has from here on.
 #[derive(Debug)]
-pub(super) struct Opened {
-    pub(super) path: Box<[u8]>,
-    pub(super) file: File,
-    pub(super) bytes: u64,
-    pub(super) attributes: Attributes,
+pub(in crate::job) struct Opened {
+    pub(in crate::job) path: Box<[u8]>,
+    pub(in crate::job) file: File,
+    pub(in crate::job) bytes: u64,
+    pub(in crate::job) attributes: Attributes,
 }
 
 /// A piece of work.
 #[derive(Debug)]
-pub(super) enum Work {
+pub(in crate::job) enum Work {
     /// These sources, in one part.
     Bundle { volume: u32, sources: Vec<u32> },
     /// One slice of a large file.
@@ -54,7 +54,7 @@ pub(super) enum Work {
 
 /// Hands out the work.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(in crate::job) struct Queue {
     plan: Arc<Plan>,
     state: Mutex<State>,
 }
@@ -69,18 +69,18 @@ struct State {
 }
 
 impl Plan {
-    pub(super) fn new(places: Places, sources: Vec<Source>) -> Self {
+    pub(in crate::job) fn new(places: impl Into<Arc<Places>>, sources: Vec<Source>) -> Self {
         let lengths = || sources.iter().filter_map(|source| source.bytes);
         Self {
             files: lengths().count() as u64,
             bytes: lengths().sum(),
-            places,
+            places: places.into(),
             sources,
         }
     }
 
     /// Opens a file; `None` if it has been removed since it was listed.
-    pub(super) fn open(&self, source: u32) -> Result<Option<Opened>, Error> {
+    pub(in crate::job) fn open(&self, source: u32) -> Result<Option<Opened>, Error> {
         let path = &self.sources[source as usize].path;
         let opened = self
             .places
@@ -106,21 +106,21 @@ impl Plan {
 }
 
 impl Queue {
-    pub(super) fn new(plan: Arc<Plan>) -> Self {
+    pub(in crate::job) fn new(plan: Arc<Plan>, first_volume: u32) -> Self {
         let (bundles, large) = cut(&plan.sources);
         Self {
             plan,
             state: Mutex::new(State {
                 bundles,
                 large,
-                next_volume: 0,
+                next_volume: first_volume,
                 open: None,
             }),
         }
     }
 
     /// The next piece of work; `None` when all is handed out.
-    pub(super) fn next(&self) -> Result<Option<Work>, Error> {
+    pub(in crate::job) fn next(&self) -> Result<Option<Work>, Error> {
         let mut state = self.state.lock().expect("no panic while held");
         if let Some(sources) = state.bundles.pop_front() {
             let volume = state.take_volume();
@@ -148,7 +148,7 @@ impl Queue {
     }
 
     /// The number of a volume that begins now, after all others.
-    pub(super) fn next_volume(&self) -> u32 {
+    pub(in crate::job) fn next_volume(&self) -> u32 {
         self.state.lock().expect("no panic while held").take_volume()
     }
 }

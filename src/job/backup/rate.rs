@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// A bucket that fills at the rate, and holds a tenth of a second.
 #[derive(Debug)]
-pub(super) struct Rate {
+pub(in crate::job) struct Rate {
     bytes_per_second: u64,
     /// When what has been promised so far will have been filled in.
     paid_until: Mutex<Instant>,

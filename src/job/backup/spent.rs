@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// For what the threads that pack have waited, all together.
 #[derive(Debug, Default)]
-pub(super) struct Spent {
+pub(in crate::job) struct Spent {
     /// All their time, in nanoseconds as all here.
     all: AtomicU64,
     disk: AtomicU64,

@@ -1,11 +1,15 @@
 //! Parts on their way to the store, several at once, and what has arrived.
 
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::assemble::Collected;
+use super::behind;
+use super::pack::Packers;
 use super::packed::{Built, Made};
 use super::{Error, patience};
 use crate::archive::tree::summary::Inventory;
@@ -21,25 +25,55 @@ const SETTLING: Duration = Duration::from_secs(5);
 /// Parts on their way to the store. What they hold is noted when they leave: whoever describes it must not say so to
 /// anybody before [`Uploads::wait`] has returned.
 #[derive(Debug, Default)]
-pub(super) struct Uploads {
+pub(in crate::job) struct Uploads {
     tasks: JoinSet<Result<(), archive::Error>>,
     inventory: JoinSet<Result<Inventory, archive::Error>>,
     /// What is stored, or on its way.
-    pub(super) collected: Collected,
+    pub(in crate::job) collected: Collected,
 }
 
 impl Uploads {
-    pub(super) fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         self.tasks.len() < UPLOADS
     }
 
     /// Is nothing on its way?
-    pub(super) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.tasks.is_empty()
     }
 
+    /// Copies everything that is planned, with so many threads, unless something is `lost` before. The last parts are on their
+    /// way then.
+    pub(in crate::job) async fn copy(
+        &mut self,
+        archive: &Arc<Archive>,
+        id: &TreeId,
+        packers: &Arc<Packers>,
+        jobs: usize,
+        lost: impl Future<Output = Error>,
+    ) -> Result<(), Error> {
+        let (send, mut built) = mpsc::unbounded_channel();
+        for _ in 0..jobs.max(1) {
+            let (packers, send) = (packers.clone(), send.clone());
+            let runtime = tokio::runtime::Handle::current();
+            behind::spawn(move || packers.run(&runtime, &send)).map_err(Error::Thread)?;
+        }
+        drop(send);
+        let mut lost = pin!(lost);
+        loop {
+            tokio::select! {
+                built = built.recv(), if self.has_room() => match built {
+                    Some(built) => self.begin(archive, id, built?),
+                    None => return Ok(()),
+                },
+                stored = self.next(), if !self.is_idle() => stored?,
+                lost = &mut lost => return Err(lost),
+            }
+        }
+    }
+
     /// Notes what was packed, and sends its parts.
-    pub(super) fn begin(&mut self, archive: &Arc<Archive>, id: &TreeId, made: Made) {
+    pub(in crate::job) fn begin(&mut self, archive: &Arc<Archive>, id: &TreeId, made: Made) {
         self.collected.add_files(made.files, made.found);
         for built in made.parts {
             self.send(archive, id, built);
@@ -60,7 +94,7 @@ impl Uploads {
     }
 
     /// Waits for one part to arrive.
-    pub(super) async fn next(&mut self) -> Result<(), Error> {
+    pub(in crate::job) async fn next(&mut self) -> Result<(), Error> {
         match self.tasks.join_next().await {
             Some(stored) => Ok(stored.expect("uploads do not panic")?),
             None => Ok(()),
@@ -68,7 +102,7 @@ impl Uploads {
     }
 
     /// Waits until everything is stored.
-    pub(super) async fn wait(&mut self) -> Result<(), Error> {
+    pub(in crate::job) async fn wait(&mut self) -> Result<(), Error> {
         while !self.tasks.is_empty() {
             self.next().await?;
         }
@@ -76,7 +110,7 @@ impl Uploads {
     }
 
     /// Stores what tells the parts apart, beside them. A caller that does not wait to the end leaves it on its way.
-    pub(super) async fn store_inventory(
+    pub(in crate::job) async fn store_inventory(
         &mut self,
         archive: &Arc<Archive>,
         tree: &Arc<Tree>,
@@ -92,7 +126,7 @@ impl Uploads {
     }
 
     /// Lets what is on its way arrive, for a moment. `false`: some of it may still arrive later.
-    pub(super) async fn settle(mut self) -> bool {
+    pub(in crate::job) async fn settle(mut self) -> bool {
         let arrived = async {
             while self.tasks.join_next().await.is_some() {}
             while self.inventory.join_next().await.is_some() {}

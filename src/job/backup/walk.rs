@@ -24,17 +24,17 @@ use crate::pg::relation::Unlogged;
 
 /// Something to be copied.
 #[derive(Debug, Clone)]
-pub(super) struct Source {
+pub(in crate::job) struct Source {
     /// From the data directory, components divided by `/`; empty for itself.
-    pub(super) path: Box<[u8]>,
-    pub(super) attributes: Attributes,
+    pub(in crate::job) path: Box<[u8]>,
+    pub(in crate::job) attributes: Attributes,
     /// Length of a file when it was listed; `None` for a directory.
-    pub(super) bytes: Option<u64>,
+    pub(in crate::job) bytes: Option<u64>,
 }
 
 impl Source {
     /// A directory, as the tree has it.
-    pub(super) fn directory(&self) -> Entry {
+    pub(in crate::job) fn directory(&self) -> Entry {
         Entry {
             path: self.path.clone(),
             attributes: self.attributes,
@@ -102,7 +102,7 @@ pub(super) fn walk(rules: &Rules) -> Result<Walked, Error> {
 }
 
 /// Directories in path order, then files in path order.
-pub(super) fn in_order(sources: &mut [Source]) {
+pub(in crate::job) fn in_order(sources: &mut [Source]) {
     sources.sort_by(|left, right| {
         let key = |source: &Source| source.bytes.is_some();
         key(left)
@@ -322,7 +322,7 @@ enum Fate {
     Dangling,
 }
 
-pub(super) fn source(path: Vec<u8>, metadata: &Metadata, bytes: Option<u64>) -> Source {
+pub(in crate::job) fn source(path: Vec<u8>, metadata: &Metadata, bytes: Option<u64>) -> Source {
     Source {
         path: path.into(),
         attributes: attributes(metadata),
@@ -331,7 +331,7 @@ pub(super) fn source(path: Vec<u8>, metadata: &Metadata, bytes: Option<u64>) -> 
 }
 
 /// What a tree keeps of a file.
-pub(super) fn attributes(metadata: &Metadata) -> Attributes {
+pub(in crate::job) fn attributes(metadata: &Metadata) -> Attributes {
     let modified = metadata
         .modified()
         .ok()
@@ -345,7 +345,7 @@ pub(super) fn attributes(metadata: &Metadata) -> Attributes {
 }
 
 /// Was it removed since it was listed?
-pub(super) fn is_gone(error: &io::Error) -> bool {
+pub(in crate::job) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
 }
 

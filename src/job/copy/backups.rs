@@ -27,11 +27,7 @@ impl Copying<'_> {
     }
 
     async fn is_pruned(&self, name: &TreeName, summary: &Summary) -> Result<bool, Error> {
-        match self
-            .from
-            .summary(TreeKind::BaseBackup, name, self.patience())
-            .await
-        {
+        match self.from.summary(summary.content, name, self.patience()).await {
             Ok(found) => Ok(found.is_none_or(|found| found.id != summary.id)),
             Err(Error::TreeDamaged { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -176,7 +172,7 @@ impl Copying<'_> {
         summary: &Summary,
         parts: &[Part],
     ) -> Result<Result<(), String>, Error> {
-        let key = name.summary_key(TreeKind::BaseBackup);
+        let key = name.summary_key(summary.content);
         let text = match self
             .from
             .store()

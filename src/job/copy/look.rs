@@ -121,15 +121,12 @@ impl Copying<'_> {
     /// Which backups are missing, or have lost something, and how much of them.
     async fn look_at_backups(&mut self, lacking: &HashSet<String>) -> Result<(), Error> {
         let patience = self.patience();
-        let complete = self.from.summaries(TreeKind::BaseBackup, patience).await?;
+        let complete = self.from.all_summaries(patience).await?;
         let beside = self.from.unfinished_beside(&complete, patience).await?;
         let left_out = beside.unfinished.iter().map(|tree| tree.id.name().to_string());
         self.report.left_out = left_out.collect();
-        for (name, summary) in complete {
-            let (there, own_key) = (
-                self.read_there(&name).await?,
-                name.summary_key(TreeKind::BaseBackup),
-            );
+        for (kind, name, summary) in complete {
+            let (there, own_key) = (self.read_there(kind, &name).await?, name.summary_key(kind));
             match (summary, there) {
                 (Err(error), _) => self.fail(own_key.as_str(), error.to_string()),
                 (Ok(_), There::Other) => self.conflict(own_key.as_str()),
@@ -172,8 +169,8 @@ impl Copying<'_> {
         Ok(())
     }
 
-    async fn read_there(&self, name: &TreeName) -> Result<There, Error> {
-        match self.to.summary(TreeKind::BaseBackup, name, self.patience()).await {
+    async fn read_there(&self, kind: TreeKind, name: &TreeName) -> Result<There, Error> {
+        match self.to.summary(kind, name, self.patience()).await {
             Ok(Some(summary)) => Ok(There::Backup(Box::new(summary))),
             Ok(None) => Ok(There::Nothing),
             Err(Error::TreeDamaged { .. }) => Ok(There::Other),

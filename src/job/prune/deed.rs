@@ -12,7 +12,7 @@ use super::plan::{Plan, Planned, locked_until};
 use crate::archive::Archive;
 use crate::archive::object::Object;
 use crate::archive::prune::ASKED_AT_ONCE;
-use crate::archive::tree::{Part, TreeId, TreeKind};
+use crate::archive::tree::{Part, TreeId};
 use crate::archive::wal::WalCursor;
 use crate::job::look::Known;
 use crate::job::progress::Progress;
@@ -137,10 +137,10 @@ impl<P: Fn() -> Patience> Deed<'_, P> {
 
     /// Only this backup's: another one may have come under its name.
     async fn remove_summary(&self, Planned { known, .. }: &Planned) -> Result<(), Error> {
-        let key = known.name.summary_key(TreeKind::BaseBackup);
+        let key = known.name.summary_key(known.summary.content);
         let text = match self
             .archive
-            .summary_text(TreeKind::BaseBackup, &known.name, (self.patience)())
+            .summary_text(known.summary.content, &known.name, (self.patience)())
             .await?
         {
             Some((found, text)) if found.id == known.summary.id => text,

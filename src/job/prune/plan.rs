@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use super::Error;
 use super::needed_wal::NeededWal;
 use super::rules::{Judged, Reason, Rules, days_before, ended_at_latest, keep};
+use super::versions;
 use crate::archive::prune::WalSpan;
-use crate::archive::tree::{TreeId, TreeName};
+use crate::archive::tree::{TreeId, TreeKind, TreeName};
 use crate::job::look::{Known, Look};
 use crate::job::restore::way::Way;
 use crate::job::runs::{Span, both};
@@ -18,7 +19,7 @@ use crate::store::Retention;
 /// All that is decided.
 #[derive(Debug)]
 pub struct Plan {
-    /// Every backup with a summary, oldest first.
+    /// Every backup with a summary, oldest first; behind them every version of files, by its name.
     pub backups: Vec<Planned>,
     /// Folders of pruned trees; what nothing points to any more goes.
     pub remnants: Vec<TreeId>,
@@ -53,7 +54,7 @@ pub struct Planned {
     /// Why it stays; none: it goes.
     pub why: Vec<Reason>,
     /// When it ended at the latest.
-    ended: Timestamp,
+    pub(super) ended: Timestamp,
 }
 
 impl Planned {
@@ -92,6 +93,7 @@ impl Plan {
         let Look {
             now,
             backups,
+            versions,
             may_be_incremental,
             making,
             remnants,
@@ -127,12 +129,9 @@ impl Plan {
             })
             .collect();
         let why = keep(&judged, rules, now);
-        let backups: Vec<Planned> = backups
-            .into_iter()
-            .zip(why)
-            .zip(ended_at_latest(&judged, now))
-            .map(|((known, why), ended)| Planned { known, why, ended })
-            .collect();
+        let backups = backups.into_iter().zip(why).zip(ended_at_latest(&judged, now));
+        let backups = backups.map(|((known, why), ended)| Planned { known, why, ended });
+        let backups: Vec<Planned> = backups.chain(versions::plan(versions, rules, now)).collect();
         let claims = unfinished
             .iter()
             .flat_map(|(tree, _)| tree.builds_on.iter().cloned());
@@ -146,11 +145,16 @@ impl Plan {
             size: ranges.segment_size,
             now,
         };
-        let has_complete = plan.backups.iter().any(|planned| planned.known.is_complete);
+        let is_backup = |planned: &&Planned| planned.known.summary.content == TreeKind::BaseBackup;
+        let has_complete = plan
+            .backups
+            .iter()
+            .any(|planned| planned.known.is_complete && is_backup(&planned));
         if let (Some(lines), true, None) = (&lines, has_complete, &plan.held_by) {
             let window = rules.pitr_days.map(|days| days_before(now, days));
             let mut needed = NeededWal::default();
-            for Planned { known, why, ended } in plan.backups.iter().filter(|planned| !planned.goes()) {
+            let stay = plan.backups.iter().filter(is_backup);
+            for Planned { known, why, ended } in stay.filter(|planned| !planned.goes()) {
                 let begins = |reason: &Reason| {
                     matches!(
                         reason,

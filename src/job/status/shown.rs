@@ -128,6 +128,17 @@ fn screen(status: &Status) -> String {
         ),
         None => "backups    none is complete".to_owned(),
     });
+    lines.extend(status.files.iter().map(|files| {
+        let newest = files.newest.map_or("none reads whole".to_owned(), |newest| {
+            format!("the newest is {} old", ago(newest))
+        });
+        format!(
+            "files      {}: {} versions, {} stored; {newest}",
+            files.name,
+            files.versions,
+            BinaryBytes(files.stored_bytes)
+        )
+    }));
     lines.push(match &status.verified {
         None => "verified   never (`walfs verify`)".to_owned(),
         Some(verified) => format!(

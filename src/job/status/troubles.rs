@@ -40,6 +40,8 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
     let archive = &status.archive;
     let complete = || status.backups.iter().filter(|backup| backup.lacks.is_none());
     match complete().map(|backup| backup.ended).max() {
+        // An archive of files alone.
+        None if status.segment_bytes.is_none() && !status.files.is_empty() => {}
         None => add(
             "nothing can be restored: no backup is complete".into(),
             &format!("`walfs backup --archive {archive}` takes one"),
@@ -160,6 +162,14 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
                     newest.name
                 ),
             },
+        );
+    }
+    for lacking in status.files.iter().flat_map(|files| &files.lacking) {
+        add(
+            format!("a version of files does not read whole: {}", first_line(lacking)),
+            &format!(
+                "`walfs verify --archive {archive}` says what it costs; the next `walfs files` stores anew what is lost"
+            ),
         );
     }
     for tree in status.unfinished.iter().filter(|tree| tree.may_be_complete) {

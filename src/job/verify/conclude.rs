@@ -3,7 +3,6 @@
 use super::finding::{Cost, Finding, Kind};
 use super::{Run, Scope};
 use crate::archive::Error;
-use crate::archive::tree::TreeKind;
 use crate::job::wal_ranges::{WalRanges, wal_ranges};
 use crate::pg::SegmentName;
 use crate::store::Patience;
@@ -78,7 +77,7 @@ impl Run<'_> {
             }
             let name = tree.id.name();
             self.find(Finding {
-                object: name.summary_key(TreeKind::BaseBackup).as_str().to_owned(),
+                object: name.summary_key(tree.kind()).as_str().to_owned(),
                 kind: Kind::Missing,
                 reason: format!("it is not there, and all else of {} may be", tree.id.prefix()),
                 costs: vec![Cost::Backup {

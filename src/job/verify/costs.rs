@@ -36,7 +36,7 @@ impl Run<'_> {
             }
             Object::Wal(name) => self.costs_of_wal(*name, &lost).await?,
             Object::Fragment(fragment) => self.costs_of_fragment(fragment).await?,
-            Object::Summary(name) => vec![Cost::Backup {
+            Object::Summary(_, name) => vec![Cost::Backup {
                 backup: name.clone(),
                 because: "its summary says where everything else of it is, and proves it".into(),
             }],

@@ -117,7 +117,7 @@ impl Task {
     ) -> Result<Checked, Error> {
         // How much content there is, only the object says: so room for a window is kept for what may have one.
         let held_bytes = match &self.object {
-            Object::Summary(_) | Object::Word(_) | Object::Pin(_) => WORD_BYTES,
+            Object::Summary(..) | Object::Word(_) | Object::Pin(_) => WORD_BYTES,
             Object::Order | Object::Pruned => self.meta.stored_bytes.min(prune::WORD_BYTES),
             Object::Wal(name) if !name.has_pages() && self.meta.stored_bytes <= WORD_BYTES => {
                 4 * self.meta.stored_bytes
@@ -126,7 +126,7 @@ impl Task {
         };
         let _held = archive.memory().filling.take(held_bytes).await;
         match &self.object {
-            Object::Summary(_) => Ok(match unreadable.get(&self.key) {
+            Object::Summary(..) => Ok(match unreadable.get(&self.key) {
                 Some(reason) => Checked::wrong(Kind::Damaged, reason),
                 None => Checked::default(),
             }),

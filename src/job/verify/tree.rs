@@ -13,7 +13,7 @@ use super::{Backup, Run, first_line};
 use crate::archive::Error;
 use crate::archive::object::Object;
 use crate::archive::tree::summary::Object as Described;
-use crate::archive::tree::{Part, TreeId, TreeKind};
+use crate::archive::tree::{Part, TreeId};
 use crate::job::backup::pages::Rules;
 use crate::job::proof::{Expected, Lost};
 use crate::read::tree::stored::StoredTree;
@@ -258,10 +258,7 @@ impl Run<'_> {
         let mut users = Vec::new();
         for user in std::mem::take(&mut tree.users) {
             let Backup { name, summary } = &self.backups[user];
-            let found = self
-                .archive
-                .summary(TreeKind::BaseBackup, name, self.patience())
-                .await;
+            let found = self.archive.summary(summary.content, name, self.patience()).await;
             match found {
                 Ok(found) if found.as_ref().is_none_or(|found| found.id != summary.id) => {
                     tree.own = tree.own.filter(|own| *own != user);

@@ -67,11 +67,12 @@ pub(super) fn look(
 impl Seen {
     /// Where in a segment of this size a record is not what was written, or none is and there is more of its WAL behind that.
     pub(super) fn broken(&self, size: SegmentSize) -> Option<u64> {
-        let (at, to) = self.chain.broken()?;
-        let start = at.0 - at.0 % size.bytes();
-        let page_end = at.0.next_multiple_of(self.header?.block_bytes.into());
+        let ended = self.chain.ended()?;
+        let start = ended.at.0 - ended.at.0 % size.bytes();
         let is_full = self.own_bytes == size.bytes();
-        (to.is_some() || is_full || page_end < start + self.own_bytes).then_some(at.0 - start)
+        let block = self.header?.block_bytes.into();
+        let is_wrong = ended.is_damaged || is_full || ended.is_followed(Lsn(start + self.own_bytes), block);
+        is_wrong.then_some(ended.at.0 - start)
     }
 
     fn look_at_pages(&mut self, start: Lsn, offset: u64, content: &[u8]) {

@@ -56,7 +56,7 @@ pub(super) async fn pin(archive: &Archive, name: &TreeName, patience: Patience) 
     if pin.is_over(Timestamp::now()) {
         return Ok(Checked::default());
     }
-    let pinned = match archive.summary(TreeKind::BaseBackup, name, patience).await {
+    let pinned = match archive.summary_of_any(name, patience).await {
         // It is told, and a prune removes nothing.
         Err(Error::TreeDamaged { .. }) => return Ok(Checked::default()),
         pinned => pinned?,
@@ -80,9 +80,9 @@ impl Run<'_> {
     /// What it costs that a pin is not what it should be.
     pub(super) fn costs_of_pin(&self, name: &TreeName, kind: Kind) -> Vec<Cost> {
         let is_there = self.backups.iter().any(|backup| backup.name == *name)
-            || self
-                .unreadable
-                .contains_key(&name.summary_key(TreeKind::BaseBackup));
+            || TreeKind::ALL
+                .iter()
+                .any(|kind| self.unreadable.contains_key(&name.summary_key(*kind)));
         let lost = format!("backup {name} is no longer pinned: ");
         vec![Cost::other(match (kind, is_there) {
             (Kind::Damaged, true) => format!(

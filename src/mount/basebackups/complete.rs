@@ -1,4 +1,4 @@
-//! The complete backups by name: what the store says of them, and how each is shown as a directory.
+//! The complete backups, and versions of files, by name: what the store says of them, and how each is shown as a directory.
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const READS: usize = 8;
 
 /// The complete backups, as this mount has seen them.
 #[derive(Debug)]
-pub(super) struct Complete {
+pub(in crate::mount) struct Complete {
     common: Arc<Common>,
     slots: Slots,
 }
@@ -41,18 +41,21 @@ impl Complete {
         self.slots.of(slot).ok_or(Error::NotFound)
     }
 
-    /// The one of that name.
+    /// The one of that name, of that kind.
     ///
     /// # Errors
     /// [`Error::NotFound`] on the store's own word; [`Error::Archive`].
-    pub(super) async fn named(&self, name: &TreeName, asker: Option<&Asker>) -> Result<Arc<Committed>> {
-        if let Some(known) = self.slots.known(name).await {
+    pub(in crate::mount) async fn named(
+        &self,
+        kind: TreeKind,
+        name: &TreeName,
+        asker: Option<&Asker>,
+    ) -> Result<Arc<Committed>> {
+        if let Some(known) = self.slots.known(kind, name).await {
             return Ok(known);
         }
         let common = &self.common;
-        let summary = common
-            .archive
-            .summary(TreeKind::BaseBackup, name, common.prompt_patience());
+        let summary = common.archive.summary(kind, name, common.prompt_patience());
         let summary = common.while_wanted(asker, summary).await??;
         let found = self.slots.insert(name, summary.ok_or(Error::NotFound)?).await;
         found.map_err(|reason| common.archive.tree_damaged(name, "its summary", reason).into())
@@ -66,7 +69,7 @@ impl Complete {
             .trees(TreeKind::BaseBackup, self.common.prompt_patience())
             .await?;
         let asked = stream::iter(trees).map(|(name, stored)| async move {
-            let backup = self.named(&name, None).await;
+            let backup = self.named(TreeKind::BaseBackup, &name, None).await;
             (name, stored, backup)
         });
         Ok(asked.buffered(READS).collect().await)
@@ -104,7 +107,7 @@ impl Complete {
 
     /// Of a backup's own directory: from the summary, so that `ls -l` does not read every manifest. As old as the
     /// backup's end.
-    pub(super) fn attributes(&self, backup: &Committed) -> Attributes {
+    pub(in crate::mount) fn attributes(&self, backup: &Committed) -> Attributes {
         Attributes {
             ino: self.common.inodes.number(Node::Tree(backup.node(0))),
             kind: Kind::Directory,
@@ -143,6 +146,6 @@ pub(super) fn refusal(common: &Common, backup: &str, name: &OsStr) -> Error {
     refused
 }
 
-fn is_damage(error: &archive::Error) -> bool {
+pub(in crate::mount) fn is_damage(error: &archive::Error) -> bool {
     matches!(error, archive::Error::TreeDamaged { .. })
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::archive::tree::catalogue::BackupWal;
 use crate::archive::tree::intact::SeenTrees;
-use crate::archive::tree::{TreeId, TreeName};
+use crate::archive::tree::{TreeId, TreeKind, TreeName};
 use crate::mount::asker::Asker;
 use crate::mount::common::Common;
 use crate::mount::error::{Error, Result};
@@ -116,7 +116,7 @@ impl Latest {
     /// As [`Latest::name`].
     pub(super) async fn attributes(&self, asker: Option<&Asker>) -> Result<Attributes> {
         let name = self.name(asker).await?;
-        let backup = self.complete.named(&name, asker).await?;
+        let backup = self.complete.named(TreeKind::BaseBackup, &name, asker).await?;
         Ok(Attributes {
             ino: self.common.inodes.number(Node::Latest),
             kind: Kind::Symlink,

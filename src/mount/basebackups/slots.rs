@@ -1,4 +1,4 @@
-//! Complete backups by number: the part of an inode number that says which backup it is in.
+//! Complete backups, and versions of files, by number: the part of an inode number that says which backup it is in.
 //!
 //! A backup gets its slot when this process first sees it, and keeps it: the kernel may come back with a number after
 //! days. A backup that is removed and made again under its name is another one, with another slot. What is kept of each
@@ -11,7 +11,7 @@ use std::time::Duration;
 use moka::future::Cache;
 
 use crate::archive::tree::summary::Summary;
-use crate::archive::tree::{TreeId, TreeName};
+use crate::archive::tree::{TreeId, TreeKind, TreeName};
 use crate::mount::node::TreeNode;
 
 /// How long a name stands for the backup that was found under it.
@@ -22,20 +22,20 @@ const NAMES: u64 = 4096;
 
 /// A complete backup.
 #[derive(Debug)]
-pub(super) struct Committed {
+pub(in crate::mount) struct Committed {
     /// Its number here.
     pub(super) slot: u32,
     /// Its name.
-    pub(super) name: TreeName,
+    pub(in crate::mount) name: TreeName,
     /// Its folder.
     pub(super) id: TreeId,
     /// What there is to know of it.
-    pub(super) summary: Summary,
+    pub(in crate::mount) summary: Summary,
 }
 
 impl Committed {
     /// The node of one of its entries.
-    pub(super) fn node(&self, entry: u32) -> TreeNode {
+    pub(in crate::mount) fn node(&self, entry: u32) -> TreeNode {
         TreeNode {
             slot: self.slot,
             entry,
@@ -47,7 +47,7 @@ impl Committed {
 #[derive(Debug)]
 pub(super) struct Slots {
     seen: Mutex<Seen>,
-    found: Cache<TreeName, Arc<Committed>>,
+    found: Cache<(TreeKind, TreeName), Arc<Committed>>,
 }
 
 #[derive(Debug, Default)]
@@ -68,8 +68,8 @@ impl Default for Slots {
 
 impl Slots {
     /// What the store said of a name in the last minute.
-    pub(super) async fn known(&self, name: &TreeName) -> Option<Arc<Committed>> {
-        self.found.get(name).await
+    pub(super) async fn known(&self, kind: TreeKind, name: &TreeName) -> Option<Arc<Committed>> {
+        self.found.get(&(kind, name.clone())).await
     }
 
     /// Notes what the store has just said of a name.
@@ -80,12 +80,13 @@ impl Slots {
         let id = summary
             .tree_id(name)
             .ok_or_else(|| format!("it is that of {}", summary.id))?;
+        let kind = summary.content;
         let backup = self
             .seen
             .lock()
             .expect("no panic while held")
             .slot(name, id, summary);
-        self.found.insert(name.clone(), backup.clone()).await;
+        self.found.insert((kind, name.clone()), backup.clone()).await;
         Ok(backup)
     }
 

@@ -169,7 +169,10 @@ impl WalIndex {
         };
         let flag = |is: bool, flag: u16| if is { flag } else { 0 };
         let flags = flag(walked.stop == Stop::Wal, ENDS)
-            | flag(matches!(walked.stop, Stop::Unknown | Stop::Broken(_)), UNKNOWN)
+            | flag(
+                matches!(walked.stop, Stop::Unknown | Stop::Cut(_) | Stop::Broken(_)),
+                UNKNOWN,
+            )
             | flag(!facts.all, NOT_ALL_POINTS)
             | flag(facts.prepared, PREPARED)
             | flag(walked.beginning.overwrites, OVERWRITES);

@@ -29,6 +29,8 @@ pub enum Stop {
     Wal,
     /// At what is no WAL, or none that is known.
     Unknown,
+    /// In a record of which pages are missing. It would end at this position.
+    Cut(Lsn),
     /// At a record of which bytes are not what was written: its CRC says so, and recovery ends there. It would end at this
     /// position.
     Broken(Lsn),
@@ -200,14 +202,14 @@ pub(super) fn walk(bytes: &[u8], mut visit: impl FnMut(Lsn, Head<'_>)) -> Option
                 walked.end = pages.lsn(end);
                 at = end.next_multiple_of(8);
             }
-            Some(_) => {
-                walked.stop = Stop::Unknown;
+            Some(end) => {
+                walked.stop = Stop::Cut(pages.lsn(end));
                 walked.beginning.ends = false;
                 return Some(walked);
             }
             None => {
                 if !pages.run_on(from) {
-                    walked.stop = Stop::Unknown;
+                    walked.stop = Stop::Cut(end.map_or(Lsn(u64::MAX), |end| pages.lsn(end)));
                 }
                 return Some(walked);
             }
@@ -287,14 +289,41 @@ impl Chain {
         self.begun = true;
     }
 
-    /// Where recovery ends, behind the last record that is right, if that is before the pages do and not with a switch; and up to
-    /// where the record there would reach of which only the CRC is wrong.
-    pub fn broken(&self) -> Option<(Lsn, Option<Lsn>)> {
+    /// Where recovery ends, if that is before the pages do and not with a switch.
+    pub fn ended(&self) -> Option<Ended> {
         let whole = self.whole.as_ref()?;
-        let end = whole.ends_early()?;
-        match whole.stop {
-            Stop::Broken(to) => Some((end, Some(to))),
-            _ => Some((end, None)),
+        let (reaches, is_damaged) = match whole.stop {
+            Stop::Broken(to) => (Some(to), true),
+            Stop::Cut(to) => (Some(to), false),
+            _ => (None, false),
+        };
+        Some(Ended {
+            at: whole.ends_early()?,
+            reaches,
+            is_damaged,
+        })
+    }
+}
+
+/// Where the records end that lead from one to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Behind the last one that is right.
+    pub at: Lsn,
+    /// Up to where the one there would reach, if one begins there.
+    pub reaches: Option<Lsn>,
+    /// Is only its CRC wrong?
+    pub is_damaged: bool,
+}
+
+impl Ended {
+    /// Is there more behind it, where the pages are their own up to a position? A record that reaches further is one that was being
+    /// written.
+    pub fn is_followed(&self, own_end: Lsn, block_bytes: u64) -> bool {
+        match self.reaches {
+            Some(to) if self.is_damaged => to.0.next_multiple_of(block_bytes) < own_end.0,
+            Some(to) if to > own_end => false,
+            _ => self.at.0.next_multiple_of(block_bytes) < own_end.0,
         }
     }
 }
@@ -366,7 +395,10 @@ impl Pages<'_> {
                         crc: self.crc(at, bytes_of_it, RECORD_HEADER_BYTES),
                     });
                 } else {
-                    walked.stop = Stop::Unknown;
+                    walked.stop = match is_behind(&scratch, before) {
+                        true => Stop::Cut(skip(at, bytes_of_it).map_or(Lsn(u64::MAX), |end| self.lsn(end))),
+                        false => Stop::Unknown,
+                    };
                 }
                 return;
             };
@@ -381,7 +413,7 @@ impl Pages<'_> {
                 }
                 &scratch
             } else {
-                walked.stop = Stop::Unknown;
+                walked.stop = Stop::Cut(self.lsn(end));
                 return;
             };
             let head = match Head::new(record) {
@@ -625,7 +657,7 @@ impl Walked {
         let leads = match self.stop {
             Stop::Window => true,
             Stop::Wal => is_switch(),
-            Stop::Unknown | Stop::Broken(_) => false,
+            Stop::Unknown | Stop::Cut(_) | Stop::Broken(_) => false,
         };
         (!leads).then_some(self.end)
     }

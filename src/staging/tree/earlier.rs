@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::archive::Archive;
 use crate::archive::tree::TreeId;
 use crate::archive::tree::page_hashes::PageHash;
-use crate::read::base::Base;
+use crate::read::base::{Base, Candidates};
 use crate::read::page_hashes::Placed;
 use crate::read::tree::TreeReader;
 use crate::store::Patience;
@@ -59,7 +59,7 @@ impl Earlier {
         let archive = archive.clone();
         let looking = tokio::spawn(async move {
             let patience = || Patience::for_at_most(deadline);
-            let chosen = Base::choose(&archive, &trees, &maker, None, patience).await;
+            let chosen = Base::choose(&archive, &trees, &maker, Candidates::Backup(None), patience).await;
             let chosen = chosen.unwrap_or_else(|error| {
                 tracing::warn!("everything is stored, whatever earlier backups have: {error}");
                 None

@@ -108,6 +108,7 @@ impl Judge for Anything {
     async fn judge(&self, tree: Written<'_>) -> Result<Verdict, Error> {
         Ok(Verdict {
             description: Description {
+                content: TreeKind::BaseBackup,
                 began: tree.began(),
                 method: tree.method(),
                 plain_tar: true,

@@ -258,6 +258,7 @@ impl World {
         let ended = self.now - SignedDuration::from_hours(24 * (60 - i64::from(self.made)).max(0));
         let (start, stop) = (first * MIB + 40, last * MIB + 400);
         let description = Description {
+            content: TreeKind::BaseBackup,
             began: Timestamp::now() + self.ahead,
             method: Method::Walfs,
             plain_tar: false,
