@@ -5,8 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use super::common::postgres::{Options, Postgres, StopMode};
+use super::common::postgres::{Options, Postgres, StopMode, send};
 use super::common::user::{User, is_root, said, succeeds};
+use super::common::wait;
 use super::common::wal;
 use super::common::walfs::{BINARY, walfs};
 use super::common::world::{World, detach};
@@ -176,6 +177,35 @@ fn a4_init_takes_nothing_from_who_archives_already() {
     assert!(
         house.setting("archive_command").starts_with("(disabled)") || house.auto_conf().contains("/wal/%f")
     );
+}
+
+/// What the server was started with wins over what is set: with `archive_mode` on, this one would not start any more.
+#[test]
+fn a4_init_changes_nothing_that_the_command_line_overrules() {
+    let mut house = House::new("init-fixed");
+    // An archive in the data directory goes with it.
+    let mut inside = house.walfs(&["init", "--archive"]);
+    inside.arg(house.server.data().join("archive"));
+    let inside = house.with_server(&mut inside).output().expect("run walfs");
+    ends(&inside, 1, "in the data directory");
+    assert!(!house.server.data().join("archive").exists());
+
+    house.server.stop(StopMode::Fast);
+    let mut server = house.server.program("postgres");
+    server
+        .arg("-D")
+        .arg(house.server.data())
+        .arg("-k")
+        .arg(house.world.path().join("pg"));
+    server.args(["-c", "wal_level=minimal", "-c", "max_wal_senders=0"]);
+    let log = fs::File::create(house.world.path().join("fixed.log")).expect("make a log");
+    let mut server = server.stderr(log).spawn().expect("run postgres");
+    wait::until("PostgreSQL to answer", || house.server.psql("SELECT 1").ok());
+    let refused = house.init(&["--apply"]);
+    ends(&refused, 1, "started with wal_level on its command line");
+    assert!(!house.auto_conf().contains("archive"), "{}", house.auto_conf());
+    send(server.id(), libc::SIGINT);
+    wait::for_exit("PostgreSQL to end", &mut server);
 }
 
 #[test]

@@ -178,6 +178,25 @@ fn a4_what_is_wrong_in_the_file_is_told_with_its_line_and_nothing_is_done() {
     ] {
         refused(&desk.walfs(&["--config", config, "wal-list"]), 2, &[config, word]);
     }
+    // A file of keys that never ends, and one that is a directory.
+    for (keys, word) in [("/dev/zero", "no regular file"), ("/dev", "no regular file")] {
+        let words = [
+            "wal-list",
+            "--archive",
+            "s3://bucket/prefix",
+            "--endpoint",
+            "http://127.0.0.1:9",
+        ];
+        let words = [&words[..], &["--deadline", "2s", "--credentials-file", keys]].concat();
+        refused(&desk.walfs(&words), 1, &[keys, word]);
+    }
+    // A verb that there is not, as a restore_command: PostgreSQL takes 2 for the end of the archive.
+    let target = target.to_str().expect("a path of text");
+    refused(
+        &desk.walfs(&["wal-restore", SEGMENT, target]),
+        255,
+        &["wal-restore"],
+    );
     // A variable that is misspelt is told to who asks.
     let mut check = desk.command();
     check.env("WALFS_PRUNE_KEEP_LSAT", "3").args(["config", "check"]);

@@ -484,6 +484,8 @@ fn idle_segments(wal: &Path, header: &[u8], numbers: &[u64]) {
     content[..40].copy_from_slice(header);
     // Its length, and what it is: XLOG_SWITCH.
     (content[40], content[56]) = (24, 0x40);
+    let crc = crc32c::crc32c(&content[40..60]);
+    content[60..64].copy_from_slice(&crc.to_le_bytes());
     for number in numbers {
         content[8..16].copy_from_slice(&(number << 20).to_le_bytes());
         let object = runtime.block_on(async {

@@ -19,6 +19,16 @@ pub(super) fn make(draft: &Draft) -> Result<(), Failed> {
     };
     make_one(Path::new(settings::DIRECTORY), 0o755, None)?;
     if let Some(directory) = &draft.directory {
+        if let Some(data) = directory
+            .ancestors()
+            .find(|above| above.join("PG_VERSION").exists())
+        {
+            return Err(Failed::Deed(format!(
+                "{} is in the data directory of a server, {}, with which it would be lost.\nHINT: a directory elsewhere.",
+                directory.display(),
+                data.display()
+            )));
+        }
         make_one(directory, 0o700, Some(user.owner))?;
     }
     if let Some(mountpoint) = &draft.mountpoint {

@@ -236,6 +236,7 @@ async fn find(options: &Options, target: &str) -> Result<SdkConfig, Error> {
         loader = loader.endpoint_url(endpoint);
     }
     if let Some(path) = &options.credentials_file {
+        small_file(path).map_err(|why| denied(options, target, why))?;
         loader = loader.credentials_provider(from_file(path, options.profile.as_deref()));
     }
     let config = loader.load().await;
@@ -245,6 +246,20 @@ async fn find(options: &Options, target: &str) -> Result<SdkConfig, Error> {
     let found = provider.provide_credentials().await;
     found.map_err(|error| denied(options, target, brief(chain(&error))))?;
     Ok(config)
+}
+
+/// Most bytes of a file with access keys.
+const MOST_KEYS_BYTES: u64 = 1 << 20;
+
+/// The SDK reads a file to its end, wherever that is. What cannot be looked at it tells itself.
+fn small_file(path: &Path) -> Result<(), String> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err("it is no regular file".into()),
+        Ok(found) if found.len() > MOST_KEYS_BYTES => {
+            Err(format!("it is larger than {MOST_KEYS_BYTES} bytes"))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// That each member of the chain has found nothing takes half a page to say.
