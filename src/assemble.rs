@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::agent::Program;
 use crate::agent::state::State;
@@ -16,7 +16,7 @@ use crate::archive::{self, Archive};
 use crate::cache::Cache;
 use crate::cache::disk::DiskCache;
 use crate::config::{Config, PgWal};
-use crate::http::{Requests, Side};
+use crate::http::{MOST_BODIES, Requests, Side};
 use crate::job::progress::{Progress, Silent};
 use crate::job::status::{Limits, Shown, Status, status};
 use crate::metrics::process::Process;
@@ -160,6 +160,7 @@ pub fn http_side(
         token,
         deadline: config.deadline,
         read_deadline: config.read_deadline,
+        bodies: Semaphore::new(MOST_BODIES),
         backing_up: Mutex::default(),
         stop,
     }

@@ -36,7 +36,10 @@ pub use requests::Requests;
 pub use routes::Side;
 
 /// Connections at a time; the next ones wait.
-const MOST_CONNECTIONS: usize = 64;
+const MOST_CONNECTIONS: usize = 512;
+
+/// Bodies that are taken at a time; the next ones wait, and keep nobody from an answer that needs none.
+pub(crate) const MOST_BODIES: usize = 32;
 
 /// How long the head of a request may take.
 const HEAD: Duration = Duration::from_secs(30);

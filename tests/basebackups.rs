@@ -96,6 +96,8 @@ mod restoring_swapped;
 mod restoring_forged;
 // Damaged in every way, and told: what, and what it costs.
 mod read_back;
+// What was found damaged, and who knows of it.
+mod found;
 // What pins and prunes say: damaged, forged, of nothing.
 mod words;
 // A second archive elsewhere: what it lacks, and nothing else.

@@ -106,6 +106,34 @@ fn a3_only_what_is_stored_is_answered_with_200() {
     sidecar.stop();
 }
 
+/// Whoever announces a body and does not send it, though he may, keeps nobody from an answer, nor from archiving.
+#[test]
+fn a3_a_body_that_does_not_come_is_waited_for_by_nobody_else() {
+    let world = World::new("silent");
+    let sidecar = Sidecar::start(&world, &[], &["--listen", "127.0.0.1:0"]);
+    let silent: Vec<TcpStream> = (0..200)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&sidecar.address).expect("connect");
+            let head = format!("PUT /wal/{SECOND} HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n");
+            stream.write_all(head.as_bytes()).expect("send");
+            stream
+        })
+        .collect();
+    assert_eq!(sidecar.gets("/ping", 200), "pong\n");
+    let body = segment(FIRST, 1);
+    assert_eq!(sidecar.asks("PUT", &format!("/wal/{FIRST}"), &[], &body).0, 200);
+    for stream in &silent {
+        stream.set_nonblocking(true).expect("set a socket");
+        let answered = stream.peek(&mut [0]);
+        assert!(
+            answered.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock),
+            "one of the silent ones was answered first"
+        );
+    }
+    drop(silent);
+    sidecar.stop();
+}
+
 #[test]
 fn a3_whoever_is_not_on_this_machine_needs_a_token() {
     let world = World::new("token");

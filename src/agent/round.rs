@@ -158,9 +158,13 @@ impl Round {
             return Ok(Step::Wait((jitter - since_due).min(idle)));
         }
         let turn = match newest.map(|newest| &newest.turn) {
-            Some(newest) if newest.due >= due => Turn {
-                number: newest.number.saturating_add(1),
-                ..newest.clone()
+            Some(newest) if newest.due >= due => match newest.number.checked_add(1) {
+                Some(number) => Turn {
+                    number,
+                    ..newest.clone()
+                },
+                // Nobody has claimed it so often: it is left to the next one that is due.
+                None => return Ok(Step::Wait(idle)),
             },
             _ => Turn {
                 job: self.job,

@@ -4,11 +4,13 @@
 //! that it has read. Two runs at once leave two; the next one takes the newer date of each. It is a hint and nothing else:
 //! what it does not say is verified again, and it says nothing about another place.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::tree::TreeName;
+use super::tree::summary::Summary;
 use super::{Archive, Error, put_mode};
 use crate::codec;
 use crate::store::{ByteRange, ErrorKind, Key, Patience};
@@ -59,6 +61,33 @@ pub struct Found {
     pub reason: String,
     /// What that costs, in sentences.
     pub costs: Vec<String>,
+    /// Backups that cannot be restored whole with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backups: Vec<String>,
+}
+
+/// What was found that keeps backups from being restored whole, by their names.
+#[derive(Debug, Clone, Default)]
+pub struct FoundInBackups(BTreeMap<String, Found>);
+
+impl FoundInBackups {
+    /// Why this backup cannot be, in words. One that was stored since under the same name is another.
+    pub fn of(&self, name: &TreeName, summary: &Summary) -> Option<String> {
+        let found = self
+            .0
+            .get(name.as_str())
+            .filter(|found| summary.finished < found.at)?;
+        Some(format!("`walfs verify` found {}: {}", found.object, found.reason))
+    }
+
+    /// Those first in which nothing was found.
+    pub fn behind<T>(&self, mut backups: Vec<T>, of: impl Fn(&T) -> (&TreeName, &Summary)) -> Vec<T> {
+        backups.sort_by_cached_key(|backup| {
+            let (name, summary) = of(backup);
+            self.of(name, summary).is_some()
+        });
+        backups
+    }
 }
 
 /// What is remembered.
@@ -149,13 +178,27 @@ impl Archive {
     /// # Errors
     /// [`Error::Store`].
     pub async fn found_damaged(&self, patience: Patience) -> Result<BTreeSet<String>, Error> {
-        let records = self.checks(patience).await?.into_iter();
+        Ok(self.found(patience).await?.map(|found| found.object).collect())
+    }
+
+    /// What they found in backups.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn found_in_backups(&self, patience: Patience) -> Result<FoundInBackups, Error> {
+        let found = self.found(patience).await?;
+        let named = found.flat_map(|mut found| {
+            let backups = std::mem::take(&mut found.backups);
+            backups.into_iter().map(move |name| (name, found.clone()))
+        });
+        Ok(FoundInBackups(named.collect()))
+    }
+
+    async fn found(&self, patience: Patience) -> Result<impl Iterator<Item = Found>, Error> {
+        let (place, records) = (self.place(), self.checks(patience).await?.into_iter());
         let records = records.filter_map(|(_, record)| record.ok());
-        let own = records.filter(|record| record.place == self.place());
-        Ok(own
-            .flat_map(|record| record.found)
-            .map(|found| found.object)
-            .collect())
+        let own = records.filter(move |record| record.place == place);
+        Ok(own.flat_map(|record| record.found))
     }
 
     /// The newest records of checks.
@@ -254,6 +297,7 @@ mod tests {
                 object: "wal/3".into(),
                 reason: "it is gone".into(),
                 costs: vec!["much".into()],
+                backups: vec!["monday".into()],
             }],
         };
         assert_eq!(Checks::parse(&checks.to_text()), Ok(checks.clone()));

@@ -62,7 +62,8 @@ States:
   summary missing
                abandoned, with all that comes before its summary: a complete backup that has lost it, or one that was
                killed just before. It stays until `walfs backup-discard NAME`
-  damaged      its summary cannot be read, or something of it is not there any more
+  damaged      its summary cannot be read, or something of it is not there any more, or `walfs verify` has found something of it
+               damaged. Then LATEST means one that is whole, if there is one, and the next backup stores that part again
 With `pinned` and why, if `walfs backup-pin` keeps it from every prune.
 
 Columns: KIND is plain (a data directory), tar (tar files) or incr (pg_basebackup --incremental); when it ENDED, at STOP (>: then or later, the archive does \
@@ -144,7 +145,7 @@ impl<'a> Shown<'a> {
                     .map(|segment| WalName::Segment(*segment).to_string());
                 shown.missing_wal = names.collect();
             }
-            State::Damaged(_, reason) => shown.damage = Some(reason),
+            State::Damaged(_, reason) | State::FoundDamaged(_, reason) => shown.damage = Some(reason),
             State::Unfinished(tree, maker) => {
                 let begun = tree.begun.as_ref();
                 shown.maker = Some(ShownMaker {
@@ -166,7 +167,7 @@ fn word(state: &State) -> &'static str {
     match state {
         State::Complete(_) => "complete",
         State::WalMissing(..) => "WAL missing",
-        State::Damaged(..) => "damaged",
+        State::Damaged(..) | State::FoundDamaged(..) => "damaged",
         State::Unfinished(tree, maker) if tree.may_have_lost_its_summary(*maker) => "summary missing",
         State::Unfinished(..) => "incomplete",
     }
@@ -185,7 +186,9 @@ fn state(listed: &Listed) -> String {
     match &listed.state {
         State::Complete(_) => "complete".to_owned(),
         State::WalMissing(_, segments) => format!("WAL missing: {}", named(segments)),
-        State::Damaged(_, reason) => format!("damaged: {}", reason.lines().next().unwrap_or_default()),
+        State::Damaged(_, reason) | State::FoundDamaged(_, reason) => {
+            format!("damaged: {}", reason.lines().next().unwrap_or_default())
+        }
         State::Unfinished(tree, maker) if tree.may_have_lost_its_summary(*maker) => format!(
             "summary missing: {} is not there, all else may be; bring it back from a copy of the store, or remove the rest \
              by `walfs backup-discard {}`",

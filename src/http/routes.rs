@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, ORIGIN};
 use hyper::{HeaderMap, Method, Request, StatusCode};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::answer::{self, Answer};
 use super::requests::Requests;
@@ -42,6 +42,8 @@ pub struct Side {
     pub(crate) deadline: Duration,
     /// How long reading may; `None`: as long as the store is away.
     pub(crate) read_deadline: Option<Duration>,
+    /// A place of each body that is taken.
+    pub(crate) bodies: Semaphore,
     /// Held while a backup is taken.
     pub(crate) backing_up: Mutex<()>,
     /// Says when the process is to end.

@@ -22,8 +22,8 @@ use crate::read::PIECE_BYTES;
 use crate::staging::Draft;
 use crate::staging::wal::WalDraft;
 
-/// How long a body may stall.
-const SILENCE: Duration = Duration::from_secs(60);
+/// How long a body may stall: who sends nothing keeps the place of another.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// Bytes read at once.
 const READ_BYTES: usize = 1 << 20;
@@ -33,6 +33,7 @@ impl Side {
     pub(super) async fn take(&self, name: WalName, mut body: Incoming) -> Answer {
         let announced = body.size_hint().exact();
         let mut draft = self.draft(name);
+        let mut place = None;
         loop {
             let Ok(frame) = tokio::time::timeout(SILENCE, body.frame()).await else {
                 return answer::text(StatusCode::REQUEST_TIMEOUT, "the body has stalled");
@@ -45,6 +46,10 @@ impl Side {
                     return answer::text(StatusCode::BAD_REQUEST, format!("the body broke off: {error}"));
                 }
             };
+            // Who sends nothing at all takes none.
+            if place.is_none() {
+                place = Some(self.bodies.acquire().await.expect("never closed"));
+            }
             let at = draft.bytes();
             if at + data.len() as u64 > LONGEST_BYTES {
                 return answer::text(

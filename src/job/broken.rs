@@ -1,11 +1,13 @@
 //! Archived segments in which recovery ends although more WAL lies behind: a page or a record of it was lost before it was
 //! archived, or the object is damaged (promises R6, K5).
 //!
-//! The index of a segment tells where its records end, for one request; what `walfs verify` remembers tells of damage that an
+//! The index of a segment tells where its records end, for one request, and those of two whether the record between them is
+//! whole; what `walfs verify` remembers tells of damage that an
 //! index does not know. Nothing rests on either alone: the segment itself is read and its pages and records are looked at, of
 //! `MOST_READS` segments at most. A segment without an index is looked at only if `verify` has found something. Of what leads
 //! on the archive's handle keeps note, as nothing archived changes.
 
+use std::iter;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -13,6 +15,7 @@ use futures::{StreamExt, stream};
 
 use crate::archive::{Archive, Error};
 use crate::pg::extent::Extent;
+use crate::pg::wal_index::Walked;
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, WalName};
 use crate::read::wal_index::{Indexed, WalIndexReader};
 use crate::store::Patience;
@@ -39,6 +42,8 @@ pub enum Fault {
     Page(u64),
     /// Of the record at this byte, behind which there is more of its WAL.
     Record(u64),
+    /// Of the record that ends in the next one: it does not go on there, or is not what was written.
+    Across(Lsn),
     /// Its WAL ends at this byte, without the record of a switch.
     Short(u64),
     /// Its object cannot be read.
@@ -51,6 +56,11 @@ impl Fault {
         match self {
             Self::Page(at) => format!("{segment} has a hole: its page at byte {at} is empty or another's"),
             Self::Record(at) => format!("{segment} has a damaged record, or none, at byte {at}"),
+            Self::Across(at) => {
+                format!(
+                    "{segment} does not lead on: no whole record goes on from {at} into the segment behind it"
+                )
+            }
             Self::Short(at) => {
                 format!("{segment} is only begun: its WAL ends at byte {at}")
             }
@@ -62,11 +72,16 @@ impl Fault {
 /// What an index tells.
 struct Looked {
     segment: SegmentName,
-    /// Where the records end, if that is before the segment does.
-    ends: Option<Lsn>,
-    /// Does it lead on?
-    leads: bool,
+    /// What its index says.
+    walked: Option<Walked>,
     is_damaged: bool,
+}
+
+impl Looked {
+    /// Where the records end, if that is before the segment does.
+    fn ends(&self) -> Option<Lsn> {
+        self.walked.as_ref()?.ends_early()
+    }
 }
 
 /// The first of these segments, in the order of the WAL, that does not lead on. The last one may be only begun, unless it
@@ -87,21 +102,36 @@ pub(in crate::job) async fn first(
         WalIndexReader::new(archive.clone()),
         archive.found_damaged(patience).await?,
     );
-    let names = runs.iter().cloned().flat_map(move |(timeline, run)| {
-        run.filter_map(move |number| SegmentName::from_number(timeline, number, size))
-    });
+    let mut names = (runs.iter().cloned())
+        .flat_map(move |(timeline, run)| {
+            run.filter_map(move |number| SegmentName::from_number(timeline, number, size))
+        })
+        .peekable();
+    let names = iter::from_fn(move || Some((names.next()?, names.peek().copied())));
     let mut looks = stream::iter(names)
-        .map(|segment| look(archive, &reader, segment, (size, patience)))
+        .map(|(segment, next)| look(archive, &reader, (segment, next), (size, patience)))
         .buffered(LOOKS);
     let mut reads = MOST_READS;
+    let mut before: Option<(SegmentName, Walked)> = None;
     while let Some(looked) = looks.next().await {
-        let looked = looked?;
+        let mut looked = looked?;
         let key = archive.wal_key(WalName::Segment(looked.segment));
-        let is_suspect = looked.ends.is_some() || looked.is_damaged || remembered.contains(key.as_str());
-        if !is_suspect {
-            if looked.leads {
-                archive.leads_on(looked.segment, size);
+        let is_suspect = looked.ends().is_some() || looked.is_damaged || remembered.contains(key.as_str());
+        if let (Some((segment, walked)), Some(own)) = (before.take(), &mut looked.walked) {
+            let at = walked.end;
+            match walked.leads_to(own) {
+                Some(both) if own.passes() => *own = both,
+                Some(_) if segment.timeline == looked.segment.timeline => archive.leads_on(segment, size),
+                Some(_) => {}
+                None => {
+                    let fault = Fault::Across(at);
+                    return Ok(Some(Broken { segment, at, fault }));
+                }
             }
+        }
+        if !is_suspect {
+            let Looked { segment, walked, .. } = looked;
+            before = walked.map(|walked| (segment, walked));
             continue;
         }
         if reads == 0 {
@@ -122,23 +152,20 @@ pub(in crate::job) async fn first(
 async fn look(
     archive: &Archive,
     reader: &WalIndexReader,
-    segment: SegmentName,
+    (segment, next): (SegmentName, Option<SegmentName>),
     (size, patience): (SegmentSize, Patience),
 ) -> Result<Looked, Error> {
     let mut looked = Looked {
         segment,
-        ends: None,
-        leads: archive.is_leading_on(segment, size),
+        walked: None,
         is_damaged: false,
     };
-    if looked.leads {
+    // That is known of the segment behind it on its own timeline.
+    if next.is_some_and(|next| next.timeline == segment.timeline) && archive.is_leading_on(segment, size) {
         return Ok(looked);
     }
     match reader.stored(segment, size, patience).await {
-        Ok(Indexed::With(index)) => {
-            looked.ends = index.walked.ends_early();
-            looked.leads = looked.ends.is_none();
-        }
+        Ok(Indexed::With(index)) => looked.walked = Some(index.walked),
         // It may be in the backup.
         Ok(Indexed::Absent | Indexed::Without(_)) => {}
         Err(Error::Damaged { .. }) => looked.is_damaged = true,
@@ -155,23 +182,20 @@ async fn read(
     (size, patience): (SegmentSize, Patience),
 ) -> Result<Option<Broken>, Error> {
     let (segment, start) = (looked.segment, looked.segment.start(size).0);
-    let fault = match reader.extent(segment, size, patience).await {
+    let (fault, at) = match reader.extent(segment, size, patience).await {
         Ok(None) => return Ok(None),
         Ok(Some(Extent::Whole)) => {
             archive.leads_on(segment, size);
             return Ok(None);
         }
-        Ok(Some(Extent::Holed(at))) => Fault::Page(at),
-        Ok(Some(Extent::Broken(at))) => Fault::Record(at),
-        Ok(Some(Extent::Begun(at))) => Fault::Short(at),
-        Err(Error::Damaged { .. }) => Fault::Damaged,
+        Ok(Some(Extent::Holed(at))) => (Fault::Page(at), at),
+        Ok(Some(Extent::Broken(at))) => (Fault::Record(at), at),
+        Ok(Some(Extent::Begun(at))) => (Fault::Short(at), at),
+        Err(Error::Damaged { .. }) => (Fault::Damaged, 0),
         Err(error) => return Err(error),
     };
-    let at = match fault {
-        Fault::Page(at) | Fault::Record(at) | Fault::Short(at) => Lsn(start + at),
-        Fault::Damaged => Lsn(start),
-    };
+    let at = Lsn(start + at);
     // A record before that may run into it.
-    let at = looked.ends.map_or(at, |ends| ends.min(at));
+    let at = looked.ends().map_or(at, |ends| ends.min(at));
     Ok(Some(Broken { segment, at, fault }))
 }

@@ -10,6 +10,7 @@ use crate::archive::tree::combined::{Bases, lacks};
 use crate::archive::tree::intact::SeenTrees;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{LATEST, TreeId, TreeKind, TreeName};
+use crate::archive::verified::FoundInBackups;
 use crate::archive::{Archive, Error};
 use crate::pg::{Lsn, SegmentName};
 use crate::store::Patience;
@@ -35,6 +36,8 @@ pub enum State {
     Complete(Box<Summary>),
     /// All of it is there, but of its WAL these segments are missing.
     WalMissing(Box<Summary>, Vec<SegmentName>),
+    /// All of it is there, and its WAL; but `walfs verify` has found this.
+    FoundDamaged(Box<Summary>, String),
     /// Its summary cannot be read, or something of it is not there any more, and this is why; with the summary if that can be
     /// read.
     Damaged(Option<Box<Summary>>, String),
@@ -46,9 +49,10 @@ impl Listed {
     /// Its folder, as far as that is known.
     pub fn id(&self) -> Option<String> {
         match &self.state {
-            State::Complete(summary) | State::WalMissing(summary, _) | State::Damaged(Some(summary), _) => {
-                Some(summary.id.clone())
-            }
+            State::Complete(summary)
+            | State::WalMissing(summary, _)
+            | State::FoundDamaged(summary, _)
+            | State::Damaged(Some(summary), _) => Some(summary.id.clone()),
             State::Unfinished(tree, _) => Some(tree.id.to_string()),
             State::Damaged(None, _) => None,
         }
@@ -69,7 +73,9 @@ impl Listed {
     /// Its summary, if it has one that can be read.
     pub fn summary(&self) -> Option<&Summary> {
         match &self.state {
-            State::Complete(summary) | State::WalMissing(summary, _) => Some(summary),
+            State::Complete(summary) | State::WalMissing(summary, _) | State::FoundDamaged(summary, _) => {
+                Some(summary)
+            }
             State::Damaged(..) | State::Unfinished(..) => None,
         }
     }
@@ -95,9 +101,9 @@ pub async fn trees_and_remnants(
 ) -> Result<(Vec<Listed>, Vec<TreeId>), Error> {
     let complete = archive.all_summaries(patience).await?;
     let beside = archive.unfinished_beside(&complete, patience).await?;
-    let seen = &beside.seen;
+    let known = (&beside.seen, &archive.found_in_backups(patience).await?);
     let looks = stream::iter(complete)
-        .map(|(kind, name, summary)| judge(archive, (kind, name), summary, seen, patience));
+        .map(|(kind, name, summary)| judge(archive, (kind, name), summary, known, patience));
     let mut listed: Vec<Listed> = looks.buffered(LOOKS).try_collect().await?;
     let mut bases = Bases::default();
     let whole = listed.iter().filter_map(Listed::summary);
@@ -128,6 +134,7 @@ pub async fn trees_and_remnants(
 /// # Errors
 /// [`Error::Store`].
 pub async fn backup(archive: &Archive, name: &str, patience: Patience) -> Result<Option<Listed>, Error> {
+    let known = (&SeenTrees::default(), &archive.found_in_backups(patience).await?);
     if name == LATEST {
         let latest = archive.latest(patience).await?;
         let Some((name, summary)) = latest else {
@@ -138,7 +145,7 @@ pub async fn backup(archive: &Archive, name: &str, patience: Patience) -> Result
                 archive,
                 (TreeKind::BaseBackup, name),
                 Ok(summary),
-                &SeenTrees::default(),
+                known,
                 patience,
             )
             .await?,
@@ -154,7 +161,7 @@ pub async fn backup(archive: &Archive, name: &str, patience: Patience) -> Result
         Err(error) => return Err(error),
     };
     let named = (TreeKind::BaseBackup, name);
-    let mut listed = judge(archive, named, summary, &SeenTrees::default(), patience).await?;
+    let mut listed = judge(archive, named, summary, known, patience).await?;
     if let Some(from) = listed.incremental_from() {
         listed.note_lacking(archive.lacking_base(from, patience).await?);
     }
@@ -165,11 +172,11 @@ async fn judge(
     archive: &Archive,
     (kind, name): (TreeKind, TreeName),
     summary: Result<Summary, Error>,
-    seen: &SeenTrees,
+    known: (&SeenTrees, &FoundInBackups),
     patience: Patience,
 ) -> Result<Listed, Error> {
     let state = match summary {
-        Ok(summary) => judge_summary(archive, &name, summary, seen, patience).await?,
+        Ok(summary) => judge_summary(archive, &name, summary, known, patience).await?,
         Err(error) => State::Damaged(None, error.to_string()),
     };
     Ok(Listed { kind, name, state })
@@ -179,7 +186,7 @@ async fn judge_summary(
     archive: &Archive,
     name: &TreeName,
     mut summary: Summary,
-    seen: &SeenTrees,
+    (seen, found): (&SeenTrees, &FoundInBackups),
     patience: Patience,
 ) -> Result<State, Error> {
     if let Some(missing) = archive.missing_of_tree(name, &summary, seen, patience).await? {
@@ -187,7 +194,10 @@ async fn judge_summary(
     }
     summary.backup.ended = archive.ended(&summary.backup, patience).await?;
     Ok(match archive.backup_wal(&summary, patience).await? {
-        BackupWal::Complete => State::Complete(Box::new(summary)),
+        BackupWal::Complete => match found.of(name, &summary) {
+            Some(found) => State::FoundDamaged(Box::new(summary), found),
+            None => State::Complete(Box::new(summary)),
+        },
         BackupWal::Missing(segments) => State::WalMissing(Box::new(summary), segments),
         BackupWal::Others(segments) => {
             let other = archive.other_wal(name, segments).to_string();

@@ -95,7 +95,8 @@ impl Look {
             let pinned = pins.of(&listed, &ids).map(|pinned| pinned.reason);
             let Listed { kind, name, state } = listed;
             let (summary, lacks) = match state {
-                State::Complete(summary) => (summary, None),
+                // What it has lost may be one page of many: so it stays as long as a whole one does.
+                State::Complete(summary) | State::FoundDamaged(summary, _) => (summary, None),
                 State::WalMissing(summary, segments) => {
                     let lacks = format!("of its WAL are missing {}", named(&segments));
                     (summary, Some(lacks))

@@ -4,7 +4,8 @@
 //! One is made of each frame of a segment while that is packed, in whatever order the frames come, and those of a segment
 //! are joined to the segment's, which lies in its object ([`annex`](WalIndex::to_annex)). Only headers are read; that each record
 //! names the one before, and each page its place, tells WAL from what an older segment has left, and its CRC whether all of it is
-//! what was written: there recovery ends, and the index says so. Of a record across the end of a segment no CRC is known.
+//! what was written: there recovery ends, and the index says so. Of a record
+//! across the end of a segment both sides know the CRC of their bytes.
 //!
 //! An index covers the records that begin and end in its pages. Of one that begins before them, or goes on behind them, it
 //! has as many bytes as anything is read of: so where two indexes of pages that follow each other are at hand, the record
@@ -14,6 +15,8 @@
 //! early.
 
 mod annex;
+mod chain;
+mod crc;
 mod facts;
 mod touched;
 mod walk;
@@ -25,10 +28,12 @@ use super::{Lsn, SegmentSize, Timeline};
 use touched::Collector;
 
 pub use annex::MOST_BYTES;
+pub use chain::{Chain, Ended, Walks};
+pub use crc::Crc;
 pub use facts::{CheckpointAt, Ends, Facts, Moment, RecoveryEnd, RestorePoint, Xids};
 pub use touched::{Blocks, Touched};
 use walk::walk;
-pub use walk::{Beginning, Chain, Crc, Ended, Stop, Tail, Walked, Walks};
+pub use walk::{Beginning, Stop, Tail, Walked};
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -75,7 +75,8 @@ pub struct Base {
     tree: StoredTree,
     hashes: PageHashReader,
     /// Parts to which the new backup shall not point: what is left of them is stored again.
-    sparse: BTreeSet<Key>,
+    /// Parts that are not pointed to.
+    avoided: BTreeSet<Key>,
     /// Paths of the directories of its tablespaces.
     tablespaces: Vec<Box<[u8]>>,
 }
@@ -144,7 +145,7 @@ impl Base {
             if let Some(file) = found.and_then(|found| found.file()).filter(|file| file.bytes > 0) {
                 return Ok(Some(Comparison {
                     hashes: Some(FileHashes::new(&self.hashes, &self.tree, file)),
-                    sparse: &self.sparse,
+                    avoided: &self.avoided,
                     pieces: Vec::new(),
                     changed: Vec::new(),
                 }));
@@ -276,6 +277,9 @@ async fn intact(
     if let Some((part, reason)) = archive.missing_part(&parts, patience()).await? {
         return Err(archive.tree_damaged(name, part.as_str(), reason));
     }
+    let damaged = archive.found_damaged(patience()).await?;
+    let keys = parts.iter().map(|part| &part.key);
+    let damaged = keys.filter(|key| damaged.contains(key.as_str())).cloned();
     let first = tree.first_child(TABLESPACES, patience()).await?;
     let tablespaces = tree.children(TABLESPACES, first, patience()).await?;
     Ok(Base {
@@ -285,7 +289,7 @@ async fn intact(
             .map(|found| found.entry().path.clone())
             .collect(),
         hashes: PageHashReader::new(archive.clone()),
-        sparse: sparse(&parts, &summary.id, there),
+        avoided: damaged.chain(sparse(&parts, &summary.id, there)).collect(),
         tree,
     })
 }
@@ -293,7 +297,7 @@ async fn intact(
 /// Parts of pruned backups of which the base needs so little that it is better stored once more: then the next prune removes
 /// them. All of it is no more than a share of what the base has stored itself, so that a backup costs its change; those of
 /// which least is needed come first.
-fn sparse(parts: &[Part], own: &str, there: &BTreeSet<String>) -> BTreeSet<Key> {
+fn sparse(parts: &[Part], own: &str, there: &BTreeSet<String>) -> Vec<Key> {
     let own = parts.iter().filter(|part| part.tree() == own);
     let mut left = own.fold(0, |sum: u64, part| sum.saturating_add(part.used_bytes)) / SPARSE_SHARE;
     let is_sparse =
@@ -363,7 +367,7 @@ pub struct Comparison<'a> {
     /// `None` once they could not be read.
     hashes: Option<FileHashes<'a>>,
     /// What lies in these parts counts as changed.
-    sparse: &'a BTreeSet<Key>,
+    avoided: &'a BTreeSet<Key>,
     pieces: Vec<Piece>,
     changed: Vec<u8>,
 }
@@ -397,11 +401,11 @@ impl Comparison<'_> {
         }
         let mut known = known.unwrap_or_default();
         known.resize(pages, None);
-        if !self.sparse.is_empty() {
-            let is_dense = |(_, place): &Known| !self.sparse.contains(&place.part.key);
+        if !self.avoided.is_empty() {
+            let is_fit = |(_, place): &Known| !self.avoided.contains(&place.part.key);
             known
                 .iter_mut()
-                .for_each(|page| *page = page.take().filter(is_dense));
+                .for_each(|page| *page = page.take().filter(is_fit));
         }
         Ok(known)
     }

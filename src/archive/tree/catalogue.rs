@@ -200,13 +200,15 @@ impl Archive {
         patience: Patience,
     ) -> Result<Summary, Error> {
         let name = &inventory.id.name();
-        let summary = Summary::new(inventory, description);
+        let mut summary = Summary::new(inventory, description);
         // What nobody would read again must not be called a backup.
         let implausible = |reason| self.tree_damaged(name, "its summary", reason);
         summary.check().map_err(implausible)?;
         // Another process may have taken its maker for dead. Before: nothing incomplete comes to exist. Behind: what went
         // in between is told.
-        self.check_stored(name, &summary, patience).await?;
+        let stored = self.check_stored(name, &summary, patience).await?;
+        let stored = stored.and_then(|at| Timestamp::try_from(at).ok());
+        summary.finished = summary.finished.max(stored.unwrap_or(Timestamp::MIN));
         self.check_not_pruned(name, &summary, patience).await?;
         self.put_summary(name, &summary, patience).await?;
         let stays = self.check_stored(name, &summary, patience).await;
@@ -214,7 +216,7 @@ impl Archive {
             let (key, text) = (name.summary_key(summary.content), summary.to_text().into());
             self.store().delete_if_same(&key, &text, patience).await?;
         }
-        stays.map(|()| summary)
+        stays.map(|_| summary)
     }
 
     /// A prune that began before this tree did, has not seen it.
@@ -518,9 +520,13 @@ impl Archive {
     /// [`Error::Store`].
     pub async fn latest(&self, patience: Patience) -> Result<Option<(TreeName, Summary)>, Error> {
         let backups = self.summaries(TreeKind::BaseBackup, patience).await?;
+        let backups = backups
+            .into_iter()
+            .rev()
+            .filter_map(|(name, summary)| Some((name, summary.ok()?)));
+        let found = self.found_in_backups(patience).await?;
         let seen = SeenTrees::default();
-        for (name, summary) in backups.into_iter().rev() {
-            let Ok(summary) = summary else { continue };
+        for (name, summary) in found.behind(backups.collect(), |(name, summary)| (name, summary)) {
             if summary.backup.incremental_from.is_none()
                 && self
                     .missing_of_tree(&name, &summary, &seen, patience)

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use super::folders::{Contents, PAGE};
 use super::summary::{BuildsOn, Object, Summary};
@@ -163,8 +164,8 @@ impl Archive {
         }))
     }
 
-    /// Is everything there that was stored of a tree, and what it builds on? Every object of it is listed. Of a store that refuses to list nothing
-    /// can be told but what it has confirmed.
+    /// Is everything there that was stored of a tree, and what it builds on? Every object of it is listed: when the newest of them was
+    /// stored, by the store's clock. Of a store that refuses to list nothing can be told but what it has confirmed.
     ///
     /// # Errors
     /// [`Error::TreeRemoved`], [`Error::Store`].
@@ -173,14 +174,14 @@ impl Archive {
         name: &TreeName,
         summary: &Summary,
         patience: Patience,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<SystemTime>, Error> {
         let Some(id) = summary.tree_id(name) else {
-            return Ok(());
+            return Ok(None);
         };
         let entries = match self.list_all(&id.prefix(), patience).await {
             Err(Error::Store(error)) if error.kind == ErrorKind::Denied => {
                 tracing::warn!("whether all of backup {name} is still there cannot be seen: {error}");
-                return Ok(());
+                return Ok(None);
             }
             listed => listed?,
         };
@@ -192,7 +193,7 @@ impl Archive {
             own => own,
         };
         match missing {
-            None => Ok(()),
+            None => Ok(entries.iter().map(|(_, meta)| meta.modified).max()),
             Some(missing) => Err(self.tree_removed(name, missing)),
         }
     }

@@ -3,7 +3,7 @@
 //! It has what a list of backups shows, and the hashes from which everything else of the tree is proved. Its own last
 //! line proves itself: `"checksum"`, the BLAKE3 of all bytes before that line.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::backup::Backup;
@@ -40,7 +40,8 @@ pub struct Summary {
     pub builds_on: Vec<BuildsOn>,
     /// When the first of it was stored: long after it was taken, if it was brought from elsewhere.
     pub began: Timestamp,
-    /// When it was complete in the archive; see [`Backup::ended`].
+    /// When it was complete in the archive, by the clock of the host that stored it, or the store's if that was ahead of it; see
+    /// [`Backup::ended`].
     pub finished: Timestamp,
     /// What brought it.
     pub method: Method,
@@ -121,6 +122,9 @@ pub enum Method {
     /// Files written through the mount, finished by hand: `fsync` of the directory or `walfs backup-finish`.
     ByHand,
 }
+
+/// What ends and is stored by one command is stored within this, if all clocks are right.
+const MOST_BEHIND: SignedDuration = SignedDuration::from_hours(24);
 
 /// Largest manifest, plain, in bytes: of some three million files.
 const MOST_MANIFEST_BYTES: u64 = 512 << 20;
@@ -235,6 +239,13 @@ impl Summary {
     /// newest (promise B8).
     pub fn age(&self) -> (Option<(Timeline, Lsn)>, Timestamp) {
         (self.backup.stop(), self.finished)
+    }
+
+    /// Is it known when it ended? A clock that was a day behind does not say it: nothing else lies between that and its storing.
+    pub fn is_end_known(&self) -> bool {
+        let is_stored_at_once = self.method != Method::ByHand;
+        let behind = self.finished.duration_since(self.backup.ended.at);
+        self.backup.ended.is_exact() && !(is_stored_at_once && behind > MOST_BEHIND)
     }
 
     /// Its folder, if it is one of that name's: what another tree's summary points to is not.

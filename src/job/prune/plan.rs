@@ -108,7 +108,7 @@ impl Plan {
             .map(|known| Judged {
                 name: known.name.clone(),
                 ended: known.summary.backup.ended.at,
-                is_exact: known.summary.backup.ended.is_exact(),
+                is_exact: known.summary.is_end_known(),
                 stored: known.summary.finished,
                 is_whole: known.lacks.is_none(),
                 has_bad_pages: known.summary.backup.bad_pages() > 0,

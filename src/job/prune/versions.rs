@@ -47,7 +47,7 @@ fn judged(known: &Known, now: Timestamp) -> Judged {
     Judged {
         name: known.name.clone(),
         ended: known.summary.backup.ended.at,
-        is_exact: true,
+        is_exact: known.summary.is_end_known(),
         stored: known.summary.finished,
         is_whole: known.lacks.is_none(),
         has_bad_pages: false,

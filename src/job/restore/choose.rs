@@ -386,7 +386,9 @@ async fn newest<'a>(
     patience: Patience,
 ) -> Result<(&'a Candidate, Way), Error> {
     let seen = SeenTrees::default();
-    for candidate in candidates {
+    let found = archive.found_in_backups(patience).await?;
+    let whole_first = found.behind(candidates.iter().collect(), |one| (&one.name, &one.summary));
+    for candidate in whole_first {
         let way = answer.map_or_else(|| candidate.own_way(timelines), |answer| answer.way.clone());
         if !candidate.is_on(&way) {
             continue;
@@ -397,7 +399,15 @@ async fn newest<'a>(
             continue;
         }
         match check_wal(archive, (name, summary), patience).await {
-            Ok(()) => return Ok((candidate, way)),
+            Ok(()) => {
+                let newer = candidates.iter().take_while(|newer| newer.name != *name);
+                for newer in newer {
+                    if let Some(found) = found.of(&newer.name, &newer.summary) {
+                        tracing::warn!("backup {} is passed over: {found}", newer.name);
+                    }
+                }
+                return Ok((candidate, way));
+            }
             Err(Error::MissingWal { .. }) => {}
             Err(Error::Archive(error @ archive::Error::TreeOtherWal { .. })) => {
                 tracing::warn!("backup {name} is passed over: {error}");

@@ -11,6 +11,9 @@ use crate::pg::{Lsn, Timeline};
 /// Files that are named of one backup and one finding; the others are counted.
 pub(super) const NAMED_FILES: usize = 1000;
 
+/// Backups that are remembered of one finding.
+const REMEMBERED_BACKUPS: usize = 200;
+
 /// Something that is not as it should be.
 #[derive(Debug, Clone, Serialize)]
 pub struct Finding {
@@ -101,6 +104,14 @@ impl Cost {
     pub(super) fn other(what: impl Into<String>) -> Self {
         Self::Other { what: what.into() }
     }
+
+    /// The backup that cannot be restored whole.
+    fn spoils(&self) -> Option<&TreeName> {
+        match self {
+            Self::Files { backup, .. } | Self::Backup { backup, .. } => Some(backup),
+            Self::Page { .. } | Self::Until { .. } | Self::Other { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Cost {
@@ -163,6 +174,13 @@ impl Finding {
                 .iter()
                 .take(20)
                 .map(|cost| short(cost).to_string())
+                .collect(),
+            backups: self
+                .costs
+                .iter()
+                .filter_map(Cost::spoils)
+                .take(REMEMBERED_BACKUPS)
+                .map(|name| name.as_str().to_owned())
                 .collect(),
         }
     }

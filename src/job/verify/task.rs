@@ -195,6 +195,13 @@ impl Task {
             },
             verdict => verdict.into(),
         };
+        if let (Outcome::Proved, WalName::Segment(segment), Some(size)) = (&checked.outcome, name, size)
+            && let Some(at) = seen.leads_nowhere(archive, (segment, size), patience).await?
+        {
+            let reason =
+                format!("no whole record goes on from {at} into the segment behind it: recovery ends there");
+            checked = Checked::wrong(Kind::Useless, reason);
+        }
         checked.system_id = seen.system_id.filter(|_| matches!(name, WalName::Segment(_)));
         Ok(checked)
     }

@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use crate::archive::{Archive, Error};
 use crate::job::proof::Look;
-use crate::pg::wal_index::Chain;
-use crate::pg::{Lsn, PageHeader, SegmentSize, SystemId, WalName};
+use crate::pg::wal_index::{Chain, Stop};
+use crate::pg::{Lsn, PageHeader, SegmentName, SegmentSize, SystemId, WalName};
+use crate::read::wal_index::{Indexed, WalIndexReader};
+use crate::store::Patience;
 
 /// Bytes of a page's header that are looked at: magic, flags, timeline, address.
 const HEAD_BYTES: usize = 16;
@@ -73,6 +75,42 @@ impl Seen {
         let block = self.header?.block_bytes.into();
         let is_wrong = ended.is_damaged || is_full || ended.is_followed(Lsn(start + self.own_bytes), block);
         is_wrong.then_some(ended.at.0 - start)
+    }
+
+    /// Behind which position no whole record goes on into the segments that follow this one, although they are archived.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(super) async fn leads_nowhere(
+        &self,
+        archive: &Arc<Archive>,
+        (segment, size): (SegmentName, SegmentSize),
+        patience: Patience,
+    ) -> Result<Option<Lsn>, Error> {
+        let reader = WalIndexReader::new(archive.clone());
+        let walked = self.chain.walked();
+        let Some(mut walked) = walked.filter(|walked| walked.stop == Stop::Window).cloned() else {
+            return Ok(None);
+        };
+        let mut number = segment.number(size);
+        loop {
+            number += 1;
+            let Some(next) = SegmentName::from_number(segment.timeline, number, size) else {
+                return Ok(None);
+            };
+            let index = match reader.stored(next, size, patience).await {
+                Ok(Indexed::With(index)) => index.walked,
+                // What is wrong there is found there.
+                Ok(Indexed::Absent | Indexed::Without(_)) | Err(Error::Damaged { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let end = walked.end;
+            match walked.leads_to(&index) {
+                Some(both) if index.passes() => walked = both,
+                Some(_) => return Ok(None),
+                None => return Ok(Some(end)),
+            }
+        }
     }
 
     fn look_at_pages(&mut self, start: Lsn, offset: u64, content: &[u8]) {

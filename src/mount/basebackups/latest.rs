@@ -76,7 +76,11 @@ impl Latest {
     /// As [`crate::archive::Archive::latest`], with the summaries that are known. One that cannot be read is passed
     /// over: a link to an older backup serves better than none.
     async fn find(&self) -> Result<Option<TreeName>> {
-        for backup in self.complete.by_age().await?.iter().rev() {
+        let (archive, patience) = (&self.common.archive, self.common.prompt_patience());
+        let found = archive.found_in_backups(patience).await?;
+        let backups = self.complete.by_age().await?;
+        let newest_first = backups.iter().rev().collect();
+        for backup in found.behind(newest_first, |backup| (&backup.name, &backup.summary)) {
             if backup.summary.backup.incremental_from.is_none()
                 && self.has_its_parts(backup).await?
                 && self.has_its_wal(backup).await?

@@ -240,13 +240,15 @@ impl WalIndex {
             head,
             ends,
             given_up,
-            ..
+            crc,
+            overwrites: _,
         } = &walked.beginning;
         if *bytes > 0 {
             let content = [
                 &bytes.to_le_bytes()[..],
                 &here.to_le_bytes(),
                 &[u8::from(*ends) | u8::from(*given_up) << 1],
+                &crc.0.to_le_bytes(),
                 head,
             ]
             .concat();
@@ -257,13 +259,14 @@ impl WalIndex {
             length,
             here,
             head,
-            ..
+            crc,
         }) = &walked.tail
         {
             let content = [
                 &place.offset(*at)[..],
                 &length.to_le_bytes(),
                 &here.to_le_bytes(),
+                &crc.0.to_le_bytes(),
                 head,
             ]
             .concat();
@@ -372,6 +375,7 @@ impl WalIndex {
             }
             section::BEGINNING => {
                 let (bytes, here, flags) = (taker.u32()?, taker.u32()?, taker.u8()?);
+                let crc = Crc(taker.u32()?);
                 let is_right = here <= bytes && taker.0.len() <= here as usize;
                 self.walked.beginning = Beginning {
                     bytes,
@@ -380,12 +384,13 @@ impl WalIndex {
                     ends: flags & 1 != 0,
                     given_up: flags & 2 != 0,
                     overwrites: self.walked.beginning.overwrites,
-                    crc: Crc::default(),
+                    crc,
                 };
                 return is_right.then_some(());
             }
             section::TAIL => {
                 let (at, length, here) = (place.at(taker.u32()?)?, taker.u32()?, taker.u32()?);
+                let crc = Crc(taker.u32()?);
                 let head = taker.0.into();
                 let is_right = here < length && taker.0.len() <= here as usize;
                 self.walked.tail = Some(Tail {
@@ -393,7 +398,7 @@ impl WalIndex {
                     length,
                     here,
                     head,
-                    crc: Crc::default(),
+                    crc,
                 });
                 return is_right.then_some(());
             }

@@ -98,6 +98,72 @@ fn a_record_that_goes_on_in_the_next_segment_is_known_with_that() {
     }
 }
 
+/// What two indexes say that were stored apart.
+fn leads(bytes: &[u8], end: usize) -> bool {
+    let [Some(here), Some(next)] = [&bytes[..end], &bytes[end..]].map(WalIndex::of) else {
+        return false;
+    };
+    let stored = |index: &WalIndex, start: u64, bytes: usize| {
+        let annex = index.to_annex(1 << 20);
+        WalIndex::from_annex(&annex, Lsn(start), bytes as u64)
+            .unwrap()
+            .walked
+    };
+    let here = stored(&here, START.0, end);
+    let next = stored(&next, START.0 + end as u64, bytes.len() - end);
+    here.leads_to(&next).is_some()
+}
+
+#[test]
+fn a_record_that_goes_on_in_the_next_segment_is_proved_by_both() {
+    let bytes = linked(&[commit(8), commit(3 * PART), restore_point("behind")]);
+    // In front of it: its length, the one before, its CRC; then its body, on this side and on the other.
+    let begins = 40 + commit(8).len().next_multiple_of(8);
+    for end in (PART..=3 * PART).step_by(BLOCK) {
+        assert!(leads(&bytes, end), "{end}");
+        let places = [
+            begins + 17,
+            begins + 21,
+            begins + 24,
+            end - 1,
+            end + 24,
+            end + 700,
+        ];
+        let last = 3 * PART + begins;
+        for at in places.into_iter().chain([last]) {
+            let mut other = bytes.clone();
+            other[at] ^= 1;
+            assert!(!leads(&other, end), "{end}, {at}");
+        }
+        // The header of the page at which it goes on: flags, and what is left of it.
+        for (at, bit) in [(2, 1), (3, 1), (16, 1), (17, 1)] {
+            let mut other = bytes.clone();
+            other[end + at] ^= bit;
+            assert!(!leads(&other, end), "{end}, header {at}");
+        }
+    }
+}
+
+#[test]
+fn a_record_whose_header_lies_on_both_sides_is_proved_too() {
+    let begins = 40 + commit(8).len().next_multiple_of(8);
+    for room in [8, 16, 24, 32] {
+        let filler = BLOCK - room - begins - commit(0).len();
+        let bytes = linked(&[commit(8), commit(filler), commit(BLOCK), commit(8)]);
+        let index = WalIndex::of(&bytes[..BLOCK]).unwrap();
+        assert_eq!(
+            index.walked.tail.as_ref().map(|tail| tail.at.0),
+            Some(START.0 + (BLOCK - room) as u64)
+        );
+        assert!(leads(&bytes, BLOCK), "{room}");
+        for at in [BLOCK - 8, BLOCK + 24, BLOCK + 60] {
+            let mut other = bytes.clone();
+            other[at] ^= 1;
+            assert!(!leads(&other, BLOCK), "{room}, {at}");
+        }
+    }
+}
+
 #[test]
 fn where_the_records_end_before_the_segment_does_is_told() {
     let bytes = linked(&[commit(8), commit(90_000), commit(8)]);

@@ -2,6 +2,7 @@
 
 use super::super::record::{HEAD_BYTES, Head};
 use super::super::{Lsn, PageHeader, Timeline};
+use super::crc::Crc;
 
 /// Length of a page (`XLOG_BLCKSZ`): a window does not say it. Others are hardly ever built, and have no index.
 pub(super) const PAGE_BYTES: usize = 8192;
@@ -11,7 +12,10 @@ const HEADER_BYTES: usize = 24;
 const LONG_HEADER_BYTES: usize = 40;
 
 /// Length of a record's header (`SizeOfXLogRecord`), of which the last four bytes are the CRC.
-const RECORD_HEADER_BYTES: usize = 24;
+pub(super) const RECORD_HEADER_BYTES: usize = 24;
+
+/// `XLP_ALL_FLAGS`: of these there is no other.
+const ALL_FLAGS: u16 = 15;
 
 /// `XLP_FIRST_IS_CONTRECORD`, `XLP_LONG_HEADER`, `XLP_FIRST_IS_OVERWRITE_CONTRECORD`.
 const CONTINUES: u16 = 1;
@@ -95,46 +99,6 @@ pub struct Tail {
     pub crc: Crc,
 }
 
-/// A CRC-32C of some bytes, as long as the bytes are at hand: an annex has none.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Crc(Option<u32>);
-
-/// It is no part of what pages say, but of how it is proved.
-impl PartialEq for Crc {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Crc {}
-
-impl Crc {
-    /// Of these bytes and of so many behind them.
-    fn and(self, next: Self, next_bytes: usize) -> Self {
-        let both = self.0.zip(next.0);
-        Self(both.map(|(own, next)| crc32c::crc32c_combine(own, next, next_bytes)))
-    }
-
-    /// Without the first of so many bytes, which are at hand.
-    fn without(self, first: &[u8], bytes: usize) -> Self {
-        let rest = bytes - first.len();
-        // The sum of two CRCs of the same length is linear: what is left is the difference.
-        Self(
-            self.0
-                .map(|all| crc32c::crc32c_combine(crc32c::crc32c(first), 0, rest) ^ all),
-        )
-    }
-
-    /// Is a record with this header and this body another one than was written?
-    fn contradicts(self, header: &[u8]) -> bool {
-        let (Some(body), Some(header)) = (self.0, header.first_chunk::<RECORD_HEADER_BYTES>()) else {
-            return false;
-        };
-        let (covered, expected) = header.split_at(RECORD_HEADER_BYTES - 4);
-        crc32c::crc32c_append(body, covered).to_le_bytes() != expected
-    }
-}
-
 #[derive(Debug, Clone, Copy)]
 struct Page {
     header_bytes: usize,
@@ -158,7 +122,7 @@ pub(super) fn walk(bytes: &[u8], mut visit: impl FnMut(Lsn, Head<'_>)) -> Option
     if !start.0.is_multiple_of(PAGE_BYTES as u64) {
         return None;
     }
-    let pages = Pages { magic, start, bytes };
+    let pages = Pages::new(magic, start, bytes);
     let page = pages.page(0)?;
     let mut walked = Walked {
         magic,
@@ -219,123 +183,36 @@ pub(super) fn walk(bytes: &[u8], mut visit: impl FnMut(Lsn, Head<'_>)) -> Option
     Some(walked)
 }
 
-/// Goes through pages piece by piece, and shows each record, also those that go on from one piece to the next. In no order.
-#[derive(Debug)]
-pub struct Walks<V> {
-    visit: V,
-    last: Option<Walked>,
-    ended: bool,
-}
-
-impl<V: FnMut(Lsn, Head<'_>)> Walks<V> {
-    /// Shows records to `visit`.
-    pub fn new(visit: V) -> Self {
-        Self {
-            visit,
-            last: None,
-            ended: false,
-        }
-    }
-
-    /// The next piece.
-    pub fn go_on(&mut self, piece: &[u8]) {
-        if self.ended {
-            return;
-        }
-        let Some(mut walked) = walk(piece, &mut self.visit) else {
-            self.ended = true;
-            return;
-        };
-        let across = self.last.as_ref().and_then(|last| last.across(&walked));
-        if let Some((at, bytes)) = across
-            && let Some(head) = Head::new(&bytes)
-        {
-            (self.visit)(at, head);
-        }
-        // All of the piece may be some more of a record that began before.
-        if let Some(before) = self.last.take()
-            && walked.first.is_none()
-            && !walked.beginning.ends
-        {
-            let mut both = before;
-            if both.push(&walked) {
-                walked = both;
-            }
-        }
-        self.ended = walked.stop != Stop::Window;
-        self.last = Some(walked);
-    }
-}
-
-/// Proves the records of pages that come piece by piece, each of whole pages, as far as they lead from one to the next.
-#[derive(Debug, Clone, Default)]
-pub struct Chain {
-    whole: Option<Walked>,
-    begun: bool,
-}
-
-impl Chain {
-    /// The next piece.
-    pub fn go_on(&mut self, piece: &[u8]) {
-        let next = || walk(piece, |_, _| {});
-        match &mut self.whole {
-            None if !self.begun => self.whole = next(),
-            Some(whole) if whole.stop == Stop::Window => match next() {
-                Some(next) => drop(whole.push(&next)),
-                None => whole.stop = Stop::Unknown,
-            },
-            _ => {}
-        }
-        self.begun = true;
-    }
-
-    /// Where recovery ends, if that is before the pages do and not with a switch.
-    pub fn ended(&self) -> Option<Ended> {
-        let whole = self.whole.as_ref()?;
-        let (reaches, is_damaged) = match whole.stop {
-            Stop::Broken(to) => (Some(to), true),
-            Stop::Cut(to) => (Some(to), false),
-            _ => (None, false),
-        };
-        Some(Ended {
-            at: whole.ends_early()?,
-            reaches,
-            is_damaged,
-        })
-    }
-}
-
-/// Where the records end that lead from one to the next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
-    /// Behind the last one that is right.
-    pub at: Lsn,
-    /// Up to where the one there would reach, if one begins there.
-    pub reaches: Option<Lsn>,
-    /// Is only its CRC wrong?
-    pub is_damaged: bool,
-}
-
-impl Ended {
-    /// Is there more behind it, where the pages are their own up to a position? A record that reaches further is one that was being
-    /// written.
-    pub fn is_followed(&self, own_end: Lsn, block_bytes: u64) -> bool {
-        match self.reaches {
-            Some(to) if self.is_damaged => to.0.next_multiple_of(block_bytes) < own_end.0,
-            Some(to) if to > own_end => false,
-            _ => self.at.0.next_multiple_of(block_bytes) < own_end.0,
-        }
-    }
-}
-
 #[derive(Clone, Copy)]
 struct Pages<'a> {
     magic: u16,
     start: Lsn,
     bytes: &'a [u8],
+    /// Up to here each page is that of its place, on no lower timeline than the one before.
+    own_bytes: usize,
 }
 
-impl Pages<'_> {
+impl<'a> Pages<'a> {
+    fn new(magic: u16, start: Lsn, bytes: &'a [u8]) -> Self {
+        let mut pages = Self {
+            magic,
+            start,
+            bytes,
+            own_bytes: bytes.len(),
+        };
+        let mut timeline = Timeline(0);
+        for at in (0..bytes.len()).step_by(PAGE_BYTES) {
+            match pages.page(at).filter(|page| page.timeline >= timeline) {
+                Some(page) => timeline = page.timeline,
+                None => {
+                    pages.own_bytes = at;
+                    break;
+                }
+            }
+        }
+        pages
+    }
+
     fn records(self, mut at: usize, walked: &mut Walked, visit: &mut impl FnMut(Lsn, Head<'_>)) {
         let bytes = self.bytes;
         let mut before: Option<Lsn> = None;
@@ -461,7 +338,8 @@ impl Pages<'_> {
         let magic = u16::from_le_bytes(*header.first_chunk()?);
         let info = u16::from_le_bytes(*header[2..].first_chunk()?);
         let address = u64::from_le_bytes(*header[8..].first_chunk()?);
-        let is_right = magic == self.magic && address == self.lsn(at).0;
+        let is_right =
+            at < self.own_bytes && magic == self.magic && address == self.lsn(at).0 && info & !ALL_FLAGS == 0;
         is_right.then_some(Page {
             header_bytes: match info & LONG {
                 0 => HEADER_BYTES,
@@ -534,7 +412,7 @@ impl Pages<'_> {
             skipped += more;
             crc = crc32c::crc32c_append(crc, &piece[more..]);
         });
-        Crc(Some(crc))
+        Crc(crc)
     }
 
     /// The pieces that are here of so many bytes from an offset on, without the headers of pages.
@@ -581,8 +459,9 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 impl Walked {
     /// The pages that follow; false if they do not follow these.
     pub fn push(&mut self, next: &Self) -> bool {
-        let follows =
-            self.magic == next.magic && self.start.0.checked_add(self.bytes.into()) == Some(next.start.0);
+        let follows = self.magic == next.magic
+            && self.start.0.checked_add(self.bytes.into()) == Some(next.start.0)
+            && self.timelines.1 <= next.timelines.0;
         // All of these pages are some more of what they began with.
         let passes = self.beginning.bytes > 0 && !self.beginning.ends && !self.beginning.given_up;
         let left = match &self.tail {
@@ -630,6 +509,12 @@ impl Walked {
             self.tail.clone_from(&next.tail);
         }
         true
+    }
+
+    /// These and the pages that follow; `None` if recovery does not go on there, because they do not follow these, or the record
+    /// that lies across is not what was written.
+    pub fn leads_to(mut self, next: &Self) -> Option<Self> {
+        self.push(next).then_some(self)
     }
 
     /// The record that begins here and ends in the pages that follow, as far as it is at hand.
