@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-use crate::linux::child::{ends_with_us, last_words};
+use crate::linux::child::{end, ends_with_us, last_words};
 
 /// Bytes of a report that are kept.
 const MOST_REPORT_BYTES: u64 = 16 << 20;
@@ -85,15 +85,5 @@ pub(super) async fn wait(
         status = child.wait() => return status,
         _ = stop.wait_for(|stopped| *stopped) => {}
     }
-    if let Some(number) = child.id().and_then(|number| i32::try_from(number).ok()) {
-        // SAFETY: a signal to a child that has not been waited for.
-        unsafe { libc::kill(number, libc::SIGTERM) };
-    }
-    match tokio::time::timeout(ENDING, child.wait()).await {
-        Ok(status) => status,
-        Err(_) => {
-            child.start_kill()?;
-            child.wait().await
-        }
-    }
+    end(child, ENDING).await
 }

@@ -58,11 +58,13 @@ pub enum Job {
     Verify,
     /// `walfs copy`.
     Copy,
+    /// `walfs dump --all`.
+    Dump,
 }
 
 impl Job {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Backup, Self::Prune, Self::Verify, Self::Copy];
+    pub const ALL: [Self; 5] = [Self::Backup, Self::Prune, Self::Verify, Self::Copy, Self::Dump];
 
     /// The command that does it.
     pub fn name(self) -> &'static str {
@@ -71,6 +73,7 @@ impl Job {
             Self::Prune => "prune",
             Self::Verify => "verify",
             Self::Copy => "copy",
+            Self::Dump => "dump",
         }
     }
 

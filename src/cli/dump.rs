@@ -76,7 +76,7 @@ pub struct DumpArgs {
     /// lz4, lz4:ACCELERATION, zstd, zstd:LEVEL or none [default: lz4 for a new archive, then the archive's own]
     #[arg(long, value_name = "CODEC", env = "WALFS_COMPRESSION", hide_env_values = true)]
     compression: Option<Compression>,
-    /// Print what was stored as JSON, one object a line
+    /// Print what was stored as JSON
     #[arg(long)]
     json: bool,
     /// Say what is being done, and what was stored, also where standard error is no terminal

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::io::BufReader;
@@ -24,7 +25,7 @@ use crate::archive::Archive;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::version::{SetName, Version};
 use crate::archive::tree::{Attributes, Content, Entry, TreeKind};
-use crate::linux::child::{ends_with_us, last_words};
+use crate::linux::child::{end, ends_with_us, last_words};
 use crate::read::base::chunks::ChunkIndex;
 use crate::server::Connection;
 
@@ -43,6 +44,9 @@ pub use error::Error;
 
 use pack::{Dumped, Packing};
 use program::Program;
+
+/// How long the program may take to end when the dump is given up: it tells the server to stop what it was asked.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// Mode of a dump and of the directory that it is in: it has all that its owner may read.
 const MODE: u32 = 0o600;
@@ -127,13 +131,17 @@ pub async fn take(
         draft = Draft::next(archive, TreeKind::Dump, &dump.set) => draft?,
         signal = &mut interrupted => return Err(stopped(signal)),
     };
+    let mut child = None;
     let dumped = tokio::select! {
-        dumped = dump.pack(archive, &mut draft, progress) => dumped,
+        dumped = dump.pack(archive, (&mut draft, &mut child), progress) => dumped,
         signal = &mut interrupted => Err(stopped(signal)),
     };
     let dumped = match dumped {
         Ok(dumped) => dumped,
         Err(error) => {
+            if let Some(mut child) = child {
+                let _ = end(&mut child, ENDING).await;
+            }
             draft.clean_up().await;
             return Err(error);
         }
@@ -168,7 +176,7 @@ impl Dump {
     async fn pack(
         &self,
         archive: &Arc<Archive>,
-        draft: &mut Draft<'_>,
+        (draft, running): (&mut Draft<'_>, &mut Option<Child>),
         progress: Arc<dyn Progress>,
     ) -> Result<Dumped, Error> {
         draft.begin().await?;
@@ -178,7 +186,8 @@ impl Dump {
             None => None,
         };
         progress.phase(Phase::Dumping(self.set.as_str()));
-        let (mut child, output) = self.start()?;
+        let (child, output) = self.start()?;
+        let child = running.insert(child);
         let words = child.stderr.take().expect("it is piped");
         let words = tokio::spawn(last_words(self.what.program(), BufReader::new(words)));
         let (results, built) = mpsc::unbounded_channel();
@@ -213,7 +222,7 @@ impl Dump {
         Ok(dumped.ok_or(super::backup::Error::Stopped)?)
     }
 
-    /// Starts the program. It is killed when nobody waits for it any more.
+    /// Starts the program.
     fn start(&self) -> Result<(Child, File), Error> {
         let mut command = Command::new(&self.program.path);
         command.args(self.arguments());

@@ -1,7 +1,11 @@
 //! Processes that walfs starts: they end with it, and the last of what they say is kept.
 
+use std::io;
+use std::process::ExitStatus;
+use std::time::Duration;
+
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 /// Bytes of what a process says in the end that are kept.
 pub(crate) const MOST_WORDS_BYTES: usize = 8 << 10;
@@ -15,6 +19,21 @@ pub(crate) fn ends_with_us(command: &mut Command) {
             Ok(())
         })
     };
+}
+
+/// Tells a process to end, and waits for that; after a while ends it.
+pub(crate) async fn end(child: &mut Child, within: Duration) -> io::Result<ExitStatus> {
+    if let Some(number) = child.id().and_then(|number| i32::try_from(number).ok()) {
+        // SAFETY: a signal to a child that has not been waited for.
+        unsafe { libc::kill(number, libc::SIGTERM) };
+    }
+    match tokio::time::timeout(within, child.wait()).await {
+        Ok(status) => status,
+        Err(_) => {
+            child.start_kill()?;
+            child.wait().await
+        }
+    }
 }
 
 /// Hands on what a process says to our own log, and keeps the end of it.

@@ -6,9 +6,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use serde_json::Value;
-
-use super::rig::Rig;
+use super::rig::{Rig, dumps_in};
 use crate::common::postgres::send;
 use crate::common::user::said;
 use crate::common::version::{Version, of_the_system};
@@ -36,10 +34,7 @@ fn b9_of_all_databases_one_that_fails_does_not_keep_the_others() {
         words.contains("1 of 5 dumps failed") && words.contains("RESULT"),
         "{words}"
     );
-    let told: Vec<Value> = String::from_utf8_lossy(&failed.stdout)
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
+    let told = dumps_in(&failed.stdout);
     let errors = told.iter().filter(|told| told["error"].is_string());
     assert_eq!(errors.map(|told| &told["name"]).collect::<Vec<_>>(), ["broken"]);
     assert_eq!(

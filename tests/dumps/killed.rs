@@ -24,7 +24,8 @@ fn s2_killed_at_any_moment_the_next_run_is_right() {
     let rig = Rig::local("dumps-killed");
     rig.fill("app", 100_000);
     let mark = rig.world.path().join("pg").display().to_string();
-    let mut told = Vec::new();
+    rig.dump("app");
+    let mut told = vec![rig.told("app")];
     for number in 0..16_u32 {
         let from = number * 1000 + 1;
         rig.sql(

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
-
 use super::rig::Rig;
 use crate::common::walfs::Mount;
 
@@ -33,11 +31,7 @@ fn a5_a_database_of_any_name_is_dumped_as_itself() {
         let made = psql.args(["-XAtq", "-d", &conninfo, "-c", &comment]).status();
         assert!(made.expect("run psql").success(), "{name:?}");
     }
-    let told = rig.succeeds("dump", &["--json", "--all"]);
-    let told: Vec<Value> = told
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
+    let told = rig.dumps(&["--all"]);
     let kept: BTreeSet<&str> = told.iter().filter_map(|told| told["name"].as_str()).collect();
     assert_eq!(kept.len(), NAMES.len() + 3, "{told:?}");
     for name in NAMES {

@@ -16,7 +16,17 @@ pub(super) struct Outcome {
     pub(super) taken: Result<Taken, Error>,
 }
 
-/// One line of `--json`.
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    dumps: Vec<Told<'a>>,
+    /// Bytes of all of them, as stored.
+    stored_bytes: u64,
+    /// How many have failed.
+    failed: usize,
+}
+
+/// A dump in it.
 #[derive(Debug, Default, Serialize)]
 struct Told<'a> {
     /// The database; absent of the globals.
@@ -39,30 +49,37 @@ struct Told<'a> {
 }
 
 pub(super) fn print_json(out: &mut impl Write, outcomes: &[Outcome]) -> io::Result<()> {
-    for Outcome { dump, taken } in outcomes {
-        let named = Told {
-            database: matches!(dump.what, What::Database(_)).then(|| dump.what.text()),
-            name: dump.set.as_str(),
-            ..Told::default()
-        };
-        let told = match taken {
-            Ok(taken) => Told {
-                version: Some(taken.version.text()),
-                unchanged: taken.summary.is_none(),
-                base: taken.base.as_ref().map(Version::text),
-                read_bytes: taken.read_bytes,
-                changed_bytes: taken.changed_bytes,
-                stored_bytes: stored_bytes(taken),
-                ..named
-            },
-            Err(error) => Told {
-                error: Some(error.to_string()),
-                ..named
-            },
-        };
-        writeln!(out, "{}", serde_json::to_string(&told)?)?;
+    let dumps: Vec<Told<'_>> = outcomes.iter().map(told).collect();
+    let report = Report {
+        stored_bytes: dumps.iter().map(|told| told.stored_bytes).sum(),
+        failed: dumps.iter().filter(|told| told.error.is_some()).count(),
+        dumps,
+    };
+    serde_json::to_writer_pretty(&mut *out, &report)?;
+    writeln!(out)
+}
+
+fn told(Outcome { dump, taken }: &Outcome) -> Told<'_> {
+    let named = Told {
+        database: matches!(dump.what, What::Database(_)).then(|| dump.what.text()),
+        name: dump.set.as_str(),
+        ..Told::default()
+    };
+    match taken {
+        Ok(taken) => Told {
+            version: Some(taken.version.text()),
+            unchanged: taken.summary.is_none(),
+            base: taken.base.as_ref().map(Version::text),
+            read_bytes: taken.read_bytes,
+            changed_bytes: taken.changed_bytes,
+            stored_bytes: stored_bytes(taken),
+            ..named
+        },
+        Err(error) => Told {
+            error: Some(error.to_string()),
+            ..named
+        },
     }
-    Ok(())
 }
 
 fn stored_bytes(taken: &Taken) -> u64 {

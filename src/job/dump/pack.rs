@@ -33,8 +33,8 @@ const MOST: usize = 256 << 10;
 /// Memory for a part: its chunks, and what they become.
 const PART_MEMORY: u64 = 2 * (layout::BUNDLE_BYTES + MOST as u64);
 
-/// Places in which a dump lies, at most, some 50 bytes of memory each: what comes behind is stored.
-const MOST_EXTENTS: usize = 1 << 20;
+/// Places in which a dump lies, at most, 32 bytes of memory each: what comes behind is stored.
+const MOST_EXTENTS: usize = 500_000;
 
 /// How a dump is packed.
 pub(super) struct Packing {

@@ -6,7 +6,7 @@
 //! page is never found, and is stored again.
 //!
 //! What is kept of a chunk is 16 bytes, a few bytes of its hashes and where in the file it lies: some 200 KiB for a GiB of the
-//! base. Its hashes are looked up again in the annex, of which those used last are in memory. If there are too many chunks, only
+//! base, 16 MiB at most. Its hashes are looked up again in the annex, of which those used last are in memory. If there are too many chunks, only
 //! every second is kept, then every fourth, and so on: behind a chunk that was found the next one is looked for first, so after a
 //! change no more is stored again than up to the next chunk that is kept.
 
@@ -23,8 +23,8 @@ use crate::read::page_hashes::Placed;
 use crate::read::tree::stored::StoredFile;
 use crate::store::Patience;
 
-/// Chunks that are kept, at most: 64 MiB.
-const MOST_KEPT: usize = 4 << 20;
+/// Chunks that are kept, at most: 16 MiB, of all chunks of some 64 GiB.
+const MOST_KEPT: usize = 1 << 20;
 
 /// Parts of which the hashes are asked for at once.
 const AT_ONCE: usize = 16;
