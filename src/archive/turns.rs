@@ -398,7 +398,7 @@ mod tests {
         ] {
             assert_eq!(Turn::read(Job::Backup, name), None, "{name}");
         }
-        assert!("dump/20261130T030000Z.0001".parse::<Turn>().is_err());
+        assert!("dance/20261130T030000Z.0001".parse::<Turn>().is_err());
         assert!("".parse::<Turn>().is_err());
     }
 

@@ -273,6 +273,7 @@ mod tests {
             bytes,
         };
         kept.add_all(1000, extent(512, 50_100), &hashes);
+        kept.settle();
         let of = |content: &[u8]| {
             let hashes: Vec<PageHash> = page_hashes::of(content).collect();
             key(content.len() as u64, &hashes)
