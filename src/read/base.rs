@@ -79,7 +79,7 @@ pub struct Base {
     /// See [`Backup::dump_hash`](crate::archive::tree::backup::Backup::dump_hash).
     dump_hash: Option<ContentHash>,
     hashes: PageHashReader,
-    /// Parts to which the new backup shall not point: what is left of them is stored again.
+    /// Parts to which the new tree shall not point: what is left of them is stored again.
     sparse: BTreeSet<Key>,
     /// Paths of the directories of its tablespaces.
     tablespaces: Vec<Box<[u8]>>,
@@ -206,6 +206,10 @@ async fn newest(
         .iter()
         .filter_map(|(_, summary)| Some(summary.as_ref().ok()?.id.clone()));
     let there: BTreeSet<String> = there.collect();
+    let damaged = match candidates {
+        Candidates::Backup(_) => BTreeSet::new(),
+        Candidates::Versions(..) => archive.found_damaged(patience()).await?,
+    };
     for (name, summary) in backups.into_iter().rev() {
         let passed_over = |damage: &dyn fmt::Display| {
             tracing::warn!("backup {name} is not built on, for it is damaged: {damage}")
@@ -240,7 +244,7 @@ async fn newest(
             passed_over(&missing);
             continue;
         }
-        match intact(archive, reader, (&name, &summary), &there, &patience).await {
+        match intact(archive, reader, (&name, &summary), (&there, &damaged), &patience).await {
             Ok(base) => return Ok(Some(base)),
             Err(damage @ Error::TreeDamaged { .. }) => passed_over(&damage),
             Err(error) => return Err(error),
@@ -278,7 +282,7 @@ async fn intact(
     archive: &Arc<Archive>,
     reader: &TreeReader,
     (name, summary): (&TreeName, &Summary),
-    there: &BTreeSet<String>,
+    (there, damaged): (&BTreeSet<String>, &BTreeSet<String>),
     patience: impl Fn() -> Patience,
 ) -> Result<Base, Error> {
     let tree = reader.open(name, summary, patience()).await?;
@@ -286,6 +290,12 @@ async fn intact(
     if let Some((part, reason)) = archive.missing_part(&parts, patience()).await? {
         return Err(archive.tree_damaged(name, part.as_str(), reason));
     }
+    // What was found damaged when it was read back is there, and still nothing to build on.
+    let damaged = parts
+        .iter()
+        .map(|part| &part.key)
+        .filter(|key| damaged.contains(key.as_str()));
+    let damaged: Vec<Key> = damaged.cloned().collect();
     let first = tree.first_child(TABLESPACES, patience()).await?;
     let tablespaces = tree.children(TABLESPACES, first, patience()).await?;
     Ok(Base {
@@ -295,8 +305,11 @@ async fn intact(
             .map(|found| found.entry().path.clone())
             .collect(),
         hashes: PageHashReader::new(archive.clone()),
-        sparse: sparse(&parts, &summary.id, there),
-        dump_hash: summary.backup.dump_hash,
+        dump_hash: summary.backup.dump_hash.filter(|_| damaged.is_empty()),
+        sparse: sparse(&parts, &summary.id, there)
+            .into_iter()
+            .chain(damaged)
+            .collect(),
         tree,
     })
 }

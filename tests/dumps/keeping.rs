@@ -134,4 +134,8 @@ fn r3_a_damaged_dump_is_an_error_and_the_next_one_is_whole() {
     let found = rig.run("verify", &[]);
     assert_eq!(found.status.code(), Some(1));
     assert!(said(&found).contains("app@"), "{}", said(&found));
+    // What is known to be damaged is stored again, although nothing has changed.
+    assert_eq!(rig.dump("app")["unchanged"], false);
+    assert!(rig.restored("app") == rig.told("app"));
+    assert_eq!(rig.dump("app")["unchanged"], true);
 }
