@@ -3,9 +3,9 @@
 //!
 //! 1. The version is begun ([`version`]), and the chunks of the newest one are listed ([`ChunkIndex`]).
 //! 2. `pg_dump` or `pg_dumpall` runs as a child. What it writes is cut where its content says so, and packed on its way
-//!    ([`pack`]): it is never in a file.
+//!    (`pack`): it is never in a file.
 //! 3. The child's exit code decides. If all is well, the version is committed; or nothing is kept, if it is the same as the newest
-//!    one ([`identity`]).
+//!    one (`identity`).
 
 use std::ffi::OsString;
 use std::fs::File;

@@ -2,7 +2,7 @@
 //!
 //! 1. The name gets its next version. The tree is begun, and what killed runs have left is swept. The newest version is what
 //!    this one builds on.
-//! 2. Whoever makes it has its parts stored ([`Draft::uploads`]).
+//! 2. Whoever makes it has its parts stored (`Draft::uploads`).
 //! 3. All parts arrive, with them what tells them apart; then the version is committed.
 //!
 //! However this ends before the commit, what is stored is deleted; if walfs is killed, the next sweep does that.
