@@ -7,7 +7,7 @@
 //! - `cluster.json`, the [`Cluster`]: written once, by the first segment. System identifier and segment size, so that
 //!   a segment of another cluster is refused and the plain size of every segment is known without reading it.
 //! - `wal/<name>.<codec's extension>`: one object for each archived file, never rewritten;
-//! - `basebackups/<name>.json`, `files/<name>@<version>.json` and `trees/<id>/...`: backups, and versions of files, see
+//! - `basebackups/<name>.json`, `files/` and `dumps/<name>@<version>.json`, and `trees/<id>/...`: backups, and versions, see
 //!   [`tree`];
 //! - `verified/...`: what was read back, and when, see [`verified`].
 //!

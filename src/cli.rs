@@ -25,6 +25,9 @@ pub mod completions;
 pub mod config;
 pub mod connect;
 pub mod copy;
+pub mod dump;
+pub mod dump_list;
+pub mod dump_restore;
 pub mod files;
 pub mod files_list;
 pub mod files_restore;
@@ -105,7 +108,7 @@ Exit codes:
   2    wrong usage (not of wal-fetch)
   3    backup: the backup is complete, and data pages in it are damaged; files: the version is complete, and files changed
        while they were read; status: somebody should look at something
-  130  backup, files: ended by Ctrl-C (143: by SIGTERM); nothing of it is kept
+  130  backup, files, dump: ended by Ctrl-C (143: by SIGTERM); nothing of it is kept
   255  wal-fetch failed in any other way: PostgreSQL stops recovery instead of ending it early
 
 Environment:
@@ -145,6 +148,9 @@ enum Command {
     Files(files::FilesArgs),
     FilesList(files_list::ListArgs),
     FilesRestore(files_restore::RestoreArgs),
+    Dump(dump::DumpArgs),
+    DumpList(dump_list::ListArgs),
+    DumpRestore(dump_restore::RestoreArgs),
     Status(status::StatusArgs),
     Check(check::CheckArgs),
     Prune(prune::PruneArgs),
@@ -275,6 +281,9 @@ pub fn main() -> ExitCode {
         Command::Files(arguments) => files::run(&arguments),
         Command::FilesList(arguments) => files_list::run(&arguments),
         Command::FilesRestore(arguments) => files_restore::run(&arguments),
+        Command::Dump(arguments) => dump::run(&arguments),
+        Command::DumpList(arguments) => dump_list::run(&arguments),
+        Command::DumpRestore(arguments) => dump_restore::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Prune(arguments) => prune::run(&arguments),

@@ -20,6 +20,7 @@ use crate::pg::{Lsn, SegmentSize, SystemId};
 mod archiver;
 mod archiving;
 mod conninfo;
+mod databases;
 mod events;
 mod parameters;
 mod passfile;
@@ -30,6 +31,7 @@ mod target;
 
 pub use archiver::Archiver;
 pub use archiving::{Archiving, Change};
+pub use databases::Connection;
 pub use events::{Event, Noted};
 pub use primary::Ended;
 pub use settings::{Settings, SettingsFile};

@@ -406,6 +406,48 @@ fn a2_a_schedule_that_cannot_work_is_refused() {
     }
 }
 
+/// Dumps are a job as others are: all databases, once for all hosts, and each is a version.
+#[test]
+fn a2_databases_are_dumped_by_a_schedule() {
+    let world = World::new("dumping");
+    let site = Site::local(&world);
+    let sockets = world.path().join("pg").display().to_string();
+    let bin = super::common::postgres::newest().bin.display().to_string();
+    let settings = [
+        ("PGHOST", sockets.as_str()),
+        ("PGUSER", "postgres"),
+        ("WALFS_BIN_DIR", &bin),
+    ];
+    let agents =
+        ["one.log", "two.log"].map(|log| Agent::start(&site, log, &settings, &["--schedule-dump", "10s"]));
+    let listed = || {
+        let output = site.walfs("dump-list").arg("--json").output().expect("run walfs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    wait::until("the dumps", || (listed().lines().count() == 3).then_some(()));
+    wait::until("its end", || {
+        (!words(&site, "dump", ".done.json").is_empty()).then_some(())
+    });
+    let logs = agents.map(Agent::stop);
+    // Nothing has changed since: three names, of which each has one version.
+    let names = ["globals", "postgres", "template1"];
+    for name in names {
+        assert_eq!(
+            listed().matches(&format!("\"name\":\"{name}\"")).count(),
+            1,
+            "{logs:?}"
+        );
+    }
+    let claims = words(&site, "dump", ".claim.json");
+    assert!(
+        claims.iter().all(|claim| claim.contains(".0001.")),
+        "{claims:?} {logs:?}"
+    );
+    let status = site.walfs("status").output().expect("run walfs");
+    let text = super::common::user::said(&status);
+    assert!(text.contains("schedule   dump at \"10s\""), "{text}");
+}
+
 /// A host that cannot do the job does not keep it from one that can.
 #[test]
 fn a2_a_host_that_fails_lets_another_try() {

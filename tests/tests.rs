@@ -27,6 +27,8 @@ mod forerunners;
 mod hostile;
 // Directories with files, version by version.
 mod files;
+// Dumps of databases, version by version.
+mod dumps;
 // A million segments: requests, not memory; and what an operation may ask of the store.
 mod growth;
 // A local archive whose folders are disks of their own.

@@ -6,13 +6,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-/// Bytes of a report, and of what a job says in the end, that are kept.
+use crate::linux::child::{end, ends_with_us, last_words};
+
+/// Bytes of a report that are kept.
 const MOST_REPORT_BYTES: u64 = 16 << 20;
-pub(super) const MOST_WORDS_BYTES: usize = 8 << 10;
 
 /// How long a job may take to end once it is told to; a backup leaves backup mode and deletes what it has stored.
 const ENDING: Duration = Duration::from_secs(80);
@@ -75,17 +76,6 @@ impl Program {
     }
 }
 
-/// A job whose agent has died has nobody who says that it is alive: it ends, too.
-pub(super) fn ends_with_us(command: &mut Command) {
-    // SAFETY: the call is one that is allowed between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-            Ok(())
-        })
-    };
-}
-
 /// Waits for its end; once `stop` says so, tells it to end, and does not wait for ever.
 pub(super) async fn wait(
     child: &mut Child,
@@ -95,42 +85,5 @@ pub(super) async fn wait(
         status = child.wait() => return status,
         _ = stop.wait_for(|stopped| *stopped) => {}
     }
-    if let Some(number) = child.id().and_then(|number| i32::try_from(number).ok()) {
-        // SAFETY: a signal to a child that has not been waited for.
-        unsafe { libc::kill(number, libc::SIGTERM) };
-    }
-    match tokio::time::timeout(ENDING, child.wait()).await {
-        Ok(status) => status,
-        Err(_) => {
-            child.start_kill()?;
-            child.wait().await
-        }
-    }
-}
-
-/// Hands on what a job says to our own log, and keeps the end of it.
-async fn last_words(name: &'static str, mut lines: impl AsyncBufReadExt + Unpin) -> String {
-    let mut kept = String::new();
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let mut one = (&mut lines).take(MOST_WORDS_BYTES as u64);
-        match one.read_until(b'\n', &mut line).await {
-            Ok(0) | Err(_) => return kept.trim_end().to_owned(),
-            Ok(_) => {}
-        }
-        let text = String::from_utf8_lossy(&line);
-        let text = text.trim_end_matches('\n');
-        tracing::info!("{name}: {}", text.strip_prefix("walfs: ").unwrap_or(text));
-        kept.push_str(text);
-        kept.push('\n');
-        cut_front(&mut kept, MOST_WORDS_BYTES);
-    }
-}
-
-/// Leaves so many bytes of the end, in whole characters.
-pub(super) fn cut_front(text: &mut String, bytes: usize) {
-    let over = text.len().saturating_sub(bytes);
-    let cut = (over..=text.len()).find(|at| text.is_char_boundary(*at));
-    text.drain(..cut.unwrap_or(0));
+    end(child, ENDING).await
 }

@@ -10,8 +10,8 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufR
 use tokio::process::Command;
 use tokio::sync::watch;
 
-use super::child::{MOST_WORDS_BYTES, cut_front, ends_with_us};
 use crate::archive::turns::Job;
+use crate::linux::child::{MOST_WORDS_BYTES, cut_front, ends_with_us};
 
 /// How long one may take. Then it is killed: a job does not wait for it for ever.
 const PATIENCE: Duration = Duration::from_secs(600);

@@ -9,7 +9,8 @@ use tokio::process::Command;
 use tokio::sync::watch;
 
 use super::Options;
-use super::child::{ends_with_us, wait};
+use super::child::wait;
+use crate::linux::child::ends_with_us;
 
 /// Each second without the mount is one in which archiving fails.
 const PAUSE: Duration = Duration::from_secs(1);

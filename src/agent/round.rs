@@ -323,6 +323,9 @@ impl Round {
 
     async fn arguments(&self, turn: &Turn) -> Result<Vec<OsString>, archive::Error> {
         let mut arguments: Vec<OsString> = vec!["--json".into()];
+        if self.job == Job::Dump {
+            arguments.push("--all".into());
+        }
         if self.job == Job::Backup {
             arguments.extend(["--turn".into(), turn.to_string().into()]);
             if self.is_full_due().await? {

@@ -2,7 +2,7 @@
 
 use super::prune::{self, PRUNE};
 use super::tree::pin::{self, PINS};
-use super::tree::{BASEBACKUPS, FILES, TREES, TreeId, TreeKind, TreeName};
+use super::tree::{BASEBACKUPS, DUMPS, FILES, TREES, TreeId, TreeKind, TreeName};
 use super::verified::VERIFIED;
 use super::wal::{Fragment, RECEIVING};
 use super::{Archive, CLUSTER, Error, MARKER, WAL};
@@ -46,6 +46,8 @@ pub enum Object {
 pub enum Folder {
     /// Summaries of backups.
     BaseBackups,
+    /// Summaries of dumps.
+    Dumps,
     /// Summaries of versions of files.
     Files,
     /// Pins of backups.
@@ -62,8 +64,9 @@ pub enum Folder {
 
 impl Folder {
     /// All that hold what was archived, or what was said of it.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::BaseBackups,
+        Self::Dumps,
         Self::Files,
         Self::Pins,
         Self::Prune,
@@ -76,6 +79,7 @@ impl Folder {
     pub const fn name(self) -> &'static str {
         match self {
             Self::BaseBackups => BASEBACKUPS,
+            Self::Dumps => DUMPS,
             Self::Files => FILES,
             Self::Pins => PINS,
             Self::Prune => PRUNE,
@@ -101,6 +105,7 @@ impl Archive {
             WAL => self.wal_name(key).map(Object::Wal),
             RECEIVING => Fragment::parse(key, &self.marker.codec).map(Object::Fragment),
             BASEBACKUPS => summary(TreeKind::BaseBackup, name),
+            DUMPS => summary(TreeKind::Dump, name),
             FILES => summary(TreeKind::Files, name),
             PINS => pin::named(key).map(Object::Pin),
             PRUNE => prune::word(key),

@@ -1,6 +1,6 @@
 //! Stored trees: a directory with all its files, as one thing that is there whole or not at all.
 //!
-//! Base backups are trees, and so are versions of files ([`version`]). A tree consists of
+//! Base backups are trees, and so are versions of files and dumps ([`version`]). A tree consists of
 //!
 //! - *parts*, `trees/<id>/<volume>.<slice>.tar.<codec>`: stored objects whose content, put together in the order of
 //!   their names, is an ordinary tar stream. Small files share a part, large ones are cut over several ([`layout`]). Each
@@ -57,6 +57,9 @@ pub const BASEBACKUPS: &str = TreeKind::BaseBackup.folder();
 /// Folder of the summaries of versions of files, and their directory in the mount.
 pub const FILES: &str = TreeKind::Files.folder();
 
+/// Folder of the summaries of dumps, and their directory in the mount.
+pub const DUMPS: &str = TreeKind::Dump.folder();
+
 /// Folder of everything else of every tree.
 pub const TREES: &str = "trees";
 
@@ -67,24 +70,27 @@ const PART: &str = ".tar.";
 pub const LATEST: &str = "LATEST";
 
 /// What a tree holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TreeKind {
     /// A base backup of a cluster.
     BaseBackup,
     /// A version of a directory with files, whatever they are. It needs no WAL.
     Files,
+    /// A dump of a database, or of what a cluster has beside its databases: a version, too.
+    Dump,
 }
 
 impl TreeKind {
     /// All there are.
-    pub const ALL: [Self; 2] = [Self::BaseBackup, Self::Files];
+    pub const ALL: [Self; 3] = [Self::BaseBackup, Self::Files, Self::Dump];
 
     /// Folder of the summaries of these trees. Names are unique in it.
     pub const fn folder(self) -> &'static str {
         match self {
             Self::BaseBackup => "basebackups",
             Self::Files => "files",
+            Self::Dump => "dumps",
         }
     }
 }

@@ -58,11 +58,13 @@ pub enum Job {
     Verify,
     /// `walfs copy`.
     Copy,
+    /// `walfs dump --all`.
+    Dump,
 }
 
 impl Job {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Backup, Self::Prune, Self::Verify, Self::Copy];
+    pub const ALL: [Self; 5] = [Self::Backup, Self::Prune, Self::Verify, Self::Copy, Self::Dump];
 
     /// The command that does it.
     pub fn name(self) -> &'static str {
@@ -71,6 +73,7 @@ impl Job {
             Self::Prune => "prune",
             Self::Verify => "verify",
             Self::Copy => "copy",
+            Self::Dump => "dump",
         }
     }
 
@@ -395,7 +398,7 @@ mod tests {
         ] {
             assert_eq!(Turn::read(Job::Backup, name), None, "{name}");
         }
-        assert!("dump/20261130T030000Z.0001".parse::<Turn>().is_err());
+        assert!("dance/20261130T030000Z.0001".parse::<Turn>().is_err());
         assert!("".parse::<Turn>().is_err());
     }
 

@@ -33,7 +33,7 @@ mod watching;
 
 use watching::WatchArgs;
 
-/// Do by a schedule what commands do by hand: back up, prune, verify, copy
+/// Do by a schedule what commands do by hand: back up, dump, prune, verify, copy
 ///
 /// Stays in the foreground, with log lines on standard error. Each job is the command of that name, as a process of its own with
 /// the settings of this one: keep-last of `[prune]` is what `walfs prune` keeps. Several hosts may have the same schedule: each due run
@@ -141,6 +141,14 @@ struct ScheduleArgs {
         hide_env_values = true
     )]
     schedule_copy: Option<Schedule>,
+    /// When `walfs dump --all` is due
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "WALFS_SCHEDULE_DUMP",
+        hide_env_values = true
+    )]
+    schedule_dump: Option<Schedule>,
     /// Every so many backups one stores everything [default: none has to]
     #[arg(long, value_name = "N", env = "WALFS_SCHEDULE_FULL_EVERY", hide_env_values = true,
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -287,6 +295,7 @@ impl ScheduleArgs {
             (Job::Prune, &self.schedule_prune),
             (Job::Verify, &self.schedule_verify),
             (Job::Copy, &self.schedule_copy),
+            (Job::Dump, &self.schedule_dump),
         ];
         let set = all
             .into_iter()

@@ -30,7 +30,7 @@ Examples:
 
 Exit codes: 0 it is pinned, 1 there is no such backup, or it failed, 2 wrong usage.")]
 pub struct PinArgs {
-    /// Its name, as `walfs backup-list` shows it; of a version of files NAME@VERSION
+    /// Its name, as `walfs backup-list` shows it; of a version of files, or of a dump, NAME@VERSION
     #[arg(value_name = "NAME")]
     name: TreeName,
     /// Why, for those who wonder later
@@ -92,8 +92,8 @@ async fn put(arguments: &PinArgs) -> Result<(), Failure> {
     let patience = || Patience::for_at_most(store.deadline);
     let no_backup = || -> Failure {
         format!(
-            "{} has no backup named {name}.\nHINT: `walfs backup-list --archive {}` shows those that there are; a version of files is \
-             NAME@VERSION, as `walfs files-list` has both.",
+            "{} has no backup named {name}.\nHINT: `walfs backup-list --archive {}` shows those that there are; a version of files, \
+             or a dump, is NAME@VERSION, as `walfs files-list` and `walfs dump-list` have both.",
             archive.place(),
             arguments.archive
         )

@@ -14,6 +14,7 @@ use crate::archive::tree::version::{SetName, Version};
 use crate::assemble::Stay;
 use crate::codec::Compression;
 use crate::job::files::{Error, LeftOut, Options, Taken, take};
+use crate::job::version;
 use crate::memory::give_back_freed;
 
 use super::interrupts::{self, Interrupts};
@@ -110,7 +111,7 @@ pub fn run(arguments: &FilesArgs) -> ExitCode {
         Err(Failure::Files(error)) => {
             complain(&error);
             match error {
-                Error::Interrupted(signal) | Error::InterruptedLast(signal) => interrupts::exit_code(signal),
+                Error::Version(error) => error.signal().map_or(ExitCode::FAILURE, interrupts::exit_code),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -140,7 +141,7 @@ async fn store(arguments: &FilesArgs) -> Result<Taken, Failure> {
     config.memory = arguments.memory.shares();
     let archive = tokio::select! {
         opened = open(&config, Stay::Short, config.deadline) => Arc::new(opened?),
-        signal = signals.next() => return Err(Failure::Files(Error::Interrupted(signal))),
+        signal = signals.next() => return Err(Failure::Files(version::Error::Interrupted(signal).into())),
     };
     newly_made(&archive).iter().for_each(|word| complain(word));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -7,8 +7,10 @@ use clap::Args;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
+use crate::archive::tree::TreeKind;
 use crate::archive::tree::version::SetName;
 use crate::assemble::Stay;
+use crate::config::Config;
 use crate::job::files::{Stored, versions};
 use crate::printable::printable;
 use crate::store::Patience;
@@ -46,25 +48,40 @@ pub fn run(arguments: &ListArgs) -> ExitCode {
 
 async fn list(arguments: &ListArgs) -> Result<(), Failure> {
     let config = arguments.store.config(&arguments.archive)?;
-    let archive = open(&config, Stay::Long, config.deadline).await?;
+    let name = arguments.name.as_ref();
+    list_kind(TreeKind::Files, &config, name, arguments.json).await
+}
+
+/// Lists the versions of a kind, or those of one name.
+pub(super) async fn list_kind(
+    kind: TreeKind,
+    config: &Config,
+    name: Option<&SetName>,
+    json: bool,
+) -> Result<(), Failure> {
+    let archive = open(config, Stay::Long, config.deadline).await?;
     let patience = Patience::for_at_most(config.deadline);
-    let stored = versions(&archive, arguments.name.as_ref(), patience).await?;
+    let stored = versions(&archive, kind, name, patience).await?;
     let mut out = Out::new();
-    match arguments.json {
-        true => print_json(&mut out, &stored)?,
-        false => print(&mut out, &stored)?,
+    match json {
+        true => print_json(&mut out, kind, &stored)?,
+        false => print(&mut out, kind, &stored)?,
     }
     Ok(out.end()?)
 }
 
-fn print(out: &mut impl Write, stored: &[Stored]) -> std::io::Result<()> {
+fn print(out: &mut impl Write, kind: TreeKind, stored: &[Stored]) -> std::io::Result<()> {
+    let of = match kind {
+        TreeKind::Dump => "DATABASE",
+        _ => "DIRECTORY",
+    };
     let names = stored
         .iter()
         .map(|stored| stored.version.set.as_str().chars().count());
     let width = names.max().unwrap_or(0).max("NAME".len());
     writeln!(
         out,
-        "{:<width$}  {:<18}  {:>9}  {:>10}  {:>10}  DIRECTORY",
+        "{:<width$}  {:<18}  {:>9}  {:>10}  {:>10}  {of}",
         "NAME", "VERSION", "FILES", "SIZE", "STORED"
     )?;
     for Stored { version, summary } in stored {
@@ -97,21 +114,26 @@ struct Listed<'a> {
     stored_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     directory: Option<&'a str>,
+    /// Of a dump.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<&'a str>,
     /// Why it cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
-fn print_json(out: &mut impl Write, stored: &[Stored]) -> Result<(), Failure> {
+fn print_json(out: &mut impl Write, kind: TreeKind, stored: &[Stored]) -> Result<(), Failure> {
     for Stored { version, summary } in stored {
         let read = summary.as_ref().ok();
+        let label = read.map(|summary| summary.backup.label.as_str());
         let listed = Listed {
             name: version.set.as_str(),
             version: version.text(),
             files: read.map(|summary| summary.files),
             bytes: read.map(|summary| summary.bytes),
             stored_bytes: read.map(|summary| summary.stored_bytes),
-            directory: read.map(|summary| summary.backup.label.as_str()),
+            directory: label.filter(|_| kind == TreeKind::Files),
+            database: label.filter(|_| kind == TreeKind::Dump),
             error: summary.as_ref().err().map(ToString::to_string),
         };
         writeln!(out, "{}", serde_json::to_string(&listed)?)?;

@@ -8,8 +8,8 @@ use clap::Args;
 use indicatif::BinaryBytes;
 
 use crate::archive::DEFAULT_DEADLINE;
-use crate::archive::tree::LATEST;
 use crate::archive::tree::version::SetName;
+use crate::archive::tree::{LATEST, TreeKind};
 use crate::assemble::Stay;
 use crate::job::files::find;
 use crate::job::files::restore::Restore;
@@ -62,7 +62,14 @@ async fn restore(arguments: &RestoreArgs) -> Result<(), Failure> {
     let set: SetName = name.parse()?;
     let config = arguments.store.config(&arguments.archive)?;
     let archive = Arc::new(open(&config, Stay::Long, config.deadline).await?);
-    let found = find(&archive, &set, version, Patience::for_at_most(config.deadline)).await?;
+    let found = find(
+        &archive,
+        TreeKind::Files,
+        &set,
+        version,
+        Patience::for_at_most(config.deadline),
+    )
+    .await?;
     let Some((version, summary)) = found else {
         return Err(format!(
             "{} has no version {version} of files named {set}.\n\

@@ -12,6 +12,8 @@ use crate::job::progress::{Phase, Progress, Silent};
 
 const COPYING: &str = "{msg} {bytes} of {total_bytes} ({percent} %), {bytes_per_sec}, {eta} left";
 
+const COUNTING: &str = "{spinner} {msg}: {bytes}, {bytes_per_sec}";
+
 const WAITING: &str = "{spinner} {msg}";
 
 const LISTING: &str = "{spinner} {msg}: {pos}";
@@ -63,6 +65,7 @@ fn words(phase: Phase<'_>) -> String {
         Phase::Comparing { bytes } => format!("comparing {}", indicatif::BinaryBytes(bytes)),
         Phase::Restoring { bytes } => format!("restoring {}", indicatif::BinaryBytes(bytes)),
         Phase::Verifying { bytes } => format!("verifying {}", indicatif::BinaryBytes(bytes)),
+        Phase::Dumping(name) => format!("dumping {name}"),
         Phase::Syncing => "making everything durable".into(),
         Phase::Listing => "listing archived files".into(),
         Phase::Finishing => "ending backup mode, and storing the last files".into(),
@@ -94,6 +97,7 @@ impl Progress for Line {
             Phase::Comparing { bytes } => self.count(bytes, "comparing:".into()),
             Phase::Restoring { bytes } => self.count(bytes, "restoring:".into()),
             Phase::Listing | Phase::Removing => self.show(LISTING, words(phase)),
+            Phase::Dumping(_) => self.show(COUNTING, words(phase)),
             Phase::Verifying { bytes } => self.count(bytes, "verifying:".into()),
             other => self.show(WAITING, words(other)),
         }

@@ -31,8 +31,8 @@ const MOST_GRACE: Duration = Duration::from_secs(6 * 3600);
 /// A backup stays if one of the rules wants it. The newest complete one always stays, and so does the newest from which the
 /// end of each branch can be reached that was not given up; what is pinned (`walfs backup-pin`); and what backups point to
 /// that stay, or that are being made. WAL stays from the oldest backup on, and with --pitr-days from where the last days
-/// begin; of older backups what makes them consistent. Histories of timelines stay. Versions of files are judged name by name, by
-/// the same rules: the newest one of each always stays.
+/// begin; of older backups what makes them consistent. Histories of timelines stay. Versions of files and dumps are judged name by
+/// name, by the same rules: the newest one of each always stays.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

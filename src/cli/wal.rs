@@ -232,7 +232,7 @@ async fn fetch_file(arguments: &FetchArgs) -> Result<bool, Failure> {
 }
 
 /// A file beside the target, to be renamed when it is whole: so nobody ever finds half of it.
-fn beside(path: &Path) -> Result<NamedTempFile, String> {
+pub(super) fn beside(path: &Path) -> Result<NamedTempFile, String> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     NamedTempFile::new_in(parent.unwrap_or(Path::new("."))).map_err(|error| cannot_write(path, &error))
 }
@@ -258,7 +258,7 @@ fn mode_of(path: &Path) -> u32 {
     }
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> String {
+pub(super) fn cannot_write(path: &Path, error: &io::Error) -> String {
     format!("cannot write {}: {error}", path.display())
 }
 

@@ -45,7 +45,7 @@ use crate::store::Patience;
 
 mod arrival;
 pub(super) mod assemble;
-mod behind;
+pub(super) mod behind;
 mod blocks;
 mod ending;
 mod error;

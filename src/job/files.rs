@@ -2,39 +2,27 @@
 //! by content, as of base backups; and nothing at all if nothing has.
 //!
 //! 1. The directory is listed (`walk`): no link is followed, and no other file system entered unless that is wanted.
-//! 2. The tree is begun, and what killed runs have left is swept. The newest version is what this one builds on.
+//! 2. The version is begun ([`version`]), and builds on the newest one.
 //! 3. Files are copied by the threads that copy a data directory ([`super::backup`]). Those that have changed meanwhile are
 //!    read again, some times; those that change even then are named.
-//! 4. All parts arrive, with them what tells them apart; then the version is committed. If it is as the newest one is, down to
-//!    attributes, what little of it was stored is deleted instead.
-//!
-//! However this ends before the commit, what is stored is deleted; if walfs is killed, the next sweep does that.
+//! 4. The version is committed. If it is as the newest one is, down to attributes, what little of it was stored is deleted
+//!    instead.
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
 
-use jiff::Timestamp;
-
-use crate::archive::tree::backup::Backup;
-use crate::archive::tree::catalogue::{Begun, By};
-use crate::archive::tree::ended::{Ended, KnownFrom};
-use crate::archive::tree::summary::{Description, Method, Summary};
+use crate::archive::Archive;
+use crate::archive::tree::summary::Summary;
 use crate::archive::tree::version::{SetName, Version};
-use crate::archive::tree::{Entry, Tree, TreeId, TreeKind};
-use crate::archive::{self, Archive};
-use crate::read::base::{Base, Candidates};
-use crate::read::tree::TreeReader;
-use crate::store::Patience;
+use crate::archive::tree::{Entry, Tree, TreeKind};
 
 use super::backup::pack::{AtWork, Packers};
 use super::backup::places::Places;
 use super::backup::queue::Plan;
-use super::backup::uploads::Uploads;
 use super::backup::walk::Source;
 use super::progress::{Phase, Progress};
-use super::sweep::sweep;
+use super::version::{self, Draft, Told, patience};
 
 mod changed;
 mod error;
@@ -45,12 +33,6 @@ mod walk;
 pub use error::Error;
 pub use list::{Stored, find, versions};
 pub use walk::LeftOut;
-
-/// How long the store may be away before a run gives up.
-const STORE_PATIENCE: Duration = Duration::from_secs(15 * 60);
-
-/// How long cleaning up after a failure may take. What is left then is swept by the next run.
-const CLEANING: Duration = Duration::from_secs(20);
 
 /// How often files are read again that have changed while they were read.
 const READ_AGAIN: usize = 3;
@@ -100,11 +82,11 @@ pub async fn take(
     let mut interrupted = pin!(interrupted);
     let mut taking = tokio::select! {
         begun = Taking::begin(archive, options, progress) => begun?,
-        signal = &mut interrupted => return Err(Error::Interrupted(signal)),
+        signal = &mut interrupted => return Err(version::Error::Interrupted(signal).into()),
     };
     let prepared = tokio::select! {
         prepared = taking.prepare() => prepared,
-        signal = &mut interrupted => Err(Error::Interrupted(signal)),
+        signal = &mut interrupted => Err(version::Error::Interrupted(signal).into()),
     };
     match prepared {
         Ok(Some(tree)) => taking.commit(tree, interrupted).await,
@@ -116,21 +98,13 @@ pub async fn take(
     }
 }
 
-fn patience() -> Patience {
-    Patience::for_at_most(STORE_PATIENCE)
-}
-
 /// A version on its way.
 struct Taking<'a> {
     archive: &'a Arc<Archive>,
     options: &'a Options,
     progress: Arc<dyn Progress>,
-    began: Timestamp,
-    version: Version,
-    id: TreeId,
-    base: Option<Arc<Base>>,
+    draft: Draft<'a>,
     packers: Option<AtWork>,
-    uploads: Uploads,
     /// What is in the tree and is not copied: directories, links, empty files.
     nodes: Vec<Entry>,
     left_out: LeftOut,
@@ -152,22 +126,12 @@ impl<'a> Taking<'a> {
         progress: Arc<dyn Progress>,
     ) -> Result<Self, Error> {
         check_apart(archive, &options.directory)?;
-        let there = archive.trees(TreeKind::Files, patience()).await?;
-        let there = there.iter().filter_map(|(name, _)| Version::of(name));
-        let there = there.filter(|version| version.set == options.set);
-        let began = Timestamp::now();
-        let at = options.set.next(there.map(|version| version.at), began);
-        let name = options.set.version(at);
         Ok(Self {
             archive,
             options,
             progress,
-            began,
-            version: Version::of(&name).ok_or(Error::Clock(at))?,
-            id: TreeId::fresh(&name),
-            base: None,
+            draft: Draft::next(archive, TreeKind::Files, &options.set).await?,
             packers: None,
-            uploads: Uploads::default(),
             nodes: Vec::new(),
             left_out: LeftOut::default(),
             unsteady: Vec::new(),
@@ -181,18 +145,11 @@ impl<'a> Taking<'a> {
         let (directory, cross) = (self.options.directory.clone(), self.options.cross);
         let walked = blocking(move || walk::walk(&directory, cross)).await?;
         self.left_out = walked.left_out;
-        let begun = Begun::by_this_process(TreeKind::Files, By::Backup);
-        self.archive.begin_tree(&self.id, &begun, patience()).await?;
-        if let Err(error) = sweep(self.archive, patience()).await {
-            tracing::warn!("what killed runs have left is not removed, the next one will try: {error}");
-        }
-        let reader = TreeReader::alone(self.archive.clone());
-        let candidates = Candidates::Files(&self.options.set);
-        self.base = Base::choose(self.archive, &reader, &self.id, candidates, patience).await?;
+        self.draft.begin().await?;
         let (mut sources, is_plain) = (walked.sources, walked.links.is_empty());
         self.nodes = walked.links;
         // What has no content need not go into a part of its own once more.
-        if self.base.is_some() {
+        if self.draft.base.is_some() {
             let (empty, rest) = sources.into_iter().partition(walk::is_empty);
             sources = rest;
             let empty: Vec<Source> = empty;
@@ -219,7 +176,7 @@ impl<'a> Taking<'a> {
             .map_or(0, |packers| packers.0.queue.next_volume());
         let packers = Packers::new(
             (plan, first_volume),
-            self.base.clone(),
+            self.draft.base.clone(),
             self.archive.compression(),
             None,
             None,
@@ -229,8 +186,9 @@ impl<'a> Taking<'a> {
         let packers = Arc::new(packers);
         self.packers = Some(AtWork(packers.clone()));
         let never = std::future::pending();
-        self.uploads
-            .copy(self.archive, &self.id, &packers, self.options.jobs, never)
+        let Draft { uploads, id, .. } = &mut self.draft;
+        uploads
+            .copy(self.archive, id, &packers, self.options.jobs, never)
             .await?;
         Ok(packers.plan.clone())
     }
@@ -238,7 +196,7 @@ impl<'a> Taking<'a> {
     /// Reads those files again that have changed since they were opened. Was that none?
     async fn read_again(&mut self, mut plan: Arc<Plan>) -> Result<bool, Error> {
         for round in 0.. {
-            let collected = &self.uploads.collected;
+            let collected = &self.draft.uploads.collected;
             let files = collected.files().map(|(path, bytes, attributes)| Source {
                 path: path.into(),
                 attributes,
@@ -259,7 +217,7 @@ impl<'a> Taking<'a> {
             }
             changed
                 .iter()
-                .for_each(|source| self.uploads.collected.forget(&source.path));
+                .for_each(|source| self.draft.uploads.collected.forget(&source.path));
             plan = self.copy(plan.places.clone(), changed).await?;
         }
         unreachable!("the last round returns")
@@ -267,117 +225,57 @@ impl<'a> Taking<'a> {
 
     /// The tree of what was copied; `None` if the base is the same.
     async fn tree(&mut self, is_plain: bool) -> Result<Option<Prepared>, Error> {
-        self.uploads.collected.sort();
-        let collected = std::mem::take(&mut self.uploads.collected);
+        self.draft.uploads.collected.sort();
+        let collected = std::mem::take(&mut self.draft.uploads.collected);
         (self.read_bytes, self.changed_bytes) = (collected.read_bytes, collected.changed_bytes);
         let is_kept = !collected.has_parts();
-        let (tree, is_whole) = collected.into_tree(self.id.clone(), std::mem::take(&mut self.nodes))?;
+        let (tree, is_whole) = collected
+            .into_tree(self.draft.id.clone(), std::mem::take(&mut self.nodes))
+            .map_err(version::Error::from)?;
         if is_kept
-            && let Some(base) = &self.base
+            && let Some(base) = &self.draft.base
             && base.has_entries_of(&tree, patience).await?
         {
             return Ok(None);
         }
         Ok(Some(Prepared {
             tree: Arc::new(tree),
-            is_plain: is_plain && is_whole && self.base.is_none(),
+            is_plain: is_plain && is_whole && self.draft.base.is_none(),
         }))
     }
 
-    /// Makes the version exist. As of a backup, a request that is broken off may be done all the same: so a signal waits for
-    /// its outcome, and as long as that is not known nothing is deleted.
+    /// Makes the version exist.
     async fn commit(
         mut self,
         Prepared { tree, is_plain }: Prepared,
         interrupted: impl Future<Output = &'static str>,
     ) -> Result<Taken, Error> {
-        let mut interrupted = pin!(interrupted);
-        let stored_at = OnceLock::new();
-        let stored = {
-            let stored = async {
-                let inventory = self
-                    .uploads
-                    .store_inventory(self.archive, &tree, &stored_at)
-                    .await?;
-                self.archive
-                    .check_parts(&tree.id.name(), &tree.parts, patience())
-                    .await?;
-                Ok::<_, Error>(inventory)
-            };
-            tokio::select! {
-                stored = stored => stored,
-                signal = &mut interrupted => Err(Error::Interrupted(signal)),
-            }
+        let mut taken = self.described();
+        drop(self.packers);
+        let told = Told {
+            label: self.options.directory.display().to_string(),
+            is_plain,
+            dump_hash: None,
         };
-        let inventory = match stored {
-            Ok(inventory) => inventory,
-            Err(error) => {
-                self.clean_up().await;
-                return Err(error);
-            }
-        };
-        let label = self.options.directory.display().to_string();
-        let ended = Ended {
-            at: self.version.at,
-            known_from: KnownFrom::Clock,
-        };
-        let description = Description {
-            content: TreeKind::Files,
-            began: self.began,
-            method: Method::Walfs,
-            plain_tar: is_plain,
-            backup: Backup::without_wal(label, ended),
-        };
-        let outcome = {
-            let committing = self.archive.commit_stored(inventory, description, patience());
-            let mut committing = pin!(committing);
-            tokio::select! {
-                outcome = &mut committing => outcome,
-                signal = interrupted => match tokio::time::timeout(CLEANING, &mut committing).await {
-                    Ok(outcome) => outcome,
-                    Err(_) => return Err(Error::InterruptedLast(signal)),
-                },
-            }
-        };
-        match outcome {
-            Ok(summary) => Ok(self.taken(Some(summary))),
-            Err(error) => {
-                if matches!(
-                    error,
-                    archive::Error::TreeExists { .. }
-                        | archive::Error::TreeRemoved { .. }
-                        | archive::Error::TreeNamePruned { .. }
-                ) {
-                    self.clean_up().await;
-                }
-                Err(error.into())
-            }
-        }
+        taken.summary = Some(self.draft.commit((tree, told), interrupted).await?);
+        Ok(taken)
     }
 
     /// Nothing has changed: what was stored goes.
     async fn unchanged(mut self) -> Result<Taken, Error> {
-        let taken = self.taken_of_base();
+        let mut taken = self.described();
+        if let Some(same) = taken.base.clone() {
+            taken.version = same;
+        }
         self.clean_up().await;
         Ok(taken)
     }
 
-    fn taken_of_base(&mut self) -> Taken {
-        if let Some(same) = self.base_version() {
-            self.version = same;
-        }
-        self.described(None)
-    }
-
-    fn taken(mut self, summary: Option<Summary>) -> Taken {
-        self.described(summary)
-    }
-
-    fn described(&mut self, summary: Option<Summary>) -> Taken {
+    fn described(&mut self) -> Taken {
         Taken {
-            version: self.version.clone(),
-            base: self.base_version(),
-            summary,
+            version: self.draft.version.clone(),
+            base: self.draft.base_version(),
+            summary: None,
             read_bytes: self.read_bytes,
             changed_bytes: self.changed_bytes,
             left_out: std::mem::take(&mut self.left_out),
@@ -385,28 +283,10 @@ impl<'a> Taking<'a> {
         }
     }
 
-    fn base_version(&self) -> Option<Version> {
-        self.base.as_ref().and_then(|base| Version::of(base.name()))
-    }
-
-    /// Cleans up, for a while.
-    async fn clean_up(self) {
-        let _ = tokio::time::timeout(CLEANING, self.delete()).await;
-    }
-
     /// Ends the threads, and deletes what is stored.
-    async fn delete(self) {
+    async fn clean_up(self) {
         drop(self.packers);
-        if !self.uploads.settle().await {
-            tracing::warn!(
-                "what was stored is not deleted, for some of it is still on its way; the next run will"
-            );
-            return;
-        }
-        let patience = Patience::for_at_most(CLEANING);
-        if let Err(error) = self.archive.drop_unfinished(&self.id, patience).await {
-            tracing::warn!("what was stored is not deleted, the next run will: {error}");
-        }
+        self.draft.clean_up().await;
     }
 }
 

@@ -54,7 +54,7 @@ pub(in crate::job) struct Look {
     pub now: Timestamp,
     /// Oldest first.
     pub backups: Vec<Known>,
-    /// Complete versions of files, in the order of their names. No WAL is theirs.
+    /// Complete versions of files and dumps, kind by kind, in the order of their names. No WAL is theirs.
     pub versions: Vec<Known>,
     /// Names in the place of whose summary lies something that cannot be read, and why.
     pub unreadable: Vec<(TreeName, String)>,
@@ -143,10 +143,10 @@ impl Look {
             };
             match kind {
                 TreeKind::BaseBackup => backups.push(known),
-                TreeKind::Files => versions.push(known),
+                TreeKind::Files | TreeKind::Dump => versions.push(known),
             }
         }
-        versions.sort_by(|one, other| one.name.cmp(&other.name));
+        versions.sort_by(|one, other| one.place().cmp(&other.place()));
         for known in backups.iter_mut().chain(&mut versions) {
             known.base_of = base_of.remove(&known.id).unwrap_or_default();
         }
@@ -310,9 +310,16 @@ impl Known {
         stop.is_some_and(|(timeline, stop)| way.check_through(timeline, stop).is_ok())
     }
 
-    /// Of a version the name that it is a version of. What has the name of none is alone.
-    pub(in crate::job) fn row(&self) -> String {
-        Version::of(&self.name).map_or_else(|| self.name.to_string(), |version| version.set.to_string())
+    /// Of a version of what it is one: the kind, and the name. What has the name of no version is alone.
+    pub(in crate::job) fn row(&self) -> (TreeKind, String) {
+        let name =
+            Version::of(&self.name).map_or_else(|| self.name.to_string(), |version| version.set.to_string());
+        (self.summary.content, name)
+    }
+
+    /// Its place among versions.
+    fn place(&self) -> (TreeKind, &TreeName) {
+        (self.summary.content, &self.name)
     }
 }
 

@@ -17,6 +17,8 @@ pub enum Phase<'a> {
         /// Their plain bytes, when they were listed.
         bytes: u64,
     },
+    /// A dump is taken, under this name; what advances is its bytes.
+    Dumping(&'a str),
     /// What makes the files a backup is stored.
     Finishing,
     /// These segments are not archived yet.

@@ -49,7 +49,7 @@ pub enum Error {
     /// What a backup needs cannot be known.
     #[error(
         "nothing is removed from {place}, because what backup {name} needs is not known: {reason}\n\
-         HINT: bring its summary, basebackups/{name}.json (of a version of files, files/{name}.json), back from a copy of the store; if that backup is of no use any \
+         HINT: bring its summary, basebackups/{name}.json (of a version of files, files/{name}.json; of a dump, dumps/{name}.json), back from a copy of the store; if that backup is of no use any \
          more, remove that object by hand, and prune again."
     )]
     Unreadable {

@@ -64,7 +64,7 @@ pub struct Status {
     pub backups: Vec<BackupStatus>,
     /// What has none.
     pub unfinished: Vec<UnfinishedStatus>,
-    /// Versions of files, name by name.
+    /// Versions of files and dumps, name by name.
     #[serde(default)]
     pub files: Vec<FilesStatus>,
     /// All WAL, ascending by timeline.

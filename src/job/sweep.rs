@@ -36,7 +36,7 @@ pub async fn sweep(archive: &Archive, patience: Patience) -> Result<usize, Error
             Ok(()) => {
                 dropped += 1;
                 tracing::warn!(
-                    "removed what an unfinished backup, or version of files, named {} had left: {} bytes",
+                    "removed what an unfinished backup, version of files or dump, named {} had left: {} bytes",
                     tree.id.name(),
                     tree.stored_bytes
                 );

@@ -84,7 +84,7 @@ pub struct Report {
     pub not_remembered: Option<String>,
 }
 
-/// A complete backup, or a complete version of files.
+/// A complete backup, or a complete version of files or a dump.
 #[derive(Debug)]
 struct Backup {
     name: TreeName,

@@ -22,6 +22,7 @@ use jiff::Timestamp;
 
 use crate::ahead::Ahead;
 use crate::archive::Archive;
+use crate::archive::tree::TreeKind;
 use crate::memory::Buffers;
 use crate::metrics::Metrics;
 use crate::read::Reader;
@@ -32,11 +33,12 @@ use super::asker::Asker;
 use super::basebackups::Basebackups;
 use super::common::Common;
 use super::directory::{Entry, numbered};
-use super::files::Files;
+
 use super::handles::{Handle, Handles};
 use super::node::{Attributes, Inodes, Node};
 use super::own::Own;
 use super::room::Room;
+use super::versions::Versions;
 use super::wal::Wal;
 use super::wal::archived::Archived;
 use crate::overview::{Looks, Overview};
@@ -56,7 +58,8 @@ pub struct Fs {
     own: Own,
     wal: Arc<Wal>,
     basebackups: Basebackups,
-    files: Files,
+    files: Versions,
+    dumps: Versions,
 }
 
 impl Fs {
@@ -90,7 +93,8 @@ impl Fs {
                 looks: None,
             },
             wal,
-            files: Files::new(common.clone(), basebackups.complete()),
+            files: Versions::new(TreeKind::Files, common.clone(), basebackups.complete()),
+            dumps: Versions::new(TreeKind::Dump, common.clone(), basebackups.complete()),
             basebackups,
             common,
         }
@@ -121,7 +125,10 @@ impl Fs {
         match node {
             Node::Root | Node::Own | Node::OwnFile(_) | Node::Absent | Node::AbsentFile(_) => &self.own,
             Node::Wal | Node::Folder(_) | Node::Archived(_) | Node::Writing(_) => &self.wal,
-            Node::Files | Node::FileSet(_) | Node::FilesLatest(_) => &self.files,
+            Node::Versions(TreeKind::Dump)
+            | Node::VersionSet(TreeKind::Dump, _)
+            | Node::VersionsLatest(TreeKind::Dump, _) => &self.dumps,
+            Node::Versions(_) | Node::VersionSet(..) | Node::VersionsLatest(..) => &self.files,
             Node::Basebackups | Node::Latest | Node::Tree(_) | Node::Draft(_) => self.basebackups.room(node),
         }
     }

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use crate::archive::tree::TreeKind;
 use crate::pg::{SegmentName, Timeline, WalName};
 
 use crate::linux::kernel::Owner;
@@ -39,13 +40,13 @@ pub enum Node {
     Basebackups,
     /// `/basebackups/LATEST`
     Latest,
-    /// `/files`
-    Files,
-    /// A directory in `/files`, with the versions of one name, by its number: see `super::files`.
-    FileSet(u32),
+    /// `/files`, or `/dumps`
+    Versions(TreeKind),
+    /// A directory there, with the versions of one name, by its number: see `super::versions`.
+    VersionSet(TreeKind, u32),
     /// `LATEST` in such a directory.
-    FilesLatest(u32),
-    /// What is in a complete base backup, or in a version of files.
+    VersionsLatest(TreeKind, u32),
+    /// What is in a complete base backup, or in a version.
     Tree(TreeNode),
     /// What is in a base backup that is being written.
     Draft(TreeNode),
@@ -58,7 +59,7 @@ impl Node {
     }
 }
 
-/// The place of a file, directory or link in a base backup, or in a version of files.
+/// The place of a file, directory or link in a base backup, or in a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TreeNode {
     /// Which backup: see `super::basebackups::slots`, and `super::basebackups::drafts` for those that are being
@@ -83,7 +84,7 @@ pub enum OwnFile {
 pub const ROOT: u64 = 1;
 
 /// The fixed nodes, in the order of their numbers from [`ROOT`] on.
-const FIXED: [Node; 13] = [
+const FIXED: [Node; 14] = [
     Node::Root,
     Node::Wal,
     Node::Absent,
@@ -96,7 +97,8 @@ const FIXED: [Node; 13] = [
     Node::OwnFile(OwnFile::Status(Form::Json)),
     Node::OwnFile(OwnFile::Status(Form::Picture)),
     Node::OwnFile(OwnFile::Status(Form::Metrics)),
-    Node::Files,
+    Node::Versions(TreeKind::Files),
+    Node::Versions(TreeKind::Dump),
 ];
 
 // Layout of a computed number: 1 bit set (bit 62), 3 bits of kind, 15 bits of timeline, 44 bits of log and segment.

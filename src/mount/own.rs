@@ -15,16 +15,18 @@ use super::node::{Attributes, Node, OwnFile};
 use super::room::{AnyFile, Named, OpenFile, Opening, Room};
 use super::wal::Wal;
 use super::wal::archived::wal_name;
+use crate::archive::tree::TreeKind;
 use crate::metrics::exposition::Exposition;
 use crate::overview::{Form, Looks};
 
 mod mounted;
 
 /// The directories of the mount.
-const TOP: [(&str, Node); 5] = [
+const TOP: [(&str, Node); 6] = [
     ("wal", Node::Wal),
     ("basebackups", Node::Basebackups),
-    ("files", Node::Files),
+    ("files", Node::Versions(TreeKind::Files)),
+    ("dumps", Node::Versions(TreeKind::Dump)),
     (".absent", Node::Absent),
     (".walfs", Node::Own),
 ];

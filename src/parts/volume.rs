@@ -55,6 +55,12 @@ impl VolumeBuilder {
         layout::slice_content(index, file.bytes()).0
     }
 
+    /// What follows is a run of pages of its own: it begins with a page, wherever in the content that is.
+    pub fn begin_run(&mut self) {
+        self.end_content();
+        self.content_offset = self.plain_bytes();
+    }
+
     /// Takes the next bytes of a file's content.
     pub fn content(&mut self, plain: &[u8]) {
         self.hasher.update(plain);

@@ -17,10 +17,13 @@ use crate::archive::tree::intact::SeenTrees;
 use crate::archive::tree::page_hashes::{self, PAGE_BYTES, PageHash};
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::version::{SetName, Version};
-use crate::archive::tree::{Content, Part, Tree, TreeId, TreeKind, TreeName, below, chunks, split};
+use crate::archive::tree::{Content, Part, Tree, TreeId, TreeKind, TreeName, below, chunks as cuts, split};
 use crate::archive::{Archive, Error};
+use crate::codec::ContentHash;
 use crate::pg::SystemId;
 use crate::store::{ErrorKind, Key, Patience};
+
+pub mod chunks;
 
 /// Extents of a backup that is built on, at most: those of the new one are in memory, some 30 bytes each. Where pages from very
 /// many backups lie between each other they grow; then all is stored again.
@@ -44,15 +47,15 @@ const RSYNC_SUFFIX: usize = ".XXXXXX".len();
 pub enum Candidates<'a> {
     /// Base backups, of that cluster if it is known.
     Backup(Option<SystemId>),
-    /// Versions of these files.
-    Files(&'a SetName),
+    /// Versions of this kind and name.
+    Versions(TreeKind, &'a SetName),
 }
 
 impl Candidates<'_> {
     fn kind(self) -> TreeKind {
         match self {
             Self::Backup(_) => TreeKind::BaseBackup,
-            Self::Files(_) => TreeKind::Files,
+            Self::Versions(kind, _) => kind,
         }
     }
 
@@ -64,18 +67,19 @@ impl Candidates<'_> {
                     summary.backup.shape == Shape::Plain && summary.backup.incremental_from.is_none();
                 is_whole && is_ours
             }
-            Self::Files(set) => Version::of(name).is_some_and(|version| version.set == *set),
+            Self::Versions(_, set) => Version::of(name).is_some_and(|version| version.set == *set),
         }
     }
 }
 
-/// An earlier backup, or an earlier version of files.
+/// An earlier backup, or an earlier version.
 #[derive(Debug)]
 pub struct Base {
     tree: StoredTree,
+    /// See [`Backup::dump_hash`](crate::archive::tree::backup::Backup::dump_hash).
+    dump_hash: Option<ContentHash>,
     hashes: PageHashReader,
-    /// Parts to which the new backup shall not point: what is left of them is stored again.
-    /// Parts that are not pointed to.
+    /// Parts to which the new tree shall not point: what is left of them is stored again.
     avoided: BTreeSet<Key>,
     /// Paths of the directories of its tablespaces.
     tablespaces: Vec<Box<[u8]>>,
@@ -107,6 +111,11 @@ impl Base {
     /// Its name.
     pub fn name(&self) -> &TreeName {
         self.tree.name()
+    }
+
+    /// Of a dump: by what an equal one is known.
+    pub fn dump_hash(&self) -> Option<ContentHash> {
+        self.dump_hash
     }
 
     /// Has it the same entries as a tree: paths, attributes, targets of links, lengths of files? Of the content of files nothing
@@ -174,7 +183,7 @@ impl Base {
         let mut kept = Vec::with_capacity(hashes.len());
         while kept.len() < hashes.len() {
             let at = range.start + kept.len() as u64 * PAGE_BYTES;
-            let chunk = at..chunks::range(chunks::index_of(at), range.end).end;
+            let chunk = at..cuts::range(cuts::index_of(at), range.end).end;
             let found = &hashes[kept.len()..][..chunk_pages(&chunk)];
             kept.extend(unchanged(
                 found.iter().copied(),
@@ -197,6 +206,7 @@ async fn newest(
         .iter()
         .filter_map(|(_, summary)| Some(summary.as_ref().ok()?.id.clone()));
     let there: BTreeSet<String> = there.collect();
+    let damaged = archive.found_damaged(patience()).await?;
     for (name, summary) in backups.into_iter().rev() {
         let passed_over = |damage: &dyn fmt::Display| {
             tracing::warn!("backup {name} is not built on, for it is damaged: {damage}")
@@ -231,7 +241,7 @@ async fn newest(
             passed_over(&missing);
             continue;
         }
-        match intact(archive, reader, (&name, &summary), &there, &patience).await {
+        match intact(archive, reader, (&name, &summary), (&there, &damaged), &patience).await {
             Ok(base) => return Ok(Some(base)),
             Err(damage @ Error::TreeDamaged { .. }) => passed_over(&damage),
             Err(error) => return Err(error),
@@ -269,7 +279,7 @@ async fn intact(
     archive: &Arc<Archive>,
     reader: &TreeReader,
     (name, summary): (&TreeName, &Summary),
-    there: &BTreeSet<String>,
+    (there, damaged): (&BTreeSet<String>, &BTreeSet<String>),
     patience: impl Fn() -> Patience,
 ) -> Result<Base, Error> {
     let tree = reader.open(name, summary, patience()).await?;
@@ -277,9 +287,12 @@ async fn intact(
     if let Some((part, reason)) = archive.missing_part(&parts, patience()).await? {
         return Err(archive.tree_damaged(name, part.as_str(), reason));
     }
-    let damaged = archive.found_damaged(patience()).await?;
-    let keys = parts.iter().map(|part| &part.key);
-    let damaged = keys.filter(|key| damaged.contains(key.as_str())).cloned();
+    // What was found damaged when it was read back is there, and still nothing to build on.
+    let damaged = parts
+        .iter()
+        .map(|part| &part.key)
+        .filter(|key| damaged.contains(key.as_str()));
+    let damaged: Vec<Key> = damaged.cloned().collect();
     let first = tree.first_child(TABLESPACES, patience()).await?;
     let tablespaces = tree.children(TABLESPACES, first, patience()).await?;
     Ok(Base {
@@ -289,7 +302,8 @@ async fn intact(
             .map(|found| found.entry().path.clone())
             .collect(),
         hashes: PageHashReader::new(archive.clone()),
-        avoided: damaged.chain(sparse(&parts, &summary.id, there)).collect(),
+        dump_hash: summary.backup.dump_hash.filter(|_| damaged.is_empty()),
+        avoided: damaged.into_iter().chain(sparse(&parts, &summary.id, there)).collect(),
         tree,
     })
 }

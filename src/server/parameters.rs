@@ -112,6 +112,12 @@ impl Parameters {
             .filter(|value| !value.is_empty())
     }
 
+    /// All that say something.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let all = self.0.iter().map(|(name, value)| (*name, value.as_str()));
+        all.filter(|(_, value)| !value.is_empty())
+    }
+
     /// Sets what is not set yet. `from` says where it stands, for people.
     ///
     /// # Errors

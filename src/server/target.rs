@@ -40,6 +40,10 @@ pub struct Resolved {
     pub(super) config: Config,
     /// How long the whole of a connection may take; for ever when absent.
     pub(super) timeout: Option<Duration>,
+    /// What was said otherwise than in the environment, without secrets, and the socket if none was named.
+    pub(super) stated: Vec<(&'static str, String)>,
+    /// Was a password said there, too?
+    pub(super) has_own_password: bool,
 }
 
 impl Target {
@@ -60,6 +64,7 @@ impl Target {
         {
             service::add(&mut parameters, &name, &env)?;
         }
+        let stated = parameters.clone();
         parameters.add_environment(env)?;
         let mut config = Config::new();
         set_places(&mut config, &parameters)?;
@@ -82,6 +87,8 @@ impl Target {
         Ok(Resolved {
             server: place(&config),
             timeout: timeout(&parameters)?,
+            stated: for_others(&stated, &parameters, &config),
+            has_own_password: stated.get("password").is_some(),
             config,
         })
     }
@@ -200,6 +207,21 @@ fn refuse_tls(config: &Config, parameters: &Parameters) -> Result<(), Error> {
         }),
         Some(other) => Err(wrong("sslmode", other, "a mode of TLS")),
     }
+}
+
+/// What another program of PostgreSQL needs to be told: what was stated, but for what it is told otherwise.
+fn for_others(stated: &Parameters, all: &Parameters, config: &Config) -> Vec<(&'static str, String)> {
+    const OTHERWISE: [&str; 5] = ["dbname", "password", "sslpassword", "service", "servicefile"];
+    let mut told: Vec<(&'static str, String)> = stated
+        .all()
+        .filter(|(name, _)| !OTHERWISE.contains(name))
+        .map(|(name, value)| (name, value.to_owned()))
+        .collect();
+    let is_named = ["host", "hostaddr"].iter().any(|name| all.get(name).is_some());
+    if !is_named && let Some(Host::Unix(directory)) = config.get_hosts().first() {
+        told.push(("host", directory.display().to_string()));
+    }
+    told
 }
 
 fn set_network(config: &mut Config, parameters: &Parameters) -> Result<(), Error> {

@@ -170,6 +170,7 @@ impl Site {
             },
             from_standby: false,
             incremental_from: None,
+            dump_hash: None,
             own_wal: vec![],
             awaited: vec![],
             landmarks: vec![],

@@ -75,6 +75,7 @@ pub fn backup(segment_bytes: u64, start: Lsn, end: Lsn) -> Backup {
         },
         from_standby: false,
         incremental_from: None,
+        dump_hash: None,
         own_wal: vec![],
         awaited: vec![],
         landmarks: vec![],

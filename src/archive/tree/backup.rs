@@ -77,6 +77,9 @@ pub struct Backup {
     /// What its data pages were like while it was taken; absent if nobody looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pages: Option<Pages>,
+    /// Of a dump: the BLAKE3 of its bytes without those that each run makes anew, by which an equal one is known.
+    #[serde(with = "text", default, skip_serializing_if = "Option::is_none")]
+    pub dump_hash: Option<ContentHash>,
 }
 
 /// What a server, or a backup, itself has of a segment.
@@ -228,12 +231,17 @@ impl Backup {
             links: Vec::new(),
             outside: Vec::new(),
             pages: None,
+            dump_hash: None,
         }
     }
 
     /// Is it as [`Backup::without_wal`] makes it?
     pub(super) fn plausible_without_wal(&self) -> Result<(), String> {
-        match *self == Self::without_wal(self.label.clone(), self.ended) {
+        let made = Self {
+            dump_hash: self.dump_hash,
+            ..Self::without_wal(self.label.clone(), self.ended)
+        };
+        match *self == made {
             true => Ok(()),
             false => Err("it says of WAL, or of a cluster, what only a base backup says".into()),
         }

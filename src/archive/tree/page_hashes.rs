@@ -28,6 +28,11 @@ impl PageHash {
         Self::first_bytes(&blake3::hash(plain))
     }
 
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8; 8] {
+        &self.0
+    }
+
     fn first_bytes(hash: &blake3::Hash) -> Self {
         Self(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
     }
@@ -90,6 +95,13 @@ impl PageHashes {
         let fits = within.is_multiple_of(PAGE_BYTES) && bytes == left.min(PAGE_BYTES);
         let place = run.first + (within / PAGE_BYTES) as usize;
         fits.then(|| self.hashes.get(place).copied()).flatten()
+    }
+
+    /// The run that begins at `offset` in the part: its length in bytes, and the hashes of its pages.
+    pub fn run_at(&self, offset: u64) -> Option<(u64, &[PageHash])> {
+        let place = self.runs.binary_search_by_key(&offset, |run| run.offset.into());
+        let run = self.runs[place.ok()?];
+        Some((run.bytes.into(), &self.hashes[run.first..][..pages(run.bytes)]))
     }
 
     /// Bytes that it holds, roughly.

@@ -183,7 +183,7 @@ impl Summary {
     pub fn check(&self) -> Result<(), String> {
         match self.content {
             TreeKind::BaseBackup => drop(self.backup.plausible_wal()?),
-            TreeKind::Files => self.backup.plausible_without_wal()?,
+            TreeKind::Files | TreeKind::Dump => self.backup.plausible_without_wal()?,
         }
         if self.builds_on.len() > MOST_TREES {
             return Err(format!(
@@ -301,6 +301,7 @@ pub(crate) mod tests {
                 },
                 from_standby: false,
                 incremental_from: None,
+                dump_hash: None,
                 own_wal: vec![],
                 awaited: vec![],
                 landmarks: vec![],

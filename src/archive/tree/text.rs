@@ -42,6 +42,15 @@ impl Text for ContentHash {
     }
 }
 
+impl Text for Option<ContentHash> {
+    fn show(&self) -> String {
+        self.map(|hash| hash.to_string()).unwrap_or_default()
+    }
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok().map(Some)
+    }
+}
+
 impl Text for SegmentName {
     fn show(&self) -> String {
         WalName::Segment(*self).to_string()

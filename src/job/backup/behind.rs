@@ -12,7 +12,7 @@ const NICE: libc::c_int = 10;
 ///
 /// # Errors
 /// The system has no room for a thread.
-pub(super) fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(in crate::job) fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let step_back_and_work = move || {
         step_back();
         work();

@@ -144,6 +144,7 @@ impl Taking<'_> {
                 ended,
                 from_standby: label.from == BackupFrom::Standby,
                 incremental_from: None,
+                dump_hash: None,
                 own_wal: Vec::new(),
                 awaited: Vec::new(),
                 landmarks,

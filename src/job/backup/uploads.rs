@@ -52,13 +52,25 @@ impl Uploads {
         jobs: usize,
         lost: impl Future<Output = Error>,
     ) -> Result<(), Error> {
-        let (send, mut built) = mpsc::unbounded_channel();
+        let (send, built) = mpsc::unbounded_channel();
         for _ in 0..jobs.max(1) {
             let (packers, send) = (packers.clone(), send.clone());
             let runtime = tokio::runtime::Handle::current();
             behind::spawn(move || packers.run(&runtime, &send)).map_err(Error::Thread)?;
         }
         drop(send);
+        self.take(archive, id, built, lost).await
+    }
+
+    /// Stores what threads make until all of them have ended, unless something is `lost` before. The last parts are on their
+    /// way then.
+    pub(in crate::job) async fn take(
+        &mut self,
+        archive: &Arc<Archive>,
+        id: &TreeId,
+        mut built: mpsc::UnboundedReceiver<Result<Made, Error>>,
+        lost: impl Future<Output = Error>,
+    ) -> Result<(), Error> {
         let mut lost = pin!(lost);
         loop {
             tokio::select! {

@@ -3,22 +3,15 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-
-use crate::archive::tree::{TreeError, TreeName};
-use crate::{archive, job::backup};
+use crate::archive;
+use crate::job::{backup, version};
 
 /// What can go wrong with a version of files.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The archive.
+    /// What any version may meet.
     #[error(transparent)]
-    Archive(archive::Error),
-    /// Another run was quicker by less than a second.
-    #[error(
-        "another run has just stored version {0}; nothing of this one is kept.\nHINT: run it again, if that is not enough."
-    )]
-    Raced(TreeName),
+    Version(#[from] version::Error),
     /// Something cannot be read.
     #[error("cannot read {}: {source}{hint}", path.display())]
     Read {
@@ -42,24 +35,6 @@ pub enum Error {
         /// What is to be stored.
         directory: PathBuf,
     },
-    /// The threads that copy.
-    #[error(transparent)]
-    Copy(backup::Error),
-    /// What was copied is no tree: a bug, but better said than stored.
-    #[error("what was copied does not fit together: {0}")]
-    Tree(#[from] TreeError),
-    /// A time that no version can have.
-    #[error("{0} is no time that a version can have.\nHINT: set the clock of this host.")]
-    Clock(Timestamp),
-    /// Somebody wants it to end.
-    #[error("stopped by {0}; nothing of the version is kept")]
-    Interrupted(&'static str),
-    /// The same while it was being completed.
-    #[error(
-        "stopped by {0} while the version was being completed, and the store has not answered.\n\
-         HINT: `walfs files-list` shows whether it is complete."
-    )]
-    InterruptedLast(&'static str),
 }
 
 impl Error {
@@ -81,19 +56,15 @@ impl Error {
 
 impl From<archive::Error> for Error {
     fn from(error: archive::Error) -> Self {
-        match error {
-            archive::Error::TreeExists { name, .. } => Self::Raced(name),
-            other => Self::Archive(other),
-        }
+        Self::Version(error.into())
     }
 }
 
 impl From<backup::Error> for Error {
     fn from(error: backup::Error) -> Self {
         match error {
-            backup::Error::Archive(error) => error.into(),
             backup::Error::Read { path, source, .. } => Self::read(&path, source),
-            other => Self::Copy(other),
+            other => Self::Version(other.into()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The versions of files that there are.
+//! The versions of files, and the dumps, that there are.
 
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::version::{SetName, Version};
@@ -15,16 +15,17 @@ pub struct Stored {
     pub summary: Result<Summary, Error>,
 }
 
-/// All versions, or those of one name, by name, the oldest first.
+/// All versions of a kind, or those of one name, by name, the oldest first.
 ///
 /// # Errors
 /// [`Error::Store`].
 pub async fn versions(
     archive: &Archive,
+    kind: TreeKind,
     set: Option<&SetName>,
     patience: Patience,
 ) -> Result<Vec<Stored>, Error> {
-    let summaries = archive.summaries(TreeKind::Files, patience).await?;
+    let summaries = archive.summaries(kind, patience).await?;
     let stored = summaries.into_iter().filter_map(|(name, summary)| {
         let version = Version::of(&name).filter(|version| set.is_none_or(|set| version.set == *set))?;
         Some(Stored { version, summary })
@@ -40,11 +41,12 @@ pub async fn versions(
 /// [`Error::Store`]; [`Error::TreeDamaged`] if what is asked for cannot be read.
 pub async fn find(
     archive: &Archive,
+    kind: TreeKind,
     set: &SetName,
     text: &str,
     patience: Patience,
 ) -> Result<Option<(Version, Summary)>, Error> {
-    let mut stored = versions(archive, Some(set), patience).await?;
+    let mut stored = versions(archive, kind, Some(set), patience).await?;
     if text == LATEST {
         let newest = stored.into_iter().rev();
         return Ok(newest

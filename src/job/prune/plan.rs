@@ -19,7 +19,7 @@ use crate::store::Retention;
 /// All that is decided.
 #[derive(Debug)]
 pub struct Plan {
-    /// Every backup with a summary, oldest first; behind them every version of files, by its name.
+    /// Every backup with a summary, oldest first; behind them every version of files and every dump, by its name.
     pub backups: Vec<Planned>,
     /// Folders of pruned trees; what nothing points to any more goes.
     pub remnants: Vec<TreeId>,

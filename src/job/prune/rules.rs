@@ -64,7 +64,7 @@ pub enum Reason {
     Days(u32),
     /// Perhaps: it is not known to have ended before.
     PerhapsDays(u32),
-    /// It is a version of files, and no rule is about those.
+    /// It is a version, of files or a dump, and no rule is about those.
     NoRule,
     /// Recovery to the beginning of the last so many days starts from it.
     Begins(u32),
@@ -102,7 +102,7 @@ impl fmt::Display for Reason {
             Self::Last(count) => write!(out, "one of the last {count}"),
             Self::Days(days) => write!(out, "of the last {days} days"),
             Self::PerhapsDays(days) => write!(out, "perhaps of the last {days} days"),
-            Self::NoRule => out.write_str("a version of files, of which no rule says anything"),
+            Self::NoRule => out.write_str("a version of files or a dump, of which no rule says anything"),
             Self::Begins(days) => write!(out, "the last {days} days begin with it"),
             Self::Of(bucket) => write!(out, "the newest of {bucket}"),
             Self::PerhapsOf(bucket) => write!(out, "perhaps the newest of {bucket}"),

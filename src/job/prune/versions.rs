@@ -1,5 +1,6 @@
-//! Which versions of files stay. Those of one name are a row of their own, which the rules judge as they judge backups on one
-//! line of history: the newest whole one always stays, and the one that was the newest when the last so many days began.
+//! Which versions of files, and which dumps, stay. Those of one name are a row of their own, which the rules judge as they judge
+//! backups on one line of history: the newest whole one always stays, and the one that was the newest when the last so many
+//! days began.
 
 use jiff::Timestamp;
 

@@ -133,7 +133,8 @@ fn screen(status: &Status) -> String {
             format!("the newest is {} old", ago(newest))
         });
         format!(
-            "files      {}: {} versions, {} stored; {newest}",
+            "{:<10} {}: {} versions, {} stored; {newest}",
+            files.content.folder(),
             files.name,
             files.versions,
             BinaryBytes(files.stored_bytes)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Status, age};
-use crate::archive::tree::TreeName;
+use crate::archive::tree::{TreeKind, TreeName};
 
 /// A mark that waits longer than this is no segment that was just finished.
 const WAITS_LONG: u64 = 300;
@@ -40,7 +40,7 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
     let archive = &status.archive;
     let complete = || status.backups.iter().filter(|backup| backup.lacks.is_none());
     match complete().map(|backup| backup.ended).max() {
-        // An archive of files alone.
+        // An archive of files or dumps alone.
         None if status.segment_bytes.is_none() && !status.files.is_empty() => {}
         None => add(
             "nothing can be restored: no backup is complete".into(),
@@ -164,13 +164,20 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
             },
         );
     }
-    for lacking in status.files.iter().flat_map(|files| &files.lacking) {
-        add(
-            format!("a version of files does not read whole: {}", first_line(lacking)),
-            &format!(
-                "`walfs verify --archive {archive}` says what it costs; the next `walfs files` stores anew what is lost"
-            ),
-        );
+    for files in &status.files {
+        let (what, command) = match files.content {
+            TreeKind::Dump => ("a dump", "dump"),
+            _ => ("a version of files", "files"),
+        };
+        for lacking in &files.lacking {
+            add(
+                format!("{what} does not read whole: {}", first_line(lacking)),
+                &format!(
+                    "`walfs verify --archive {archive}` says what it costs; the next `walfs {command}` stores anew what is \
+                     lost"
+                ),
+            );
+        }
     }
     for tree in status.unfinished.iter().filter(|tree| tree.may_be_complete) {
         add(

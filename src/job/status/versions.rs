@@ -1,13 +1,16 @@
-//! What there is of versions of files, name by name.
+//! What there is of versions of files and dumps, name by name.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::archive::tree::TreeKind;
 use crate::job::look::Known;
 
 /// The versions of one name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FilesStatus {
+    /// What they are of.
+    pub content: TreeKind,
     /// The name.
     pub name: String,
     /// How many there are that read whole.
@@ -36,8 +39,10 @@ fn of_row(row: &[Known]) -> FilesStatus {
             lacks.lines().next().unwrap_or_default()
         ))
     });
+    let (content, name) = row[0].row();
     FilesStatus {
-        name: row[0].row(),
+        content,
+        name,
         versions: whole().count() as u64,
         newest: whole().map(|known| known.summary.backup.ended.at).max(),
         stored_bytes: row

@@ -72,6 +72,7 @@ impl Candidate<'_> {
                 .as_ref()
                 .map(|label| label.label.clone())
                 .unwrap_or_default(),
+            dump_hash: None,
             own_wal: whole.map(|(name, ..)| *name).collect(),
             awaited: Vec::new(),
             landmarks: of_label.unwrap_or_default(),

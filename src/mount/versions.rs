@@ -1,4 +1,4 @@
-//! `files/`: versions of files as directories, `files/NAME/VERSION/`, and `files/NAME/LATEST`. Nothing is written here.
+//! `files/` and `dumps/`: versions as directories, `files/NAME/VERSION/`, and `files/NAME/LATEST`. Nothing is written here.
 //!
 //! A name is here as long as it has a version. What is *in* a version is what is in a backup, and is shown by the same code. The
 //! store is asked at every opening of a directory and for every name that is not known; the versions that it named serve
@@ -28,9 +28,10 @@ const KEPT: Duration = Duration::from_secs(1);
 /// Versions, in the order of their names, and when the store named them.
 type Listed = (Instant, Arc<Vec<Version>>);
 
-/// `files/`
+/// `files/` or `dumps/`
 #[derive(Debug)]
-pub(super) struct Files {
+pub(super) struct Versions {
+    kind: TreeKind,
     common: Arc<Common>,
     complete: Arc<Complete>,
     /// Names that were seen, by their numbers.
@@ -38,10 +39,11 @@ pub(super) struct Files {
     listed: Mutex<Option<Listed>>,
 }
 
-impl Files {
-    /// `complete`: by which all complete trees are known.
-    pub(super) fn new(common: Arc<Common>, complete: Arc<Complete>) -> Self {
+impl Versions {
+    /// Of a kind. `complete`: by which all complete trees are known.
+    pub(super) fn new(kind: TreeKind, common: Arc<Common>, complete: Arc<Complete>) -> Self {
         Self {
+            kind,
             common,
             complete,
             sets: Mutex::default(),
@@ -52,7 +54,7 @@ impl Files {
     /// All versions.
     async fn list(&self, asker: Option<&Asker>) -> Result<Arc<Vec<Version>>> {
         let common = &self.common;
-        let trees = common.archive.trees(TreeKind::Files, common.prompt_patience());
+        let trees = common.archive.trees(self.kind, common.prompt_patience());
         let trees = common.while_wanted(asker, trees).await??;
         let versions = trees.iter().filter_map(|(name, _)| Version::of(name));
         let mut versions: Vec<Version> = versions.collect();
@@ -100,14 +102,12 @@ impl Files {
 
     /// The directory of a name that has versions.
     fn directory(&self, set: &SetName) -> Attributes {
-        self.common.directory(Node::FileSet(self.number(set)))
+        self.common
+            .directory(Node::VersionSet(self.kind, self.number(set)))
     }
 
     async fn version(&self, version: &Version, asker: Option<&Asker>) -> Result<Attributes> {
-        let found = self
-            .complete
-            .named(TreeKind::Files, &version.tree(), asker)
-            .await?;
+        let found = self.complete.named(self.kind, &version.tree(), asker).await?;
         Ok(self.complete.attributes(&found))
     }
 
@@ -118,7 +118,7 @@ impl Files {
             match self.version(&version, asker).await {
                 Ok(found) => {
                     let link = Attributes {
-                        ino: self.common.inodes.number(Node::FilesLatest(number)),
+                        ino: self.common.inodes.number(Node::VersionsLatest(self.kind, number)),
                         kind: Kind::Symlink,
                         bytes: version.text().len() as u64,
                         mode: 0o777,
@@ -142,7 +142,7 @@ impl Files {
         let mut found = Vec::new();
         for version in self.list(None).await?.iter().filter(|version| version.set == set) {
             let attributes = self.version(version, None).await;
-            match self.common.noted("list files", attributes) {
+            match self.common.noted("list versions", attributes) {
                 Ok(attributes) => found.push((version.text().into(), attributes)),
                 Err(Error::NotFound) => {}
                 Err(Error::Archive(error)) if is_damage(&error) => {}
@@ -159,19 +159,19 @@ impl Files {
 }
 
 #[async_trait]
-impl Room for Files {
+impl Room for Versions {
     async fn lookup(&self, (parent, name): Named<'_>, asker: Option<&Asker>) -> Result<Attributes> {
         let name = name.to_str().ok_or(Error::NotFound)?;
         match parent {
-            Node::Files => {
+            Node::Versions(_) => {
                 let set: SetName = name.parse().map_err(|_| Error::NotFound)?;
                 match self.of(&set, asker).await?.is_empty() {
                     true => Err(Error::NotFound),
                     false => Ok(self.directory(&set)),
                 }
             }
-            Node::FileSet(number) if name == LATEST => Ok(self.latest(number, asker).await?.1),
-            Node::FileSet(number) => {
+            Node::VersionSet(_, number) if name == LATEST => Ok(self.latest(number, asker).await?.1),
+            Node::VersionSet(_, number) => {
                 let set = self.set(number)?;
                 let tree = format!("{set}@{name}").parse();
                 let version = tree.ok().and_then(|tree| Version::of(&tree));
@@ -183,15 +183,15 @@ impl Room for Files {
 
     async fn getattr(&self, node: Node, asker: Option<&Asker>) -> Result<Attributes> {
         match node {
-            Node::FilesLatest(number) => Ok(self.latest(number, asker).await?.1),
+            Node::VersionsLatest(_, number) => Ok(self.latest(number, asker).await?.1),
             node => Ok(self.common.directory(node)),
         }
     }
 
     async fn open_directory(&self, node: Node) -> Result<Arc<dyn Entries>> {
         let found: Vec<(OsString, Attributes)> = match node {
-            Node::Files => {
-                let versions = self.common.noted("list files", self.list(None).await)?;
+            Node::Versions(_) => {
+                let versions = self.common.noted("list versions", self.list(None).await)?;
                 let mut sets: Vec<&SetName> = versions.iter().map(|version| &version.set).collect();
                 sets.dedup();
                 let named = sets
@@ -199,7 +199,7 @@ impl Room for Files {
                     .map(|set| (set.as_str().into(), self.directory(set)));
                 named.collect()
             }
-            Node::FileSet(number) => self.common.noted("list files", self.list_set(number).await)?,
+            Node::VersionSet(_, number) => self.common.noted("list versions", self.list_set(number).await)?,
             _ => return Err(Error::NotDirectory),
         };
         Ok(Arc::new(numbered(found, 0)))
@@ -208,14 +208,14 @@ impl Room for Files {
     /// The directory that a directory is in.
     fn parent(&self, directory: Node) -> Result<Node> {
         Ok(match directory {
-            Node::FileSet(_) => Node::Files,
+            Node::VersionSet(kind, _) => Node::Versions(kind),
             _ => Node::Root,
         })
     }
 
     async fn read_link(&self, node: Node, asker: Option<&Asker>) -> Result<Bytes> {
         match node {
-            Node::FilesLatest(number) => Ok(self.latest(number, asker).await?.0.text().into()),
+            Node::VersionsLatest(_, number) => Ok(self.latest(number, asker).await?.0.text().into()),
             _ => Err(Error::wrong_kind("a file")),
         }
     }
