@@ -27,6 +27,8 @@ mod forerunners;
 mod hostile;
 // Directories with files, version by version.
 mod files;
+// Many archives at one place.
+mod fleet;
 // A million segments: requests, not memory; and what an operation may ask of the store.
 mod growth;
 // A local archive whose folders are disks of their own.
