@@ -4,3 +4,5 @@
 mod showing;
 // `walfs status --all`.
 mod telling;
+// A central host, and servers that it takes in.
+mod central;

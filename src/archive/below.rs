@@ -33,15 +33,12 @@ pub async fn list(
 ) -> Result<Vec<String>, Error> {
     let mut folders = store.folders(patience).await?;
     folders.retain(|name| place(of, name).is_some());
-    let looked = stream::iter(folders).map(async |name| {
+    let looks = folders.into_iter().map(|name| async {
         let is_one = known.contains(&name) || is_one(store, of, &name, patience).await.unwrap_or(true);
         is_one.then_some(name)
     });
-    Ok(looked
-        .buffer_unordered(LOOKS)
-        .filter_map(async |name| name)
-        .collect()
-        .await)
+    let looked: Vec<Option<String>> = stream::iter(looks).buffer_unordered(LOOKS).collect().await;
+    Ok(looked.into_iter().flatten().collect())
 }
 
 /// Is there an archive of this name?

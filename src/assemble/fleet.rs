@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{Stay, rooms};
-use crate::archive::{self, below};
+use crate::archive::{self, Archive, below};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::mount::fleet::{Archives, Fleet, MOST_OPEN};
@@ -36,7 +36,8 @@ pub fn fleet(config: &Config, store: Store, mountpoint: PathBuf, longest: Option
     let mut config = config.clone();
     let together = Together::new(&config.memory, Cache::new(config.memory.cache_bytes));
     config.memory = config.memory.of_one_of(MOST_OPEN as u64);
-    let (read_deadline, buffers) = (config.read_deadline, config.memory.buffers.clone());
+    let (read_deadline, read_only) = (config.read_deadline, config.read_only);
+    let buffers = config.memory.buffers.clone();
     let below = Below {
         config,
         store,
@@ -45,7 +46,23 @@ pub fn fleet(config: &Config, store: Store, mountpoint: PathBuf, longest: Option
         together,
         opened: AtomicU32::new(0),
     };
-    Fleet::new(Arc::new(below), read_deadline, buffers)
+    Fleet::new(Arc::new(below), read_deadline, read_only, buffers)
+}
+
+impl Below {
+    fn not_one(&self, name: &str) -> archive::Error {
+        archive::Error::NotAnArchive {
+            place: format!("{}/{name}", self.config.place),
+            nearby: vec![],
+        }
+    }
+}
+
+fn of_archive(opened: Result<Archive, super::Error>) -> Result<Archive, archive::Error> {
+    opened.map_err(|error| match error {
+        super::Error::Store(error) => error.into(),
+        super::Error::Archive(error) => error,
+    })
 }
 
 #[async_trait]
@@ -63,27 +80,24 @@ impl Archives for Below {
         below::is_one(&self.store, &self.config.location, name, patience).await
     }
 
-    async fn open(&self, name: &str, first_tree: u32) -> Result<One, archive::Error> {
-        let config = self
-            .config
-            .below(name)
-            .ok_or_else(|| archive::Error::NotAnArchive {
-                place: format!("{}/{name}", self.config.place),
-                nearby: vec![],
-            })?;
+    async fn make(&self, name: &str) -> Result<(), archive::Error> {
+        let config = self.config.below(name).ok_or_else(|| self.not_one(name))?;
+        let config = Config {
+            create: true,
+            ..config
+        };
+        of_archive(super::archive(&config, Stay::Long, config.deadline).await).map(|_| ())
+    }
+
+    async fn open(&self, name: &str, first_tree: Option<u32>) -> Result<One, archive::Error> {
+        let config = self.config.below(name).ok_or_else(|| self.not_one(name))?;
         // Asked again: what was listed as a directory may be a link by now.
         let patience = Patience::for_at_most(config.deadline);
         if !below::is_one(&self.store, &self.config.location, name, patience).await? {
-            return Err(archive::Error::NotAnArchive {
-                place: config.place,
-                nearby: vec![],
-            });
+            return Err(self.not_one(name));
         }
-        let archive = match super::archive(&config, Stay::Long, config.deadline).await {
-            Ok(archive) => Arc::new(archive),
-            Err(super::Error::Store(error)) => return Err(error.into()),
-            Err(super::Error::Archive(error)) => return Err(error),
-        };
+        let archive = of_archive(super::archive(&config, Stay::Long, config.deadline).await)?;
+        let archive = Arc::new(archive);
         let together = self
             .together
             .of_archive(self.opened.fetch_add(1, Ordering::Relaxed));
@@ -93,6 +107,9 @@ impl Archives for Below {
             name: config.place.clone(),
             reason: format!("cache directory: {error}"),
         })?;
-        Ok(one.numbering_trees_from(first_tree))
+        Ok(match first_tree {
+            Some(first) => one.numbering_trees_from(first),
+            None => one,
+        })
     }
 }

@@ -75,7 +75,7 @@ pub struct MountArgs {
     ///
     /// Archives that are made later appear by themselves. What is no archive is not shown. One that cannot be opened says why
     /// in its .walfs/error.txt, and the others are not touched by it.
-    #[arg(long, env = "WALFS_ALL", hide_env_values = true, value_parser = FalseyValueParser::new(), conflicts_with = "create")]
+    #[arg(long, env = "WALFS_ALL", hide_env_values = true, value_parser = FalseyValueParser::new())]
     all: bool,
     /// With --all: let the archives be written to, as in a mount of one
     #[arg(long, env = "WALFS_WRITABLE", hide_env_values = true, value_parser = FalseyValueParser::new(), requires = "all",

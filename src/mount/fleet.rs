@@ -53,11 +53,17 @@ pub trait Archives: Debug + Send + Sync {
     /// The store's: nobody knows.
     async fn is_one(&self, name: &str) -> std::result::Result<bool, store::Error>;
 
-    /// Opens one. Its backups get numbers from `first_tree` on.
+    /// Makes a new one.
+    ///
+    /// # Errors
+    /// Why there is none.
+    async fn make(&self, name: &str) -> std::result::Result<(), archive::Error>;
+
+    /// Opens one. If it was open before, its backups get numbers from `first_tree` on.
     ///
     /// # Errors
     /// Why it is not shown.
-    async fn open(&self, name: &str, first_tree: u32) -> std::result::Result<One, archive::Error>;
+    async fn open(&self, name: &str, first_tree: Option<u32>) -> std::result::Result<One, archive::Error>;
 }
 
 /// The directory over several archives.
@@ -66,6 +72,8 @@ pub struct Fleet {
     archives: Arc<dyn Archives>,
     /// How long a reader waits; `None`: for as long as it takes.
     read_deadline: Option<Duration>,
+    /// Are no archives made here?
+    read_only: bool,
     write_buffers: Buffers,
     members: Mutex<Members>,
     uses: AtomicU64,
@@ -84,10 +92,16 @@ struct Members {
 
 impl Fleet {
     /// A directory over the archives of a place. `write_buffers`: for what the kernel hands over to be written.
-    pub fn new(archives: Arc<dyn Archives>, read_deadline: Option<Duration>, write_buffers: Buffers) -> Self {
+    pub fn new(
+        archives: Arc<dyn Archives>,
+        read_deadline: Option<Duration>,
+        read_only: bool,
+        write_buffers: Buffers,
+    ) -> Self {
         Self {
             archives,
             read_deadline,
+            read_only,
             write_buffers,
             members: Mutex::default(),
             uses: AtomicU64::new(0),

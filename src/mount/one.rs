@@ -32,6 +32,8 @@ pub struct One {
     wal: Arc<Wal>,
     basebackups: Basebackups,
     files: Files,
+    /// Was it open before? Then the kernel may have numbers that nobody knows any more.
+    is_open_again: bool,
 }
 
 impl One {
@@ -67,6 +69,7 @@ impl One {
             files: Files::new(common.clone(), basebackups.complete()),
             basebackups,
             common,
+            is_open_again: false,
         }
     }
 
@@ -77,7 +80,8 @@ impl One {
     }
 
     /// For an archive that was open before, and closed: its backups get numbers from this one on.
-    pub fn numbering_trees_from(self, first: u32) -> Self {
+    pub fn numbering_trees_from(mut self, first: u32) -> Self {
+        self.is_open_again = true;
         self.basebackups.complete().number_from(first);
         self
     }
@@ -110,7 +114,12 @@ impl One {
 
 impl Section for One {
     fn node(&self, number: u64) -> Option<Node> {
-        self.common.inodes.node(number)
+        let node = self.common.inodes.node(number);
+        node.filter(|node| match node {
+            Node::Writing(number) => !self.is_open_again || self.wal.is_writing(*number),
+            Node::Tree(at) => !self.is_open_again || self.basebackups.complete().of(at.slot).is_ok(),
+            _ => true,
+        })
     }
 
     fn room(&self, node: Node) -> &dyn Room {

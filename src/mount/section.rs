@@ -35,9 +35,9 @@ impl At {
     /// The node of a section's number. `archive`: which one of the mount it is.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
+    /// [`Error::Stale`]: the section does not know it, and a name has to be looked up again.
     pub(super) fn new(section: Arc<dyn Section>, number: u64, archive: u16) -> Result<Self> {
-        let node = section.node(number).ok_or(Error::NotFound)?;
+        let node = section.node(number).ok_or(Error::Stale)?;
         Ok(Self {
             section,
             node,

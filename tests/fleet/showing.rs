@@ -1,10 +1,10 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
 use crate::common::s3::{Action, Rule, S3Server};
-use crate::common::user::{User, said, succeeds};
+use crate::common::user::{User, said};
 use crate::common::wal::segment;
 use crate::common::walfs::{Mount, Options, walfs};
 use crate::common::world::World;
@@ -47,16 +47,23 @@ impl Place {
         push.args(["wal-push", "--create", "--archive"])
             .arg(at)
             .arg(self.wal(seed));
-        succeeds(&mut push);
+        run(&mut push);
     }
 
-    fn mount(&self, arguments: &[&str]) -> Mount {
+    pub(super) fn mount(&self, arguments: &[&str]) -> Mount {
         self.options().args(&["--all"]).args(arguments).mount()
     }
 
     fn options(&self) -> Options {
         Options::of(&self.world, &self.path().display().to_string())
     }
+}
+
+/// Runs a command, which may say that it has made an archive.
+#[track_caller]
+pub(super) fn run(command: &mut Command) {
+    let output = command.output().expect("run walfs");
+    assert!(output.status.success(), "{}", said(&output));
 }
 
 fn content(seed: u64) -> Vec<u8> {
@@ -97,7 +104,7 @@ fn o4_one_mount_shows_each_archive_below_a_place_and_nothing_else() {
     place.archive(&alpha, 1);
     place.archive(&beta, 2);
     // Not below the place, in another archive, without walfs.json, with names that no archive can have.
-    let outside = place.world.path().join("outside");
+    let outside = place.world.owned_dir("outside");
     place.archive(&outside, 3);
     symlink(&outside, place.path().join("linked")).expect("make a link");
     for (name, seed) in [
@@ -109,7 +116,7 @@ fn o4_one_mount_shows_each_archive_below_a_place_and_nothing_else() {
     ] {
         let at = place.path().join(name);
         fs::create_dir_all(&at).expect("make directories");
-        let copied = std::process::Command::new("cp")
+        let copied = Command::new("cp")
             .arg("-a")
             .arg(format!("{}/.", outside.display()))
             .arg(&at)
@@ -227,12 +234,10 @@ fn o4_more_archives_than_are_held_open_are_all_read() {
         fs::write(source.join("f"), format!("of {number}")).expect("write a file");
         let mut files = walfs(&place.world, &User::postgres());
         files.args(["files", "--create", "--archive"]);
-        succeeds(
-            files
-                .arg(place.path().join(format!("n{number}")))
-                .arg("etc")
-                .arg(&source),
-        );
+        run(files
+            .arg(place.path().join(format!("n{number}")))
+            .arg("etc")
+            .arg(&source));
     }
     let mount = place.mount(&[]);
     assert_eq!(names(&mount, ".").len() as u64, MANY + 1);
@@ -256,7 +261,7 @@ fn o4_many_archives_in_s3_one_of_them_denied() {
     for (name, seed) in [("alpha", 1), ("beta", 2)] {
         let mut push = walfs(&place.world, &User::postgres());
         push.args(["wal-push", "--create", "--archive", &format!("{fleet}/{name}")]);
-        succeeds(push.arg(place.wal(seed)).envs(server.env()));
+        run(push.arg(place.wal(seed)).envs(server.env()));
     }
     let denied = Rule::new(Action::error(403, "AccessDenied")).key("fleet/beta/");
     server.add_rule(denied);
@@ -294,6 +299,23 @@ fn o4_writable_is_asked_for_and_an_archive_is_no_place_of_archives() {
     let copied = shell(&mount, &format!("cp '{}' alpha/wal/{name}", file.display()));
     assert!(copied.status.success(), "{}", said(&copied));
     assert!(read(&mount, &format!("alpha/wal/{name}")) == segment(name, 7001, MIB, 5));
+    // A new archive is one that was asked for.
+    let made = shell(
+        &mount,
+        &format!("mkdir gamma && cp '{}' gamma/wal/", place.wal(1).display()),
+    );
+    assert!(made.status.success(), "{}", said(&made));
+    assert!(read(&mount, &format!("gamma/wal/{SEGMENT}")) == content(1));
+    assert!(place.path().join("gamma/walfs.json").is_file());
+    for line in [
+        "mkdir alpha",
+        "mkdir 'two words'",
+        "mkdir .hidden",
+        "rmdir gamma",
+        "mv gamma delta",
+    ] {
+        refused(&mount, line);
+    }
     drop(mount);
     let inside = Options::of(&place.world, &place.path().join("alpha").display().to_string());
     let refused = inside.args(&["--all"]).refused();

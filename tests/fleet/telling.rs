@@ -3,8 +3,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use super::showing::Place;
-use crate::common::user::{User, said, succeeds};
+use super::showing::{Place, run};
+use crate::common::user::{User, said};
 use crate::common::walfs::walfs;
 
 fn status(place: &Place, arguments: &[&str]) -> Output {
@@ -28,7 +28,7 @@ fn o4_status_of_many_is_a_line_each_and_the_worst_comes_first() {
     fs::write(source.join("f"), "text").expect("write a file");
     let mut files: Command = walfs(&place.world, &User::postgres());
     files.args(["files", "--create", "--archive"]);
-    succeeds(files.arg(place.path().join("files")).arg("etc").arg(&source));
+    run(files.arg(place.path().join("files")).arg("etc").arg(&source));
     fs::write(place.path().join("zeta/walfs.json"), "{").expect("damage a marker");
 
     let told = status(&place, &[]);

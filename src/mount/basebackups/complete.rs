@@ -47,7 +47,7 @@ impl Complete {
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub(super) fn of(&self, slot: u32) -> Result<Arc<Committed>> {
+    pub(in crate::mount) fn of(&self, slot: u32) -> Result<Arc<Committed>> {
         self.slots.of(slot).ok_or(Error::NotFound)
     }
 

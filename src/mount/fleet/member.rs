@@ -34,7 +34,8 @@ struct State {
     failed: Option<(Instant, Arc<archive::Error>)>,
     /// When the store said last that there is such an archive.
     seen: Option<Instant>,
-    first_tree: u32,
+    /// Of an archive that was open before: the number of its next backup.
+    first_tree: Option<u32>,
 }
 
 impl Member {
@@ -102,7 +103,7 @@ impl Member {
         if Arc::strong_count(one) > 1 || !one.may_be_closed() {
             return false;
         }
-        state.first_tree = one.next_tree();
+        state.first_tree = Some(one.next_tree());
         state.one = None;
         true
     }

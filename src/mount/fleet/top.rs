@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 
@@ -13,7 +14,7 @@ use crate::mount::directory::{Entries, numbered};
 use crate::mount::error::{Error, Result};
 use crate::mount::node::{Attributes, Node, OwnFile, fixed};
 use crate::mount::own::{OpenText, mounted};
-use crate::mount::room::{AnyFile, Named, Opening, Room};
+use crate::mount::room::{AnyFile, Making, Named, Opening, Room};
 use crate::mount::section::Section;
 use crate::store;
 
@@ -58,8 +59,19 @@ impl Fleet {
     fn of_top(&self, node: Node) -> Attributes {
         match node {
             Node::OwnFile(_) => self.file(node, mounted::version().len() as u64),
+            Node::Root if !self.read_only => Attributes {
+                mode: 0o700,
+                ..self.directory(node)
+            },
             _ => self.directory(node),
         }
+    }
+}
+
+fn bad_name(name: &OsStr) -> Error {
+    Error::BadName {
+        name: name.to_string_lossy().into_owned(),
+        reason: "an archive's has letters, digits and - . _ = + @, and begins with no dot".into(),
     }
 }
 
@@ -93,6 +105,26 @@ impl Room for Fleet {
             Node::Own => Err(Error::NotFound),
             _ => Err(Error::NotDirectory),
         }
+    }
+
+    /// Makes an archive: a typing error makes none, for nothing else does (promise B13).
+    async fn make_directory(
+        &self,
+        (parent, name): Named<'_>,
+        _making: Making,
+        _asker: Option<&Asker>,
+    ) -> Result<Attributes> {
+        if parent != Node::Root || self.read_only || self.closing.load(Ordering::Acquire) {
+            return Err(Error::ReadOnly("is read-only"));
+        }
+        let text = name.to_str().ok_or_else(|| bad_name(name))?;
+        match self.archives.make(text).await {
+            Err(archive::Error::NotAnArchive { .. }) => return Err(bad_name(name)),
+            made => made?,
+        }
+        let member = self.note_name(text).ok_or(Error::Unsupported)?;
+        member.note_seen();
+        Ok(self.of_member(&member))
     }
 
     async fn getattr(&self, node: Node, _asker: Option<&Asker>) -> Result<Attributes> {
