@@ -114,6 +114,12 @@ impl Remote {
             recipe.text(0, "ini").as_bytes(),
         );
         recipe.set("PGSERVICEFILE", &service.display().to_string());
+        // Where no certificate of a client is.
+        let home = place.world.path().join(format!("home-{}", self.name));
+        if !home.exists() {
+            User::postgres().make_dir(&home);
+        }
+        recipe.set("HOME", &home.display().to_string());
         recipe
     }
 
@@ -131,6 +137,7 @@ impl Remote {
         streaming
             .args(words)
             .env("PGSERVICEFILE", recipe.variable("PGSERVICEFILE"))
+            .env("HOME", recipe.variable("HOME"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
@@ -182,6 +189,11 @@ fn o4_a_central_host_brings_back_a_lost_server_and_the_others_are_not_touched() 
         let recipe = remote.recipe(&place, &mount, &authority);
         recipe.run(1);
         receivers.push(remote.receive(&recipe, &mount));
+        let connected =
+            "SELECT count(*) > 0 FROM pg_replication_slots WHERE active AND restart_lsn IS NOT NULL";
+        wait::until("pg_receivewal to stream", || {
+            (remote.server.query(connected) == "t").then_some(())
+        });
         recipe.run(3);
     }
     // Two bring their own: one by a command, one by a mount of its own.
@@ -218,10 +230,13 @@ fn o4_a_central_host_brings_back_a_lost_server_and_the_others_are_not_touched() 
     wait::until("pg_receivewal to have the last commit", || {
         (lost.server.query(flushed) == "t").then_some(())
     });
-    let told = status(&place);
-    let names: Vec<&str> = told.iter().filter_map(|brief| brief["name"].as_str()).collect();
-    assert_eq!(names.len(), 5, "{told:?}");
-    assert!(told.iter().all(|brief| brief["backup"].is_string()), "{told:?}");
+    let mut told = Vec::new();
+    let all = wait::within(wait::LONG, || {
+        told = status(&place);
+        told.iter().all(|brief| brief["backup"].is_string()).then_some(())
+    });
+    let logs = || ["shop", "books", "older"].map(|name| wait::tail(&wal_log(&mount, name), 5));
+    assert!(all.is_some() && told.len() == 5, "{told:?}\n{:?}", logs());
 
     let before = held(&place, "shop/");
     let recipe = lost.recipe(&place, &mount, &authority);
