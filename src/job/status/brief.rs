@@ -140,16 +140,19 @@ fn phrase(brief: &Brief) -> String {
     }
 }
 
+/// A number of an archive, if it is known.
+type Told = fn(&Brief) -> Option<u64>;
+
 /// The same as metrics, each with the archive's name.
 pub fn metrics(briefs: &[Brief]) -> Exposition {
     let mut metrics = Exposition::default();
-    let named = |value: fn(&Brief) -> Option<u64>| {
+    let named = |value: Told| {
         let values = briefs
             .iter()
             .filter_map(move |brief| Some((brief.name.clone(), value(brief)?)));
         values.collect::<Vec<_>>()
     };
-    let gauges: [(&str, &str, fn(&Brief) -> Option<u64>); 5] = [
+    let gauges: [(&str, &str, Told); 5] = [
         (
             "archive_readable",
             "1: the archive could be read when it was looked at last",
