@@ -25,6 +25,7 @@ use crate::pg::{SegmentName, SegmentSize, SystemId, WalName};
 use crate::printable::shortened;
 use crate::store::{self, ByteRange, Claim, ErrorKind, Key, Patience, PutMode, Stage, Store};
 
+pub mod below;
 pub mod copied;
 mod error;
 pub mod object;
@@ -36,6 +37,7 @@ pub mod turns;
 pub mod verified;
 pub mod wal;
 
+pub use below::MAX_ARCHIVES;
 pub use error::Error;
 
 /// The one version of the stored format this program writes and reads.

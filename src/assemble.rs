@@ -21,11 +21,15 @@ use crate::job::progress::{Progress, Silent};
 use crate::job::status::{Limits, Shown, Status, status};
 use crate::metrics::process::Process;
 use crate::metrics::{Counted, Metrics, Rooms};
-use crate::mount::fs::{self, Fs};
+use crate::mount::fs::{self, Fs, One};
 use crate::overview::{Form, Looks, Overview, Seen, Watched};
-use crate::read::Reader;
+use crate::read::{Reader, Together};
 use crate::staging::Staging;
 use crate::store::{self, Patience, Store};
+
+mod fleet;
+
+pub use fleet::fleet;
 
 /// What opening an archive may end with.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +71,14 @@ pub async fn archive(config: &Config, stay: Stay, wait: Duration) -> Result<Arch
     Ok(Archive::open(store, &config.archive(), Patience::for_at_most(wait)).await?)
 }
 
+/// The store of a place, asked whether it is there.
+///
+/// # Errors
+/// What [`store::open`] says.
+pub async fn place(config: &Config) -> Result<Store, store::Error> {
+    store::open(&config.location, &config.store(config.deadline)).await
+}
+
 /// The directory that a mount shows over an open archive. `longest`: how long the kernel lets a request take.
 ///
 /// # Errors
@@ -80,10 +92,21 @@ pub fn directory(
     mountpoint: PathBuf,
     longest: Option<Duration>,
 ) -> Result<Fs, std::io::Error> {
+    let together = Together::new(archive.memory(), Cache::new(config.memory.cache_bytes));
+    Ok(rooms(config, archive, &together, mountpoint, longest)?.into())
+}
+
+/// What a mount shows of an open archive, with the memory of its readers.
+fn rooms(
+    config: &Config,
+    archive: Arc<Archive>,
+    together: &Together,
+    mountpoint: PathBuf,
+    longest: Option<Duration>,
+) -> Result<One, std::io::Error> {
     let disk = config.disk_cache.as_ref();
     let disk = disk.map(|(directory, bytes)| DiskCache::open(directory, *bytes));
-    let cache = Cache::new(config.memory.cache_bytes);
-    let reader = Reader::new(archive.clone(), cache, disk.transpose()?).fetching_ahead();
+    let reader = Reader::beside_others(archive.clone(), together, disk.transpose()?).fetching_ahead();
     let staging = Staging::new(archive.compression(), &config.staging());
     let metrics = Arc::new(Metrics::default());
     let given = match &config.pg_wal {
@@ -106,7 +129,7 @@ pub fn directory(
         read_only: config.read_only,
         mountpoint,
     };
-    Ok(Fs::new(archive, reader, staging, metrics, options, ahead).showing(overview))
+    Ok(One::new(archive, reader, staging, metrics, options, ahead).showing(overview))
 }
 
 /// What an agent tells to who watches, over an open archive, beside its jobs. `pg_wal`: of the server beside it, if that is known;

@@ -23,7 +23,9 @@ pub struct BlockId {
 /// The cache in memory.
 #[derive(Debug, Clone)]
 pub struct Cache {
-    blocks: moka::future::Cache<BlockId, Bytes>,
+    blocks: moka::future::Cache<(u32, BlockId), Bytes>,
+    /// Whose objects are named here: two archives have objects of one name.
+    scope: u32,
     /// Blocks that were asked for and here, and those that were fetched.
     counts: Arc<[AtomicU64; 2]>,
 }
@@ -33,6 +35,7 @@ impl Cache {
     pub fn new(bytes: u64) -> Self {
         Self {
             counts: Arc::default(),
+            scope: 0,
             blocks: moka::future::Cache::builder()
                 .max_capacity(bytes)
                 .weigher(|_, block: &Bytes| u32::try_from(block.len()).unwrap_or(u32::MAX))
@@ -40,6 +43,14 @@ impl Cache {
                 // and then a restore, which reads each segment in many pieces and never again, fetches it twice.
                 .eviction_policy(moka::policy::EvictionPolicy::lru())
                 .build(),
+        }
+    }
+
+    /// The same memory, for the objects of another archive.
+    pub fn scoped(&self, scope: u32) -> Self {
+        Self {
+            scope,
+            ..self.clone()
         }
     }
 
@@ -52,7 +63,11 @@ impl Cache {
         id: BlockId,
         fetch: impl Future<Output = Result<Bytes, E>>,
     ) -> Result<Bytes, Arc<E>> {
-        let entry = self.blocks.entry(id).or_try_insert_with(fetch).await?;
+        let entry = self
+            .blocks
+            .entry((self.scope, id))
+            .or_try_insert_with(fetch)
+            .await?;
         self.count(entry.is_fresh());
         if entry.is_fresh() {
             // Otherwise old blocks go a third of a second later, and a quick reader has ten more by then.
@@ -63,7 +78,7 @@ impl Cache {
 
     /// The block, if it is here.
     pub async fn find(&self, id: &BlockId) -> Option<Bytes> {
-        let found = self.blocks.get(id).await;
+        let found = self.blocks.get(&(self.scope, id.clone())).await;
         if found.is_some() {
             self.count(false);
         }
@@ -82,18 +97,18 @@ impl Cache {
 
     /// Is the block here? Does not count as a use of it.
     pub fn holds(&self, id: &BlockId) -> bool {
-        self.blocks.contains_key(id)
+        self.blocks.contains_key(&(self.scope, id.clone()))
     }
 
     /// Takes a block that was fetched together with others.
     pub async fn put(&self, id: BlockId, block: Bytes) {
-        self.blocks.insert(id, block).await;
+        self.blocks.insert((self.scope, id), block).await;
         self.blocks.run_pending_tasks().await;
     }
 
     /// Forgets a block.
     pub async fn forget(&self, id: &BlockId) {
-        self.blocks.invalidate(id).await;
+        self.blocks.invalidate(&(self.scope, id.clone())).await;
     }
 
     /// Most bytes held.

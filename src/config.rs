@@ -117,6 +117,17 @@ impl Config {
         })
     }
 
+    /// The same for the archive of this name in the place; `None`: none can have that name.
+    pub fn below(&self, name: &str) -> Option<Self> {
+        let location = archive::below::place(&self.location, name)?;
+        Some(Self {
+            place: location.to_string(),
+            location,
+            create: false,
+            ..self.clone()
+        })
+    }
+
     /// How long a reader waits.
     pub fn read_wait(&self) -> Duration {
         self.read_deadline.unwrap_or(FOR_EVER)

@@ -140,6 +140,17 @@ impl Memory {
         Ok([mount, Self::divided(self.total_bytes - of_mount)])
     }
 
+    /// For one of so many archives that a mount has open at once: the shares are the same, and of manifests each keeps its
+    /// part. Where contents are cached is for the mount to share.
+    pub fn of_one_of(&self, archives: u64) -> Self {
+        Self {
+            index_bytes: self.index_bytes / archives,
+            leaf_bytes: self.leaf_bytes / archives,
+            table_bytes: self.table_bytes / archives,
+            ..self.clone()
+        }
+    }
+
     fn divided(total_bytes: u64) -> Self {
         let of_total = |mib: u64| total_bytes / (USUAL_BYTES / MIB) * mib;
         // An upload cannot be made smaller. The others divide what it leaves.

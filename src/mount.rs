@@ -1,7 +1,8 @@
 //! The mount: a directory that the kernel shows, over an archive.
 //!
 //! ```text
-//! kernel > fuse (protocol) > fs (inodes, handles) > room: own, wal, basebackups > staging, read > archive > store
+//! kernel > fuse (protocol) > fs (handles) > one (inodes) > room: own, wal, basebackups > staging, read > archive > store
+//!                                         > fleet > one for each archive
 //! ```
 //!
 //! [`fuse`] is the only file that knows FUSE. [`fs`] finds the room of an inode, and the object of an open file, and hands
@@ -14,12 +15,15 @@ mod basebackups;
 mod common;
 pub mod directory;
 pub mod error;
+pub mod fleet;
 pub mod fs;
 pub mod fuse;
 mod handles;
 pub mod node;
+mod one;
 mod own;
 mod room;
+mod section;
 pub mod serve;
 mod versions;
 pub mod wal;

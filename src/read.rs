@@ -20,6 +20,7 @@ use crate::archive::{Archive, Error};
 use crate::cache::disk::DiskCache;
 use crate::cache::{BlockId, Cache};
 use crate::codec::FRAME_BYTES;
+use crate::memory::{Buffers, Memory};
 use crate::pg::WalName;
 use crate::store::Patience;
 
@@ -42,6 +43,35 @@ pub use crate::memory::PIECE_BYTES;
 
 const FRAMES_PER_PIECE: u64 = PIECE_BYTES / FRAME_BYTES as u64;
 
+/// The memory that readers of several archives have together.
+#[derive(Debug, Clone)]
+pub struct Together {
+    cache: Cache,
+    space: Space,
+    decoders: Arc<Semaphore>,
+    buffers: Buffers,
+}
+
+impl Together {
+    /// Plain bytes are cached in `cache`; the rest is as `memory` says.
+    pub fn new(memory: &Memory, cache: Cache) -> Self {
+        Self {
+            cache,
+            space: Space::new(memory.stored.clone()),
+            decoders: Arc::new(Semaphore::new(memory.pieces)),
+            buffers: Buffers::of_blocks(memory.pieces),
+        }
+    }
+
+    /// For the archive of this number; each has another one.
+    pub fn of_archive(&self, number: u32) -> Self {
+        Self {
+            cache: self.cache.scoped(number),
+            ..self.clone()
+        }
+    }
+}
+
 /// Reads archived files.
 #[derive(Debug)]
 pub struct Reader {
@@ -55,12 +85,21 @@ pub struct Reader {
 impl Reader {
     /// A reader that caches plain bytes in `cache` and stored bytes in `disk`.
     pub fn new(archive: Arc<Archive>, cache: Cache, disk: Option<DiskCache>) -> Self {
-        let memory = archive.memory();
-        let decoders = Arc::new(Semaphore::new(memory.pieces));
-        let space = Space::new(memory.stored.clone());
+        let together = Together::new(archive.memory(), cache);
+        Self::beside_others(archive, &together, disk)
+    }
+
+    /// A reader that has its memory together with others, and caches stored bytes in `disk`.
+    pub fn beside_others(archive: Arc<Archive>, together: &Together, disk: Option<DiskCache>) -> Self {
+        let Together {
+            cache,
+            space,
+            decoders,
+            buffers,
+        } = together.clone();
         let trees = TreeReader::new(archive.clone(), cache.clone(), space.clone(), decoders.clone());
         Self {
-            fetcher: Arc::new(Fetcher::new(archive, disk, decoders)),
+            fetcher: Arc::new(Fetcher::new(archive, disk, decoders, buffers)),
             cache,
             space,
             ahead: None,

@@ -338,6 +338,23 @@ pub trait Backend: Send + Sync + fmt::Debug {
         Vec::new()
     }
 
+    /// Names of the folders right below this place, in no order, but for links and for what walfs has mounted there. Those
+    /// that could not be the first part of a key are passed over.
+    async fn folders(&self) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// Has a folder right below this place, which is no link, an object of this name?
+    async fn has_below(&self, folder: &str, marker: &Key) -> Result<bool, Error> {
+        let Some(key) = Key::parse(&format!("{folder}/{marker}")) else {
+            return Ok(false);
+        };
+        match self.head(&key).await {
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+            found => found.map(|_| true),
+        }
+    }
+
     /// The nearest place around this one that has an object of this name; as far as it can be asked.
     async fn around(&self, marker: &Key) -> Option<String> {
         let _ = marker;

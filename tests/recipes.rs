@@ -15,14 +15,13 @@ use crate::common::world::World;
 mod layouts;
 mod page;
 
-use page::Recipe;
-pub(crate) use page::page;
+pub(crate) use page::{Recipe, page};
 
 /// Where a recipe's second server listens.
 const BESIDE: &str = "5433";
 
 /// Each heading of the page, and the test of it.
-const TESTED: [&str; 7] = [
+const TESTED: [&str; 8] = [
     "One table out of an old backup",
     "Old WAL for a logical slot",
     "A second copy in another region",
@@ -30,6 +29,8 @@ const TESTED: [&str; 7] = [
     "Moving to a new major version",
     "Debian's layout",
     "Patroni",
+    // In tests/fleet/central.rs.
+    "A central host for many servers",
 ];
 
 #[test]

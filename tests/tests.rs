@@ -29,6 +29,8 @@ mod hostile;
 mod files;
 // Dumps of databases, version by version.
 mod dumps;
+// Many archives at one place.
+mod fleet;
 // A million segments: requests, not memory; and what an operation may ask of the store.
 mod growth;
 // A local archive whose folders are disks of their own.

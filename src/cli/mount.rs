@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::FalseyValueParser;
 
-use crate::archive::Archive;
+use crate::archive::{Archive, below};
 use crate::assemble::{self, Stay};
 use crate::config::{Config, PgWal, bytes, duration};
 use crate::job::sweep::sweep;
@@ -71,6 +71,16 @@ pub struct MountArgs {
     /// Let other users in as well, as far as modes let them: they are 0700 and 0600
     #[arg(long, env = "WALFS_ALLOW_OTHER", hide_env_values = true, value_parser = FalseyValueParser::new())]
     allow_other: bool,
+    /// Show every archive right below ARCHIVE, which is a place of archives: each as a directory, read-only unless --writable is given
+    ///
+    /// Archives that are made later appear by themselves. What is no archive is not shown. One that cannot be opened says why
+    /// in its .walfs/error.txt, and the others are not touched by it.
+    #[arg(long, env = "WALFS_ALL", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    all: bool,
+    /// With --all: let the archives be written to, as in a mount of one
+    #[arg(long, env = "WALFS_WRITABLE", hide_env_values = true, value_parser = FalseyValueParser::new(), requires = "all",
+          conflicts_with = "read_only")]
+    writable: bool,
     /// Refuse every change
     #[arg(long, env = "WALFS_READ_ONLY", hide_env_values = true, value_parser = FalseyValueParser::new())]
     read_only: bool,
@@ -144,6 +154,13 @@ pub struct UmountArgs {
     /// How long to wait while it is in use
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     wait: Duration,
+}
+
+impl MountArgs {
+    /// Who looks at many archives shall not change one by a slip.
+    fn is_read_only(&self) -> bool {
+        self.read_only || self.all && !self.writable
+    }
 }
 
 /// Runs `walfs mount`.
@@ -224,7 +241,7 @@ fn run(arguments: &MountArgs, ready: Option<Ready>) -> Result<(), Failed> {
             });
         }
     };
-    let outcome = runtime.block_on(serve(&config, waiting, ready));
+    let outcome = runtime.block_on(serve(&config, arguments.all, waiting, ready));
     // What still waits for the store must not keep the process: there is nobody left to answer.
     runtime.shutdown_background();
     outcome
@@ -240,7 +257,7 @@ fn config(arguments: &MountArgs) -> Result<Config, String> {
     let cache_dir = arguments.cache_dir.clone();
     config.disk_cache = cache_dir.map(|directory| (directory, arguments.cache_size));
     config.pg_wal = arguments.pg_wal.clone();
-    config.read_only = arguments.read_only;
+    config.read_only = arguments.is_read_only();
     Ok(config)
 }
 
@@ -264,12 +281,17 @@ fn mount_point(arguments: &MountArgs) -> Result<serve::Waiting, String> {
         source: arguments.archive.clone(),
         user,
         allow_other: arguments.allow_other,
-        read_only: arguments.read_only,
+        read_only: arguments.is_read_only(),
     };
     serve::mount(&request).map_err(|error| error.to_string())
 }
 
-async fn serve(config: &Config, waiting: serve::Waiting, ready: Option<Ready>) -> Result<(), Failed> {
+async fn serve(
+    config: &Config,
+    all: bool,
+    waiting: serve::Waiting,
+    ready: Option<Ready>,
+) -> Result<(), Failed> {
     let mut signals = match Signals::new(log::open_again) {
         Ok(signals) => signals,
         Err(error) => {
@@ -279,7 +301,8 @@ async fn serve(config: &Config, waiting: serve::Waiting, ready: Option<Ready>) -
         }
     };
     let opened = tokio::select! {
-        opened = open(config, waiting.mountpoint()) => opened,
+        opened = open_all(config, waiting.mountpoint()), if all => opened,
+        opened = open(config, waiting.mountpoint()), if !all => opened,
         name = signals.next() => Err(format!("{name} came before {} was open", config.place)),
     };
     let (fs, word) = match opened {
@@ -335,6 +358,21 @@ async fn open(config: &Config, mountpoint: &Path) -> Result<(Fs, Option<String>)
     let fs = assemble::directory(config, archive, mountpoint.to_owned(), longest_request());
     let fs = fs.map_err(|error| format!("cache directory: {error}"))?;
     Ok((fs, word))
+}
+
+/// Of a place of archives none is opened yet.
+async fn open_all(config: &Config, mountpoint: &Path) -> Result<(Fs, Option<String>), String> {
+    let store = assemble::place(config).await.map_err(|error| error.to_string())?;
+    let patience = Patience::for_at_most(config.deadline);
+    let is_archive = below::is_archive(&store, patience).await;
+    if is_archive.map_err(|error| error.to_string())? {
+        return Err(format!(
+            "{} is an archive itself, not a place of several\nHINT: leave --all away, or name the place that it lies in",
+            config.place
+        ));
+    }
+    let fleet = assemble::fleet(config, store, mountpoint.to_owned(), longest_request());
+    Ok((fleet.into(), None))
 }
 
 /// Takes away what killed backups have left. Nobody waits for it, and the next start tries again.

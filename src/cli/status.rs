@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::FalseyValueParser;
 
 use crate::assemble::Stay;
 use crate::config::{PgWal, duration};
@@ -20,6 +21,7 @@ use super::out::Out;
 use super::progress;
 use super::wal::{Failure, block_on};
 
+mod all;
 mod remembered;
 
 /// Exit code when somebody should look at something.
@@ -36,6 +38,7 @@ Examples:
   walfs status --archive s3://bucket/prefix --pg-wal /var/lib/postgresql/18/main/pg_wal
   walfs status --archive /srv/archive --backup-max-age 26h --wal-max-age 10m >/dev/null || page_somebody
   walfs status --archive /srv/archive --json | jq -r '.recoverable[].last_commit'
+  walfs status --archive s3://bucket/fleet --all
   walfs status --archive /srv/archive --svg /var/www/walfs.svg
   walfs status --archive /srv/archive --metrics-file /var/lib/prometheus/node-exporter/walfs.prom >/dev/null
 
@@ -49,6 +52,11 @@ pub struct StatusArgs {
     /// s3://bucket/prefix, file:///directory or a path
     #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
     archive: String,
+    /// Look at every archive right below ARCHIVE, which is a place of archives: a line each, the worst first
+    ///
+    /// With --json a JSON object in each line; metrics have the label archive. The exit code is that of the worst.
+    #[arg(long, env = "WALFS_ALL", hide_env_values = true, value_parser = FalseyValueParser::new(), conflicts_with = "svg")]
+    all: bool,
     /// Look also at what waits to be archived in this pg_wal, and at its disk
     ///
     /// auto and off, which `walfs mount` knows, are no directory.
@@ -78,8 +86,23 @@ pub struct StatusArgs {
     store: StoreArgs,
 }
 
+impl StatusArgs {
+    fn limits(&self) -> Limits {
+        Limits {
+            backup: self.backup_max_age,
+            wal: self.wal_max_age,
+        }
+    }
+}
+
 /// Runs `walfs status`.
 pub fn run(arguments: &StatusArgs) -> ExitCode {
+    if arguments.all {
+        return block_on(all::show(arguments)).unwrap_or_else(|error| {
+            complain(&error);
+            ExitCode::FAILURE
+        });
+    }
     match block_on(show(arguments)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(TROUBLE),
@@ -119,11 +142,7 @@ async fn show(arguments: &StatusArgs) -> Result<bool, Failure> {
 async fn look(arguments: &StatusArgs) -> Result<Status, Failure> {
     let config = arguments.store.config(&arguments.archive)?;
     let archive = Arc::new(open(&config, Stay::Long, config.deadline).await?);
-    let shown = progress::on_terminal();
-    let limits = Limits {
-        backup: arguments.backup_max_age,
-        wal: arguments.wal_max_age,
-    };
+    let (shown, limits) = (progress::on_terminal(), arguments.limits());
     let looked = status(
         &archive,
         arguments.pg_wal.as_ref().and_then(PgWal::given),

@@ -28,12 +28,14 @@ use crate::pg::{SegmentName, SegmentSize};
 use crate::store::Patience;
 
 mod backlog;
+mod brief;
 mod scheduled;
 mod shown;
 mod troubles;
 mod versions;
 
 pub use backlog::Backlog;
+pub use brief::{Brief, State, metrics as metrics_of_all, table};
 pub use scheduled::Scheduled;
 pub use shown::Shown;
 pub use troubles::{Limits, Trouble, spoken};

@@ -63,6 +63,11 @@ impl Basebackups {
         self.complete.clone()
     }
 
+    /// Was a backup written through this mount?
+    pub(super) fn is_written_to(&self) -> bool {
+        self.drafting.is_used()
+    }
+
     /// The room of a node: each kind of backup is one.
     pub(super) fn room(&self, node: Node) -> &dyn Room {
         match node {

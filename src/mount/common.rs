@@ -37,6 +37,23 @@ pub struct Options {
     pub mountpoint: PathBuf,
 }
 
+/// Waits, but not longer than the asking process lives.
+pub(super) async fn while_wanted<T>(asker: Option<&Asker>, wait: impl Future<Output = T>) -> Result<T> {
+    tokio::pin!(wait);
+    let Some(asker) = asker else { return Ok(wait.await) };
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut wait => return Ok(done),
+            () = tokio::time::sleep(LOOK) => {
+                if asker.doomed() {
+                    return Err(Error::Interrupted);
+                }
+            }
+        }
+    }
+}
+
 /// What the rooms share.
 #[derive(Debug)]
 pub(super) struct Common {
@@ -79,25 +96,13 @@ impl Common {
         Patience::for_at_most(self.options.deadline)
     }
 
-    /// Waits, but not longer than the asking process lives.
-    pub(super) async fn while_wanted<T>(
+    /// See [`while_wanted`].
+    pub(super) fn while_wanted<T>(
         &self,
         asker: Option<&Asker>,
         wait: impl Future<Output = T>,
-    ) -> Result<T> {
-        tokio::pin!(wait);
-        let Some(asker) = asker else { return Ok(wait.await) };
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut wait => return Ok(done),
-                () = tokio::time::sleep(LOOK) => {
-                    if asker.doomed() {
-                        return Err(Error::Interrupted);
-                    }
-                }
-            }
-        }
+    ) -> impl Future<Output = Result<T>> {
+        while_wanted(asker, wait)
     }
 
     /// What a reader gets from the archive, counted.
@@ -113,13 +118,18 @@ impl Common {
         Ok(read)
     }
 
-    /// Notes an error in log and status, and hands it on.
-    pub(super) fn noted<T>(&self, what: &str, outcome: Result<T>) -> Result<T> {
-        if let Err(error) = &outcome
-            && error.is_notable()
-        {
+    /// Notes an error in log and status, if it is worth it.
+    pub(super) fn note(&self, what: &str, error: &Error) {
+        if error.is_notable() {
             self.metrics.error(format!("{what}: {error}"));
             tracing::warn!("{what}: {error}");
+        }
+    }
+
+    /// The same, and hands it on.
+    pub(super) fn noted<T>(&self, what: &str, outcome: Result<T>) -> Result<T> {
+        if let Err(error) = &outcome {
+            self.note(what, error);
         }
         outcome
     }

@@ -88,6 +88,9 @@ pub enum Error {
     /// Not from one backup to another, nor out of one.
     #[error("it would leave its backup")]
     OtherTree,
+    /// Nor from one archive to another.
+    #[error("it would leave its archive")]
+    OtherArchive,
     /// The kernel has a number of something that is found under another one now.
     #[error("it has to be looked up again")]
     Stale,
@@ -152,7 +155,7 @@ impl Error {
             Self::TooLong { .. } => libc::EFBIG,
             Self::Draft(error) => draft_errno(error),
             Self::BadBackupName(_) => libc::EINVAL,
-            Self::OtherTree => libc::EXDEV,
+            Self::OtherTree | Self::OtherArchive => libc::EXDEV,
             Self::Stale => libc::ESTALE,
             Self::Interrupted => libc::EINTR,
             Self::Hidden { .. } => libc::EIO,

@@ -1,7 +1,7 @@
 //! The mounted directory without FUSE: every operation the kernel may ask for, testable by the thousand.
 //!
-//! [`Fs`] keeps inode numbers and open files, and hands each operation to the room that the inode belongs to: see
-//! `super::room`. What shapes all rooms:
+//! [`Fs`] keeps open files, and hands each operation to the room that the inode belongs to: see `super::room`. It shows one
+//! archive, or several: see `super::fleet`. What shapes all rooms:
 //!
 //! - **Who asks matters, but only as a hint.** An [`Asker`] tells whether the process is dying (its close is no
 //!   statement), or evidently copies *to* the name it looks up (then the store need not be asked; every other
@@ -15,14 +15,11 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 
 use crate::ahead::Ahead;
 use crate::archive::Archive;
-use crate::archive::tree::TreeKind;
 use crate::memory::Buffers;
 use crate::metrics::Metrics;
 use crate::read::Reader;
@@ -30,21 +27,15 @@ use crate::staging::Staging;
 use crate::staging::tree::Change;
 
 use super::asker::Asker;
-use super::basebackups::Basebackups;
-use super::common::Common;
 use super::directory::{Entry, numbered};
-
+use super::fleet::Fleet;
 use super::handles::{Handle, Handles};
-use super::node::{Attributes, Inodes, Node};
-use super::own::Own;
-use super::room::Room;
-use super::versions::Versions;
-use super::wal::Wal;
-use super::wal::archived::Archived;
-use crate::overview::{Looks, Overview};
+use super::node::{Attributes, Node};
+use super::section::At;
 
 pub use super::common::Options;
 pub use super::error::{Error, Result};
+pub use super::one::One;
 pub use super::room::{FilesOf, Making, Opening};
 
 /// Offsets of `.` and `..` lie below those of what a directory holds.
@@ -53,17 +44,39 @@ const LISTING_BASE: u64 = 1 << 8;
 /// The mounted directory.
 #[derive(Debug)]
 pub struct Fs {
-    common: Arc<Common>,
     handles: Handles,
-    own: Own,
-    wal: Arc<Wal>,
-    basebackups: Basebackups,
-    files: Versions,
-    dumps: Versions,
+    content: Content,
+}
+
+/// What is mounted.
+#[derive(Debug)]
+enum Content {
+    One(Arc<One>),
+    Many(Arc<Fleet>),
+}
+
+impl From<One> for Fs {
+    /// A directory that shows an archive.
+    fn from(one: One) -> Self {
+        Self {
+            handles: Handles::default(),
+            content: Content::One(Arc::new(one)),
+        }
+    }
+}
+
+impl From<Fleet> for Fs {
+    /// A directory with one for each archive.
+    fn from(fleet: Fleet) -> Self {
+        Self {
+            handles: Handles::default(),
+            content: Content::Many(Arc::new(fleet)),
+        }
+    }
 }
 
 impl Fs {
-    /// A directory over an open archive. `ahead`: what sends segments before the archiver brings them (promise W8).
+    /// A directory over an open archive: see [`One::new`].
     pub fn new(
         archive: Arc<Archive>,
         reader: Reader,
@@ -72,71 +85,39 @@ impl Fs {
         options: Options,
         ahead: Option<Arc<Ahead>>,
     ) -> Self {
-        let common = Arc::new(Common {
-            archive,
-            reader,
-            staging,
-            metrics,
-            options,
-            inodes: Inodes::default(),
-            mounted_at: Timestamp::now(),
-            closing: AtomicBool::new(false),
-        });
-        let archived = Arc::new(Archived::new(common.clone(), ahead));
-        let wal = Arc::new(Wal::new(common.clone(), archived.clone()));
-        let basebackups = Basebackups::new(common.clone(), archived);
-        Self {
-            handles: Handles::default(),
-            own: Own {
-                common: common.clone(),
-                wal: wal.clone(),
-                looks: None,
-            },
-            wal,
-            files: Versions::new(TreeKind::Files, common.clone(), basebackups.complete()),
-            dumps: Versions::new(TreeKind::Dump, common.clone(), basebackups.complete()),
-            basebackups,
-            common,
-        }
-    }
-
-    /// With the state of the archive in `.walfs/`.
-    pub fn showing(mut self, overview: Arc<dyn Overview>) -> Self {
-        self.own.looks = Some(Looks::new(overview));
-        self
+        One::new(archive, reader, staging, metrics, options, ahead).into()
     }
 
     /// Refuses new files from now on; those being written may be finished.
     pub(super) fn close_gates(&self) {
-        self.common.close_gates();
+        match &self.content {
+            Content::One(one) => one.close_gates(),
+            Content::Many(fleet) => fleet.close_gates(),
+        }
     }
 
     /// Memory for what the kernel hands over to be written.
     pub(super) fn write_buffers(&self) -> Buffers {
-        self.common.archive.memory().buffers.clone()
+        match &self.content {
+            Content::One(one) => one.write_buffers(),
+            Content::Many(fleet) => fleet.write_buffers(),
+        }
     }
 
     /// Files being written now.
     pub(super) fn open_writes(&self) -> usize {
-        self.wal.open_writes()
-    }
-
-    fn room(&self, node: Node) -> &dyn Room {
-        match node {
-            Node::Root | Node::Own | Node::OwnFile(_) | Node::Absent | Node::AbsentFile(_) => &self.own,
-            Node::Wal | Node::Folder(_) | Node::Archived(_) | Node::Writing(_) => &self.wal,
-            Node::Versions(TreeKind::Dump)
-            | Node::VersionSet(TreeKind::Dump, _)
-            | Node::VersionsLatest(TreeKind::Dump, _) => &self.dumps,
-            Node::Versions(_) | Node::VersionSet(..) | Node::VersionsLatest(..) => &self.files,
-            Node::Basebackups | Node::Latest | Node::Tree(_) | Node::Draft(_) => self.basebackups.room(node),
+        match &self.content {
+            Content::One(one) => one.open_writes(),
+            Content::Many(fleet) => fleet.open_writes(),
         }
     }
 
-    /// A node, and the room that answers for it.
-    fn find(&self, ino: u64) -> Result<(Node, &dyn Room)> {
-        let node = self.common.inodes.node(ino).ok_or(Error::NotFound)?;
-        Ok((node, self.room(node)))
+    /// What a number stands for. Of several archives that one is opened, if it is not.
+    async fn find(&self, ino: u64, asker: Option<&Asker>) -> Result<At> {
+        match &self.content {
+            Content::One(one) => At::new(one.clone(), ino, 0),
+            Content::Many(fleet) => fleet.find(ino, asker).await,
+        }
     }
 
     /// Finds a name in a directory.
@@ -144,14 +125,12 @@ impl Fs {
     /// # Errors
     /// [`Error::NotFound`] only on the store's own word, or where no such name can exist.
     pub async fn lookup(&self, parent: u64, name: &OsStr, asker: Option<&Asker>) -> Result<Attributes> {
-        let (parent, room) = self.find(parent)?;
-        let found = room.lookup((parent, name), asker).await;
+        let parent = self.find(parent, asker).await?;
+        let found = parent.room().lookup((parent.node, name), asker).await;
         if found.is_err() {
-            return self
-                .common
-                .noted(&format!("look up {}", Path::new(name).display()), found);
+            return parent.noted(&format!("look up {}", Path::new(name).display()), found);
         }
-        found
+        found.map(|found| parent.shown(found))
     }
 
     /// Attributes of an inode.
@@ -159,8 +138,14 @@ impl Fs {
     /// # Errors
     /// [`Error::NotFound`] if it is gone, [`Error::Archive`].
     pub async fn getattr(&self, ino: u64, asker: Option<&Asker>) -> Result<Attributes> {
-        let (node, room) = self.find(ino)?;
-        room.getattr(node, asker).await
+        if let Content::Many(fleet) = &self.content
+            && let Some(known) = fleet.attributes(ino)
+        {
+            return known;
+        }
+        let at = self.find(ino, asker).await?;
+        let found = at.room().getattr(at.node, asker).await;
+        found.map(|found| at.shown(found))
     }
 
     /// Opens a file.
@@ -171,9 +156,9 @@ impl Fs {
     /// # Errors
     /// As [`Fs::getattr`]; [`Error::Immutable`], [`Error::Committed`], [`Error::ReadOnly`].
     pub async fn open_for(&self, ino: u64, opening: Opening, asker: Option<&Asker>) -> Result<u64> {
-        let (node, room) = self.find(ino)?;
-        let file = room.open(node, opening, asker).await?;
-        Ok(self.handles.insert(Handle::File(file)))
+        let at = self.find(ino, asker).await?;
+        let file = at.room().open(at.node, opening, asker).await?;
+        Ok(self.handles.insert(Handle::File(file, at.section)))
     }
 
     /// Creates a file that the last lookup did not find, or did not look for.
@@ -187,9 +172,10 @@ impl Fs {
         making: Making,
         asker: Option<&Asker>,
     ) -> Result<(Attributes, u64)> {
-        let (parent, room) = self.find(parent)?;
-        let (attributes, file) = room.create((parent, name), making, asker).await?;
-        Ok((attributes, self.handles.insert(Handle::File(file))))
+        let parent = self.find(parent, asker).await?;
+        let (attributes, file) = parent.room().create((parent.node, name), making, asker).await?;
+        let shown = parent.shown(attributes);
+        Ok((shown, self.handles.insert(Handle::File(file, parent.section))))
     }
 
     /// Reads from an open file; short only at its end.
@@ -197,8 +183,12 @@ impl Fs {
     /// # Errors
     /// [`Error::Archive`]: damaged, or gone.
     pub async fn read(&self, handle: u64, offset: u64, bytes: usize, asker: Option<&Asker>) -> Result<Bytes> {
-        let read = self.handles.file(handle)?.read(offset, bytes, asker).await;
-        self.common.noted("read", read)
+        let (file, section) = self.handles.file_and_section(handle)?;
+        let read = file.read(offset, bytes, asker).await;
+        if let Err(error) = &read {
+            section.note("read", error);
+        }
+        read
     }
 
     /// Takes bytes. The write that completes a segment returns when it is in the store, or why it is not.
@@ -228,8 +218,8 @@ impl Fs {
 
     /// Sets the length of a file by inode.
     pub(super) async fn truncate_inode(&self, ino: u64, bytes: u64, asker: Option<&Asker>) -> Result<()> {
-        let (node, room) = self.find(ino)?;
-        room.truncate(node, bytes, asker).await
+        let at = self.find(ino, asker).await?;
+        at.room().truncate(at.node, bytes, asker).await
     }
 
     /// A descriptor is being closed: finishes the file if its writer is done, or repeats the verdict.
@@ -250,7 +240,7 @@ impl Fs {
 
     /// The last reference to an open file or directory is gone. Nothing is ever archived here (promise W3).
     pub async fn release(&self, handle: u64) {
-        if let Some(Handle::File(file)) = self.handles.remove(handle) {
+        if let Some(Handle::File(file, _)) = self.handles.remove(handle) {
             file.release().await;
         }
     }
@@ -268,13 +258,13 @@ impl Fs {
 
     /// Changes mode, owner or times.
     pub(super) async fn set_attributes(&self, ino: u64, change: Change) -> Result<()> {
-        let (node, room) = self.find(ino)?;
-        room.set_attributes(node, change).await
+        let at = self.find(ino, None).await?;
+        at.room().set_attributes(at.node, change).await
     }
 
     /// Sets or removes an extended attribute, such as an access control list.
-    pub(super) fn forget_extended_attribute(&self, ino: u64) -> Result<()> {
-        self.find(ino)?.1.forget_extended_attribute()
+    pub(super) async fn forget_extended_attribute(&self, ino: u64) -> Result<()> {
+        self.find(ino, None).await?.room().forget_extended_attribute()
     }
 
     /// Opens a directory.
@@ -282,9 +272,9 @@ impl Fs {
     /// # Errors
     /// [`Error::NotDirectory`]; [`Error::Archive`]: the store did not deliver what is to be listed.
     pub async fn open_directory(&self, ino: u64) -> Result<u64> {
-        let (node, room) = self.find(ino)?;
-        let entries = room.open_directory(node).await?;
-        Ok(self.handles.insert(Handle::Directory(node, entries)))
+        let at = self.find(ino, None).await?;
+        let entries = at.room().open_directory(at.node).await?;
+        Ok(self.handles.insert(Handle::Directory(at, entries)))
     }
 
     /// Entries from `offset` on (0: the start): some of them, none at the end.
@@ -292,11 +282,11 @@ impl Fs {
     /// # Errors
     /// [`Error::Archive`]: the store did not deliver them; never a list that is silently short.
     pub async fn read_directory(&self, handle: u64, offset: u64) -> Result<Vec<Entry>> {
-        let (node, listing) = self.handles.directory(handle)?;
+        let (at, listing) = self.handles.directory(handle)?;
         // The archive's names come with the first answer: after one of `.` and `..` alone the kernel would ask for
         // names without attributes, and `ls -l` then for those of each of the first thousand files.
         let mut entries = match offset < LISTING_BASE {
-            true => self.dots(node).await?.split_off(offset.min(2) as usize),
+            true => dots(&at).await?.split_off(offset.min(2) as usize),
             false => Vec::new(),
         };
         let held = listing.from(offset.saturating_sub(LISTING_BASE)).await?;
@@ -304,16 +294,7 @@ impl Fs {
             next_offset: entry.next_offset + LISTING_BASE,
             ..entry
         }));
-        Ok(entries)
-    }
-
-    /// `.` and `..`
-    async fn dots(&self, directory: Node) -> Result<Vec<Entry>> {
-        let room = self.room(directory);
-        let above = room.parent(directory)?;
-        let own = room.getattr(directory, None).await?;
-        let above = self.room(above).getattr(above, None).await?;
-        Ok(numbered([(".".into(), own), ("..".into(), above)], 0))
+        Ok(at.listed(entries).collect())
     }
 
     /// Makes a directory: in `basebackups/` that begins a backup.
@@ -324,8 +305,9 @@ impl Fs {
         making: Making,
         asker: Option<&Asker>,
     ) -> Result<Attributes> {
-        let (parent, room) = self.find(parent)?;
-        room.make_directory((parent, name), making, asker).await
+        let parent = self.find(parent, asker).await?;
+        let made = parent.room().make_directory((parent.node, name), making, asker);
+        Ok(parent.shown(made.await?))
     }
 
     /// Makes a symbolic link.
@@ -336,14 +318,15 @@ impl Fs {
         target: &OsStr,
         making: Making,
     ) -> Result<Attributes> {
-        let (parent, room) = self.find(parent)?;
-        room.make_link((parent, name), target, making).await
+        let parent = self.find(parent, None).await?;
+        let made = parent.room().make_link((parent.node, name), target, making);
+        Ok(parent.shown(made.await?))
     }
 
     /// Target of a symbolic link.
     pub(super) async fn read_link(&self, ino: u64, asker: Option<&Asker>) -> Result<Bytes> {
-        let (node, room) = self.find(ino)?;
-        room.read_link(node, asker).await
+        let at = self.find(ino, asker).await?;
+        at.room().read_link(at.node, asker).await
     }
 
     /// Renames a file being written: in `wal/` its final name archives it. Nothing leaves its room.
@@ -359,15 +342,18 @@ impl Fs {
         replace: bool,
         asker: Option<&Asker>,
     ) -> Result<()> {
-        let (parent, room) = self.find(parent)?;
-        let (new_parent, new_room) = self.find(new_parent)?;
-        let (from, to) = ((parent, name), (new_parent, new_name));
-        match (parent, new_parent) {
+        let parent = self.find(parent, asker).await?;
+        let new_parent = self.find(new_parent, asker).await?;
+        if !parent.is_beside(&new_parent) {
+            return Err(Error::OtherArchive);
+        }
+        let (from, to) = ((parent.node, name), (new_parent.node, new_name));
+        match (parent.node, new_parent.node) {
             (Node::Wal | Node::Folder(_), Node::Wal | Node::Folder(_)) | (Node::Draft(_), Node::Draft(_)) => {
-                room.rename(from, to, replace, asker).await
+                parent.room().rename(from, to, replace, asker).await
             }
-            (Node::Wal | Node::Folder(_), _) => Err(new_room.refuse_change(to)),
-            _ => Err(room.refuse_change(from)),
+            (Node::Wal | Node::Folder(_), _) => Err(new_parent.room().refuse_change(to)),
+            _ => Err(parent.room().refuse_change(from)),
         }
     }
 
@@ -376,27 +362,35 @@ impl Fs {
     /// # Errors
     /// [`Error::Immutable`] for what is archived (promise B7), [`Error::NotFound`].
     pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
-        let (parent, room) = self.find(parent)?;
-        room.unlink((parent, name)).await
+        let parent = self.find(parent, None).await?;
+        parent.room().unlink((parent.node, name)).await
     }
 
     /// Removes a directory: in `basebackups/` a backup that is not complete, with all that is stored of it.
     pub(super) async fn remove_directory(&self, parent: u64, name: &OsStr) -> Result<()> {
-        let (parent, room) = self.find(parent)?;
-        room.remove_directory((parent, name)).await
+        let parent = self.find(parent, None).await?;
+        parent.room().remove_directory((parent.node, name)).await
     }
 
     /// `fsync` of a directory: that of a backup completes it, if it is whole.
     pub(super) async fn sync_directory(&self, ino: u64) -> Result<()> {
-        let (node, room) = self.find(ino)?;
-        room.sync_directory(node).await
+        let at = self.find(ino, None).await?;
+        at.room().sync_directory(at.node).await
     }
 
     /// Why a name is not made in a directory, whatever it is.
-    pub(super) fn refuse_change(&self, parent: u64, name: &OsStr) -> Error {
-        match self.find(parent) {
-            Ok((parent, room)) => room.refuse_change((parent, name)),
+    pub(super) async fn refuse_change(&self, parent: u64, name: &OsStr) -> Error {
+        match self.find(parent, None).await {
+            Ok(parent) => parent.room().refuse_change((parent.node, name)),
             Err(error) => error,
         }
     }
+}
+
+/// `.` and `..`, as their section numbers them.
+async fn dots(directory: &At) -> Result<Vec<Entry>> {
+    let above = directory.with(directory.room().parent(directory.node)?);
+    let own = directory.room().getattr(directory.node, None).await?;
+    let above = above.room().getattr(above.node, None).await?;
+    Ok(numbered([(".".into(), own), ("..".into(), above)], 0))
 }

@@ -300,7 +300,8 @@ impl Filesystem for Served {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(errno(&self.fs.refuse_change(parent.0, name)));
+        let (fs, name) = (self.fs.clone(), name.to_owned());
+        self.answer(async move { reply.error(errno(&fs.refuse_change(parent.0, &name).await)) });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
@@ -322,7 +323,8 @@ impl Filesystem for Served {
         new_name: &OsStr,
         reply: ReplyEntry,
     ) {
-        reply.error(errno(&self.fs.refuse_change(new_parent.0, new_name)));
+        let (fs, name) = (self.fs.clone(), new_name.to_owned());
+        self.answer(async move { reply.error(errno(&fs.refuse_change(new_parent.0, &name).await)) });
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -440,11 +442,13 @@ impl Filesystem for Served {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, self.fs.forget_extended_attribute(ino.0));
+        let fs = self.fs.clone();
+        self.answer(async move { reply_empty(reply, fs.forget_extended_attribute(ino.0).await) });
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.fs.forget_extended_attribute(ino.0));
+        let fs = self.fs.clone();
+        self.answer(async move { reply_empty(reply, fs.forget_extended_attribute(ino.0).await) });
     }
 
     fn getxattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {

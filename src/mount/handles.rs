@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use super::directory::Entries;
 use super::error::{Error, Result};
-use super::node::Node;
 use super::room::OpenFile;
+use super::section::{At, Section};
 
 /// What is open.
 #[derive(Debug, Clone)]
 pub(super) enum Handle {
-    File(Arc<dyn OpenFile>),
-    Directory(Node, Arc<dyn Entries>),
+    File(Arc<dyn OpenFile>, Arc<dyn Section>),
+    Directory(At, Arc<dyn Entries>),
 }
 
 /// All that is open.
@@ -37,10 +37,18 @@ impl Handles {
     /// The file of a number.
     ///
     /// # Errors
-    /// [`Error::BadHandle`], [`Error::IsDirectory`].
+    /// As [`Handles::file_and_section`].
     pub(super) fn file(&self, number: u64) -> Result<Arc<dyn OpenFile>> {
+        Ok(self.file_and_section(number)?.0)
+    }
+
+    /// The file of a number, and the section that it is in.
+    ///
+    /// # Errors
+    /// [`Error::BadHandle`], [`Error::IsDirectory`].
+    pub(super) fn file_and_section(&self, number: u64) -> Result<(Arc<dyn OpenFile>, Arc<dyn Section>)> {
         match self.get(number)? {
-            Handle::File(file) => Ok(file),
+            Handle::File(file, section) => Ok((file, section)),
             Handle::Directory(..) => Err(Error::IsDirectory),
         }
     }
@@ -49,10 +57,10 @@ impl Handles {
     ///
     /// # Errors
     /// [`Error::BadHandle`], [`Error::NotDirectory`].
-    pub(super) fn directory(&self, number: u64) -> Result<(Node, Arc<dyn Entries>)> {
+    pub(super) fn directory(&self, number: u64) -> Result<(At, Arc<dyn Entries>)> {
         match self.get(number)? {
-            Handle::File(_) => Err(Error::NotDirectory),
-            Handle::Directory(node, entries) => Ok((node, entries)),
+            Handle::File(..) => Err(Error::NotDirectory),
+            Handle::Directory(at, entries) => Ok((at, entries)),
         }
     }
 

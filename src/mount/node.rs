@@ -1,8 +1,10 @@
 //! Inode numbers and attributes: pure.
 //!
 //! The number of an archived file is computed from its name and back, so that a listing of a million segments leaves
-//! nothing behind in memory. The few names that do not fit (`.backup` files, timelines past 32767) and the files
+//! nothing behind in memory. The few names that do not fit (`.backup` files, timelines past 4095) and the files
 //! being written get numbers from a counter.
+//!
+//! The numbers of one archive have [`OWN_BITS`]; the bits above say which archive of a mount it is: see `super::fleet`.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -63,7 +65,7 @@ impl Node {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TreeNode {
     /// Which backup: see `super::basebackups::slots`, and `super::basebackups::drafts` for those that are being
-    /// written. Less than 2<sup>28</sup>.
+    /// written.
     pub slot: u32,
     /// Which entry of its tree; 0 is the root. Beyond the tree's entries: its segments in `wal/`.
     pub entry: u32,
@@ -72,6 +74,8 @@ pub struct TreeNode {
 /// The files in `/.walfs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OwnFile {
+    /// `error.txt`: why an archive is not shown.
+    Error,
     /// `mount.json`
     Mount,
     /// The state of the archive, in one of its forms.
@@ -84,7 +88,7 @@ pub enum OwnFile {
 pub const ROOT: u64 = 1;
 
 /// The fixed nodes, in the order of their numbers from [`ROOT`] on.
-const FIXED: [Node; 14] = [
+const FIXED: [Node; 15] = [
     Node::Root,
     Node::Wal,
     Node::Absent,
@@ -99,23 +103,29 @@ const FIXED: [Node; 14] = [
     Node::OwnFile(OwnFile::Status(Form::Metrics)),
     Node::Versions(TreeKind::Files),
     Node::Versions(TreeKind::Dump),
+    Node::OwnFile(OwnFile::Error),
 ];
 
-// Layout of a computed number: 1 bit set (bit 62), 3 bits of kind, 15 bits of timeline, 44 bits of log and segment.
-const COMPUTED: u64 = 1 << 62;
-const COUNTED: u64 = 1 << 63;
-const KIND_SHIFT: u32 = 59;
-const TIMELINE_SHIFT: u32 = 44;
-const TIMELINE_MAX: u32 = (1 << 15) - 1;
+/// Bits of a number that an archive gives.
+pub(super) const OWN_BITS: u32 = 52;
+
+// Layout of a computed number: 1 bit set (bit 50), 3 bits of kind, 12 bits of timeline, 35 bits of log and segment.
+const COMPUTED: u64 = 1 << 50;
+const COUNTED: u64 = 1 << (OWN_BITS - 1);
+const KIND_SHIFT: u32 = 47;
+const TIMELINE_SHIFT: u32 = 35;
+const TIMELINE_MAX: u32 = (1 << 12) - 1;
+const LOG_BITS: u32 = TIMELINE_SHIFT - SEGMENT_BITS;
 /// Segments of 1 MiB: 4096 for each log number.
 const SEGMENT_BITS: u32 = 12;
 
-// Layout of an entry's number: bits 63 and 62 clear, 1 bit set (bit 61), 1 bit of kind (0: of a complete backup; 1:
-// of one that is being written), 28 bits of slot, 32 bits of entry.
-const IN_TREE: u64 = 1 << 61;
-const IN_DRAFT: u64 = IN_TREE | 1 << 60;
-const SLOT_SHIFT: u32 = 32;
-const SLOT_BITS: u32 = 28;
+// Layout of an entry's number: bits 51 and 50 clear, 1 bit set (bit 49), 1 bit of kind (0: of a complete backup; 1:
+// of one that is being written), 20 bits of slot, 28 bits of entry.
+const IN_TREE: u64 = 0b10;
+const IN_DRAFT: u64 = 0b11;
+const TREE_SHIFT: u32 = SLOT_SHIFT + SLOT_BITS;
+const SLOT_SHIFT: u32 = 28;
+const SLOT_BITS: u32 = 20;
 
 /// Gives numbers to nodes and nodes to numbers.
 #[derive(Debug)]
@@ -128,7 +138,7 @@ pub struct Inodes {
 impl Default for Inodes {
     fn default() -> Self {
         Self {
-            next: AtomicU64::new(COUNTED | fastrand::u64(..1 << 30) << 32),
+            next: AtomicU64::new(fastrand::u64(..)),
             named: Mutex::default(),
             numbered: Mutex::default(),
         }
@@ -138,7 +148,7 @@ impl Default for Inodes {
 impl Inodes {
     /// A number that none has had before, nor another mount, as chance goes: who has both open is not mistaken.
     pub fn fresh(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
+        COUNTED | self.next.fetch_add(1, Ordering::Relaxed) & (COUNTED - 1)
     }
 
     /// The node's number, the same every time.
@@ -146,10 +156,8 @@ impl Inodes {
         if let Node::Writing(number) = node {
             return number;
         }
-        if let Some(index) = FIXED.iter().position(|fixed| *fixed == node) {
-            return ROOT + index as u64;
-        }
-        computed(node).unwrap_or_else(|| self.counted(node))
+        let known = fixed_number(node).or_else(|| computed(node));
+        known.unwrap_or_else(|| self.counted(node))
     }
 
     fn counted(&self, node: Node) -> u64 {
@@ -166,11 +174,8 @@ impl Inodes {
 
     /// The node with that number.
     pub fn node(&self, number: u64) -> Option<Node> {
-        if let Some(fixed) = number
-            .checked_sub(ROOT)
-            .and_then(|index| FIXED.get(index as usize))
-        {
-            return Some(*fixed);
+        if let Some(fixed) = fixed(number) {
+            return Some(fixed);
         }
         if number & COUNTED == 0 {
             return decompose(number);
@@ -185,14 +190,22 @@ impl Inodes {
     }
 }
 
+/// The number of a node that has the same in every archive.
+pub(super) fn fixed_number(node: Node) -> Option<u64> {
+    let index = FIXED.iter().position(|fixed| *fixed == node)?;
+    Some(ROOT + index as u64)
+}
+
+/// The node with that number, if it is such a one.
+pub(super) fn fixed(number: u64) -> Option<Node> {
+    let index = number.checked_sub(ROOT)?;
+    FIXED.get(usize::try_from(index).ok()?).copied()
+}
+
 fn computed(node: Node) -> Option<u64> {
     let (name, absent) = match node {
-        Node::Tree(TreeNode { slot, entry }) => {
-            return Some(IN_TREE | u64::from(slot) << SLOT_SHIFT | u64::from(entry));
-        }
-        Node::Draft(TreeNode { slot, entry }) => {
-            return Some(IN_DRAFT | u64::from(slot) << SLOT_SHIFT | u64::from(entry));
-        }
+        Node::Tree(at) => return entry_of(IN_TREE, at),
+        Node::Draft(at) => return entry_of(IN_DRAFT, at),
         Node::Archived(name) => (name, 0),
         Node::AbsentFile(name) => (name, 3),
         _ => return None,
@@ -207,8 +220,14 @@ fn computed(node: Node) -> Option<u64> {
         .then_some(COMPUTED | (kind + absent) << KIND_SHIFT | u64::from(timeline.0) << TIMELINE_SHIFT | place)
 }
 
+fn entry_of(kind: u64, at: TreeNode) -> Option<u64> {
+    let (slot, entry) = (u64::from(at.slot), u64::from(at.entry));
+    (slot < 1 << SLOT_BITS && entry < 1 << SLOT_SHIFT)
+        .then_some(kind << TREE_SHIFT | slot << SLOT_SHIFT | entry)
+}
+
 fn place(segment: SegmentName) -> Option<u64> {
-    (segment.seg < 1 << SEGMENT_BITS)
+    (segment.seg < 1 << SEGMENT_BITS && segment.log < 1 << LOG_BITS)
         .then_some(u64::from(segment.log) << SEGMENT_BITS | u64::from(segment.seg))
 }
 
@@ -237,13 +256,13 @@ fn decompose(number: u64) -> Option<Node> {
 }
 
 fn in_tree(number: u64) -> Option<Node> {
-    let at = |slot: u64| TreeNode {
-        slot: slot as u32,
-        entry: number as u32,
+    let at = TreeNode {
+        slot: (number >> SLOT_SHIFT) as u32 & ((1 << SLOT_BITS) - 1),
+        entry: number as u32 & ((1 << SLOT_SHIFT) - 1),
     };
-    match (number >> SLOT_SHIFT & !((1 << SLOT_BITS) - 1)) << SLOT_SHIFT {
-        IN_TREE => Some(Node::Tree(at(number >> SLOT_SHIFT & ((1 << SLOT_BITS) - 1)))),
-        IN_DRAFT => Some(Node::Draft(at(number >> SLOT_SHIFT & ((1 << SLOT_BITS) - 1)))),
+    match number >> TREE_SHIFT {
+        IN_TREE => Some(Node::Tree(at)),
+        IN_DRAFT => Some(Node::Draft(at)),
         _ => None,
     }
 }
@@ -305,6 +324,9 @@ mod tests {
     fn names() -> Vec<WalName> {
         [
             "000000010000000000000001",
+            "00000FFF007FFFFF00000FFF",
+            "000010000000000000000001",
+            "000000010080000000000001",
             "00007FFFFFFFFFFF00000FFF",
             "000080000000000000000001",
             "000000010000000000000001.partial",
@@ -317,8 +339,15 @@ mod tests {
     }
 
     fn tree_nodes() -> impl Iterator<Item = Node> {
-        let last = (1 << SLOT_BITS) - 1;
-        let places = [(0, 0), (0, 1), (7, 123_456), (last, u32::MAX)];
+        let (last, beyond) = ((1 << SLOT_BITS) - 1, 1 << SLOT_BITS);
+        let places = [
+            (0, 0),
+            (0, 1),
+            (7, 123_456),
+            (last, (1 << 28) - 1),
+            (beyond, 1),
+            (0, u32::MAX),
+        ];
         let places = places.map(|(slot, entry)| TreeNode { slot, entry });
         places
             .into_iter()
@@ -336,6 +365,7 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for node in nodes {
             let number = inodes.number(node);
+            assert!(number < 1 << OWN_BITS, "{node:?} has too long a number");
             assert_eq!(inodes.node(number), Some(node));
             assert_eq!(inodes.number(node), number);
             assert!(seen.insert(number), "{node:?} shares its number");
@@ -363,6 +393,6 @@ mod tests {
         assert_eq!(inodes.node(fresh), Some(Node::Writing(fresh)));
         assert_eq!(inodes.node(0), None);
         assert_eq!(inodes.node(99), None);
-        assert_eq!(inodes.node(IN_TREE >> 1), None);
+        assert_eq!(inodes.node(1 << (TREE_SHIFT - 1)), None);
     }
 }

@@ -19,7 +19,7 @@ use crate::archive::tree::TreeKind;
 use crate::metrics::exposition::Exposition;
 use crate::overview::{Form, Looks};
 
-mod mounted;
+pub(super) mod mounted;
 
 /// The directories of the mount.
 const TOP: [(&str, Node); 6] = [
@@ -129,7 +129,7 @@ impl Room for Own {
             Node::OwnFile(OwnFile::Status(form)) => self.told(form, asker).await?,
             _ => self.text(node).ok_or(Error::IsDirectory)?,
         };
-        Ok(Arc::new(OpenText(text.into())))
+        Ok(Arc::new(OpenText::new(text)))
     }
 
     async fn open_directory(&self, node: Node) -> Result<Arc<dyn Entries>> {
@@ -142,7 +142,13 @@ impl Room for Own {
 
 /// A text made when it was opened.
 #[derive(Debug)]
-struct OpenText(Bytes);
+pub(super) struct OpenText(Bytes);
+
+impl OpenText {
+    pub(super) fn new(text: String) -> Self {
+        Self(text.into())
+    }
+}
 
 #[async_trait]
 impl OpenFile for OpenText {

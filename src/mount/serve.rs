@@ -146,7 +146,7 @@ impl Waiting {
         // For as long as the directory answers.
         let health = tokio::spawn(daemon::keep_watchdog_fed(async move || {
             looked_at
-                .lookup(super::node::ROOT, "wal".as_ref(), None)
+                .lookup(super::node::ROOT, ".walfs".as_ref(), None)
                 .await
                 .is_ok()
         }));

@@ -55,6 +55,11 @@ impl Wal {
         }
     }
 
+    /// Is this the number of a file that is being written?
+    pub(super) fn is_writing(&self, ino: u64) -> bool {
+        self.writings.get(ino).is_some()
+    }
+
     /// Files being written now.
     pub(super) fn open_writes(&self) -> usize {
         self.writings.open_files()

@@ -303,7 +303,10 @@ async fn intact(
             .collect(),
         hashes: PageHashReader::new(archive.clone()),
         dump_hash: summary.backup.dump_hash.filter(|_| damaged.is_empty()),
-        avoided: damaged.into_iter().chain(sparse(&parts, &summary.id, there)).collect(),
+        avoided: damaged
+            .into_iter()
+            .chain(sparse(&parts, &summary.id, there))
+            .collect(),
         tree,
     })
 }

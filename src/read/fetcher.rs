@@ -24,9 +24,14 @@ pub(super) struct Fetcher {
 }
 
 impl Fetcher {
-    pub(super) fn new(archive: Arc<Archive>, disk: Option<DiskCache>, decoders: Arc<Semaphore>) -> Self {
+    pub(super) fn new(
+        archive: Arc<Archive>,
+        disk: Option<DiskCache>,
+        decoders: Arc<Semaphore>,
+        buffers: Buffers,
+    ) -> Self {
         Self {
-            buffers: Buffers::of_blocks(archive.memory().pieces),
+            buffers,
             archive,
             disk: disk.map(Arc::new),
             decoders,

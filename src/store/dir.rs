@@ -13,6 +13,7 @@
 //! Relies on POSIX: link(2) is atomic and does not replace, fsync is true. A file system without hard links (exFAT)
 //! is refused by the first put.
 
+mod below;
 mod errors;
 mod folders;
 mod listing;
@@ -186,6 +187,15 @@ impl Backend for Dir {
         let marker = marker.clone();
         let looked = self.blocking(move |root| Ok(nearby::nearby(&root.path, marker.as_str())));
         looked.await.unwrap_or_default()
+    }
+
+    async fn folders(&self) -> Result<Vec<String>, Error> {
+        self.blocking(Root::folders).await
+    }
+
+    async fn has_below(&self, folder: &str, marker: &Key) -> Result<bool, Error> {
+        let (folder, marker) = (folder.to_owned(), marker.clone());
+        self.blocking(move |root| root.has_below(&folder, &marker)).await
     }
 
     async fn around(&self, marker: &Key) -> Option<String> {

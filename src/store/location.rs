@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Error, ErrorKind, Patience, Store, dir::Dir, s3::S3};
+use super::{Error, ErrorKind, Patience, Store, dir::Dir, is_component, s3::S3};
 
 /// The place of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +80,26 @@ impl Location {
                 scheme: scheme.into(),
             }),
             _ => Ok(Self::Dir(text.into())),
+        }
+    }
+}
+
+impl Location {
+    /// The place of this name right below; `None` if no archive can have it.
+    pub fn below(&self, name: &str) -> Option<Self> {
+        match self {
+            Self::S3 { bucket, prefix } => {
+                let below = match prefix.as_str() {
+                    "" => name.to_owned(),
+                    above => format!("{above}/{name}"),
+                };
+                let is_sane = is_prefix_component(name) && below.len() <= MAX_PREFIX_BYTES;
+                is_sane.then(|| Self::S3 {
+                    bucket: bucket.clone(),
+                    prefix: below,
+                })
+            }
+            Self::Dir(directory) => is_component(name).then(|| Self::Dir(directory.join(name))),
         }
     }
 }

@@ -70,6 +70,30 @@ impl Store {
         looked.unwrap_or_default()
     }
 
+    /// Folders right below this place: see [`Backend::folders`].
+    ///
+    /// # Errors
+    /// Those of [`Store::list`].
+    pub async fn folders(&self, patience: Patience) -> Result<Vec<String>, Error> {
+        let attempt = || {
+            count(&self.counters.lists, 1);
+            self.backend.folders()
+        };
+        self.wait("list", "", patience, 0, attempt).await
+    }
+
+    /// Has a folder right below this place an object of this name? See [`Backend::has_below`].
+    ///
+    /// # Errors
+    /// Those of [`Store::head`], but for `NotFound`.
+    pub async fn has_below(&self, folder: &str, marker: &Key, patience: Patience) -> Result<bool, Error> {
+        let attempt = || {
+            count(&self.counters.heads, 1);
+            self.backend.has_below(folder, marker)
+        };
+        self.wait("head", folder, patience, 0, attempt).await
+    }
+
     /// The archive that this place lies in, if that can be seen: a place with an object `marker`.
     pub async fn around(&self, marker: &Key) -> Option<String> {
         let looked = tokio::time::timeout(NEARBY_PATIENCE, self.backend.around(marker)).await;

@@ -11,6 +11,7 @@ mod bounded;
 mod checksum;
 mod client;
 mod error;
+mod folders;
 mod held;
 mod kept;
 mod listing;
@@ -169,6 +170,10 @@ impl Backend for S3 {
 
     async fn nearby(&self, marker: &Key) -> Vec<String> {
         self.look_nearby(marker.as_str()).await
+    }
+
+    async fn folders(&self) -> Result<Vec<String>, Error> {
+        self.list_folders().await
     }
 
     async fn around(&self, marker: &Key) -> Option<String> {

@@ -10,6 +10,8 @@ use crate::printable::printable;
 mod metrics;
 mod picture;
 
+pub(super) use metrics::newest_moment;
+
 /// A status, and whether it is an old one, because the archive cannot be read now.
 #[derive(Debug, Clone, Copy)]
 pub struct Shown<'a> {

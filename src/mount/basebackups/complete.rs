@@ -33,11 +33,21 @@ impl Complete {
         }
     }
 
+    /// Gives numbers from this one on: what has a lower one was seen while the archive was open before.
+    pub(in crate::mount) fn number_from(&self, first: u32) {
+        self.slots.begin_at(first);
+    }
+
+    /// The number that the next one gets.
+    pub(in crate::mount) fn next_number(&self) -> u32 {
+        self.slots.next()
+    }
+
     /// The one in a slot.
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub(super) fn of(&self, slot: u32) -> Result<Arc<Committed>> {
+    pub(in crate::mount) fn of(&self, slot: u32) -> Result<Arc<Committed>> {
         self.slots.of(slot).ok_or(Error::NotFound)
     }
 

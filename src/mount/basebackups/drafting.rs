@@ -62,6 +62,11 @@ impl Drafting {
         self.attributes(root(self.drafts.find(name)?)).ok()
     }
 
+    /// Was anything written here?
+    pub(super) fn is_used(&self) -> bool {
+        self.drafts.is_used()
+    }
+
     /// Names and attributes of all.
     pub(super) fn list_all(&self) -> Vec<(OsString, Attributes)> {
         let named = self.drafts.list().into_iter();

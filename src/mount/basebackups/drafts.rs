@@ -41,6 +41,11 @@ impl Drafts {
         slot
     }
 
+    /// Was one begun since the mount was made?
+    pub(super) fn is_used(&self) -> bool {
+        !self.all().slots.is_empty()
+    }
+
     /// The one of that number.
     pub(super) fn of(&self, slot: u32) -> Option<Arc<TreeDraft>> {
         self.all().slots.get(slot as usize).cloned().flatten()

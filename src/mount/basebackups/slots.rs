@@ -52,6 +52,8 @@ pub(super) struct Slots {
 
 #[derive(Debug, Default)]
 struct Seen {
+    /// The first slot: those before it were given away while the archive was open before.
+    first: u32,
     backups: Vec<Arc<Committed>>,
     slots: HashMap<TreeId, u32>,
 }
@@ -93,16 +95,34 @@ impl Slots {
     /// The backup in a slot.
     pub(super) fn of(&self, slot: u32) -> Option<Arc<Committed>> {
         let seen = self.seen.lock().expect("no panic while held");
-        seen.backups.get(slot as usize).cloned()
+        seen.at(slot).cloned()
+    }
+
+    /// Gives no slot before this one.
+    pub(super) fn begin_at(&self, first: u32) {
+        self.seen.lock().expect("no panic while held").first = first;
+    }
+
+    /// The slot that the next one gets.
+    pub(super) fn next(&self) -> u32 {
+        self.seen.lock().expect("no panic while held").next()
     }
 }
 
 impl Seen {
+    fn at(&self, slot: u32) -> Option<&Arc<Committed>> {
+        self.backups.get(slot.checked_sub(self.first)? as usize)
+    }
+
+    fn next(&self) -> u32 {
+        self.first + self.backups.len() as u32
+    }
+
     fn slot(&mut self, name: &TreeName, id: TreeId, summary: Summary) -> Arc<Committed> {
-        if let Some(slot) = self.slots.get(&id) {
-            return self.backups[*slot as usize].clone();
+        if let Some(known) = self.slots.get(&id).and_then(|slot| self.at(*slot)) {
+            return known.clone();
         }
-        let slot = self.backups.len() as u32;
+        let slot = self.next();
         let backup = Arc::new(Committed {
             slot,
             name: name.clone(),

@@ -66,6 +66,6 @@ pub(super) fn metrics(common: &Common, open_writes: usize) -> String {
 }
 
 /// The text of `version`.
-pub(super) fn version() -> String {
+pub(in crate::mount) fn version() -> String {
     concat!("walfs ", env!("CARGO_PKG_VERSION"), "\n").to_owned()
 }

@@ -103,7 +103,10 @@ impl ChunkIndex {
         patience: impl Fn() -> Patience,
     ) -> Result<Option<Placed>, Error> {
         let Base {
-            tree, hashes, sparse, ..
+            tree,
+            hashes,
+            avoided,
+            ..
         } = &*self.base;
         if at >= self.file.bytes {
             return Ok(None);
@@ -118,7 +121,7 @@ impl ChunkIndex {
             };
             let part = tree.part(extent.part, patience()).await?;
             let offset = extent.offset + within;
-            let fits = bytes <= extent.bytes - within && !sparse.contains(&part.key);
+            let fits = bytes <= extent.bytes - within && !avoided.contains(&part.key);
             let known = hashes.of(&part, patience()).await?;
             let is_same = fits && known.run_at(offset) == Some((bytes, wanted));
             return Ok(is_same.then_some(Placed { part, offset, bytes }));
@@ -159,14 +162,17 @@ impl ChunkIndex {
         numbers.sort_unstable();
         numbers.dedup();
         let Base {
-            tree, hashes, sparse, ..
+            tree,
+            hashes,
+            avoided,
+            ..
         } = &*self.base;
         let (numbers, patience) = (numbers.into_iter(), &patience);
         let known = try_join_all(numbers.map(|number| async move {
             let Some(part) = or_unknown(tree.part(number, patience()).await)? else {
                 return Ok(None);
             };
-            if sparse.contains(&part.key) {
+            if avoided.contains(&part.key) {
                 return Ok(None);
             }
             Ok::<_, Error>(Some((number, hashes.of(&part, patience()).await?)))

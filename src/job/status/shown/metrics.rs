@@ -53,7 +53,7 @@ fn of_recovery(all: &mut Exposition, status: &Status) {
     );
 }
 
-fn newest_moment(status: &Status, end: &Recoverable) -> Option<Timestamp> {
+pub(in crate::job::status) fn newest_moment(status: &Status, end: &Recoverable) -> Option<Timestamp> {
     let name = end.backup.as_ref()?;
     let backup = status.backups.iter().find(|backup| backup.name == *name)?;
     Some(
