@@ -127,7 +127,7 @@ fn a_record_that_goes_on_in_the_next_segment_is_proved_by_both() {
             begins + 24,
             end - 1,
             end + 24,
-            end + 700,
+            end + 200,
         ];
         let last = 3 * PART + begins;
         for at in places.into_iter().chain([last]) {
