@@ -112,12 +112,16 @@ pub(in crate::job) async fn first(
         .map(|(segment, next)| look(archive, &reader, (segment, next), (size, patience)))
         .buffered(LOOKS);
     let mut reads = MOST_READS;
-    let mut before: Option<(SegmentName, Walked)> = None;
+    let mut last: Option<(SegmentName, Walked)> = None;
     while let Some(looked) = looks.next().await {
         let mut looked = looked?;
         let key = archive.wal_key(WalName::Segment(looked.segment));
         let is_suspect = looked.ends().is_some() || looked.is_damaged || remembered.contains(key.as_str());
-        if let (Some((segment, walked)), Some(own)) = (before.take(), &mut looked.walked) {
+        // Of what lies in between a run may lack some.
+        let before = last
+            .take()
+            .filter(|(segment, _)| segment.number(size) + 1 == looked.segment.number(size));
+        if let (Some((segment, walked)), Some(own)) = (before, &mut looked.walked) {
             let at = walked.end;
             match walked.leads_to(own) {
                 Some(both) if own.passes() => *own = both,
@@ -131,7 +135,7 @@ pub(in crate::job) async fn first(
         }
         if !is_suspect {
             let Looked { segment, walked, .. } = looked;
-            before = walked.map(|walked| (segment, walked));
+            last = walked.map(|walked| (segment, walked));
             continue;
         }
         if reads == 0 {

@@ -28,6 +28,9 @@ fn set_ended(site: &Site<'_>, name: &str, at: Timestamp, known_from: KnownFrom) 
     let path = site.world.archive().join(format!("basebackups/{name}.json"));
     let mut summary = Summary::parse(&fs::read(&path).expect("read the summary")).expect("a summary");
     summary.backup.ended = Ended { at, known_from };
+    if summary.backup.ended.is_exact() {
+        summary.finished = at;
+    }
     fs::write(&path, summary.to_text()).expect("write the summary");
     let keys = site.place.keys("wal").into_iter();
     for key in keys.filter(|key| key.contains(".backup")) {

@@ -31,7 +31,7 @@ pub fn segment(name: &str, system_id: u64, segment_bytes: u32, seed: u64) -> Vec
             0 => 0,
             _ => number * (PAGE_BYTES - 24) - 16,
         };
-        page[16..20].copy_from_slice(&(RECORD_BYTES - before as u32).to_le_bytes());
+        page[16..20].copy_from_slice(&(rest_at(start, segment_bytes) - before as u32).to_le_bytes());
         if number == 0 {
             page[24..40].copy_from_slice(&long_tail(system_id, segment_bytes));
         }
@@ -39,8 +39,13 @@ pub fn segment(name: &str, system_id: u64, segment_bytes: u32, seed: u64) -> Vec
     content
 }
 
-/// What is left of that record where a segment begins.
-const RECORD_BYTES: u32 = 0x7000_0000;
+/// What is left of that record where a segment begins: in the next one as much less as this one has of it.
+fn rest_at(start: u64, segment_bytes: u32) -> u32 {
+    let pages = segment_bytes / PAGE_BYTES as u32;
+    let in_each = segment_bytes - 40 - (pages - 1) * 24;
+    let number = (start / u64::from(segment_bytes)) as u32;
+    u32::MAX - number % (u32::MAX / in_each - 1) * in_each
+}
 
 /// The same, but with records that follow one another, one to a page, until the one at `end` (on a page's boundary) that
 /// switches to the next segment; from then on zeros, as `pg_switch_wal()` leaves it.
