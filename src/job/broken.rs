@@ -112,13 +112,13 @@ pub(in crate::job) async fn first(
         .map(|(segment, next)| look(archive, &reader, (segment, next), (size, patience)))
         .buffered(LOOKS);
     let mut reads = MOST_READS;
-    let mut last: Option<(SegmentName, Walked)> = None;
+    let mut behind: Option<(SegmentName, Walked)> = None;
     while let Some(looked) = looks.next().await {
         let mut looked = looked?;
         let key = archive.wal_key(WalName::Segment(looked.segment));
         let is_suspect = looked.ends().is_some() || looked.is_damaged || remembered.contains(key.as_str());
         // Of what lies in between a run may lack some.
-        let before = last
+        let before = behind
             .take()
             .filter(|(segment, _)| segment.number(size) + 1 == looked.segment.number(size));
         if let (Some((segment, walked)), Some(own)) = (before, &mut looked.walked) {
@@ -135,7 +135,7 @@ pub(in crate::job) async fn first(
         }
         if !is_suspect {
             let Looked { segment, walked, .. } = looked;
-            last = walked.map(|walked| (segment, walked));
+            behind = walked.map(|walked| (segment, walked));
             continue;
         }
         if reads == 0 {
