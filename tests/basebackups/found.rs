@@ -89,7 +89,6 @@ fn k6_what_verify_has_found_is_known_to_latest_and_to_the_next_backup() {
 
     // Only what the second has stored itself.
     damage(&site, &second);
-    assert_eq!(latest(&site, &world), "b2", "nobody has looked yet");
     let (code, found) = told(&site, "verify", &[]);
     assert_eq!(code, Some(1), "{found:#}");
     assert_eq!(latest(&site, &world), "b1");
@@ -112,7 +111,6 @@ fn k6_what_verify_has_found_is_known_to_latest_and_to_the_next_backup() {
         states(&site),
         pairs(&[("b1", "damaged"), ("b2", "damaged"), ("b3", "damaged")])
     );
-    assert_eq!(latest(&site, &world), "b3", "there is no better one");
     site.backup("b4");
     site.server.archive_all();
     assert_eq!(latest(&site, &world), "b4");
