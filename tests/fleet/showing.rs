@@ -133,7 +133,7 @@ fn o4_one_mount_shows_each_archive_below_a_place_and_nothing_else() {
     assert_eq!(names(&mount, "."), [".walfs", "alpha", "beta"]);
     assert_eq!(
         names(&mount, "alpha"),
-        [".absent", ".walfs", "basebackups", "files", "wal"]
+        [".absent", ".walfs", "basebackups", "dumps", "files", "wal"]
     );
     // The same name in two archives, read in turn: neither is taken for the other.
     for (name, seed) in [("alpha", 1), ("beta", 2), ("alpha", 1), ("beta", 2)] {
