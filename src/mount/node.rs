@@ -4,7 +4,7 @@
 //! nothing behind in memory. The few names that do not fit (`.backup` files, timelines past 4095) and the files
 //! being written get numbers from a counter.
 //!
-//! The numbers of one archive have [`OWN_BITS`]; the bits above say which archive of a mount it is: see `super::fleet`.
+//! The numbers of one archive have `OWN_BITS`; the bits above say which archive of a mount it is: see `super::fleet`.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
