@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::tree::TreeName;
 use super::tree::summary::Summary;
 use super::{Archive, Error, put_mode};
 use crate::codec;
@@ -61,31 +60,25 @@ pub struct Found {
     pub reason: String,
     /// What that costs, in sentences.
     pub costs: Vec<String>,
-    /// Backups that cannot be restored whole with it.
+    /// Folders of backups that cannot be restored whole with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backups: Vec<String>,
 }
 
-/// What was found that keeps backups from being restored whole, by their names.
+/// What was found that keeps backups from being restored whole, by their folders.
 #[derive(Debug, Clone, Default)]
 pub struct FoundInBackups(BTreeMap<String, Found>);
 
 impl FoundInBackups {
     /// Why this backup cannot be, in words. One that was stored since under the same name is another.
-    pub fn of(&self, name: &TreeName, summary: &Summary) -> Option<String> {
-        let found = self
-            .0
-            .get(name.as_str())
-            .filter(|found| summary.finished < found.at)?;
+    pub fn of(&self, summary: &Summary) -> Option<String> {
+        let found = self.0.get(&summary.id)?;
         Some(format!("`walfs verify` found {}: {}", found.object, found.reason))
     }
 
     /// Those first in which nothing was found.
-    pub fn behind<T>(&self, mut backups: Vec<T>, of: impl Fn(&T) -> (&TreeName, &Summary)) -> Vec<T> {
-        backups.sort_by_cached_key(|backup| {
-            let (name, summary) = of(backup);
-            self.of(name, summary).is_some()
-        });
+    pub fn behind<T>(&self, mut backups: Vec<T>, of: impl Fn(&T) -> &Summary) -> Vec<T> {
+        backups.sort_by_cached_key(|backup| self.of(of(backup)).is_some());
         backups
     }
 }
@@ -189,7 +182,7 @@ impl Archive {
         let found = self.found(patience).await?;
         let named = found.flat_map(|mut found| {
             let backups = std::mem::take(&mut found.backups);
-            backups.into_iter().map(move |name| (name, found.clone()))
+            backups.into_iter().map(move |id| (id, found.clone()))
         });
         Ok(FoundInBackups(named.collect()))
     }
@@ -297,7 +290,7 @@ mod tests {
                 object: "wal/3".into(),
                 reason: "it is gone".into(),
                 costs: vec!["much".into()],
-                backups: vec!["monday".into()],
+                backups: vec!["monday.0123456789abcdef".into()],
             }],
         };
         assert_eq!(Checks::parse(&checks.to_text()), Ok(checks.clone()));

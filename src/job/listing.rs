@@ -194,7 +194,7 @@ async fn judge_summary(
     }
     summary.backup.ended = archive.ended(&summary.backup, patience).await?;
     Ok(match archive.backup_wal(&summary, patience).await? {
-        BackupWal::Complete => match found.of(name, &summary) {
+        BackupWal::Complete => match found.of(&summary) {
             Some(found) => State::FoundDamaged(Box::new(summary), found),
             None => State::Complete(Box::new(summary)),
         },

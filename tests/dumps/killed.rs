@@ -5,6 +5,8 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::rig::{NOISE, Rig};
 use crate::common::postgres::send;
 
@@ -77,5 +79,19 @@ fn s2_killed_at_any_moment_the_next_run_is_right() {
         .iter()
         .filter(|folder| !rig.place.keys(folder).iter().any(|key| key.contains("manifest.")));
     assert_eq!(unfinished.count(), 0, "{folders:?}");
-    rig.succeeds("verify", &[]);
+    // Nothing else is found: whatever is shown is whole.
+    let verified = rig.walfs("verify").arg("--json").output().expect("run walfs");
+    let verified: Value = serde_json::from_slice(&verified.stdout).expect("JSON");
+    let shown = rig.versions("app");
+    for finding in verified["findings"].as_array().expect("a list") {
+        let object = finding["object"].as_str().expect("a key");
+        let version = object
+            .strip_prefix("dumps/app@")
+            .and_then(|rest| rest.strip_suffix(".json"));
+        assert!(
+            finding["kind"] == "missing"
+                && version.is_some_and(|version| !shown.iter().any(|one| one == version)),
+            "{verified:#}"
+        );
+    }
 }

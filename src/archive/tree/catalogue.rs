@@ -526,7 +526,7 @@ impl Archive {
             .filter_map(|(name, summary)| Some((name, summary.ok()?)));
         let found = self.found_in_backups(patience).await?;
         let seen = SeenTrees::default();
-        for (name, summary) in found.behind(backups.collect(), |(name, summary)| (name, summary)) {
+        for (name, summary) in found.behind(backups.collect(), |(_, summary)| summary) {
             if summary.backup.incremental_from.is_none()
                 && self
                     .missing_of_tree(&name, &summary, &seen, patience)

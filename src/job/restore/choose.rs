@@ -387,7 +387,7 @@ async fn newest<'a>(
 ) -> Result<(&'a Candidate, Way), Error> {
     let seen = SeenTrees::default();
     let found = archive.found_in_backups(patience).await?;
-    let whole_first = found.behind(candidates.iter().collect(), |one| (&one.name, &one.summary));
+    let whole_first = found.behind(candidates.iter().collect(), |one| &one.summary);
     for candidate in whole_first {
         let way = answer.map_or_else(|| candidate.own_way(timelines), |answer| answer.way.clone());
         if !candidate.is_on(&way) {
@@ -402,7 +402,7 @@ async fn newest<'a>(
             Ok(()) => {
                 let newer = candidates.iter().take_while(|newer| newer.name != *name);
                 for newer in newer {
-                    if let Some(found) = found.of(&newer.name, &newer.summary) {
+                    if let Some(found) = found.of(&newer.summary) {
                         tracing::warn!("backup {} is passed over: {found}", newer.name);
                     }
                 }

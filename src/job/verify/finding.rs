@@ -1,5 +1,6 @@
 //! What is found, and what it costs.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::{Serialize, Serializer};
@@ -155,7 +156,7 @@ impl fmt::Display for Cost {
 
 impl Finding {
     /// As it is remembered.
-    pub(super) fn remembered(&self, at: jiff::Timestamp) -> Found {
+    pub(super) fn remembered(&self, at: jiff::Timestamp, ids: &HashMap<&TreeName, &str>) -> Found {
         // Of what it costs the sentences without the long lists: who wants these verifies again.
         let short = |cost: &Cost| match cost {
             Cost::Files { backup, count, files } => Cost::Files {
@@ -180,7 +181,7 @@ impl Finding {
                 .iter()
                 .filter_map(Cost::spoils)
                 .take(REMEMBERED_BACKUPS)
-                .map(|name| name.as_str().to_owned())
+                .filter_map(|name| Some((*ids.get(name)?).to_owned()))
                 .collect(),
         }
     }

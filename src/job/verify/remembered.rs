@@ -18,8 +18,11 @@ impl Run<'_> {
                 found.insert(object.clone(), old.clone());
             }
         }
+        let ids = (self.backups.iter())
+            .map(|backup| (&backup.name, backup.summary.id.as_str()))
+            .collect();
         for finding in &self.findings {
-            found.insert(finding.object.clone(), finding.remembered(self.began));
+            found.insert(finding.object.clone(), finding.remembered(self.began, &ids));
         }
         Checks {
             at: Timestamp::now(),

@@ -80,7 +80,7 @@ impl Latest {
         let found = archive.found_in_backups(patience).await?;
         let backups = self.complete.by_age().await?;
         let newest_first = backups.iter().rev().collect();
-        for backup in found.behind(newest_first, |backup| (&backup.name, &backup.summary)) {
+        for backup in found.behind(newest_first, |backup| &backup.summary) {
             if backup.summary.backup.incremental_from.is_none()
                 && self.has_its_parts(backup).await?
                 && self.has_its_wal(backup).await?
