@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::Compression;
 use crate::memory::Memory;
+use crate::parts::Form;
 use crate::pg::{SegmentName, SegmentSize, SystemId, WalName};
 use crate::printable::shortened;
 use crate::store::{self, ByteRange, Claim, ErrorKind, Key, Patience, PutMode, Stage, Store};
@@ -36,6 +37,8 @@ pub mod tree;
 pub mod turns;
 pub mod verified;
 pub mod wal;
+
+use tree::page_hashes::PageKey;
 
 pub use below::MAX_ARCHIVES;
 pub use error::Error;
@@ -66,8 +69,9 @@ const CLUSTER: &str = "cluster.json";
 pub struct Marker {
     /// [`FORMAT_VERSION`] of the program that made it.
     pub format_version: u32,
-    /// Random, so that a cache never takes one archive for another.
-    pub archive_id: String,
+    /// Who it is.
+    #[serde(flatten)]
+    pub identity: Identity,
     /// Extension of the objects, and with it their codec: `lz4` or `zst`.
     pub codec: String,
     /// Did the store honour `If-None-Match` on a single write, when probed?
@@ -76,6 +80,25 @@ pub struct Marker {
     pub complete_if_absent: bool,
     /// Version of the program that made it.
     pub created_by: String,
+}
+
+/// What an archive and its copies have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Random, so that a cache never takes one archive for another.
+    pub archive_id: String,
+    /// By what the pages in it are hashed.
+    pub page_key: PageKey,
+}
+
+impl Identity {
+    /// A new one.
+    fn random() -> Result<Self, getrandom::Error> {
+        Ok(Self {
+            archive_id: format!("{:032x}", fastrand::u128(..)),
+            page_key: PageKey::random()?,
+        })
+    }
 }
 
 /// `cluster.json`: whose archive this is. Never rewritten.
@@ -103,8 +126,8 @@ pub struct Options {
     pub compression: Option<Compression>,
     /// Make a new archive on an empty prefix?
     pub create: bool,
-    /// The id of a new archive, if it is that of another one, which it will be a copy of.
-    pub archive_id: Option<String>,
+    /// Who a new archive is, if it will be a copy of another one.
+    pub identity: Option<Identity>,
     /// What is used of memory on the way to it and from it.
     pub memory: Memory,
 }
@@ -202,6 +225,19 @@ impl Archive {
     /// Codec and level of what is written.
     pub fn compression(&self) -> Compression {
         self.compression
+    }
+
+    /// By what the pages in it are hashed.
+    pub fn page_key(&self) -> PageKey {
+        self.marker.identity.page_key
+    }
+
+    /// How parts of trees are made.
+    pub fn form(&self) -> Form {
+        Form {
+            compression: self.compression,
+            page_key: self.page_key(),
+        }
     }
 
     /// Whose it is, if a first segment has tied it to a cluster.
@@ -396,10 +432,17 @@ async fn create_marker(store: &Store, options: &Options, patience: Patience) -> 
         });
     }
     let conditions = store::probe(store, patience).await?;
-    let archive_id = options.archive_id.clone();
+    let identity = match &options.identity {
+        Some(identity) => identity.clone(),
+        None => Identity::random().map_err(|error| Error::Marker {
+            key: MARKER,
+            place: store.place(),
+            reason: format!("the system has no random numbers for it: {error}"),
+        })?,
+    };
     let marker = Marker {
         format_version: FORMAT_VERSION,
-        archive_id: archive_id.unwrap_or_else(|| format!("{:032x}", fastrand::u128(..))),
+        identity,
         codec: options.compression.unwrap_or_default().extension().to_owned(),
         put_if_absent: conditions.put,
         complete_if_absent: conditions.complete,
@@ -426,7 +469,7 @@ async fn claim_folders(
     ];
     for (folder, twin) in std::iter::once((WAL, None)).chain(backups) {
         let claim = Claim {
-            archive_id: marker.archive_id.clone(),
+            archive_id: marker.identity.archive_id.clone(),
             stage,
             needed: folder == WAL,
             twin: twin.map(Key::new),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::archive;
+use crate::archive::{self, Identity};
 use crate::codec::Compression;
 use crate::memory::Memory;
 use crate::staging;
@@ -23,8 +23,8 @@ pub struct Config {
     pub location: Location,
     /// May a new archive be made?
     pub create: bool,
-    /// The id that a new one gets; without it a random one.
-    pub archive_id: Option<String>,
+    /// Who a new one is, if it is a copy of another.
+    pub identity: Option<Identity>,
     /// URL of an S3 server that is not AWS.
     pub endpoint: Option<String>,
     /// Region of the bucket.
@@ -99,7 +99,7 @@ impl Config {
             place: place.to_owned(),
             location: Location::parse(place)?,
             create: false,
-            archive_id: None,
+            identity: None,
             endpoint: None,
             region: None,
             path_style: PathStyle::Auto,
@@ -163,7 +163,7 @@ impl Config {
         archive::Options {
             compression: self.compression,
             create: self.create && !self.read_only,
-            archive_id: self.archive_id.clone(),
+            identity: self.identity.clone(),
             memory: self.memory.clone(),
         }
     }

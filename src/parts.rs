@@ -11,7 +11,19 @@
 //!
 //! Everything here computes and nothing waits: it belongs on a thread for blocking work.
 
+use crate::archive::tree::page_hashes::PageKey;
+use crate::codec::Compression;
+
 pub(crate) mod chunk;
 pub mod part;
 pub mod tree;
 pub mod volume;
+
+/// How parts are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Form {
+    /// Codec and level of their frames.
+    pub compression: Compression,
+    /// By what their pages are hashed.
+    pub page_key: PageKey,
+}

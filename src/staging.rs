@@ -18,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::Semaphore;
 use tokio::task::{self, JoinHandle};
 
+use crate::archive::tree::page_hashes::PageKey;
 use crate::codec::{self, Compression, FRAME_BYTES};
 use crate::memory::{Held, Memory};
 use crate::parts::chunk::{Chunk, Chunks};
@@ -139,7 +140,7 @@ pub struct Draft {
     coverage: Coverage,
     spill: Arc<Mutex<Spill>>,
     /// Sum up each frame as a chunk of a tree's file, the first one from this byte on?
-    chunks_from: Option<usize>,
+    chunks_from: Option<(usize, PageKey)>,
     /// May it be WAL, of which an index is made?
     indexed: bool,
     /// Is its content most likely archived already? Then frames are hashed, and packed only if they must be.
@@ -167,8 +168,8 @@ enum Slot {
 
 impl Draft {
     /// Sums up each frame as a chunk of a tree's file too, the first one without its first `skipped` bytes.
-    pub fn with_chunks(mut self, skipped: usize) -> Self {
-        self.chunks_from = Some(skipped);
+    pub fn with_chunks(mut self, skipped: usize, key: PageKey) -> Self {
+        self.chunks_from = Some((skipped, key));
         self.indexed = false;
         self
     }
@@ -434,13 +435,13 @@ impl Draft {
         let skipped = if index == 0 {
             self.chunks_from
         } else {
-            self.chunks_from.map(|_| 0)
+            self.chunks_from.map(|(_, key)| (0, key))
         };
         let indexed = self.indexed;
         self.frames[index] = Slot::Packing(task::spawn_blocking(move || {
             let packed = codec::pack(compression, index as u64, &plain);
             let known = Known {
-                chunk: skipped.and_then(|skipped| Chunk::of(&plain, skipped)),
+                chunk: skipped.and_then(|(skipped, key)| Chunk::of(&plain, skipped, key)),
                 index: indexed.then(|| WalIndex::of(&plain)).flatten(),
             };
             drop(packer);

@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use walfs::archive::{self, Archive, FORMAT_VERSION, Marker};
+use walfs::archive::tree::page_hashes::PageKey;
+use walfs::archive::{self, Archive, FORMAT_VERSION, Identity, Marker};
 use walfs::cache::Cache;
 use walfs::codec::Compression;
 use walfs::metrics::Metrics;
@@ -82,7 +83,10 @@ impl Simulated {
     fn new(count: u64, delay: Duration) -> Self {
         let marker = Marker {
             format_version: FORMAT_VERSION,
-            archive_id: "simulated".into(),
+            identity: Identity {
+                archive_id: "simulated".into(),
+                page_key: PageKey::random().expect("there are random numbers"),
+            },
             codec: Compression::default().extension().into(),
             put_if_absent: true,
             complete_if_absent: true,

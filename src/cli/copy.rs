@@ -155,7 +155,7 @@ async fn bring(arguments: &CopyArgs) -> Result<bool, Failure> {
     there.memory = here.memory.clone();
     let from = Arc::new(open(&here, Stay::Long, here.deadline).await?);
     // A copy is the same archive: with `cp -a` it would be so, too.
-    there.archive_id = Some(from.marker().archive_id.clone());
+    there.identity = Some(from.marker().identity.clone());
     there.compression = Some(from.compression());
     there.create = arguments.create.create && !arguments.dry_run;
     let to = Arc::new(open(&there, Stay::Long, there.deadline).await?);

@@ -513,7 +513,7 @@ impl<'a> Taking<'a> {
         let packers = Packers::new(
             (plan, 0),
             self.base.clone(),
-            self.archive.compression(),
+            self.archive.form(),
             self.page_rules(start),
             self.options.rate_limit.map(Rate::new),
             self.progress.clone(),

@@ -194,7 +194,7 @@ impl Dump {
         let packing = Packing {
             path,
             attributes: attributes(MODE, Timestamp::now()),
-            compression: archive.compression(),
+            form: archive.form(),
             memory: archive.memory().packing.clone(),
             index,
             base_hash: draft.base.as_ref().and_then(|base| base.dump_hash()),

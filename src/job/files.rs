@@ -177,7 +177,7 @@ impl<'a> Taking<'a> {
         let packers = Packers::new(
             (plan, first_volume),
             self.draft.base.clone(),
-            self.archive.compression(),
+            self.archive.form(),
             None,
             None,
             self.progress.clone(),

@@ -309,7 +309,7 @@ fn begin(checked: &mut Checked, lock: Option<Lock>) -> Result<Lock, Error> {
     roots.make()?;
     let mark = Mark {
         restore: Some(checked.restore.clone()),
-        archive_id: checked.source.archive.marker().archive_id.clone(),
+        archive_id: checked.source.archive.marker().identity.archive_id.clone(),
         backup: checked.source.backup.to_string(),
         system_identifier: checked.system_id.map(|id| id.to_string()),
         tablespaces: roots

@@ -4,7 +4,7 @@
 //! from those of its pieces, so the whole file's costs no second look at a byte; it is what a `backup_manifest` has of a
 //! file, unless somebody asked for another checksum.
 
-use crate::archive::tree::page_hashes::{self, PageHash};
+use crate::archive::tree::page_hashes::{PageHash, PageKey};
 
 /// CRC-32C of a run of bytes, and how many they are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,10 +56,10 @@ pub(crate) struct Chunk {
 
 impl Chunk {
     /// Of a frame whose first `skipped` bytes are not the file's. `None` if nothing is left.
-    pub(crate) fn of(frame: &[u8], skipped: usize) -> Option<Self> {
+    pub(crate) fn of(frame: &[u8], skipped: usize, key: PageKey) -> Option<Self> {
         let content = frame.get(skipped..).unwrap_or_default();
         (!content.is_empty()).then(|| Self {
-            hashes: page_hashes::of(content).collect(),
+            hashes: key.pages(content).collect(),
             crc: Crc::of(content),
         })
     }

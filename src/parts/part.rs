@@ -6,7 +6,6 @@
 use bytes::Bytes;
 
 use crate::archive::tree::Part;
-use crate::archive::tree::page_hashes::PageHashes;
 use crate::codec::{Compression, ContentHash, FRAME_BYTES, ObjectBuilder};
 use crate::store::Key;
 
@@ -65,12 +64,12 @@ impl PartBuilder {
         }
     }
 
-    /// Completes the part, with the hashes of its pages.
-    pub fn finish(mut self, hashes: &PageHashes) -> FinishedPart {
+    /// Completes the part, with what is known of its pages.
+    pub fn finish(mut self, annex: &[u8]) -> FinishedPart {
         if !self.open.is_empty() {
             self.pack_open();
         }
-        let (object, finished) = self.object.finish(&hashes.to_annex()).expect(MEMORY);
+        let (object, finished) = self.object.finish(annex).expect(MEMORY);
         FinishedPart {
             object: object.into(),
             plain_bytes: finished.plain_bytes,
@@ -110,7 +109,7 @@ mod tests {
             let mut builder = PartBuilder::new(Compression::default());
             plain.chunks(piece).for_each(|piece| builder.push(piece));
             assert_eq!(builder.plain_bytes(), plain.len() as u64);
-            let part = builder.finish(&PageHashes::default());
+            let part = builder.finish(&[]);
             assert_eq!(
                 (part.hash, part.plain_bytes),
                 (hash, plain.len() as u64),

@@ -5,16 +5,16 @@
 
 use std::ops::Range;
 
-use crate::archive::tree::page_hashes::{PageHasher, PageHashes};
-use crate::archive::tree::{Attributes, Content, Entry, headers, layout};
-use crate::codec::Compression;
-
+use super::Form;
 use super::part::{FinishedPart, PartBuilder};
+use crate::archive::tree::page_hashes::{PageHasher, PageHashes, PageKey};
+use crate::archive::tree::{Attributes, Content, Entry, headers, layout};
 
 /// A part in the making, as tar has it: a header, the content, its padding; and two blocks of zeros at the end.
 #[derive(Debug)]
 pub struct VolumeBuilder {
     part: PartBuilder,
+    page_key: PageKey,
     hashes: PageHashes,
     /// Of the content that is arriving, which began at `content_offset`.
     hasher: PageHasher,
@@ -23,11 +23,12 @@ pub struct VolumeBuilder {
 
 impl VolumeBuilder {
     /// An empty one.
-    pub fn new(compression: Compression) -> Self {
+    pub fn new(form: Form) -> Self {
         Self {
-            part: PartBuilder::new(compression),
+            part: PartBuilder::new(form.compression),
+            page_key: form.page_key,
             hashes: PageHashes::default(),
-            hasher: PageHasher::default(),
+            hasher: PageHasher::new(form.page_key),
             content_offset: 0,
         }
     }
@@ -75,14 +76,14 @@ impl VolumeBuilder {
     /// Ends a bundle.
     pub fn finish_bundle(mut self) -> FinishedPart {
         self.zeros(layout::END_BYTES);
-        self.part.finish(&self.hashes)
+        self.part.finish(&self.hashes.to_annex(self.page_key))
     }
 
     /// Ends slice `index` of a file of `file_bytes`; the last ones end the volume as well.
     pub fn finish_slice(mut self, index: u64, file_bytes: u64) -> FinishedPart {
         self.end_content();
         self.zeros(layout::slice_bytes(index, file_bytes) - self.plain_bytes());
-        self.part.finish(&self.hashes)
+        self.part.finish(&self.hashes.to_annex(self.page_key))
     }
 
     fn end_content(&mut self) {
@@ -157,8 +158,8 @@ impl Bundle {
     }
 
     /// Makes the part.
-    pub fn pack(self, compression: Compression) -> FinishedPart {
-        let mut volume = VolumeBuilder::new(compression);
+    pub fn pack(self, form: Form) -> FinishedPart {
+        let mut volume = VolumeBuilder::new(form);
         for (entry, content) in self.members {
             volume.begin_member(&entry);
             volume.content(&content);

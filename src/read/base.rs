@@ -14,7 +14,7 @@ use super::tree::TreeReader;
 use super::tree::stored::StoredTree;
 use crate::archive::tree::backup::Shape;
 use crate::archive::tree::intact::SeenTrees;
-use crate::archive::tree::page_hashes::{self, PAGE_BYTES, PageHash};
+use crate::archive::tree::page_hashes::{PAGE_BYTES, PageHash, PageKey};
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::version::{SetName, Version};
 use crate::archive::tree::{Content, Part, Tree, TreeId, TreeKind, TreeName, below, chunks as cuts, split};
@@ -153,6 +153,7 @@ impl Base {
             let found = or_unknown(self.tree.find(&path, patience).await)?.flatten();
             if let Some(file) = found.and_then(|found| found.file()).filter(|file| file.bytes > 0) {
                 return Ok(Some(Comparison {
+                    page_key: self.hashes.key(),
                     hashes: Some(FileHashes::new(&self.hashes, &self.tree, file)),
                     avoided: &self.avoided,
                     pieces: Vec::new(),
@@ -381,6 +382,7 @@ pub struct Difference {
 /// A range of a file, being compared chunk by chunk.
 #[derive(Debug)]
 pub struct Comparison<'a> {
+    page_key: PageKey,
     /// `None` once they could not be read.
     hashes: Option<FileHashes<'a>>,
     /// What lies in these parts counts as changed.
@@ -396,7 +398,7 @@ impl Comparison<'_> {
     /// [`Error::Store`].
     pub async fn push(&mut self, offset: u64, chunk: &[u8], patience: Patience) -> Result<(), Error> {
         let known = self.of(offset..offset + chunk.len() as u64, patience).await?;
-        let kept = unchanged(page_hashes::of(chunk), known);
+        let kept = unchanged(self.page_key.pages(chunk), known);
         for (page, kept) in chunk.chunks(PAGE_BYTES as usize).zip(kept) {
             match kept {
                 Some(place) => self.keep(place),

@@ -51,7 +51,7 @@ impl Fetcher {
             Err(Error::Damaged { .. } | Error::Misplaced { .. }) => {
                 if let Some(disk) = &self.disk {
                     let key = self.archive.wal_key(name);
-                    disk.forget(&self.archive.marker().archive_id, key.as_str());
+                    disk.forget(&self.archive.marker().identity.archive_id, key.as_str());
                 }
                 self.piece_once(name, file_bytes, index, patience, false).await
             }
@@ -142,7 +142,10 @@ impl Fetcher {
     /// An object in the disk cache, unverified, if it has at most so many bytes.
     pub(super) async fn on_disk(&self, key: &Key, most_bytes: u64) -> Option<Bytes> {
         let disk = self.disk.clone()?;
-        let (archive_id, object) = (self.archive.marker().archive_id.clone(), key.as_str().to_owned());
+        let (archive_id, object) = (
+            self.archive.marker().identity.archive_id.clone(),
+            key.as_str().to_owned(),
+        );
         let cached = tokio::task::spawn_blocking(move || disk.get(&archive_id, &object, most_bytes));
         cached.await.expect("reading does not panic")
     }
@@ -150,7 +153,10 @@ impl Fetcher {
     /// Hands an object to the disk cache; nobody waits for that.
     pub(super) fn keep_on_disk(&self, key: &Key, object: &Bytes) {
         if let Some(disk) = self.disk.clone() {
-            let (archive_id, key) = (self.archive.marker().archive_id.clone(), key.as_str().to_owned());
+            let (archive_id, key) = (
+                self.archive.marker().identity.archive_id.clone(),
+                key.as_str().to_owned(),
+            );
             let copy = object.clone();
             tokio::task::spawn_blocking(move || disk.put(&archive_id, &key, &copy));
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use moka::future::Cache;
 
-use crate::archive::tree::page_hashes::{PAGE_BYTES, PageHash, PageHashes};
+use crate::archive::tree::page_hashes::{PAGE_BYTES, PageHash, PageHashes, PageKey};
 use crate::archive::tree::{Extent, Part};
 use crate::archive::{Archive, Error};
 use crate::codec::{self, SeekTable, Tail};
@@ -62,6 +62,11 @@ impl PageHashReader {
         Self { archive, kept }
     }
 
+    /// By what pages are hashed.
+    pub fn key(&self) -> PageKey {
+        self.archive.page_key()
+    }
+
     /// The hashes of a part's pages. Of one that is damaged none are known: its pages count as changed.
     ///
     /// # Errors
@@ -106,7 +111,7 @@ impl PageHashReader {
         let annex = table
             .annex(&stored)
             .map_err(|damage| Trouble::Damaged(damage.to_string()))?;
-        let hashes = PageHashes::from_annex(annex, part.plain_bytes);
+        let hashes = PageHashes::from_annex(annex, part.plain_bytes, self.archive.page_key());
         Ok(Arc::new(
             hashes.ok_or_else(|| damaged("its annex has no page hashes"))?,
         ))

@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 use walfs::archive::tree::backup::Backup;
 use walfs::archive::tree::ended::{Ended, KnownFrom};
-use walfs::archive::tree::page_hashes::PageHashes;
 use walfs::archive::tree::summary::{Description, Method, Summary};
 use walfs::archive::tree::{
     Attributes, Content, Entry, Extent, Part, Tree, TreeId, TreeKind, TreeName, layout,
@@ -99,7 +98,7 @@ impl Daily {
     pub fn new(files: u32) -> Self {
         Self {
             files,
-            part: PartBuilder::new(Compression::default()).finish(&PageHashes::default()),
+            part: PartBuilder::new(Compression::default()).finish(&[]),
             taken: Vec::new(),
         }
     }
@@ -262,7 +261,7 @@ impl Maker {
             let mut builder = PartBuilder::new(Compression::default());
             let pages = content.chunks(PAGE_BYTES as usize).skip(which).step_by(2);
             pages.for_each(|page| builder.push(page));
-            let part = builder.finish(&PageHashes::default());
+            let part = builder.finish(&[]);
             *number = self.parts.len() as u32;
             let key = self.id.part_key(*number, 0, "lz4");
             let stored = archive.put_part(&key, part.object.clone(), patience).await;

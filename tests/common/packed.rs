@@ -182,7 +182,7 @@ impl Packing<'_> {
 
     async fn close_bundle(&mut self) {
         let bundle = std::mem::take(&mut self.bundle);
-        let part = self.store(bundle.pack(self.archive.compression()), 0).await;
+        let part = self.store(bundle.pack(self.archive.form()), 0).await;
         self.volumes += 1;
         for (entry, offset) in std::mem::take(&mut self.bundled) {
             if let Content::File { bytes, extents } = &mut self.entries[entry].content
@@ -199,7 +199,7 @@ impl Packing<'_> {
         let bytes = content.len() as u64;
         let mut extents = Vec::new();
         for slice in 0..layout::slices(bytes) {
-            let mut volume = VolumeBuilder::new(self.archive.compression());
+            let mut volume = VolumeBuilder::new(self.archive.form());
             let range = volume.begin_slice(slice, &entry);
             let offset = volume.plain_bytes();
             volume.content(&content[range.start as usize..range.end as usize]);

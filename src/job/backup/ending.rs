@@ -97,19 +97,18 @@ impl Taking<'_> {
             content,
         };
         let queue = &self.packers.as_ref().expect("the files have been copied").0.queue;
-        let (compression, volume) = (self.archive.compression(), queue.next_volume());
+        let (form, volume) = (self.archive.form(), queue.next_volume());
         let bytes = manifest.content.len() as u64;
         let mut last = Vec::new();
         if bytes > layout::LARGE_BYTES {
             let volume = queue.next_volume();
             last.extend(
-                (0..layout::slices(bytes))
-                    .map(|index| whole::slice_of(compression, volume, index, &manifest)),
+                (0..layout::slices(bytes)).map(|index| whole::slice_of(form, volume, index, &manifest)),
             );
         } else {
             files.push(manifest);
         }
-        last.push(whole::bundle_of(compression, volume, &files, self.base.as_deref()).await?);
+        last.push(whole::bundle_of(form, volume, &files, self.base.as_deref()).await?);
         for made in last {
             self.uploads.begin(self.archive, &self.id, made);
         }

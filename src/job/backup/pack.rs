@@ -21,9 +21,9 @@ use super::reading::read_at;
 use super::spent::Spent;
 use super::{Error, patience};
 use crate::archive::tree::layout;
-use crate::codec::Compression;
 use crate::job::progress::Progress;
 use crate::memory::{Held, Share};
+use crate::parts::Form;
 use crate::parts::part::FinishedPart;
 use crate::parts::volume::{VolumeBuilder, file_entry};
 use crate::read::base::{Base, Comparison, Difference};
@@ -41,7 +41,7 @@ pub(in crate::job) struct Packers {
     pub(in crate::job) queue: Queue,
     /// What has not changed since is not packed.
     pub(in crate::job) base: Option<Arc<Base>>,
-    pub(in crate::job) compression: Compression,
+    pub(in crate::job) form: Form,
     pub(in crate::job) rules: Option<Rules>,
     pub(in crate::job) rate: Option<Rate>,
     pub(in crate::job) progress: Arc<dyn Progress>,
@@ -69,7 +69,7 @@ impl Packers {
     pub(in crate::job) fn new(
         (plan, first_volume): (Plan, u32),
         base: Option<Arc<Base>>,
-        compression: Compression,
+        form: Form,
         rules: Option<Rules>,
         rate: Option<Rate>,
         progress: Arc<dyn Progress>,
@@ -80,7 +80,7 @@ impl Packers {
             queue: Queue::new(plan.clone(), first_volume),
             plan,
             base,
-            compression,
+            form,
             rules,
             rate,
             progress,
@@ -213,7 +213,7 @@ impl Packer<'_> {
         let (shared, own) = (self.shared, &mut self.volume);
         self.open.get_or_insert_with(|| Bundle {
             volume: own.take().unwrap_or_else(|| shared.queue.next_volume()),
-            builder: VolumeBuilder::new(shared.compression),
+            builder: VolumeBuilder::new(shared.form),
             memory: None,
         })
     }
@@ -328,7 +328,7 @@ impl Packer<'_> {
             self.hold(memory);
             return Ok(());
         }
-        let mut builder = VolumeBuilder::new(self.shared.compression);
+        let mut builder = VolumeBuilder::new(self.shared.form);
         let file = file_entry(&large.path, large.attributes, large.bytes);
         let content = builder.begin_slice(index, &file);
         let offset = builder.plain_bytes();

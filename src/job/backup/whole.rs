@@ -6,7 +6,7 @@ use super::packed::{Built, Made, Packed, PackedExtents};
 use super::pages::Findings;
 use super::{Error, patience};
 use crate::archive::tree::{Attributes, Entry};
-use crate::codec::Compression;
+use crate::parts::Form;
 use crate::parts::part::FinishedPart;
 use crate::parts::volume::{VolumeBuilder, file_entry};
 use crate::read::base::{self, Base};
@@ -44,12 +44,12 @@ impl Whole {
 
 /// Files at hand, in one part. Of one that the base has only what has changed.
 pub(super) async fn bundle_of(
-    compression: Compression,
+    form: Form,
     volume: u32,
     files: &[Whole],
     base: Option<&Base>,
 ) -> Result<Made, Error> {
-    let mut builder = VolumeBuilder::new(compression);
+    let mut builder = VolumeBuilder::new(form);
     let mut made = Made::default();
     for whole in files {
         let bytes = whole.content.len() as u64;
@@ -81,9 +81,9 @@ pub(super) async fn bundle_of(
 }
 
 /// A slice of the volume of a large file at hand.
-pub(super) fn slice_of(compression: Compression, volume: u32, index: u64, whole: &Whole) -> Made {
+pub(super) fn slice_of(form: Form, volume: u32, index: u64, whole: &Whole) -> Made {
     let bytes = whole.content.len() as u64;
-    let mut builder = VolumeBuilder::new(compression);
+    let mut builder = VolumeBuilder::new(form);
     let range = builder.begin_slice(index, &whole.entry());
     let mut packed = whole.packed(range.clone());
     packed.place(volume, index as u32, builder.plain_bytes());

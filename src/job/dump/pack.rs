@@ -12,14 +12,15 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::identity::Identity;
-use crate::archive::tree::page_hashes::{self, PageHash};
+use crate::archive::tree::page_hashes::PageHash;
 use crate::archive::tree::{Attributes, headers, layout};
-use crate::codec::{Compression, ContentHash};
+use crate::codec::ContentHash;
 use crate::job::backup::Error;
 use crate::job::backup::packed::{Built, Made, Packed, PackedExtent};
 use crate::job::progress::Progress;
 use crate::job::version::patience;
 use crate::memory::{Held, Share};
+use crate::parts::Form;
 use crate::parts::volume::{VolumeBuilder, pages_entry};
 use crate::read::base::chunks::ChunkIndex;
 use crate::read::page_hashes::Placed;
@@ -40,7 +41,7 @@ const MOST_EXTENTS: usize = 500_000;
 pub(super) struct Packing {
     pub(super) path: Vec<u8>,
     pub(super) attributes: Attributes,
-    pub(super) compression: Compression,
+    pub(super) form: Form,
     pub(super) memory: Share,
     /// What the base has.
     pub(super) index: Option<ChunkIndex>,
@@ -177,7 +178,7 @@ impl Packer {
             .as_mut()
             .filter(|_| self.packed.extents.len() < MOST_EXTENTS);
         let Some(index) = index else { return Ok(None) };
-        let hashes: Vec<PageHash> = page_hashes::of(chunk).collect();
+        let hashes: Vec<PageHash> = packing.form.page_key.pages(chunk).collect();
         let found = index.find(chunk.len() as u64, &hashes, patience);
         Ok(packing.runtime.block_on(found)?)
     }
@@ -221,7 +222,7 @@ impl Packer {
             return Ok(());
         };
         let bytes = open.chunks.len() as u64;
-        let mut builder = VolumeBuilder::new(self.packing.compression);
+        let mut builder = VolumeBuilder::new(self.packing.form);
         builder.begin_member(&pages_entry(&self.packing.path, self.packing.attributes, bytes));
         assert_eq!(
             builder.plain_bytes(),

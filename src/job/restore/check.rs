@@ -470,7 +470,7 @@ async fn compare_files(
             let mut above = file.spot.below.ancestors();
             let missing = match above.any(|above| going.contains(&(file.spot.base, above))) {
                 true => file.missing.clone(),
-                false => compare::missing(roots, file, hashes.of_file(file)?)?,
+                false => compare::missing(roots, file, hashes.key(), hashes.of_file(file)?)?,
             };
             progress.advance(file.bytes);
             Ok(missing)

@@ -18,7 +18,7 @@ use super::error::Error;
 use super::links;
 use super::place::{CONTROL, LOST_AND_FOUND, MARK, PLACE_MARK, START_LOCK};
 use super::spot::{Base, Bases, Roots, Spot};
-use crate::archive::tree::page_hashes::{self, PAGE_BYTES, PageHash};
+use crate::archive::tree::page_hashes::{PAGE_BYTES, PageHash, PageKey};
 use crate::archive::tree::{Content, Tree};
 use crate::beneath::{Kind, Root};
 use crate::codec::FRAME_BYTES;
@@ -65,6 +65,7 @@ pub(super) fn files(tree: &Tree, bases: &Bases) -> Vec<FileWork> {
 pub(super) fn missing<I: IntoIterator<Item = Option<PageHash>>>(
     roots: &Roots,
     work: &FileWork,
+    key: PageKey,
     mut expected: impl FnMut(Range<u64>) -> Result<I, Error>,
 ) -> Result<Vec<Range<u64>>, Error> {
     let found = roots.metadata(&work.spot);
@@ -82,9 +83,7 @@ pub(super) fn missing<I: IntoIterator<Item = Option<PageHash>>>(
             range.start,
         );
         let read = read.map_err(Error::at("read", &roots.bases.path(&work.spot)))?;
-        let found = page_hashes::of(&room[..read])
-            .map(Some)
-            .chain(std::iter::repeat(None));
+        let found = key.pages(&room[..read]).map(Some).chain(std::iter::repeat(None));
         for (page, (found, expected)) in (0..).zip(found.zip(expected(range.clone())?)) {
             let from = range.start + page * PAGE_BYTES;
             let to = range.end.min(from + PAGE_BYTES);
@@ -139,6 +138,11 @@ impl<'a> Hashes<'a> {
             reader: PageHashReader::new(source.archive.clone()),
             runtime: Handle::current(),
         })
+    }
+
+    /// By what pages are hashed.
+    pub(super) fn key(&self) -> PageKey {
+        self.reader.key()
     }
 
     /// Of the ranges of one file, on a thread for blocking work. The file is looked for by its path: what a restore leaves out
@@ -339,11 +343,16 @@ mod tests {
         }
     }
 
+    /// Some key for them.
+    fn key() -> PageKey {
+        PageKey::random().expect("there are random numbers")
+    }
+
     /// The hashes of a range of a content.
-    fn hashes(plain: &[u8]) -> impl FnMut(Range<u64>) -> Result<Vec<Option<PageHash>>, Error> {
-        |range| {
+    fn hashes(plain: &[u8], key: PageKey) -> impl FnMut(Range<u64>) -> Result<Vec<Option<PageHash>>, Error> {
+        move |range| {
             let plain = &plain[range.start as usize..range.end as usize];
-            Ok(page_hashes::of(plain).map(Some).collect())
+            Ok(key.pages(plain).map(Some).collect())
         }
     }
 
@@ -352,10 +361,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("1259");
         let plain: Vec<u8> = (0..1_000_000_u32).map(|at| (at / 777) as u8).collect();
-        let (work, roots) = (work("1259", 1_000_000), roots(dir.path()));
+        let (work, roots, key) = (work("1259", 1_000_000), roots(dir.path()), key());
         let differing = |local: &[u8]| {
             fs::write(&path, local).unwrap();
-            missing(&roots, &work, hashes(&plain)).unwrap()
+            missing(&roots, &work, key, hashes(&plain, key)).unwrap()
         };
         assert_eq!(differing(&plain), []);
         let mut changed = plain.clone();
@@ -368,12 +377,12 @@ mod tests {
         assert_eq!(differing(&[&plain[..], b"more"].concat()), []);
         fs::remove_file(&path).unwrap();
         assert_eq!(
-            missing(&roots, &work, hashes(&plain)).unwrap(),
+            missing(&roots, &work, key, hashes(&plain, key)).unwrap(),
             std::slice::from_ref(&(0..1_000_000))
         );
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
         assert_eq!(
-            missing(&roots, &work, hashes(&plain)).unwrap(),
+            missing(&roots, &work, key, hashes(&plain, key)).unwrap(),
             std::slice::from_ref(&(0..1_000_000))
         );
     }
@@ -385,9 +394,12 @@ mod tests {
         let (path, other) = (place.path().join("file"), place.path().join("kept"));
         fs::write(&path, [7; 1000]).unwrap();
         let plain = [7; 1000];
-        let (work, roots) = (work("file", 1000), roots(place.path()));
-        assert_eq!(missing(&roots, &work, hashes(&plain)).unwrap(), []);
+        let (work, roots, key) = (work("file", 1000), roots(place.path()), key());
+        assert_eq!(missing(&roots, &work, key, hashes(&plain, key)).unwrap(), []);
         fs::hard_link(&path, &other).unwrap();
-        assert_eq!(missing(&roots, &work, hashes(&plain)).unwrap(), work.missing);
+        assert_eq!(
+            missing(&roots, &work, key, hashes(&plain, key)).unwrap(),
+            work.missing
+        );
     }
 }

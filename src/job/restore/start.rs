@@ -218,7 +218,7 @@ fn data_directory(
 fn check_mark(mark: &Mark, source: &Source, system_id: Option<SystemId>) -> Result<(), &'static str> {
     let own = system_id.map(|id| id.to_string());
     let other_cluster = matches!((&mark.system_identifier, &own), (Some(mark), Some(own)) if mark != own);
-    if other_cluster || mark.archive_id != source.archive.marker().archive_id {
+    if other_cluster || mark.archive_id != source.archive.marker().identity.archive_id {
         return Err("it is the unfinished restore of another archive's backup");
     }
     Ok(())

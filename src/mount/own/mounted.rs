@@ -35,7 +35,7 @@ pub(super) fn state(common: &Common, open_writes: usize) -> String {
     let state = State {
         version: env!("CARGO_PKG_VERSION"),
         archive: archive.place(),
-        archive_id: &archive.marker().archive_id,
+        archive_id: &archive.marker().identity.archive_id,
         system_identifier: cluster.map(|cluster| cluster.system_id.to_string()),
         segment_bytes: cluster.map(|cluster| cluster.segment_size.bytes()),
         compression: archive.compression().to_string(),

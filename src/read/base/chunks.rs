@@ -250,7 +250,7 @@ fn key(bytes: u64, hashes: &[PageHash]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::tree::page_hashes;
+    use crate::archive::tree::page_hashes::PageKey;
 
     #[test]
     fn of_too_many_chunks_some_are_kept() {
@@ -268,10 +268,11 @@ mod tests {
     #[test]
     fn a_chunk_is_a_run_of_hashes_that_lies_in_the_extent() {
         let (one, two) = (vec![1; 20_000], vec![2; 30_000]);
+        let page_key = PageKey::random().unwrap();
         let mut hashes = PageHashes::default();
-        hashes.push(512, 20_000, page_hashes::of(&one));
-        hashes.push(20_512, 30_000, page_hashes::of(&two));
-        hashes.push(50_512, 100, page_hashes::of(&one[..100]));
+        hashes.push(512, 20_000, page_key.pages(&one));
+        hashes.push(20_512, 30_000, page_key.pages(&two));
+        hashes.push(50_512, 100, page_key.pages(&one[..100]));
         let mut kept = Kepts::new(100);
         let extent = |offset, bytes| Extent {
             part: 0,
@@ -281,7 +282,7 @@ mod tests {
         kept.add_all(1000, extent(512, 50_100), &hashes);
         kept.settle();
         let of = |content: &[u8]| {
-            let hashes: Vec<PageHash> = page_hashes::of(content).collect();
+            let hashes: Vec<PageHash> = page_key.pages(content).collect();
             key(content.len() as u64, &hashes)
         };
         assert_eq!(kept.find(of(&one)), Some(1000));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::archive::tree::page_hashes::{self, PAGE_BYTES, PageHash};
+use crate::archive::tree::page_hashes::{PAGE_BYTES, PageHash};
 use crate::archive::tree::{Attributes, Entry};
 use crate::codec;
 use crate::parts::chunk::Crc;
@@ -144,7 +144,7 @@ impl TreeDraft {
 
     fn send_files(&self, nodes: Vec<Entry>, files: Vec<(SentAs, Vec<u8>)>) -> Outgoing {
         let key = self.sender.key(self.sender.next_volume(), 0, 0);
-        let compression = self.staging.compression();
+        let form = self.sender.archive.form();
         let plain_bytes = files.iter().map(|(_, plain)| plain.len() as u64).sum();
         let sender = self.sender.clone();
         let part = async move {
@@ -152,7 +152,7 @@ impl TreeDraft {
             let most_bytes = codec::most_stored_bytes(bundle.plain_bytes());
             Unmade {
                 most_bytes,
-                make: Made::of(bundle, files, compression).boxed(),
+                make: Made::of(bundle, files, form).boxed(),
             }
         };
         self.sender.send_bundle(key, plain_bytes, part)
@@ -203,7 +203,7 @@ async fn bundle_of(
     let mut placed = Vec::with_capacity(files.len());
     for (SentAs { path, attributes }, plain) in files {
         let bytes = plain.len() as u64;
-        let hashes: Vec<PageHash> = page_hashes::of(&plain).collect();
+        let hashes: Vec<PageHash> = sender.archive.page_key().pages(&plain).collect();
         let kept = sender.kept(Some(&path), 0..bytes, &hashes).await;
         if kept.iter().all(Option::is_none) {
             let offset = bundle.add(file_entry(&path, attributes, bytes), plain);

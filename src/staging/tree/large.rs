@@ -16,7 +16,8 @@ use crate::archive::tree::chunks;
 use crate::archive::tree::page_hashes::{PAGE_BYTES, PageHash, PageHashes};
 use crate::archive::tree::{Attributes, Entry, layout};
 use crate::archive::wal::Offered;
-use crate::codec::{self, Compression, FRAME_BYTES};
+use crate::codec::{self, FRAME_BYTES};
+use crate::parts::Form;
 use crate::parts::chunk::{Chunks, Crc};
 use crate::parts::part::FinishedPart;
 use crate::parts::volume::{Bundle, in_slices, pages_entry, slice_headers, spot};
@@ -288,10 +289,10 @@ impl Large {
             at,
             hashes: std::mem::take(&mut chunks.hashes),
         };
-        let compression = way.staging.compression();
+        let form = way.sender.archive.form();
         let part = way
             .sender
-            .send(key, content.pack(way.sender.clone(), *draft, compression));
+            .send(key, content.pack(way.sender.clone(), *draft, form));
         self.slices.insert(index, Slice::Sent { part, chunks });
         Ok(())
     }
@@ -315,12 +316,7 @@ struct Content {
 
 impl Content {
     /// Makes a part of the slice; of one of which at most half has changed, of what has.
-    async fn pack(
-        self,
-        sender: Arc<Sender>,
-        mut draft: Draft,
-        compression: Compression,
-    ) -> std::io::Result<Unmade> {
+    async fn pack(self, sender: Arc<Sender>, mut draft: Draft, form: Form) -> std::io::Result<Unmade> {
         let bytes = self.file.end - self.file.start;
         let kept = sender
             .kept(self.path.as_deref(), self.file.clone(), &self.hashes)
@@ -342,7 +338,7 @@ impl Content {
                     offset = bundle.add(entry, plain);
                 }
                 let files = vec![Pieces::changed(kept, bytes, offset)];
-                Made::of(bundle, files, compression).await
+                Made::of(bundle, files, form).await
             };
             return Ok(Unmade {
                 most_bytes,
@@ -351,7 +347,7 @@ impl Content {
         }
         let mut hashes = PageHashes::default();
         hashes.push(self.at, bytes, self.hashes);
-        let finished = draft.finish_with(&hashes.to_annex()).await?;
+        let finished = draft.finish_with(&hashes.to_annex(form.page_key)).await?;
         let most_bytes = finished.stored_bytes();
         let files = vec![Pieces::whole(self.at, bytes)];
         let read = async move {
@@ -405,7 +401,9 @@ fn nobodys() -> Attributes {
 
 fn draft(way: Way<'_>, index: u64) -> Draft {
     let skipped = if index == 0 { layout::HEADER_BYTES } else { 0 };
-    way.staging.draft().with_chunks(skipped as usize)
+    way.staging
+        .draft()
+        .with_chunks(skipped as usize, way.sender.archive.page_key())
 }
 
 /// Local I/O that failed has lost bytes: the tree cannot be completed.

@@ -17,7 +17,8 @@ use super::recalled::{Recalled, WHOLE_BYTES};
 use crate::archive::tree::page_hashes::PageHash;
 use crate::archive::tree::{Part, TreeId};
 use crate::archive::{self, Archive};
-use crate::codec::{Compression, SeekTable};
+use crate::codec::SeekTable;
+use crate::parts::Form;
 use crate::parts::part::FinishedPart;
 use crate::parts::volume::Bundle;
 use crate::read::page_hashes::Placed;
@@ -95,8 +96,8 @@ pub(super) struct Made {
 
 impl Made {
     /// A bundle, which may have nothing in it, with where the bytes of its files are.
-    pub(super) async fn of(bundle: Bundle, files: Vec<Pieces>, compression: Compression) -> io::Result<Self> {
-        let pack = move || (!bundle.is_empty()).then(|| bundle.pack(compression));
+    pub(super) async fn of(bundle: Bundle, files: Vec<Pieces>, form: Form) -> io::Result<Self> {
+        let pack = move || (!bundle.is_empty()).then(|| bundle.pack(form));
         let part = tokio::task::spawn_blocking(pack)
             .await
             .map_err(io::Error::other)?;

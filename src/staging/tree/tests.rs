@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use futures::FutureExt;
 
 use crate::archive;
-use crate::archive::tree::page_hashes::{self, PageHashes};
 use crate::archive::tree::summary::tests::sample;
 use crate::archive::tree::summary::{Description, Method, Summary};
 use crate::archive::tree::{Content, Tree, TreeKind, layout};
@@ -270,7 +269,7 @@ pub(crate) async fn stored(archive: &Arc<Archive>) -> (Summary, Tree, BTreeMap<S
             .await
             .unwrap();
         let found: Vec<_> = found.into_iter().map(|page| page.map(|(hash, _)| hash)).collect();
-        let expected: Vec<_> = page_hashes::of(&content).map(Some).collect();
+        let expected: Vec<_> = archive.page_key().pages(&content).map(Some).collect();
         assert!(
             found == expected,
             "pages of {:?}",
@@ -525,7 +524,7 @@ async fn s4_bundles_do_not_wait_behind_slices() {
     let make = async {
         let mut builder = PartBuilder::new(Compression::default());
         builder.push(b"small");
-        let part = Some(builder.finish(&PageHashes::default()));
+        let part = Some(builder.finish(&[]));
         let files = Vec::new();
         Ok(Made { part, files })
     };

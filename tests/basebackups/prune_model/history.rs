@@ -298,7 +298,7 @@ impl World {
             entry(&format!("f{file}"), Content::File { bytes, extents }),
             content,
         );
-        let packed = bundle.pack(self.original.archive.compression());
+        let packed = bundle.pack(self.original.archive.form());
         let key = id.part_key(file as u32, 0, self.original.archive.compression().extension());
         let stored = self
             .original

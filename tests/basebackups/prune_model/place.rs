@@ -35,7 +35,7 @@ impl Place {
         let backend = Scripted::map(true);
         let options = archive::Options {
             create: true,
-            archive_id: original.map(|original| original.marker().archive_id.clone()),
+            identity: original.map(|original| original.marker().identity.clone()),
             ..archive::Options::default()
         };
         let archive = Archive::open(backend.store(), &options, patience()).await;
