@@ -1,6 +1,8 @@
 //! A4: `walfs init` tries what it writes, and harms nothing that is there.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -217,6 +219,25 @@ fn a4_init_writes_nothing_that_does_not_work() {
     let mut silent = house.walfs(&["init"]);
     ends(&silent.output().expect("run walfs"), 2, "--archive");
     nothing();
+    // Mount points that cannot be.
+    let (archive, file) = (house.world.archive(), house.world.owned_file("file", b"kept"));
+    for (mountpoint, word) in [
+        (file.clone(), "is no directory"),
+        (archive.clone(), "one in the other"),
+        (archive.join("mnt"), "one in the other"),
+        (house.world.path().to_owned(), "one in the other"),
+        (PathBuf::from("/mnt/a\nb"), "this name is none"),
+        (
+            PathBuf::from(OsStr::from_bytes(b"/mnt/\xff")),
+            "this name is none",
+        ),
+    ] {
+        let mut odd = house.walfs(&["init", "--archive"]);
+        odd.arg(&archive).arg("--mountpoint").arg(mountpoint);
+        ends(&odd.output().expect("run walfs"), 2, word);
+        nothing();
+    }
+    assert_eq!(fs::read(file).expect("read"), b"kept");
     // No store.
     let mut away = house.walfs(&[
         "init",

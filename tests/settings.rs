@@ -208,6 +208,15 @@ fn a4_what_is_wrong_in_the_file_is_told_with_its_line_and_nothing_is_done() {
     let check = desk.walfs(&["--config", &file, "config", "check"]);
     refused(&check, 2, &["test.toml:2", "prune-keep-last"]);
     assert!(!said(&check).contains("geheim"), "{}", said(&check));
+    // Nor is a password in a connection string, which every command refuses.
+    let file = desk.file("dbname = \"host=db password=geheim\"\n");
+    let check = desk.walfs(&["--config", &file, "config", "check"]);
+    refused(
+        &check,
+        2,
+        &["dbname", "test.toml:1", "has a password", "PGPASSWORD"],
+    );
+    assert!(!said(&check).contains("geheim"), "{}", said(&check));
     let nameless = desk.walfs(&["--config", "no-such-name", "wal-list"]);
     refused(&nameless, 2, &["/etc/walfs/no-such-name.toml"]);
 }

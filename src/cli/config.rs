@@ -80,8 +80,12 @@ fn forerunners() -> String {
 pub(super) fn run(arguments: &ConfigArgs, settings: &Settings) -> ExitCode {
     let unknown = unknown_variables(&command());
     unknown.iter().for_each(|word| complain(word));
-    if matches!(arguments.action, Action::Check) && !unknown.is_empty() {
-        return ExitCode::from(EXIT_USAGE);
+    if matches!(arguments.action, Action::Check) {
+        let refused = refused(settings);
+        refused.iter().for_each(|word| complain(word));
+        if !unknown.is_empty() || !refused.is_empty() {
+            return ExitCode::from(EXIT_USAGE);
+        }
     }
     let mut out = Out::new();
     let written = match &arguments.action {
@@ -96,6 +100,23 @@ pub(super) fn run(arguments: &ConfigArgs, settings: &Settings) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Values that no command takes, although they are of the right kind.
+fn refused(settings: &Settings) -> Vec<String> {
+    let known = settings.all(&command());
+    let with_password = known.iter().filter(|setting| {
+        let is_conninfo = matches!(setting.name.as_str(), "dbname" | "primary-conninfo");
+        is_conninfo && setting.value.as_deref().is_some_and(has_password)
+    });
+    let told = with_password.map(|setting| {
+        format!(
+            "{} of {}: it has a password, and is refused wherever it is used.\n             HINT: ~/.pgpass, or the environment variable PGPASSWORD.",
+            setting.name,
+            origin(&setting.origin)
+        )
+    });
+    told.collect()
 }
 
 fn checked(out: &mut Out, settings: &Settings) -> std::io::Result<()> {

@@ -424,6 +424,27 @@ async fn verified(archive: &Archive, patience: Patience) -> Result<Option<Verifi
     Ok(verified)
 }
 
+/// How far a clock may be ahead of the one here.
+const AHEAD: SignedDuration = SignedDuration::from_hours(1);
+
+impl Status {
+    /// Backups that can be restored.
+    fn complete(&self) -> impl DoubleEndedIterator<Item = &BackupStatus> {
+        self.backups.iter().filter(|backup| backup.lacks.is_none())
+    }
+
+    /// Does it say that it ended at a moment that is yet to come?
+    fn is_ahead(&self, backup: &BackupStatus) -> bool {
+        backup.ended.duration_since(self.at) > AHEAD
+    }
+
+    /// The newest that can be restored. One from a clock that was ahead would be it for as long as that was.
+    fn newest(&self) -> Option<&BackupStatus> {
+        let by_clock = |backup: &&BackupStatus| (!self.is_ahead(backup), backup.ended);
+        self.complete().max_by_key(by_clock)
+    }
+}
+
 /// How long ago, in seconds; 0 if the clocks disagree.
 fn age(at: Timestamp, now: Timestamp) -> u64 {
     let age: SignedDuration = now.duration_since(at);

@@ -200,6 +200,22 @@ fn k3_what_is_dated_ahead_takes_no_day() {
     for name in ["b0", "b1", "b2"] {
         assert!(why(&done, name).contains("its clock was ahead"), "{done}");
     }
+    // Nor is it the newest one for as long as that was: nobody would hear that backups have ended (K7).
+    let mut status = site.walfs("status");
+    let told = said(
+        &status
+            .args(["--backup-max-age", "12h"])
+            .output()
+            .expect("run walfs"),
+    );
+    assert!(told.contains("the newest is b6"), "{told}");
+    assert!(told.contains("the newest complete backup is 24 h old"), "{told}");
+    for name in ["b0", "b1", "b2"] {
+        assert!(
+            told.contains(&format!("backup {name} says that it ended")),
+            "{told}"
+        );
+    }
 }
 
 /// K5: recovery to a time stops at a transaction of a clock that was ahead: what it leaves behind is told before.

@@ -51,20 +51,10 @@ impl Draft {
             }
         };
         let location = Location::parse(&archive).map_err(|error| Failed::Usage(error.to_string()))?;
-        let absolute = |path: &Path| {
-            let absolute = path::absolute(path);
-            absolute.map_err(|error| Failed::Usage(format!("{}: {error}", path.display())))
-        };
         let (archive, directory) = match location {
             Location::Dir(path) => {
-                let path = absolute(&path)?;
-                let Some(text) = path.to_str() else {
-                    return Err(Failed::Usage(format!(
-                        "{}: a configuration is text, and this name is none",
-                        path.display()
-                    )));
-                };
-                (text.to_owned(), Some(path))
+                let (text, path) = in_a_line(&path)?;
+                (text, Some(path))
             }
             Location::S3 { .. } => (archive, None),
         };
@@ -86,7 +76,10 @@ impl Draft {
         };
         let usual = (!is_there && !arguments.no_mount).then_some(Path::new(MOUNTPOINT));
         let mountpoint = arguments.mountpoint.as_deref().or(usual);
-        let mountpoint = mountpoint.map(absolute).transpose()?;
+        let mountpoint = mountpoint.map(in_a_line).transpose()?.map(|(_, path)| path);
+        if let Some(mountpoint) = &mountpoint {
+            check_mountpoint(mountpoint, directory.as_deref())?;
+        }
         Ok(Self {
             archive,
             directory,
@@ -241,6 +234,40 @@ fn program() -> PathBuf {
         Some(parent) if usual.contains(&parent) => program.file_name().map_or(program.clone(), PathBuf::from),
         _ => program,
     }
+}
+
+/// A path as a configuration has it, absolute and in a line of text.
+fn in_a_line(path: &Path) -> Result<(String, PathBuf), Failed> {
+    let absolute = path::absolute(path);
+    let path = absolute.map_err(|error| Failed::Usage(format!("{}: {error}", path.display())))?;
+    match path.to_str().filter(|text| !text.contains(char::is_control)) {
+        Some(text) => Ok((text.to_owned(), path)),
+        None => Err(Failed::Usage(format!(
+            "{path:?}: a configuration is text, line by line, and this name is none"
+        ))),
+    }
+}
+
+/// A mount hides what is below it, and the archive cannot be a part of what it shows.
+fn check_mountpoint(mountpoint: &Path, archive: Option<&Path>) -> Result<(), Failed> {
+    let place = mountpoint.display();
+    if mountpoint.symlink_metadata().is_ok() && !mountpoint.is_dir() {
+        return Err(Failed::Usage(format!(
+            "the mount point {place} is no directory.\nHINT: --mountpoint DIRECTORY, which is made if it is missing."
+        )));
+    }
+    // A name that is missing leads nowhere else yet.
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let (mountpoint, archive) = (real(mountpoint), archive.map(real));
+    if let Some(archive) = archive
+        && (mountpoint.starts_with(&archive) || archive.starts_with(&mountpoint))
+    {
+        return Err(Failed::Usage(format!(
+            "the mount point {place} and the archive {} lie one in the other.\nHINT: --mountpoint DIRECTORY elsewhere.",
+            archive.display()
+        )));
+    }
+    Ok(())
 }
 
 /// What was given of the store and of the server: name and value.

@@ -47,8 +47,7 @@ pub struct Brief {
 impl Brief {
     /// Of an archive that was looked at.
     pub fn of(name: &str, status: &Status) -> Self {
-        let complete = status.backups.iter().filter(|backup| backup.lacks.is_none());
-        let newest = complete.max_by_key(|backup| backup.ended);
+        let newest = status.newest();
         let ends = status.recoverable.iter();
         let last = status.last_segment.as_ref();
         Self {

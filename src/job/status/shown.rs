@@ -108,17 +108,13 @@ fn screen(status: &Status) -> String {
     if let Some(last) = &status.last_segment {
         lines.push(format!("last WAL   {}, archived {} ago", last.name, ago(last.at)));
     }
-    let complete: Vec<_> = status
-        .backups
-        .iter()
-        .filter(|backup| backup.lacks.is_none())
-        .collect();
+    let complete = status.complete().count();
     let stored: u64 = status.backups.iter().map(|backup| backup.stored_bytes).sum();
-    lines.push(match complete.iter().max_by_key(|backup| backup.ended) {
+    lines.push(match status.newest() {
         Some(newest) => format!(
             "backups    {} complete, {} not, {} pinned, {} stored for them alone; the newest is {}, {} ago",
-            complete.len(),
-            status.backups.len() - complete.len() + status.unfinished.len(),
+            complete,
+            status.backups.len() - complete + status.unfinished.len(),
             status
                 .backups
                 .iter()

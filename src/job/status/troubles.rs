@@ -38,8 +38,7 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
         });
     };
     let archive = &status.archive;
-    let complete = || status.backups.iter().filter(|backup| backup.lacks.is_none());
-    match complete().map(|backup| backup.ended).max() {
+    match status.newest().map(|backup| backup.ended) {
         // An archive of files or dumps alone.
         None if status.segment_bytes.is_none() && !status.files.is_empty() => {}
         None => add(
@@ -79,7 +78,7 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
                      store may have that object whole"
                 ),
             );
-        } else if line.backup.is_none() && complete().next().is_some() {
+        } else if line.backup.is_none() && status.complete().next().is_some() {
             add(
                 format!(
                     "timeline {} is archived, and no complete backup reaches it",
@@ -143,10 +142,19 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
             );
         }
     }
-    if let Some(newest) = complete().max_by_key(|backup| backup.ended)
+    for backup in status.complete().filter(|backup| status.is_ahead(backup)) {
+        add(
+            format!(
+                "backup {} says that it ended at {:.0}, which is yet to come: a clock was ahead",
+                backup.name, backup.ended
+            ),
+            &format!("set the clocks; then `walfs backup --archive {archive}` takes one whose age is known"),
+        );
+    }
+    if let Some(newest) = status.newest()
         && newest.bad_pages > 0
     {
-        let whole = complete().rfind(|backup| backup.bad_pages == 0);
+        let whole = status.complete().rfind(|backup| backup.bad_pages == 0);
         add(
             format!(
                 "backup {}, the newest, has {} pages that were damaged on the server already",

@@ -63,10 +63,10 @@ pub(in crate::job::status) fn newest_moment(status: &Status, end: &Recoverable) 
 }
 
 fn of_backups(all: &mut Exposition, status: &Status) {
-    let complete = || status.backups.iter().filter(|backup| backup.lacks.is_none());
+    let complete = status.complete().count();
     let states = [
-        ("complete", complete().count()),
-        ("incomplete", status.backups.len() - complete().count()),
+        ("complete", complete),
+        ("incomplete", status.backups.len() - complete),
         ("unfinished", status.unfinished.len()),
     ];
     let states = states.map(|(state, many)| (state.to_owned(), many as u64));
@@ -83,7 +83,7 @@ fn of_backups(all: &mut Exposition, status: &Status) {
         "Bytes stored for these backups alone: without parts of pruned ones that they need",
         stored,
     );
-    let newest = complete().map(|backup| backup.ended).max();
+    let newest = status.newest().map(|backup| backup.ended);
     moment(
         all,
         "backup_newest_timestamp_seconds",
