@@ -2,12 +2,11 @@
 //! missed is done once; what fails is tried again, and told.
 
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
+use super::common::agent::Agent;
 use super::common::basebackup::{Place, Site};
 use super::common::postgres::send;
 use super::common::s3::S3Server;
@@ -16,76 +15,16 @@ use super::common::wait;
 use super::common::walfs::BINARY;
 use super::common::world::{World, mounts_beneath};
 
-/// An agent, which leads a group of processes.
-struct Agent {
-    process: Child,
-    log: PathBuf,
-}
-
-impl Agent {
-    /// Starts one with a lease of 6 s. `name` is that of its log.
-    fn start(site: &Site<'_>, name: &str, settings: &[(&str, &str)], arguments: &[&str]) -> Agent {
-        let log = site.world.path().join(name);
-        let file = fs::OpenOptions::new().create(true).append(true).open(&log);
-        let mut command = site.walfs("agent");
-        command
-            .args(["--create", "--schedule-retry", "1s"])
-            .args(arguments)
-            .env("WALFS_SCHEDULE_LEASE", "6s")
-            .env("WALFS_BACKUP_FAST", "true")
-            .envs(settings.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(file.expect("open the log"))
-            .process_group(0);
-        Agent {
-            process: command.spawn().expect("run walfs"),
-            log,
-        }
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    #[track_caller]
-    fn wait_for(&self, text: &str) {
-        wait::until(&format!("{text:?} in the log"), || {
-            self.log().contains(text).then_some(())
-        });
-    }
-
-    /// A signal to it, or to it and all that it runs.
-    fn signal(&self, signal: i32) {
-        send(self.process.id(), signal);
-    }
-
-    fn signal_all(&self, signal: i32) {
-        let group = i32::try_from(self.process.id()).expect("a process number");
-        // SAFETY: a signal to a group that this test has made.
-        assert_eq!(unsafe { libc::kill(-group, signal) }, 0);
-    }
-
-    /// Tells it to end, which it does with exit code 0.
-    #[track_caller]
-    fn stop(mut self) -> String {
-        self.signal(libc::SIGTERM);
-        let status = wait::for_exit("the agent to end", &mut self.process);
-        assert!(status.success(), "{status}: {}", self.log());
-        self.log()
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let group = i32::try_from(self.process.id()).expect("a process number");
-        // SAFETY: as above; it may be gone.
-        unsafe { libc::kill(-group, libc::SIGKILL) };
-        let _ = self.process.wait();
-        if std::thread::panicking() {
-            eprintln!("{}", wait::tail(&self.log, 80));
-        }
-    }
+/// Starts one with a lease of 6 s. `name` is that of its log.
+fn start(site: &Site<'_>, name: &str, settings: &[(&str, &str)], arguments: &[&str]) -> Agent {
+    let mut command = site.walfs("agent");
+    command
+        .args(["--create", "--schedule-retry", "1s"])
+        .args(arguments)
+        .env("WALFS_SCHEDULE_LEASE", "6s")
+        .env("WALFS_BACKUP_FAST", "true")
+        .envs(settings.iter().copied());
+    Agent::start(&mut command, &site.world.path().join(name))
 }
 
 /// Words of turns in the archive: `.claim.json`, `.done.json`.
@@ -129,7 +68,7 @@ fn a2_the_first_backup_is_taken_at_once_and_the_next_when_it_is_due() {
         .output();
     assert!(discard.expect("run walfs").status.success());
     // With a backup there is nothing to be done at once: it waits.
-    let agent = Agent::start(
+    let agent = start(
         &site,
         "agent.log",
         &[],
@@ -184,7 +123,7 @@ fn frozen(world: &World, place: Place) {
     let site = Site::new(world, place);
     let hourly = ["--schedule-backup", "1h"];
     let slow = [("WALFS_BACKUP_RATE_LIMIT", "4MiB")];
-    let frozen = Agent::start(&site, "frozen.log", &slow, &hourly);
+    let frozen = start(&site, "frozen.log", &slow, &hourly);
     frozen.wait_for("backup: begins");
     wait::until("the backup to be begun", || {
         let keys = site.place.keys("trees");
@@ -194,7 +133,7 @@ fn frozen(world: &World, place: Place) {
     if complete(&site) > 0 {
         panic!("the backup was over before it was frozen");
     }
-    let other = Agent::start(&site, "other.log", &[], &hourly);
+    let other = start(&site, "other.log", &[], &hourly);
     other.wait_for("backup: done");
     assert_eq!(complete(&site), 1);
     frozen.signal_all(libc::SIGCONT);
@@ -230,7 +169,7 @@ fn a2_what_was_missed_is_done_once() {
     site.backup("by-hand");
     let schedule = ["--schedule-backup", "1h"];
     let plan = world.archive().join("schedule/backup/plan.json");
-    let agent = Agent::start(&site, "first.log", &[], &schedule);
+    let agent = start(&site, "first.log", &[], &schedule);
     wait::until("the plan", || plan.exists().then_some(()));
     agent.stop();
     assert_eq!(words(&site, "backup", ".claim.json"), Vec::<String>::new());
@@ -239,8 +178,8 @@ fn a2_what_was_missed_is_done_once() {
     told["since"] = "2026-01-01T00:00:00Z".into();
     fs::write(&plan, told.to_string()).expect("write the plan");
     let agents = [
-        Agent::start(&site, "one.log", &[], &schedule),
-        Agent::start(&site, "two.log", &[], &schedule),
+        start(&site, "one.log", &[], &schedule),
+        start(&site, "two.log", &[], &schedule),
     ];
     wait::until("a backup more", || (complete(&site) == 2).then_some(()));
     wait::until("its end", || {
@@ -262,7 +201,7 @@ fn a2_what_fails_is_tried_again_and_told() {
     let site = Site::local(&world);
     let hooks = world.owned_dir("hooks");
     let (after, failed, ready) = (hooks.join("after"), hooks.join("failed"), hooks.join("ready"));
-    let agent = Agent::start(
+    let agent = start(
         &site,
         "agent.log",
         &[],
@@ -332,12 +271,12 @@ fn a2_a_killed_agent_leaves_no_job_behind() {
         log.wait_for("backup: begins");
         wait::until("backup mode", || (site.sessions() > 0).then_some(()));
     };
-    let agent = Agent::start(&site, "killed.log", &slow, &["--schedule-backup", "1h"]);
+    let agent = start(&site, "killed.log", &slow, &["--schedule-backup", "1h"]);
     begun(&agent);
     agent.signal(libc::SIGKILL);
     wait::until("the end of backup mode", || (site.sessions() == 0).then_some(()));
     // Its process is seen to be gone: nobody waits for a lease.
-    let agent = Agent::start(
+    let agent = start(
         &site,
         "told.log",
         &slow,
@@ -347,7 +286,7 @@ fn a2_a_killed_agent_leaves_no_job_behind() {
     let log = agent.stop();
     assert_eq!(complete(&site), 0, "{log}");
     assert_eq!(site.sessions(), 0, "{log}");
-    let agent = Agent::start(
+    let agent = start(
         &site,
         "last.log",
         &[],
@@ -374,7 +313,7 @@ fn a2_what_a_verification_finds_is_told_once() {
     content[middle] ^= 0xff;
     fs::write(&path, content).expect("damage it");
     let schedule = ["--schedule-verify", "4s", "--hook-failed", &kept_by(&failed)];
-    let agent = Agent::start(&site, "agent.log", &[], &schedule);
+    let agent = start(&site, "agent.log", &[], &schedule);
     wait::until("it to be told", || (!told(&failed).is_empty()).then_some(()));
     let log = agent.stop();
     let told = told(&failed);
@@ -418,8 +357,7 @@ fn a2_databases_are_dumped_by_a_schedule() {
         ("PGUSER", "postgres"),
         ("WALFS_BIN_DIR", &bin),
     ];
-    let agents =
-        ["one.log", "two.log"].map(|log| Agent::start(&site, log, &settings, &["--schedule-dump", "10s"]));
+    let agents = ["one.log", "two.log"].map(|log| start(&site, log, &settings, &["--schedule-dump", "10s"]));
     let listed = || {
         let output = site.walfs("dump-list").arg("--json").output().expect("run walfs");
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -454,24 +392,15 @@ fn a2_a_host_that_fails_lets_another_try() {
     let world = World::new("fails");
     let site = Site::local(&world);
     let schedule = ["--schedule-backup", "1h"];
-    let file = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(world.path().join("broken.log"));
     let mut broken = site.walfs("agent");
     broken
         .args(["--create", "--schedule-retry", "1h"])
         .args(schedule)
         .env("WALFS_SCHEDULE_LEASE", "6s")
-        .env("PGPORT", "1")
-        .stderr(file.expect("open the log"))
-        .process_group(0);
-    let broken = Agent {
-        process: broken.spawn().expect("run walfs"),
-        log: world.path().join("broken.log"),
-    };
+        .env("PGPORT", "1");
+    let broken = Agent::start(&mut broken, &world.path().join("broken.log"));
     broken.wait_for("backup: failed");
-    let healthy = Agent::start(&site, "healthy.log", &[], &schedule);
+    let healthy = start(&site, "healthy.log", &[], &schedule);
     wait::until("the backup", || (complete(&site) == 1).then_some(()));
     healthy.stop();
     broken.stop();
@@ -483,7 +412,7 @@ fn a2_a_clock_that_was_ahead_holds_up_nobody() {
     let world = World::new("ahead");
     let site = Site::local(&world);
     let schedule = ["--schedule-backup", "1h"];
-    let agent = Agent::start(&site, "first.log", &[], &schedule);
+    let agent = start(&site, "first.log", &[], &schedule);
     wait::until("the backup", || {
         (words(&site, "backup", ".done.json").len() == 1).then_some(())
     });
@@ -506,7 +435,7 @@ fn a2_a_clock_that_was_ahead_holds_up_nobody() {
             }
         }
     }
-    let agent = Agent::start(&site, "second.log", &[], &schedule);
+    let agent = start(&site, "second.log", &[], &schedule);
     wait::until("a backup more", || (complete(&site) == 2).then_some(()));
     agent.stop();
 }
@@ -521,13 +450,13 @@ fn s3_a_hook_that_floods_or_sleeps_is_bounded() {
     let mut hooks = vec!["--schedule-backup", "1h", "--hook-before", flood];
     let failed = kept_by(&told);
     hooks.extend(["--hook-failed", &failed]);
-    let agent = Agent::start(&site, "flood.log", &[], &hooks);
+    let agent = start(&site, "flood.log", &[], &hooks);
     wait::until("it to be told", || told.exists().then_some(()));
-    let peak = super::common::walfs::peak_memory_mib(agent.process.id());
+    let peak = super::common::walfs::peak_memory_mib(agent.id());
     assert!(peak.is_some_and(|peak| peak < 200), "{peak:?} MiB");
     agent.stop();
     let sleep = ["--schedule-backup", "1h", "--hook-before", "sleep 900"];
-    let agent = Agent::start(&site, "sleep.log", &[], &sleep);
+    let agent = start(&site, "sleep.log", &[], &sleep);
     wait::until("the turn", || {
         (!words(&site, "backup", ".claim.json").is_empty()).then_some(())
     });
@@ -540,7 +469,7 @@ fn s3_a_hook_that_floods_or_sleeps_is_bounded() {
         "--hook-before",
         "sleep 60 >/dev/null & exit 0",
     ];
-    let agent = Agent::start(&site, "leaves.log", &[], &leaves);
+    let agent = start(&site, "leaves.log", &[], &leaves);
     wait::until("the backup", || (complete(&site) == 1).then_some(()));
     agent.stop();
 }
@@ -549,24 +478,16 @@ fn s3_a_hook_that_floods_or_sleeps_is_bounded() {
 #[test]
 fn a1_the_mount_of_an_agent_is_made_again() {
     let world = World::new("mounts");
-    let log = world.path().join("agent.log");
     let mut command = User::caller().command(BINARY);
     command
         .args(["agent", "--create", "--archive"])
         .arg(world.archive())
         .arg("--mountpoint")
-        .arg(world.mountpoint())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(fs::File::create(&log).expect("make the log"))
-        .process_group(0);
+        .arg(world.mountpoint());
     if is_root() {
         command.env("WALFS_USER", &User::postgres().name);
     }
-    let agent = Agent {
-        process: command.spawn().expect("run walfs"),
-        log,
-    };
+    let agent = Agent::start(&mut command, &world.path().join("agent.log"));
     let user = User::postgres();
     let answers = || {
         let listed = user.command("ls").arg(world.mountpoint().join("wal")).output();
@@ -574,7 +495,7 @@ fn a1_the_mount_of_an_agent_is_made_again() {
     };
     wait::until("the mount", answers);
     // Each thread has children of its own.
-    let threads = fs::read_dir(format!("/proc/{}/task", agent.process.id())).expect("its threads");
+    let threads = fs::read_dir(format!("/proc/{}/task", agent.id())).expect("its threads");
     let children = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
     let children = children.collect::<String>();
     let mount = children

@@ -3,6 +3,7 @@
 // The tests of one milestone need not use every handle of every world, and `pub` here means: for every test.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod agent;
 pub mod archiving;
 pub mod basebackup;
 pub mod below;

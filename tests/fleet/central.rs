@@ -7,10 +7,11 @@ use std::process::{Child, Command, Stdio};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::showing::{Place, run};
+use super::showing::Place;
+use crate::common::agent::Agent;
 use crate::common::postgres::{Options, Postgres, installed_versions, newest};
 use crate::common::scripted::files;
-use crate::common::user::{User, said};
+use crate::common::user::{User, is_root, said};
 use crate::common::wait;
 use crate::common::walfs::{self, Mount, walfs};
 use crate::recipes::Recipe;
@@ -149,15 +150,64 @@ fn wal_log(mount: &Mount, name: &str) -> PathBuf {
     mount.path().with_file_name(format!("receive-{name}.log"))
 }
 
-/// What the archives hold, but for those of this name, and for what is still being received.
-fn held(place: &Place, but: &str) -> BTreeMap<String, Bytes> {
-    let all = files(&place.path()).into_iter();
-    all.filter(|(name, _)| !name.starts_with(but) && !name.contains("/receiving/"))
-        .collect()
+/// A server whose agent takes its backups; WAL goes by a command, or through a mount that the agent keeps.
+struct WithAgent {
+    server: Postgres,
+    agent: Agent,
 }
 
-/// Issue 17: five clusters, of which a central host takes the backups and the WAL of three over TLS, while two bring their own.
-/// One is lost, and comes back from the central host; nobody else notices.
+impl WithAgent {
+    fn start(place: &Place, name: &str, options: &Options, mounts: bool) -> WithAgent {
+        let archive = place.path().join(name);
+        let mut server = Postgres::init(&place.world.path().join(format!("pg-{name}")), options);
+        let mountpoint = place.world.path().join("own");
+        let archive_command = match mounts {
+            true => format!("cp \"%p\" {}/wal/\"%f\"", mountpoint.display()),
+            false => format!(
+                "{} wal-push --create --archive {} \"%p\"",
+                place.world.public_program(Path::new(walfs::BINARY)).display(),
+                archive.display()
+            ),
+        };
+        server.configure(&[("archive_mode", "on"), ("archive_command", &archive_command)]);
+        server.start();
+        // Who mounts is root, where there is one.
+        let user = if mounts { User::caller() } else { User::postgres() };
+        let mut command = walfs(&place.world, &user);
+        command
+            .args(["agent", "--create", "--schedule-backup", "1h", "--archive"])
+            .arg(&archive);
+        command
+            .env("PGHOST", server.data().parent().expect("a directory"))
+            .env("PGUSER", "postgres");
+        if mounts {
+            fs::create_dir(&mountpoint).expect("make a mount point");
+            // As `walfs init` makes it: what root stores there belongs to its owner.
+            place.world.owned_dir(&format!("fleet/{name}"));
+            command.arg("--mountpoint").arg(&mountpoint);
+            if is_root() {
+                command.env("WALFS_USER", &User::postgres().name);
+            }
+        }
+        let agent = Agent::start(
+            &mut command,
+            &place.world.path().join(format!("agent-{name}.log")),
+        );
+        WithAgent { server, agent }
+    }
+}
+
+/// What the archives hold, but for those of this name, for what is still being received, and for signs of life.
+fn held(place: &Place, but: &str) -> BTreeMap<String, Bytes> {
+    let all = files(&place.path()).into_iter();
+    all.filter(|(name, _)| {
+        !name.starts_with(but) && !name.contains("/receiving/") && !name.contains("/schedule/")
+    })
+    .collect()
+}
+
+/// Issue 17: five clusters, of which a central host takes the backups and the WAL of three over TLS, while the other
+/// two have agents. One is lost, and comes back from the central host; nobody else notices.
 #[test]
 fn o4_a_central_host_brings_back_a_lost_server_and_the_others_are_not_touched() {
     let place = Place::new("central");
@@ -196,32 +246,10 @@ fn o4_a_central_host_brings_back_a_lost_server_and_the_others_are_not_touched() 
         });
         recipe.run(3);
     }
-    // Two bring their own: one by a command, one by a mount of its own.
-    let mut own = Vec::new();
-    for name in ["command", "mount"] {
-        let archive = place.path().join(name);
-        let mut server = Postgres::init(&place.world.path().join(format!("pg-{name}")), &small());
-        let mounted = (name == "mount").then(|| {
-            let at = place.world.path().join("own");
-            fs::create_dir(&at).expect("make a mount point");
-            let options = walfs::Options::of(&place.world, &archive.display().to_string());
-            options.args(&["--create"]).at(&at).mount()
-        });
-        let push = format!(
-            "{} wal-push --create --archive {} \"%p\"",
-            place.world.public_program(Path::new(walfs::BINARY)).display(),
-            archive.display()
-        );
-        let archive_command = mounted.as_ref().map_or(push, Mount::archive_command);
-        server.configure(&[("archive_mode", "on"), ("archive_command", &archive_command)]);
-        server.start();
-        let mut backup = walfs(&place.world, &User::postgres());
-        backup.args(["backup", "--archive"]).arg(&archive);
-        run(backup
-            .env("PGHOST", server.data().parent().expect("a directory"))
-            .env("PGUSER", "postgres"));
-        own.push((server, mounted));
-    }
+    let mut agents = vec![
+        WithAgent::start(&place, "command", &small(), false),
+        WithAgent::start(&place, "mount", &small(), true),
+    ];
 
     // The last commit of the server that will be lost is in no full segment.
     let lost = remote.remove(0);
@@ -263,6 +291,10 @@ fn o4_a_central_host_brings_back_a_lost_server_and_the_others_are_not_touched() 
     for remote in &remote {
         let line = format!("SELECT line = 'first of {}' FROM kept", remote.name);
         assert_eq!(remote.server.query(&line), "t");
+    }
+    for own in agents.drain(..) {
+        own.server.query("SELECT 1");
+        own.agent.stop();
     }
     for mut receiver in receivers {
         receiver.kill().expect("end pg_receivewal");
