@@ -225,10 +225,13 @@ impl Inner {
                 if name.has_pages() {
                     self.state().took(took, brought.meta.stored_bytes);
                 }
-                let inner = self.clone();
+                // It keeps nothing open meanwhile.
+                let inner = Arc::downgrade(self);
                 tokio::spawn(async move {
                     tokio::time::sleep(KEPT).await;
-                    inner.state().forget(name, number);
+                    if let Some(inner) = inner.upgrade() {
+                        inner.state().forget(name, number);
+                    }
                 });
             }
             Outcome::Absent => {

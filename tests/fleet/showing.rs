@@ -2,9 +2,13 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
+
+use walfs::mount::fleet::MOST_OPEN;
 
 use crate::common::s3::{Action, Rule, S3Server};
 use crate::common::user::{User, said};
+use crate::common::wait;
 use crate::common::wal::segment;
 use crate::common::walfs::{Mount, Options, walfs};
 use crate::common::world::World;
@@ -205,7 +209,7 @@ fn o4_an_archive_that_does_not_open_says_why_and_harms_no_other() {
     }
     // What was mended shows itself.
     fs::set_permissions(&denied, fs::Permissions::from_mode(0o700)).expect("open the directory");
-    crate::common::wait::until("the archive is shown", || {
+    wait::until("the archive is shown", || {
         let read = shell(&mount, &format!("cat denied/wal/{SEGMENT}"));
         (read.stdout == content(3)).then_some(())
     });
@@ -251,6 +255,35 @@ fn o4_more_archives_than_are_held_open_are_all_read() {
     assert!(read.status.success(), "{}", said(&read));
     let once: String = (0..MANY).map(|number| format!("of {number}\n")).collect();
     assert_eq!(String::from_utf8_lossy(&read.stdout), format!("{once}{once}of 0"));
+}
+
+/// What was read stays in memory for a while, and holds no archive open.
+#[test]
+fn o4_archives_that_were_read_from_are_closed() {
+    const MANY: u64 = 40;
+    let place = Place::new("fleet");
+    for number in 0..MANY {
+        place.archive(&place.path().join(format!("n{number}")), 1);
+    }
+    let mount = place.mount(&[]);
+    let read = shell(
+        &mount,
+        &format!(
+            "for n in n*; do cmp '{}' $n/wal/{SEGMENT} || exit; done",
+            place.wal(1).display()
+        ),
+    );
+    assert!(read.status.success(), "{}", said(&read));
+    let open = || {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", mount.process())).expect("list");
+        let links = descriptors.filter_map(|descriptor| fs::read_link(descriptor.ok()?.path()).ok());
+        links.filter(|link| link.ends_with("trees")).count()
+    };
+    // Less than what was read is kept for.
+    let closed = wait::within(Duration::from_secs(20), || {
+        (open() <= MOST_OPEN + 1).then_some(())
+    });
+    assert!(closed.is_some(), "{} archives are open", open());
 }
 
 #[test]
