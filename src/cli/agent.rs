@@ -6,15 +6,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{ArgAction, Args};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::start::StartArgs;
-use super::connect::ConnectArgs;
+use super::connect::{ConnectArgs, HelpArgs};
 use super::interrupts::Interrupts;
-use super::options::{CreateArgs, MemoryArgs, StoreArgs, newly_made, open};
+use super::options::{ArchiveArgs, CreateArgs, MemoryArgs, newly_made, open};
 use super::{EXIT_USAGE, complain, start_log};
 use crate::agent::news::News;
 use crate::agent::state::State;
@@ -72,9 +72,8 @@ The first backup is taken at once. `walfs status` shows what was done, and what 
 Exit codes: 0 it was told to end, 1 it failed, 2 wrong usage."
 )]
 pub struct AgentArgs {
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    archive: ArchiveArgs,
     /// Keep the archive mounted here, as `walfs mount` does; empty: nowhere, whatever a configuration says
     #[arg(long, value_name = "DIR", env = "WALFS_MOUNTPOINT", hide_env_values = true,
           value_parser = OsStringValueParser::new().map(PathBuf::from))]
@@ -96,13 +95,7 @@ pub struct AgentArgs {
     #[command(flatten)]
     connect: ConnectArgs,
     #[command(flatten)]
-    store: StoreArgs,
-    /// Print help: -? in short
-    #[arg(long, action = ArgAction::Help)]
-    help: Option<bool>,
-    /// Print help in short
-    #[arg(short = '?', action = ArgAction::HelpShort, hide = true)]
-    short_help: Option<bool>,
+    help: HelpArgs,
 }
 
 /// What is due when.
@@ -323,7 +316,7 @@ pub fn run(arguments: &AgentArgs) -> ExitCode {
 
 async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
     let mut signals = Interrupts::listen()?;
-    let mut config = arguments.store.config(&arguments.archive)?;
+    let mut config = arguments.archive.config()?;
     config.memory = arguments.memory.shares();
     config.create = arguments.create.create;
     let options = Options {

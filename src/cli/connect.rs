@@ -2,9 +2,20 @@
 
 use std::ffi::OsString;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use crate::server::{self, Resolved, Target};
+
+/// Help of a command whose -h is a host; it has no other (`disable_help_flag`).
+#[derive(Debug, Clone, Args)]
+pub struct HelpArgs {
+    /// Print help: -? in short
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Print help in short
+    #[arg(short = '?', action = ArgAction::HelpShort, hide = true)]
+    short_help: Option<bool>,
+}
 
 /// Which server, and as whom.
 #[derive(Debug, Clone, Args)]

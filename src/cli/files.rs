@@ -1,9 +1,8 @@
 //! `walfs files`: stores a version of a directory with files.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Args;
 use indicatif::BinaryBytes;
@@ -11,22 +10,15 @@ use serde::Serialize;
 
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::version::{SetName, Version};
-use crate::assemble::Stay;
-use crate::codec::Compression;
 use crate::job::files::{Error, LeftOut, Options, Taken, take};
-use crate::job::version;
-use crate::memory::give_back_freed;
 
-use super::interrupts::{self, Interrupts};
-use super::options::{CreateArgs, MemoryArgs, StoreArgs, newly_made, open};
+use super::interrupts::Interrupts;
 use super::out::Out;
-use super::{complain, progress, start_log};
+use super::storing::{Failure, StoringArgs, jobs};
+use super::{complain, progress};
 
 /// The version is kept, and files went on changing while they were read.
 const EXIT_UNSTEADY: u8 = 3;
-
-/// The most threads that are used unless told otherwise.
-const USUAL_JOBS: usize = 8;
 
 /// Files that are named when they went on changing.
 const NAMED: usize = 10;
@@ -46,30 +38,14 @@ pub struct FilesArgs {
     /// The directory
     #[arg(value_name = "DIR")]
     directory: PathBuf,
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    storing: StoringArgs,
     /// Enter other file systems that are mounted below the directory
     #[arg(long)]
     cross: bool,
     /// Threads that read and compress [default: the processor's cores, at most 8]
     #[arg(short, long, value_name = "N")]
     jobs: Option<usize>,
-    /// lz4, lz4:ACCELERATION, zstd, zstd:LEVEL or none [default: lz4 for a new archive, then the archive's own]
-    #[arg(long, value_name = "CODEC", env = "WALFS_COMPRESSION", hide_env_values = true)]
-    compression: Option<Compression>,
-    /// Print what was stored as JSON
-    #[arg(long)]
-    json: bool,
-    /// Say what is being done, and what was stored, also where standard error is no terminal
-    #[arg(short, long)]
-    verbose: bool,
-    #[command(flatten)]
-    memory: MemoryArgs,
-    #[command(flatten)]
-    create: CreateArgs,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 const MANUAL: &str = "\
@@ -92,68 +68,28 @@ Exit codes:
 
 /// Runs `walfs files`.
 pub fn run(arguments: &FilesArgs) -> ExitCode {
-    start_log(match arguments.verbose {
-        true => "walfs=info,error",
-        false => "walfs=warn,error",
-    });
-    give_back_freed();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(&error);
-            return ExitCode::FAILURE;
-        }
-    };
-    let outcome = runtime.block_on(store(arguments));
-    runtime.shutdown_background();
-    match outcome {
-        Ok(taken) => report(&taken, arguments),
-        Err(Failure::Files(error)) => {
-            complain(&error);
-            match error {
-                Error::Version(error) => error.signal().map_or(ExitCode::FAILURE, interrupts::exit_code),
-                _ => ExitCode::FAILURE,
-            }
-        }
-        Err(Failure::Other(error)) => {
-            complain(&error);
-            ExitCode::FAILURE
-        }
-    }
-}
-
-enum Failure {
-    Files(Error),
-    Other(Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Other(error.into())
-    }
+    let storing = &arguments.storing;
+    storing.run(store(arguments), |taken| report(taken, storing))
 }
 
 async fn store(arguments: &FilesArgs) -> Result<Taken, Failure> {
     let mut signals = Interrupts::listen()?;
-    let mut config = arguments.store.config(&arguments.archive)?;
-    config.compression = arguments.compression;
-    config.create = arguments.create.create;
-    config.memory = arguments.memory.shares();
-    let archive = tokio::select! {
-        opened = open(&config, Stay::Short, config.deadline) => Arc::new(opened?),
-        signal = signals.next() => return Err(Failure::Files(version::Error::Interrupted(signal).into())),
-    };
-    newly_made(&archive).iter().for_each(|word| complain(word));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let archive = arguments.storing.open(&mut signals).await?;
     let options = Options {
         set: arguments.name.clone(),
         directory: arguments.directory.clone(),
         cross: arguments.cross,
-        jobs: arguments.jobs.unwrap_or(cores.min(USUAL_JOBS)),
+        jobs: jobs(arguments.jobs),
     };
-    let shown = progress::shown(arguments.verbose);
+    let shown = progress::shown(arguments.storing.verbose);
     let taken = take(&archive, &options, shown, signals.first()).await;
-    taken.map_err(Failure::Files)
+    taken.map_err(|error| {
+        let signal = match &error {
+            Error::Version(error) => error.signal(),
+            _ => None,
+        };
+        Failure::of(error, signal)
+    })
 }
 
 /// What `--json` prints.
@@ -176,14 +112,14 @@ struct Report<'a> {
     summary: Option<&'a Summary>,
 }
 
-fn report(taken: &Taken, arguments: &FilesArgs) -> ExitCode {
-    if arguments.json
+fn report(taken: &Taken, storing: &StoringArgs) -> ExitCode {
+    if storing.json
         && let Err(error) = print_json(taken)
     {
         complain(&error);
         return ExitCode::FAILURE;
     }
-    if arguments.verbose || std::io::stderr().is_terminal() {
+    if storing.is_watched() {
         told(taken).iter().for_each(|line| complain(line));
     }
     if taken.unsteady.is_empty() {

@@ -19,6 +19,7 @@ pub mod sidecar;
 pub mod tls;
 pub mod user;
 pub mod version;
+pub mod versions;
 pub mod wait;
 pub mod wal;
 pub mod walfs;

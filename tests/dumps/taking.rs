@@ -161,7 +161,7 @@ fn a5_dumps_of_every_version_of_postgresql_are_known_again() {
         let place = Place::Local(world.archive());
         let mut rig = Rig::new(world, place, &Options::of(version.clone()));
         if version.has_tools() {
-            rig.bin = version.bin;
+            rig.use_tools(version.bin);
         }
         rig.fill("app", 1000);
         let first = rig.dump("app");
