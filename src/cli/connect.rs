@@ -24,7 +24,7 @@ pub struct ConnectArgs {
     ///
     /// Any database of the cluster will do: a backup is of all of them. A password in it is refused, because everybody
     /// on the machine can read command lines. Parameters, variables (PGSERVICE, PGOPTIONS ...) and pg_service.conf mean
-    /// what they mean to psql; what walfs cannot do (TLS, for example) is refused.
+    /// what they mean to psql, those of TLS too; what walfs cannot do (GSSAPI, for example) is refused.
     #[arg(
         short,
         long,

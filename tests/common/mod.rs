@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod archiving;
+pub mod authority;
 pub mod basebackup;
 pub mod below;
 pub mod clock;
