@@ -33,11 +33,11 @@ mod watching;
 
 use watching::WatchArgs;
 
-/// Do by a schedule what commands do by hand: back up, dump, prune, verify, copy
+/// Do by a schedule what commands do by hand: back up, dump, store files, prune, verify, copy
 ///
 /// Stays in the foreground, with log lines on standard error. Each job is the command of that name, as a process of its own with
 /// the settings of this one: keep-last of `[prune]` is what `walfs prune` keeps. Several hosts may have the same schedule: each due run
-/// is done by one of them. What was missed is done once. With a mount point the archive is mounted, too, and mounted again if
+/// is done by one of them; files are of each host, and are stored by each. What was missed is done once. With a mount point the archive is mounted, too, and mounted again if
 /// that ends. SIGTERM and Ctrl-C end what is running, and then the agent.
 #[derive(Debug, Args)]
 #[command(
@@ -142,6 +142,14 @@ struct ScheduleArgs {
         hide_env_values = true
     )]
     schedule_dump: Option<Schedule>,
+    /// When `walfs files --all` is due, on each host that has this schedule
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "WALFS_SCHEDULE_FILES",
+        hide_env_values = true
+    )]
+    schedule_files: Option<Schedule>,
     /// Every so many backups one stores everything [default: none has to]
     #[arg(long, value_name = "N", env = "WALFS_SCHEDULE_FULL_EVERY", hide_env_values = true,
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -277,6 +285,12 @@ impl AgentArgs {
                  WALFS_COPY_TO",
             );
         }
+        if schedule.schedule_files.is_some() && !is_set("WALFS_FILES_DIRECTORIES") {
+            return Err(
+                "files are scheduled, and nothing says which. HINT: files-directories = \"etc=/etc\" in the configuration, or \
+                 WALFS_FILES_DIRECTORIES",
+            );
+        }
         Ok(())
     }
 }
@@ -289,6 +303,7 @@ impl ScheduleArgs {
             (Job::Verify, &self.schedule_verify),
             (Job::Copy, &self.schedule_copy),
             (Job::Dump, &self.schedule_dump),
+            (Job::Files, &self.schedule_files),
         ];
         let set = all
             .into_iter()
