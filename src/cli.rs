@@ -49,6 +49,7 @@ mod restored;
 mod settings;
 pub mod status;
 mod storing;
+mod terms;
 pub mod verify;
 mod versions;
 pub mod wal;

@@ -18,6 +18,7 @@ use super::connect::{ConnectArgs, HelpArgs};
 use super::interrupts::{self, Interrupts};
 use super::out::Out;
 use super::storing::{Failure, StoringArgs, before};
+use super::terms::TermsArgs;
 use super::{complain, progress, wal};
 
 mod told;
@@ -48,6 +49,8 @@ pub struct DumpArgs {
     /// What cannot be in such a name is written as = and two digits: the database a/b has the name db=a=2Fb.
     #[arg(long, value_name = "NAME")]
     name: Option<SetName>,
+    #[command(flatten)]
+    terms: TermsArgs,
     #[command(flatten)]
     storing: StoringArgs,
     /// Dumps that are taken at once
@@ -152,12 +155,12 @@ async fn planned(arguments: &DumpArgs) -> Result<Vec<Dump>, wal::Failure> {
             None => Program::find(name, major, arguments.bin_dir.as_deref())?,
         };
         programs.push((name, program.clone()));
-        dumps.push(described(what, program, &resolved, arguments.name.as_ref()));
+        dumps.push(described(what, program, &resolved, arguments));
     }
     Ok(dumps)
 }
 
-fn described(what: What, program: Program, server: &crate::server::Resolved, name: Option<&SetName>) -> Dump {
+fn described(what: What, program: Program, server: &crate::server::Resolved, arguments: &DumpArgs) -> Dump {
     let (own, connection) = match &what {
         What::Database(database) => (of_database(database), server.connection(database)),
         What::Globals => (
@@ -166,10 +169,11 @@ fn described(what: What, program: Program, server: &crate::server::Resolved, nam
         ),
     };
     Dump {
-        set: name.cloned().unwrap_or(own),
+        set: arguments.name.clone().unwrap_or(own),
         what,
         program,
         connection,
+        terms: arguments.terms.terms(),
     }
 }
 

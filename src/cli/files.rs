@@ -13,6 +13,7 @@ use crate::job::files::{Error, Options, take};
 use super::interrupts::{self, Interrupts};
 use super::out::Out;
 use super::storing::{Failure, StoringArgs, jobs};
+use super::terms::TermsArgs;
 use super::{complain, progress};
 
 mod told;
@@ -46,6 +47,8 @@ pub struct FilesArgs {
     #[arg(long, value_name = "NAME=DIR,...", value_delimiter = ',', value_parser = pair, env = "WALFS_FILES_DIRECTORIES",
           hide_env_values = true)]
     directories: Vec<(SetName, PathBuf)>,
+    #[command(flatten)]
+    terms: TermsArgs,
     #[command(flatten)]
     storing: StoringArgs,
     /// Enter other file systems that are mounted below the directory
@@ -117,6 +120,7 @@ async fn store(arguments: &FilesArgs) -> Result<Vec<Outcome>, Failure> {
             directory,
             cross: arguments.cross,
             jobs: jobs(arguments.jobs),
+            terms: arguments.terms.terms(),
         };
         let shown = progress::shown(arguments.storing.verbose);
         let taken = take(&archive, &options, shown, stop.clone()).await;

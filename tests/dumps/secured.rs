@@ -115,7 +115,7 @@ fn s5_a_server_that_is_not_who_it_should_be_gets_no_password() {
     ];
     secured.is_refused(
         &[&elsewhere[..], &[("PGSSLMODE", "verify-full")]].concat(),
-        &["not valid for", "HINT: sslrootcert"],
+        &["NotValidForName", "HINT: sslrootcert"],
     );
     secured.is_dumped(&[&elsewhere[..], &[("PGSSLMODE", "verify-ca")]].concat());
     secured.is_refused(

@@ -1,8 +1,7 @@
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -11,7 +10,7 @@ use super::showing::{Place, run};
 use crate::common::authority::Authority;
 use crate::common::postgres::{Options, Postgres, installed_versions, newest};
 use crate::common::scripted::files;
-use crate::common::user::{User, said};
+use crate::common::user::User;
 use crate::common::wait;
 use crate::common::walfs::{self, Mount, walfs};
 use crate::recipes::Recipe;
