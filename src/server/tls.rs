@@ -130,6 +130,9 @@ impl Tls {
     }
 }
 
+/// A client's certificate with what has signed it, and its key; the file that the former are in comes first.
+type Identity = (PathBuf, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
 /// Where certificates and keys are.
 struct Files<'a> {
     parameters: &'a Parameters,
@@ -203,11 +206,8 @@ impl Files<'_> {
         }
     }
 
-    /// The client's own certificate, with what has signed it, and its key; and the file that this is in.
-    #[allow(clippy::type_complexity)]
-    fn identity(
-        &self,
-    ) -> Result<Option<(PathBuf, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, Error> {
+    /// Who the client is, if it has a certificate.
+    fn identity(&self) -> Result<Option<Identity>, Error> {
         if self.parameters.get("sslcertmode") == Some("disable") {
             return Ok(None);
         }
