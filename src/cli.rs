@@ -48,7 +48,11 @@ pub mod restore;
 mod restored;
 mod settings;
 pub mod status;
+mod storing;
+pub mod sync;
+mod terms;
 pub mod verify;
+mod versions;
 pub mod wal;
 pub mod wal_find;
 pub mod wal_verify;
@@ -151,6 +155,8 @@ enum Command {
     Dump(dump::DumpArgs),
     DumpList(dump_list::ListArgs),
     DumpRestore(dump_restore::RestoreArgs),
+    #[command(alias = "sync-state")]
+    Sync(sync::SyncArgs),
     Status(status::StatusArgs),
     Check(check::CheckArgs),
     Prune(prune::PruneArgs),
@@ -285,6 +291,7 @@ pub fn main() -> ExitCode {
         Command::DumpList(arguments) => dump_list::run(&arguments),
         Command::DumpRestore(arguments) => dump_restore::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Sync(arguments) => sync::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Prune(arguments) => prune::run(&arguments),
         Command::Delete(arguments) => prune::delete(arguments),

@@ -27,6 +27,7 @@ pub mod status;
 pub mod sweep;
 mod time_stop;
 pub mod trial;
+pub mod unsynced;
 pub mod verify;
 pub mod version;
 pub mod wal_file;

@@ -4,15 +4,15 @@
 //! happens to walfs, a server is never left in it. The connection is therefore watched while nothing is asked of it
 //! ([`Session::lost`]), and kept from time-outs that are meant for idle clients.
 //!
-//! There is no TLS. What is copied is read from the server's own disk, so the server is on this machine, and its Unix
-//! socket or the loopback interface leads to it.
+//! Over a network there is TLS, by the rules of libpq (`tls`). What a backup copies is read from the server's own disk all the same.
 
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio_postgres::types::{FromSql, ToSql};
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::{Client, Row};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::pg::control::CHECKSUMS_ON;
 use crate::pg::{Lsn, SegmentSize, SystemId};
@@ -21,6 +21,7 @@ mod archiver;
 mod archiving;
 mod conninfo;
 mod databases;
+mod entry;
 mod events;
 mod parameters;
 mod passfile;
@@ -28,6 +29,7 @@ mod primary;
 mod service;
 mod settings;
 mod target;
+mod tls;
 
 pub use archiver::Archiver;
 pub use archiving::{Archiving, Change};
@@ -141,11 +143,19 @@ pub struct Stopped {
 }
 
 /// A session.
-#[derive(Debug)]
 pub struct Session {
     client: Client,
     lost: oneshot::Receiver<String>,
+    connector: Option<MakeRustlsConnect>,
     major: u32,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Session")
+            .field("major", &self.major)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Session {
@@ -154,30 +164,11 @@ impl Session {
     /// # Errors
     /// [`Error::Connect`], [`Error::Settings`], [`Error::TooOld`].
     pub async fn open(resolved: &Resolved) -> Result<Self, Error> {
-        let connecting = resolved.config.connect(NoTls);
-        let connected = match resolved.timeout {
-            Some(most) => tokio::time::timeout(most, connecting)
-                .await
-                .map_err(|_| Error::Connect {
-                    server: resolved.server.clone(),
-                    reason: format!("no answer in {} seconds", most.as_secs()),
-                    hint: NOT_THERE,
-                })?,
-            None => connecting.await,
-        };
-        let (client, connection) = connected.map_err(|error| refused_entry(&error, &resolved.server))?;
-        let (lose, lost) = oneshot::channel();
-        tokio::spawn(async move {
-            let reason = match connection.await {
-                Ok(()) => "the server ended the session".to_owned(),
-                Err(error) => said(&error),
-            };
-            // Nobody listens once the session is over.
-            let _ = lose.send(reason);
-        });
+        let entered = entry::enter(resolved).await?;
         let mut session = Self {
-            client,
-            lost,
+            client: entered.client,
+            lost: entered.lost,
+            connector: resolved.tls.connector.clone(),
             major: 0,
         };
         session.prepare().await?;
@@ -303,8 +294,7 @@ impl Session {
 
     /// Ends the session at once, and a statement that is still at work with it.
     pub async fn abandon(self) {
-        // Should it not come through: the server notices the closed connection once the statement is done.
-        let _ = self.client.cancel_token().cancel_query(NoTls).await;
+        entry::cancel(&self.client, self.connector.as_ref()).await;
     }
 
     async fn one<T: for<'a> FromSql<'a>>(&self, what: &'static str, statement: &str) -> Result<T, Error> {
@@ -362,29 +352,6 @@ fn refused(what: &'static str, error: &tokio_postgres::Error) -> Error {
 const DENIED: &str = "\nHINT: connect as a superuser, or give the role what a backup needs: membership in \
 pg_read_all_settings, and EXECUTE on pg_backup_start(text, boolean) and pg_backup_stop(boolean) \
 (PostgreSQL 13, 14: pg_start_backup(text, boolean, boolean), pg_stop_backup(boolean, boolean)).";
-
-const NO_TLS: &str = "\nHINT: the server wants TLS, which walfs does not speak to it: use its Unix socket \
-(-h /var/run/postgresql), or a line `host` or `local` in its pg_hba.conf.";
-
-const NOT_THERE: &str = "\nHINT: is the server running on this machine? -h names a host or the directory of its \
-socket, -p the port.";
-
-fn refused_entry(error: &tokio_postgres::Error, server: &str) -> Error {
-    let reason = said(error);
-    // "no pg_hba.conf entry for host ..., no encryption" (auth.c)
-    let wants_tls = reason.contains("no encryption") || reason.contains("SSL off") || reason.contains("TLS");
-    Error::Connect {
-        server: server.to_owned(),
-        hint: if wants_tls {
-            NO_TLS
-        } else if error.as_db_error().is_none() {
-            NOT_THERE
-        } else {
-            ""
-        },
-        reason,
-    }
-}
 
 /// What the server said, or the system below it, in one line.
 fn said(error: &tokio_postgres::Error) -> String {

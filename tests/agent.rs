@@ -386,6 +386,65 @@ fn a2_databases_are_dumped_by_a_schedule() {
     assert!(text.contains("schedule   dump at \"10s\""), "{text}");
 }
 
+/// A2: files are of a host, which has turns of its own; each of its directories is stored under its name.
+#[test]
+fn a2_files_are_stored_by_a_schedule_on_the_host_that_has_them() {
+    let world = World::new("storing");
+    let site = Site::local(&world);
+    let directories = ["one", "two"].map(|name| {
+        let directory = world.owned_dir(name);
+        fs::write(directory.join("file"), name).expect("write a file");
+        format!("{name}={}", directory.display())
+    });
+    let none = site
+        .walfs("agent")
+        .args(["--create", "--schedule-files", "10s"])
+        .output()
+        .expect("run walfs");
+    let words_of = super::common::user::said(&none);
+    assert!(
+        none.status.code() == Some(2) && words_of.contains("files-directories"),
+        "{words_of}"
+    );
+    let (directories, missing) = (directories.join(","), world.path().join("missing"));
+    let all = format!("{directories},gone={}", missing.display());
+    let settings = [("WALFS_FILES_DIRECTORIES", all.as_str())];
+    let agent = Agent::start(&site, "files.log", &settings, &["--schedule-files", "10s"]);
+    let listed = || {
+        let output = site
+            .walfs("files-list")
+            .arg("--json")
+            .output()
+            .expect("run walfs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    // One that is not there keeps no other.
+    wait::until("the files", || (listed().lines().count() == 2).then_some(()));
+    agent.wait_for("cannot store gone");
+    let status = site.walfs("status").output().expect("run walfs");
+    let told = super::common::user::said(&status);
+    assert!(
+        told.contains("the scheduled files of") && told.contains("missing"),
+        "{told}"
+    );
+    User::postgres().make_dir(&missing);
+    wait::until("its end", || {
+        let keys = site.place.keys("schedule");
+        let done = keys.iter().filter(|key| key.ends_with(".done.json"));
+        let mut of_files = done.filter(|key| key.starts_with("schedule/files@"));
+        of_files.next().map(drop)
+    });
+    let log = agent.stop();
+    // Nothing has changed since in the others.
+    for name in ["one", "two", "gone"] {
+        assert_eq!(
+            listed().matches(&format!("\"name\":\"{name}\"")).count(),
+            1,
+            "{log}"
+        );
+    }
+}
+
 /// A host that cannot do the job does not keep it from one that can.
 #[test]
 fn a2_a_host_that_fails_lets_another_try() {

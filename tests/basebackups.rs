@@ -80,6 +80,10 @@ mod verifying;
 // Written through the mount: by pg_basebackup in all its ways, cp, tar, rsync; killed, and with a store that fails.
 mod writing;
 mod written_again;
+// Begun, killed, and removed by one word.
+mod unsynced;
+// Taken of a server that lets in by TLS only.
+mod secured;
 // Brought back from archives and over directories that lead elsewhere by links.
 mod restoring_safely;
 // Brought back over WAL that is nowhere else, to disks of its own, for a group to read.

@@ -10,6 +10,8 @@ mod keeping;
 mod killed;
 // Databases of any name.
 mod naming;
+// A server that lets in by TLS only.
+mod secured;
 // What is stored, and what comes back.
 mod taking;
 // A server, an archive, and the commands between them.

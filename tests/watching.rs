@@ -385,6 +385,7 @@ fn k7_alerts_fire_when_they_should_and_name_what_there_is() {
     sidecar.stop();
 
     // Rules, dashboard and the table name nothing that does not exist.
+    succeeds(site.walfs("files").arg("etc").arg(world.owned_dir("etc")));
     let mount = Mount::local(&world);
     let texts = [bad, healthy, mount.told("metrics.prom")];
     let told: BTreeSet<String> = texts.iter().flat_map(|text| names(text)).collect();

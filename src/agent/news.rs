@@ -68,7 +68,7 @@ impl News {
         }
         let number = |path: &str| report.and_then(|report| report.pointer(path)?.as_u64());
         let bytes = match job {
-            Job::Backup | Job::Dump => number("/stored_bytes"),
+            Job::Backup | Job::Dump | Job::Files => number("/stored_bytes"),
             Job::Verify => number("/read/bytes"),
             Job::Copy => number("/copied/bytes"),
             Job::Prune => {

@@ -13,7 +13,7 @@ use super::hook::{self, Facts};
 use super::state::State;
 use super::{BackupFirst, Options};
 use crate::archive::tree::begun::Process;
-use crate::archive::turns::{Alive, Done, Job, Plan, Told, Turn, horizon};
+use crate::archive::turns::{Alive, Done, Duty, Job, Plan, Told, Turn, horizon};
 use crate::archive::{self, Archive};
 use crate::job::listing;
 use crate::schedule::Schedule;
@@ -34,7 +34,7 @@ const ENDING: Duration = Duration::from_secs(600);
 /// Signs of life in one lease; without a change in so many looks, a turn is taken for left.
 const SIGNS: u32 = 6;
 
-/// `walfs backup`: pages in it are damaged; the backup is complete.
+/// `walfs backup`: pages in it are damaged. `walfs files`: some went on changing. What was stored is complete.
 const EXIT_TROUBLE: i32 = 3;
 
 /// A scheduled job.
@@ -44,6 +44,7 @@ pub(super) struct Round {
     options: Arc<Options>,
     state: Arc<State>,
     job: Job,
+    duty: Duty,
     schedule: Schedule,
     /// Since when it is scheduled, once that is known.
     since: Option<Timestamp>,
@@ -86,6 +87,7 @@ impl Round {
             options,
             state,
             job,
+            duty: Duty::here(job),
             schedule,
             since: None,
             watched: None,
@@ -132,7 +134,7 @@ impl Round {
         let next = self.schedule.next(now);
         self.state.note(self.job, |job| job.next = next);
         let idle = next.map_or(LOOK, |next| until(next, now).min(LOOK));
-        let turns = self.archive.turns(self.job, patience()).await?;
+        let turns = self.archive.turns(&self.duty, patience()).await?;
         // What a clock that is ahead has taken is no turn of today.
         let newest = turns.iter().rfind(|told| told.turn.due <= horizon(now));
         let Some(due) = self.due(since, now).await? else {
@@ -167,7 +169,7 @@ impl Round {
                 None => return Ok(Step::Wait(idle)),
             },
             _ => Turn {
-                job: self.job,
+                duty: self.duty.clone(),
                 due,
                 number: 1,
             },
@@ -182,7 +184,7 @@ impl Round {
     }
 
     async fn is_done_by_another(&self, turn: &Turn) -> Result<bool, archive::Error> {
-        let turns = self.archive.turns(self.job, patience()).await?;
+        let turns = self.archive.turns(&self.duty, patience()).await?;
         let done = turns
             .iter()
             .rfind(|told| told.is_done && told.turn.due == turn.due);
@@ -199,7 +201,7 @@ impl Round {
             return Ok(since);
         }
         let (schedule, zone) = (self.schedule.to_string(), self.schedule.zone().map(str::to_owned));
-        let known = self.archive.plan(self.job, patience()).await?;
+        let known = self.archive.plan(&self.duty, patience()).await?;
         let now = Timestamp::now();
         // A host in another zone has the same schedule; a clock that was ahead has none.
         let known = known.filter(|plan| plan.schedule == schedule && plan.since <= horizon(now));
@@ -212,7 +214,7 @@ impl Round {
                     zone,
                     since,
                 };
-                self.archive.put_plan(self.job, &plan, patience()).await?;
+                self.archive.put_plan(&self.duty, &plan, patience()).await?;
                 since
             }
         };
@@ -323,7 +325,7 @@ impl Round {
 
     async fn arguments(&self, turn: &Turn) -> Result<Vec<OsString>, archive::Error> {
         let mut arguments: Vec<OsString> = vec!["--json".into()];
-        if self.job == Job::Dump {
+        if matches!(self.job, Job::Dump | Job::Files) {
             arguments.push("--all".into());
         }
         if self.job == Job::Backup {
@@ -382,7 +384,7 @@ impl Round {
             tracing::warn!("{}: that it is done is not recorded: {error}", self.job.name());
         }
         let forgotten = async {
-            let turns = self.archive.turns(self.job, patience()).await?;
+            let turns = self.archive.turns(&self.duty, patience()).await?;
             self.archive.forget_turns(&turns, patience()).await
         };
         if let Err(error) = forgotten.await {
@@ -484,7 +486,7 @@ fn judged(job: Job, ended: Ended) -> Tried {
         report.and_then(Value::as_bool) == Some(answer)
     };
     let is_trouble = match (job, ended.code) {
-        (Job::Backup, Some(EXIT_TROUBLE)) => true,
+        (Job::Backup | Job::Files, Some(EXIT_TROUBLE)) => true,
         // Its files are stored, and it is complete as soon as its WAL comes: another one would lack the same.
         (Job::Backup, Some(1)) => says("complete", false),
         // Read once more, it would find the same.
@@ -514,7 +516,7 @@ fn facts<'a>(
     report: Option<&'a Value>,
 ) -> Facts<'a> {
     Facts {
-        job: turn.job,
+        job: turn.duty.job,
         due: turn.due,
         tried,
         result,

@@ -8,7 +8,7 @@
 //!
 //! `schedule/<job>/<due>.<number>.claim.json`, `.alive.json`, `.done.json`; `schedule/<job>/plan.json` says when it is due.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
@@ -22,6 +22,10 @@ use serde::{Deserialize, Serialize};
 use super::tree::begun::Process;
 use super::{Archive, Error, put_mode};
 use crate::store::{ByteRange, ErrorKind, Key, Meta, Patience, PutMode};
+
+mod duty;
+
+pub use duty::Duty;
 
 const SCHEDULE: &str = "schedule/";
 const CLAIM: &str = ".claim.json";
@@ -60,11 +64,20 @@ pub enum Job {
     Copy,
     /// `walfs dump --all`.
     Dump,
+    /// `walfs files --all`.
+    Files,
 }
 
 impl Job {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Backup, Self::Prune, Self::Verify, Self::Copy, Self::Dump];
+    pub const ALL: [Self; 6] = [
+        Self::Backup,
+        Self::Prune,
+        Self::Verify,
+        Self::Copy,
+        Self::Dump,
+        Self::Files,
+    ];
 
     /// The command that does it.
     pub fn name(self) -> &'static str {
@@ -74,11 +87,8 @@ impl Job {
             Self::Verify => "verify",
             Self::Copy => "copy",
             Self::Dump => "dump",
+            Self::Files => "files",
         }
-    }
-
-    fn folder(self) -> String {
-        format!("{SCHEDULE}{}/", self.name())
     }
 }
 
@@ -86,7 +96,7 @@ impl Job {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Turn {
     /// The job.
-    pub job: Job,
+    pub duty: Duty,
     /// When it was due, in whole seconds.
     pub due: Timestamp,
     /// From 1.
@@ -97,7 +107,7 @@ impl Turn {
     fn stem(&self) -> String {
         format!(
             "{}{}.{:04}",
-            self.job.folder(),
+            self.duty.folder(),
             self.due.strftime(DUE),
             self.number
         )
@@ -108,7 +118,7 @@ impl Turn {
     }
 
     /// The turn and the word of which this is the name in the job's folder.
-    fn read(job: Job, name: &str) -> Option<(Self, &'static str)> {
+    fn read(duty: &Duty, name: &str) -> Option<(Self, &'static str)> {
         let word = [CLAIM, ALIVE, DONE]
             .into_iter()
             .find(|word| name.ends_with(word))?;
@@ -116,12 +126,12 @@ impl Turn {
         let due = DateTime::strptime(DUE, due).ok()?.to_zoned(TimeZone::UTC).ok()?;
         let due = due.timestamp();
         let turn = Self {
-            job,
+            duty: duty.clone(),
             due,
             number: number.parse().ok()?,
         };
         // Only what this program writes: nothing else is read or deleted.
-        (turn.key(word).as_str() == format!("{}{name}", job.folder())).then_some((turn, word))
+        (turn.key(word).as_str() == format!("{}{name}", duty.folder())).then_some((turn, word))
     }
 }
 
@@ -135,9 +145,9 @@ impl FromStr for Turn {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (job, rest) = text.split_once('/').unwrap_or_default();
-        let job = Job::ALL.into_iter().find(|known| known.name() == job);
-        job.and_then(|job| Self::read(job, &format!("{rest}{CLAIM}")))
+        let (folder, rest) = text.split_once('/').unwrap_or_default();
+        let duty = Duty::of_folder(folder);
+        duty.and_then(|duty| Self::read(&duty, &format!("{rest}{CLAIM}")))
             .map(|(turn, _)| turn)
             .ok_or_else(|| format!("{text:?} is no turn"))
     }
@@ -205,23 +215,27 @@ impl Archive {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn turns(&self, job: Job, patience: Patience) -> Result<Vec<Told>, Error> {
-        let listed = self.list_all(&job.folder(), patience).await?;
-        Ok(turns_of(job, &listed))
+    pub async fn turns(&self, duty: &Duty, patience: Patience) -> Result<Vec<Told>, Error> {
+        let listed = self.list_all(&duty.folder(), patience).await?;
+        Ok(turns_of(duty, &listed))
     }
 
     /// All jobs that have ever had a schedule, with their turns.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn scheduled(&self, patience: Patience) -> Result<Vec<(Job, Vec<Told>)>, Error> {
+    pub async fn scheduled(&self, patience: Patience) -> Result<Vec<(Duty, Vec<Told>)>, Error> {
         let listed = self.list_all(SCHEDULE, patience).await?;
-        let has_any = |job: &Job| {
-            let folder = job.folder();
-            listed.iter().any(|(key, _)| key.as_str().starts_with(&folder))
+        let folders = listed.iter().filter_map(|(key, _)| {
+            let (folder, _) = key.as_str().strip_prefix(SCHEDULE)?.split_once('/')?;
+            Duty::of_folder(folder)
+        });
+        let duties: BTreeSet<Duty> = folders.collect();
+        let told = |duty: Duty| {
+            let turns = turns_of(&duty, &listed);
+            (duty, turns)
         };
-        let jobs = Job::ALL.into_iter().filter(has_any);
-        Ok(jobs.map(|job| (job, turns_of(job, &listed))).collect())
+        Ok(duties.into_iter().map(told).collect())
     }
 
     /// Claims a turn; `false` if another has it.
@@ -255,7 +269,7 @@ impl Archive {
     /// # Errors
     /// [`Error::Store`].
     pub async fn is_newest(&self, turn: &Turn, patience: Patience) -> Result<bool, Error> {
-        let turns = self.turns(turn.job, patience).await?;
+        let turns = self.turns(&turn.duty, patience).await?;
         let latest = horizon(Timestamp::now()).max(turn.due);
         let newest = turns.iter().rfind(|told| told.turn.due <= latest);
         Ok(newest.is_none_or(|newest| newest.turn <= *turn))
@@ -299,8 +313,8 @@ impl Archive {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn plan(&self, job: Job, patience: Patience) -> Result<Option<Plan>, Error> {
-        let key = Key::new(format!("{}{PLAN}", job.folder()));
+    pub async fn plan(&self, duty: &Duty, patience: Patience) -> Result<Option<Plan>, Error> {
+        let key = Key::new(format!("{}{PLAN}", duty.folder()));
         self.word(&key, patience).await
     }
 
@@ -308,8 +322,8 @@ impl Archive {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn put_plan(&self, job: Job, plan: &Plan, patience: Patience) -> Result<(), Error> {
-        let key = Key::new(format!("{}{PLAN}", job.folder()));
+    pub async fn put_plan(&self, duty: &Duty, plan: &Plan, patience: Patience) -> Result<(), Error> {
+        let key = Key::new(format!("{}{PLAN}", duty.folder()));
         self.put_word(&key, plan, PutMode::Overwrite, patience).await
     }
 
@@ -353,12 +367,12 @@ impl Archive {
 }
 
 /// The turns of a job among listed objects, from the oldest to the newest.
-fn turns_of(job: Job, listed: &[(Key, Meta)]) -> Vec<Told> {
-    let folder = job.folder();
+fn turns_of(duty: &Duty, listed: &[(Key, Meta)]) -> Vec<Told> {
+    let folder = duty.folder();
     let mut turns: BTreeMap<Turn, Told> = BTreeMap::new();
     for (key, meta) in listed {
         let name = key.as_str().strip_prefix(&folder);
-        let Some((turn, word)) = name.and_then(|name| Turn::read(job, name)) else {
+        let Some((turn, word)) = name.and_then(|name| Turn::read(duty, name)) else {
             continue;
         };
         let told = turns.entry(turn.clone()).or_insert_with(|| Told {
@@ -379,14 +393,14 @@ mod tests {
     #[test]
     fn a_turn_is_read_back_from_its_name_and_nothing_else_is_one() {
         let turn = Turn {
-            job: Job::Backup,
+            duty: Duty::here(Job::Backup),
             due: "2026-11-30T03:00:00Z".parse().unwrap(),
             number: 2,
         };
         assert_eq!(turn.to_string(), "backup/20261130T030000Z.0002");
         assert_eq!(turn.to_string().parse(), Ok(turn.clone()));
         assert_eq!(
-            Turn::read(Job::Backup, "20261130T030000Z.0002.done.json"),
+            Turn::read(&Duty::here(Job::Backup), "20261130T030000Z.0002.done.json"),
             Some((turn, DONE))
         );
         for name in [
@@ -396,7 +410,7 @@ mod tests {
             "20261330T030000Z.0002.done.json",
             "20261130T030000Z.0002.0003.done.json",
         ] {
-            assert_eq!(Turn::read(Job::Backup, name), None, "{name}");
+            assert_eq!(Turn::read(&Duty::here(Job::Backup), name), None, "{name}");
         }
         assert!("dance/20261130T030000Z.0001".parse::<Turn>().is_err());
         assert!("".parse::<Turn>().is_err());
@@ -405,7 +419,7 @@ mod tests {
     #[test]
     fn a_later_turn_is_greater() {
         let turn = |due: &str, number| Turn {
-            job: Job::Backup,
+            duty: Duty::here(Job::Backup),
             due: due.parse().unwrap(),
             number,
         };

@@ -6,15 +6,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{ArgAction, Args};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::start::StartArgs;
-use super::connect::ConnectArgs;
+use super::connect::{ConnectArgs, HelpArgs};
 use super::interrupts::Interrupts;
-use super::options::{CreateArgs, MemoryArgs, StoreArgs, newly_made, open};
+use super::options::{ArchiveArgs, CreateArgs, MemoryArgs, newly_made, open};
 use super::{EXIT_USAGE, complain, start_log};
 use crate::agent::news::News;
 use crate::agent::state::State;
@@ -33,11 +33,11 @@ mod watching;
 
 use watching::WatchArgs;
 
-/// Do by a schedule what commands do by hand: back up, dump, prune, verify, copy
+/// Do by a schedule what commands do by hand: back up, dump, store files, prune, verify, copy
 ///
 /// Stays in the foreground, with log lines on standard error. Each job is the command of that name, as a process of its own with
 /// the settings of this one: keep-last of `[prune]` is what `walfs prune` keeps. Several hosts may have the same schedule: each due run
-/// is done by one of them. What was missed is done once. With a mount point the archive is mounted, too, and mounted again if
+/// is done by one of them; files are of each host, and are stored by each. What was missed is done once. With a mount point the archive is mounted, too, and mounted again if
 /// that ends. SIGTERM and Ctrl-C end what is running, and then the agent.
 #[derive(Debug, Args)]
 #[command(
@@ -72,9 +72,8 @@ The first backup is taken at once. `walfs status` shows what was done, and what 
 Exit codes: 0 it was told to end, 1 it failed, 2 wrong usage."
 )]
 pub struct AgentArgs {
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    archive: ArchiveArgs,
     /// Keep the archive mounted here, as `walfs mount` does; empty: nowhere, whatever a configuration says
     #[arg(long, value_name = "DIR", env = "WALFS_MOUNTPOINT", hide_env_values = true,
           value_parser = OsStringValueParser::new().map(PathBuf::from))]
@@ -96,13 +95,7 @@ pub struct AgentArgs {
     #[command(flatten)]
     connect: ConnectArgs,
     #[command(flatten)]
-    store: StoreArgs,
-    /// Print help: -? in short
-    #[arg(long, action = ArgAction::Help)]
-    help: Option<bool>,
-    /// Print help in short
-    #[arg(short = '?', action = ArgAction::HelpShort, hide = true)]
-    short_help: Option<bool>,
+    help: HelpArgs,
 }
 
 /// What is due when.
@@ -149,6 +142,14 @@ struct ScheduleArgs {
         hide_env_values = true
     )]
     schedule_dump: Option<Schedule>,
+    /// When `walfs files --all` is due, on each host that has this schedule
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "WALFS_SCHEDULE_FILES",
+        hide_env_values = true
+    )]
+    schedule_files: Option<Schedule>,
     /// Every so many backups one stores everything [default: none has to]
     #[arg(long, value_name = "N", env = "WALFS_SCHEDULE_FULL_EVERY", hide_env_values = true,
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -284,6 +285,12 @@ impl AgentArgs {
                  WALFS_COPY_TO",
             );
         }
+        if schedule.schedule_files.is_some() && !is_set("WALFS_FILES_DIRECTORIES") {
+            return Err(
+                "files are scheduled, and nothing says which. HINT: files-directories = \"etc=/etc\" in the configuration, or \
+                 WALFS_FILES_DIRECTORIES",
+            );
+        }
         Ok(())
     }
 }
@@ -296,6 +303,7 @@ impl ScheduleArgs {
             (Job::Verify, &self.schedule_verify),
             (Job::Copy, &self.schedule_copy),
             (Job::Dump, &self.schedule_dump),
+            (Job::Files, &self.schedule_files),
         ];
         let set = all
             .into_iter()
@@ -323,7 +331,7 @@ pub fn run(arguments: &AgentArgs) -> ExitCode {
 
 async fn serve(arguments: &AgentArgs) -> Result<(), super::wal::Failure> {
     let mut signals = Interrupts::listen()?;
-    let mut config = arguments.store.config(&arguments.archive)?;
+    let mut config = arguments.archive.config()?;
     config.memory = arguments.memory.shares();
     config.create = arguments.create.create;
     let options = Options {

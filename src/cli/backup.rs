@@ -1,13 +1,12 @@
 //! `walfs backup`: takes a base backup of a running server.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
-use clap::{ArgAction, Args};
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -21,21 +20,15 @@ use crate::job::backup::{Error, MissingWal, Options, Taken, Work, named, take};
 use crate::pg::WalName;
 use crate::store::Patience;
 
-use super::connect::{self, ConnectArgs};
-use super::interrupts::{self, Interrupts};
-use super::options::{CreateArgs, MemoryArgs, StoreArgs, newly_made, open};
+use super::connect::{self, ConnectArgs, HelpArgs};
+use super::interrupts::Interrupts;
 use super::out::Out;
-use super::{complain, progress, start_log};
-use crate::assemble::Stay;
-use crate::codec::Compression;
+use super::storing::{Failure, StoringArgs, jobs};
+use super::{complain, progress};
 use crate::config::{bytes, duration};
-use crate::memory::give_back_freed;
 
 /// The backup is kept, and pages in it are damaged.
 const EXIT_BAD_PAGES: u8 = 3;
-
-/// The most threads that are used unless told otherwise.
-const USUAL_JOBS: usize = 8;
 
 /// Take a base backup of a running server into the archive
 ///
@@ -48,9 +41,8 @@ pub struct BackupArgs {
     /// Name of the backup [default: the time, like 2026-11-21T030000Z]
     #[arg(value_name = "NAME")]
     name: Option<TreeName>,
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    storing: StoringArgs,
     /// What PostgreSQL notes in backup_label [default: walfs NAME]
     #[arg(long, value_name = "TEXT")]
     label: Option<String>,
@@ -102,32 +94,13 @@ pub struct BackupArgs {
         hide_env_values = true
     )]
     primary: Option<String>,
-    /// lz4, lz4:ACCELERATION, zstd, zstd:LEVEL or none [default: lz4 for a new archive, then the archive's own]
-    #[arg(long, value_name = "CODEC", env = "WALFS_COMPRESSION", hide_env_values = true)]
-    compression: Option<Compression>,
     /// The turn of an agent's schedule that this is
     #[arg(long, value_name = "TURN", hide = true)]
     turn: Option<Turn>,
-    /// Print what was taken as JSON
-    #[arg(long)]
-    json: bool,
-    /// Say what is being done, and what was taken, also where standard error is no terminal
-    #[arg(short, long)]
-    verbose: bool,
-    #[command(flatten)]
-    memory: MemoryArgs,
-    #[command(flatten)]
-    create: CreateArgs,
     #[command(flatten)]
     connect: ConnectArgs,
     #[command(flatten)]
-    store: StoreArgs,
-    /// Print help: -? in short
-    #[arg(long, action = ArgAction::Help)]
-    help: Option<bool>,
-    /// Print help in short
-    #[arg(short = '?', action = ArgAction::HelpShort, hide = true)]
-    short_help: Option<bool>,
+    help: HelpArgs,
 }
 
 const MANUAL: &str = "\
@@ -160,77 +133,33 @@ Exit codes:
 
 /// Runs `walfs backup`.
 pub fn backup(arguments: &BackupArgs) -> ExitCode {
-    start_log(if arguments.verbose {
-        "walfs=info,error"
-    } else {
-        "walfs=warn,error"
-    });
-    give_back_freed();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(&error);
-            return ExitCode::FAILURE;
-        }
-    };
-    let outcome = runtime.block_on(run(arguments));
-    runtime.shutdown_background();
-    match outcome {
-        Ok(taken) => report(&taken, arguments),
-        Err(Failure::Backup(error)) => {
-            complain(&error);
-            exit_code(&error)
-        }
-        Err(Failure::Other(error)) => {
-            complain(&error);
-            ExitCode::FAILURE
-        }
-    }
-}
-
-enum Failure {
-    Backup(Error),
-    Other(Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Other(error.into())
-    }
-}
-
-fn exit_code(error: &Error) -> ExitCode {
-    match error {
-        Error::Interrupted(signal) | Error::InterruptedLast(signal) => interrupts::exit_code(signal),
-        _ => ExitCode::FAILURE,
-    }
+    let storing = &arguments.storing;
+    storing.run(run(arguments), |taken| report(taken, storing))
 }
 
 async fn run(arguments: &BackupArgs) -> Result<Taken, Failure> {
     let mut signals = Interrupts::listen()?;
     let server = arguments.connect.resolve()?;
     let options = options(arguments)?;
-    if arguments.verbose {
+    if arguments.storing.verbose {
         complain(&format!("taking backup {} of {}", options.name, server.server));
     }
-    let mut config = arguments.store.config(&arguments.archive)?;
-    config.compression = arguments.compression;
-    config.create = arguments.create.create;
-    config.memory = arguments.memory.shares();
-    let archive = tokio::select! {
-        opened = open(&config, Stay::Short, config.deadline) => Arc::new(opened?),
-        signal = signals.next() => return Err(Failure::Backup(Error::Interrupted(signal))),
-    };
-    newly_made(&archive).iter().for_each(|word| complain(word));
+    let archive = arguments.storing.open(&mut signals).await?;
     let taken = take(
         &archive,
         &server,
         &options,
-        progress::shown(arguments.verbose),
+        progress::shown(arguments.storing.verbose),
         signals.first(),
     )
     .await;
-    let taken = taken.map_err(Failure::Backup)?;
+    let taken = taken.map_err(|error| {
+        let signal = match &error {
+            Error::Interrupted(signal) | Error::InterruptedLast(signal) => Some(*signal),
+            _ => None,
+        };
+        Failure::of(error, signal)
+    })?;
     if let Some(turn) = &arguments.turn {
         record(&archive, turn, &taken).await;
     }
@@ -259,7 +188,6 @@ fn options(arguments: &BackupArgs) -> Result<Options, Failure> {
             .to_string()
             .parse()?,
     };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let primary = arguments.primary.as_deref().map(connect::at).transpose()?;
     // Empty: none, whatever a configuration says.
     let settings = arguments.settings_dir.as_deref();
@@ -271,7 +199,7 @@ fn options(arguments: &BackupArgs) -> Result<Options, Failure> {
         name,
         fast: arguments.fast,
         full: arguments.full,
-        jobs: arguments.jobs.unwrap_or(cores.min(USUAL_JOBS)),
+        jobs: jobs(arguments.jobs),
         verify_checksums: !arguments.no_verify_checksums,
         rate_limit: arguments.rate_limit,
         wal_timeout: arguments.wal_timeout,
@@ -294,8 +222,8 @@ struct Report<'a> {
     summary: &'a Summary,
 }
 
-fn report(taken: &Taken, arguments: &BackupArgs) -> ExitCode {
-    if arguments.json
+fn report(taken: &Taken, storing: &StoringArgs) -> ExitCode {
+    if storing.json
         && let Err(error) = print_json(taken)
     {
         complain(&error);
@@ -311,7 +239,7 @@ fn report(taken: &Taken, arguments: &BackupArgs) -> ExitCode {
             ExitCode::from(EXIT_BAD_PAGES)
         }
         _ => {
-            if arguments.verbose || std::io::stderr().is_terminal() {
+            if storing.is_watched() {
                 complain(&complete(taken));
             }
             ExitCode::SUCCESS

@@ -8,11 +8,10 @@ use jiff::Timestamp;
 
 use crate::archive::tree::TreeName;
 use crate::archive::tree::begun::{Maker, Process};
-use crate::assemble::Stay;
 use crate::job::discard::{Planned, discard, plan};
 use crate::store::Patience;
 
-use super::options::{StoreArgs, open};
+use super::options::ArchiveArgs;
 use super::out::report;
 use super::wal::{Failure, block_on, exit_code};
 
@@ -34,14 +33,11 @@ pub struct DiscardArgs {
     /// Its name, as `walfs backup-list` shows it
     #[arg(value_name = "NAME")]
     name: TreeName,
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    archive: ArchiveArgs,
     /// Say what would be removed, and remove nothing
     #[arg(long)]
     dry_run: bool,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 /// Runs `walfs backup-discard`.
@@ -50,17 +46,16 @@ pub fn run(arguments: &DiscardArgs) -> ExitCode {
 }
 
 async fn remove(arguments: &DiscardArgs) -> Result<(), Failure> {
-    let DiscardArgs {
-        name, archive, store, ..
-    } = arguments;
-    let opened = open(&store.config(archive)?, Stay::Long, store.deadline).await?;
-    let patience = || Patience::for_at_most(store.deadline);
+    let DiscardArgs { name, archive, .. } = arguments;
+    let opened = archive.opened().await?;
+    let patience = || Patience::for_at_most(archive.store.deadline);
     let planned = plan(&opened, name, patience()).await?;
     if planned.is_empty() {
         return Err(format!(
             "{} has no incomplete backup named {name}.\n\
-             HINT: `walfs backup-list --archive {archive}` shows those that there are; what is complete stays.",
-            opened.place()
+             HINT: `walfs backup-list --archive {}` shows those that there are; what is complete stays.",
+            opened.place(),
+            archive.place
         )
         .into());
     }

@@ -10,7 +10,6 @@ use indicatif::BinaryBytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::archive::Archive;
 use crate::archive::tree::backup::{Backup, Shape};
 use crate::archive::tree::begun::Maker;
 use crate::archive::tree::catalogue::{Begun, Unfinished};
@@ -18,7 +17,6 @@ use crate::archive::tree::ended::{Ended, KnownFrom};
 use crate::archive::tree::refused::Refused;
 use crate::archive::tree::summary::Summary;
 use crate::archive::tree::{Tree, TreeKind};
-use crate::assemble::Stay;
 use crate::job::backup::named;
 use crate::job::listing::{Listed, State, backup, backups};
 use crate::job::pinned::{Pinned, Pins, ids};
@@ -26,7 +24,7 @@ use crate::pg::WalName;
 use crate::printable::printable;
 use crate::store::Patience;
 
-use super::options::{self, StoreArgs};
+use super::options::ArchiveArgs;
 use super::out::Out;
 use super::wal::{Failure, block_on, exit_code};
 
@@ -37,14 +35,11 @@ use super::wal::{Failure, block_on, exit_code};
 #[derive(Debug, Args)]
 #[command(after_long_help = LIST_MANUAL)]
 pub struct ListArgs {
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    archive: ArchiveArgs,
     /// A JSON array of everything that is known of each
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 const LIST_MANUAL: &str = "\
@@ -80,14 +75,11 @@ pub struct ShowArgs {
     /// Its name, or LATEST for the newest complete one
     #[arg(value_name = "NAME")]
     name: String,
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    archive: ArchiveArgs,
     /// As one JSON object
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 /// What `--json` has of a backup; what is not known is left out.
@@ -228,8 +220,8 @@ fn who(tree: &Unfinished, maker: Maker) -> String {
 /// Runs `walfs backup-list`.
 pub fn list(arguments: &ListArgs) -> ExitCode {
     exit_code(block_on(async {
-        let archive = open(&arguments.store, &arguments.archive).await?;
-        let patience = Patience::for_at_most(arguments.store.deadline);
+        let archive = arguments.archive.opened().await?;
+        let patience = Patience::for_at_most(arguments.archive.store.deadline);
         let listed = backups(&archive, patience).await?;
         let (pins, ids) = (
             Pins::read(&archive, Timestamp::now(), patience).await?,
@@ -252,14 +244,14 @@ pub fn list(arguments: &ListArgs) -> ExitCode {
 /// Runs `walfs backup-show`.
 pub fn show(arguments: &ShowArgs) -> ExitCode {
     exit_code(block_on(async {
-        let archive = open(&arguments.store, &arguments.archive).await?;
-        let patience = Patience::for_at_most(arguments.store.deadline);
+        let archive = arguments.archive.opened().await?;
+        let patience = Patience::for_at_most(arguments.archive.store.deadline);
         let Some(listed) = backup(&archive, &arguments.name, patience).await? else {
             return Err(format!(
                 "{} has no backup {}.\nHINT: `walfs backup-list --archive {}` shows those that there are.",
                 archive.place(),
                 arguments.name,
-                arguments.archive
+                arguments.archive.place
             )
             .into());
         };
@@ -273,14 +265,15 @@ pub fn show(arguments: &ShowArgs) -> ExitCode {
             let parts = tree.as_ref().map(|tree| tree.parts.len());
             serde_json::to_string_pretty(&Shown::of(&listed, pinned.as_ref(), parts))? + "\n"
         } else {
-            page(&listed, pinned.as_ref(), tree.as_deref(), &arguments.archive)
+            page(
+                &listed,
+                pinned.as_ref(),
+                tree.as_deref(),
+                &arguments.archive.place,
+            )
         };
         write_out(&text)
     }))
-}
-
-async fn open(store: &StoreArgs, place: &str) -> Result<Archive, Failure> {
-    Ok(options::open(&store.config(place)?, Stay::Long, store.deadline).await?)
 }
 
 fn write_out(text: &str) -> Result<(), Failure> {

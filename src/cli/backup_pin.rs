@@ -5,14 +5,12 @@ use std::process::ExitCode;
 use clap::Args;
 use jiff::Timestamp;
 
-use crate::archive::Archive;
 use crate::archive::tree::TreeName;
 use crate::archive::tree::pin::Pin;
-use crate::assemble::Stay;
 use crate::store::Patience;
 
 use super::moment;
-use super::options::{StoreArgs, open};
+use super::options::ArchiveArgs;
 use super::out::report;
 use super::wal::{Failure, block_on, exit_code};
 
@@ -39,11 +37,8 @@ pub struct PinArgs {
     /// Not after that [default: for ever]
     #[arg(long, value_name = "TIME", value_parser = moment::parse)]
     until: Option<Timestamp>,
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
     #[command(flatten)]
-    store: StoreArgs,
+    archive: ArchiveArgs,
 }
 
 /// Leave a backup to the rules of `walfs prune` again
@@ -57,11 +52,8 @@ pub struct UnpinArgs {
     /// Its name
     #[arg(value_name = "NAME")]
     name: TreeName,
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
     #[command(flatten)]
-    store: StoreArgs,
+    archive: ArchiveArgs,
 }
 
 /// Runs `walfs backup-pin`.
@@ -75,7 +67,7 @@ pub fn unpin(arguments: &UnpinArgs) -> ExitCode {
 }
 
 async fn put(arguments: &PinArgs) -> Result<(), Failure> {
-    let PinArgs { name, store, .. } = arguments;
+    let PinArgs { name, .. } = arguments;
     if arguments.until.is_some_and(|until| until <= Timestamp::now()) {
         return Err(
             "--until lies in the past: the pin would hold nothing.\nHINT: leave it out to pin for ever."
@@ -88,14 +80,14 @@ async fn put(arguments: &PinArgs) -> Result<(), Failure> {
         )
         .into());
     }
-    let archive = opened(store, &arguments.archive).await?;
-    let patience = || Patience::for_at_most(store.deadline);
+    let archive = arguments.archive.opened().await?;
+    let patience = || Patience::for_at_most(arguments.archive.store.deadline);
     let no_backup = || -> Failure {
         format!(
             "{} has no backup named {name}.\nHINT: `walfs backup-list --archive {}` shows those that there are; a version of files, \
              or a dump, is NAME@VERSION, as `walfs files-list` and `walfs dump-list` have both.",
             archive.place(),
-            arguments.archive
+            arguments.archive.place
         )
         .into()
     };
@@ -114,7 +106,7 @@ async fn put(arguments: &PinArgs) -> Result<(), Failure> {
         return Err(format!(
             "{name} is pinned, but a prune that is under way may remove it all the same.\n\
              HINT: when that is done, `walfs backup-list --archive {}` shows whether it is still there.",
-            arguments.archive
+            arguments.archive.place
         )
         .into());
     }
@@ -126,9 +118,12 @@ async fn put(arguments: &PinArgs) -> Result<(), Failure> {
 }
 
 async fn remove(arguments: &UnpinArgs) -> Result<(), Failure> {
-    let UnpinArgs { name, store, .. } = arguments;
-    let archive = opened(store, &arguments.archive).await?;
-    if !archive.unpin(name, Patience::for_at_most(store.deadline)).await? {
+    let UnpinArgs { name, .. } = arguments;
+    let archive = arguments.archive.opened().await?;
+    if !archive
+        .unpin(name, Patience::for_at_most(arguments.archive.store.deadline))
+        .await?
+    {
         return Err(format!(
             "{name} is not pinned in {}.\nHINT: `walfs prune --dry-run` shows which backups are.",
             archive.place()
@@ -137,8 +132,4 @@ async fn remove(arguments: &UnpinArgs) -> Result<(), Failure> {
     }
     report(&format_args!("{name} is not pinned any more"));
     Ok(())
-}
-
-async fn opened(store: &StoreArgs, place: &str) -> Result<Archive, Failure> {
-    Ok(open(&store.config(place)?, Stay::Long, store.deadline).await?)
 }

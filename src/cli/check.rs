@@ -3,15 +3,15 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{ArgAction, Args};
+use clap::Args;
 
 use crate::assemble::Stay;
 use crate::config::duration;
 use crate::job::check::{Checked, check};
 use crate::store::Patience;
 
-use super::connect::ConnectArgs;
-use super::options::{StoreArgs, open};
+use super::connect::{ConnectArgs, HelpArgs};
+use super::options::{ArchiveArgs, open};
 use super::out::report;
 use super::wal::{Failure, block_on, exit_code};
 
@@ -29,22 +29,15 @@ Examples:
 Exit codes: 0 the segment is archived, 1 it is not, or it failed, 2 wrong usage."
 )]
 pub struct CheckArgs {
-    /// Print help: -? in short
-    #[arg(long, action = ArgAction::Help)]
-    help: Option<bool>,
-    /// Print help in short
-    #[arg(short = '?', action = ArgAction::HelpShort, hide = true)]
-    short_help: Option<bool>,
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    help: HelpArgs,
+    #[command(flatten)]
+    archive: ArchiveArgs,
     /// How long to wait for the segment
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration, env = "WALFS_CHECK_TIMEOUT", hide_env_values = true)]
     timeout: Duration,
     #[command(flatten)]
     connect: ConnectArgs,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 /// Runs `walfs check`.
@@ -53,7 +46,7 @@ pub fn run(arguments: &CheckArgs) -> ExitCode {
 }
 
 async fn wait(arguments: &CheckArgs) -> Result<(), Failure> {
-    let config = arguments.store.config(&arguments.archive)?;
+    let config = arguments.archive.config()?;
     let server = arguments.connect.resolve()?;
     let archive = open(&config, Stay::Long, config.deadline).await?;
     let patience = || Patience::for_at_most(config.deadline);

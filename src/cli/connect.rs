@@ -2,9 +2,20 @@
 
 use std::ffi::OsString;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use crate::server::{self, Resolved, Target};
+
+/// Help of a command whose -h is a host; it has no other (`disable_help_flag`).
+#[derive(Debug, Clone, Args)]
+pub struct HelpArgs {
+    /// Print help: -? in short
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+    /// Print help in short
+    #[arg(short = '?', action = ArgAction::HelpShort, hide = true)]
+    short_help: Option<bool>,
+}
 
 /// Which server, and as whom.
 #[derive(Debug, Clone, Args)]
@@ -13,7 +24,7 @@ pub struct ConnectArgs {
     ///
     /// Any database of the cluster will do: a backup is of all of them. A password in it is refused, because everybody
     /// on the machine can read command lines. Parameters, variables (PGSERVICE, PGOPTIONS ...) and pg_service.conf mean
-    /// what they mean to psql; what walfs cannot do (TLS, for example) is refused.
+    /// what they mean to psql, those of TLS too; what walfs cannot do (GSSAPI, for example) is refused.
     #[arg(
         short,
         long,

@@ -1,30 +1,25 @@
 //! `walfs dump`: takes dumps of databases.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{ArgAction, ArgGroup, Args};
+use clap::{ArgGroup, Args};
 use futures::{FutureExt, StreamExt, stream};
 
-use crate::archive::Archive;
 use crate::archive::tree::version::SetName;
-use crate::assemble::Stay;
-use crate::codec::Compression;
 use crate::job::dump::name::{GLOBALS, of_database};
 use crate::job::dump::program::Program;
 use crate::job::dump::{Dump, Error, What, take};
-use crate::memory::give_back_freed;
 use crate::server::Session;
 
-use super::connect::ConnectArgs;
+use super::connect::{ConnectArgs, HelpArgs};
 use super::interrupts::{self, Interrupts};
-use super::options::{CreateArgs, MemoryArgs, StoreArgs, newly_made, open};
 use super::out::Out;
-use super::{complain, progress, start_log};
+use super::storing::{Failure, StoringArgs, before};
+use super::terms::TermsArgs;
+use super::{complain, progress, wal};
 
 mod told;
 
@@ -54,9 +49,10 @@ pub struct DumpArgs {
     /// What cannot be in such a name is written as = and two digits: the database a/b has the name db=a=2Fb.
     #[arg(long, value_name = "NAME")]
     name: Option<SetName>,
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    terms: TermsArgs,
+    #[command(flatten)]
+    storing: StoringArgs,
     /// Dumps that are taken at once
     #[arg(
         short,
@@ -73,29 +69,10 @@ pub struct DumpArgs {
     #[arg(long, value_name = "DIR", env = "WALFS_BIN_DIR", hide_env_values = true,
           value_parser = OsStringValueParser::new().map(PathBuf::from))]
     bin_dir: Option<PathBuf>,
-    /// lz4, lz4:ACCELERATION, zstd, zstd:LEVEL or none [default: lz4 for a new archive, then the archive's own]
-    #[arg(long, value_name = "CODEC", env = "WALFS_COMPRESSION", hide_env_values = true)]
-    compression: Option<Compression>,
-    /// Print what was stored as JSON
-    #[arg(long)]
-    json: bool,
-    /// Say what is being done, and what was stored, also where standard error is no terminal
-    #[arg(short, long)]
-    verbose: bool,
-    #[command(flatten)]
-    memory: MemoryArgs,
-    #[command(flatten)]
-    create: CreateArgs,
     #[command(flatten)]
     connect: ConnectArgs,
     #[command(flatten)]
-    store: StoreArgs,
-    /// Print help: -? in short
-    #[arg(long, action = ArgAction::Help)]
-    help: Option<bool>,
-    /// Print help in short
-    #[arg(short = '?', action = ArgAction::HelpShort, hide = true)]
-    short_help: Option<bool>,
+    help: HelpArgs,
 }
 
 const MANUAL: &str = "\
@@ -122,51 +99,15 @@ Exit codes:
 
 /// Runs `walfs dump`.
 pub fn run(arguments: &DumpArgs) -> ExitCode {
-    start_log(match arguments.verbose {
-        true => "walfs=info,error",
-        false => "walfs=warn,error",
-    });
-    give_back_freed();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(&error);
-            return ExitCode::FAILURE;
-        }
-    };
-    let outcome = runtime.block_on(dump(arguments));
-    runtime.shutdown_background();
-    match outcome {
-        Ok(outcomes) => report(&outcomes, arguments),
-        Err(Failure::Interrupted(signal)) => {
-            complain(&format_args!("stopped by {signal}; nothing was dumped"));
-            interrupts::exit_code(signal)
-        }
-        Err(Failure::Other(error)) => {
-            complain(&error);
-            ExitCode::FAILURE
-        }
-    }
-}
-
-enum Failure {
-    Interrupted(&'static str),
-    Other(Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Other(error.into())
-    }
+    let storing = &arguments.storing;
+    storing.run(dump(arguments), |outcomes| report(outcomes, storing))
 }
 
 async fn dump(arguments: &DumpArgs) -> Result<Vec<Outcome>, Failure> {
     let mut signals = Interrupts::listen()?;
-    let (archive, dumps) = tokio::select! {
-        begun = begin(arguments).boxed() => begun?,
-        signal = signals.next() => return Err(Failure::Interrupted(signal)),
-    };
-    let shown = progress::shown(arguments.verbose);
+    let dumps = before(&mut signals, planned(arguments).boxed()).await?;
+    let archive = arguments.storing.open(&mut signals).await?;
+    let shown = progress::shown(arguments.storing.verbose);
     let stop = signals.first().boxed().shared();
     let taking = dumps.into_iter().enumerate().map(|(number, dump)| {
         let (archive, shown, stop) = (archive.clone(), shown.clone(), stop.clone());
@@ -185,12 +126,8 @@ async fn dump(arguments: &DumpArgs) -> Result<Vec<Outcome>, Failure> {
     Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
-/// The archive, and what is to be dumped.
-async fn begin(arguments: &DumpArgs) -> Result<(Arc<Archive>, Vec<Dump>), Failure> {
-    let mut config = arguments.store.config(&arguments.archive)?;
-    config.compression = arguments.compression;
-    config.create = arguments.create.create;
-    config.memory = arguments.memory.shares();
+/// What is to be dumped.
+async fn planned(arguments: &DumpArgs) -> Result<Vec<Dump>, wal::Failure> {
     let resolved = arguments.connect.resolve()?;
     let session = Session::open(&resolved).await?;
     let mut databases = match arguments.all {
@@ -218,14 +155,12 @@ async fn begin(arguments: &DumpArgs) -> Result<(Arc<Archive>, Vec<Dump>), Failur
             None => Program::find(name, major, arguments.bin_dir.as_deref())?,
         };
         programs.push((name, program.clone()));
-        dumps.push(described(what, program, &resolved, arguments.name.as_ref()));
+        dumps.push(described(what, program, &resolved, arguments));
     }
-    let archive = Arc::new(open(&config, Stay::Short, config.deadline).await?);
-    newly_made(&archive).iter().for_each(|word| complain(word));
-    Ok((archive, dumps))
+    Ok(dumps)
 }
 
-fn described(what: What, program: Program, server: &crate::server::Resolved, name: Option<&SetName>) -> Dump {
+fn described(what: What, program: Program, server: &crate::server::Resolved, arguments: &DumpArgs) -> Dump {
     let (own, connection) = match &what {
         What::Database(database) => (of_database(database), server.connection(database)),
         What::Globals => (
@@ -234,15 +169,16 @@ fn described(what: What, program: Program, server: &crate::server::Resolved, nam
         ),
     };
     Dump {
-        set: name.cloned().unwrap_or(own),
+        set: arguments.name.clone().unwrap_or(own),
         what,
         program,
         connection,
+        terms: arguments.terms.terms(),
     }
 }
 
-fn report(outcomes: &[Outcome], arguments: &DumpArgs) -> ExitCode {
-    if arguments.json {
+fn report(outcomes: &[Outcome], storing: &StoringArgs) -> ExitCode {
+    if storing.json {
         let mut out = Out::new();
         if let Err(error) = print_json(&mut out, outcomes).and_then(|()| out.end()) {
             complain(&error);
@@ -250,8 +186,7 @@ fn report(outcomes: &[Outcome], arguments: &DumpArgs) -> ExitCode {
         }
     }
     let failed = outcomes.iter().filter(|outcome| outcome.taken.is_err()).count();
-    let is_shown = arguments.verbose || std::io::stderr().is_terminal();
-    if is_shown {
+    if storing.is_watched() {
         outcomes.iter().filter_map(words).for_each(|line| complain(&line));
     }
     if failed > 0 && outcomes.len() > 1 {

@@ -3,23 +3,19 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Args;
 use indicatif::BinaryBytes;
 use tempfile::NamedTempFile;
 
 use crate::archive::DEFAULT_DEADLINE;
-use crate::archive::tree::version::SetName;
-use crate::archive::tree::{LATEST, TreeKind};
-use crate::assemble::Stay;
+use crate::archive::tree::TreeKind;
 use crate::job::dump::restore::Restore;
-use crate::job::files::find;
 use crate::store::Patience;
 
-use super::options::{StoreArgs, open};
 use super::out::report;
 use super::progress;
+use super::versions::VersionArgs;
 use super::wal::{Failure, beside, block_on, cannot_write, exit_code};
 
 /// Bring a dump back, into a new file or to standard output
@@ -35,17 +31,11 @@ Examples:
 
 A file is there only once it is whole. To standard output goes what is proved; exit code 1 says that the rest is missing.")]
 pub struct RestoreArgs {
-    /// NAME for the newest dump, or NAME/VERSION
-    #[arg(value_name = "NAME[/VERSION]")]
-    what: String,
+    #[command(flatten)]
+    version: VersionArgs,
     /// The new file; - for standard output
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 /// Runs `walfs dump-restore`.
@@ -54,11 +44,6 @@ pub fn run(arguments: &RestoreArgs) -> ExitCode {
 }
 
 async fn restore(arguments: &RestoreArgs) -> Result<(), Failure> {
-    let (name, version) = arguments
-        .what
-        .split_once('/')
-        .unwrap_or((&arguments.what, LATEST));
-    let set: SetName = name.parse()?;
     let target = (arguments.file != Path::new("-")).then_some(&*arguments.file);
     // Asked again when it is put there.
     if let Some(file) = target
@@ -66,19 +51,7 @@ async fn restore(arguments: &RestoreArgs) -> Result<(), Failure> {
     {
         return Err(is_there(file).into());
     }
-    let config = arguments.store.config(&arguments.archive)?;
-    let archive = Arc::new(open(&config, Stay::Long, config.deadline).await?);
-    let patience = Patience::for_at_most(config.deadline);
-    let found = find(&archive, TreeKind::Dump, &set, version, patience).await?;
-    let Some((version, summary)) = found else {
-        return Err(format!(
-            "{} has no dump {version} named {set}.\n\
-             HINT: `walfs dump-list --archive {}` shows those that there are.",
-            archive.place(),
-            arguments.archive
-        )
-        .into());
-    };
+    let (archive, version, summary) = arguments.version.find(TreeKind::Dump).await?;
     let shown = progress::on_terminal();
     let restore = Restore {
         archive: &archive,
@@ -97,8 +70,9 @@ async fn restore(arguments: &RestoreArgs) -> Result<(), Failure> {
     put(whole, file)?;
     drop(shown);
     report(&format_args!(
-        "restored version {} of {set} to {}: {}",
+        "restored version {} of {} to {}: {}",
         version.text(),
+        version.set,
         file.display(),
         BinaryBytes(bytes)
     ));

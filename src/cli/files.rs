@@ -1,35 +1,27 @@
 //! `walfs files`: stores a version of a directory with files.
 
-use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Args;
-use indicatif::BinaryBytes;
-use serde::Serialize;
+use futures::FutureExt;
 
-use crate::archive::tree::summary::Summary;
-use crate::archive::tree::version::{SetName, Version};
-use crate::assemble::Stay;
-use crate::codec::Compression;
-use crate::job::files::{Error, LeftOut, Options, Taken, take};
-use crate::job::version;
-use crate::memory::give_back_freed;
+use crate::archive::tree::version::SetName;
+use crate::job::files::{Error, Options, take};
 
 use super::interrupts::{self, Interrupts};
-use super::options::{CreateArgs, MemoryArgs, StoreArgs, newly_made, open};
 use super::out::Out;
-use super::{complain, progress, start_log};
+use super::storing::{Failure, StoringArgs, jobs};
+use super::terms::TermsArgs;
+use super::{complain, progress};
+
+mod told;
+
+use told::{Outcome, print_json, unsteady, words};
 
 /// The version is kept, and files went on changing while they were read.
 const EXIT_UNSTEADY: u8 = 3;
-
-/// The most threads that are used unless told otherwise.
-const USUAL_JOBS: usize = 8;
-
-/// Files that are named when they went on changing.
-const NAMED: usize = 10;
 
 /// Store a directory with files in the archive, as a new version of its name
 ///
@@ -41,35 +33,30 @@ const NAMED: usize = 10;
 #[command(after_long_help = MANUAL)]
 pub struct FilesArgs {
     /// What it has versions of: a name such as etc
-    #[arg(value_name = "NAME")]
-    name: SetName,
+    #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
+    name: Option<SetName>,
     /// The directory
-    #[arg(value_name = "DIR")]
-    directory: PathBuf,
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[arg(value_name = "DIR", required_unless_present = "all")]
+    directory: Option<PathBuf>,
+    /// Every directory of --directories, each under its name
+    #[arg(long, requires = "directories")]
+    all: bool,
+    /// What --all, and so a schedule, stores: etc=/etc,home=/home
+    ///
+    /// The paths are absolute. A directory with a comma in its path needs a command of its own.
+    #[arg(long, value_name = "NAME=DIR,...", value_delimiter = ',', value_parser = pair, env = "WALFS_FILES_DIRECTORIES",
+          hide_env_values = true)]
+    directories: Vec<(SetName, PathBuf)>,
+    #[command(flatten)]
+    terms: TermsArgs,
+    #[command(flatten)]
+    storing: StoringArgs,
     /// Enter other file systems that are mounted below the directory
     #[arg(long)]
     cross: bool,
     /// Threads that read and compress [default: the processor's cores, at most 8]
     #[arg(short, long, value_name = "N")]
     jobs: Option<usize>,
-    /// lz4, lz4:ACCELERATION, zstd, zstd:LEVEL or none [default: lz4 for a new archive, then the archive's own]
-    #[arg(long, value_name = "CODEC", env = "WALFS_COMPRESSION", hide_env_values = true)]
-    compression: Option<Compression>,
-    /// Print what was stored as JSON
-    #[arg(long)]
-    json: bool,
-    /// Say what is being done, and what was stored, also where standard error is no terminal
-    #[arg(short, long)]
-    verbose: bool,
-    #[command(flatten)]
-    memory: MemoryArgs,
-    #[command(flatten)]
-    create: CreateArgs,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 const MANUAL: &str = "\
@@ -77,7 +64,10 @@ Examples:
   sudo walfs files --archive s3://bucket/prefix etc /etc
   walfs files-list --archive s3://bucket/prefix
   sudo walfs files-restore --archive s3://bucket/prefix etc /tmp/etc
+  sudo walfs files --archive s3://bucket/prefix --all --directories etc=/etc,home=/home
   diff -r /mnt/walfs/files/etc/2026-11-29T030000Z /mnt/walfs/files/etc/LATEST
+
+With --all a directory that cannot be stored does not keep the others. --directories is a setting, too: directories below [files].
 
 A file that has changed while it was read is read again, up to three times.
 
@@ -85,188 +75,91 @@ Ctrl-C and SIGTERM end it, and what was stored is deleted. What is left after a 
 
 Exit codes:
   0    the version is complete, or nothing has changed since the newest one
-  1    it failed; nothing is kept
+  1    it failed, or one of all; of these nothing is kept
   2    wrong usage
   3    the version is complete, but files went on changing while they were read: they are named
   130  ended by Ctrl-C, 143 by SIGTERM; nothing is kept";
 
 /// Runs `walfs files`.
 pub fn run(arguments: &FilesArgs) -> ExitCode {
-    start_log(match arguments.verbose {
-        true => "walfs=info,error",
-        false => "walfs=warn,error",
-    });
-    give_back_freed();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
+    let storing = &arguments.storing;
+    storing.run(store(arguments).boxed(), |outcomes| report(outcomes, arguments))
+}
+
+/// A name, and the directory that is stored under it.
+fn pair(text: &str) -> Result<(SetName, PathBuf), String> {
+    let (name, directory) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is no NAME=DIR, such as etc=/etc"))?;
+    let name = name
+        .trim()
+        .parse::<SetName>()
+        .map_err(|error| error.to_string())?;
+    match Path::new(directory).is_absolute() {
+        true => Ok((name, directory.into())),
+        false => Err(format!("{directory:?} is no absolute path")),
+    }
+}
+
+async fn store(arguments: &FilesArgs) -> Result<Vec<Outcome>, Failure> {
+    let mut signals = Interrupts::listen()?;
+    let wanted = match (&arguments.name, &arguments.directory) {
+        (Some(name), Some(directory)) => vec![(name.clone(), directory.clone())],
+        _ => arguments.directories.clone(),
+    };
+    let names: BTreeSet<&SetName> = wanted.iter().map(|(name, _)| name).collect();
+    if names.len() != wanted.len() {
+        return Err("--directories has a name twice.\nHINT: each directory has a name of its own.".into());
+    }
+    let archive = arguments.storing.open(&mut signals).await?;
+    let stop = signals.first().boxed().shared();
+    let mut outcomes = Vec::with_capacity(wanted.len());
+    for (set, directory) in wanted {
+        let options = Options {
+            set: set.clone(),
+            directory,
+            cross: arguments.cross,
+            jobs: jobs(arguments.jobs),
+            terms: arguments.terms.terms(),
+        };
+        let shown = progress::shown(arguments.storing.verbose);
+        let taken = take(&archive, &options, shown, stop.clone()).await;
+        if let Err(error) = &taken {
+            complain(&format_args!("cannot store {set}: {error}"));
+        }
+        outcomes.push(Outcome { set, taken });
+    }
+    Ok(outcomes)
+}
+
+fn report(outcomes: &[Outcome], arguments: &FilesArgs) -> ExitCode {
+    if arguments.storing.json {
+        let mut out = Out::new();
+        if let Err(error) = print_json(&mut out, outcomes, arguments.all).and_then(|()| out.end()) {
             complain(&error);
             return ExitCode::FAILURE;
         }
+    }
+    let stored = || outcomes.iter().filter_map(|outcome| outcome.taken.as_ref().ok());
+    if arguments.storing.is_watched() {
+        stored().flat_map(words).for_each(|line| complain(&line));
+    }
+    let mut unsteady_ones = stored().filter(|taken| !taken.unsteady.is_empty()).peekable();
+    let usual = match unsteady_ones.peek() {
+        Some(_) => ExitCode::from(EXIT_UNSTEADY),
+        None => ExitCode::SUCCESS,
     };
-    let outcome = runtime.block_on(store(arguments));
-    runtime.shutdown_background();
-    match outcome {
-        Ok(taken) => report(&taken, arguments),
-        Err(Failure::Files(error)) => {
-            complain(&error);
-            match error {
-                Error::Version(error) => error.signal().map_or(ExitCode::FAILURE, interrupts::exit_code),
-                _ => ExitCode::FAILURE,
-            }
-        }
-        Err(Failure::Other(error)) => {
-            complain(&error);
-            ExitCode::FAILURE
-        }
+    unsteady_ones.for_each(|taken| complain(&unsteady(taken)));
+    let mut failed = outcomes
+        .iter()
+        .filter_map(|outcome| outcome.taken.as_ref().err())
+        .peekable();
+    if failed.peek().is_none() {
+        return usual;
     }
-}
-
-enum Failure {
-    Files(Error),
-    Other(Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Other(error.into())
-    }
-}
-
-async fn store(arguments: &FilesArgs) -> Result<Taken, Failure> {
-    let mut signals = Interrupts::listen()?;
-    let mut config = arguments.store.config(&arguments.archive)?;
-    config.compression = arguments.compression;
-    config.create = arguments.create.create;
-    config.memory = arguments.memory.shares();
-    let archive = tokio::select! {
-        opened = open(&config, Stay::Short, config.deadline) => Arc::new(opened?),
-        signal = signals.next() => return Err(Failure::Files(version::Error::Interrupted(signal).into())),
-    };
-    newly_made(&archive).iter().for_each(|word| complain(word));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let options = Options {
-        set: arguments.name.clone(),
-        directory: arguments.directory.clone(),
-        cross: arguments.cross,
-        jobs: arguments.jobs.unwrap_or(cores.min(USUAL_JOBS)),
-    };
-    let shown = progress::shown(arguments.verbose);
-    let taken = take(&archive, &options, shown, signals.first()).await;
-    taken.map_err(Failure::Files)
-}
-
-/// What `--json` prints.
-#[derive(Debug, Serialize)]
-struct Report<'a> {
-    name: &'a str,
-    /// The version that has the files.
-    version: String,
-    /// Is it an earlier one, since which nothing has changed?
-    unchanged: bool,
-    base: Option<String>,
-    read_bytes: u64,
-    changed_bytes: u64,
-    /// Bytes of this version alone, as stored.
-    stored_bytes: u64,
-    left_out: &'a LeftOut,
-    /// Files that went on changing while they were read.
-    unsteady: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    summary: Option<&'a Summary>,
-}
-
-fn report(taken: &Taken, arguments: &FilesArgs) -> ExitCode {
-    if arguments.json
-        && let Err(error) = print_json(taken)
-    {
-        complain(&error);
-        return ExitCode::FAILURE;
-    }
-    if arguments.verbose || std::io::stderr().is_terminal() {
-        told(taken).iter().for_each(|line| complain(line));
-    }
-    if taken.unsteady.is_empty() {
-        return ExitCode::SUCCESS;
-    }
-    complain(&format_args!(
-        "version {} of {} is complete, but {} of its files changed each time they were read, and may be of several moments: \
-         {}\nHINT: store them while nobody writes to them, or from a snapshot.",
-        taken.version.text(),
-        taken.version.set,
-        taken.unsteady.len(),
-        first(&taken.unsteady, taken.unsteady.len() as u64)
-    ));
-    ExitCode::from(EXIT_UNSTEADY)
-}
-
-/// For who has watched.
-fn told(taken: &Taken) -> Vec<String> {
-    let Version { set, .. } = &taken.version;
-    let version = taken.version.text();
-    let mut lines = vec![match &taken.summary {
-        None => format!(
-            "{set} is unchanged since {version}: {} read, nothing stored",
-            BinaryBytes(taken.read_bytes)
-        ),
-        Some(summary) => {
-            let unchanged = match &taken.base {
-                Some(base) => format!(", the rest is unchanged since {}", base.text()),
-                None => String::new(),
-            };
-            format!(
-                "version {version} of {set} is complete: {} in {} files, {} stored{unchanged}",
-                BinaryBytes(summary.bytes),
-                summary.files,
-                BinaryBytes(summary.stored_bytes)
-            )
-        }
-    }];
-    let left_out = &taken.left_out;
-    for (named, what) in [
-        (&left_out.special, "left out are sockets, FIFOs and devices"),
-        (
-            &left_out.file_systems,
-            "not entered are other file systems (--cross enters them)",
-        ),
-        (
-            &left_out.attributes,
-            "not kept are extended attributes and ACLs of",
-        ),
-        (
-            &left_out.hard_links,
-            "files of their own are made of further names of one file",
-        ),
-    ] {
-        if named.count > 0 {
-            lines.push(format!("{what}: {}", first(&named.first, named.count)));
-        }
-    }
-    lines
-}
-
-fn first(names: &[String], count: u64) -> String {
-    let named: Vec<&str> = names.iter().take(NAMED).map(String::as_str).collect();
-    match count - named.len() as u64 {
-        0 => named.join(", "),
-        more => format!("{} and {more} more", named.join(", ")),
-    }
-}
-
-fn print_json(taken: &Taken) -> std::io::Result<()> {
-    let report = Report {
-        name: taken.version.set.as_str(),
-        version: taken.version.text(),
-        unchanged: taken.summary.is_none(),
-        base: taken.base.as_ref().map(Version::text),
-        read_bytes: taken.read_bytes,
-        changed_bytes: taken.changed_bytes,
-        stored_bytes: taken.summary.as_ref().map_or(0, |summary| summary.stored_bytes),
-        left_out: &taken.left_out,
-        unsteady: &taken.unsteady,
-        summary: taken.summary.as_ref(),
-    };
-    let mut out = Out::new();
-    serde_json::to_writer_pretty(&mut out, &report)?;
-    writeln!(out)
+    let signal = failed.find_map(|error| match error {
+        Error::Version(error) => error.signal(),
+        _ => None,
+    });
+    signal.map_or(ExitCode::FAILURE, interrupts::exit_code)
 }

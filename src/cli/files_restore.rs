@@ -2,23 +2,19 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Args;
 use indicatif::BinaryBytes;
 
 use crate::archive::DEFAULT_DEADLINE;
-use crate::archive::tree::version::SetName;
-use crate::archive::tree::{LATEST, TreeKind};
-use crate::assemble::Stay;
-use crate::job::files::find;
+use crate::archive::tree::TreeKind;
 use crate::job::files::restore::Restore;
 use crate::store::Patience;
 
 use super::complain;
-use super::options::{StoreArgs, open};
 use super::out::report;
 use super::progress;
+use super::versions::VersionArgs;
 use super::wal::{Failure, block_on, exit_code};
 
 /// Bring a version of files back, into a new or an empty directory
@@ -33,20 +29,14 @@ Examples:
 
 What was written when it is interrupted stays there, incomplete: remove it, and restore again.")]
 pub struct RestoreArgs {
-    /// NAME for the newest version, or NAME/VERSION
-    #[arg(value_name = "NAME[/VERSION]")]
-    what: String,
+    #[command(flatten)]
+    version: VersionArgs,
     /// The directory, which is made if it is not there
     #[arg(value_name = "DIR")]
     directory: PathBuf,
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
     /// Say what would be restored, and write nothing
     #[arg(long)]
     dry_run: bool,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 /// Runs `walfs files-restore`.
@@ -55,30 +45,8 @@ pub fn run(arguments: &RestoreArgs) -> ExitCode {
 }
 
 async fn restore(arguments: &RestoreArgs) -> Result<(), Failure> {
-    let (name, version) = arguments
-        .what
-        .split_once('/')
-        .unwrap_or((&arguments.what, LATEST));
-    let set: SetName = name.parse()?;
-    let config = arguments.store.config(&arguments.archive)?;
-    let archive = Arc::new(open(&config, Stay::Long, config.deadline).await?);
-    let found = find(
-        &archive,
-        TreeKind::Files,
-        &set,
-        version,
-        Patience::for_at_most(config.deadline),
-    )
-    .await?;
-    let Some((version, summary)) = found else {
-        return Err(format!(
-            "{} has no version {version} of files named {set}.\n\
-             HINT: `walfs files-list --archive {}` shows those that there are.",
-            archive.place(),
-            arguments.archive
-        )
-        .into());
-    };
+    let (archive, version, summary) = arguments.version.find(TreeKind::Files).await?;
+    let set = &version.set;
     let shown = progress::on_terminal();
     let restore = Restore {
         archive: &archive,

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::connect::ConnectArgs;
+use super::connect::{ConnectArgs, HelpArgs};
 use super::options::StoreArgs;
 use super::out::report;
 use super::settings::Settings;
@@ -50,12 +50,8 @@ Exit codes: 0 all is well, 1 it failed, and nothing was written but what is name
 should look at what is named."
 )]
 pub struct InitArgs {
-    /// Print help: -? in short
-    #[arg(long, action = clap::ArgAction::Help)]
-    help: Option<bool>,
-    /// Print help in short
-    #[arg(short = '?', action = clap::ArgAction::HelpShort, hide = true)]
-    short_help: Option<bool>,
+    #[command(flatten)]
+    help: HelpArgs,
     /// s3://bucket/prefix, file:///directory or a path
     #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
     archive: Option<String>,

@@ -18,6 +18,41 @@ use crate::store::{LocationError, PathStyle};
 
 /// Which archive, and how to reach its store.
 #[derive(Debug, Clone, Args)]
+pub struct ArchiveArgs {
+    /// s3://bucket/prefix, file:///directory or a path
+    #[arg(
+        id = "archive",
+        long = "archive",
+        value_name = "ARCHIVE",
+        env = "WALFS_ARCHIVE",
+        hide_env_values = true
+    )]
+    pub place: String,
+    /// How.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+impl ArchiveArgs {
+    /// See [`StoreArgs::config`].
+    ///
+    /// # Errors
+    /// [`LocationError`].
+    pub fn config(&self) -> Result<Config, LocationError> {
+        self.store.config(&self.place)
+    }
+
+    /// The archive, for a command that reads, or runs for long.
+    ///
+    /// # Errors
+    /// [`LocationError`], [`assemble::Error`].
+    pub async fn opened(&self) -> Result<Archive, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(open(&self.config()?, Stay::Long, self.store.deadline).await?)
+    }
+}
+
+/// How to reach a store.
+#[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
     /// URL of an S3 server that is not AWS [default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the profile, AWS]
     #[arg(

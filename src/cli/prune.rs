@@ -18,7 +18,7 @@ use crate::job::prune::{MOST_TIME, Plan, Planned, Prune, Removed, Rules, Tally};
 use crate::printable::printable;
 
 use super::complain;
-use super::options::{StoreArgs, open};
+use super::options::{ArchiveArgs, open};
 use super::out::Out;
 use super::progress;
 use super::wal::{Failure, block_on, exit_code};
@@ -48,9 +48,8 @@ go is announced, waits for --grace, and is looked at again. A prune that was kil
 
 Exit codes: 0 done, or nothing was to be done; 1 it failed, and the next one goes on; 2 wrong usage.")]
 pub struct PruneArgs {
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    archive: ArchiveArgs,
     #[command(flatten)]
     rules: RuleArgs,
     /// Keep WAL between backups only for recovery to any moment of the last N days [default: from the oldest backup on]
@@ -65,8 +64,6 @@ pub struct PruneArgs {
     /// Print one JSON object: backups, wal, removed
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 /// The rules.
@@ -176,14 +173,11 @@ struct CommonArgs {
     /// How long what is to go is still there after that was announced
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
     grace: Duration,
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    archive: ArchiveArgs,
     /// Print one JSON object: backups, wal, removed
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 impl CommonArgs {
@@ -195,7 +189,6 @@ impl CommonArgs {
             dry_run: !self.confirm,
             grace: self.grace,
             json: self.json,
-            store: self.store,
         }
     }
 }
@@ -252,7 +245,7 @@ async fn prune(arguments: &PruneArgs) -> Result<(), Failure> {
         )
         .into());
     }
-    let config = arguments.store.config(&arguments.archive)?;
+    let config = arguments.archive.config()?;
     let archive = Arc::new(open(&config, Stay::Long, config.deadline).await?);
     let shown = progress::on_terminal();
     let prune = Prune {

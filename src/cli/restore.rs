@@ -15,7 +15,7 @@ use crate::linux::kernel::{self, lookup_user};
 use crate::memory::give_back_freed;
 
 use self::recovery::RecoveryArgs;
-use super::options::{MemoryArgs, StoreArgs, open};
+use super::options::{ArchiveArgs, MemoryArgs, open};
 use super::{complain, progress, restored, start_log};
 
 mod recovery;
@@ -42,9 +42,8 @@ pub struct RestoreArgs {
         conflicts_with = "directory"
     )]
     pgdata: Option<PathBuf>,
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    archive: ArchiveArgs,
     /// DIR holds an older state of the same cluster: keep what is right in it, fetch the rest, remove what is too much
     ///
     /// Files are compared by content, chunk by chunk, never by time or size. With --dry-run everything that would be
@@ -96,8 +95,6 @@ pub struct RestoreArgs {
     memory: MemoryArgs,
     #[command(flatten)]
     recovery: RecoveryArgs,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 const MANUAL: &str = "\
@@ -171,7 +168,7 @@ pub fn run(arguments: &RestoreArgs) -> ExitCode {
 async fn restore_backup(arguments: &RestoreArgs) -> Result<(), Failure> {
     let options = options(arguments)?;
     refuse_a_mount(&options)?;
-    let mut config = arguments.store.config(&arguments.archive)?;
+    let mut config = arguments.archive.config()?;
     config.memory = arguments.memory.shares();
     let archive = open(&config, Stay::Short, config.read_wait()).await?;
     let progress = progress::on_terminal();
@@ -220,7 +217,7 @@ fn options(arguments: &RestoreArgs) -> Result<Options, Failure> {
         dry_run: arguments.dry_run,
         recovery: arguments
             .recovery
-            .recovery(&arguments.archive, &arguments.store)?,
+            .recovery(&arguments.archive.place, &arguments.archive.store)?,
     })
 }
 

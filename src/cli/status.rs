@@ -16,7 +16,7 @@ use crate::metrics::exposition::Exposition;
 use crate::metrics::{file, process};
 
 use super::complain;
-use super::options::{StoreArgs, open};
+use super::options::{ArchiveArgs, open};
 use super::out::Out;
 use super::progress;
 use super::wal::{Failure, block_on};
@@ -49,9 +49,8 @@ What it saw last is remembered in $XDG_CACHE_HOME/walfs or ~/.cache/walfs.
 
 Exit codes: 0 all is well, 1 the store is away or it failed, 2 wrong usage, 3 somebody should look at something.")]
 pub struct StatusArgs {
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    archive: ArchiveArgs,
     /// Look at every archive right below ARCHIVE, which is a place of archives: a line each, the worst first
     ///
     /// With --json a JSON object in each line; metrics have the label archive. The exit code is that of the worst.
@@ -82,8 +81,6 @@ pub struct StatusArgs {
     /// Write the time line as a picture, too
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 impl StatusArgs {
@@ -118,7 +115,7 @@ async fn show(arguments: &StatusArgs) -> Result<bool, Failure> {
     let looked = match look(arguments).await {
         Ok(looked) => looked,
         Err(error) => {
-            if let Some(last) = remembered::last(&arguments.archive) {
+            if let Some(last) = remembered::last(&arguments.archive.place) {
                 told(arguments, Shown::remembered(&last))?;
             } else {
                 let unread = stamped(Exposition::unread());
@@ -130,7 +127,7 @@ async fn show(arguments: &StatusArgs) -> Result<bool, Failure> {
             return Err(error);
         }
     };
-    remembered::remember(&arguments.archive, &looked);
+    remembered::remember(&arguments.archive.place, &looked);
     told(arguments, Shown::now(&looked))?;
     if let Some(path) = &arguments.svg {
         std::fs::write(path, Shown::now(&looked).picture())
@@ -140,7 +137,7 @@ async fn show(arguments: &StatusArgs) -> Result<bool, Failure> {
 }
 
 async fn look(arguments: &StatusArgs) -> Result<Status, Failure> {
-    let config = arguments.store.config(&arguments.archive)?;
+    let config = arguments.archive.config()?;
     let archive = Arc::new(open(&config, Stay::Long, config.deadline).await?);
     let (shown, limits) = (progress::on_terminal(), arguments.limits());
     let looked = status(

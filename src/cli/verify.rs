@@ -16,7 +16,7 @@ use crate::job::verify::{Options, Report, Scope, verify};
 use crate::store::Patience;
 
 use super::complain;
-use super::options::{MemoryArgs, StoreArgs, open};
+use super::options::{ArchiveArgs, MemoryArgs, open};
 use super::out::Out;
 use super::progress;
 use super::wal::{Failure, block_on};
@@ -41,9 +41,8 @@ pub struct VerifyArgs {
     /// Only this backup, what it builds on, and the WAL that makes it consistent; LATEST is the newest complete one
     #[arg(value_name = "NAME", conflicts_with_all = ["wal", "backups"])]
     name: Option<String>,
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    archive: ArchiveArgs,
     /// Only WAL
     #[arg(long, conflicts_with = "backups")]
     wal: bool,
@@ -67,8 +66,6 @@ pub struct VerifyArgs {
     verbose: bool,
     #[command(flatten)]
     memory: MemoryArgs,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 fn age(text: &str) -> Result<Duration, String> {
@@ -101,7 +98,7 @@ pub fn run(arguments: &VerifyArgs) -> ExitCode {
 
 /// True: nothing is found.
 async fn read_back(arguments: &VerifyArgs) -> Result<bool, Failure> {
-    let mut config = arguments.store.config(&arguments.archive)?;
+    let mut config = arguments.archive.config()?;
     config.memory = arguments.memory.shares();
     let archive = Arc::new(open(&config, Stay::Long, config.deadline).await?);
     let options = Options {
@@ -152,7 +149,7 @@ async fn scope(arguments: &VerifyArgs, archive: &Archive) -> Result<Scope, Failu
             _ => Scope::All,
         });
     };
-    let patience = Patience::for_at_most(arguments.store.deadline);
+    let patience = Patience::for_at_most(arguments.archive.store.deadline);
     let found = if name == LATEST {
         archive.latest(patience).await?.map(|(name, _)| name)
     } else {
@@ -168,7 +165,7 @@ async fn scope(arguments: &VerifyArgs, archive: &Archive) -> Result<Scope, Failu
         format!(
             "{} has no complete backup {name}.\nHINT: `walfs backup-list --archive {}` shows those that there are.",
             archive.place(),
-            arguments.archive
+            arguments.archive.place
         )
         .into()
     })

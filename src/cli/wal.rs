@@ -15,12 +15,11 @@ use tempfile::NamedTempFile;
 
 use crate::archive::Archive;
 use crate::archive::wal::WalMeta;
-use crate::assemble::Stay;
 use crate::pg::WalName;
 use crate::store::Patience;
 
 use super::mounted::Mounted;
-use super::options::{CreateArgs, StoreArgs, WriteArgs, open};
+use super::options::{ArchiveArgs, CreateArgs, StoreArgs, WriteArgs};
 use super::out::Out;
 use super::{FETCH_FAILED, complain, start_log};
 
@@ -140,14 +139,11 @@ Examples:
   walfs wal-list --archive s3://bucket/prefix
   walfs wal-list --archive /srv/archive --json | jq -r .name")]
 pub struct ListArgs {
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    archive: ArchiveArgs,
     /// One JSON object a line: name, bytes, stored_bytes, archived_at
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 /// What a direct try may take after a mount has used up the deadline.
@@ -277,8 +273,7 @@ pub fn list(arguments: &ListArgs) -> ExitCode {
 }
 
 async fn list_files(arguments: &ListArgs) -> Result<(), Failure> {
-    let config = arguments.store.config(&arguments.archive)?;
-    let archive = open(&config, Stay::Long, config.deadline).await?;
+    let archive = arguments.archive.opened().await?;
     print_all(&archive, arguments).await
 }
 
@@ -293,7 +288,7 @@ async fn print_all(archive: &Archive, arguments: &ListArgs) -> Result<(), Failur
     }
     let mut from = None;
     loop {
-        let patience = Patience::for_at_most(arguments.store.deadline);
+        let patience = Patience::for_at_most(arguments.archive.store.deadline);
         let page = archive.list_wal(from.as_ref(), patience).await?;
         for (name, meta) in &page.entries {
             print_one(&mut out, *name, meta, arguments.json)?;

@@ -10,7 +10,7 @@ use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::options::{StoreArgs, open};
+use super::options::{ArchiveArgs, open};
 use super::out::Out;
 use super::wal::{Failure, block_on};
 use super::{complain, moment, progress};
@@ -41,9 +41,8 @@ oid may be in front. Blocks of a segment that touches many are told in groups, o
 
 Exit codes: 0 it was found, 1 it was not, or it failed, 2 wrong usage.")]
 pub struct FindArgs {
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    archive: ArchiveArgs,
     /// The last commit at this time or before, and the first after it, at which recovery to that time stops
     #[arg(long, value_name = "TIME", group = "question", value_parser = moment::parse)]
     time: Option<Timestamp>,
@@ -62,8 +61,6 @@ pub struct FindArgs {
     /// Print JSON: one object, or of what may be several one object a line
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 fn relation(text: &str) -> Result<RelationFile, String> {
@@ -152,7 +149,7 @@ pub fn find(arguments: &FindArgs) -> ExitCode {
 
 /// False: it is not there.
 async fn find_in(arguments: &FindArgs) -> Result<bool, Failure> {
-    let config = arguments.store.config(&arguments.archive)?;
+    let config = arguments.archive.config()?;
     let archive = Arc::new(open(&config, Stay::Short, config.deadline).await?);
     let timeline = arguments.timeline.map(Timeline);
     let searched = line(&archive, timeline, config.person_patience()).await?;

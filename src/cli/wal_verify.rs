@@ -12,7 +12,7 @@ use crate::pg::Timeline;
 use crate::store::Patience;
 
 use super::complain;
-use super::options::{StoreArgs, open};
+use super::options::{ArchiveArgs, open};
 use super::out::Out;
 use super::progress;
 use super::wal::{Failure, block_on};
@@ -32,14 +32,11 @@ error: it is so after each recovery to an earlier point.
 
 Exit codes: 0 nothing is missing, 1 something is, or it failed, 2 wrong usage.")]
 pub struct VerifyArgs {
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    archive: ArchiveArgs,
     /// One JSON object: is_unbroken, segment_bytes, timelines
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 /// Runs `walfs wal-verify`.
@@ -56,7 +53,7 @@ pub fn run(arguments: &VerifyArgs) -> ExitCode {
 
 /// True: nothing is missing.
 async fn verify(arguments: &VerifyArgs) -> Result<bool, Failure> {
-    let config = arguments.store.config(&arguments.archive)?;
+    let config = arguments.archive.config()?;
     let archive = open(&config, Stay::Long, config.deadline).await?;
     let shown = progress::on_terminal();
     let patience = || Patience::for_at_most(config.deadline);

@@ -26,6 +26,11 @@ impl Planned {
     pub fn goes(&self) -> bool {
         self.maker == Maker::Dead
     }
+
+    /// Will it be removed with all others, by a word that names none? Only what a sweep would remove.
+    pub fn goes_unnamed(&self) -> bool {
+        self.goes() && self.tree.may_be_swept()
+    }
 }
 
 /// Everything incomplete of that name, with what [`discard`] will do. Nothing is changed.
@@ -33,18 +38,26 @@ impl Planned {
 /// # Errors
 /// [`Error::TreeDamaged`], for what [`discard`] would refuse; [`Error::TreeExists`], [`Error::Store`].
 pub async fn plan(archive: &Archive, name: &TreeName, patience: Patience) -> Result<Vec<Planned>, Error> {
-    let now = SystemTime::now();
-    let trees = archive.unfinished_trees(patience).await?.into_iter();
-    let own = trees.filter(|tree| tree.id.name() == *name);
-    let planned = own.map(|tree| Planned {
-        maker: tree.maker(now),
-        tree,
-    });
-    let planned: Vec<Planned> = planned.collect();
+    let mut planned = all(archive, patience).await?;
+    planned.retain(|planned| planned.tree.id.name() == *name);
     for going in planned.iter().filter(|planned| planned.goes()) {
         archive.check_unneeded(&going.tree.id, patience).await?;
     }
     Ok(planned)
+}
+
+/// Everything incomplete. Nothing is changed.
+///
+/// # Errors
+/// [`Error::Store`].
+pub async fn all(archive: &Archive, patience: Patience) -> Result<Vec<Planned>, Error> {
+    let now = SystemTime::now();
+    let trees = archive.unfinished_trees(patience).await?.into_iter();
+    let planned = trees.map(|tree| Planned {
+        maker: tree.maker(now),
+        tree,
+    });
+    Ok(planned.collect())
 }
 
 /// Removes what the plan says.

@@ -26,12 +26,13 @@ use crate::archive::tree::summary::Summary;
 use crate::archive::tree::version::{SetName, Version};
 use crate::archive::tree::{Attributes, Content, Entry, TreeKind};
 use crate::linux::child::{end, ends_with_us, last_words};
+use crate::linux::kernel::Owner;
 use crate::read::base::chunks::ChunkIndex;
 use crate::server::Connection;
 
 use super::backup::behind;
 use super::progress::{Phase, Progress};
-use super::version::{self, Draft, Told, patience};
+use super::version::{self, Draft, Terms, Told, owned, patience};
 
 mod error;
 mod identity;
@@ -98,6 +99,8 @@ pub struct Dump {
     pub program: Program,
     /// How that connects.
     pub connection: Connection,
+    /// How it is stored.
+    pub terms: Terms,
 }
 
 /// What came of it.
@@ -146,21 +149,28 @@ pub async fn take(
             return Err(error);
         }
     };
-    let base = draft.base_version();
+    let compared = draft.base_version();
     let collected = std::mem::take(&mut draft.uploads.collected);
     let mut taken = Taken {
         version: draft.version.clone(),
-        base: base.clone(),
+        base: compared.clone().filter(|_| !draft.is_whole_due),
         summary: None,
         read_bytes: dumped.bytes,
         changed_bytes: collected.changed_bytes,
     };
-    if let Some(same) = base.filter(|_| dumped.is_same) {
+    if let Some(same) = compared.filter(|_| dumped.is_same) {
+        taken.base = Some(same.clone());
         taken.version = same;
         draft.clean_up().await;
         return Ok(taken);
     }
-    let made = collected.into_tree(draft.id.clone(), [root(Timestamp::now())]);
+    let made = collected.into_tree(
+        draft.id.clone(),
+        [root(owned(
+            attributes(DIRECTORY_MODE, Timestamp::now()),
+            dump.terms.owner,
+        ))],
+    );
     let (tree, _) = made.map_err(version::Error::from)?;
     let told = Told {
         label: dump.what.text(),
@@ -179,11 +189,11 @@ impl Dump {
         (draft, running): (&mut Draft<'_>, &mut Option<Child>),
         progress: Arc<dyn Progress>,
     ) -> Result<Dumped, Error> {
-        draft.begin().await?;
+        draft.begin(&self.terms, self.terms.full).await?;
         let path = self.what.file(&self.set).into_bytes();
         let index = match &draft.base {
-            Some(base) => ChunkIndex::of(base.clone(), &path, patience).await?,
-            None => None,
+            Some(base) if !draft.is_whole_due => ChunkIndex::of(base.clone(), &path, patience).await?,
+            _ => None,
         };
         progress.phase(Phase::Dumping(self.set.as_str()));
         let (child, output) = self.start()?;
@@ -193,7 +203,7 @@ impl Dump {
         let (results, built) = mpsc::unbounded_channel();
         let packing = Packing {
             path,
-            attributes: attributes(MODE, Timestamp::now()),
+            attributes: owned(attributes(MODE, Timestamp::now()), self.terms.owner),
             form: archive.form(),
             memory: archive.memory().packing.clone(),
             index,
@@ -265,8 +275,7 @@ impl Dump {
 
 /// It belongs to who takes it.
 fn attributes(mode: u32, modified: Timestamp) -> Attributes {
-    // SAFETY: both only read this process's credentials and cannot fail.
-    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let Owner { uid, gid } = Owner::of_this_process();
     Attributes {
         mode,
         uid,
@@ -275,10 +284,10 @@ fn attributes(mode: u32, modified: Timestamp) -> Attributes {
     }
 }
 
-fn root(modified: Timestamp) -> Entry {
+fn root(attributes: Attributes) -> Entry {
     Entry {
         path: Path::new("").as_os_str().as_encoded_bytes().into(),
-        attributes: attributes(DIRECTORY_MODE, modified),
+        attributes,
         content: Content::Directory,
     }
 }

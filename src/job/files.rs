@@ -9,7 +9,7 @@
 //!    instead.
 
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use crate::archive::Archive;
@@ -22,7 +22,7 @@ use super::backup::places::Places;
 use super::backup::queue::Plan;
 use super::backup::walk::Source;
 use super::progress::{Phase, Progress};
-use super::version::{self, Draft, Told, patience};
+use super::version::{self, Draft, Terms, Told, patience};
 
 mod changed;
 mod error;
@@ -48,6 +48,8 @@ pub struct Options {
     pub cross: bool,
     /// Threads that read and pack.
     pub jobs: usize,
+    /// How a version is stored.
+    pub terms: Terms,
 }
 
 /// What came of it.
@@ -80,17 +82,45 @@ pub async fn take(
     interrupted: impl Future<Output = &'static str>,
 ) -> Result<Taken, Error> {
     let mut interrupted = pin!(interrupted);
+    let stored = store(
+        archive,
+        options,
+        (options.terms.full, progress.clone()),
+        interrupted.as_mut(),
+    )
+    .await?;
+    match stored {
+        Some(taken) => Ok(taken),
+        // Something has changed, and it has to stand alone.
+        None => {
+            let stored = store(archive, options, (true, progress), interrupted).await?;
+            Ok(stored.expect("what is whole is stored"))
+        }
+    }
+}
+
+/// Stores a version; `None`: nothing is stored, for it has changed and has to be `whole`.
+async fn store(
+    archive: &Arc<Archive>,
+    options: &Options,
+    (whole, progress): (bool, Arc<dyn Progress>),
+    mut interrupted: Pin<&mut impl Future<Output = &'static str>>,
+) -> Result<Option<Taken>, Error> {
     let mut taking = tokio::select! {
         begun = Taking::begin(archive, options, progress) => begun?,
         signal = &mut interrupted => return Err(version::Error::Interrupted(signal).into()),
     };
     let prepared = tokio::select! {
-        prepared = taking.prepare() => prepared,
+        prepared = taking.prepare(whole) => prepared,
         signal = &mut interrupted => Err(version::Error::Interrupted(signal).into()),
     };
     match prepared {
-        Ok(Some(tree)) => taking.commit(tree, interrupted).await,
-        Ok(None) => taking.unchanged().await,
+        Ok(Some(_)) if taking.draft.is_whole_due && taking.draft.base.is_some() => {
+            taking.clean_up().await;
+            Ok(None)
+        }
+        Ok(Some(tree)) => taking.commit(tree, interrupted).await.map(Some),
+        Ok(None) => taking.unchanged().await.map(Some),
         Err(error) => {
             taking.clean_up().await;
             Err(error)
@@ -141,11 +171,12 @@ impl<'a> Taking<'a> {
     }
 
     /// Everything but the commit; `None` if nothing has changed.
-    async fn prepare(&mut self) -> Result<Option<Prepared>, Error> {
+    async fn prepare(&mut self, whole: bool) -> Result<Option<Prepared>, Error> {
         let (directory, cross) = (self.options.directory.clone(), self.options.cross);
-        let walked = blocking(move || walk::walk(&directory, cross)).await?;
+        let mut walked = blocking(move || walk::walk(&directory, cross)).await?;
+        walked.give_to(self.options.terms.owner);
         self.left_out = walked.left_out;
-        self.draft.begin().await?;
+        self.draft.begin(&self.options.terms, whole).await?;
         let (mut sources, is_plain) = (walked.sources, walked.links.is_empty());
         self.nodes = walked.links;
         // What has no content need not go into a part of its own once more.
@@ -165,7 +196,7 @@ impl<'a> Taking<'a> {
 
     /// Copies files. The last parts are on their way then.
     async fn copy(&mut self, places: Arc<Places>, sources: Vec<Source>) -> Result<Arc<Plan>, Error> {
-        let plan = Plan::new(places, sources);
+        let plan = Plan::new(places, sources).owned_by(self.options.terms.owner);
         self.progress.phase(Phase::Copying {
             files: plan.files,
             bytes: plan.bytes,

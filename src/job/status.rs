@@ -41,6 +41,8 @@ pub use shown::Shown;
 pub use troubles::{Limits, Trouble, spoken};
 pub use versions::FilesStatus;
 
+pub(super) use backlog::marked;
+
 /// Segments without an index that are read for the last commit of a line.
 const MOST_WALKS: u64 = 8;
 

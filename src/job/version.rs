@@ -29,6 +29,11 @@ use super::backup;
 use super::backup::uploads::Uploads;
 use super::sweep::sweep;
 
+mod terms;
+
+pub use terms::Terms;
+pub(super) use terms::owned;
+
 /// How long the store may be away before a run gives up.
 const STORE_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
@@ -112,6 +117,8 @@ pub(super) struct Draft<'a> {
     pub(super) version: Version,
     pub(super) id: TreeId,
     pub(super) base: Option<Arc<Base>>,
+    /// Has it to stand alone, if it stores anything?
+    pub(super) is_whole_due: bool,
     pub(super) uploads: Uploads,
 }
 
@@ -145,21 +152,39 @@ impl<'a> Draft<'a> {
             version: Version::of(&name).ok_or(Error::Clock(at))?,
             id: TreeId::fresh(&name),
             base: None,
+            is_whole_due: false,
             uploads: Uploads::default(),
         })
     }
 
-    /// Begins the tree, sweeps what killed runs have left, and finds what it builds on.
-    pub(super) async fn begin(&mut self) -> Result<(), Error> {
+    /// Begins the tree, sweeps what killed runs have left, and finds what it builds on; nothing, if it is to be whole.
+    pub(super) async fn begin(&mut self, terms: &Terms, whole: bool) -> Result<(), Error> {
         let begun = Begun::by_this_process(self.kind, By::Backup);
         self.archive.begin_tree(&self.id, &begun, patience()).await?;
         if let Err(error) = sweep(self.archive, patience()).await {
             tracing::warn!("what killed runs have left is not removed, the next one will try: {error}");
         }
+        if whole {
+            return Ok(());
+        }
+        self.is_whole_due = terms.has_limits() && self.is_due(terms).await?;
         let reader = TreeReader::alone(self.archive.clone());
         let candidates = Candidates::Versions(self.kind, &self.version.set);
         self.base = Base::choose(self.archive, &reader, &self.id, candidates, patience).await?;
         Ok(())
+    }
+
+    async fn is_due(&self, terms: &Terms) -> Result<bool, Error> {
+        let there = self.archive.summaries(self.kind, patience()).await?;
+        let mut versions: Vec<(Timestamp, bool)> = there
+            .iter()
+            .filter_map(|(name, summary)| {
+                let version = Version::of(name).filter(|version| version.set == self.version.set)?;
+                Some((version.at, !summary.as_ref().ok()?.builds_on.is_empty()))
+            })
+            .collect();
+        versions.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        Ok(terms.is_due(versions.into_iter(), self.version.at))
     }
 
     /// The version that it builds on.

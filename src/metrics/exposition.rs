@@ -52,9 +52,19 @@ impl Exposition {
         help: &str,
         values: impl IntoIterator<Item = (String, u64)>,
     ) {
+        let values = values.into_iter();
+        self.labelled(
+            name,
+            help,
+            values.map(|(value_of, value)| (vec![(label, value_of)], value)),
+        );
+    }
+
+    /// The same with several labels each.
+    pub fn labelled(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, u64)>) {
         let family = Family::<Labels, Gauge>::default();
-        for (value_of, value) in values {
-            family.get_or_create(&vec![(label, value_of)]).set(gauged(value));
+        for (labels, value) in values {
+            family.get_or_create(&labels).set(gauged(value));
         }
         self.0.register(name, help, family);
     }

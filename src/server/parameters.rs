@@ -19,7 +19,6 @@ enum Use {
 
 use Use::{NoEffect, Obeyed, Only};
 
-const TLS: &str = "walfs does not speak TLS to PostgreSQL";
 const GSS: &str = "walfs does not speak GSSAPI";
 const UNPROVED: &str = "walfs cannot check it";
 const OAUTH: &str = "walfs does not speak OAuth";
@@ -52,19 +51,28 @@ const PARAMETERS: [(&str, &str, Use); 54] = [
     ),
     // With TLS or without: the mode is looked at where it is known whether the way is a Unix socket, which has none.
     ("sslmode", "PGSSLMODE", Obeyed),
-    ("sslnegotiation", "PGSSLNEGOTIATION", Only(&["postgres"], TLS)),
-    ("sslcertmode", "PGSSLCERTMODE", Only(&["disable", "allow"], TLS)),
+    (
+        "sslnegotiation",
+        "PGSSLNEGOTIATION",
+        Only(&["postgres", "direct"], "walfs knows these only"),
+    ),
+    (
+        "sslcertmode",
+        "PGSSLCERTMODE",
+        Only(&["disable", "allow"], UNPROVED),
+    ),
     ("sslcompression", "PGSSLCOMPRESSION", NoEffect),
-    ("sslcert", "PGSSLCERT", NoEffect),
-    ("sslkey", "PGSSLKEY", NoEffect),
+    ("sslcert", "PGSSLCERT", Obeyed),
+    ("sslkey", "PGSSLKEY", Obeyed),
+    // A key that needs it is refused.
     ("sslpassword", "", NoEffect),
     ("sslrootcert", "PGSSLROOTCERT", Obeyed),
-    ("sslcrl", "PGSSLCRL", NoEffect),
-    ("sslcrldir", "PGSSLCRLDIR", NoEffect),
-    ("sslsni", "PGSSLSNI", NoEffect),
+    ("sslcrl", "PGSSLCRL", Obeyed),
+    ("sslcrldir", "PGSSLCRLDIR", Obeyed),
+    ("sslsni", "PGSSLSNI", Obeyed),
     ("sslkeylogfile", "", NoEffect),
-    ("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION", NoEffect),
-    ("ssl_max_protocol_version", "PGSSLMAXPROTOCOLVERSION", NoEffect),
+    ("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION", Obeyed),
+    ("ssl_max_protocol_version", "PGSSLMAXPROTOCOLVERSION", Obeyed),
     ("gssencmode", "PGGSSENCMODE", Only(&["disable", "prefer"], GSS)),
     ("krbsrvname", "PGKRBSRVNAME", NoEffect),
     ("gsslib", "PGGSSLIB", NoEffect),
@@ -95,7 +103,7 @@ const PARAMETERS: [(&str, &str, Use); 54] = [
     ("oauth_scope", "", Only(&[], OAUTH)),
     ("authtype", "", NoEffect),
     ("tty", "", NoEffect),
-    ("requiressl", "", Only(&["0"], TLS)),
+    ("requiressl", "", Only(&["0"], "sslmode=require says the same")),
     ("servicefile", "PGSERVICEFILE", Obeyed),
 ];
 

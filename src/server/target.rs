@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_postgres::Config;
-use tokio_postgres::config::{ChannelBinding, Host, LoadBalanceHosts, TargetSessionAttrs};
+use tokio_postgres::config::{ChannelBinding, Host, LoadBalanceHosts, SslNegotiation, TargetSessionAttrs};
 
 use super::parameters::Parameters;
+use super::tls::Tls;
 use super::{Error, conninfo, passfile, service};
 
 /// Where distributions and PostgreSQL itself put the socket.
@@ -38,6 +39,7 @@ pub struct Resolved {
     /// Where it is, for people.
     pub server: String,
     pub(super) config: Config,
+    pub(super) tls: Tls,
     /// How long the whole of a connection may take; for ever when absent.
     pub(super) timeout: Option<Duration>,
     /// What was said otherwise than in the environment, without secrets, and the socket if none was named.
@@ -68,7 +70,6 @@ impl Target {
         parameters.add_environment(env)?;
         let mut config = Config::new();
         set_places(&mut config, &parameters)?;
-        refuse_tls(&config, &parameters)?;
         let user = parameters.get("user").map(str::to_owned);
         config.user(user.map_or_else(own_name, Ok)?);
         config.dbname(parameters.get("dbname").unwrap_or("postgres"));
@@ -80,6 +81,13 @@ impl Target {
             config.options(options);
         }
         set_network(&mut config, &parameters)?;
+        let home = env("HOME").map(PathBuf::from);
+        let tls = Tls::of(
+            &parameters,
+            is_by_network(&config),
+            !config.get_hosts().is_empty(),
+            home.as_deref(),
+        )?;
         let password = parameters.get("password").map(|it| it.as_bytes().to_vec());
         if let Some(password) = password.or_else(|| from_file(&config, &parameters, env)) {
             config.password(password);
@@ -89,6 +97,7 @@ impl Target {
             timeout: timeout(&parameters)?,
             stated: for_others(&stated, &parameters, &config),
             has_own_password: stated.get("password").is_some(),
+            tls,
             config,
         })
     }
@@ -187,26 +196,10 @@ fn set_places(config: &mut Config, parameters: &Parameters) -> Result<(), Error>
     Ok(())
 }
 
-/// A Unix socket has no TLS, whatever the mode is, to libpq as well.
-fn refuse_tls(config: &Config, parameters: &Parameters) -> Result<(), Error> {
-    let mode = match parameters.get("sslrootcert") {
-        // Certificates of the system are no use to anything less (`conninfo_add_defaults`).
-        Some("system") => parameters.get("sslmode").or(Some("verify-full")),
-        _ => parameters.get("sslmode"),
-    };
+/// Does anything but Unix sockets lead there?
+fn is_by_network(config: &Config) -> bool {
     let is_socket = |host: &Host| matches!(host, Host::Unix(_));
-    let by_network = !config.get_hostaddrs().is_empty() || !config.get_hosts().iter().all(is_socket);
-    match mode {
-        None | Some("disable" | "allow" | "prefer") => Ok(()),
-        Some("require" | "verify-ca" | "verify-full") if !by_network => Ok(()),
-        Some("require" | "verify-ca" | "verify-full") => Err(Error::Settings {
-            reason: format!(
-                "TLS is asked for, and walfs does not speak it to PostgreSQL.{}",
-                super::NO_TLS
-            ),
-        }),
-        Some(other) => Err(wrong("sslmode", other, "a mode of TLS")),
-    }
+    !config.get_hostaddrs().is_empty() || !config.get_hosts().iter().all(is_socket)
 }
 
 /// What another program of PostgreSQL needs to be told: what was stated, but for what it is told otherwise.
@@ -250,6 +243,9 @@ fn set_network(config: &mut Config, parameters: &Parameters) -> Result<(), Error
         Some("read-only") => _ = config.target_session_attrs(TargetSessionAttrs::ReadOnly),
         _ => {}
     }
+    if parameters.get("sslnegotiation") == Some("direct") {
+        config.ssl_negotiation(SslNegotiation::Direct);
+    }
     match parameters.get("load_balance_hosts") {
         None | Some("disable") => {}
         Some("random") => _ = config.load_balance_hosts(LoadBalanceHosts::Random),
@@ -277,7 +273,7 @@ fn timeout(parameters: &Parameters) -> Result<Option<Duration>, Error> {
     Ok((seconds > 0).then(|| Duration::from_secs(seconds.max(2))))
 }
 
-fn wrong(name: &str, found: &str, expected: &str) -> Error {
+pub(super) fn wrong(name: &str, found: &str, expected: &str) -> Error {
     Error::Settings {
         reason: format!("{name} is {found:?}, expected {expected}"),
     }
@@ -368,12 +364,12 @@ mod tests {
     }
 
     #[test]
-    fn secrets_and_tls_are_refused_before_anything_is_tried() {
+    fn what_cannot_be_done_is_refused_before_anything_is_tried() {
         for (text, expected) in [
             ("postgresql://me:hush@localhost/", "~/.pgpass"),
             ("host=x password=hush", "~/.pgpass"),
-            ("host=x sslmode=require", "Unix socket"),
-            ("hostaddr=::1 sslrootcert=system", "Unix socket"),
+            ("host=x sslmode=verify-ca", "sslrootcert"),
+            ("hostaddr=::1 sslrootcert=system", "no host is named"),
             ("requirepeer=postgres", "requirepeer"),
             ("host=a,b port=1,2,3", "3 ports"),
             ("host=a,b hostaddr=::1", "2 hosts"),

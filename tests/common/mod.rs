@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod archiving;
+pub mod authority;
 pub mod basebackup;
 pub mod below;
 pub mod clock;
@@ -20,6 +21,7 @@ pub mod sidecar;
 pub mod tls;
 pub mod user;
 pub mod version;
+pub mod versions;
 pub mod wait;
 pub mod wal;
 pub mod walfs;

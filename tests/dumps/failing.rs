@@ -57,7 +57,7 @@ fn o1_a_pg_dump_that_is_too_old_is_named() {
         "the tests have a newer one than the system"
     );
     let newer = rig.server.version.major;
-    rig.bin = bin.clone();
+    rig.use_tools(bin.clone());
     let refused = rig.run("dump", &["postgres"]);
     assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
     let words = said(&refused);
@@ -71,7 +71,7 @@ fn o1_a_pg_dump_that_is_too_old_is_named() {
     );
     assert!(words.contains("HINT: install"), "{words}");
     // Not there at all.
-    rig.bin = rig.world.owned_dir("empty");
+    rig.use_tools(rig.world.owned_dir("empty"));
     let refused = rig.run("dump", &["postgres"]);
     assert!(said(&refused).contains("is not here"), "{}", said(&refused));
     assert!(rig.place.keys("dumps").is_empty());
@@ -94,7 +94,7 @@ fn b9_a_dump_that_does_not_end_with_0_is_none_whatever_it_wrote() {
         );
         fs::write(liar.join("pg_dump"), script).expect("write a program");
         fs::set_permissions(liar.join("pg_dump"), PermissionsExt::from_mode(0o755)).expect("make it one");
-        rig.bin = liar.clone();
+        rig.use_tools(liar.clone());
         let failed = rig.run("dump", &["app"]);
         assert_eq!(failed.status.code(), Some(1), "{}", said(&failed));
         assert!(said(&failed).contains(said_by_it), "{}", said(&failed));

@@ -105,6 +105,30 @@ fn k7_status_and_a_copy_have_dumps_too() {
     assert!(rig.restored_from(&file) == rig.told("app"));
 }
 
+/// K7: metrics tell of dumps and files as of backups: how many, how large, how old, by name.
+#[test]
+fn k7_metrics_tell_of_each_name() {
+    let rig = Rig::local("dumps-metrics");
+    rig.fill("app", 500);
+    rig.dump("app");
+    rig.sql("app", "DELETE FROM t WHERE id < 10");
+    rig.dump("app");
+    let source = rig.world.owned_dir("source").display().to_string();
+    rig.succeeds("files", &["etc", &source]);
+    // Nothing is archived, and that is told by the exit code.
+    let output = rig.run("status", &["--metrics"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for line in [
+        "walfs_versions{content=\"dumps\",name=\"app\"} 2\n",
+        "walfs_versions{content=\"files\",name=\"etc\"} 1\n",
+        "walfs_versions_lacking{content=\"dumps\",name=\"app\"} 0\n",
+        "walfs_versions_stored_bytes{content=\"dumps\",name=\"app\"} ",
+        "walfs_version_newest_timestamp_seconds{content=\"dumps\",name=\"app\"} ",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+}
+
 #[test]
 fn r3_a_damaged_dump_is_an_error_and_the_next_one_is_whole() {
     let rig = Rig::local("dumps-damaged");

@@ -1,23 +1,29 @@
 //! A server, an archive, and the commands between them, all of one user.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use serde_json::Value;
 
 use crate::common::basebackup::Place;
 use crate::common::postgres::{Options, Postgres, newest};
-use crate::common::user::{User, said};
-use crate::common::walfs::walfs;
+use crate::common::user::said;
+use crate::common::versions::Versions;
 use crate::common::world::World;
 
 pub(super) struct Rig {
-    pub(super) world: World,
-    pub(super) place: Place,
+    archive: Versions,
     pub(super) server: Postgres,
-    pub(super) user: User,
     /// Where `pg_dump` is.
     pub(super) bin: PathBuf,
+}
+
+impl Deref for Rig {
+    type Target = Versions;
+
+    fn deref(&self) -> &Versions {
+        &self.archive
+    }
 }
 
 impl Rig {
@@ -32,38 +38,20 @@ impl Rig {
     pub(super) fn new(world: World, place: Place, options: &Options) -> Rig {
         let mut server = Postgres::init(&world.path().join("pg"), options);
         server.start();
-        Rig {
-            world,
-            place,
-            server,
-            user: User::postgres(),
-            bin: newest().bin,
-        }
+        let bin = newest().bin;
+        let mut archive = Versions::new(world, place, "dump");
+        archive.env = vec![
+            ("PGHOST", archive.world.path().join("pg")),
+            ("PGUSER", "postgres".into()),
+            ("WALFS_BIN_DIR", bin.clone()),
+        ];
+        Rig { archive, server, bin }
     }
 
-    /// `walfs COMMAND` on the archive, beside the server.
-    pub(super) fn walfs(&self, command: &str) -> Command {
-        let mut walfs = walfs(&self.world, &self.user);
-        walfs
-            .envs(self.place.env())
-            .env("PGHOST", self.world.path().join("pg"))
-            .env("PGUSER", "postgres")
-            .env("WALFS_BIN_DIR", &self.bin)
-            .args([command, "--archive", &self.place.archive()]);
-        walfs
-    }
-
-    pub(super) fn run(&self, command: &str, arguments: &[&str]) -> Output {
-        let mut walfs = self.walfs(command);
-        walfs.args(arguments).output().expect("run walfs")
-    }
-
-    #[track_caller]
-    pub(super) fn succeeds(&self, command: &str, arguments: &[&str]) -> String {
-        let output = self.run(command, arguments);
-        let code = output.status.code();
-        assert_eq!(code, Some(0), "{command} {arguments:?}: {}", said(&output));
-        String::from_utf8(output.stdout).expect("UTF-8")
+    /// From now on with these.
+    pub(super) fn use_tools(&mut self, bin: PathBuf) {
+        self.archive.env.push(("WALFS_BIN_DIR", bin.clone()));
+        self.bin = bin;
     }
 
     /// Takes a dump of one database.
@@ -77,18 +65,6 @@ impl Rig {
     pub(super) fn dumps(&self, arguments: &[&str]) -> Vec<Value> {
         let told = self.succeeds("dump", &[&["--json"], arguments].concat());
         dumps_in(told.as_bytes())
-    }
-
-    /// The dumps that there are of a name.
-    #[track_caller]
-    pub(super) fn versions(&self, name: &str) -> Vec<String> {
-        let told = self.succeeds("dump-list", &["--json", name]);
-        let version = |line: &str| {
-            let listed: Value = serde_json::from_str(line).expect("JSON");
-            assert!(listed.get("error").is_none(), "{listed}");
-            listed["version"].as_str().expect("a version").to_owned()
-        };
-        told.lines().map(version).collect()
     }
 
     /// SQL in one database.
@@ -162,13 +138,6 @@ impl Rig {
         let told = self.told("restored");
         self.server.query("DROP DATABASE restored");
         told
-    }
-
-    /// Bytes of all objects.
-    pub(super) fn stored_bytes(&self) -> usize {
-        let folders = ["dumps", "trees", "prune"];
-        let keys = folders.iter().flat_map(|folder| self.place.keys(folder));
-        keys.map(|key| self.place.object(&key).len()).sum()
     }
 }
 

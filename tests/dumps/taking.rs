@@ -161,7 +161,7 @@ fn a5_dumps_of_every_version_of_postgresql_are_known_again() {
         let place = Place::Local(world.archive());
         let mut rig = Rig::new(world, place, &Options::of(version.clone()));
         if version.has_tools() {
-            rig.bin = version.bin;
+            rig.use_tools(version.bin);
         }
         rig.fill("app", 1000);
         let first = rig.dump("app");
@@ -172,4 +172,25 @@ fn a5_dumps_of_every_version_of_postgresql_are_known_again() {
         assert_eq!(rig.dump("app")["unchanged"], false, "{}", version.major);
         assert!(rig.restored("app") == rig.told("app"), "{}", version.major);
     }
+}
+
+/// A5: a dump after so many that build on earlier ones stands alone; one without news is none.
+#[test]
+fn a5_after_so_many_dumps_one_stands_alone() {
+    let rig = Rig::local("dumps-limits");
+    rig.fill("app", 3000);
+    let dump = |arguments: &[&str]| rig.dumps(&[arguments, &["app"]].concat())[0].clone();
+    let limit = ["--max-incrementals", "1"];
+    let mut whole = Vec::new();
+    for number in 0..4 {
+        rig.sql("app", &format!("INSERT INTO t VALUES (-{number} - 1, 'new')"));
+        let told = dump(&limit);
+        whole.push(told["base"].is_null() && told["stored_bytes"].as_u64() > Some(300_000));
+    }
+    assert_eq!(whole, [true, false, true, false]);
+    let same = dump(&limit);
+    assert!(same["unchanged"] == true && same["stored_bytes"] == 0, "{same}");
+    assert!(dump(&["--full"])["base"].is_null());
+    assert_eq!(rig.versions("app").len(), 5);
+    assert!(rig.restored("app") == rig.told("app"));
 }

@@ -188,7 +188,7 @@ fn s6_another_file_system_is_entered_when_that_is_asked_for() {
 fn s7_owners_come_back() {
     let mut rig = Rig::local("files-owners");
     rig.change("echo x > of_postgres && mkdir d && ln -s x d/l");
-    rig.user = User::caller();
+    rig.archive.user = User::caller();
     rig.change("echo y > of_root && chmod 4755 of_root");
     rig.store("etc");
     let restored = rig.restore("etc");

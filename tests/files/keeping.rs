@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::rig::Rig;
 use crate::common::basebackup::{Place, Site};
 use crate::common::user::User;
+use crate::common::versions::Versions;
 use crate::common::world::World;
 
 /// Changes something, so that the next version is another one.
@@ -93,10 +94,8 @@ fn k3_versions_and_backups_do_not_disturb_each_other() {
     let output = copying.output().expect("run walfs");
     assert!(output.status.success(), "{}", crate::common::user::said(&output));
     let there = Rig {
-        place: Place::Local(copy),
+        archive: Versions::new(World::new("files-copy"), Place::Local(copy), "files"),
         source: rig.source.clone(),
-        user: rig.user.clone(),
-        world: World::new("files-copy"),
     };
     assert_eq!(there.told(&there.restore("etc")), rig.told(&rig.source));
     there.succeeds("verify", &[]);

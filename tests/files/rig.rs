@@ -1,22 +1,28 @@
 //! A directory to store, an archive, and the commands between them, all of one user.
 
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use serde_json::Value;
 
 use crate::common::basebackup::Place;
-use crate::common::user::{User, said};
-use crate::common::walfs::walfs;
+use crate::common::user::said;
+use crate::common::versions::Versions;
 use crate::common::world::World;
 
 pub(super) struct Rig {
-    pub(super) world: World,
-    pub(super) place: Place,
+    pub(super) archive: Versions,
     /// The directory.
     pub(super) source: PathBuf,
-    pub(super) user: User,
+}
+
+impl Deref for Rig {
+    type Target = Versions;
+
+    fn deref(&self) -> &Versions {
+        &self.archive
+    }
 }
 
 impl Rig {
@@ -29,36 +35,9 @@ impl Rig {
     pub(super) fn new(world: World, place: Place) -> Rig {
         let source = world.owned_dir("source");
         Rig {
-            world,
-            place,
+            archive: Versions::new(world, place, "files"),
             source,
-            user: User::postgres(),
         }
-    }
-
-    /// `walfs COMMAND` on the archive.
-    pub(super) fn walfs(&self, command: &str) -> Command {
-        let mut walfs = walfs(&self.world, &self.user);
-        walfs
-            .envs(self.place.env())
-            .args([command, "--archive", &self.place.archive()]);
-        walfs
-    }
-
-    pub(super) fn run(&self, command: &str, arguments: &[&str]) -> Output {
-        let mut walfs = self.walfs(command);
-        walfs.args(arguments).output().expect("run walfs")
-    }
-
-    #[track_caller]
-    pub(super) fn succeeds(&self, command: &str, arguments: &[&str]) -> String {
-        let output = self.run(command, arguments);
-        assert!(
-            output.status.success(),
-            "{command} {arguments:?}: {}",
-            said(&output)
-        );
-        String::from_utf8(output.stdout).expect("UTF-8")
     }
 
     /// Stores a version of `source` under that name.
@@ -66,18 +45,6 @@ impl Rig {
     pub(super) fn store(&self, name: &str) -> Value {
         let told = self.succeeds("files", &["--json", name, &self.source.display().to_string()]);
         serde_json::from_str(&told).expect("JSON")
-    }
-
-    /// The versions that there are of a name.
-    #[track_caller]
-    pub(super) fn versions(&self, name: &str) -> Vec<String> {
-        let told = self.succeeds("files-list", &["--json", name]);
-        let version = |line: &str| {
-            let listed: Value = serde_json::from_str(line).expect("JSON");
-            assert!(listed.get("error").is_none(), "{listed}");
-            listed["version"].as_str().expect("a version").to_owned()
-        };
-        told.lines().map(version).collect()
     }
 
     /// Brings a version back into a new directory.
@@ -113,12 +80,5 @@ impl Rig {
         let output = self.user.shell(line, &[root]);
         assert!(output.status.success(), "{}", said(&output));
         String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    /// Bytes of all objects.
-    pub(super) fn stored_bytes(&self) -> usize {
-        let folders = ["files", "trees", "basebackups", "prune"];
-        let keys = folders.iter().flat_map(|folder| self.place.keys(folder));
-        keys.map(|key| self.place.object(&key).len()).sum()
     }
 }

@@ -1,17 +1,17 @@
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use bytes::Bytes;
 use serde_json::Value;
 
 use super::showing::Place;
 use crate::common::agent::Agent;
+use crate::common::authority::Authority;
 use crate::common::postgres::{Options, Postgres, installed_versions, newest};
 use crate::common::scripted::files;
-use crate::common::user::{User, is_root, said};
+use crate::common::user::{User, is_root};
 use crate::common::wait;
 use crate::common::walfs::{self, Mount, walfs};
 use crate::recipes::Recipe;
@@ -21,52 +21,6 @@ struct Remote {
     name: &'static str,
     address: String,
     server: Postgres,
-}
-
-/// What a certificate authority of our own has made.
-struct Authority {
-    dir: PathBuf,
-}
-
-impl Authority {
-    fn new(place: &Place) -> Authority {
-        let dir = place.world.path().join("ca");
-        fs::create_dir(&dir).expect("make a directory");
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("open it");
-        let authority = Authority { dir };
-        authority.openssl(
-            "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=walfs-test -keyout ca.key -out ca.crt",
-        );
-        authority
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let mut openssl = Command::new("openssl");
-        let output = openssl.args(arguments.split(' ')).current_dir(&self.dir).output();
-        let output = output.expect("run openssl");
-        assert!(output.status.success(), "openssl {arguments}: {}", said(&output));
-    }
-
-    fn certificate(&self) -> PathBuf {
-        self.dir.join("ca.crt")
-    }
-
-    /// Key and certificate of a server, signed, in its data directory.
-    fn sign_for(&self, address: &str, data: &Path) {
-        self.openssl(&format!(
-            "req -newkey rsa:2048 -nodes -subj /CN={address} -keyout server.key -out server.csr"
-        ));
-        fs::write(self.dir.join("names"), format!("subjectAltName=IP:{address}\n")).expect("write a name");
-        self.openssl(
-            "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.crt",
-        );
-        for name in ["server.key", "server.crt"] {
-            let file = data.join(name);
-            fs::copy(self.dir.join(name), &file).expect("copy it");
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("close it");
-            User::postgres().own(&file);
-        }
-    }
 }
 
 impl Remote {
@@ -211,7 +165,7 @@ fn held(place: &Place, but: &str) -> BTreeMap<String, Bytes> {
 #[test]
 fn o4_a_central_host_brings_back_a_lost_server_and_the_others_are_not_touched() {
     let place = Place::new("central");
-    let authority = Authority::new(&place);
+    let authority = Authority::new(&place.world);
     let mount = place.mount(&["--writable"]);
     let older = installed_versions()
         .into_iter()

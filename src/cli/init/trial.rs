@@ -14,7 +14,7 @@ use crate::archive;
 use crate::assemble::{self, Stay};
 use crate::cli::complain;
 use crate::cli::connect::ConnectArgs;
-use crate::cli::options::{StoreArgs, open};
+use crate::cli::options::{ArchiveArgs, open};
 use crate::cli::out::report;
 use crate::cli::wal::{Failure, block_on};
 use crate::job::trial;
@@ -88,9 +88,8 @@ impl Trial<'_> {
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub struct TrialArgs {
-    /// s3://bucket/prefix, file:///directory or a path
-    #[arg(long, value_name = "ARCHIVE", env = "WALFS_ARCHIVE", hide_env_values = true)]
-    archive: String,
+    #[command(flatten)]
+    archive: ArchiveArgs,
     /// Become this user first
     #[arg(long, value_name = "USER")]
     r#become: Option<String>,
@@ -105,8 +104,6 @@ pub struct TrialArgs {
     dry_run: bool,
     #[command(flatten)]
     connect: ConnectArgs,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 /// Runs the trial: exit code 0, 1, or [`EXIT_LOOK`].
@@ -143,7 +140,7 @@ impl Looks {
 
 async fn attempt(arguments: &TrialArgs) -> Result<Looks, Failure> {
     let mut looks = Looks(0);
-    let mut config = arguments.store.config(&arguments.archive)?;
+    let mut config = arguments.archive.config()?;
     config.create = !arguments.dry_run;
     let server = trial::server(&arguments.connect.resolve()?).await;
     if let (Ok(seen), Location::Dir(directory)) = (&server, &config.location)

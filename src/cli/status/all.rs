@@ -22,7 +22,7 @@ const LOOKS: usize = 8;
 
 /// Tells of all, and gives the exit code of the worst.
 pub(super) async fn show(arguments: &StatusArgs) -> Result<ExitCode, Failure> {
-    let config = arguments.store.config(&arguments.archive)?;
+    let config = arguments.archive.config()?;
     let store = assemble::place(&config).await?;
     let patience = Patience::for_at_most(config.deadline);
     let mut names = below::list(&store, &config.location, &HashSet::new(), patience).await?;

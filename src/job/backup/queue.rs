@@ -15,6 +15,8 @@ use super::places::Places;
 use super::reading::as_asked;
 use super::walk::{Source, attributes, is_gone};
 use crate::archive::tree::{Attributes, layout};
+use crate::job::version::owned;
+use crate::linux::kernel::Owner;
 
 /// Headers of a small file, roughly: what it costs in a bundle beside its content.
 const MEMBER_BYTES: u64 = 2 * layout::BLOCK_BYTES;
@@ -28,6 +30,8 @@ pub(in crate::job) struct Plan {
     pub(in crate::job) files: u64,
     /// Their plain bytes, when they were listed.
     pub(in crate::job) bytes: u64,
+    /// To whom they belong in what is stored, if not to whom they do.
+    owner: Option<Owner>,
 }
 
 /// A file that is open, with the length that it has from here on.
@@ -76,7 +80,13 @@ impl Plan {
             bytes: lengths().sum(),
             places: places.into(),
             sources,
+            owner: None,
         }
+    }
+
+    /// The same, but that all of it belongs to somebody else, if so.
+    pub(in crate::job) fn owned_by(self, owner: Option<Owner>) -> Self {
+        Self { owner, ..self }
     }
 
     /// Opens a file; `None` if it has been removed since it was listed.
@@ -96,7 +106,7 @@ impl Plan {
                     path: path.clone(),
                     file,
                     bytes: metadata.len(),
-                    attributes: attributes(&metadata),
+                    attributes: owned(attributes(&metadata), self.owner),
                 }))
             }
             Err(error) if is_gone(&error) => Ok(None),

@@ -12,6 +12,8 @@ use super::Error;
 use crate::archive::tree::{Content, Entry};
 use crate::job::backup::places::Places;
 use crate::job::backup::walk::{Source, attributes, in_order, is_gone, source};
+use crate::job::version::owned;
+use crate::linux::kernel::Owner;
 
 /// What is named of what is left out, each.
 const NAMED: usize = 10;
@@ -27,6 +29,17 @@ pub(super) struct Walked {
     pub(super) links: Vec<Entry>,
     pub(super) places: Places,
     pub(super) left_out: LeftOut,
+}
+
+impl Walked {
+    /// All of it belongs to somebody else, if so.
+    pub(super) fn give_to(&mut self, owner: Option<Owner>) {
+        let sources = self.sources.iter_mut().map(|source| &mut source.attributes);
+        let links = self.links.iter_mut().map(|link| &mut link.attributes);
+        sources
+            .chain(links)
+            .for_each(|attributes| *attributes = owned(*attributes, owner));
+    }
 }
 
 /// What is there and is not kept.

@@ -109,25 +109,33 @@ fn waiting(directory: &Path, size: SegmentSize, now: Timestamp) -> Backlog {
 fn count(directory: &Path, backlog: &mut Backlog) -> std::io::Result<()> {
     backlog.free_bytes = Some(Root::open(directory)?.free_bytes()?);
     let (mut first, mut first_segment): (Option<SystemTime>, Option<SegmentName>) = (None, None);
-    for mark in fs::read_dir(directory.join("archive_status"))?.take(MOST_MARKS) {
-        let mark = mark?;
-        let name = mark.file_name();
-        let ready = name.to_str().and_then(|name| name.strip_suffix(".ready"));
-        let Some(Ok(name)) = ready.map(str::parse::<WalName>) else {
-            continue;
-        };
+    for (name, modified) in marked(directory)? {
         backlog.waiting += 1;
         if let WalName::Segment(segment) = name {
             first_segment = Some(first_segment.map_or(segment, |first| first.min(segment)));
         }
-        // It may have been archived meanwhile.
-        if let Ok(modified) = mark.metadata().and_then(|meta| meta.modified()) {
+        if let Some(modified) = modified {
             first = Some(first.map_or(modified, |first| first.min(modified)));
         }
     }
     backlog.first = first_segment.map(|segment| segment.to_string());
     backlog.since = first.and_then(|first| Timestamp::try_from(first).ok());
     Ok(())
+}
+
+/// Files with a `.ready` mark, and since when they have it; of one that was archived meanwhile that is not known.
+pub(in crate::job) fn marked(pg_wal: &Path) -> std::io::Result<Vec<(WalName, Option<SystemTime>)>> {
+    let mut marked = Vec::new();
+    for mark in fs::read_dir(pg_wal.join("archive_status"))?.take(MOST_MARKS) {
+        let mark = mark?;
+        let name = mark.file_name();
+        let ready = name.to_str().and_then(|name| name.strip_suffix(".ready"));
+        if let Some(Ok(name)) = ready.map(str::parse::<WalName>) {
+            let modified = mark.metadata().and_then(|meta| meta.modified());
+            marked.push((name, modified.ok()));
+        }
+    }
+    Ok(marked)
 }
 
 #[cfg(test)]

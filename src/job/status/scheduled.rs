@@ -4,7 +4,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::archive::turns::{Job, Plan, Told, horizon};
+use crate::archive::turns::{Duty, Job, Plan, Told, horizon};
 use crate::archive::{Archive, Error};
 use crate::schedule::Schedule;
 use crate::store::Patience;
@@ -17,6 +17,9 @@ const LATE: SignedDuration = SignedDuration::from_mins(30);
 pub struct Scheduled {
     /// The command.
     pub job: Job,
+    /// The only host that does it, if no other can: it is of its files.
+    #[serde(default)]
+    pub only_host: Option<String>,
     /// When it is due, as it was written.
     pub schedule: String,
     /// When it is due next.
@@ -33,6 +36,14 @@ pub struct Scheduled {
     pub overdue: Option<Timestamp>,
 }
 
+impl Scheduled {
+    /// What is scheduled, for people.
+    pub fn name(&self) -> String {
+        let (job, host) = (self.job, self.only_host.clone());
+        Duty { job, host }.to_string()
+    }
+}
+
 /// All that have a schedule. One request, where there is none.
 pub(super) async fn all(
     archive: &Archive,
@@ -40,9 +51,9 @@ pub(super) async fn all(
     patience: Patience,
 ) -> Result<Vec<Scheduled>, Error> {
     let mut scheduled = Vec::new();
-    for (job, turns) in archive.scheduled(patience).await? {
-        if let Some(plan) = archive.plan(job, patience).await? {
-            scheduled.push(of_job(archive, (job, plan), &turns, (now, patience)).await?);
+    for (duty, turns) in archive.scheduled(patience).await? {
+        if let Some(plan) = archive.plan(&duty, patience).await? {
+            scheduled.push(of_duty(archive, (duty, plan), &turns, (now, patience)).await?);
         }
     }
     Ok(scheduled)
@@ -57,9 +68,9 @@ fn is_silent(told: &Told, now: Timestamp) -> bool {
     signs.max().is_none_or(|last| now.duration_since(last) > LATE)
 }
 
-async fn of_job(
+async fn of_duty(
     archive: &Archive,
-    (job, plan): (Job, Plan),
+    (duty, plan): (Duty, Plan),
     turns: &[Told],
     (now, patience): (Timestamp, Patience),
 ) -> Result<Scheduled, Error> {
@@ -90,7 +101,8 @@ async fn of_job(
     let is_undone = newest.is_some_and(|newest| !newest.is_done);
     let failed = alive.filter(|_| is_undone);
     Ok(Scheduled {
-        job,
+        job: duty.job,
+        only_host: duty.host,
         schedule: plan.schedule,
         next: rule.and_then(|rule| rule.next(now)),
         last_done: done.as_ref().map(|done| done.at),

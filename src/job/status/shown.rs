@@ -79,7 +79,7 @@ fn scheduled(job: &Scheduled, now: Timestamp) -> String {
     let next = job.next.map_or(String::new(), |next| format!(", next {next:.0}"));
     format!(
         "schedule   {} at {:?}: {done}{host}{next}",
-        job.job.name(),
+        job.name(),
         job.schedule
     )
 }

@@ -200,7 +200,7 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
         );
     }
     for job in &status.scheduled {
-        let name = job.job.name();
+        let name = job.name();
         if let Some((tries, error)) = &job.failed {
             let host = job.host.as_deref().unwrap_or("its host");
             add(

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
-use crate::job::status::{Recoverable, Scheduled, Status};
-use crate::metrics::exposition::Exposition;
+use crate::job::status::{FilesStatus, Recoverable, Scheduled, Status};
+use crate::metrics::exposition::{Exposition, Labels};
 use crate::metrics::process::seconds;
 
 /// The metrics. A moment that is not known has none.
@@ -24,6 +24,7 @@ pub(super) fn metrics(status: &Status, is_remembered: bool) -> Exposition {
     );
     of_recovery(all, status);
     of_backups(all, status);
+    of_versions(all, status);
     of_wal(all, status);
     of_verification(all, status);
     of_schedule(all, status);
@@ -92,6 +93,35 @@ fn of_backups(all: &mut Exposition, status: &Status) {
     );
 }
 
+/// Of each name of files and dumps.
+fn of_versions(all: &mut Exposition, status: &Status) {
+    let labels = |files: &FilesStatus| -> Labels {
+        let content = files.content.folder().to_owned();
+        vec![("content", content), ("name", files.name.clone())]
+    };
+    let names = || status.files.iter();
+    all.labelled(
+        "versions",
+        "Versions of files, or dumps, that read whole",
+        names().map(|files| (labels(files), files.versions)),
+    );
+    all.labelled(
+        "versions_lacking",
+        "Versions of files, or dumps, that do not read whole",
+        names().map(|files| (labels(files), files.lacking.len() as u64)),
+    );
+    all.labelled(
+        "versions_stored_bytes",
+        "Bytes stored for these versions alone: without parts of pruned ones that they need",
+        names().map(|files| (labels(files), files.stored_bytes)),
+    );
+    all.labelled(
+        "version_newest_timestamp_seconds",
+        "When the newest version that reads whole was stored",
+        names().filter_map(|files| Some((labels(files), seconds(files.newest?)))),
+    );
+}
+
 fn of_wal(all: &mut Exposition, status: &Status) {
     let last = status.last_segment.as_ref().map(|last| last.at);
     moment(
@@ -113,7 +143,10 @@ fn of_wal(all: &mut Exposition, status: &Status) {
 
 fn of_schedule(all: &mut Exposition, status: &Status) {
     let jobs = || status.scheduled.iter();
-    let name = |job: &Scheduled| job.job.name().to_owned();
+    let name = |job: &Scheduled| match &job.only_host {
+        Some(host) => format!("{}@{host}", job.job.name()),
+        None => job.job.name().to_owned(),
+    };
     all.gauges(
         ("job_last_done_timestamp_seconds", "command"),
         "When a scheduled job was done last",
