@@ -123,6 +123,8 @@ pub(super) struct Told {
     pub(super) is_plain: bool,
     /// See [`Backup::dump_hash`].
     pub(super) dump_hash: Option<ContentHash>,
+    /// See [`Backup::plain_file`].
+    pub(super) plain_file: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -239,6 +241,7 @@ impl<'a> Draft<'a> {
             plain_tar: told.is_plain,
             backup: Backup {
                 dump_hash: told.dump_hash,
+                plain_file: told.plain_file,
                 ..Backup::without_wal(told.label, ended)
             },
         }

@@ -18,11 +18,16 @@ use crate::ahead::{Identity, Origin};
 
 use crate::linux::kernel::{FS_TYPE, field, read_mounts};
 use crate::linux::process::{self, Stat, Status};
+
+use super::node::OWN_BITS;
 pub use seen::Seen;
 pub use source::CopiedFile;
 
 /// How far a program that an archive command has started may be from the archiver.
 const ANCESTORS: usize = 8;
+
+/// What of an inode number is the archive's own; above it stands which archive of the mount it is.
+const OWN_NUMBER: u64 = (1 << OWN_BITS) - 1;
 
 /// What a process seems to want of a file in the mount, by its command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +157,7 @@ impl Asker {
         sources.next().is_none().then_some(source)
     }
 
-    /// Has its process a descriptor by which it can write to the file with this inode number of a mount of
+    /// Has its process a descriptor by which it can write to the file with this inode number in an archive of a mount of
     /// walfs? What it is closing is none any more. `false` if that cannot be seen.
     pub fn can_write(&self, ino: u64) -> bool {
         let Ok(mounts) = read_mounts(&self.place.join("mountinfo")) else {
@@ -166,7 +171,7 @@ impl Asker {
         let mut infos = infos.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
         infos.any(|info| {
             let number = |name: &str| field(&info, name).and_then(|text| text.parse::<u64>().ok());
-            number("ino:") == Some(ino)
+            number("ino:").map(|number| number & OWN_NUMBER) == Some(ino)
                 && is_for_reading(&info) == Some(false)
                 && number("mnt_id:").is_some_and(is_ours)
         })
@@ -204,6 +209,12 @@ impl Asker {
             &fs::read(self.place.join("status")).ok()?,
         ))
     }
+}
+
+/// Does the kernel show which file a descriptor is of? Linux 5.14 and later.
+pub fn fdinfo_shows_inodes() -> bool {
+    let own = fs::read_to_string("/proc/self/fdinfo/0");
+    own.is_ok_and(|info| field(&info, "ino:").is_some())
 }
 
 /// By the octal `flags` of a `fdinfo` file.

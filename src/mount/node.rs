@@ -48,6 +48,8 @@ pub enum Node {
     VersionSet(TreeKind, u32),
     /// `LATEST` in such a directory.
     VersionsLatest(TreeKind, u32),
+    /// A file there, whose versions are plain files: the newest one, or the next one.
+    Plain(TreeKind, u32),
     /// What is in a complete base backup, or in a version.
     Tree(TreeNode),
     /// What is in a base backup that is being written.
@@ -57,7 +59,10 @@ pub enum Node {
 impl Node {
     /// Is it a directory whose mode lets its owner make something in it?
     pub(super) fn is_written_in(self) -> bool {
-        matches!(self, Self::Wal | Self::Folder(_) | Self::Basebackups)
+        matches!(
+            self,
+            Self::Wal | Self::Folder(_) | Self::Basebackups | Self::Versions(_)
+        )
     }
 }
 

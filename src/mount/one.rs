@@ -32,8 +32,8 @@ pub struct One {
     own: Own,
     wal: Arc<Wal>,
     basebackups: Basebackups,
-    files: Versions,
-    dumps: Versions,
+    files: Arc<Versions>,
+    dumps: Arc<Versions>,
     /// Was it open before? Then the kernel may have numbers that nobody knows any more.
     is_open_again: bool,
 }
@@ -61,6 +61,10 @@ impl One {
         let archived = Arc::new(Archived::new(common.clone(), ahead));
         let wal = Arc::new(Wal::new(common.clone(), archived.clone()));
         let basebackups = Basebackups::new(common.clone(), archived);
+        let versions = |kind| {
+            let (complete, browser) = (basebackups.complete(), basebackups.browser());
+            Arc::new(Versions::new(kind, common.clone(), complete, browser))
+        };
         Self {
             own: Own {
                 common: common.clone(),
@@ -68,8 +72,8 @@ impl One {
                 looks: None,
             },
             wal,
-            files: Versions::new(TreeKind::Files, common.clone(), basebackups.complete()),
-            dumps: Versions::new(TreeKind::Dump, common.clone(), basebackups.complete()),
+            files: versions(TreeKind::Files),
+            dumps: versions(TreeKind::Dump),
             basebackups,
             common,
             is_open_again: false,
@@ -111,7 +115,7 @@ impl One {
 
     /// Files being written now.
     pub(super) fn open_writes(&self) -> usize {
-        self.wal.open_writes()
+        self.wal.open_writes() + self.files.open_writes() + self.dumps.open_writes()
     }
 }
 
@@ -131,8 +135,9 @@ impl Section for One {
             Node::Wal | Node::Folder(_) | Node::Archived(_) | Node::Writing(_) => &self.wal,
             Node::Versions(TreeKind::Dump)
             | Node::VersionSet(TreeKind::Dump, _)
-            | Node::VersionsLatest(TreeKind::Dump, _) => &self.dumps,
-            Node::Versions(_) | Node::VersionSet(..) | Node::VersionsLatest(..) => &self.files,
+            | Node::VersionsLatest(TreeKind::Dump, _)
+            | Node::Plain(TreeKind::Dump, _) => &self.dumps,
+            Node::Versions(_) | Node::VersionSet(..) | Node::VersionsLatest(..) | Node::Plain(..) => &self.files,
             Node::Basebackups | Node::Latest | Node::Tree(_) | Node::Draft(_) => self.basebackups.room(node),
         }
     }

@@ -1,32 +1,52 @@
-//! `files/` and `dumps/`: versions as directories, `files/NAME/VERSION/`, and `files/NAME/LATEST`. Nothing is written here.
+//! `files/` and `dumps/`: versions of what is stored again and again under one name.
+//!
+//! - What `walfs dump` and `walfs files` store is shown as a directory for each name, `files/NAME/VERSION/`, with
+//!   `files/NAME/LATEST`.
+//! - What was written as one file is shown as that file: `dumps/NAME` is the newest version, `dumps/NAME@VERSION` each of them.
+//!   Writing `dumps/NAME` makes the next one: see [`writing`].
 //!
 //! A name is here as long as it has a version. What is *in* a version is what is in a backup, and is shown by the same code. The
 //! store is asked at every opening of a directory and for every name that is not known; the versions that it named serve
 //! for a second.
 
-use std::ffi::OsString;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::archive::tree::version::{SetName, Version};
-use crate::archive::tree::{LATEST, TreeKind};
+use crate::archive::tree::{LATEST, TreeKind, TreeName};
+use crate::staging::tree::Change;
 
 use super::asker::Asker;
-use super::basebackups::complete::{Complete, is_damage};
+use super::basebackups::complete::Complete;
+use super::basebackups::slots::Committed;
 use super::common::Common;
 use super::directory::{Entries, numbered};
 use super::error::{Error, Result};
 use super::node::{Attributes, Kept, Kind, Node};
-use super::room::{Named, Room};
+use super::room::{AnyFile, Making, Named, Opening, Room};
 
-/// How long the versions serve that the store has named.
-const KEPT: Duration = Duration::from_secs(1);
+mod listed;
+mod newest;
+mod writing;
 
-/// Versions, in the order of their names, and when the store named them.
-type Listed = (Instant, Arc<Vec<Version>>);
+use listed::{Listed, readable};
+use newest::OpenNewest;
+use writing::OpenPlain;
+
+/// Summaries read at once for a listing.
+const READS: usize = 8;
+
+/// The one file of a plain version, as the number of an entry in its tree: behind the directory itself.
+const THE_FILE: u32 = 1;
+
+/// Mode of a plain file: it has all that its owner may read.
+const PLAIN_MODE: u16 = 0o600;
 
 /// `files/` or `dumps/`
 #[derive(Debug)]
@@ -34,56 +54,40 @@ pub(super) struct Versions {
     kind: TreeKind,
     common: Arc<Common>,
     complete: Arc<Complete>,
+    /// What shows complete trees.
+    browser: Arc<dyn Room>,
+    listed: Listed,
     /// Names that were seen, by their numbers.
     sets: Mutex<Vec<SetName>>,
-    listed: Mutex<Option<Listed>>,
+    /// Of a name, by its number, the plain file that was opened last to be written.
+    written: Mutex<HashMap<u32, Weak<OpenPlain>>>,
+    /// Files that are open to be written.
+    open_writes: AtomicUsize,
 }
 
 impl Versions {
-    /// Of a kind. `complete`: by which all complete trees are known.
-    pub(super) fn new(kind: TreeKind, common: Arc<Common>, complete: Arc<Complete>) -> Self {
+    /// Of a kind. `complete`, `browser`: by which all complete trees are known and shown.
+    pub(super) fn new(
+        kind: TreeKind,
+        common: Arc<Common>,
+        complete: Arc<Complete>,
+        browser: Arc<dyn Room>,
+    ) -> Self {
         Self {
             kind,
+            listed: Listed::new(kind, common.clone(), complete.clone()),
             common,
             complete,
+            browser,
             sets: Mutex::default(),
-            listed: Mutex::default(),
+            written: Mutex::default(),
+            open_writes: AtomicUsize::new(0),
         }
     }
 
-    /// All versions.
-    async fn list(&self, asker: Option<&Asker>) -> Result<Arc<Vec<Version>>> {
-        let common = &self.common;
-        let trees = common.archive.trees(self.kind, common.prompt_patience());
-        let trees = common.while_wanted(asker, trees).await??;
-        let versions = trees.iter().filter_map(|(name, _)| Version::of(name));
-        let mut versions: Vec<Version> = versions.collect();
-        versions.sort();
-        let versions = Arc::new(versions);
-        *self.listed.lock().expect("no panic while held") = Some((Instant::now(), versions.clone()));
-        Ok(versions)
-    }
-
-    /// Those that the store named within the last second.
-    fn recent(&self) -> Option<Arc<Vec<Version>>> {
-        let listed = self.listed.lock().expect("no panic while held");
-        let (when, versions) = listed.as_ref()?;
-        (when.elapsed() < KEPT).then(|| versions.clone())
-    }
-
-    /// The versions of one name.
-    async fn of(&self, set: &SetName, asker: Option<&Asker>) -> Result<Vec<Version>> {
-        let of = |all: &[Version]| -> Vec<Version> {
-            all.iter()
-                .filter(|version| version.set == *set)
-                .cloned()
-                .collect()
-        };
-        let known = self.recent().map(|all| of(&all)).unwrap_or_default();
-        match known.is_empty() {
-            true => Ok(of(&self.list(asker).await?)),
-            false => Ok(known),
-        }
+    /// Files being written now.
+    pub(super) fn open_writes(&self) -> usize {
+        self.open_writes.load(Ordering::Acquire)
     }
 
     fn number(&self, set: &SetName) -> u32 {
@@ -100,76 +104,178 @@ impl Versions {
         sets.get(number as usize).cloned().ok_or(Error::NotFound)
     }
 
-    /// The directory of a name that has versions.
-    fn directory(&self, set: &SetName) -> Attributes {
-        self.common
-            .directory(Node::VersionSet(self.kind, self.number(set)))
+    /// A name, as its newest version is: a file, or the directory of its versions.
+    async fn shown(&self, set: &SetName, versions: Vec<Version>, asker: Option<&Asker>) -> Result<Attributes> {
+        let number = self.number(set);
+        let newest = readable(self.listed.newest(versions, asker).await)?;
+        Ok(match newest {
+            Some((_, newest)) if newest.summary.backup.plain_file => {
+                self.plain(&newest, Node::Plain(self.kind, number))
+            }
+            _ => self.common.directory(Node::VersionSet(self.kind, number)),
+        })
+    }
+
+    /// A plain file, all of which its summary tells.
+    fn plain(&self, version: &Committed, node: Node) -> Attributes {
+        Attributes {
+            modified: version.summary.backup.ended.at.into(),
+            mode: PLAIN_MODE,
+            ..self.common.file(node, version.summary.bytes)
+        }
+    }
+
+    /// A version right below, `NAME@VERSION`: of a plain file.
+    fn beside(&self, version: &Committed) -> Option<Attributes> {
+        let node = Node::Tree(version.node(THE_FILE));
+        let is_plain = version.summary.backup.plain_file;
+        is_plain.then(|| self.plain(version, node))
+    }
+
+    /// What is found under a name right below.
+    async fn find(&self, name: &str, asker: Option<&Asker>) -> Result<Attributes> {
+        let version = name.parse::<TreeName>().ok();
+        if let Some(version) = version.as_ref().and_then(Version::of) {
+            let found = self.listed.version(&version, asker).await?;
+            return self.beside(&found).ok_or(Error::NotFound);
+        }
+        let set: SetName = name.parse().map_err(|_| Error::NotFound)?;
+        let versions = self.listed.of(&set, asker).await?;
+        match versions.is_empty() {
+            true => Err(Error::NotFound),
+            false => self.shown(&set, versions, asker).await,
+        }
     }
 
     async fn version(&self, version: &Version, asker: Option<&Asker>) -> Result<Attributes> {
-        let found = self.complete.named(self.kind, &version.tree(), asker).await?;
+        let found = self.listed.version(version, asker).await?;
         Ok(self.complete.attributes(&found))
     }
 
     /// The newest version that can be read, and the link to it.
     async fn latest(&self, number: u32, asker: Option<&Asker>) -> Result<(Version, Attributes)> {
-        let versions = self.of(&self.set(number)?, asker).await?;
-        for version in versions.into_iter().rev() {
-            match self.version(&version, asker).await {
-                Ok(found) => {
-                    let link = Attributes {
-                        ino: self.common.inodes.number(Node::VersionsLatest(self.kind, number)),
-                        kind: Kind::Symlink,
-                        bytes: version.text().len() as u64,
-                        mode: 0o777,
-                        owner: None,
-                        kept: Kept::Never,
-                        ..found
-                    };
-                    return Ok((version, link));
-                }
-                Err(Error::NotFound) => {}
-                Err(Error::Archive(error)) if is_damage(&error) => {}
-                Err(error) => return Err(error),
+        let versions = self.listed.of(&self.set(number)?, asker).await?;
+        let (version, found) = self.listed.newest(versions, asker).await?;
+        let link = Attributes {
+            ino: self.common.inodes.number(Node::VersionsLatest(self.kind, number)),
+            kind: Kind::Symlink,
+            bytes: version.text().len() as u64,
+            mode: 0o777,
+            owner: None,
+            kept: Kept::Never,
+            ..self.complete.attributes(&found)
+        };
+        Ok((version, link))
+    }
+
+    /// The newest version of a plain file.
+    async fn newest(&self, number: u32, asker: Option<&Asker>) -> Result<Arc<Committed>> {
+        let versions = self.listed.of(&self.set(number)?, asker).await?;
+        Ok(self.listed.newest(versions, asker).await?.1)
+    }
+
+    /// All names, and the versions of plain files.
+    async fn list_all(&self) -> Result<Vec<(OsString, Attributes)>> {
+        let versions = self.listed.all(None).await?;
+        let sets: Vec<Vec<Version>> = versions
+            .chunk_by(|one, next| one.set == next.set)
+            .map(<[Version]>::to_vec)
+            .collect();
+        let listed = stream::iter(sets).map(|of_set| self.list_name(of_set));
+        let listed: Vec<Vec<_>> = listed.buffered(READS).try_collect().await?;
+        Ok(listed.into_iter().flatten().collect())
+    }
+
+    /// A name, and its versions that are plain files. One that cannot be read is named in the log and left out.
+    async fn list_name(&self, versions: Vec<Version>) -> Result<Vec<(OsString, Attributes)>> {
+        let Some(set) = versions.first().map(|version| version.set.clone()) else {
+            return Ok(Vec::new());
+        };
+        let shown = self.shown(&set, versions.clone(), None).await?;
+        let is_plain = !shown.is_directory();
+        let mut found = vec![(OsString::from(set.as_str()), shown)];
+        for version in versions.iter().filter(|_| is_plain) {
+            let known = self.listed.version(version, None).await;
+            let known = readable(self.common.noted("list versions", known))?;
+            if let Some(attributes) = known.and_then(|known| self.beside(&known)) {
+                found.push((version.tree().as_str().into(), attributes));
             }
         }
-        Err(Error::NotFound)
+        Ok(found)
     }
 
     /// What is in the directory of a name. A version that cannot be read is named in the log and left out.
     async fn list_set(&self, number: u32) -> Result<Vec<(OsString, Attributes)>> {
         let set = self.set(number)?;
         let mut found = Vec::new();
-        for version in self.list(None).await?.iter().filter(|version| version.set == set) {
+        for version in self.listed.all(None).await?.iter().filter(|version| version.set == set) {
             let attributes = self.version(version, None).await;
-            match self.common.noted("list versions", attributes) {
-                Ok(attributes) => found.push((version.text().into(), attributes)),
-                Err(Error::NotFound) => {}
-                Err(Error::Archive(error)) if is_damage(&error) => {}
-                Err(error) => return Err(error),
+            if let Some(attributes) = readable(self.common.noted("list versions", attributes))? {
+                found.push((version.text().into(), attributes));
             }
         }
-        match self.latest(number, None).await {
-            Ok((_, link)) => found.push((LATEST.into(), link)),
-            Err(Error::NotFound) => {}
-            Err(error) => return Err(error),
+        if let Some((_, link)) = readable(self.latest(number, None).await)? {
+            found.push((LATEST.into(), link));
         }
         Ok(found)
+    }
+
+    /// A name that is written as a plain file.
+    fn writable_name(&self, name: &OsStr) -> Result<SetName> {
+        let text = name.to_string_lossy();
+        let set: std::result::Result<SetName, _> = text.parse();
+        let refused = match set {
+            Ok(set) => return Ok(set),
+            Err(_) if text.starts_with('.') => Error::TemporaryName {
+                name: text.into_owned(),
+            },
+            Err(reason) => Error::BadSetName(reason),
+        };
+        self.common.noted("create", Err(refused))
+    }
+
+    /// Opens the next version of a plain file to be written.
+    fn open_to_write(
+        self: &Arc<Self>,
+        number: u32,
+        is_truncated: bool,
+        asker: Option<&Asker>,
+    ) -> Result<AnyFile> {
+        self.common.gates_open()?;
+        let node = Node::Plain(self.kind, number);
+        let opened = OpenPlain::new(
+            self.clone(),
+            self.set(number)?,
+            self.common.inodes.number(node),
+            is_truncated,
+            asker,
+        );
+        let opened = Arc::new(opened);
+        self.open_writes.fetch_add(1, Ordering::AcqRel);
+        let mut written = self.written.lock().expect("no panic while held");
+        written.retain(|_, file| file.strong_count() > 0);
+        written.insert(number, Arc::downgrade(&opened));
+        Ok(opened)
+    }
+
+    /// What is being written under a name, for who has it open and looks at it.
+    fn being_written(&self, number: u32) -> Option<Attributes> {
+        let written = self.written.lock().expect("no panic while held");
+        let file = written.get(&number)?.upgrade()?;
+        Some(Attributes {
+            modified: std::time::SystemTime::now(),
+            mode: PLAIN_MODE,
+            ..self.common.file(Node::Plain(self.kind, number), file.bytes()?)
+        })
     }
 }
 
 #[async_trait]
-impl Room for Versions {
+impl Room for Arc<Versions> {
     async fn lookup(&self, (parent, name): Named<'_>, asker: Option<&Asker>) -> Result<Attributes> {
         let name = name.to_str().ok_or(Error::NotFound)?;
         match parent {
-            Node::Versions(_) => {
-                let set: SetName = name.parse().map_err(|_| Error::NotFound)?;
-                match self.of(&set, asker).await?.is_empty() {
-                    true => Err(Error::NotFound),
-                    false => Ok(self.directory(&set)),
-                }
-            }
+            Node::Versions(_) => self.find(name, asker).await,
             Node::VersionSet(_, number) if name == LATEST => Ok(self.latest(number, asker).await?.1),
             Node::VersionSet(_, number) => {
                 let set = self.set(number)?;
@@ -184,25 +290,38 @@ impl Room for Versions {
     async fn getattr(&self, node: Node, asker: Option<&Asker>) -> Result<Attributes> {
         match node {
             Node::VersionsLatest(_, number) => Ok(self.latest(number, asker).await?.1),
+            Node::Plain(_, number) => match self.being_written(number) {
+                Some(written) => Ok(written),
+                None => Ok(self.plain(&*self.newest(number, asker).await?, node)),
+            },
             node => Ok(self.common.directory(node)),
         }
     }
 
-    async fn open_directory(&self, node: Node) -> Result<Arc<dyn Entries>> {
-        let found: Vec<(OsString, Attributes)> = match node {
-            Node::Versions(_) => {
-                let versions = self.common.noted("list versions", self.list(None).await)?;
-                let mut sets: Vec<&SetName> = versions.iter().map(|version| &version.set).collect();
-                sets.dedup();
-                let named = sets
-                    .into_iter()
-                    .map(|set| (set.as_str().into(), self.directory(set)));
-                named.collect()
+    async fn open(&self, node: Node, opening: Opening, asker: Option<&Asker>) -> Result<AnyFile> {
+        let Node::Plain(_, number) = node else {
+            return Err(Error::IsDirectory);
+        };
+        match opening {
+            Opening::Read => {
+                let newest = self.newest(number, asker).await?;
+                let node = Node::Tree(newest.node(THE_FILE));
+                let opened = self.browser.open(node, opening, asker).await?;
+                Ok(Arc::new(OpenNewest(opened)))
             }
-            Node::VersionSet(_, number) => self.common.noted("list versions", self.list_set(number).await)?,
+            Opening::Write | Opening::Replace => {
+                self.open_to_write(number, opening == Opening::Replace, asker)
+            }
+        }
+    }
+
+    async fn open_directory(&self, node: Node) -> Result<Arc<dyn Entries>> {
+        let found = match node {
+            Node::Versions(_) => self.list_all().await,
+            Node::VersionSet(_, number) => self.list_set(number).await,
             _ => return Err(Error::NotDirectory),
         };
-        Ok(Arc::new(numbered(found, 0)))
+        Ok(Arc::new(numbered(self.common.noted("list versions", found)?, 0)))
     }
 
     /// The directory that a directory is in.
@@ -211,6 +330,40 @@ impl Room for Versions {
             Node::VersionSet(kind, _) => Node::Versions(kind),
             _ => Node::Root,
         })
+    }
+
+    fn refuse_change(&self, (_, name): Named<'_>) -> Error {
+        let refused = Error::Version {
+            name: name.to_string_lossy().into_owned(),
+        };
+        self.common.note("refused", &refused);
+        refused
+    }
+
+    /// Begins a plain file.
+    async fn create(
+        &self,
+        at: Named<'_>,
+        _making: Making,
+        asker: Option<&Asker>,
+    ) -> Result<(Attributes, AnyFile)> {
+        let (Node::Versions(_), name) = at else {
+            return Err(self.refuse_change(at));
+        };
+        self.common.gates_open()?;
+        let number = self.number(&self.writable_name(name)?);
+        let opened = self.open_to_write(number, true, asker)?;
+        let attributes = self.being_written(number).ok_or(Error::Stale)?;
+        Ok((attributes, opened))
+    }
+
+    /// `cp -p`, `rsync` and `install` set them, before or after they close the file, and must not fail; a plain file is its
+    /// bytes, and has the mode of a dump.
+    async fn set_attributes(&self, node: Node, _change: Change) -> Result<()> {
+        match node {
+            Node::Plain(..) => Ok(()),
+            _ => Err(self.refuse_change((node, OsStr::new("a version")))),
+        }
     }
 
     async fn read_link(&self, node: Node, asker: Option<&Asker>) -> Result<Bytes> {
