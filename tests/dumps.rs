@@ -10,6 +10,8 @@ mod keeping;
 mod killed;
 // Databases of any name.
 mod naming;
+// Plain files that are written through the mount.
+mod plain;
 // What is stored, and what comes back.
 mod taking;
 // A server, an archive, and the commands between them.

@@ -8,6 +8,8 @@ mod failing;
 mod killed;
 // Prune, verify and copy, beside backups.
 mod keeping;
+// Files and directories that are written through the mount.
+mod plain;
 // What is kept, what is left out and named, what is refused.
 mod taking;
 // A directory to store, an archive, and the commands between them.

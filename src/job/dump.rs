@@ -196,7 +196,7 @@ impl Dump {
             part_bytes: pack::DUMP_PART_BYTES,
             index,
             identity: Identity::of_dump(),
-            base_hash: draft.base.as_ref().and_then(|base| base.dump_hash(false)),
+            base_hash: draft.newest_hash(false),
             progress,
         };
         let dumped = pack::store(archive, draft, stream, output).await?;

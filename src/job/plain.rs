@@ -60,8 +60,9 @@ impl Error {
         match self {
             Self::Late(error) => Some(error),
             Self::Version(error) => match &**error {
-                version::Error::Archive(error)
-                | version::Error::Copy(backup::Error::Archive(error)) => Some(error),
+                version::Error::Archive(error) | version::Error::Copy(backup::Error::Archive(error)) => {
+                    Some(error)
+                }
                 _ => None,
             },
         }
@@ -236,6 +237,7 @@ impl Making {
             self.note();
             patience()
         };
+        let base_hash = draft.newest_hash(true);
         let index = match &draft.base {
             Some(base) => ChunkIndex::of(base.clone(), &path, asked).await?,
             None => None,
@@ -247,7 +249,7 @@ impl Making {
             part_bytes: FILE_PART_BYTES,
             index,
             identity: Identity::of_file(),
-            base_hash: draft.base.as_ref().and_then(|base| base.dump_hash(true)),
+            base_hash,
             progress: Arc::new(Silent) as Arc<dyn Progress>,
         };
         let from = Incoming {

@@ -110,6 +110,8 @@ pub(super) struct Draft<'a> {
     kind: TreeKind,
     began: Timestamp,
     pub(super) version: Version,
+    /// When the newest one is of that there was.
+    newest: Option<Timestamp>,
     pub(super) id: TreeId,
     pub(super) base: Option<Arc<Base>>,
     pub(super) uploads: Uploads,
@@ -138,13 +140,15 @@ impl<'a> Draft<'a> {
         let there = there.iter().filter_map(|(name, _)| Version::of(name));
         let there = there.filter(|version| version.set == *set);
         let began = Timestamp::now();
-        let at = set.next(there.map(|version| version.at), began);
+        let newest = there.map(|version| version.at).max();
+        let at = set.next(newest.into_iter(), began);
         let name = set.version(at);
         Ok(Self {
             archive,
             kind,
             began,
             version: Version::of(&name).ok_or(Error::Clock(at))?,
+            newest,
             id: TreeId::fresh(&name),
             base: None,
             uploads: Uploads::default(),
@@ -162,6 +166,14 @@ impl<'a> Draft<'a> {
         let candidates = Candidates::Versions(self.kind, &self.version.set);
         self.base = Base::choose(self.archive, &reader, &self.id, candidates, patience).await?;
         Ok(())
+    }
+
+    /// By what the same content is known, if it would be the newest version's: of a file written by somebody, or of a dump.
+    pub(super) fn newest_hash(&self, plain_file: bool) -> Option<ContentHash> {
+        let base = self.base_version();
+        let is_newest = base.is_some_and(|base| Some(base.at) == self.newest);
+        let base = self.base.as_ref().filter(|_| is_newest);
+        base.and_then(|base| base.dump_hash(plain_file))
     }
 
     /// The version that it builds on.

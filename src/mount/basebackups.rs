@@ -23,7 +23,7 @@ use super::wal::archived::Archived;
 
 mod browse;
 pub(super) mod complete;
-mod drafting;
+pub(super) mod drafting;
 mod drafts;
 mod latest;
 mod loaded;
@@ -66,6 +66,11 @@ impl Basebackups {
     /// What shows complete ones, and other trees.
     pub(super) fn browser(&self) -> Arc<dyn Room> {
         self.browser.clone()
+    }
+
+    /// What takes trees that are written.
+    pub(super) fn drafting(&self) -> Arc<Drafting> {
+        self.drafting.clone()
     }
 
     /// Was a backup written through this mount?

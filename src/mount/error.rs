@@ -64,6 +64,9 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// A time that no version can have.
+    #[error("the clock of this host says a time that no version can have\nHINT: set it")]
+    Clock,
     /// A plain file was not stored.
     #[error(transparent)]
     Plain(#[from] plain::Error),
@@ -184,7 +187,7 @@ impl Error {
             Self::BadSetName(_) | Self::TemporaryName { .. } => libc::EINVAL,
             Self::Version { .. } => libc::EPERM,
             Self::Plain(error) => error.of_archive().map_or(libc::EIO, archive_errno),
-            Self::Unseen { .. } => libc::EIO,
+            Self::Unseen { .. } | Self::Clock => libc::EIO,
             Self::IsDirectory => libc::EISDIR,
             Self::NotDirectory => libc::ENOTDIR,
             Self::NotEmpty => libc::ENOTEMPTY,
@@ -218,6 +221,7 @@ impl Error {
                 | Self::Version { .. }
                 | Self::Plain(_)
                 | Self::Unseen { .. }
+                | Self::Clock
                 | Self::Draft(
                     Draft::Archive(_) | Draft::Refused { .. } | Draft::NotTaken(_) | Draft::TooLong
                 )

@@ -112,6 +112,14 @@ impl Fs {
         }
     }
 
+    /// The mount has ended, and nobody writes to it any more: completes what was written without a word of its end.
+    pub(super) async fn end(&self) {
+        match &self.content {
+            Content::One(one) => one.end().await,
+            Content::Many(fleet) => fleet.end().await,
+        }
+    }
+
     /// What a number stands for. Of several archives that one is opened, if it is not.
     async fn find(&self, ino: u64, asker: Option<&Asker>) -> Result<At> {
         match &self.content {
@@ -250,6 +258,11 @@ impl Fs {
         self.handles.file(handle).is_ok_and(|file| file.may_be_kept())
     }
 
+    /// Is it written from its beginning to its end?
+    pub(super) fn is_stream(&self, handle: u64) -> bool {
+        self.handles.file(handle).is_ok_and(|file| file.is_stream())
+    }
+
     /// Does it matter that the file is closed?
     pub(super) fn is_close_a_statement(&self, handle: u64) -> bool {
         let file = self.handles.file(handle);
@@ -349,7 +362,8 @@ impl Fs {
         }
         let (from, to) = ((parent.node, name), (new_parent.node, new_name));
         match (parent.node, new_parent.node) {
-            (Node::Wal | Node::Folder(_), Node::Wal | Node::Folder(_)) | (Node::Draft(_), Node::Draft(_)) => {
+            (Node::Wal | Node::Folder(_), Node::Wal | Node::Folder(_))
+            | (Node::Draft(_) | Node::VersionSet(..), Node::Draft(_) | Node::VersionSet(..)) => {
                 parent.room().rename(from, to, replace, asker).await
             }
             (Node::Wal | Node::Folder(_), _) => Err(new_parent.room().refuse_change(to)),

@@ -145,7 +145,7 @@ impl Filesystem for Served {
         let making = making(request, mode);
         self.answer(async move {
             match fs.create(parent.0, &name, making, asker.as_ref()).await {
-                Ok((created, handle)) => reply_created(reply, &created, handle, owner),
+                Ok((created, handle)) => reply_created(&fs, reply, &created, handle, owner),
                 Err(error) => reply.error(errno(&error)),
             }
         });

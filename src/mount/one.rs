@@ -1,7 +1,7 @@
 //! One archive in a mount: its rooms, and what they share.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use jiff::Timestamp;
 
@@ -57,14 +57,12 @@ impl One {
             inodes: Inodes::default(),
             mounted_at: Timestamp::now(),
             closing: AtomicBool::new(false),
+            plain_writes: AtomicUsize::new(0),
         });
         let archived = Arc::new(Archived::new(common.clone(), ahead));
         let wal = Arc::new(Wal::new(common.clone(), archived.clone()));
         let basebackups = Basebackups::new(common.clone(), archived);
-        let versions = |kind| {
-            let (complete, browser) = (basebackups.complete(), basebackups.browser());
-            Arc::new(Versions::new(kind, common.clone(), complete, browser))
-        };
+        let versions = |kind| Arc::new(Versions::new(kind, common.clone(), &basebackups));
         Self {
             own: Own {
                 common: common.clone(),
@@ -108,6 +106,11 @@ impl One {
         self.common.close_gates();
     }
 
+    /// The mount has ended: completes what was written without a word of its end.
+    pub(super) async fn end(&self) {
+        self.basebackups.drafting().end_versions().await;
+    }
+
     /// Memory for what the kernel hands over to be written.
     pub(super) fn write_buffers(&self) -> Buffers {
         self.common.archive.memory().buffers.clone()
@@ -115,7 +118,7 @@ impl One {
 
     /// Files being written now.
     pub(super) fn open_writes(&self) -> usize {
-        self.wal.open_writes() + self.files.open_writes() + self.dumps.open_writes()
+        self.own.open_writes()
     }
 }
 
@@ -137,7 +140,9 @@ impl Section for One {
             | Node::VersionSet(TreeKind::Dump, _)
             | Node::VersionsLatest(TreeKind::Dump, _)
             | Node::Plain(TreeKind::Dump, _) => &self.dumps,
-            Node::Versions(_) | Node::VersionSet(..) | Node::VersionsLatest(..) | Node::Plain(..) => &self.files,
+            Node::Versions(_) | Node::VersionSet(..) | Node::VersionsLatest(..) | Node::Plain(..) => {
+                &self.files
+            }
             Node::Basebackups | Node::Latest | Node::Tree(_) | Node::Draft(_) => self.basebackups.room(node),
         }
     }

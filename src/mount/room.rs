@@ -173,6 +173,11 @@ pub(super) trait OpenFile: Debug + Send + Sync {
         false
     }
 
+    /// Is it written from its beginning to its end? Who would go back is told at once that this cannot be done.
+    fn is_stream(&self) -> bool {
+        false
+    }
+
     /// Does it matter that the file is closed? Not when nothing was written; the kernel then need not tell of it.
     fn is_close_a_statement(&self) -> bool {
         false

@@ -4,6 +4,8 @@
 //!   `files/NAME/LATEST`.
 //! - What was written as one file is shown as that file: `dumps/NAME` is the newest version, `dumps/NAME@VERSION` each of them.
 //!   Writing `dumps/NAME` makes the next one: see [`writing`].
+//! - What is written as a directory, `files/NAME/`, shows what is in it, and no versions, while it is written: see [`directory`].
+//!   Then it is a version as those of `walfs files` are.
 //!
 //! A name is here as long as it has a version. What is *in* a version is what is in a backup, and is shown by the same code. The
 //! store is asked at every opening of a directory and for every name that is not known; the versions that it named serve
@@ -11,7 +13,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 
 use async_trait::async_trait;
@@ -20,10 +22,13 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::archive::tree::version::{SetName, Version};
 use crate::archive::tree::{LATEST, TreeKind, TreeName};
+use crate::linux::kernel::Owner;
 use crate::staging::tree::Change;
 
 use super::asker::Asker;
+use super::basebackups::Basebackups;
 use super::basebackups::complete::Complete;
+use super::basebackups::drafting::Drafting;
 use super::basebackups::slots::Committed;
 use super::common::Common;
 use super::directory::{Entries, numbered};
@@ -31,10 +36,12 @@ use super::error::{Error, Result};
 use super::node::{Attributes, Kept, Kind, Node};
 use super::room::{AnyFile, Making, Named, Opening, Room};
 
+mod directory;
 mod listed;
 mod newest;
 mod writing;
 
+use directory::root_of;
 use listed::{Listed, readable};
 use newest::OpenNewest;
 use writing::OpenPlain;
@@ -56,38 +63,32 @@ pub(super) struct Versions {
     complete: Arc<Complete>,
     /// What shows complete trees.
     browser: Arc<dyn Room>,
+    /// What takes those that are written as a directory.
+    drafting: Arc<Drafting>,
+    /// Held while one is begun: of two that make something in one directory, one must see the other's.
+    beginning: tokio::sync::Mutex<()>,
     listed: Listed,
     /// Names that were seen, by their numbers.
     sets: Mutex<Vec<SetName>>,
     /// Of a name, by its number, the plain file that was opened last to be written.
     written: Mutex<HashMap<u32, Weak<OpenPlain>>>,
-    /// Files that are open to be written.
-    open_writes: AtomicUsize,
 }
 
 impl Versions {
-    /// Of a kind. `complete`, `browser`: by which all complete trees are known and shown.
-    pub(super) fn new(
-        kind: TreeKind,
-        common: Arc<Common>,
-        complete: Arc<Complete>,
-        browser: Arc<dyn Room>,
-    ) -> Self {
+    /// Of a kind. `trees`: by which all trees are known, shown and written.
+    pub(super) fn new(kind: TreeKind, common: Arc<Common>, trees: &Basebackups) -> Self {
+        let complete = trees.complete();
         Self {
             kind,
             listed: Listed::new(kind, common.clone(), complete.clone()),
             common,
             complete,
-            browser,
+            browser: trees.browser(),
+            drafting: trees.drafting(),
+            beginning: tokio::sync::Mutex::default(),
             sets: Mutex::default(),
             written: Mutex::default(),
-            open_writes: AtomicUsize::new(0),
         }
-    }
-
-    /// Files being written now.
-    pub(super) fn open_writes(&self) -> usize {
-        self.open_writes.load(Ordering::Acquire)
     }
 
     fn number(&self, set: &SetName) -> u32 {
@@ -105,14 +106,23 @@ impl Versions {
     }
 
     /// A name, as its newest version is: a file, or the directory of its versions.
-    async fn shown(&self, set: &SetName, versions: Vec<Version>, asker: Option<&Asker>) -> Result<Attributes> {
+    async fn shown(
+        &self,
+        set: &SetName,
+        versions: Vec<Version>,
+        asker: Option<&Asker>,
+    ) -> Result<Attributes> {
         let number = self.number(set);
+        let home = Node::VersionSet(self.kind, number);
+        if self.drafting.is_at_home(home) {
+            return self.drafting.at_home(home);
+        }
         let newest = readable(self.listed.newest(versions, asker).await)?;
         Ok(match newest {
             Some((_, newest)) if newest.summary.backup.plain_file => {
                 self.plain(&newest, Node::Plain(self.kind, number))
             }
-            _ => self.common.directory(Node::VersionSet(self.kind, number)),
+            _ => self.common.directory(home),
         })
     }
 
@@ -141,7 +151,8 @@ impl Versions {
         }
         let set: SetName = name.parse().map_err(|_| Error::NotFound)?;
         let versions = self.listed.of(&set, asker).await?;
-        match versions.is_empty() {
+        let home = Node::VersionSet(self.kind, self.number(&set));
+        match versions.is_empty() && !self.drafting.is_at_home(home) {
             true => Err(Error::NotFound),
             false => self.shown(&set, versions, asker).await,
         }
@@ -183,7 +194,24 @@ impl Versions {
             .collect();
         let listed = stream::iter(sets).map(|of_set| self.list_name(of_set));
         let listed: Vec<Vec<_>> = listed.buffered(READS).try_collect().await?;
-        Ok(listed.into_iter().flatten().collect())
+        let mut listed: Vec<(OsString, Attributes)> = listed.into_iter().flatten().collect();
+        listed.extend(self.list_homes(&versions));
+        Ok(listed)
+    }
+
+    /// Directories that are being written, and have no version.
+    fn list_homes(&self, versions: &[Version]) -> Vec<(OsString, Attributes)> {
+        let homes = self.drafting.homes().into_iter();
+        let named = homes.filter_map(|home| match home {
+            Node::VersionSet(kind, number) if kind == self.kind => {
+                let set = self.set(number).ok()?;
+                let has_versions = versions.iter().any(|version| version.set == set);
+                let attributes = self.drafting.at_home(home).ok()?;
+                (!has_versions).then(|| (set.as_str().into(), attributes))
+            }
+            _ => None,
+        });
+        named.collect()
     }
 
     /// A name, and its versions that are plain files. One that cannot be read is named in the log and left out.
@@ -208,7 +236,13 @@ impl Versions {
     async fn list_set(&self, number: u32) -> Result<Vec<(OsString, Attributes)>> {
         let set = self.set(number)?;
         let mut found = Vec::new();
-        for version in self.listed.all(None).await?.iter().filter(|version| version.set == set) {
+        for version in self
+            .listed
+            .all(None)
+            .await?
+            .iter()
+            .filter(|version| version.set == set)
+        {
             let attributes = self.version(version, None).await;
             if let Some(attributes) = readable(self.common.noted("list versions", attributes))? {
                 found.push((version.text().into(), attributes));
@@ -251,7 +285,7 @@ impl Versions {
             asker,
         );
         let opened = Arc::new(opened);
-        self.open_writes.fetch_add(1, Ordering::AcqRel);
+        self.common.plain_writes.fetch_add(1, Ordering::Relaxed);
         let mut written = self.written.lock().expect("no panic while held");
         written.retain(|_, file| file.strong_count() > 0);
         written.insert(number, Arc::downgrade(&opened));
@@ -276,6 +310,7 @@ impl Room for Arc<Versions> {
         let name = name.to_str().ok_or(Error::NotFound)?;
         match parent {
             Node::Versions(_) => self.find(name, asker).await,
+            home if let Some(found) = self.written_in(home, name.as_ref()).await? => Ok(found),
             Node::VersionSet(_, number) if name == LATEST => Ok(self.latest(number, asker).await?.1),
             Node::VersionSet(_, number) => {
                 let set = self.set(number)?;
@@ -294,6 +329,7 @@ impl Room for Arc<Versions> {
                 Some(written) => Ok(written),
                 None => Ok(self.plain(&*self.newest(number, asker).await?, node)),
             },
+            home if self.drafting.is_at_home(home) => self.drafting.at_home(home),
             node => Ok(self.common.directory(node)),
         }
     }
@@ -317,6 +353,7 @@ impl Room for Arc<Versions> {
 
     async fn open_directory(&self, node: Node) -> Result<Arc<dyn Entries>> {
         let found = match node {
+            home if self.drafting.is_at_home(home) => return self.drafting.open_directory(home).await,
             Node::Versions(_) => self.list_all().await,
             Node::VersionSet(_, number) => self.list_set(number).await,
             _ => return Err(Error::NotDirectory),
@@ -340,30 +377,103 @@ impl Room for Arc<Versions> {
         refused
     }
 
-    /// Begins a plain file.
+    /// Begins a plain file, or a file of a directory.
     async fn create(
         &self,
         at: Named<'_>,
-        _making: Making,
+        making: Making,
         asker: Option<&Asker>,
     ) -> Result<(Attributes, AnyFile)> {
-        let (Node::Versions(_), name) = at else {
-            return Err(self.refuse_change(at));
-        };
         self.common.gates_open()?;
-        let number = self.number(&self.writable_name(name)?);
+        if let (Node::VersionSet(..), _) = at {
+            self.begin_at_home(at.0, root_of(making.owner), asker).await?;
+            return self.drafting.create(at, making, asker).await;
+        }
+        let number = self.number(&self.writable_name(at.1)?);
         let opened = self.open_to_write(number, true, asker)?;
         let attributes = self.being_written(number).ok_or(Error::Stale)?;
         Ok((attributes, opened))
     }
 
-    /// `cp -p`, `rsync` and `install` set them, before or after they close the file, and must not fail; a plain file is its
+    async fn make_directory(
+        &self,
+        at: Named<'_>,
+        making: Making,
+        asker: Option<&Asker>,
+    ) -> Result<Attributes> {
+        self.common.gates_open()?;
+        if let (Node::VersionSet(..), _) = at {
+            self.begin_at_home(at.0, root_of(making.owner), asker).await?;
+            return self.drafting.make_directory(at, making, asker).await;
+        }
+        self.make_home(at.1, making, asker).await
+    }
+
+    async fn make_link(&self, at: Named<'_>, target: &OsStr, making: Making) -> Result<Attributes> {
+        let (Node::VersionSet(..), _) = at else {
+            return Err(self.refuse_change(at));
+        };
+        self.common.gates_open()?;
+        self.begin_at_home(at.0, root_of(making.owner), None).await?;
+        self.drafting.make_link(at, target, making).await
+    }
+
+    async fn rename(
+        &self,
+        from: Named<'_>,
+        to: Named<'_>,
+        replace: bool,
+        asker: Option<&Asker>,
+    ) -> Result<()> {
+        match self.written_in(from.0, from.1).await? {
+            Some(_) => self.drafting.rename(from, to, replace, asker).await,
+            None => Err(self.refuse_change(from)),
+        }
+    }
+
+    async fn unlink(&self, at: Named<'_>) -> Result<()> {
+        match self.written_in(at.0, at.1).await? {
+            Some(_) => self.drafting.unlink(at).await,
+            None => Err(self.refuse_change(at)),
+        }
+    }
+
+    /// Right below, that of a directory which is being written gives it up; it must be empty.
+    async fn remove_directory(&self, at: Named<'_>) -> Result<()> {
+        if let Node::Versions(_) = at.0 {
+            let home = self.home(at.1).filter(|home| self.drafting.is_at_home(*home));
+            let home = home.ok_or_else(|| self.refuse_change(at))?;
+            return self.drafting.remove_version(home).await;
+        }
+        match self.written_in(at.0, at.1).await? {
+            Some(_) => self.drafting.remove_directory(at).await,
+            None => Err(self.refuse_change(at)),
+        }
+    }
+
+    /// Of a plain file `cp -p`, `rsync` and `install` set them, before or after they close it, and must not fail; it is its
     /// bytes, and has the mode of a dump.
-    async fn set_attributes(&self, node: Node, _change: Change) -> Result<()> {
+    async fn set_attributes(&self, node: Node, change: Change) -> Result<()> {
         match node {
             Node::Plain(..) => Ok(()),
-            _ => Err(self.refuse_change((node, OsStr::new("a version")))),
+            Node::VersionSet(..) => {
+                self.common.gates_open()?;
+                self.begin_at_home(node, root_of(Owner::of_this_process()), None)
+                    .await?;
+                self.drafting.set_attributes(node, change).await
+            }
+            _ => Err(self.refuse_change((node, OsStr::new("a directory of the mount")))),
         }
+    }
+
+    /// That of a directory which is being written completes it.
+    async fn sync_directory(&self, node: Node) -> Result<()> {
+        if !self.drafting.is_at_home(node) {
+            return Ok(());
+        }
+        let synced = self.drafting.sync_directory(node).await;
+        self.listed.forget();
+        synced
     }
 
     async fn read_link(&self, node: Node, asker: Option<&Asker>) -> Result<Bytes> {

@@ -24,6 +24,7 @@ use crate::pg::SystemId;
 use crate::store::{ErrorKind, Key, Patience};
 
 pub mod chunks;
+mod same;
 
 /// Extents of a backup that is built on, at most: those of the new one are in memory, some 30 bytes each. Where pages from very
 /// many backups lie between each other they grow; then all is stored again.

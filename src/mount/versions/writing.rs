@@ -8,7 +8,7 @@
 //! does: not `fsync`, not the end of a process that is killed or fails.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use super::Versions;
 
 mod statement;
 
-use statement::Statement;
+use statement::{Closer, Statement, closes_a_copy};
 
 /// Said of a file that is written elsewhere than at its end.
 const IN_ORDER: &str = "it is written in order from its first byte on, and from nothing else a version is made\n\
@@ -44,6 +44,8 @@ pub(super) struct OpenPlain {
     bytes: AtomicU64,
     /// Whose latest write it was.
     writer: std::sync::Mutex<FilesOf>,
+    /// Before anything was written, a process failed that could have.
+    has_failed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,7 @@ impl OpenPlain {
             }),
             bytes: AtomicU64::new(0),
             writer: std::sync::Mutex::default(),
+            has_failed: AtomicBool::new(false),
         }
     }
 
@@ -94,7 +97,12 @@ impl OpenPlain {
             deadline: common.options.deadline,
             longest: common.options.longest,
         };
-        Plain::begin(common.archive.clone(), self.versions.kind, self.set.clone(), limits)
+        Plain::begin(
+            common.archive.clone(),
+            self.versions.kind,
+            self.set.clone(),
+            limits,
+        )
     }
 
     /// Why it cannot become a version any more.
@@ -119,16 +127,19 @@ impl OpenPlain {
     async fn statement(&self, state: &State, files: FilesOf, asker: Option<&Asker>) -> Statement {
         let is_writer = self.was_written_by(files);
         let seen = Seen::of(asker, self.ino, self.opener, is_writer || files.is_none()).await;
-        match state {
-            State::Empty => {
-                let shows_all = fdinfo_shows_inodes();
-                Statement::of_nothing(&seen, self.opener, shows_all)
-            }
-            _ => {
-                let program = asker.and_then(Asker::program);
-                Statement::of(&seen, self.opener, is_writer, program.as_deref())
-            }
+        let closer = Closer {
+            opener: self.opener,
+            is_writer,
+            closes_a_copy: is_writer && seen.process.is_some() && closes_a_copy(asker),
+        };
+        if !matches!(state, State::Empty) {
+            return Statement::of(&seen, closer);
         }
+        let has_failed = match seen.is_dying == Some(true) {
+            true => self.has_failed.fetch_or(true, Ordering::AcqRel),
+            false => self.has_failed.load(Ordering::Acquire),
+        };
+        Statement::of_nothing(&seen, closer, fdinfo_shows_inodes(), has_failed)
     }
 
     /// Makes what has come a version.
@@ -230,7 +241,10 @@ impl OpenFile for OpenPlain {
                 self.versions.common.noted("write", Err(unknown))
             }
             Statement::Failed => {
-                tracing::warn!("{}: its writer has failed or was killed; nothing is stored", self.set);
+                tracing::warn!(
+                    "{}: its writer has failed or was killed; nothing is stored",
+                    self.set
+                );
                 *state = State::Done(Err(Error::Interrupted));
                 Err(Error::Interrupted)
             }
@@ -264,10 +278,15 @@ impl OpenFile for OpenPlain {
             );
             *state = State::Done(Err(Error::Interrupted));
         }
-        self.versions.open_writes.fetch_sub(1, Ordering::AcqRel);
+        self.versions.common.plain_writes.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn is_close_a_statement(&self) -> bool {
+        true
+    }
+
+    /// `pg_dump -Fc` goes back to its beginning where it can.
+    fn is_stream(&self) -> bool {
         true
     }
 }

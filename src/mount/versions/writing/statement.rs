@@ -4,11 +4,18 @@
 //! the file, or has written to it last when that one is gone, and it cannot write more. Where the process cannot be seen, it may be one
 //! that is being killed: then nothing is completed, and it is told so.
 
-use crate::mount::asker::Seen;
+use crate::mount::asker::{Asker, Seen};
 
 /// Programs that write by a copy of their standard output, close that when they are done, and look at what comes of it. They write
-/// nothing after that. (`SetOutput` and `RestoreOutput` of pg_backup_archiver.c.)
+/// nothing after that. (`SetOutput` and `RestoreOutput` of pg_backup_archiver.c.) A shell that has opened the file for them
+/// never looks.
 const CLOSE_A_COPY: [&str; 2] = ["pg_dump", "pg_restore"];
+
+/// It has others write to the same file, one after the other.
+const HAS_THEM_WRITE: &str = "pg_dumpall";
+
+/// How far that may be from them: there is a shell between.
+const ANCESTORS: usize = 3;
 
 /// What a close says of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,34 +30,64 @@ pub(super) enum Statement {
     Unknown(&'static str),
 }
 
+/// Who closes a file, besides what was [`Seen`] of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closer {
+    /// The process that has opened the file; 0 when it is not known.
+    pub(super) opener: u32,
+    /// Is it the one that wrote last?
+    pub(super) is_writer: bool,
+    /// Is it one of those that are done when they close a copy?
+    pub(super) closes_a_copy: bool,
+}
+
 impl Statement {
-    /// Of a file with bytes. `is_writer`: did the process write to it last?
-    pub(super) fn of(seen: &Seen, opener: u32, is_writer: bool, program: Option<&str>) -> Self {
-        let is_its_own = is_writer || !seen.is_not_the_opener;
+    /// Of a file with bytes.
+    pub(super) fn of(seen: &Seen, closer: Closer) -> Self {
+        let is_its_own = closer.is_writer || !seen.is_not_the_opener;
         if seen.is_hidden {
             return match is_its_own {
-                true => Self::Unknown("/proc has not shown in time whether the process that closes it is being killed"),
+                true => Self::Unknown(
+                    "/proc has not shown in time whether the process that closes it is being killed",
+                ),
                 false => Self::None,
             };
         }
+        let is_anothers = seen.is_not_the_opener && (seen.opener_lives || !closer.is_writer);
         match (seen.process, seen.is_dying) {
-            (None, _) => Self::Unknown("walfs cannot see the process that closes it, which may be being killed"),
+            (None, _) => {
+                Self::Unknown("walfs cannot see the process that closes it, which may be being killed")
+            }
             (_, Some(true)) if is_its_own => Self::Failed,
             (_, Some(true)) => Self::None,
             (_, None) => Self::Unknown("the process that closes it has gone"),
-            _ if opener != 0 && seen.is_not_the_opener && (seen.opener_lives || !is_writer) => Self::None,
-            _ if seen.can_write_more && !program.is_some_and(|program| CLOSE_A_COPY.contains(&program)) => Self::None,
+            _ if closer.is_writer && closer.closes_a_copy => Self::Complete,
+            _ if closer.opener != 0 && is_anothers => Self::None,
+            _ if seen.can_write_more => Self::None,
             _ => Self::Complete,
         }
     }
 
     /// Of a file to which nothing was written: a shell closes its copy of the descriptor before the program writes. `shows_all`:
-    /// would /proc show by which other descriptor the process can write?
-    pub(super) fn of_nothing(seen: &Seen, opener: u32, shows_all: bool) -> Self {
-        match Self::of(seen, opener, false, None) {
+    /// would /proc show by which other descriptor the process can write? `has_failed`: did a process that could write fail?
+    pub(super) fn of_nothing(seen: &Seen, closer: Closer, shows_all: bool, has_failed: bool) -> Self {
+        match Self::of(seen, closer) {
+            Self::Complete if has_failed => Self::Failed,
             Self::Complete if shows_all => Self::Complete,
             Self::Failed => Self::Failed,
             _ => Self::None,
         }
     }
+}
+
+/// Is it a program that is done when it closes a copy?
+pub(super) fn closes_a_copy(asker: Option<&Asker>) -> bool {
+    let program = asker.and_then(Asker::program);
+    let is_one = program.is_some_and(|program| CLOSE_A_COPY.contains(&program.as_str()));
+    let ancestors = std::iter::successors(asker.cloned(), |asker| asker.parent().and_then(Asker::of));
+    let mut programs = ancestors
+        .skip(1)
+        .take(ANCESTORS)
+        .filter_map(|asker| asker.program());
+    is_one && !programs.any(|program| program == HAS_THEM_WRITE)
 }
