@@ -20,8 +20,9 @@
 //!
 //! A process takes or restores a backup, or serves a mount; one that does both at once [divides the total](Memory::in_two)
 //! first. What a mount leaves of it is for what is not counted: the program, requests of the kernel, a second base backup that
-//! is written, what the allocator keeps. That is 40 MiB of the usual total, whose shares are hardly ever all full: so what
-//! is written in `dumps/` has its share of these. Smaller shares are full at times, and who waits too long for one goes without, so that a smaller total leaves a quarter of what it lacks, too.
+//! is written, what the allocator keeps. That is 40 MiB of the usual total, whose shares are hardly ever all full: so
+//! what is written in `dumps/` has its share of these. Smaller shares are full at times, and who waits too long for one goes
+//! without, so that a smaller total leaves a quarter of what it lacks, too.
 
 mod allocator;
 mod buffers;

@@ -138,6 +138,7 @@ Examples:
 
 Files in the mount:
   wal/NAME             what PostgreSQL has archived, under the name it gave
+  dumps/, files/       versions: NAME/VERSION/ and NAME/LATEST; or NAME, the newest, and NAME@VERSION. What is written there is the next
   .absent/NAME         exists while the store says that wal/NAME does not
   .walfs/status.txt    what can be restored, and what is wrong, as `walfs status`; status.json, status.svg too
   .walfs/metrics.prom  the same, and counters of this mount, as metrics

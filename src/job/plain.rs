@@ -230,7 +230,7 @@ impl Making {
         draft: &mut Draft<'_>,
         pieces: mpsc::Receiver<Piece>,
     ) -> Result<Dumped, version::Error> {
-        draft.begin().await?;
+        draft.begin_beside_others().await?;
         self.note();
         let path = self.set.as_str().as_bytes().to_vec();
         let asked = || {

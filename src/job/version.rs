@@ -157,11 +157,25 @@ impl<'a> Draft<'a> {
 
     /// Begins the tree, sweeps what killed runs have left, and finds what it builds on.
     pub(super) async fn begin(&mut self) -> Result<(), Error> {
-        let begun = Begun::by_this_process(self.kind, By::Backup);
-        self.archive.begin_tree(&self.id, &begun, patience()).await?;
+        self.begin_tree().await?;
         if let Err(error) = sweep(self.archive, patience()).await {
             tracing::warn!("what killed runs have left is not removed, the next one will try: {error}");
         }
+        self.find_base().await
+    }
+
+    /// The same without a sweep, for which a mount has its time.
+    pub(super) async fn begin_beside_others(&mut self) -> Result<(), Error> {
+        self.begin_tree().await?;
+        self.find_base().await
+    }
+
+    async fn begin_tree(&self) -> Result<(), Error> {
+        let begun = Begun::by_this_process(self.kind, By::Backup);
+        Ok(self.archive.begin_tree(&self.id, &begun, patience()).await?)
+    }
+
+    async fn find_base(&mut self) -> Result<(), Error> {
         let reader = TreeReader::alone(self.archive.clone());
         let candidates = Candidates::Versions(self.kind, &self.version.set);
         self.base = Base::choose(self.archive, &reader, &self.id, candidates, patience).await?;

@@ -7,6 +7,7 @@
 //! their size. A server that looked at a file in its own mount would wait for itself.
 
 mod command;
+mod fills;
 mod seen;
 mod source;
 
@@ -100,6 +101,12 @@ impl Asker {
     fn evidence(&self) -> io::Result<(Vec<u8>, PathBuf)> {
         let arguments = fs::read(self.place.join("cmdline"))?;
         Ok((arguments, fs::read_link(self.place.join("cwd"))?))
+    }
+
+    /// Does it list this directory of the mount only to fill it? `directory` is absolute, without symbolic links.
+    pub fn fills(&self, directory: &Path) -> bool {
+        let arguments = fs::read(self.place.join("cmdline"));
+        arguments.is_ok_and(|arguments| fills::fills(&command::split(&arguments), directory))
     }
 
     /// Is it impossible to see what it is?

@@ -70,6 +70,14 @@ pub enum Error {
     /// A plain file was not stored.
     #[error(transparent)]
     Plain(#[from] plain::Error),
+    /// A plain file that will never be whole.
+    #[error(
+        "{name} is not stored: a process that wrote it was killed, or failed, or went before it closed the file"
+    )]
+    Half {
+        /// The file.
+        name: String,
+    },
     /// A file whose writer closes it, perhaps because it is being killed: nothing is stored.
     #[error(
         "{name} is not stored: {why}\n\
@@ -187,7 +195,7 @@ impl Error {
             Self::BadSetName(_) | Self::TemporaryName { .. } => libc::EINVAL,
             Self::Version { .. } => libc::EPERM,
             Self::Plain(error) => error.of_archive().map_or(libc::EIO, archive_errno),
-            Self::Unseen { .. } | Self::Clock => libc::EIO,
+            Self::Unseen { .. } | Self::Half { .. } | Self::Clock => libc::EIO,
             Self::IsDirectory => libc::EISDIR,
             Self::NotDirectory => libc::ENOTDIR,
             Self::NotEmpty => libc::ENOTEMPTY,
@@ -221,6 +229,7 @@ impl Error {
                 | Self::Version { .. }
                 | Self::Plain(_)
                 | Self::Unseen { .. }
+                | Self::Half { .. }
                 | Self::Clock
                 | Self::Draft(
                     Draft::Archive(_) | Draft::Refused { .. } | Draft::NotTaken(_) | Draft::TooLong

@@ -285,8 +285,13 @@ impl Fs {
     /// # Errors
     /// [`Error::NotDirectory`]; [`Error::Archive`]: the store did not deliver what is to be listed.
     pub async fn open_directory(&self, ino: u64) -> Result<u64> {
+        self.open_directory_for(ino, None).await
+    }
+
+    /// The same for a process.
+    pub(super) async fn open_directory_for(&self, ino: u64, asker: Option<&Asker>) -> Result<u64> {
         let at = self.find(ino, None).await?;
-        let entries = at.room().open_directory(at.node).await?;
+        let entries = at.room().open_directory_for(at.node, asker).await?;
         Ok(self.handles.insert(Handle::Directory(at, entries)))
     }
 

@@ -139,10 +139,13 @@ impl Section for One {
             Node::Versions(TreeKind::Dump)
             | Node::VersionSet(TreeKind::Dump, _)
             | Node::VersionsLatest(TreeKind::Dump, _)
-            | Node::Plain(TreeKind::Dump, _) => &self.dumps,
-            Node::Versions(_) | Node::VersionSet(..) | Node::VersionsLatest(..) | Node::Plain(..) => {
-                &self.files
-            }
+            | Node::Plain(TreeKind::Dump, _)
+            | Node::Newest(TreeKind::Dump, _) => &self.dumps,
+            Node::Versions(_)
+            | Node::VersionSet(..)
+            | Node::VersionsLatest(..)
+            | Node::Plain(..)
+            | Node::Newest(..) => &self.files,
             Node::Basebackups | Node::Latest | Node::Tree(_) | Node::Draft(_) => self.basebackups.room(node),
         }
     }

@@ -61,6 +61,11 @@ pub(super) trait Room: Debug + Send + Sync {
 
     async fn open_directory(&self, node: Node) -> Result<Arc<dyn Entries>>;
 
+    /// The same for a process, to which it may matter who it is.
+    async fn open_directory_for(&self, node: Node, asker: Option<&Asker>) -> Result<Arc<dyn Entries>> {
+        self.open_directory(node).await
+    }
+
     /// The directory that a directory is in.
     fn parent(&self, directory: Node) -> Result<Node> {
         Ok(Node::Root)

@@ -12,16 +12,15 @@
 //! for a second.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::archive::tree::version::{SetName, Version};
-use crate::archive::tree::{LATEST, TreeKind, TreeName};
+use crate::archive::tree::{LATEST, TreeKind};
 use crate::linux::kernel::Owner;
 use crate::staging::tree::Change;
 
@@ -29,25 +28,22 @@ use super::asker::Asker;
 use super::basebackups::Basebackups;
 use super::basebackups::complete::Complete;
 use super::basebackups::drafting::Drafting;
-use super::basebackups::slots::Committed;
 use super::common::Common;
 use super::directory::{Entries, numbered};
 use super::error::{Error, Result};
-use super::node::{Attributes, Kept, Kind, Node};
+use super::node::{Attributes, Node, TreeNode};
 use super::room::{AnyFile, Making, Named, Opening, Room};
 
 mod directory;
 mod listed;
 mod newest;
+mod shown;
 mod writing;
 
 use directory::root_of;
-use listed::{Listed, readable};
+use listed::Listed;
 use newest::OpenNewest;
 use writing::OpenPlain;
-
-/// Summaries read at once for a listing.
-const READS: usize = 8;
 
 /// The one file of a plain version, as the number of an entry in its tree: behind the directory itself.
 const THE_FILE: u32 = 1;
@@ -105,155 +101,6 @@ impl Versions {
         sets.get(number as usize).cloned().ok_or(Error::NotFound)
     }
 
-    /// A name, as its newest version is: a file, or the directory of its versions.
-    async fn shown(
-        &self,
-        set: &SetName,
-        versions: Vec<Version>,
-        asker: Option<&Asker>,
-    ) -> Result<Attributes> {
-        let number = self.number(set);
-        let home = Node::VersionSet(self.kind, number);
-        if self.drafting.is_at_home(home) {
-            return self.drafting.at_home(home);
-        }
-        let newest = readable(self.listed.newest(versions, asker).await)?;
-        Ok(match newest {
-            Some((_, newest)) if newest.summary.backup.plain_file => {
-                self.plain(&newest, Node::Plain(self.kind, number))
-            }
-            _ => self.common.directory(home),
-        })
-    }
-
-    /// A plain file, all of which its summary tells.
-    fn plain(&self, version: &Committed, node: Node) -> Attributes {
-        Attributes {
-            modified: version.summary.backup.ended.at.into(),
-            mode: PLAIN_MODE,
-            ..self.common.file(node, version.summary.bytes)
-        }
-    }
-
-    /// A version right below, `NAME@VERSION`: of a plain file.
-    fn beside(&self, version: &Committed) -> Option<Attributes> {
-        let node = Node::Tree(version.node(THE_FILE));
-        let is_plain = version.summary.backup.plain_file;
-        is_plain.then(|| self.plain(version, node))
-    }
-
-    /// What is found under a name right below.
-    async fn find(&self, name: &str, asker: Option<&Asker>) -> Result<Attributes> {
-        let version = name.parse::<TreeName>().ok();
-        if let Some(version) = version.as_ref().and_then(Version::of) {
-            let found = self.listed.version(&version, asker).await?;
-            return self.beside(&found).ok_or(Error::NotFound);
-        }
-        let set: SetName = name.parse().map_err(|_| Error::NotFound)?;
-        let versions = self.listed.of(&set, asker).await?;
-        let home = Node::VersionSet(self.kind, self.number(&set));
-        match versions.is_empty() && !self.drafting.is_at_home(home) {
-            true => Err(Error::NotFound),
-            false => self.shown(&set, versions, asker).await,
-        }
-    }
-
-    async fn version(&self, version: &Version, asker: Option<&Asker>) -> Result<Attributes> {
-        let found = self.listed.version(version, asker).await?;
-        Ok(self.complete.attributes(&found))
-    }
-
-    /// The newest version that can be read, and the link to it.
-    async fn latest(&self, number: u32, asker: Option<&Asker>) -> Result<(Version, Attributes)> {
-        let versions = self.listed.of(&self.set(number)?, asker).await?;
-        let (version, found) = self.listed.newest(versions, asker).await?;
-        let link = Attributes {
-            ino: self.common.inodes.number(Node::VersionsLatest(self.kind, number)),
-            kind: Kind::Symlink,
-            bytes: version.text().len() as u64,
-            mode: 0o777,
-            owner: None,
-            kept: Kept::Never,
-            ..self.complete.attributes(&found)
-        };
-        Ok((version, link))
-    }
-
-    /// The newest version of a plain file.
-    async fn newest(&self, number: u32, asker: Option<&Asker>) -> Result<Arc<Committed>> {
-        let versions = self.listed.of(&self.set(number)?, asker).await?;
-        Ok(self.listed.newest(versions, asker).await?.1)
-    }
-
-    /// All names, and the versions of plain files.
-    async fn list_all(&self) -> Result<Vec<(OsString, Attributes)>> {
-        let versions = self.listed.all(None).await?;
-        let sets: Vec<Vec<Version>> = versions
-            .chunk_by(|one, next| one.set == next.set)
-            .map(<[Version]>::to_vec)
-            .collect();
-        let listed = stream::iter(sets).map(|of_set| self.list_name(of_set));
-        let listed: Vec<Vec<_>> = listed.buffered(READS).try_collect().await?;
-        let mut listed: Vec<(OsString, Attributes)> = listed.into_iter().flatten().collect();
-        listed.extend(self.list_homes(&versions));
-        Ok(listed)
-    }
-
-    /// Directories that are being written, and have no version.
-    fn list_homes(&self, versions: &[Version]) -> Vec<(OsString, Attributes)> {
-        let homes = self.drafting.homes().into_iter();
-        let named = homes.filter_map(|home| match home {
-            Node::VersionSet(kind, number) if kind == self.kind => {
-                let set = self.set(number).ok()?;
-                let has_versions = versions.iter().any(|version| version.set == set);
-                let attributes = self.drafting.at_home(home).ok()?;
-                (!has_versions).then(|| (set.as_str().into(), attributes))
-            }
-            _ => None,
-        });
-        named.collect()
-    }
-
-    /// A name, and its versions that are plain files. One that cannot be read is named in the log and left out.
-    async fn list_name(&self, versions: Vec<Version>) -> Result<Vec<(OsString, Attributes)>> {
-        let Some(set) = versions.first().map(|version| version.set.clone()) else {
-            return Ok(Vec::new());
-        };
-        let shown = self.shown(&set, versions.clone(), None).await?;
-        let is_plain = !shown.is_directory();
-        let mut found = vec![(OsString::from(set.as_str()), shown)];
-        for version in versions.iter().filter(|_| is_plain) {
-            let known = self.listed.version(version, None).await;
-            let known = readable(self.common.noted("list versions", known))?;
-            if let Some(attributes) = known.and_then(|known| self.beside(&known)) {
-                found.push((version.tree().as_str().into(), attributes));
-            }
-        }
-        Ok(found)
-    }
-
-    /// What is in the directory of a name. A version that cannot be read is named in the log and left out.
-    async fn list_set(&self, number: u32) -> Result<Vec<(OsString, Attributes)>> {
-        let set = self.set(number)?;
-        let mut found = Vec::new();
-        for version in self
-            .listed
-            .all(None)
-            .await?
-            .iter()
-            .filter(|version| version.set == set)
-        {
-            let attributes = self.version(version, None).await;
-            if let Some(attributes) = readable(self.common.noted("list versions", attributes))? {
-                found.push((version.text().into(), attributes));
-            }
-        }
-        if let Some((_, link)) = readable(self.latest(number, None).await)? {
-            found.push((LATEST.into(), link));
-        }
-        Ok(found)
-    }
-
     /// A name that is written as a plain file.
     fn writable_name(&self, name: &OsStr) -> Result<SetName> {
         let text = name.to_string_lossy();
@@ -272,11 +119,11 @@ impl Versions {
     fn open_to_write(
         self: &Arc<Self>,
         number: u32,
+        node: Node,
         is_truncated: bool,
         asker: Option<&Asker>,
     ) -> Result<AnyFile> {
         self.common.gates_open()?;
-        let node = Node::Plain(self.kind, number);
         let opened = OpenPlain::new(
             self.clone(),
             self.set(number)?,
@@ -292,7 +139,7 @@ impl Versions {
         Ok(opened)
     }
 
-    /// What is being written under a name, for who has it open and looks at it.
+    /// What is being written under a name that has no version, for who has it open and looks at it.
     fn being_written(&self, number: u32) -> Option<Attributes> {
         let written = self.written.lock().expect("no panic while held");
         let file = written.get(&number)?.upgrade()?;
@@ -325,29 +172,31 @@ impl Room for Arc<Versions> {
     async fn getattr(&self, node: Node, asker: Option<&Asker>) -> Result<Attributes> {
         match node {
             Node::VersionsLatest(_, number) => Ok(self.latest(number, asker).await?.1),
-            Node::Plain(_, number) => match self.being_written(number) {
-                Some(written) => Ok(written),
-                None => Ok(self.plain(&*self.newest(number, asker).await?, node)),
-            },
+            Node::Plain(_, number) => self.being_written(number).ok_or(Error::Stale),
+            Node::Newest(_, slot) => Ok(self.newest_file(&*self.complete.of(slot)?)),
             home if self.drafting.is_at_home(home) => self.drafting.at_home(home),
             node => Ok(self.common.directory(node)),
         }
     }
 
     async fn open(&self, node: Node, opening: Opening, asker: Option<&Asker>) -> Result<AnyFile> {
-        let Node::Plain(_, number) = node else {
-            return Err(Error::IsDirectory);
-        };
-        match opening {
-            Opening::Read => {
-                let newest = self.newest(number, asker).await?;
-                let node = Node::Tree(newest.node(THE_FILE));
-                let opened = self.browser.open(node, opening, asker).await?;
+        match (node, opening) {
+            (Node::Newest(_, slot), Opening::Read) => {
+                let entry = THE_FILE;
+                let file = Node::Tree(TreeNode { slot, entry });
+                let opened = self.browser.open(file, opening, asker).await?;
                 Ok(Arc::new(OpenNewest(opened)))
             }
-            Opening::Write | Opening::Replace => {
-                self.open_to_write(number, opening == Opening::Replace, asker)
+            (Node::Newest(_, slot), _) => {
+                let version = Version::of(&self.complete.of(slot)?.name).ok_or(Error::Stale)?;
+                let number = self.number(&version.set);
+                self.open_to_write(number, node, opening == Opening::Replace, asker)
             }
+            // Who has its number has it open to write.
+            (Node::Plain(_, number), _) => {
+                self.open_to_write(number, node, opening == Opening::Replace, asker)
+            }
+            _ => Err(Error::IsDirectory),
         }
     }
 
@@ -359,6 +208,19 @@ impl Room for Arc<Versions> {
             _ => return Err(Error::NotDirectory),
         };
         Ok(Arc::new(numbered(self.common.noted("list versions", found)?, 0)))
+    }
+
+    /// Who fills the directory of a name sees no versions there: they are not in what it writes.
+    async fn open_directory_for(&self, node: Node, asker: Option<&Asker>) -> Result<Arc<dyn Entries>> {
+        let Node::VersionSet(kind, number) = node else {
+            return self.open_directory(node).await;
+        };
+        let mount = self.common.options.mountpoint.join(kind.folder());
+        let home = mount.join(self.set(number)?.as_str());
+        match asker.is_some_and(|asker| asker.fills(&home)) && !self.drafting.is_at_home(node) {
+            true => Ok(Arc::new(Vec::new())),
+            false => self.open_directory(node).await,
+        }
     }
 
     /// The directory that a directory is in.
@@ -390,7 +252,8 @@ impl Room for Arc<Versions> {
             return self.drafting.create(at, making, asker).await;
         }
         let number = self.number(&self.writable_name(at.1)?);
-        let opened = self.open_to_write(number, true, asker)?;
+        let node = Node::Plain(self.kind, number);
+        let opened = self.open_to_write(number, node, true, asker)?;
         let attributes = self.being_written(number).ok_or(Error::Stale)?;
         Ok((attributes, opened))
     }
@@ -455,14 +318,13 @@ impl Room for Arc<Versions> {
     /// bytes, and has the mode of a dump.
     async fn set_attributes(&self, node: Node, change: Change) -> Result<()> {
         match node {
-            Node::Plain(..) => Ok(()),
             Node::VersionSet(..) => {
                 self.common.gates_open()?;
                 self.begin_at_home(node, root_of(Owner::of_this_process()), None)
                     .await?;
                 self.drafting.set_attributes(node, change).await
             }
-            _ => Err(self.refuse_change((node, OsStr::new("a directory of the mount")))),
+            _ => Ok(()),
         }
     }
 

@@ -83,9 +83,10 @@ impl Versions {
         let Node::VersionSet(_, number) = home else {
             return Err(Error::NotDirectory);
         };
-        if self.drafting.is_at_home(home) {
+        if self.drafting.takes_more(home).await {
             return Ok(());
         }
+        self.listed.forget();
         let set = self.set(number)?;
         let newest = self.listed.of(&set, asker).await?.pop();
         let at = set.next(newest.iter().map(|version| version.at), Timestamp::now());

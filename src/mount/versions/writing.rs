@@ -115,6 +115,19 @@ impl OpenPlain {
         refused
     }
 
+    fn half(&self) -> Error {
+        let name = self.set.to_string();
+        Error::Half { name }
+    }
+
+    /// What others hear later. "Interrupted" is for who is being killed: others would try again, for ever.
+    fn lasting(&self, error: &Error) -> Error {
+        match error {
+            Error::Interrupted => self.half(),
+            other => other.clone(),
+        }
+    }
+
     fn written_by(&self, files: FilesOf) {
         *self.writer.lock().expect("no panic while held") = files;
     }
@@ -177,7 +190,7 @@ impl OpenFile for OpenPlain {
         self.written_by(files);
         let is_in_order = offset == self.bytes.load(Ordering::Acquire);
         // What is broken off in the middle must not go on.
-        let before = std::mem::replace(&mut *state, State::Done(Err(Error::Interrupted)));
+        let before = std::mem::replace(&mut *state, State::Done(Err(self.half())));
         let mut plain = match before {
             State::Done(Err(error)) => {
                 *state = State::Done(Err(error.clone()));
@@ -200,7 +213,7 @@ impl OpenFile for OpenPlain {
                 Ok(())
             }
             Err(error) => {
-                *state = State::Done(Err(error.clone()));
+                *state = State::Done(Err(self.lasting(&error)));
                 common.noted(&format!("write {}", self.set), Err(error))
             }
         }
@@ -241,21 +254,18 @@ impl OpenFile for OpenPlain {
                 self.versions.common.noted("write", Err(unknown))
             }
             Statement::Failed => {
-                tracing::warn!(
-                    "{}: its writer has failed or was killed; nothing is stored",
-                    self.set
-                );
-                *state = State::Done(Err(Error::Interrupted));
+                self.versions.common.note("write", &self.half());
+                *state = State::Done(Err(self.half()));
                 Err(Error::Interrupted)
             }
             Statement::Complete => {
-                let before = std::mem::replace(&mut *state, State::Done(Err(Error::Interrupted)));
+                let before = std::mem::replace(&mut *state, State::Done(Err(self.half())));
                 let plain = match before {
                     State::Writing(plain) => plain,
                     _ => self.begin(),
                 };
                 let outcome = self.complete(plain, asker).await;
-                *state = State::Done(outcome.clone());
+                *state = State::Done(outcome.clone().map_err(|error| self.lasting(&error)));
                 outcome
             }
         }
@@ -272,11 +282,8 @@ impl OpenFile for OpenPlain {
     async fn release(&self) {
         let mut state = self.state.lock().await;
         if matches!(*state, State::Writing(_)) {
-            tracing::warn!(
-                "{}: its writer is gone before it closed the file; nothing is stored",
-                self.set
-            );
-            *state = State::Done(Err(Error::Interrupted));
+            self.versions.common.note("write", &self.half());
+            *state = State::Done(Err(self.half()));
         }
         self.versions.common.plain_writes.fetch_sub(1, Ordering::Relaxed);
     }

@@ -17,6 +17,11 @@ impl TreeDraft {
         may_end.then(|| self.last_change().elapsed())
     }
 
+    /// Does it take changes? From now on it is not quiet.
+    pub async fn takes_changes(&self) -> bool {
+        self.turn().await.is_ok()
+    }
+
     /// A process that was killed, or has failed, has closed a file of it: only `fsync` of the directory says that it is whole.
     pub fn cut_off(&self) {
         self.is_cut_off.store(true, Ordering::Release);

@@ -27,6 +27,21 @@ impl Drafting {
         self.drafts.shown_in(home).is_some()
     }
 
+    /// Does a version that is being written there take more? It may be about to be complete.
+    pub(in crate::mount) async fn takes_more(&self, home: Node) -> bool {
+        let Some(slot) = self.drafts.shown_in(home) else {
+            return false;
+        };
+        let Some(draft) = self.drafts.of(slot) else {
+            return false;
+        };
+        let takes = draft.takes_changes().await;
+        if draft.is_complete() {
+            self.drafts.completed(slot);
+        }
+        takes || !draft.is_complete()
+    }
+
     /// Where versions are being written.
     pub(in crate::mount) fn homes(&self) -> Vec<Node> {
         self.drafts.at_home().into_iter().map(|(home, _)| home).collect()

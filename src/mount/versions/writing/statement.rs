@@ -91,3 +91,97 @@ pub(super) fn closes_a_copy(asker: Option<&Asker>) -> bool {
         .filter_map(|asker| asker.program());
     is_one && !programs.any(|program| program == HAS_THEM_WRITE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPENER: u32 = 7;
+
+    fn seen(process: u32, is_dying: bool) -> Seen {
+        Seen {
+            process: Some(process),
+            is_dying: Some(is_dying),
+            is_not_the_opener: process != OPENER,
+            opener_lives: process != OPENER,
+            ..Seen::default()
+        }
+    }
+
+    fn closer(is_writer: bool, closes_a_copy: bool) -> Closer {
+        Closer {
+            opener: OPENER,
+            is_writer,
+            closes_a_copy,
+        }
+    }
+
+    #[test]
+    fn only_who_can_know_says_that_a_file_is_whole() {
+        use Statement::{Complete, Failed, None};
+        let orphan = Seen {
+            opener_lives: false,
+            ..seen(8, false)
+        };
+        let shell = Seen {
+            can_write_more: true,
+            ..seen(OPENER, false)
+        };
+        let cases = [
+            // The opener, who may have had others write; never one that is killed, or fails.
+            (seen(OPENER, false), closer(true, false), Complete),
+            (seen(OPENER, false), closer(false, false), Complete),
+            (seen(OPENER, true), closer(false, false), Failed),
+            // A shell goes from one command to the next.
+            (shell, closer(true, false), None),
+            (shell, closer(true, true), Complete),
+            // A child's close says nothing while the opener lives, but its death says that the file is half.
+            (seen(8, false), closer(true, false), None),
+            (seen(8, false), closer(true, true), Complete),
+            (seen(8, true), closer(true, true), Failed),
+            (seen(8, true), closer(false, false), None),
+            // Its opener is gone.
+            (orphan, closer(true, false), Complete),
+            (orphan, closer(false, false), None),
+        ];
+        for (number, (seen, closer, expected)) in cases.into_iter().enumerate() {
+            assert_eq!(Statement::of(&seen, closer), expected, "case {number}");
+        }
+        // Who cannot be seen may be dying.
+        for (unseen, is_writer) in [
+            (Seen::default(), true),
+            (Seen::default(), false),
+            (
+                Seen {
+                    is_hidden: true,
+                    ..Seen::default()
+                },
+                true,
+            ),
+            (
+                Seen {
+                    is_dying: Option::None,
+                    ..seen(OPENER, false)
+                },
+                true,
+            ),
+        ] {
+            let said = Statement::of(&unseen, closer(is_writer, false));
+            assert!(matches!(said, Statement::Unknown(_)), "{unseen:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_one_only_if_nothing_failed_and_all_is_seen() {
+        let of = |shows_all, has_failed| {
+            Statement::of_nothing(&seen(OPENER, false), closer(false, false), shows_all, has_failed)
+        };
+        assert_eq!(of(true, false), Statement::Complete);
+        assert_eq!(of(false, false), Statement::None);
+        assert_eq!(of(true, true), Statement::Failed);
+        assert_eq!(
+            Statement::of_nothing(&Seen::default(), closer(false, false), true, false),
+            Statement::None
+        );
+    }
+}
