@@ -125,6 +125,7 @@ fn rooms(
     let options = fs::Options {
         deadline: config.deadline,
         longest,
+        quiet_after: config.quiet_after,
         read_deadline: config.read_deadline,
         read_only: config.read_only,
         mountpoint,

@@ -51,6 +51,8 @@ pub struct Config {
     pub disk_cache: Option<(PathBuf, u64)>,
     /// Of a mount: where segments to be sent ahead are.
     pub pg_wal: PgWal,
+    /// Of a mount: after how long without a change a version that is written as a directory is complete.
+    pub quiet_after: Duration,
     /// Of a mount: refuse every change?
     pub read_only: bool,
 }
@@ -113,6 +115,7 @@ impl Config {
             staging_space: staging::Options::default().space_bytes,
             disk_cache: None,
             pg_wal: PgWal::Auto,
+            quiet_after: Duration::from_secs(60),
             read_only: false,
         })
     }

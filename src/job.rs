@@ -18,6 +18,7 @@ pub mod line;
 pub mod listing;
 mod look;
 pub mod pinned;
+pub mod plain;
 pub mod progress;
 mod proof;
 pub mod prune;

@@ -14,13 +14,15 @@
 //! | cache | 34 | both of these once they are verified, and frames of base backups |
 //! | indexes, leaves, tables | 3, 9, 4 | three base backups of a million files; 55,000 files of these; 20 GB of content |
 //! | bundles | 2 × 6 | small files of a base backup that is written: one bundle fills, one is packed |
+//! | streams | 34 beside | files that are written in `dumps/` and `files/`: a part of each of four |
 //! | packing | 128 | `walfs backup` alone: four slices of 32 MiB, plain or packed |
 //! | filling | 132 | `walfs restore` alone: four slices as they are stored |
 //!
 //! A process takes or restores a backup, or serves a mount; one that does both at once [divides the total](Memory::in_two)
 //! first. What a mount leaves of it is for what is not counted: the program, requests of the kernel, a second base backup that
-//! is written, what the allocator keeps. That is 40 MiB of the usual total, whose shares are hardly ever all full. Smaller
-//! shares are, and who waits too long for one goes without, so that a smaller total leaves a quarter of what it lacks, too.
+//! is written, what the allocator keeps. That is 40 MiB of the usual total, whose shares are hardly ever all full: so
+//! what is written in `dumps/` has its share of these. Smaller shares are full at times, and who waits too long for one goes
+//! without, so that a smaller total leaves a quarter of what it lacks, too.
 
 mod allocator;
 mod buffers;
@@ -81,6 +83,8 @@ pub struct Memory {
     pub table_bytes: u64,
     /// Bytes of small files of a base backup that go out together.
     pub bundle_bytes: u64,
+    /// Parts of files that are written in `dumps/` and `files/`, plain and packed.
+    pub streams: Share,
     /// Parts that `walfs backup` makes, plain and packed.
     pub packing: Share,
     /// Parts that `walfs restore` fetches, as they are stored.
@@ -171,6 +175,7 @@ impl Memory {
             leaf_bytes: of_rest(9),
             table_bytes: of_rest(4),
             bundle_bytes: of_rest(6),
+            streams: Share::new(of_total(34)),
             packing: Share::new(of_total(128)),
             filling: Share::new(of_total(132)),
             buffers: Buffers::of_bytes(uploads as usize),

@@ -33,6 +33,7 @@ mod hashed;
 pub mod received;
 mod spill;
 pub mod tree;
+pub(crate) mod version;
 pub mod wal;
 
 use coverage::Coverage;

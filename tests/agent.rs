@@ -409,7 +409,7 @@ fn a2_files_are_stored_by_a_schedule_on_the_host_that_has_them() {
     let (directories, missing) = (directories.join(","), world.path().join("missing"));
     let all = format!("{directories},gone={}", missing.display());
     let settings = [("WALFS_FILES_DIRECTORIES", all.as_str())];
-    let agent = Agent::start(&site, "files.log", &settings, &["--schedule-files", "10s"]);
+    let agent = start(&site, "files.log", &settings, &["--schedule-files", "10s"]);
     let listed = || {
         let output = site
             .walfs("files-list")

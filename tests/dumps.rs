@@ -12,6 +12,8 @@ mod killed;
 mod naming;
 // A server that lets in by TLS only.
 mod secured;
+// Plain files that are written through the mount.
+mod plain;
 // What is stored, and what comes back.
 mod taking;
 // A server, an archive, and the commands between them.

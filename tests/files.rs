@@ -10,6 +10,8 @@ mod killed;
 mod keeping;
 // Versions that stand alone, and whom they belong to.
 mod standing;
+// Files and directories that are written through the mount.
+mod plain;
 // What is kept, what is left out and named, what is refused.
 mod taking;
 // A directory to store, an archive, and the commands between them.

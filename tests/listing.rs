@@ -39,6 +39,7 @@ async fn directory_of(count: u64, place: &TempDir) -> (Fs, Arc<Archive>) {
     let options = mounted::Options {
         deadline: DEADLINE,
         longest: None,
+        quiet_after: Duration::from_secs(60),
         read_deadline: None,
         read_only: false,
         mountpoint: Default::default(),

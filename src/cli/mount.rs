@@ -107,6 +107,13 @@ pub struct MountArgs {
         help_heading = "Writing"
     )]
     pg_wal: PgWal,
+    /// When a directory that is written in files/ or dumps/ is taken for whole: when nothing was changed in it for so long
+    ///
+    /// Nor is a file in it open to be written then, and the process that wrote it has not been killed, and has not failed. `sync
+    /// DIRECTORY` completes it at once.
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration, env = "WALFS_QUIET_AFTER",
+          hide_env_values = true, help_heading = "Writing")]
+    quiet_after: Duration,
     /// Keep fetched objects in this directory too, compressed as they are; it may be lost at any time. What else lies there
     /// is left alone [default: none]
     #[arg(
@@ -131,6 +138,7 @@ Examples:
 
 Files in the mount:
   wal/NAME             what PostgreSQL has archived, under the name it gave
+  dumps/, files/       versions: NAME/VERSION/ and NAME/LATEST; or NAME, the newest, and NAME@VERSION. What is written there is the next
   .absent/NAME         exists while the store says that wal/NAME does not
   .walfs/status.txt    what can be restored, and what is wrong, as `walfs status`; status.json, status.svg too
   .walfs/metrics.prom  the same, and counters of this mount, as metrics
@@ -257,6 +265,7 @@ fn config(arguments: &MountArgs) -> Result<Config, String> {
     let cache_dir = arguments.cache_dir.clone();
     config.disk_cache = cache_dir.map(|directory| (directory, arguments.cache_size));
     config.pg_wal = arguments.pg_wal.clone();
+    config.quiet_after = arguments.quiet_after;
     config.read_only = arguments.is_read_only();
     Ok(config)
 }

@@ -30,7 +30,7 @@ const FLAGS: [(&str, &str); 4] = [
 ];
 
 /// Options with a value, and the flags of `walfs mount` they become.
-const VALUES: [(&str, &str); 16] = [
+const VALUES: [(&str, &str); 17] = [
     ("user", "--user"),
     ("setuid", "--user"),
     ("deadline", "--deadline"),
@@ -45,6 +45,7 @@ const VALUES: [(&str, &str); 16] = [
     ("cache_size", "--cache-size"),
     ("staging_dir", "--staging-dir"),
     ("staging_space", "--staging-space"),
+    ("quiet_after", "--quiet-after"),
     ("compression", "--compression"),
     ("log_file", "--log-file"),
 ];

@@ -18,8 +18,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::io::BufReader;
 use tokio::process::{Child, Command};
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
 
 use crate::archive::Archive;
 use crate::archive::tree::summary::Summary;
@@ -30,28 +28,28 @@ use crate::linux::kernel::Owner;
 use crate::read::base::chunks::ChunkIndex;
 use crate::server::Connection;
 
-use super::backup::behind;
 use super::progress::{Phase, Progress};
 use super::version::{self, Draft, Terms, Told, owned, patience};
 
 mod error;
-mod identity;
+pub(super) mod identity;
 pub mod name;
-mod pack;
+pub(super) mod pack;
 pub mod program;
 pub mod restore;
 
 pub use error::Error;
 
-use pack::{Dumped, Packing};
+use identity::Identity;
+use pack::{Dumped, Stream};
 use program::Program;
 
 /// How long the program may take to end when the dump is given up: it tells the server to stop what it was asked.
 const ENDING: Duration = Duration::from_secs(5);
 
 /// Mode of a dump and of the directory that it is in: it has all that its owner may read.
-const MODE: u32 = 0o600;
-const DIRECTORY_MODE: u32 = 0o700;
+pub(super) const MODE: u32 = 0o600;
+pub(super) const DIRECTORY_MODE: u32 = 0o700;
 
 /// What is dumped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,6 +174,7 @@ pub async fn take(
         label: dump.what.text(),
         is_plain: false,
         dump_hash: Some(dumped.hash),
+        plain_file: false,
     };
     taken.summary = Some(draft.commit((Arc::new(tree), told), interrupted).await?);
     Ok(taken)
@@ -200,25 +199,17 @@ impl Dump {
         let child = running.insert(child);
         let words = child.stderr.take().expect("it is piped");
         let words = tokio::spawn(last_words(self.what.program(), BufReader::new(words)));
-        let (results, built) = mpsc::unbounded_channel();
-        let packing = Packing {
+        let stream = Stream {
             path,
             attributes: owned(attributes(MODE, Timestamp::now()), self.terms.owner),
-            form: archive.form(),
             memory: archive.memory().packing.clone(),
+            part_bytes: pack::DUMP_PART_BYTES,
             index,
-            base_hash: draft.base.as_ref().and_then(|base| base.dump_hash()),
+            identity: Identity::of_dump(),
+            base_hash: draft.newest_hash(false),
             progress,
-            runtime: Handle::current(),
-            results,
         };
-        let (done, dumped) = oneshot::channel();
-        let pack = move || {
-            let _ = done.send(packing.run(output));
-        };
-        behind::spawn(pack).map_err(super::backup::Error::Thread)?;
-        let never = std::future::pending();
-        draft.uploads.take(archive, &draft.id, built, never).await?;
+        let dumped = pack::store(archive, draft, stream, output).await?;
         let status = child.wait().await.map_err(|source| self.cannot_run(source))?;
         let words = words.await.unwrap_or_default();
         if !status.success() {
@@ -228,7 +219,6 @@ impl Dump {
                 words,
             });
         }
-        let dumped = dumped.await.ok().flatten();
         Ok(dumped.ok_or(super::backup::Error::Stopped)?)
     }
 
@@ -274,7 +264,7 @@ impl Dump {
 }
 
 /// It belongs to who takes it.
-fn attributes(mode: u32, modified: Timestamp) -> Attributes {
+pub(super) fn attributes(mode: u32, modified: Timestamp) -> Attributes {
     let Owner { uid, gid } = Owner::of_this_process();
     Attributes {
         mode,
@@ -284,7 +274,8 @@ fn attributes(mode: u32, modified: Timestamp) -> Attributes {
     }
 }
 
-fn root(attributes: Attributes) -> Entry {
+/// The directory that it is in.
+pub(super) fn root(attributes: Attributes) -> Entry {
     Entry {
         path: Path::new("").as_os_str().as_encoded_bytes().into(),
         attributes,

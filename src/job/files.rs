@@ -287,6 +287,7 @@ impl<'a> Taking<'a> {
             label: self.options.directory.display().to_string(),
             is_plain,
             dump_hash: None,
+            plain_file: false,
         };
         taken.summary = Some(self.draft.commit((tree, told), interrupted).await?);
         Ok(taken)

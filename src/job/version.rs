@@ -115,6 +115,8 @@ pub(super) struct Draft<'a> {
     kind: TreeKind,
     began: Timestamp,
     pub(super) version: Version,
+    /// When the newest one is of that there was.
+    newest: Option<Timestamp>,
     pub(super) id: TreeId,
     pub(super) base: Option<Arc<Base>>,
     /// Has it to stand alone, if it stores anything?
@@ -130,6 +132,8 @@ pub(super) struct Told {
     pub(super) is_plain: bool,
     /// See [`Backup::dump_hash`].
     pub(super) dump_hash: Option<ContentHash>,
+    /// See [`Backup::plain_file`].
+    pub(super) plain_file: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -143,13 +147,15 @@ impl<'a> Draft<'a> {
         let there = there.iter().filter_map(|(name, _)| Version::of(name));
         let there = there.filter(|version| version.set == *set);
         let began = Timestamp::now();
-        let at = set.next(there.map(|version| version.at), began);
+        let newest = there.map(|version| version.at).max();
+        let at = set.next(newest.into_iter(), began);
         let name = set.version(at);
         Ok(Self {
             archive,
             kind,
             began,
             version: Version::of(&name).ok_or(Error::Clock(at))?,
+            newest,
             id: TreeId::fresh(&name),
             base: None,
             is_whole_due: false,
@@ -159,8 +165,7 @@ impl<'a> Draft<'a> {
 
     /// Begins the tree, sweeps what killed runs have left, and finds what it builds on; nothing, if it is to be whole.
     pub(super) async fn begin(&mut self, terms: &Terms, whole: bool) -> Result<(), Error> {
-        let begun = Begun::by_this_process(self.kind, By::Backup);
-        self.archive.begin_tree(&self.id, &begun, patience()).await?;
+        self.begin_tree().await?;
         if let Err(error) = sweep(self.archive, patience()).await {
             tracing::warn!("what killed runs have left is not removed, the next one will try: {error}");
         }
@@ -168,6 +173,21 @@ impl<'a> Draft<'a> {
             return Ok(());
         }
         self.is_whole_due = terms.has_limits() && self.is_due(terms).await?;
+        self.find_base().await
+    }
+
+    /// Begins the tree beside others, without a sweep, for which a mount has its time, and finds what it builds on.
+    pub(super) async fn begin_beside_others(&mut self) -> Result<(), Error> {
+        self.begin_tree().await?;
+        self.find_base().await
+    }
+
+    async fn begin_tree(&self) -> Result<(), Error> {
+        let begun = Begun::by_this_process(self.kind, By::Backup);
+        Ok(self.archive.begin_tree(&self.id, &begun, patience()).await?)
+    }
+
+    async fn find_base(&mut self) -> Result<(), Error> {
         let reader = TreeReader::alone(self.archive.clone());
         let candidates = Candidates::Versions(self.kind, &self.version.set);
         self.base = Base::choose(self.archive, &reader, &self.id, candidates, patience).await?;
@@ -185,6 +205,14 @@ impl<'a> Draft<'a> {
             .collect();
         versions.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
         Ok(terms.is_due(versions.into_iter(), self.version.at))
+    }
+
+    /// By what the same content is known, if it would be the newest version's: of a file written by somebody, or of a dump.
+    pub(super) fn newest_hash(&self, plain_file: bool) -> Option<ContentHash> {
+        let base = self.base_version();
+        let is_newest = base.is_some_and(|base| Some(base.at) == self.newest);
+        let base = self.base.as_ref().filter(|_| is_newest);
+        base.and_then(|base| base.dump_hash(plain_file))
     }
 
     /// The version that it builds on.
@@ -264,6 +292,7 @@ impl<'a> Draft<'a> {
             plain_tar: told.is_plain,
             backup: Backup {
                 dump_hash: told.dump_hash,
+                plain_file: told.plain_file,
                 ..Backup::without_wal(told.label, ended)
             },
         }

@@ -7,6 +7,7 @@
 //! their size. A server that looked at a file in its own mount would wait for itself.
 
 mod command;
+mod fills;
 mod seen;
 mod source;
 
@@ -18,11 +19,16 @@ use crate::ahead::{Identity, Origin};
 
 use crate::linux::kernel::{FS_TYPE, field, read_mounts};
 use crate::linux::process::{self, Stat, Status};
+
+use super::node::OWN_BITS;
 pub use seen::Seen;
 pub use source::CopiedFile;
 
 /// How far a program that an archive command has started may be from the archiver.
 const ANCESTORS: usize = 8;
+
+/// What of an inode number is the archive's own; above it stands which archive of the mount it is.
+const OWN_NUMBER: u64 = (1 << OWN_BITS) - 1;
 
 /// What a process seems to want of a file in the mount, by its command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +103,12 @@ impl Asker {
         Ok((arguments, fs::read_link(self.place.join("cwd"))?))
     }
 
+    /// Does it list this directory of the mount only to fill it? `directory` is absolute, without symbolic links.
+    pub fn fills(&self, directory: &Path) -> bool {
+        let arguments = fs::read(self.place.join("cmdline"));
+        arguments.is_ok_and(|arguments| fills::fills(&command::split(&arguments), directory))
+    }
+
     /// Is it impossible to see what it is?
     pub fn is_hidden(&self) -> bool {
         self.evidence().is_err()
@@ -152,7 +164,7 @@ impl Asker {
         sources.next().is_none().then_some(source)
     }
 
-    /// Has its process a descriptor by which it can write to the file with this inode number of a mount of
+    /// Has its process a descriptor by which it can write to the file with this inode number in an archive of a mount of
     /// walfs? What it is closing is none any more. `false` if that cannot be seen.
     pub fn can_write(&self, ino: u64) -> bool {
         let Ok(mounts) = read_mounts(&self.place.join("mountinfo")) else {
@@ -166,7 +178,7 @@ impl Asker {
         let mut infos = infos.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
         infos.any(|info| {
             let number = |name: &str| field(&info, name).and_then(|text| text.parse::<u64>().ok());
-            number("ino:") == Some(ino)
+            number("ino:").map(|number| number & OWN_NUMBER) == Some(ino)
                 && is_for_reading(&info) == Some(false)
                 && number("mnt_id:").is_some_and(is_ours)
         })
@@ -204,6 +216,12 @@ impl Asker {
             &fs::read(self.place.join("status")).ok()?,
         ))
     }
+}
+
+/// Does the kernel show which file a descriptor is of? Linux 5.14 and later.
+pub fn fdinfo_shows_inodes() -> bool {
+    let own = fs::read_to_string("/proc/self/fdinfo/0");
+    own.is_ok_and(|info| field(&info, "ino:").is_some())
 }
 
 /// By the octal `flags` of a `fdinfo` file.

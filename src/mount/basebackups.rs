@@ -23,11 +23,11 @@ use super::wal::archived::Archived;
 
 mod browse;
 pub(super) mod complete;
-mod drafting;
+pub(super) mod drafting;
 mod drafts;
 mod latest;
 mod loaded;
-mod slots;
+pub(super) mod slots;
 
 use browse::Browser;
 use complete::Complete;
@@ -40,7 +40,7 @@ pub(super) struct Basebackups {
     common: Arc<Common>,
     complete: Arc<Complete>,
     latest: Arc<Latest>,
-    browser: Browser,
+    browser: Arc<Browser>,
     drafting: Arc<Drafting>,
 }
 
@@ -50,7 +50,7 @@ impl Basebackups {
         let complete = Arc::new(Complete::new(common.clone()));
         let latest = Arc::new(Latest::new(common.clone(), complete.clone()));
         Self {
-            browser: Browser::new(common.clone(), archived, complete.clone()),
+            browser: Arc::new(Browser::new(common.clone(), archived, complete.clone())),
             drafting: Arc::new(Drafting::new(common.clone(), latest.clone())),
             complete,
             latest,
@@ -63,6 +63,16 @@ impl Basebackups {
         self.complete.clone()
     }
 
+    /// What shows complete ones, and other trees.
+    pub(super) fn browser(&self) -> Arc<dyn Room> {
+        self.browser.clone()
+    }
+
+    /// What takes trees that are written.
+    pub(super) fn drafting(&self) -> Arc<Drafting> {
+        self.drafting.clone()
+    }
+
     /// Was a backup written through this mount?
     pub(super) fn is_written_to(&self) -> bool {
         self.drafting.is_used()
@@ -71,7 +81,7 @@ impl Basebackups {
     /// The room of a node: each kind of backup is one.
     pub(super) fn room(&self, node: Node) -> &dyn Room {
         match node {
-            Node::Tree(_) => &self.browser,
+            Node::Tree(_) => &*self.browser,
             Node::Draft(_) => &self.drafting,
             _ => self,
         }

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +29,8 @@ pub struct Options {
     pub deadline: Duration,
     /// How long completing a backup may take, even while it gets on; `None`: for as long as it takes.
     pub longest: Option<Duration>,
+    /// After how long without a change a version that is written as a directory is complete.
+    pub quiet_after: Duration,
     /// Total time of a wait on behalf of a reader; `None`: for as long as it takes (promise R1).
     pub read_deadline: Option<Duration>,
     /// Refuse all writing.
@@ -65,6 +67,8 @@ pub(super) struct Common {
     pub(super) inodes: Inodes,
     pub(super) mounted_at: Timestamp,
     pub(super) closing: AtomicBool,
+    /// Plain files that are open to be written, in `files/` and `dumps/`.
+    pub(super) plain_writes: AtomicUsize,
 }
 
 impl Common {

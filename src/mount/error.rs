@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use crate::archive::tree::TreeNameError;
+use crate::archive::tree::version::SetNameError;
+use crate::job::plain;
 use crate::pg::WalName;
 use crate::staging::tree::Error as Draft;
 use crate::staging::tree::names::NameError;
@@ -43,6 +45,49 @@ pub enum Error {
         name: String,
         /// What names there are.
         reason: String,
+    },
+    /// Not a name of what has versions.
+    #[error(transparent)]
+    BadSetName(SetNameError),
+    /// A temporary name, where a file is a version once it is closed.
+    #[error(
+        "{name} is refused: a file here is whole when it is closed, and gets no other name\n\
+         HINT: write it under its own name: rsync --inplace --whole-file"
+    )]
+    TemporaryName {
+        /// The name.
+        name: String,
+    },
+    /// A version, or a name that has versions.
+    #[error("{name} is not changed: versions stay as they are\nHINT: `walfs prune` removes old ones")]
+    Version {
+        /// The name.
+        name: String,
+    },
+    /// A time that no version can have.
+    #[error("the clock of this host says a time that no version can have\nHINT: set it")]
+    Clock,
+    /// A plain file was not stored.
+    #[error(transparent)]
+    Plain(#[from] plain::Error),
+    /// A plain file that will never be whole.
+    #[error(
+        "{name} is not stored: a process that wrote it was killed, or failed, or went before it closed the file"
+    )]
+    Half {
+        /// The file.
+        name: String,
+    },
+    /// A file whose writer closes it, perhaps because it is being killed: nothing is stored.
+    #[error(
+        "{name} is not stored: {why}\n\
+         HINT: write it from where the mount's walfs sees the process: the same machine and namespace of processes"
+    )]
+    Unseen {
+        /// The file.
+        name: String,
+        /// What is not known.
+        why: &'static str,
     },
     /// A file that its writer has compressed.
     #[error("{name} is refused: walfs compresses by itself\nHINT: run pg_receivewal without --compress")]
@@ -147,6 +192,10 @@ impl Error {
             Self::BadName { .. } | Self::Invalid { .. } => libc::EINVAL,
             // The one word that a user of `pg_receivewal --compress` gets to see.
             Self::Compressed { .. } => libc::EOPNOTSUPP,
+            Self::BadSetName(_) | Self::TemporaryName { .. } => libc::EINVAL,
+            Self::Version { .. } => libc::EPERM,
+            Self::Plain(error) => error.of_archive().map_or(libc::EIO, archive_errno),
+            Self::Unseen { .. } | Self::Half { .. } | Self::Clock => libc::EIO,
             Self::IsDirectory => libc::EISDIR,
             Self::NotDirectory => libc::ENOTDIR,
             Self::NotEmpty => libc::ENOTEMPTY,
@@ -175,6 +224,13 @@ impl Error {
                 | Self::Invalid { .. }
                 | Self::TooLong { .. }
                 | Self::BadBackupName(_)
+                | Self::BadSetName(_)
+                | Self::TemporaryName { .. }
+                | Self::Version { .. }
+                | Self::Plain(_)
+                | Self::Unseen { .. }
+                | Self::Half { .. }
+                | Self::Clock
                 | Self::Draft(
                     Draft::Archive(_) | Draft::Refused { .. } | Draft::NotTaken(_) | Draft::TooLong
                 )

@@ -123,6 +123,12 @@ impl Fleet {
         self.each_open().iter().map(|one| one.open_writes()).sum()
     }
 
+    pub(super) async fn end(&self) {
+        for one in self.each_open() {
+            one.end().await;
+        }
+    }
+
     fn each_open(&self) -> Vec<Arc<One>> {
         let members = self.members().all.clone();
         members.iter().filter_map(|member| member.open_now()).collect()

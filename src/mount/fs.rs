@@ -112,6 +112,14 @@ impl Fs {
         }
     }
 
+    /// The mount has ended, and nobody writes to it any more: completes what was written without a word of its end.
+    pub(super) async fn end(&self) {
+        match &self.content {
+            Content::One(one) => one.end().await,
+            Content::Many(fleet) => fleet.end().await,
+        }
+    }
+
     /// What a number stands for. Of several archives that one is opened, if it is not.
     async fn find(&self, ino: u64, asker: Option<&Asker>) -> Result<At> {
         match &self.content {
@@ -250,6 +258,11 @@ impl Fs {
         self.handles.file(handle).is_ok_and(|file| file.may_be_kept())
     }
 
+    /// Is it written from its beginning to its end?
+    pub(super) fn is_stream(&self, handle: u64) -> bool {
+        self.handles.file(handle).is_ok_and(|file| file.is_stream())
+    }
+
     /// Does it matter that the file is closed?
     pub(super) fn is_close_a_statement(&self, handle: u64) -> bool {
         let file = self.handles.file(handle);
@@ -272,8 +285,13 @@ impl Fs {
     /// # Errors
     /// [`Error::NotDirectory`]; [`Error::Archive`]: the store did not deliver what is to be listed.
     pub async fn open_directory(&self, ino: u64) -> Result<u64> {
+        self.open_directory_for(ino, None).await
+    }
+
+    /// The same for a process.
+    pub(super) async fn open_directory_for(&self, ino: u64, asker: Option<&Asker>) -> Result<u64> {
         let at = self.find(ino, None).await?;
-        let entries = at.room().open_directory(at.node).await?;
+        let entries = at.room().open_directory_for(at.node, asker).await?;
         Ok(self.handles.insert(Handle::Directory(at, entries)))
     }
 
@@ -349,7 +367,8 @@ impl Fs {
         }
         let (from, to) = ((parent.node, name), (new_parent.node, new_name));
         match (parent.node, new_parent.node) {
-            (Node::Wal | Node::Folder(_), Node::Wal | Node::Folder(_)) | (Node::Draft(_), Node::Draft(_)) => {
+            (Node::Wal | Node::Folder(_), Node::Wal | Node::Folder(_))
+            | (Node::Draft(_) | Node::VersionSet(..), Node::Draft(_) | Node::VersionSet(..)) => {
                 parent.room().rename(from, to, replace, asker).await
             }
             (Node::Wal | Node::Folder(_), _) => Err(new_parent.room().refuse_change(to)),

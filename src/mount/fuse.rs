@@ -145,7 +145,7 @@ impl Filesystem for Served {
         let making = making(request, mode);
         self.answer(async move {
             match fs.create(parent.0, &name, making, asker.as_ref()).await {
-                Ok((created, handle)) => reply_created(reply, &created, handle, owner),
+                Ok((created, handle)) => reply_created(&fs, reply, &created, handle, owner),
                 Err(error) => reply.error(errno(&error)),
             }
         });
@@ -332,10 +332,10 @@ impl Filesystem for Served {
         self.answer(async move { reply_data(reply, fs.read_link(ino.0, asker.as_ref()).await) });
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let fs = self.fs.clone();
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let (fs, asker) = (self.fs.clone(), Self::asker(request));
         self.answer(async move {
-            match fs.open_directory(ino.0).await {
+            match fs.open_directory_for(ino.0, asker.as_ref()).await {
                 Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
                 Err(error) => reply.error(errno(&error)),
             }

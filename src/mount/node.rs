@@ -48,6 +48,11 @@ pub enum Node {
     VersionSet(TreeKind, u32),
     /// `LATEST` in such a directory.
     VersionsLatest(TreeKind, u32),
+    /// A plain file there that is written and has no version yet, by the number of its name.
+    Plain(TreeKind, u32),
+    /// A plain file there as it is in its newest version, by the number of that among all trees. Of each version it is another
+    /// one: who has it open sees the length that goes with what is read.
+    Newest(TreeKind, u32),
     /// What is in a complete base backup, or in a version.
     Tree(TreeNode),
     /// What is in a base backup that is being written.
@@ -57,7 +62,10 @@ pub enum Node {
 impl Node {
     /// Is it a directory whose mode lets its owner make something in it?
     pub(super) fn is_written_in(self) -> bool {
-        matches!(self, Self::Wal | Self::Folder(_) | Self::Basebackups)
+        matches!(
+            self,
+            Self::Wal | Self::Folder(_) | Self::Basebackups | Self::Versions(_) | Self::VersionSet(..)
+        )
     }
 }
 

@@ -1,7 +1,7 @@
 //! One archive in a mount: its rooms, and what they share.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use jiff::Timestamp;
 
@@ -32,8 +32,8 @@ pub struct One {
     own: Own,
     wal: Arc<Wal>,
     basebackups: Basebackups,
-    files: Versions,
-    dumps: Versions,
+    files: Arc<Versions>,
+    dumps: Arc<Versions>,
     /// Was it open before? Then the kernel may have numbers that nobody knows any more.
     is_open_again: bool,
 }
@@ -57,10 +57,12 @@ impl One {
             inodes: Inodes::default(),
             mounted_at: Timestamp::now(),
             closing: AtomicBool::new(false),
+            plain_writes: AtomicUsize::new(0),
         });
         let archived = Arc::new(Archived::new(common.clone(), ahead));
         let wal = Arc::new(Wal::new(common.clone(), archived.clone()));
         let basebackups = Basebackups::new(common.clone(), archived);
+        let versions = |kind| Arc::new(Versions::new(kind, common.clone(), &basebackups));
         Self {
             own: Own {
                 common: common.clone(),
@@ -68,8 +70,8 @@ impl One {
                 looks: None,
             },
             wal,
-            files: Versions::new(TreeKind::Files, common.clone(), basebackups.complete()),
-            dumps: Versions::new(TreeKind::Dump, common.clone(), basebackups.complete()),
+            files: versions(TreeKind::Files),
+            dumps: versions(TreeKind::Dump),
             basebackups,
             common,
             is_open_again: false,
@@ -104,6 +106,11 @@ impl One {
         self.common.close_gates();
     }
 
+    /// The mount has ended: completes what was written without a word of its end.
+    pub(super) async fn end(&self) {
+        self.basebackups.drafting().end_versions().await;
+    }
+
     /// Memory for what the kernel hands over to be written.
     pub(super) fn write_buffers(&self) -> Buffers {
         self.common.archive.memory().buffers.clone()
@@ -111,7 +118,7 @@ impl One {
 
     /// Files being written now.
     pub(super) fn open_writes(&self) -> usize {
-        self.wal.open_writes()
+        self.own.open_writes()
     }
 }
 
@@ -131,8 +138,14 @@ impl Section for One {
             Node::Wal | Node::Folder(_) | Node::Archived(_) | Node::Writing(_) => &self.wal,
             Node::Versions(TreeKind::Dump)
             | Node::VersionSet(TreeKind::Dump, _)
-            | Node::VersionsLatest(TreeKind::Dump, _) => &self.dumps,
-            Node::Versions(_) | Node::VersionSet(..) | Node::VersionsLatest(..) => &self.files,
+            | Node::VersionsLatest(TreeKind::Dump, _)
+            | Node::Plain(TreeKind::Dump, _)
+            | Node::Newest(TreeKind::Dump, _) => &self.dumps,
+            Node::Versions(_)
+            | Node::VersionSet(..)
+            | Node::VersionsLatest(..)
+            | Node::Plain(..)
+            | Node::Newest(..) => &self.files,
             Node::Basebackups | Node::Latest | Node::Tree(_) | Node::Draft(_) => self.basebackups.room(node),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -55,10 +56,15 @@ impl Own {
     fn text(&self, node: Node) -> Option<String> {
         match node {
             Node::OwnFile(OwnFile::Version) => Some(mounted::version()),
-            Node::OwnFile(OwnFile::Mount) => Some(mounted::state(&self.common, self.wal.open_writes())),
+            Node::OwnFile(OwnFile::Mount) => Some(mounted::state(&self.common, self.open_writes())),
             Node::AbsentFile(_) => Some(String::new()),
             _ => None,
         }
+    }
+
+    /// Files being written now.
+    pub(super) fn open_writes(&self) -> usize {
+        self.wal.open_writes() + self.common.plain_writes.load(Ordering::Relaxed)
     }
 
     /// The state of the archive.
@@ -67,7 +73,7 @@ impl Own {
         let told = self.common.while_wanted(asker, looks.told(form)).await?;
         if form == Form::Metrics {
             let archive = told.unwrap_or_else(|_| Exposition::unread().text());
-            return Ok(archive + &mounted::metrics(&self.common, self.wal.open_writes()));
+            return Ok(archive + &mounted::metrics(&self.common, self.open_writes()));
         }
         Ok(told?)
     }

@@ -61,6 +61,11 @@ pub(super) trait Room: Debug + Send + Sync {
 
     async fn open_directory(&self, node: Node) -> Result<Arc<dyn Entries>>;
 
+    /// The same for a process, to which it may matter who it is.
+    async fn open_directory_for(&self, node: Node, asker: Option<&Asker>) -> Result<Arc<dyn Entries>> {
+        self.open_directory(node).await
+    }
+
     /// The directory that a directory is in.
     fn parent(&self, directory: Node) -> Result<Node> {
         Ok(Node::Root)
@@ -170,6 +175,11 @@ pub(super) trait OpenFile: Debug + Send + Sync {
 
     /// May the kernel keep what it has read? Only what can never change, and is not compared with what it writes.
     fn may_be_kept(&self) -> bool {
+        false
+    }
+
+    /// Is it written from its beginning to its end? Who would go back is told at once that this cannot be done.
+    fn is_stream(&self) -> bool {
         false
     }
 

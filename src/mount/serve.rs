@@ -154,13 +154,18 @@ impl Waiting {
         let outcome = tokio::select! {
             ended = &mut session_end => {
                 tracing::info!("{} was unmounted", mounted.path().display());
+                fs.close_gates();
+                fs.end().await;
                 ended.expect("the session's thread reports")
             }
             name = signals.next() => {
                 tracing::info!("{name}: finishing what is in flight");
                 daemon::notify_stopping();
                 finish(&fs, deadline, &mut signals).await;
-                take_away(&mounted);
+                // What somebody still uses is perhaps not whole.
+                if take_away(&mounted) {
+                    fs.end().await;
+                }
                 Ok(())
             }
         };
@@ -224,9 +229,12 @@ async fn finish(fs: &Fs, deadline: Duration, signals: &mut Signals) {
     }
 }
 
-fn take_away(mounted: &Mounted) {
-    match mounted.unmount(BUSY_PATIENCE) {
+/// Is it gone?
+fn take_away(mounted: &Mounted) -> bool {
+    let gone = mounted.unmount(BUSY_PATIENCE);
+    match &gone {
         Ok(_) => tracing::info!("{} is unmounted", mounted.path().display()),
         Err(error) => tracing::warn!("the mount is left dead: {error}"),
     }
+    gone.is_ok()
 }

@@ -24,6 +24,7 @@ use crate::pg::SystemId;
 use crate::store::{ErrorKind, Key, Patience};
 
 pub mod chunks;
+mod same;
 
 /// Extents of a backup that is built on, at most: those of the new one are in memory, some 30 bytes each. Where pages from very
 /// many backups lie between each other they grow; then all is stored again.
@@ -78,6 +79,8 @@ pub struct Base {
     tree: StoredTree,
     /// See [`Backup::dump_hash`](crate::archive::tree::backup::Backup::dump_hash).
     dump_hash: Option<ContentHash>,
+    /// See [`Backup::plain_file`](crate::archive::tree::backup::Backup::plain_file).
+    plain_file: bool,
     hashes: PageHashReader,
     /// Parts to which the new tree shall not point: what is left of them is stored again.
     avoided: BTreeSet<Key>,
@@ -113,9 +116,9 @@ impl Base {
         self.tree.name()
     }
 
-    /// Of a dump: by what an equal one is known.
-    pub fn dump_hash(&self) -> Option<ContentHash> {
-        self.dump_hash
+    /// Of a dump, or of a `plain_file`, whichever is asked for: by what an equal one is known.
+    pub fn dump_hash(&self, plain_file: bool) -> Option<ContentHash> {
+        self.dump_hash.filter(|_| self.plain_file == plain_file)
     }
 
     /// Has it the same entries as a tree: paths, attributes, targets of links, lengths of files? Of the content of files nothing
@@ -304,6 +307,7 @@ async fn intact(
             .collect(),
         hashes: PageHashReader::new(archive.clone()),
         dump_hash: summary.backup.dump_hash.filter(|_| damaged.is_empty()),
+        plain_file: summary.backup.plain_file,
         avoided: damaged
             .into_iter()
             .chain(sparse(&parts, &summary.id, there))

@@ -14,6 +14,8 @@ use async_trait::async_trait;
 use crate::archive::tree::summary::Description;
 use crate::archive::tree::{TreeKind, TreeName};
 
+use crate::read::base::Candidates;
+
 use super::tree;
 use super::tree::judge::{Judge, Signs, TreeNames, Verdict, Written};
 use super::tree::names::ROOT;
@@ -50,6 +52,15 @@ pub(crate) struct BaseBackup {
 impl Judge for BaseBackup {
     fn kind(&self) -> TreeKind {
         TreeKind::BaseBackup
+    }
+
+    fn candidates(&self) -> Candidates<'_> {
+        Candidates::Backup(None)
+    }
+
+    /// Each backup is one.
+    fn is_enough(&self, _earlier: &TreeName) -> bool {
+        false
     }
 
     fn admit(&self, tree: &TreeName, names: &TreeNames, place: (u32, &[u8])) -> Result<(), tree::Error> {

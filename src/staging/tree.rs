@@ -45,6 +45,7 @@ pub(crate) mod judge;
 mod large;
 mod limits;
 pub mod names;
+mod quiet;
 pub(crate) mod reading_back;
 mod recalled;
 mod refusal;
@@ -134,6 +135,10 @@ pub struct TreeDraft {
     state: RwLock<State>,
     completing: AtomicBool,
     complete: AtomicBool,
+    /// When something in it was changed, or a file closed that was written, for the last time.
+    last_change: Mutex<Instant>,
+    /// A file of it was closed by a process that was killed or failed.
+    is_cut_off: AtomicBool,
     /// How often it was not completed though it was to be; locked while word of that is left.
     refusals: tokio::sync::Mutex<u32>,
 }
@@ -161,7 +166,9 @@ impl TreeDraft {
             name,
             began: begun.at,
             names: Mutex::new(Names::new(root)),
-            sender: Arc::new(Sender::new(archive, id, options.deadline, trees)),
+            sender: Arc::new(Sender::new(archive, id, options.deadline, judge.clone(), trees)),
+            last_change: Mutex::new(Instant::now()),
+            is_cut_off: AtomicBool::new(false),
             options,
             judge,
             staging,

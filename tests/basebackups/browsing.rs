@@ -171,6 +171,7 @@ impl Site {
             from_standby: false,
             incremental_from: None,
             dump_hash: None,
+            plain_file: false,
             own_wal: vec![],
             awaited: vec![],
             landmarks: vec![],

@@ -62,6 +62,7 @@ impl Below {
         let options = Options {
             deadline,
             longest: None,
+            quiet_after: LONG,
             read_deadline: Some(deadline),
             read_only: false,
             mountpoint: PathBuf::new(),

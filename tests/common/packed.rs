@@ -76,6 +76,7 @@ pub fn backup(segment_bytes: u64, start: Lsn, end: Lsn) -> Backup {
         from_standby: false,
         incremental_from: None,
         dump_hash: None,
+        plain_file: false,
         own_wal: vec![],
         awaited: vec![],
         landmarks: vec![],

@@ -35,11 +35,11 @@ fn a5_pg_restore_reads_straight_from_the_mount() {
     assert!(script.contains("CREATE ROLE postgres;"), "{script}");
     // Nothing can be changed, or made.
     let changes = [
-        "mkdir $1/new",
+        "mkdir $1/app",
         "echo x > $1/app/LATEST/app.dump",
         "rm $1/app/LATEST/app.dump",
         "mv $1/app $1/more",
-        "echo x > $1/x.sql",
+        "echo x > $1/app",
     ];
     for change in changes {
         let output = mount.user().shell(change, &[&dumps]);

@@ -57,8 +57,8 @@ fn a5_versions_are_read_and_compared_in_the_mount() {
         assert_eq!(shell(&format!("test -e $1/{missing}")).0, Some(1), "{missing}");
     }
     let changes = [
-        "mkdir $1/new",
-        "mkdir $1/etc/new",
+        "mkdir $1/etc",
+        "rm -r $1/etc",
         "touch $1/etc/LATEST/new",
         "rm $1/etc/LATEST/same",
         "echo x > $1/etc/LATEST/same",

@@ -77,9 +77,18 @@ pub struct Backup {
     /// What its data pages were like while it was taken; absent if nobody looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pages: Option<Pages>,
-    /// Of a dump: the BLAKE3 of its bytes without those that each run makes anew, by which an equal one is known.
+    /// Of a dump: the BLAKE3 of its bytes without those that each run makes anew, by which an equal one is known. Of a plain
+    /// file: that of all its bytes.
     #[serde(with = "text", default, skip_serializing_if = "Option::is_none")]
     pub dump_hash: Option<ContentHash>,
+    /// Is it a version that was written as one plain file, and is shown as one? The file is all that is in the tree, and has
+    /// the name of the set.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub plain_file: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What a server, or a backup, itself has of a segment.
@@ -232,6 +241,7 @@ impl Backup {
             outside: Vec::new(),
             pages: None,
             dump_hash: None,
+            plain_file: false,
         }
     }
 
@@ -239,6 +249,7 @@ impl Backup {
     pub(super) fn plausible_without_wal(&self) -> Result<(), String> {
         let made = Self {
             dump_hash: self.dump_hash,
+            plain_file: self.plain_file,
             ..Self::without_wal(self.label.clone(), self.ended)
         };
         match *self == made {

@@ -302,6 +302,7 @@ pub(crate) mod tests {
                 from_standby: false,
                 incremental_from: None,
                 dump_hash: None,
+                plain_file: false,
                 own_wal: vec![],
                 awaited: vec![],
                 landmarks: vec![],

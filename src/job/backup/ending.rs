@@ -144,6 +144,7 @@ impl Taking<'_> {
                 from_standby: label.from == BackupFrom::Standby,
                 incremental_from: None,
                 dump_hash: None,
+                plain_file: false,
                 own_wal: Vec::new(),
                 awaited: Vec::new(),
                 landmarks,

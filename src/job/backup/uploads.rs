@@ -1,6 +1,7 @@
 //! Parts on their way to the store, several at once, and what has arrived.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ pub(in crate::job) struct Uploads {
     inventory: JoinSet<Result<Inventory, archive::Error>>,
     /// What is stored, or on its way.
     pub(in crate::job) collected: Collected,
+    /// Counts the parts that have arrived.
+    pub(in crate::job) arrived: Arc<AtomicU64>,
 }
 
 impl Uploads {
@@ -97,10 +100,11 @@ impl Uploads {
         let part = built.part.described(key.clone());
         self.collected.add_part(built.volume, built.slice, part);
         let (object, memory) = (built.part.object, built.memory);
-        let archive = archive.clone();
+        let (archive, arrived) = (archive.clone(), self.arrived.clone());
         self.tasks.spawn(async move {
             let stored = archive.put_part(&key, object, patience()).await;
             drop(memory);
+            arrived.fetch_add(u64::from(stored.is_ok()), Ordering::Relaxed);
             stored
         });
     }

@@ -4,7 +4,8 @@
 //! - A script of `pg_dumpall` may begin with `\restrict KEY` and end with `\unrestrict KEY`, with a random key. These lines are
 //!   left out: the key of the first one, and no other, so that a line of the script's content is never left out.
 //!
-//! In what has another form all bytes count.
+//! In what has another form all bytes count, and so they do in a plain file that somebody writes through the mount: it must read as
+//! it was written.
 
 use std::ops::Range;
 
@@ -21,7 +22,7 @@ const UNRESTRICT: &[u8] = b"\\unrestrict ";
 
 /// Takes a dump as it arrives.
 #[derive(Debug)]
-pub(super) struct Identity {
+pub(in crate::job) struct Identity {
     hasher: Hasher,
     form: Form,
 }
@@ -29,7 +30,8 @@ pub(super) struct Identity {
 #[derive(Debug)]
 enum Form {
     NotSeen,
-    Archive,
+    /// From now on all bytes count.
+    Whole,
     Script(Lines),
 }
 
@@ -47,10 +49,18 @@ struct Lines {
 
 impl Identity {
     /// Of a dump of which nothing has come.
-    pub(super) fn new() -> Self {
+    pub(super) fn of_dump() -> Self {
         Self {
             hasher: Hasher::new(),
             form: Form::NotSeen,
+        }
+    }
+
+    /// Of a plain file of which nothing has come.
+    pub(in crate::job) fn of_file() -> Self {
+        Self {
+            form: Form::Whole,
+            ..Self::of_dump()
         }
     }
 
@@ -58,7 +68,7 @@ impl Identity {
     pub(super) fn update(&mut self, bytes: &[u8]) {
         match &mut self.form {
             Form::NotSeen => self.begin(bytes),
-            Form::Archive => _ = self.hasher.update(bytes),
+            Form::Whole => _ = self.hasher.update(bytes),
             Form::Script(lines) => lines.update(bytes, &mut self.hasher),
         }
     }
@@ -68,7 +78,7 @@ impl Identity {
             self.form = Form::Script(Lines::default());
             return self.update(bytes);
         }
-        self.form = Form::Archive;
+        self.form = Form::Whole;
         let date = date(bytes).unwrap_or(0..0);
         self.hasher.update(&bytes[..date.start]);
         self.hasher.update(&vec![0; date.len()]);
@@ -147,7 +157,7 @@ mod tests {
     use super::*;
 
     fn of(pieces: &[&[u8]]) -> ContentHash {
-        let mut identity = Identity::new();
+        let mut identity = Identity::of_dump();
         pieces.iter().for_each(|piece| identity.update(piece));
         identity.hash()
     }

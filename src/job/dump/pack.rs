@@ -1,4 +1,4 @@
-//! Makes parts of a dump as it arrives: cut where its content says so, and without what the base has.
+//! Makes parts of a dump, or of a plain file, as it arrives: cut where its content says so, and without what the base has.
 //!
 //! A thread reads, so that compression holds up nothing else. Memory is bounded by the share for packing: it takes what a part
 //! may need before it reads for it, and what is packed keeps its own until it is stored.
@@ -9,16 +9,17 @@ use std::sync::Arc;
 
 use fastcdc::v2020::StreamCDC;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::identity::Identity;
+use crate::archive::Archive;
 use crate::archive::tree::page_hashes::PageHash;
 use crate::archive::tree::{Attributes, headers, layout};
 use crate::codec::ContentHash;
-use crate::job::backup::Error;
 use crate::job::backup::packed::{Built, Made, Packed, PackedExtent};
+use crate::job::backup::{Error, behind};
 use crate::job::progress::Progress;
-use crate::job::version::patience;
+use crate::job::version::{Draft, patience};
 use crate::memory::{Held, Share};
 use crate::parts::Form;
 use crate::parts::volume::{VolumeBuilder, pages_entry};
@@ -31,48 +32,89 @@ const LEAST: usize = 16 << 10;
 const AVERAGE: usize = 64 << 10;
 const MOST: usize = 256 << 10;
 
-/// Memory for a part: its chunks, and what they become.
-const PART_MEMORY: u64 = 2 * (layout::BUNDLE_BYTES + MOST as u64);
+/// Plain bytes after which a part of a dump is closed.
+pub(super) const DUMP_PART_BYTES: u64 = layout::BUNDLE_BYTES;
+
+/// The same of a plain file: a mount has less memory.
+pub(in crate::job) const FILE_PART_BYTES: u64 = 4 << 20;
 
 /// Places in which a dump lies, at most, 32 bytes of memory each: what comes behind is stored.
 const MOST_EXTENTS: usize = 500_000;
 
-/// How a dump is packed.
-pub(super) struct Packing {
-    pub(super) path: Vec<u8>,
-    pub(super) attributes: Attributes,
-    pub(super) form: Form,
-    pub(super) memory: Share,
+/// What is packed, and how.
+pub(in crate::job) struct Stream {
+    pub(in crate::job) path: Vec<u8>,
+    pub(in crate::job) attributes: Attributes,
+    pub(in crate::job) memory: Share,
+    /// Plain bytes after which a part is closed.
+    pub(in crate::job) part_bytes: u64,
     /// What the base has.
-    pub(super) index: Option<ChunkIndex>,
-    /// By what the base is known.
-    pub(super) base_hash: Option<ContentHash>,
-    pub(super) progress: Arc<dyn Progress>,
-    pub(super) runtime: Handle,
-    pub(super) results: mpsc::UnboundedSender<Result<Made, Error>>,
+    pub(in crate::job) index: Option<ChunkIndex>,
+    /// By what it is known,
+    pub(in crate::job) identity: Identity,
+    /// ... and the base.
+    pub(in crate::job) base_hash: Option<ContentHash>,
+    pub(in crate::job) progress: Arc<dyn Progress>,
+}
+
+/// Packs all that comes, and has it stored. The last parts are on their way then. `None`: what came has ended too early, and
+/// somebody else knows why.
+///
+/// # Errors
+/// What reads, packs or stores.
+pub(in crate::job) async fn store(
+    archive: &Arc<Archive>,
+    draft: &mut Draft<'_>,
+    stream: Stream,
+    from: impl Read + Send + 'static,
+) -> Result<Option<Dumped>, Error> {
+    let (results, built) = mpsc::unbounded_channel();
+    let packing = Packing {
+        stream,
+        form: archive.form(),
+        runtime: Handle::current(),
+        results,
+    };
+    let (done, dumped) = oneshot::channel();
+    let pack = move || {
+        let _ = done.send(packing.run(from));
+    };
+    behind::spawn(pack).map_err(Error::Thread)?;
+    let never = std::future::pending();
+    draft.uploads.take(archive, &draft.id, built, never).await?;
+    Ok(dumped.await.ok().flatten())
+}
+
+/// A stream with what packs it.
+struct Packing {
+    stream: Stream,
+    form: Form,
+    runtime: Handle,
+    results: mpsc::UnboundedSender<Result<Made, Error>>,
 }
 
 /// What came of it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Dumped {
+pub(in crate::job) struct Dumped {
     /// By what an equal one is known.
-    pub(super) hash: ContentHash,
-    pub(super) bytes: u64,
+    pub(in crate::job) hash: ContentHash,
+    pub(in crate::job) bytes: u64,
     /// Is it the same as the base? Then its last part was not made.
-    pub(super) is_same: bool,
+    pub(in crate::job) is_same: bool,
 }
 
 impl Packing {
     /// Packs all that comes. `None` if it failed, which is the last that it sends, or if nobody waits for it any more.
-    pub(super) fn run(self, from: impl Read) -> Option<Dumped> {
+    fn run(self, from: impl Read) -> Option<Dumped> {
         let results = self.results.clone();
+        let Stream { path, attributes, .. } = &self.stream;
         let packer = Packer {
             open: None,
             volume: 0,
-            header_bytes: headers::member_header(&pages_entry(&self.path, self.attributes, 0)).len() as u64,
+            header_bytes: headers::member_header(&pages_entry(path, *attributes, 0)).len() as u64,
             packed: Packed {
-                path: self.path.as_slice().into(),
-                attributes: self.attributes,
+                path: path.as_slice().into(),
+                attributes: *attributes,
                 file_bytes: 0,
                 offset: 0,
                 bytes: 0,
@@ -128,18 +170,18 @@ impl<R: Read> Read for &mut Counted<R> {
 impl Packer {
     fn run(mut self, from: impl Read) -> Result<Dumped, Error> {
         let mut from = Counted { from, bytes: 0 };
-        let mut identity = Identity::new();
         for chunk in StreamCDC::new(&mut from, LEAST, AVERAGE, MOST) {
             let chunk = chunk.map_err(|error| cannot_read(error.into()))?.data;
-            identity.update(&chunk);
-            self.packing.progress.advance(chunk.len() as u64);
+            self.packing.stream.identity.update(&chunk);
+            self.packing.stream.progress.advance(chunk.len() as u64);
             self.chunk(&chunk)?;
         }
         if from.bytes != self.packed.bytes {
             return Err(cannot_read(io::Error::other("it was cut wrongly")));
         }
+        let identity = std::mem::replace(&mut self.packing.stream.identity, Identity::of_file());
         let hash = identity.hash();
-        let is_same = self.packing.base_hash == Some(hash);
+        let is_same = self.packing.stream.base_hash == Some(hash);
         if !is_same {
             self.close()?;
             self.packed.file_bytes = self.packed.bytes;
@@ -174,6 +216,7 @@ impl Packer {
     fn in_base(&mut self, chunk: &[u8]) -> Result<Option<Placed>, Error> {
         let packing = &mut self.packing;
         let index = packing
+            .stream
             .index
             .as_mut()
             .filter(|_| self.packed.extents.len() < MOST_EXTENTS);
@@ -185,16 +228,16 @@ impl Packer {
 
     /// Puts a chunk into the part that is open.
     fn keep(&mut self, chunk: &[u8]) -> Result<(), Error> {
-        let Packing { memory, runtime, .. } = &self.packing;
+        let Packing { stream, runtime, .. } = &self.packing;
         let open = self.open.get_or_insert_with(|| Open {
             chunks: Vec::new(),
             lengths: Vec::new(),
-            memory: runtime.block_on(memory.take(PART_MEMORY)),
+            memory: runtime.block_on(stream.memory.take(part_memory(stream.part_bytes))),
         });
         let offset = self.header_bytes + open.chunks.len() as u64;
         open.chunks.extend_from_slice(chunk);
         open.lengths.push(chunk.len());
-        let is_full = open.chunks.len() as u64 >= layout::BUNDLE_BYTES;
+        let is_full = open.chunks.len() as u64 >= stream.part_bytes;
         let length = chunk.len() as u64;
         match self.packed.extents.last_mut() {
             Some(PackedExtent::Own {
@@ -223,7 +266,8 @@ impl Packer {
         };
         let bytes = open.chunks.len() as u64;
         let mut builder = VolumeBuilder::new(self.packing.form);
-        builder.begin_member(&pages_entry(&self.packing.path, self.packing.attributes, bytes));
+        let Stream { path, attributes, .. } = &self.packing.stream;
+        builder.begin_member(&pages_entry(path, *attributes, bytes));
         assert_eq!(
             builder.plain_bytes(),
             self.header_bytes,
@@ -252,6 +296,11 @@ impl Packer {
         };
         send(&self.packing, made)
     }
+}
+
+/// Memory for a part: its chunks, and what they become.
+pub(in crate::job) const fn part_memory(part_bytes: u64) -> u64 {
+    2 * (part_bytes + MOST as u64)
 }
 
 fn send(packing: &Packing, made: Made) -> Result<(), Error> {

@@ -204,7 +204,7 @@ fn trim_quotes(path: &[u8]) -> &[u8] {
 }
 
 /// The program's bare name, and what follows it.
-fn program<'a, 'b>(arguments: &'a [&'b [u8]]) -> Option<(&'b [u8], &'a [&'b [u8]])> {
+pub(super) fn program<'a, 'b>(arguments: &'a [&'b [u8]]) -> Option<(&'b [u8], &'a [&'b [u8]])> {
     let (first, rest) = arguments.split_first()?;
     let first = base(first);
     if MULTI_CALL.contains(&first) {
@@ -219,7 +219,7 @@ fn base(path: &[u8]) -> &[u8] {
 }
 
 /// As text alone: a look at the real path would ask the mount.
-fn resolve(directory: &Path, path: &[u8]) -> PathBuf {
+pub(super) fn resolve(directory: &Path, path: &[u8]) -> PathBuf {
     let mut resolved = PathBuf::new();
     for component in directory.join(OsStr::from_bytes(path)).components() {
         match component {

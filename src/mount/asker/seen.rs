@@ -51,6 +51,18 @@ impl Seen {
         }
     }
 
+    /// Is the process known to live, and not to fail? One that begins another program does.
+    pub async fn lives(asker: Option<&Asker>) -> bool {
+        let Some(asker) = asker.cloned() else {
+            return false;
+        };
+        let look = tokio::task::spawn_blocking(move || asker.is_dying());
+        match tokio::time::timeout(MOMENT, look).await {
+            Ok(seen) => seen.ok().flatten() == Some(false),
+            Err(_) => true,
+        }
+    }
+
     fn look(asker: &Asker, ino: u64, opener: u32) -> Self {
         let process = asker.tgid();
         let is_not_the_opener = opener != 0 && process.is_some_and(|process| process != opener);

@@ -1,4 +1,5 @@
-//! Writing base backups: what processes do in a directory that they have made in `basebackups/`.
+//! Writing base backups: what processes do in a directory that they have made in `basebackups/`. A version that is written as a
+//! directory, in `files/NAME/`, is a draft, too: see [`versions`].
 //!
 //! The rules are those of [`crate::staging::tree`], what makes a backup those of [`crate::staging::base_backup`]; here they
 //! get inode numbers and open files.
@@ -15,13 +16,14 @@ use tokio::time::timeout;
 use crate::archive;
 use crate::archive::tree::{self, TreeName};
 use crate::linux::kernel::Owner;
-use crate::mount::asker::Asker;
+use crate::mount::asker::{Asker, Seen};
 use crate::mount::common::Common;
 use crate::mount::directory::{Entries, Entry, HELD_ENTRIES, numbered};
 use crate::mount::error::{Error, Result};
 use crate::mount::node::{Attributes, Kept, Kind, Node, TreeNode};
 use crate::mount::room::{AnyFile, FilesOf, Making, Named, OpenFile, Opening, Room};
 use crate::staging::base_backup::BaseBackup;
+use crate::staging::tree::judge::Judge;
 use crate::staging::tree::names::ROOT;
 use crate::staging::tree::{Change, Options, Stat, StatKind, TreeDraft};
 use crate::store::{self, GRACE};
@@ -29,9 +31,11 @@ use crate::store::{self, GRACE};
 use super::drafts::Drafts;
 use super::latest::Latest;
 
+mod versions;
+
 /// The backups that are being written through this mount.
 #[derive(Debug)]
-pub(super) struct Drafting {
+pub(in crate::mount) struct Drafting {
     common: Arc<Common>,
     drafts: Drafts,
     latest: Arc<Latest>,
@@ -48,13 +52,24 @@ impl Drafting {
 
     /// The draft that a node is in, and where.
     fn draft(&self, node: Node) -> Result<(Arc<TreeDraft>, TreeNode)> {
-        let at = place(node)?;
+        let at = self.place(node)?;
         Ok((self.drafts.of(at.slot).ok_or(Error::Stale)?, at))
+    }
+
+    /// The place of a node in a draft.
+    fn place(&self, node: Node) -> Result<TreeNode> {
+        match node {
+            Node::Draft(at) => Ok(at),
+            home => {
+                let slot = self.drafts.shown_in(home).ok_or(Error::NotFound)?;
+                Ok(TreeNode { slot, entry: ROOT })
+            }
+        }
     }
 
     fn attributes(&self, node: Node) -> Result<Attributes> {
         let (draft, at) = self.draft(node)?;
-        Ok(self.shown(at, &draft.stat(at.entry)?))
+        Ok(self.shown(at, &draft, &draft.stat(at.entry)?))
     }
 
     /// The one of that name, as a directory.
@@ -78,13 +93,15 @@ impl Drafting {
     }
 
     /// An entry of the draft that `beside` is in too.
-    fn shown(&self, beside: TreeNode, stat: &Stat) -> Attributes {
+    fn shown(&self, beside: TreeNode, draft: &TreeDraft, stat: &Stat) -> Attributes {
         let at = TreeNode {
             entry: stat.number,
             ..beside
         };
+        let home = self.drafts.home(at.slot);
+        let own = home.filter(|_| at.entry == ROOT).unwrap_or(Node::Draft(at));
         Attributes {
-            ino: self.common.inodes.number(Node::Draft(at)),
+            ino: self.common.inodes.number(own),
             kind: match stat.kind {
                 StatKind::Directory => Kind::Directory,
                 StatKind::Symlink => Kind::Symlink,
@@ -97,13 +114,18 @@ impl Drafting {
                 uid: stat.attributes.uid,
                 gid: stat.attributes.gid,
             }),
-            kept: kept(stat),
+            kept: match home {
+                Some(_) if at.entry == ROOT => Kept::Never,
+                // Under these names there will be nothing when the version is complete, and something else in the next one.
+                Some(_) if draft.parent(at.entry) == ROOT => Kept::Attributes,
+                _ => kept(stat),
+            },
         }
     }
 
     fn find(&self, directory: Node, name: &OsStr) -> Result<Attributes> {
         let (draft, at) = self.draft(directory)?;
-        Ok(self.shown(at, &draft.lookup(at.entry, name.as_bytes())?))
+        Ok(self.shown(at, &draft, &draft.lookup(at.entry, name.as_bytes())?))
     }
 
     /// Begins a backup.
@@ -134,19 +156,29 @@ impl Drafting {
         if self.drafts.find(&name).is_some() {
             return Err(Error::Exists);
         }
+        let mountpoint = &self.common.options.mountpoint;
+        let directory = mountpoint.join(tree::BASEBACKUPS).join(name.as_str());
+        let judge = Arc::new(BaseBackup {
+            directory: directory.into_os_string().into_vec(),
+        });
+        let draft = self.begin_tree(name, attributes(making), judge).await?;
+        self.attributes(root(self.drafts.insert(draft, None)))
+    }
+
+    async fn begin_tree(
+        &self,
+        name: TreeName,
+        root: tree::Attributes,
+        judge: Arc<dyn Judge>,
+    ) -> Result<TreeDraft> {
         let wanted = &self.common.options;
-        let directory = wanted.mountpoint.join(tree::BASEBACKUPS).join(name.as_str());
         let options = Options {
             deadline: wanted.deadline,
             longest: wanted.longest,
         };
-        let judge = Arc::new(BaseBackup {
-            directory: directory.into_os_string().into_vec(),
-        });
         let (archive, staging) = (self.common.archive.clone(), self.common.staging.clone());
-        let (root_attributes, trees) = (attributes(making), self.common.reader.trees().clone());
-        let draft = TreeDraft::begin(archive, staging, name, root_attributes, options, judge, trees).await?;
-        self.attributes(root(self.drafts.insert(draft)))
+        let trees = self.common.reader.trees().clone();
+        Ok(TreeDraft::begin(archive, staging, name, root, options, judge, trees).await?)
     }
 
     /// Removes a backup that is not complete, with all that is stored of it.
@@ -156,7 +188,11 @@ impl Drafting {
     pub(super) async fn remove(&self, name: &OsStr) -> Result<()> {
         let name = name.to_str().and_then(|name| name.parse().ok());
         let slot = name.and_then(|name| self.drafts.find(&name));
-        let slot = slot.ok_or_else(|| Error::immutable("a complete backup"))?;
+        self.remove_slot(slot.ok_or_else(|| Error::immutable("a complete backup"))?)
+            .await
+    }
+
+    async fn remove_slot(&self, slot: u32) -> Result<()> {
         let removed = self.draft(root(slot))?.0.remove().await;
         self.common
             .noted("remove a backup", removed.map_err(Error::from))?;
@@ -176,6 +212,16 @@ impl Drafting {
             });
         }
         Ok(())
+    }
+
+    fn opened(&self, at: TreeNode, draft: Arc<TreeDraft>, to_write: bool) -> OpenDraft {
+        OpenDraft {
+            common: self.common.clone(),
+            draft,
+            entry: at.entry,
+            to_write,
+            ends_when_quiet: self.drafts.home(at.slot).is_some(),
+        }
     }
 
     fn note_completion(&self, at: TreeNode, draft: &TreeDraft) {
@@ -200,12 +246,7 @@ impl Room for Arc<Drafting> {
         let (draft, at) = self.draft(node)?;
         let to_write = opening != Opening::Read;
         draft.open(at.entry, to_write)?;
-        let open = OpenDraft {
-            common: self.common.clone(),
-            draft,
-            entry: at.entry,
-            to_write,
-        };
+        let open = self.opened(at, draft, to_write);
         if opening == Opening::Replace
             && let Err(error) = open.truncate(0, asker).await
         {
@@ -218,7 +259,8 @@ impl Room for Arc<Drafting> {
     async fn open_directory(&self, node: Node) -> Result<Arc<dyn Entries>> {
         let (draft, at) = self.draft(node)?;
         let listed = draft.list(at.entry)?.into_iter();
-        let shown = listed.map(|(name, stat)| (OsString::from_vec(name.into_vec()), self.shown(at, &stat)));
+        let shown =
+            listed.map(|(name, stat)| (OsString::from_vec(name.into_vec()), self.shown(at, &draft, &stat)));
         Ok(Arc::new(OpenDirectory {
             drafting: self.clone(),
             directory: node,
@@ -229,8 +271,9 @@ impl Room for Arc<Drafting> {
     fn parent(&self, directory: Node) -> Result<Node> {
         let (draft, at) = self.draft(directory)?;
         let entry = draft.parent(at.entry);
-        Ok(match at.entry {
-            ROOT => Node::Basebackups,
+        Ok(match (at.entry, entry, self.drafts.home(at.slot)) {
+            (ROOT, _, None) => Node::Basebackups,
+            (_, ROOT, Some(home)) => home,
             _ => Node::Draft(TreeNode { entry, ..at }),
         })
     }
@@ -245,13 +288,12 @@ impl Room for Arc<Drafting> {
         let (draft, at) = self.draft(parent)?;
         let made = draft.create(at.entry, name.as_bytes(), attributes(making)).await;
         let made = self.common.noted("create", made.map_err(Error::from))?;
-        let open = OpenDraft {
-            common: self.common.clone(),
-            draft,
+        let shown = self.shown(at, &draft, &made);
+        let place = TreeNode {
             entry: made.number,
-            to_write: true,
+            ..at
         };
-        Ok((self.shown(at, &made), Arc::new(open)))
+        Ok((shown, Arc::new(self.opened(place, draft, true))))
     }
 
     async fn make_directory(
@@ -263,7 +305,7 @@ impl Room for Arc<Drafting> {
         self.common.gates_open()?;
         let (draft, at) = self.draft(parent)?;
         let made = draft.make_directory(at.entry, name.as_bytes(), attributes(making));
-        Ok(self.shown(at, &made.await?))
+        Ok(self.shown(at, &draft, &made.await?))
     }
 
     async fn make_link(
@@ -276,7 +318,7 @@ impl Room for Arc<Drafting> {
         self.common.noted("link", self.check_link(parent, name, target))?;
         let (draft, at) = self.draft(parent)?;
         let made = draft.make_link(at.entry, name.as_bytes(), target.as_bytes(), attributes(making));
-        Ok(self.shown(at, &made.await?))
+        Ok(self.shown(at, &draft, &made.await?))
     }
 
     /// PostgreSQL's rename of its manifest completes the backup.
@@ -287,8 +329,8 @@ impl Room for Arc<Drafting> {
         replace: bool,
         _asker: Option<&Asker>,
     ) -> Result<()> {
-        let new_at = place(to.0)?;
-        if place(from.0)?.slot != new_at.slot {
+        let new_at = self.place(to.0).map_err(|_| Error::OtherTree)?;
+        if self.place(from.0)?.slot != new_at.slot {
             return Err(Error::OtherTree);
         }
         let (draft, at) = self.draft(from.0)?;
@@ -344,14 +386,6 @@ fn kept(stat: &Stat) -> Kept {
     }
 }
 
-/// The place in a draft of a node of this room.
-fn place(node: Node) -> Result<TreeNode> {
-    match node {
-        Node::Draft(at) => Ok(at),
-        _ => Err(Error::NotFound),
-    }
-}
-
 /// The directory of a draft.
 fn root(slot: u32) -> Node {
     Node::Draft(TreeNode { slot, entry: ROOT })
@@ -373,6 +407,8 @@ struct OpenDraft {
     draft: Arc<TreeDraft>,
     entry: u32,
     to_write: bool,
+    /// Is it taken for whole when nothing happens in it any more? Then it matters who closes its files.
+    ends_when_quiet: bool,
 }
 
 #[async_trait]
@@ -392,7 +428,10 @@ impl OpenFile for OpenDraft {
     }
 
     /// There is nothing to settle; says what has failed the backup meanwhile.
-    async fn flush(&self, _files: FilesOf, _asker: Option<&Asker>) -> Result<()> {
+    async fn flush(&self, _files: FilesOf, asker: Option<&Asker>) -> Result<()> {
+        if self.ends_when_quiet && self.to_write && !Seen::lives(asker).await {
+            self.draft.cut_off();
+        }
         Ok(self.draft.still_sound()?)
     }
 

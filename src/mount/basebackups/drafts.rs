@@ -1,4 +1,4 @@
-//! Backups that are being written through this mount, by number.
+//! Backups that are being written through this mount, by number; and versions that are written as a directory.
 //!
 //! One that has become complete is found as a complete one from then on; its draft is kept for those who still have its
 //! files open, and for the kernel, which may come back with a number it has seen. Only the latest few are: with an older
@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use crate::archive::tree::TreeName;
+use crate::mount::node::Node;
 use crate::staging::tree::TreeDraft;
 
 /// Complete ones that are kept.
@@ -24,20 +25,28 @@ pub(super) struct Drafts {
 #[derive(Debug, Default)]
 struct All {
     /// By number; `None` when it is gone.
-    slots: Vec<Option<Arc<TreeDraft>>>,
-    /// Those that are being written.
+    slots: Vec<Option<Slot>>,
+    /// Backups that are being written.
     named: HashMap<TreeName, u32>,
+    /// Versions that are being written, by the directory that shows what is in them.
+    homes: HashMap<Node, u32>,
     /// Those that have become complete, oldest first.
     complete: Vec<u32>,
 }
 
+/// A draft, and the directory that shows what is in it; `None`: one of its name in `basebackups/`.
+type Slot = (Arc<TreeDraft>, Option<Node>);
+
 impl Drafts {
     /// Takes in one that was begun, and gives it a number.
-    pub(super) fn insert(&self, draft: TreeDraft) -> u32 {
+    pub(super) fn insert(&self, draft: TreeDraft, home: Option<Node>) -> u32 {
         let mut all = self.all();
         let slot = all.slots.len() as u32;
-        all.named.insert(draft.name().clone(), slot);
-        all.slots.push(Some(Arc::new(draft)));
+        match home {
+            None => all.named.insert(draft.name().clone(), slot),
+            Some(home) => all.homes.insert(home, slot),
+        };
+        all.slots.push(Some((Arc::new(draft), home)));
         slot
     }
 
@@ -48,6 +57,29 @@ impl Drafts {
 
     /// The one of that number.
     pub(super) fn of(&self, slot: u32) -> Option<Arc<TreeDraft>> {
+        Some(self.slot(slot)?.0)
+    }
+
+    /// The directory that shows what is in it, if that is not one of its own name.
+    pub(super) fn home(&self, slot: u32) -> Option<Node> {
+        self.slot(slot)?.1
+    }
+
+    /// The one whose content that directory shows.
+    pub(super) fn shown_in(&self, home: Node) -> Option<u32> {
+        self.all().homes.get(&home).copied()
+    }
+
+    /// All whose content some directory shows.
+    pub(super) fn at_home(&self) -> Vec<(Node, u32)> {
+        self.all()
+            .homes
+            .iter()
+            .map(|(home, slot)| (*home, *slot))
+            .collect()
+    }
+
+    fn slot(&self, slot: u32) -> Option<Slot> {
         self.all().slots.get(slot as usize).cloned().flatten()
     }
 
@@ -93,5 +125,6 @@ impl Drafts {
 impl All {
     fn forget_name(&mut self, slot: u32) {
         self.named.retain(|_, named| *named != slot);
+        self.homes.retain(|_, shown| *shown != slot);
     }
 }

@@ -93,15 +93,18 @@ pub(super) fn reply_entry(reply: ReplyEntry, found: &Attributes, owner: Owner) {
 }
 
 /// Of a file that is being written: nothing of it is for the page cache.
-pub(super) fn reply_created(reply: ReplyCreate, created: &Attributes, handle: u64, owner: Owner) {
+pub(super) fn reply_created(fs: &Fs, reply: ReplyCreate, created: &Attributes, handle: u64, owner: Owner) {
+    let flags = FopenFlags::FOPEN_DIRECT_IO | seeking(fs, handle);
     let (attr, handle) = (file_attr(created, owner), FileHandle(handle));
-    reply.created(
-        &entry_ttl(created),
-        &attr,
-        GENERATION,
-        handle,
-        FopenFlags::FOPEN_DIRECT_IO,
-    );
+    reply.created(&entry_ttl(created), &attr, GENERATION, handle, flags);
+}
+
+/// May a process go back in it?
+fn seeking(fs: &Fs, handle: u64) -> FopenFlags {
+    match fs.is_stream(handle) {
+        true => FopenFlags::FOPEN_NONSEEKABLE,
+        false => FopenFlags::empty(),
+    }
 }
 
 /// How the kernel shall treat an open file.
@@ -116,7 +119,7 @@ pub(super) fn open_flags(fs: &Fs, handle: u64) -> FopenFlags {
         true => FopenFlags::empty(),
         false => FopenFlags::FOPEN_NOFLUSH,
     };
-    pages | closing
+    pages | closing | seeking(fs, handle)
 }
 
 pub(super) fn reply_attr(reply: ReplyAttr, outcome: Result<Attributes, Error>, owner: Owner) {

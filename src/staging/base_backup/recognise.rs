@@ -108,6 +108,7 @@ impl Candidate<'_> {
                 .map(|label| label.label.clone())
                 .unwrap_or_default(),
             dump_hash: None,
+            plain_file: false,
             own_wal: self.own_segments(control.segment_size),
             awaited: Vec::new(),
             landmarks: of_label.into_iter().flatten().chain(of_control).collect(),

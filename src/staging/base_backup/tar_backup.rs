@@ -73,6 +73,7 @@ impl Candidate<'_> {
                 .map(|label| label.label.clone())
                 .unwrap_or_default(),
             dump_hash: None,
+            plain_file: false,
             own_wal: whole.map(|(name, ..)| *name).collect(),
             awaited: Vec::new(),
             landmarks: of_label.unwrap_or_default(),

@@ -52,13 +52,16 @@ impl TreeDraft {
             stored.inspect_err(|error| tracing::error!("{} is not complete: {error}", self.name))?;
         *state = State::Complete;
         self.complete.store(true, Ordering::Release);
-        tracing::info!(
-            "{} is complete: {} files, {} bytes, {} stored",
-            self.name,
-            summary.files,
-            summary.bytes,
-            summary.stored_bytes
-        );
+        match summary {
+            Some(summary) => tracing::info!(
+                "{} is complete: {} files, {} bytes, {} stored",
+                self.name,
+                summary.files,
+                summary.bytes,
+                summary.stored_bytes
+            ),
+            None => tracing::info!("{} is as the version before: nothing is stored", self.name),
+        }
         Ok(())
     }
 
@@ -69,13 +72,24 @@ impl TreeDraft {
             .try_for_each(|Followed { link, directory }| names.follow_link(link, directory))
     }
 
-    async fn store(&self, mut description: Description) -> Result<Summary, Error> {
+    /// `None`: it is the same as an earlier one, which is enough.
+    async fn store(&self, mut description: Description) -> Result<Option<Summary>, Error> {
         let last = self.send_rest().await?;
         let (tree, tidy) = self.stored_tree(last).await?;
         self.sender.settle().await;
         self.still_sound()?;
         self.sender.delete_forgotten().await?;
         self.forget_refusal().await?;
+        if self.is_there_already(&tree).await? {
+            let dropped = self
+                .sender
+                .archive
+                .drop_unfinished(&self.sender.id, self.sender.patience());
+            return match dropped.await {
+                Ok(()) => Ok(None),
+                Err(error) => Err(self.sender.fail(error).into()),
+            };
+        }
         description.plain_tar = tidy && !self.sender.has_strays();
         // Each of its requests gets the deadline, and begins when the one before it has got on.
         let patience = || {
@@ -90,7 +104,22 @@ impl TreeDraft {
             }
             archive.commit_stored(inventory, description, patience()).await
         };
-        committed.await.map_err(|error| self.sender.fail(error).into())
+        let committed = committed.await.map_err(|error| self.sender.fail(error))?;
+        Ok(Some(committed))
+    }
+
+    /// Is it the same as an earlier tree, and is that enough?
+    async fn is_there_already(&self, tree: &Tree) -> Result<bool, Error> {
+        let base = self.sender.earlier.found();
+        let Some(base) = base.filter(|base| self.judge.is_enough(base.name())) else {
+            return Ok(false);
+        };
+        let patience = || {
+            self.sender.note_progress();
+            self.sender.patience()
+        };
+        let same = base.is_same_as(tree, patience).await;
+        same.map_err(|error| self.sender.fail(error).into())
     }
 
     /// Sends everything that has not been sent: small files in bundles, directories and links with the last,

@@ -16,10 +16,12 @@ use tokio::time::Instant;
 use crate::archive::Archive;
 use crate::archive::tree::TreeId;
 use crate::archive::tree::page_hashes::PageHash;
-use crate::read::base::{Base, Candidates};
+use crate::read::base::Base;
 use crate::read::page_hashes::Placed;
 use crate::read::tree::TreeReader;
 use crate::store::Patience;
+
+use super::judge::Judge;
 
 /// How long what goes out waits for the base, from the tree's begin on, and an answer about pages is waited for: no more than a
 /// quarter of the deadline, within which a writer must get on.
@@ -47,11 +49,12 @@ impl Drop for Earlier {
 }
 
 impl Earlier {
-    /// Begins to look for the base of `maker`.
+    /// Begins to look for the base of `maker`, of which that is the judge.
     pub(super) fn look_for(
         archive: &Arc<Archive>,
         trees: TreeReader,
         maker: TreeId,
+        judge: Arc<dyn Judge>,
         deadline: Duration,
     ) -> Self {
         let wait = MOST_WAIT.min(deadline / 4);
@@ -59,7 +62,7 @@ impl Earlier {
         let archive = archive.clone();
         let looking = tokio::spawn(async move {
             let patience = || Patience::for_at_most(deadline);
-            let chosen = Base::choose(&archive, &trees, &maker, Candidates::Backup(None), patience).await;
+            let chosen = Base::choose(&archive, &trees, &maker, judge.candidates(), patience).await;
             let chosen = chosen.unwrap_or_else(|error| {
                 tracing::warn!("everything is stored, whatever earlier backups have: {error}");
                 None
@@ -74,6 +77,11 @@ impl Earlier {
             given_up: AtomicBool::new(false),
             pieces: AtomicU64::new(0),
         }
+    }
+
+    /// The base, if it is known by now.
+    pub(super) fn found(&self) -> Option<Arc<Base>> {
+        self.base.borrow().clone().flatten()
     }
 
     /// Which pages of a range of a file are where; `None` if it is not known.

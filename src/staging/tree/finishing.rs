@@ -77,7 +77,7 @@ impl TreeDraft {
     }
 
     /// The kernel tells of a file's last close a moment after the process has gone on.
-    async fn wait_for_writers(&self) -> Result<(), Error> {
+    pub(super) async fn wait_for_writers(&self) -> Result<(), Error> {
         for _ in 0..100 {
             if self.a_file_being_written().is_none() {
                 return Ok(());
@@ -93,7 +93,7 @@ impl TreeDraft {
         }
     }
 
-    fn a_file_being_written(&self) -> Option<Vec<u8>> {
+    pub(super) fn a_file_being_written(&self) -> Option<Vec<u8>> {
         let names = self.names();
         let mut files = names.all();
         let (number, _) = files.find(|(_, kind)| match kind {

@@ -13,6 +13,7 @@ use crate::archive::Archive;
 use crate::archive::tree::summary::{Description, Method};
 use crate::archive::tree::{TreeKind, TreeName};
 use crate::parts::chunk::Crc;
+use crate::read::base::Candidates;
 use crate::store::Patience;
 
 pub(crate) use super::file::DraftFile;
@@ -27,6 +28,12 @@ pub(crate) type TreeNames = Names<Arc<DraftFile>>;
 pub(crate) trait Judge: fmt::Debug + Send + Sync {
     /// What its trees hold.
     fn kind(&self) -> TreeKind;
+
+    /// Which earlier trees one may build on.
+    fn candidates(&self) -> Candidates<'_>;
+
+    /// Is nothing to be kept of one that is the same as that earlier tree?
+    fn is_enough(&self, earlier: &TreeName) -> bool;
 
     /// May a file or link of that name come into that directory of the tree?
     ///

@@ -37,6 +37,7 @@ impl TreeDraft {
         let state = timeout_at(end, self.state.read()).await;
         let state = state.map_err(|_| self.late("its turn has not come"))?;
         check(*state)?;
+        self.note_change();
         Ok(Turn { _state: state, end })
     }
 

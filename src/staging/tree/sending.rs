@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::arrived::{Arrived, Pieces};
 use super::earlier::Earlier;
+use super::judge::Judge;
 use super::recalled::{Recalled, WHOLE_BYTES};
 use crate::archive::tree::page_hashes::PageHash;
 use crate::archive::tree::{Part, TreeId};
@@ -123,10 +124,16 @@ impl Drop for Counted {
 }
 
 impl Sender {
-    pub(super) fn new(archive: Arc<Archive>, id: TreeId, deadline: Duration, trees: TreeReader) -> Self {
+    pub(super) fn new(
+        archive: Arc<Archive>,
+        id: TreeId,
+        deadline: Duration,
+        judge: Arc<dyn Judge>,
+        trees: TreeReader,
+    ) -> Self {
         let bundled = Space::new(archive.memory().bundle_bytes);
         Self {
-            earlier: Earlier::look_for(&archive, trees, id.clone(), deadline),
+            earlier: Earlier::look_for(&archive, trees, id.clone(), judge, deadline),
             archive,
             id,
             deadline,

@@ -14,6 +14,7 @@ use crate::archive::tree::{Content, Tree, TreeKind, layout};
 use crate::codec::{self, Compression};
 use crate::memory::{Memory, Share};
 use crate::parts::part::PartBuilder;
+use crate::read::base::Candidates;
 use crate::read::page_hashes::{FileHashes, PageHashReader};
 use crate::read::tree::TreeReader;
 use crate::staging;
@@ -86,6 +87,14 @@ struct Anything;
 impl Judge for Anything {
     fn kind(&self) -> TreeKind {
         TreeKind::BaseBackup
+    }
+
+    fn candidates(&self) -> Candidates<'_> {
+        Candidates::Backup(None)
+    }
+
+    fn is_enough(&self, _earlier: &TreeName) -> bool {
+        false
     }
 
     fn admit(&self, _tree: &TreeName, _names: &TreeNames, _place: (u32, &[u8])) -> Result<(), Error> {

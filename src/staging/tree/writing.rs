@@ -66,6 +66,7 @@ impl TreeDraft {
         };
         if to_write {
             file.writers.fetch_sub(1, Ordering::AcqRel);
+            self.note_change();
         }
         let unwritten = file.writers.load(Ordering::Acquire) > 0 || gone.is_some();
         if unwritten || !file.touched.swap(false, Ordering::AcqRel) {
