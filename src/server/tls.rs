@@ -348,7 +348,7 @@ mod tests {
     fn a_key_that_others_may_read_is_refused() {
         use std::os::unix::fs::PermissionsExt;
         let file = tempfile::NamedTempFile::new().unwrap();
-        let mut check = |mode| {
+        let check = |mode| {
             file.as_file()
                 .set_permissions(std::fs::Permissions::from_mode(mode))
                 .unwrap();
