@@ -9,15 +9,15 @@ use indicatif::BinaryBytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::archive::Archive;
 use crate::archive::tree::TreeKind;
 use crate::archive::tree::begun::{Maker, Process};
 use crate::archive::tree::catalogue::By;
 use crate::config::PgWal;
-use crate::job::discard::{Planned, discard};
-use crate::job::unsynced::{Waiting, unfinished, waiting};
+use crate::job::discard::{self, Planned};
+use crate::job::unsynced::{Waiting, waiting};
 use crate::store::Patience;
 
+use super::complain;
 use super::options::ArchiveArgs;
 use super::out::Out;
 use super::wal::{Failure, block_on, exit_code};
@@ -92,12 +92,20 @@ async fn sync(arguments: &SyncArgs) -> Result<(), Failure> {
         Some(pg_wal) => waiting(&archive, &pg_wal, patience).await?,
         None => Vec::new(),
     };
-    let begun = unfinished(&archive, patience()).await?;
-    let mut removed = Vec::new();
-    if arguments.confirm {
-        for planned in begun.iter().filter(|planned| planned.goes_unnamed()) {
-            removed.push(remove(&archive, planned, patience()).await);
-        }
+    let mut begun = Vec::new();
+    for planned in discard::all(&archive, patience()).await? {
+        let fate = match planned.goes_unnamed() {
+            true if arguments.confirm => match discard::discard(&archive, &planned, patience()).await {
+                Ok(()) => Fate::Removed,
+                Err(error) => {
+                    complain(&format_args!("{} is not removed: {error}", planned.tree.id));
+                    Fate::Failed
+                }
+            },
+            true => Fate::Goes,
+            false => Fate::Stays,
+        };
+        begun.push((planned, fate));
     }
     let mut out = Out::new();
     match arguments.json {
@@ -105,19 +113,28 @@ async fn sync(arguments: &SyncArgs) -> Result<(), Failure> {
         false => print(&mut out, arguments, &waits, &begun)?,
     }
     out.end()?;
-    removed.into_iter().collect::<Result<(), Failure>>()
+    match begun.iter().filter(|(_, fate)| *fate == Fate::Failed).count() {
+        0 => Ok(()),
+        failed => Err(format!("{failed} of those that were to go are not removed").into()),
+    }
 }
 
-async fn remove(archive: &Archive, planned: &Planned, patience: Patience) -> Result<(), Failure> {
-    let removed = discard(archive, planned, patience).await;
-    removed.map_err(|error| format!("{} is not removed: {error}", planned.tree.id).into())
+/// What becomes of something that is not complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is not to be removed with others.
+    Stays,
+    /// It would be removed by --confirm.
+    Goes,
+    Removed,
+    Failed,
 }
 
 fn print(
     out: &mut impl Write,
     arguments: &SyncArgs,
     waits: &[Waiting],
-    begun: &[Planned],
+    begun: &[(Planned, Fate)],
 ) -> std::io::Result<()> {
     for waiting in waits {
         let since = waiting.since.and_then(|since| Timestamp::try_from(since).ok());
@@ -129,15 +146,16 @@ fn print(
             waiting.name.to_string()
         )?;
     }
-    for planned in begun {
+    for (planned, fate) in begun {
         let tree = &planned.tree;
         let name = tree.id.name();
         let (stored, last) = (BinaryBytes(tree.stored_bytes), stored_last(planned));
-        let fate = match (arguments.reset, planned.goes_unnamed()) {
-            (false, _) => String::new(),
-            (true, false) => "stays: ".to_owned(),
-            (true, true) if arguments.confirm => "removed: ".to_owned(),
-            (true, true) => "would go: ".to_owned(),
+        let fate = match fate {
+            _ if arguments.list => "",
+            Fate::Stays => "stays: ",
+            Fate::Goes => "would go: ",
+            Fate::Removed => "removed: ",
+            Fate::Failed => "not removed: ",
         };
         writeln!(
             out,
@@ -150,7 +168,7 @@ fn print(
     if waits.is_empty() && begun.is_empty() {
         writeln!(out, "everything is in the store")?;
     }
-    if arguments.reset && !arguments.confirm && begun.iter().any(Planned::goes_unnamed) {
+    if arguments.reset && !arguments.confirm && begun.iter().any(|(_, fate)| *fate == Fate::Goes) {
         writeln!(out, "nothing is removed.\nHINT: --confirm removes what would go")?;
     }
     Ok(())
@@ -220,9 +238,11 @@ struct Told<'a> {
     last_stored: Timestamp,
     /// Does --reset --confirm remove it?
     goes: bool,
+    /// Has it?
+    removed: bool,
 }
 
-fn print_json(out: &mut impl Write, waits: &[Waiting], begun: &[Planned]) -> Result<(), Failure> {
+fn print_json(out: &mut impl Write, waits: &[Waiting], begun: &[(Planned, Fate)]) -> Result<(), Failure> {
     let wal = waits.iter().map(|waiting| WaitingTold {
         name: waiting.name.to_string(),
         since: waiting.since.and_then(|since| Timestamp::try_from(since).ok()),
@@ -235,7 +255,7 @@ fn print_json(out: &mut impl Write, waits: &[Waiting], begun: &[Planned]) -> Res
     Ok(writeln!(out)?)
 }
 
-fn told(planned: &Planned) -> Told<'_> {
+fn told((planned, fate): &(Planned, Fate)) -> Told<'_> {
     let (tree, begun) = (&planned.tree, planned.tree.begun.as_ref());
     Told {
         kind: kind(tree.kind()),
@@ -252,5 +272,6 @@ fn told(planned: &Planned) -> Told<'_> {
         stored_bytes: tree.stored_bytes,
         last_stored: stored_last(planned),
         goes: planned.goes_unnamed(),
+        removed: *fate == Fate::Removed,
     }
 }

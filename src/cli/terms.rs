@@ -22,15 +22,15 @@ pub(super) struct TermsArgs {
     #[arg(
         long,
         value_name = "N",
-        env = "WALFS_VERSIONS_MAX_INCREMENTALS",
+        env = "WALFS_MAX_INCREMENTALS",
         hide_env_values = true
     )]
     max_incrementals: Option<u32>,
     /// Store everything when the newest version that stands alone is older than this, as 7d [default: never]
-    #[arg(long, value_name = "TIME", value_parser = duration, env = "WALFS_VERSIONS_MAX_SPAN", hide_env_values = true)]
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "WALFS_MAX_SPAN", hide_env_values = true)]
     max_span: Option<Duration>,
     /// To whom all that is stored belongs, by numbers [default: to whom it does; a dump to who takes it]
-    #[arg(long, value_name = "UID:GID", value_parser = owner, env = "WALFS_VERSIONS_OWNER", hide_env_values = true)]
+    #[arg(long, value_name = "UID:GID", value_parser = owner, env = "WALFS_OWNER", hide_env_values = true)]
     owner: Option<Owner>,
 }
 

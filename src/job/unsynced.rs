@@ -1,11 +1,10 @@
-//! What is not in the store yet: WAL files of a server that wait, and what was begun and is not complete.
+//! WAL files of a server that are not in the store yet.
 
 use std::path::Path;
 use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::discard::{self, Planned};
 use super::status::marked;
 use crate::archive::wal::Found;
 use crate::archive::{Archive, Error};
@@ -55,12 +54,4 @@ pub async fn waiting(
     let mut waiting: Vec<Waiting> = found.into_iter().flatten().collect();
     waiting.sort_by_key(|waiting| waiting.name.to_string());
     Ok(waiting)
-}
-
-/// Backups, versions of files and dumps that were begun and are not complete.
-///
-/// # Errors
-/// [`Error::Store`].
-pub async fn unfinished(archive: &Archive, patience: Patience) -> Result<Vec<Planned>, Error> {
-    discard::all(archive, patience).await
 }

@@ -48,7 +48,7 @@ fn a5_after_so_many_versions_one_stands_alone() {
     }
     rig.change("echo 10 > number");
     let mut files = rig.walfs("files");
-    files.env("WALFS_VERSIONS_MAX_SPAN", "1s");
+    files.env("WALFS_MAX_SPAN", "1s");
     let output = files
         .args(["--json", "etc", &source])
         .output()

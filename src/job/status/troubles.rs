@@ -220,7 +220,13 @@ pub(super) fn all(status: &Status, unreadable: &[(TreeName, String)], limits: &L
         if let Some(due) = job.overdue {
             add(
                 format!("the scheduled {name} was due {due:.0}, and no host has begun it"),
-                "is a `walfs agent` with this schedule running?",
+                &match &job.only_host {
+                    None => "is a `walfs agent` with this schedule running?".to_owned(),
+                    Some(host) => format!(
+                        "is a `walfs agent` with this schedule running on {host}? If that is gone for good, remove schedule/files@{host}/ \
+                         from the archive"
+                    ),
+                },
             );
         }
     }
