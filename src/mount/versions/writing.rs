@@ -18,7 +18,7 @@ use crate::job::dump::Taken;
 use crate::job::plain::{Limits, Plain};
 use crate::mount::asker::{Asker, Seen, fdinfo_shows_inodes};
 use crate::mount::error::{Error, Result};
-use crate::mount::room::{FilesOf, OpenFile};
+use crate::mount::room::{AT_END, FilesOf, OpenFile};
 
 use super::Versions;
 
@@ -188,7 +188,9 @@ impl OpenFile for OpenPlain {
     async fn write(&self, offset: u64, data: &Bytes, files: FilesOf, asker: Option<&Asker>) -> Result<()> {
         let mut state = self.state.lock().await;
         self.written_by(files);
-        let is_in_order = offset == self.bytes.load(Ordering::Acquire);
+        // `pg_dump` appends to what it has truncated.
+        let appends = offset == AT_END && !matches!(*state, State::Untouched);
+        let is_in_order = appends || offset == self.bytes.load(Ordering::Acquire);
         // What is broken off in the middle must not go on.
         let before = std::mem::replace(&mut *state, State::Done(Err(self.half())));
         let mut plain = match before {
