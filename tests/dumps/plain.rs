@@ -282,7 +282,7 @@ fn a5_a_store_that_is_full_is_an_error_of_the_writer() {
     );
     for (line, what) in [
         ("cp $w/big $d/x", "a file"),
-        ("cp $w/big $d/new", "another name"),
+        ("cat $w/big > $d/new", "another name"),
         ("cp $w/big $d/dir/x; sync $d/dir", "a directory"),
     ] {
         plain.sh("mkdir -p $d/dir");

@@ -92,6 +92,7 @@ pub(super) fn slice_of(compression: Compression, volume: u32, index: u64, whole:
         files: vec![packed],
         parts: vec![built(volume, index as u32, builder.finish_slice(index, bytes))],
         found: Findings::default(),
+        settled: None,
     }
 }
 

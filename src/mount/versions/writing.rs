@@ -8,7 +8,7 @@
 //! does: not `fsync`, not the end of a process that is killed or fails.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,6 +31,10 @@ const IN_ORDER: &str = "it is written in order from its first byte on, and from 
                         HINT: write it anew (cp, tar cf, >, rsync --inplace --whole-file); what is changed in place can be \
                         written in a directory, files/NAME/";
 
+/// Parts that are made of what is little, at most, and what is not.
+const MOST_TIMES: u32 = 32;
+const MUCH: u64 = 1 << 20;
+
 /// A plain file that is open to be written.
 #[derive(Debug)]
 pub(super) struct OpenPlain {
@@ -46,6 +50,9 @@ pub(super) struct OpenPlain {
     writer: std::sync::Mutex<FilesOf>,
     /// Before anything was written, a process failed that could have.
     has_failed: AtomicBool,
+    /// How much was stored when a process had written what it had to, and how often that was so.
+    settled_bytes: AtomicU64,
+    settled_times: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -79,6 +86,8 @@ impl OpenPlain {
             bytes: AtomicU64::new(0),
             writer: std::sync::Mutex::default(),
             has_failed: AtomicBool::new(false),
+            settled_bytes: AtomicU64::new(0),
+            settled_times: AtomicU32::new(0),
         }
     }
 
@@ -153,6 +162,29 @@ impl OpenPlain {
             false => self.has_failed.load(Ordering::Acquire),
         };
         Statement::of_nothing(&seen, closer, fdinfo_shows_inodes(), has_failed)
+    }
+
+    /// Waits until all that has come is stored: who closes it here looks at the result, and a shell that has opened it does not.
+    /// Each time makes a part, so what is little is not stored by itself for ever.
+    async fn settle(&self, state: &mut State, asker: Option<&Asker>) -> Result<()> {
+        let bytes = self.bytes.load(Ordering::Acquire);
+        let is_little = bytes - self.settled_bytes.load(Ordering::Acquire) < MUCH;
+        if is_little && self.settled_times.load(Ordering::Acquire) >= MOST_TIMES {
+            return Ok(());
+        }
+        let State::Writing(mut plain) = std::mem::replace(state, State::Done(Err(self.half()))) else {
+            return Ok(());
+        };
+        self.settled_bytes.store(bytes, Ordering::Release);
+        self.settled_times.fetch_add(1, Ordering::AcqRel);
+        let common = &self.versions.common;
+        let settled = common.while_wanted(asker, plain.settle()).await;
+        let settled = settled.and_then(|settled| Ok(settled?));
+        *state = match &settled {
+            Ok(()) => State::Writing(plain),
+            Err(error) => State::Done(Err(self.lasting(error))),
+        };
+        common.noted(&format!("write {}", self.set), settled)
     }
 
     /// Makes what has come a version.
@@ -248,6 +280,7 @@ impl OpenFile for OpenPlain {
         }
         match self.statement(&state, files, asker).await {
             Statement::None => Ok(()),
+            Statement::SoFar => self.settle(&mut state, asker).await,
             Statement::Unknown(why) => {
                 let unknown = Error::Unseen {
                     name: self.set.to_string(),
