@@ -26,7 +26,7 @@ use crate::store;
 
 use super::backup;
 use super::dump::identity::Identity;
-use super::dump::pack::{self, Dumped, FILE_PART_BYTES, Stream};
+use super::dump::pack::{self, Dumped, FILE_PART_BYTES, Source, Stream};
 use super::dump::{DIRECTORY_MODE, MODE, Taken, attributes, root};
 use super::progress::{Progress, Silent};
 use super::version::{self, Draft, Told, patience};
@@ -85,6 +85,8 @@ pub struct Plain {
 #[derive(Debug)]
 enum Piece {
     Bytes(Bytes),
+    /// All before is to be stored, and then somebody to be told.
+    Pause(oneshot::Sender<()>),
     /// That was all.
     End,
 }
@@ -120,6 +122,23 @@ impl Plain {
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
         let sending = self.input.send(Piece::Bytes(bytes));
         match while_it_gets_on(&self.gets_on, self.limits.deadline, sending).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) => Err(self.failure().await),
+            None => Err(self.late("the store takes nothing")),
+        }
+    }
+
+    /// Waits until all that has come is stored. More may follow.
+    ///
+    /// # Errors
+    /// As [`Plain::write`].
+    pub async fn settle(&mut self) -> Result<(), Error> {
+        let (told, settled) = oneshot::channel();
+        let settling = async {
+            let _ = self.input.send(Piece::Pause(told)).await;
+            settled.await
+        };
+        match while_it_gets_on(&self.gets_on, self.limits.deadline, settling).await {
             Some(Ok(())) => Ok(()),
             Some(Err(_)) => Err(self.failure().await),
             None => Err(self.late("the store takes nothing")),
@@ -256,6 +275,7 @@ impl Making {
             pieces,
             rest: Bytes::new(),
             has_ended: false,
+            paused: None,
             gets_on: self.gets_on.clone(),
         };
         draft.uploads.arrived = self.gets_on.clone();
@@ -307,15 +327,23 @@ struct Incoming {
     pieces: mpsc::Receiver<Piece>,
     rest: Bytes,
     has_ended: bool,
+    paused: Option<oneshot::Sender<()>>,
     gets_on: Arc<AtomicU64>,
+}
+
+impl Source for Incoming {
+    fn pause(&mut self) -> Option<oneshot::Sender<()>> {
+        self.paused.take()
+    }
 }
 
 impl Read for Incoming {
     /// Nobody takes it for the end when the writer has gone.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.rest.is_empty() && !self.has_ended {
+        while self.rest.is_empty() && !self.has_ended && self.paused.is_none() {
             match self.pieces.blocking_recv() {
                 Some(Piece::Bytes(bytes)) => self.rest = bytes,
+                Some(Piece::Pause(told)) => self.paused = Some(told),
                 Some(Piece::End) => self.has_ended = true,
                 None => return Err(io::Error::other("its writer has gone")),
             }

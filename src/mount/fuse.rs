@@ -21,6 +21,7 @@ use fuser::{
 use crate::staging::tree::Change;
 
 use super::fs::Opening;
+use super::room::AT_END;
 
 mod asked;
 mod reply;
@@ -177,13 +178,19 @@ impl Filesystem for Served {
         offset: u64,
         data: &[u8],
         _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         // The one copy of the data before it is compressed: the event loop needs its buffer back.
         let (fs, asker, data) = (self.fs.clone(), Self::asker(request), self.blocks.copy_of(data));
         let files = lock_owner.map(|owner| owner.0);
+        let appends = flags.0 & libc::O_APPEND != 0;
+        let offset = if appends && fs.is_stream(handle.0) {
+            AT_END
+        } else {
+            offset
+        };
         self.answer(async move {
             match fs.write(handle.0, offset, &data, files, asker.as_ref()).await {
                 Ok(bytes) => reply.written(bytes as u32),

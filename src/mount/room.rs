@@ -40,6 +40,10 @@ pub struct Making {
 /// same in all pid namespaces; a child has another one.
 pub type FilesOf = Option<u64>;
 
+/// The offset of what is appended to a stream. Of the length the kernel knows what it was told last, perhaps of what others have open
+/// under the same number.
+pub(super) const AT_END: u64 = u64::MAX;
+
 /// A directory, and a name in it.
 pub(super) type Named<'a> = (Node, &'a OsStr);
 

@@ -46,9 +46,10 @@ impl Judge for AnyFiles {
         false
     }
 
-    fn signs(&self, _names: &TreeNames) -> Signs {
+    /// Who syncs it must not be told that it is done while a file of it is being written.
+    fn signs(&self, names: &TreeNames) -> Signs {
         Signs {
-            begun: false,
+            begun: names.children(ROOT).is_ok_and(|children| !children.is_empty()),
             ending: None,
             claimed: false,
         }

@@ -1,5 +1,7 @@
 //! What packing makes: ranges of files, with where their bytes are, and parts.
 
+use tokio::sync::oneshot;
+
 use super::pages::Findings;
 use crate::archive::tree::Attributes;
 use crate::memory::Held;
@@ -59,6 +61,8 @@ pub(in crate::job) struct Made {
     pub(in crate::job) files: Vec<Packed>,
     pub(in crate::job) parts: Vec<Built>,
     pub(in crate::job) found: Findings,
+    /// Who waits until all parts before are stored.
+    pub(in crate::job) settled: Option<oneshot::Sender<()>>,
 }
 
 impl Packed {

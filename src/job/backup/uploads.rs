@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::assemble::Collected;
@@ -31,6 +31,8 @@ pub(in crate::job) struct Uploads {
     inventory: JoinSet<Result<Inventory, archive::Error>>,
     /// What is stored, or on its way.
     pub(in crate::job) collected: Collected,
+    /// Who waits until nothing is on its way.
+    waiting: Vec<oneshot::Sender<()>>,
     /// Counts the parts that have arrived.
     pub(in crate::job) arrived: Arc<AtomicU64>,
 }
@@ -81,7 +83,10 @@ impl Uploads {
                     Some(built) => self.begin(archive, id, built?),
                     None => return Ok(()),
                 },
-                stored = self.next(), if !self.is_idle() => stored?,
+                stored = self.next(), if !self.is_idle() => {
+                    stored?;
+                    self.tell_if_idle();
+                }
                 lost = &mut lost => return Err(lost),
             }
         }
@@ -92,6 +97,14 @@ impl Uploads {
         self.collected.add_files(made.files, made.found);
         for built in made.parts {
             self.send(archive, id, built);
+        }
+        self.waiting.extend(made.settled);
+        self.tell_if_idle();
+    }
+
+    fn tell_if_idle(&mut self) {
+        if self.is_idle() {
+            self.waiting.drain(..).for_each(|waits| _ = waits.send(()));
         }
     }
 

@@ -92,6 +92,7 @@ pub(super) fn slice_of(form: Form, volume: u32, index: u64, whole: &Whole) -> Ma
         files: vec![packed],
         parts: vec![built(volume, index as u32, builder.finish_slice(index, bytes))],
         found: Findings::default(),
+        settled: None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! A thread reads, so that compression holds up nothing else. Memory is bounded by the share for packing: it takes what a part
 //! may need before it reads for it, and what is packed keeps its own until it is stored.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,6 +58,16 @@ pub(in crate::job) struct Stream {
     pub(in crate::job) progress: Arc<dyn Progress>,
 }
 
+/// Where a stream comes from. It may pause: what has come is to be stored then, and more may follow.
+pub(in crate::job) trait Source: Read {
+    /// Nothing more is to be read. Whom to tell when all before is stored; `None`: that was the end.
+    fn pause(&mut self) -> Option<oneshot::Sender<()>> {
+        None
+    }
+}
+
+impl Source for File {}
+
 /// Packs all that comes, and has it stored. The last parts are on their way then. `None`: what came has ended too early, and
 /// somebody else knows why.
 ///
@@ -66,7 +77,7 @@ pub(in crate::job) async fn store(
     archive: &Arc<Archive>,
     draft: &mut Draft<'_>,
     stream: Stream,
-    from: impl Read + Send + 'static,
+    from: impl Source + Send + 'static,
 ) -> Result<Option<Dumped>, Error> {
     let (results, built) = mpsc::unbounded_channel();
     let packing = Packing {
@@ -105,7 +116,7 @@ pub(in crate::job) struct Dumped {
 
 impl Packing {
     /// Packs all that comes. `None` if it failed, which is the last that it sends, or if nobody waits for it any more.
-    fn run(self, from: impl Read) -> Option<Dumped> {
+    fn run(self, from: impl Source) -> Option<Dumped> {
         let results = self.results.clone();
         let Stream { path, attributes, .. } = &self.stream;
         let packer = Packer {
@@ -168,13 +179,22 @@ impl<R: Read> Read for &mut Counted<R> {
 }
 
 impl Packer {
-    fn run(mut self, from: impl Read) -> Result<Dumped, Error> {
+    fn run(mut self, from: impl Source) -> Result<Dumped, Error> {
         let mut from = Counted { from, bytes: 0 };
-        for chunk in StreamCDC::new(&mut from, LEAST, AVERAGE, MOST) {
-            let chunk = chunk.map_err(|error| cannot_read(error.into()))?.data;
-            self.packing.stream.identity.update(&chunk);
-            self.packing.stream.progress.advance(chunk.len() as u64);
-            self.chunk(&chunk)?;
+        loop {
+            for chunk in StreamCDC::new(&mut from, LEAST, AVERAGE, MOST) {
+                let chunk = chunk.map_err(|error| cannot_read(error.into()))?.data;
+                self.packing.stream.identity.update(&chunk);
+                self.packing.stream.progress.advance(chunk.len() as u64);
+                self.chunk(&chunk)?;
+            }
+            let Some(settled) = from.from.pause() else { break };
+            self.close()?;
+            let made = Made {
+                settled: Some(settled),
+                ..Made::default()
+            };
+            send(&self.packing, made)?;
         }
         if from.bytes != self.packed.bytes {
             return Err(cannot_read(io::Error::other("it was cut wrongly")));

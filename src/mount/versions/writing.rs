@@ -8,7 +8,7 @@
 //! does: not `fsync`, not the end of a process that is killed or fails.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use crate::job::dump::Taken;
 use crate::job::plain::{Limits, Plain};
 use crate::mount::asker::{Asker, Seen, fdinfo_shows_inodes};
 use crate::mount::error::{Error, Result};
-use crate::mount::room::{FilesOf, OpenFile};
+use crate::mount::room::{AT_END, FilesOf, OpenFile};
 
 use super::Versions;
 
@@ -30,6 +30,10 @@ use statement::{Closer, Statement, closes_a_copy};
 const IN_ORDER: &str = "it is written in order from its first byte on, and from nothing else a version is made\n\
                         HINT: write it anew (cp, tar cf, >, rsync --inplace --whole-file); what is changed in place can be \
                         written in a directory, files/NAME/";
+
+/// Parts that are made of what is little, at most, and what is not.
+const MOST_TIMES: u32 = 32;
+const MUCH: u64 = 1 << 20;
 
 /// A plain file that is open to be written.
 #[derive(Debug)]
@@ -46,6 +50,9 @@ pub(super) struct OpenPlain {
     writer: std::sync::Mutex<FilesOf>,
     /// Before anything was written, a process failed that could have.
     has_failed: AtomicBool,
+    /// How much was stored when a process had written what it had to, and how often that was so.
+    settled_bytes: AtomicU64,
+    settled_times: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -79,6 +86,8 @@ impl OpenPlain {
             bytes: AtomicU64::new(0),
             writer: std::sync::Mutex::default(),
             has_failed: AtomicBool::new(false),
+            settled_bytes: AtomicU64::new(0),
+            settled_times: AtomicU32::new(0),
         }
     }
 
@@ -155,6 +164,29 @@ impl OpenPlain {
         Statement::of_nothing(&seen, closer, fdinfo_shows_inodes(), has_failed)
     }
 
+    /// Waits until all that has come is stored: who closes it here looks at the result, and a shell that has opened it does not.
+    /// Each time makes a part, so what is little is not stored by itself for ever.
+    async fn settle(&self, state: &mut State, asker: Option<&Asker>) -> Result<()> {
+        let bytes = self.bytes.load(Ordering::Acquire);
+        let is_little = bytes - self.settled_bytes.load(Ordering::Acquire) < MUCH;
+        if is_little && self.settled_times.load(Ordering::Acquire) >= MOST_TIMES {
+            return Ok(());
+        }
+        let State::Writing(mut plain) = std::mem::replace(state, State::Done(Err(self.half()))) else {
+            return Ok(());
+        };
+        self.settled_bytes.store(bytes, Ordering::Release);
+        self.settled_times.fetch_add(1, Ordering::AcqRel);
+        let common = &self.versions.common;
+        let settled = common.while_wanted(asker, plain.settle()).await;
+        let settled = settled.and_then(|settled| Ok(settled?));
+        *state = match &settled {
+            Ok(()) => State::Writing(plain),
+            Err(error) => State::Done(Err(self.lasting(error))),
+        };
+        common.noted(&format!("write {}", self.set), settled)
+    }
+
     /// Makes what has come a version.
     async fn complete(&self, plain: Plain, asker: Option<&Asker>) -> Result<()> {
         let common = &self.versions.common;
@@ -188,7 +220,9 @@ impl OpenFile for OpenPlain {
     async fn write(&self, offset: u64, data: &Bytes, files: FilesOf, asker: Option<&Asker>) -> Result<()> {
         let mut state = self.state.lock().await;
         self.written_by(files);
-        let is_in_order = offset == self.bytes.load(Ordering::Acquire);
+        // `pg_dump` appends to what it has truncated.
+        let appends = offset == AT_END && !matches!(*state, State::Untouched);
+        let is_in_order = appends || offset == self.bytes.load(Ordering::Acquire);
         // What is broken off in the middle must not go on.
         let before = std::mem::replace(&mut *state, State::Done(Err(self.half())));
         let mut plain = match before {
@@ -246,6 +280,7 @@ impl OpenFile for OpenPlain {
         }
         match self.statement(&state, files, asker).await {
             Statement::None => Ok(()),
+            Statement::SoFar => self.settle(&mut state, asker).await,
             Statement::Unknown(why) => {
                 let unknown = Error::Unseen {
                     name: self.set.to_string(),

@@ -22,6 +22,8 @@ const ANCESTORS: usize = 3;
 pub(super) enum Statement {
     /// It is whole.
     Complete,
+    /// This process has written what it had to, and its close tells it whether that is stored. More may come from others.
+    SoFar,
     /// Nothing: more may come, or it is not this process's to say.
     None,
     /// It will never be whole.
@@ -62,8 +64,9 @@ impl Statement {
             (_, Some(true)) => Self::None,
             (_, None) => Self::Unknown("the process that closes it has gone"),
             _ if closer.is_writer && closer.closes_a_copy => Self::Complete,
-            _ if closer.opener != 0 && is_anothers => Self::None,
             _ if seen.can_write_more => Self::None,
+            _ if closer.opener != 0 && is_anothers && closer.is_writer => Self::SoFar,
+            _ if closer.opener != 0 && is_anothers => Self::None,
             _ => Self::Complete,
         }
     }
@@ -118,7 +121,7 @@ mod tests {
 
     #[test]
     fn only_who_can_know_says_that_a_file_is_whole() {
-        use Statement::{Complete, Failed, None};
+        use Statement::{Complete, Failed, None, SoFar};
         let orphan = Seen {
             opener_lives: false,
             ..seen(8, false)
@@ -135,8 +138,9 @@ mod tests {
             // A shell goes from one command to the next.
             (shell, closer(true, false), None),
             (shell, closer(true, true), Complete),
-            // A child's close says nothing while the opener lives, but its death says that the file is half.
-            (seen(8, false), closer(true, false), None),
+            // A child's close says no more than that while the opener lives, but its death says that the file is half.
+            (seen(8, false), closer(true, false), SoFar),
+            (seen(8, false), closer(false, false), None),
             (seen(8, false), closer(true, true), Complete),
             (seen(8, true), closer(true, true), Failed),
             (seen(8, true), closer(false, false), None),
