@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::mount::fleet::{Archives, Fleet, MOST_OPEN};
 use crate::mount::fs::One;
 use crate::read::Together;
-use crate::store::{self, Patience, Store};
+use crate::store::{self, ErrorKind, Location, Patience, Store};
 
 /// What opens them.
 #[derive(Debug)]
@@ -82,6 +82,18 @@ impl Archives for Below {
 
     async fn make(&self, name: &str) -> Result<(), archive::Error> {
         let config = self.config.below(name).ok_or_else(|| self.not_one(name))?;
+        // The place itself may be a link; what is in it is not followed out of it (promise S6).
+        if let Location::Dir(path) = &config.location
+            && path.is_symlink()
+        {
+            return Err(store::Error {
+                kind: ErrorKind::Permanent,
+                operation: "make an archive in",
+                target: path.display().to_string(),
+                message: "it is a symbolic link, which is not followed".into(),
+            }
+            .into());
+        }
         let config = Config {
             create: true,
             ..config

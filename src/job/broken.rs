@@ -142,7 +142,11 @@ pub(in crate::job) async fn first(
             break;
         }
         reads -= 1;
-        let Some(broken) = read(archive, &reader, &looked, (size, patience)).await? else {
+        let Some(broken) = read(&reader, &looked, (size, patience)).await? else {
+            // By itself it is whole. What `verify` has found may lie across its end.
+            let Looked { segment, walked, .. } = looked;
+            let leads = walked.filter(|walked| walked.ends_early().is_none());
+            behind = leads.map(|walked| (segment, walked));
             continue;
         };
         let may_be_begun = looked.segment.number(size) == last && !is_followed;
@@ -180,18 +184,13 @@ async fn look(
 
 /// What its pages say.
 async fn read(
-    archive: &Archive,
     reader: &WalIndexReader,
     looked: &Looked,
     (size, patience): (SegmentSize, Patience),
 ) -> Result<Option<Broken>, Error> {
     let (segment, start) = (looked.segment, looked.segment.start(size).0);
     let (fault, at) = match reader.extent(segment, size, patience).await {
-        Ok(None) => return Ok(None),
-        Ok(Some(Extent::Whole)) => {
-            archive.leads_on(segment, size);
-            return Ok(None);
-        }
+        Ok(None | Some(Extent::Whole)) => return Ok(None),
         Ok(Some(Extent::Holed(at))) => (Fault::Page(at), at),
         Ok(Some(Extent::Broken(at))) => (Fault::Record(at), at),
         Ok(Some(Extent::Begun(at))) => (Fault::Short(at), at),

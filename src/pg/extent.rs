@@ -95,6 +95,8 @@ impl Extents {
                 true => return Extent::Broken(at),
                 // On its last page that is what a killed server had begun to write.
                 false if ended.is_damaged => return Extent::Begun(at),
+                // The page headers of a full segment are written before it is: a record that they cut was damaged.
+                false if ended.reaches.is_some() && self.is_full() => return Extent::Broken(at),
                 false => {}
             }
         }
@@ -103,9 +105,14 @@ impl Extents {
             // What lies behind a switch is not read.
             (Searched::EndsAt(_), _) if is_all => Extent::Whole,
             (_, Some(at)) => Extent::Holed(at),
-            _ if is_all && self.written.end() == self.bytes => Extent::Whole,
+            _ if self.is_full() => Extent::Whole,
             _ => Extent::Begun(self.written.end()),
         }
+    }
+
+    /// Is it WAL of its own up to its end?
+    fn is_full(&self) -> bool {
+        self.bytes == u64::from(self.header.segment_bytes) && self.written.end() == self.bytes
     }
 }
 

@@ -322,6 +322,15 @@ fn k5_recovery_ends_at_a_damaged_record_and_that_is_said() {
             "{name}: {}",
             said(&verified)
         );
+        // What verify has found makes nobody forget it.
+        let refused = holed.restore(&[]);
+        assert_eq!(refused.status.code(), Some(1), "{name}: {}", said(&refused));
+        let screen = run(&holed.site, "status", &[]);
+        assert!(
+            !said(&screen).contains("is whole up to"),
+            "{name}: {}",
+            said(&screen)
+        );
     }
 }
 

@@ -340,7 +340,13 @@ fn o4_writable_is_asked_for_and_an_archive_is_no_place_of_archives() {
     assert!(made.status.success(), "{}", said(&made));
     assert!(read(&mount, &format!("gamma/wal/{SEGMENT}")) == content(1));
     assert!(place.path().join("gamma/walfs.json").is_file());
+    // S6: not through a link that leads out of the place.
+    let outside = place.world.owned_dir("outside");
+    symlink(&outside, place.path().join("linked")).expect("make a link");
+    symlink("nowhere", place.path().join("dangling")).expect("make a link");
     for line in [
+        "mkdir linked",
+        "mkdir dangling",
         "mkdir alpha",
         "mkdir 'two words'",
         "mkdir .hidden",
@@ -349,6 +355,7 @@ fn o4_writable_is_asked_for_and_an_archive_is_no_place_of_archives() {
     ] {
         refused(&mount, line);
     }
+    assert_eq!(fs::read_dir(outside).expect("list").count(), 0);
     drop(mount);
     let inside = Options::of(&place.world, &place.path().join("alpha").display().to_string());
     let refused = inside.args(&["--all"]).refused();

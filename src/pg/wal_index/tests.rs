@@ -1,3 +1,5 @@
+use super::super::PageHeader;
+use super::super::extent::{Extent, Extents};
 use super::super::record::tests::{BLOCK, START, commit, pages, record};
 use super::*;
 
@@ -338,5 +340,44 @@ fn a_record_that_was_given_up_on_any_of_its_pages_breaks_nothing() {
         assert!(chain.ended().is_some_and(|ended| ended.at.0 > before), "{page}");
         let annex = index.to_annex(1 << 20);
         assert_eq!(WalIndex::from_annex(&annex, START, size()), Some(index), "{page}");
+    }
+}
+
+/// Recovery looks at the header of each page that a record goes on in.
+#[test]
+fn a_page_header_within_a_record_that_is_not_what_was_written_ends_the_walk() {
+    let whole = linked(&[
+        commit(8),
+        commit(size() as usize - 3 * BLOCK),
+        restore_point("behind"),
+    ]);
+    let behind = linked(&[commit(8), commit(size() as usize)]);
+    let extent = |bytes: &[u8]| {
+        let mut extents = Extents::new(PageHeader::parse(bytes).unwrap());
+        bytes.chunks(BLOCK).for_each(|page| extents.add(page));
+        extents.extent()
+    };
+    assert!(matches!(extent(&whole), Extent::Begun(_)));
+    assert_eq!(extent(&behind), Extent::Whole);
+    for (what, bytes) in [("ends here", &whole), ("goes on", &behind)] {
+        // The last page of the first is that in which the record ends.
+        let last = (size() as usize / BLOCK) - 3;
+        for (page, (byte, bit)) in [1, 2, 31, 32, 33, 64, last]
+            .into_iter()
+            .flat_map(|page| [(2, 1), (2, 2), (2, 16), (16, 8), (18, 128)].map(|flip| (page, flip)))
+        {
+            let mut bytes = bytes.clone();
+            bytes[page * BLOCK + byte] ^= bit;
+            assert!(
+                matches!(extent(&bytes), Extent::Broken(_)),
+                "{what}: page {page}, byte {byte}, bit {bit}: {:?}",
+                extent(&bytes)
+            );
+            let index = joined(&bytes);
+            assert!(
+                index.is_none_or(|index| index.walked.ends_early().is_some()),
+                "{what}: page {page}, byte {byte}"
+            );
+        }
     }
 }

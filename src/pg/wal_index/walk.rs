@@ -172,7 +172,7 @@ pub(super) fn walk(bytes: &[u8], mut visit: impl FnMut(Lsn, Head<'_>)) -> Option
                 return Some(walked);
             }
             None => {
-                if !pages.run_on(from) {
+                if !pages.run_on(from, rest) {
                     walked.stop = Stop::Cut(end.map_or(Lsn(u64::MAX), |end| pages.lsn(end)));
                 }
                 return Some(walked);
@@ -262,7 +262,7 @@ impl<'a> Pages<'a> {
             let Some(end) = end else {
                 scratch.clear();
                 let here = self.gather(at, bytes_of_it, &mut scratch);
-                if is_behind(&scratch, before) && self.run_on(at) {
+                if is_behind(&scratch, before) && self.run_on(at, bytes_of_it) {
                     walked.first = walked.first.or(Some(lsn));
                     walked.tail = Some(Tail {
                         at: lsn,
@@ -361,31 +361,25 @@ impl<'a> Pages<'a> {
         }
     }
 
-    /// Are all pages behind that of an offset those of their place?
-    fn run_on(self, at: usize) -> bool {
-        self.own(at, self.bytes.len().saturating_sub(HEADER_BYTES - 1))
+    /// Do all pages behind that of an offset go on with these bytes, which begin there?
+    fn run_on(self, at: usize, bytes: usize) -> bool {
+        self.leads(at, bytes, self.bytes.len().saturating_sub(HEADER_BYTES - 1))
     }
 
-    /// Are the pages behind that of an offset, which begin before another, those of their place?
-    fn own(self, at: usize, end: usize) -> bool {
-        let first = at - at % PAGE_BYTES + PAGE_BYTES;
-        let mut pages = (first..end).step_by(PAGE_BYTES);
-        pages.all(|page| self.page(page).is_some())
-    }
-
-    /// Do the pages agree that so many bytes from an offset on end there?
+    /// Do the pages behind that of an offset, which begin before another, go on with these bytes, which begin there? Recovery looks
+    /// at each: it says how many are left, and only the first of a segment has a long header.
     fn leads(self, at: usize, bytes: usize, end: usize) -> bool {
         let first = at - at % PAGE_BYTES + PAGE_BYTES;
-        let last = (end - 1) - (end - 1) % PAGE_BYTES;
-        if last < first {
-            return true;
-        }
-        let left = bytes - (first - at);
-        let says = |page: usize, left: usize| {
-            let found = self.page(page);
-            found.is_some_and(|page| page.continues && page.rest as usize == left)
-        };
-        says(first, left) && (last == first || says(last, end - last - HEADER_BYTES) && self.own(first, last))
+        let mut passed = first - at;
+        (first..end).step_by(PAGE_BYTES).all(|place| {
+            let Some(page) = self.page(place).filter(|page| page.continues) else {
+                return false;
+            };
+            let is_right =
+                bytes.checked_sub(passed) == Some(page.rest as usize) && page.header_bytes == HEADER_BYTES;
+            passed += PAGE_BYTES - page.header_bytes;
+            is_right
+        })
     }
 
     /// The first bytes of a record or of what is left of one, without the headers of pages; up to so many, and how many are
