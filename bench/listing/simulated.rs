@@ -54,6 +54,7 @@ async fn open(mountpoint: &Path, backend: Simulated) -> Fs {
     let options = fs::Options {
         deadline: Duration::from_secs(45),
         longest: None,
+        quiet_after: Duration::from_secs(60),
         read_deadline: None,
         read_only: false,
         mountpoint: mountpoint.to_owned(),

@@ -65,7 +65,7 @@ impl Listed {
     pub(super) async fn of(&self, set: &SetName, asker: Option<&Asker>) -> Result<Vec<Version>> {
         let known = self.recent().map(|all| of(&all, set)).unwrap_or_default();
         match known.is_empty() {
-            true => Ok(of(&*self.all(asker).await?, set)),
+            true => Ok(of(&self.all(asker).await?, set)),
             false => Ok(known),
         }
     }

@@ -48,7 +48,7 @@ impl TreeDraft {
     pub async fn finish_if_quiet(&self, quiet: Duration) -> Result<(), Error> {
         let began = Instant::now();
         let mut state = self.alone(began).await?;
-        if !self.quiet_for().is_some_and(|time| time >= quiet) {
+        if self.quiet_for().is_none_or(|time| time < quiet) {
             return Err(self.refused("it is still being written"));
         }
         self.still_sound()?;

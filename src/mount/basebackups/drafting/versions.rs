@@ -118,7 +118,7 @@ impl Drafting {
         let Some(draft) = self.drafts.of(slot).filter(|draft| !draft.is_complete()) else {
             return true;
         };
-        if !draft.quiet_for().is_some_and(|time| time >= quiet) {
+        if draft.quiet_for().is_none_or(|time| time < quiet) {
             return false;
         }
         if draft.still_sound().is_err() {
