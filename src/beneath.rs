@@ -534,10 +534,17 @@ pub(crate) fn kind_of(kind: fs::FileType) -> Kind {
 }
 
 fn timespec(time: SystemTime) -> Timespec {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    const SECOND: i64 = 1_000_000_000;
+    let (since, sign) = match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => (since, 1),
+        Err(before) => (before.duration(), -1),
+    };
+    let seconds = sign * i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    let nanos = sign * i64::from(since.subsec_nanos());
+    // Those behind the second count forwards, before 1970, too.
     Timespec {
-        tv_sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(since.subsec_nanos()) as _,
+        tv_sec: seconds.saturating_add(nanos.div_euclid(SECOND)),
+        tv_nsec: nanos.rem_euclid(SECOND) as _,
     }
 }
 

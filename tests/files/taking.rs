@@ -22,7 +22,7 @@ fn fill(rig: &Rig) {
          printf two > closed/two && chmod 4751 closed/two && \
          ln -s one deep/er/link && ln -s /nowhere/at/all dangling && ln -s /etc outside && \
          truncate -s 50M sparse && echo end >> sparse && echo odd > \"$(printf 'od\\377d')\" && \
-         touch -d '2001-02-03 04:05:06' deep/er/one && touch -h -d '2002-02-03 04:05:06' dangling && \
+         touch -d '2001-02-03 04:05:06' deep/er/one && touch -h -d '1967-02-03 04:05:06.7' dangling && \
          chmod 555 deep/er && touch -d '2003-02-03 04:05:06' deep/er deep",
     );
     rig.noise("noise", 3 << 20, 1);
