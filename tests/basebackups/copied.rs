@@ -133,6 +133,9 @@ fn k8_a_copy_has_what_the_original_has() {
     // As `cp -a` would have made it: also by its id.
     let id = |place: &Place| -> Value { serde_json::from_slice(&place.object("walfs.json")).expect("JSON") };
     assert_eq!(id(&site.place)["archive_id"], id(&last)["archive_id"]);
+    // Without the key every page would have changed.
+    assert_eq!(id(&site.place)["page_key"], id(&last)["page_key"]);
+    assert!(id(&last)["page_key"].is_string());
     assert_eq!(site.place.object("cluster.json"), last.object("cluster.json"));
 
     // What is new, and nothing else; first only said.

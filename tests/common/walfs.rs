@@ -355,6 +355,27 @@ impl Mount {
         self.start();
     }
 
+    /// What a shell line says that its user runs; it succeeds.
+    #[track_caller]
+    pub fn sh(&self, line: &str, places: &[&Path]) -> String {
+        let output = self.user().shell(line, places);
+        assert!(
+            output.status.success(),
+            "{line}: {}\n{}",
+            said(&output),
+            self.log()
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The same of one that fails, with its errors.
+    #[track_caller]
+    pub fn sh_fails(&self, line: &str, places: &[&Path]) -> String {
+        let output = self.user().shell(line, places);
+        assert!(!output.status.success(), "{line} did not fail\n{}", self.log());
+        said(&output)
+    }
+
     /// The daemon's log so far, of all its lives.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.options.log).unwrap_or_default()).into_owned()

@@ -1,7 +1,7 @@
 //! Dumps that are written as plain files through the mount.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +19,11 @@ struct Plain {
     work: PathBuf,
 }
 
+/// A line with names for the places.
+fn told(line: &str) -> String {
+    format!("d=$1/dumps w=$2 p=$3 PGHOST=$4/pg PGUSER=postgres; export PGHOST PGUSER; {line}")
+}
+
 impl Plain {
     #[track_caller]
     fn new(rig: Rig, options: &[&str]) -> Plain {
@@ -27,34 +32,23 @@ impl Plain {
         Plain { rig, mount, work }
     }
 
-    fn run(&self, line: &str) -> Output {
-        let line = format!("d=$1/dumps w=$2 p=$3 PGHOST=$4 PGUSER=postgres; export PGHOST PGUSER; {line}");
-        let socket = self.rig.world.path().join("pg");
-        let places = [self.mount.path(), &self.work, &self.rig.bin, &socket];
-        self.mount.user().shell(&line, &places)
+    fn places(&self) -> [&Path; 4] {
+        [
+            self.mount.path(),
+            &self.work,
+            &self.rig.bin,
+            self.rig.world.path(),
+        ]
     }
 
     #[track_caller]
     fn sh(&self, line: &str) -> String {
-        let output = self.run(line);
-        assert!(
-            output.status.success(),
-            "{line}: {}\n{}",
-            said(&output),
-            self.mount.log()
-        );
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        self.mount.sh(&told(line), &self.places())
     }
 
     #[track_caller]
     fn fails(&self, line: &str) -> String {
-        let output = self.run(line);
-        assert!(
-            !output.status.success(),
-            "{line} did not fail\n{}",
-            self.mount.log()
-        );
-        said(&output)
+        self.mount.sh_fails(&told(line), &self.places())
     }
 }
 

@@ -1,8 +1,7 @@
 //! Files and directories that are written through the mount.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Output;
+use std::path::{Path, PathBuf};
 
 use super::rig::Rig;
 use crate::common::postgres::{Options as Server, Postgres, newest, send};
@@ -15,6 +14,11 @@ struct Plain {
     rig: Rig,
     mount: Mount,
     work: PathBuf,
+}
+
+/// A line with names for the places.
+fn told(line: &str) -> String {
+    format!("f=$1/files d=$1/dumps s=$2 w=$3; {line}")
 }
 
 impl Plain {
@@ -42,33 +46,18 @@ impl Plain {
         plain
     }
 
-    fn run(&self, line: &str) -> Output {
-        let line = format!("f=$1/files d=$1/dumps s=$2 w=$3; {line}");
-        let places = [self.mount.path(), &self.rig.source, &self.work];
-        self.mount.user().shell(&line, &places)
+    fn places(&self) -> [&Path; 3] {
+        [self.mount.path(), &self.rig.source, &self.work]
     }
 
     #[track_caller]
     fn sh(&self, line: &str) -> String {
-        let output = self.run(line);
-        assert!(
-            output.status.success(),
-            "{line}: {}\n{}",
-            said(&output),
-            self.mount.log()
-        );
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        self.mount.sh(&told(line), &self.places())
     }
 
     #[track_caller]
     fn fails(&self, line: &str) -> String {
-        let output = self.run(line);
-        assert!(
-            !output.status.success(),
-            "{line} did not fail\n{}",
-            self.mount.log()
-        );
-        said(&output)
+        self.mount.sh_fails(&told(line), &self.places())
     }
 
     /// Is what is shown there as the source is?
@@ -209,7 +198,7 @@ fn a5_a_directory_that_is_quiet_is_complete_and_one_whose_writer_was_killed_is_n
         .spawn()
         .expect("run a writer");
     wait::until("it writes", || {
-        (plain.run("test -s $f/etc/half").status.success()).then_some(())
+        (plain.sh("if test -s $f/etc/half; then echo yes; fi") == "yes\n").then_some(())
     });
     plain.sh("echo whole > $f/etc/whole");
     send(writer.id(), libc::SIGKILL);
