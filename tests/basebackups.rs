@@ -102,6 +102,8 @@ mod restoring_forged;
 mod read_back;
 // What was found damaged, and who knows of it.
 mod found;
+// Where recovery comes through archived WAL.
+mod leading;
 // What pins and prunes say: damaged, forged, of nothing.
 mod words;
 // A second archive elsewhere: what it lacks, and nothing else.

@@ -142,7 +142,7 @@ pub(in crate::job) async fn first(
             break;
         }
         reads -= 1;
-        let Some(broken) = read(&reader, &looked, (size, patience)).await? else {
+        let Some(broken) = read(&reader, looked.segment, (size, patience)).await? else {
             // By itself it is whole. What `verify` has found may lie across its end.
             let Looked { segment, walked, .. } = looked;
             let leads = walked.filter(|walked| walked.ends_early().is_none());
@@ -185,20 +185,19 @@ async fn look(
 /// What its pages say.
 async fn read(
     reader: &WalIndexReader,
-    looked: &Looked,
+    segment: SegmentName,
     (size, patience): (SegmentSize, Patience),
 ) -> Result<Option<Broken>, Error> {
-    let (segment, start) = (looked.segment, looked.segment.start(size).0);
-    let (fault, at) = match reader.extent(segment, size, patience).await {
-        Ok(None | Some(Extent::Whole)) => return Ok(None),
-        Ok(Some(Extent::Holed(at))) => (Fault::Page(at), at),
-        Ok(Some(Extent::Broken(at))) => (Fault::Record(at), at),
-        Ok(Some(Extent::Begun(at))) => (Fault::Short(at), at),
-        Err(Error::Damaged { .. }) => (Fault::Damaged, 0),
+    let (fault, at) = match reader.proved(segment, size, patience).await {
+        Ok(None) => return Ok(None),
+        Ok(Some(proved)) => match (proved.extent, proved.ends()) {
+            (Extent::Whole, _) | (_, None) => return Ok(None),
+            (Extent::Holed(at), Some(ends)) => (Fault::Page(at), ends),
+            (Extent::Broken(at), Some(ends)) => (Fault::Record(at), ends),
+            (Extent::Begun(at), Some(ends)) => (Fault::Short(at), ends),
+        },
+        Err(Error::Damaged { .. }) => (Fault::Damaged, segment.start(size)),
         Err(error) => return Err(error),
     };
-    let at = Lsn(start + at);
-    // A record before that may run into it.
-    let at = looked.ends().map_or(at, |ends| ends.min(at));
     Ok(Some(Broken { segment, at, fault }))
 }

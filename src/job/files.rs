@@ -254,7 +254,7 @@ impl<'a> Taking<'a> {
         unreachable!("the last round returns")
     }
 
-    /// The tree of what was copied; `None` if the base is the same.
+    /// The tree of what was copied; `None` if the newest version is the same.
     async fn tree(&mut self, is_plain: bool) -> Result<Option<Prepared>, Error> {
         self.draft.uploads.collected.sort();
         let collected = std::mem::take(&mut self.draft.uploads.collected);
@@ -264,8 +264,8 @@ impl<'a> Taking<'a> {
             .into_tree(self.draft.id.clone(), std::mem::take(&mut self.nodes))
             .map_err(version::Error::from)?;
         if is_kept
-            && let Some(base) = &self.draft.base
-            && base.has_entries_of(&tree, patience).await?
+            && let Some(newest) = self.draft.newest_version()
+            && newest.has_entries_of(&tree, patience).await?
         {
             return Ok(None);
         }

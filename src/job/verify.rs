@@ -16,12 +16,13 @@ use serde::Serialize;
 
 use super::amount::Amount;
 use super::progress::{Phase, Progress};
+use super::restore::timelines::Timelines;
 use crate::archive::object::Object;
 use crate::archive::tree::TreeName;
 use crate::archive::tree::summary::Summary;
 use crate::archive::verified::Found;
 use crate::archive::{Archive, Error};
-use crate::pg::{SegmentName, SegmentSize, SystemId};
+use crate::pg::{Lsn, SegmentName, SegmentSize, SystemId};
 use crate::read::tree::TreeReader;
 use crate::store::{Key, Patience};
 
@@ -119,8 +120,10 @@ struct Run<'a> {
     findings: Vec<Finding>,
     more_findings: u64,
     remarks: Vec<String>,
-    /// Segments that cannot be read: what they cost is told when all are known.
-    bad_wal: BTreeSet<SegmentName>,
+    /// How timelines follow each other.
+    timelines: Timelines,
+    /// Segments that cannot be read, or where recovery ends in one: what they cost is told when all are known.
+    bad_wal: BTreeMap<SegmentName, Option<Lsn>>,
     /// Segments of which fragments were read.
     received: BTreeSet<SegmentName>,
     /// What earlier runs have found, and whether it was proved by this one.
@@ -241,7 +244,8 @@ impl<'a> Run<'a> {
             findings: Vec::new(),
             more_findings: 0,
             remarks: Vec::new(),
-            bad_wal: BTreeSet::new(),
+            timelines: Timelines::find(archive, patience).await?,
+            bad_wal: BTreeMap::new(),
             received: BTreeSet::new(),
             remembered: BTreeMap::new(),
             clusters: BTreeMap::new(),

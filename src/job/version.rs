@@ -209,10 +209,14 @@ impl<'a> Draft<'a> {
 
     /// By what the same content is known, if it would be the newest version's: of a file written by somebody, or of a dump.
     pub(super) fn newest_hash(&self, plain_file: bool) -> Option<ContentHash> {
+        self.newest_version().and_then(|base| base.dump_hash(plain_file))
+    }
+
+    /// What it builds on, if that is the newest version: only then can it be said that nothing has changed.
+    pub(super) fn newest_version(&self) -> Option<&Base> {
         let base = self.base_version();
         let is_newest = base.is_some_and(|base| Some(base.at) == self.newest);
-        let base = self.base.as_ref().filter(|_| is_newest);
-        base.and_then(|base| base.dump_hash(plain_file))
+        self.base.as_deref().filter(|_| is_newest)
     }
 
     /// The version that it builds on.

@@ -1,7 +1,7 @@
 //! Is all of a segment's WAL there? It is if each page is its own, up to its end or to the record of a switch to the next one, and
 //! the CRC of each record is right. Recovery ends at the first page or record that is not, whatever lies behind that.
 
-use super::wal_index::Chain;
+use super::wal_index::{Chain, Walked};
 use super::written::Written;
 use super::{Lsn, PageHeader, Searched, SwitchSearch};
 
@@ -30,6 +30,42 @@ impl Extent {
                 "at byte {at} it has a damaged record, or none, and more of its WAL lies behind that"
             )),
         }
+    }
+}
+
+/// What all pages of a segment show.
+#[derive(Debug)]
+pub struct Proved {
+    /// Where it begins.
+    pub start: Lsn,
+    /// How much of it is there.
+    pub extent: Extent,
+    /// Where its records begin and end; `None`: it is no WAL that is known.
+    pub walked: Option<Walked>,
+    /// Are there pages of another segment in it? Behind its end that is what the file was before.
+    pub has_others: bool,
+}
+
+impl Proved {
+    /// Of a file whose first page is none.
+    pub fn nothing(start: Lsn) -> Self {
+        Self {
+            start,
+            extent: Extent::Holed(0),
+            walked: None,
+            has_others: true,
+        }
+    }
+
+    /// Where recovery ends, if it does not go through to the next segment.
+    pub fn ends(&self) -> Option<Lsn> {
+        let at = match self.extent {
+            Extent::Whole => return None,
+            Extent::Begun(at) | Extent::Holed(at) | Extent::Broken(at) => Lsn(self.start.0 + at),
+        };
+        // A record before that may run into it.
+        let ended = self.walked.as_ref().and_then(Walked::ends_early);
+        Some(ended.map_or(at, |ended| ended.min(at)))
     }
 }
 
@@ -77,10 +113,19 @@ impl Extents {
     }
 
     /// What these pages are of the segment.
-    pub fn extent(mut self) -> Extent {
+    pub fn proved(mut self) -> Proved {
         if !self.piece.is_empty() {
             self.chain.go_on(&self.piece);
         }
+        Proved {
+            start: self.header.page_address,
+            extent: self.extent(),
+            walked: self.chain.into_walked(),
+            has_others: self.written.has_others(),
+        }
+    }
+
+    fn extent(&self) -> Extent {
         let hole = self.written.hole();
         let start = self.header.page_address.0;
         if let Some(ended) = self.chain.ended()
@@ -95,8 +140,8 @@ impl Extents {
                 true => return Extent::Broken(at),
                 // On its last page that is what a killed server had begun to write.
                 false if ended.is_damaged => return Extent::Begun(at),
-                // The page headers of a full segment are written before it is: a record that they cut was damaged.
-                false if ended.reaches.is_some() && self.is_full() => return Extent::Broken(at),
+                // What follows the records of a full segment's last page was written as a record, and is none.
+                false if self.is_full() => return Extent::Broken(at),
                 false => {}
             }
         }
@@ -154,7 +199,7 @@ mod tests {
     fn extent(bytes: &[u8]) -> Extent {
         let mut extents = Extents::new(header());
         bytes.chunks(PAGE).for_each(|page| extents.add(page));
-        extents.extent()
+        extents.proved().extent
     }
 
     #[test]

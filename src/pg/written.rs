@@ -4,6 +4,9 @@
 use super::record::Window;
 use super::{Lsn, PageHeader};
 
+/// Bytes of a page's header that tell an empty one: magic, flags, timeline, address.
+const HEAD_BYTES: usize = 16;
+
 /// A segment whose pages are looked at, one after the other.
 #[derive(Debug)]
 pub struct Written {
@@ -18,6 +21,8 @@ pub struct Written {
     foreign: Option<u64>,
     /// ... if one of its own follows.
     hole: Option<u64>,
+    /// Is one of them not empty?
+    has_others: bool,
 }
 
 impl Written {
@@ -30,6 +35,7 @@ impl Written {
             whole: 0,
             foreign: None,
             hole: None,
+            has_others: false,
         }
     }
 
@@ -43,6 +49,7 @@ impl Written {
         let whole = self.bytes + page.len() as u64;
         if !is_own {
             self.foreign.get_or_insert(self.bytes);
+            self.has_others |= page.iter().take(HEAD_BYTES).any(|byte| *byte != 0);
         } else {
             self.hole = self.foreign;
             let window = Window::new(&self.header, start, page);
@@ -81,6 +88,11 @@ impl Written {
     /// So many bytes from its beginning on are WAL, or lie before WAL.
     pub fn end(&self) -> u64 {
         self.end
+    }
+
+    /// Is there a page of another segment among them?
+    pub fn has_others(&self) -> bool {
+        self.has_others
     }
 
     /// Where the first page begins that is not its own, although one behind it is: recovery does not come past it.

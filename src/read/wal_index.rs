@@ -11,7 +11,7 @@ use crate::archive::wal::Found;
 use crate::archive::{Archive, Error};
 use crate::codec::{self, Damage, FRAME_BYTES, SeekTable, Tail};
 use crate::memory::PIECE_BYTES;
-use crate::pg::extent::{Extent, Extents};
+use crate::pg::extent::{Extents, Proved};
 use crate::pg::record::Head;
 use crate::pg::wal_index::{WalIndex, Walks};
 use crate::pg::{Lsn, PageHeader, SegmentName, SegmentSize, WalName};
@@ -148,16 +148,16 @@ impl WalIndexReader {
         Ok(())
     }
 
-    /// How much of a segment is there, by all of its pages; `None`: it is not archived.
+    /// What all pages of a segment show; `None`: it is not archived.
     ///
     /// # Errors
     /// As [`WalIndexReader::walked`].
-    pub async fn extent(
+    pub async fn proved(
         &self,
         segment: SegmentName,
         size: SegmentSize,
         patience: Patience,
-    ) -> Result<Option<Extent>, Error> {
+    ) -> Result<Option<Proved>, Error> {
         let Found::Archived(table) = self.archive.look(WalName::Segment(segment), patience).await? else {
             return Ok(None);
         };
@@ -169,12 +169,12 @@ impl WalIndexReader {
                 Some(begun) => begun,
                 none => match PageHeader::parse(&piece) {
                     Ok(header) => none.insert((Extents::new(header), header.block_bytes as usize)),
-                    Err(_) => return Ok(Some(Extent::Holed(0))),
+                    Err(_) => return Ok(Some(Proved::nothing(segment.start(size)))),
                 },
             };
             piece.chunks(*block).for_each(|page| extents.add(page));
         }
-        Ok(extents.map(|(extents, _)| extents.extent()))
+        Ok(extents.map(|(extents, _)| extents.proved()))
     }
 
     async fn piece(

@@ -322,6 +322,16 @@ fn k5_recovery_ends_at_a_damaged_record_and_that_is_said() {
             "{name}: {}",
             said(&verified)
         );
+        // It is right up to its 20th page.
+        let verified = said(&verified);
+        let until = verified
+            .split("recovers no further than ")
+            .nth(1)
+            .expect("a position");
+        let until = until.split(' ').next().expect("a position");
+        let page = format!("SELECT pg_wal_lsn_diff('{until}', '0/0')::bigint % 1048576 / 8192");
+        let page: u64 = holed.site.server.query(&page).parse().expect("a number");
+        assert!((19..=127).contains(&page), "{name}: {verified}");
         // What verify has found makes nobody forget it.
         let refused = holed.restore(&[]);
         assert_eq!(refused.status.code(), Some(1), "{name}: {}", said(&refused));

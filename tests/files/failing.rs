@@ -85,7 +85,8 @@ fn b5_a_version_that_has_lost_something_is_told_and_not_built_on() {
     rig.noise("large", 40 << 20, 1);
     rig.store("etc");
     let whole = rig.told(&rig.source);
-    rig.change("echo two > number");
+    let before = rig.world.owned_dir("before").display().to_string();
+    rig.change(&format!("rsync -a ./ {before}/ && echo two > number"));
     rig.store("etc");
     let versions = rig.versions("etc");
     let newest = format!("/etc@{}.", versions[1]);
@@ -105,8 +106,10 @@ fn b5_a_version_that_has_lost_something_is_told_and_not_built_on() {
     let plan = rig.succeeds("prune", &["--grace", "1s", "--keep-last", "1", "--json"]);
     assert!(!plan.contains(r#""goes":true"#), "{plan}");
     assert_eq!(rig.told(&rig.restore(&format!("etc/{}", versions[0]))), whole);
-    // The next one is whole, and everything is.
-    rig.store("etc");
+    // The next one is whole, although it is as the version is that was built on.
+    rig.change(&format!("rsync -a --delete {before}/ ./"));
+    assert_eq!(rig.told(&rig.source), whole);
+    assert_eq!(rig.store("etc")["unchanged"], false);
     assert_eq!(rig.told(&rig.restore("etc")), rig.told(&rig.source));
 }
 

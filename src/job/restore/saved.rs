@@ -55,7 +55,7 @@ pub(super) fn extent(roots: &Roots, segment: SegmentName, size: SegmentSize) -> 
     let look = |root: &Root, below: &Path| each_page(root.open_file(below)?, begin, add);
     let extents = roots.on("read", &spot, look)?.flatten();
     // What has pages of its own, and another's first one or none, has lost that.
-    Ok(extents.map_or(Extent::Holed(0), |extents| extents.extent()))
+    Ok(extents.map_or(Extent::Holed(0), |extents| extents.proved().extent))
 }
 
 /// What the operator should know of them, if the server that is restored archives nothing.

@@ -46,7 +46,7 @@ impl Run<'_> {
         self.findings.retain(|finding| {
             finding.kind != Kind::Misplaced || !finding.reason.contains("system identifier")
         });
-        let segments: Vec<SegmentName> = self.bad_wal.iter().copied().collect();
+        let segments: Vec<SegmentName> = self.bad_wal.keys().copied().collect();
         for segment in segments {
             let key = self.archive.wal_key(crate::pg::WalName::Segment(segment));
             if !self.findings.iter().any(|finding| finding.object == key.as_str()) {

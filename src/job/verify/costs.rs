@@ -69,10 +69,7 @@ impl Run<'_> {
             WalName::Segment(_) if *lost == Lost::Annex => vec![Cost::other(
                 "its WAL is right; what it says is found by reading it through, which takes longer",
             )],
-            WalName::Segment(segment) => {
-                self.bad_wal.insert(segment);
-                Vec::new()
-            }
+            WalName::Segment(_) => Vec::new(),
             WalName::Partial(segment) => {
                 self.costs_of_received(segment, self.joined(segment).await?)
                     .await?
@@ -175,14 +172,16 @@ impl Run<'_> {
         costs.collect()
     }
 
-    fn costs_of_segment(&self, segment: SegmentName, ranges: &WalRanges) -> Vec<Cost> {
+    /// Of a segment in which recovery `ends`, at its beginning if nothing else is known.
+    fn costs_of_segment(&self, segment: SegmentName, ends: Option<Lsn>, ranges: &WalRanges) -> Vec<Cost> {
         let Some(size) = self.segment_size else {
             return Vec::new();
         };
         let mut costs = Vec::new();
         let mut needing = BTreeSet::new();
         for (number, backup) in self.backups.iter().enumerate() {
-            if self.needed_wal(number).contains(&segment) {
+            let stop = backup.summary.backup.stop().map(|(_, stop)| stop);
+            if self.needed_wal(number).contains(&segment) && (ends.is_none() || ends < stop) {
                 needing.insert(&backup.name);
                 costs.push(Cost::Backup {
                     backup: backup.name.clone(),
@@ -190,7 +189,7 @@ impl Run<'_> {
                 });
             }
         }
-        let until = self.costs_until(segment, segment.start(size), Some(ranges));
+        let until = self.costs_until(segment, ends.unwrap_or(segment.start(size)), Some(ranges));
         costs.extend(until.into_iter().filter(|cost| match cost {
             Cost::Until { backup, .. } => !needing.contains(backup),
             _ => true,
@@ -203,9 +202,9 @@ impl Run<'_> {
 
     /// Adds what segments cost that cannot be read.
     pub(super) fn tell_costs(&mut self, ranges: &WalRanges) {
-        for segment in std::mem::take(&mut self.bad_wal) {
+        for (segment, ends) in std::mem::take(&mut self.bad_wal) {
             let key = self.archive.wal_key(WalName::Segment(segment));
-            let costs = self.costs_of_segment(segment, ranges);
+            let costs = self.costs_of_segment(segment, ends, ranges);
             let mut own = self.findings.iter_mut();
             if let Some(finding) = own.find(|finding| finding.object == key.as_str()) {
                 finding.costs = costs;
@@ -230,7 +229,7 @@ impl Run<'_> {
                         more + 1
                     ),
                 };
-                let costs = self.costs_of_segment(first_name, ranges);
+                let costs = self.costs_of_segment(first_name, None, ranges);
                 self.find(Finding {
                     object: self
                         .archive

@@ -8,12 +8,15 @@ use serde_json::Value;
 
 use super::finding::Kind;
 use super::pages::{self, Bad, Piece};
-use super::{wal, words};
+use super::wal::{self, Followed};
+use super::words;
 use crate::archive::object::Object;
 use crate::archive::{Archive, Error, prune};
 use crate::job::backup::pages::Rules;
 use crate::job::proof::{Expected, Look, Lost, Verdict, held_bytes, prove};
-use crate::pg::{SegmentSize, SystemId, WalName};
+use crate::job::restore::way::Way;
+use crate::pg::extent::Proved;
+use crate::pg::{Lsn, SegmentName, SegmentSize, SystemId, WalName};
 use crate::store::{Key, Meta, Patience};
 
 /// The longest word of who is at a tree.
@@ -33,6 +36,8 @@ pub(super) struct Task {
     pub(super) expected: Expected,
     /// The data pages in it.
     pub(super) pages: Option<(Rules, Arc<Vec<Piece>>)>,
+    /// Of a segment, the way to its timeline, if that has left another.
+    pub(super) way: Option<Way>,
 }
 
 /// What came of it.
@@ -53,6 +58,8 @@ pub(super) enum Outcome {
         kind: Kind,
         reason: String,
         lost: Lost,
+        /// Of a segment, where recovery ends in it or before.
+        ends: Option<Lsn>,
     },
 }
 
@@ -63,6 +70,20 @@ impl Checked {
                 kind,
                 reason: reason.into(),
                 lost: Lost::All,
+                ends: None,
+            },
+            ..Self::default()
+        }
+    }
+
+    /// A segment in which recovery ends.
+    fn useless(reason: String, at: Lsn) -> Self {
+        Self {
+            outcome: Outcome::Wrong {
+                kind: Kind::Useless,
+                reason,
+                lost: Lost::All,
+                ends: Some(at),
             },
             ..Self::default()
         }
@@ -78,6 +99,7 @@ impl From<Verdict> for Checked {
                 kind: Kind::Damaged,
                 reason,
                 lost,
+                ends: None,
             },
         };
         Self {
@@ -101,6 +123,7 @@ impl Task {
             is_due,
             expected: Expected::default(),
             pages: None,
+            way: None,
         }
     }
 
@@ -173,37 +196,52 @@ impl Task {
             hash: None,
             by: "cluster.json",
         };
-        let (look, seen) = wal::look(archive, name, size);
+        let (look, seen) = wal::look(archive, name);
         let verdict = prove(archive, &self.key, &expected, patience, look).await?;
-        let seen = std::mem::take(&mut *lock(&seen));
-        let mut checked = match verdict {
-            Verdict::Proved => match (
-                &seen.misplaced,
-                seen.page,
-                size.and_then(|size| seen.broken(size)),
-            ) {
-                (Some(reason), ..) => Checked::wrong(Kind::Misplaced, reason.clone()),
-                (None, Some((at, found)), _) => Checked::wrong(
-                    Kind::Useless,
-                    format!("its page at byte {at} is that of {found}: recovery ends there"),
-                ),
-                (None, None, Some(at)) => Checked::wrong(
-                    Kind::Useless,
-                    format!("at byte {at} it has a damaged record, or none: recovery ends there"),
-                ),
-                (None, None, None) => Checked::default(),
+        let mut seen = std::mem::take(&mut *lock(&seen));
+        let system_id = seen.system_id.filter(|_| matches!(name, WalName::Segment(_)));
+        let proved = seen.proved();
+        let checked = match (verdict, seen.misplaced) {
+            (Verdict::Proved, Some(reason)) => Checked::wrong(Kind::Misplaced, reason),
+            (Verdict::Proved, None) => match (name, size, proved) {
+                (WalName::Segment(segment), Some(size), Some(proved)) => {
+                    let followed = Followed::new(archive, size, patience);
+                    self.check_leading(&followed, segment, &proved).await?
+                }
+                _ => Checked::default(),
             },
-            verdict => verdict.into(),
+            (verdict, _) => verdict.into(),
         };
-        if let (Outcome::Proved, WalName::Segment(segment), Some(size)) = (&checked.outcome, name, size)
-            && let Some(at) = seen.leads_nowhere(archive, (segment, size), patience).await?
-        {
+        Ok(Checked { system_id, ..checked })
+    }
+
+    /// Does recovery come through a segment, and from it into what follows?
+    async fn check_leading(
+        &self,
+        followed: &Followed,
+        segment: SegmentName,
+        proved: &Proved,
+    ) -> Result<Checked, Error> {
+        if let Some((reason, at)) = wal::obstacle(proved) {
+            return Ok(Checked::useless(reason, at));
+        }
+        let Some(walked) = &proved.walked else {
+            return Ok(Checked::default());
+        };
+        if let Some(at) = followed.leads_nowhere(segment, walked).await? {
             let reason =
                 format!("no whole record goes on from {at} into the segment behind it: recovery ends there");
-            checked = Checked::wrong(Kind::Useless, reason);
+            return Ok(Checked::useless(reason, at));
         }
-        checked.system_id = seen.system_id.filter(|_| matches!(name, WalName::Segment(_)));
-        Ok(checked)
+        if let Some(way) = &self.way
+            && let Some(at) = followed.comes_from_nowhere(segment, (walked, way)).await?
+        {
+            let reason = format!(
+                "no whole record goes on from {at} into it, from the timeline that its own has left: recovery ends there"
+            );
+            return Ok(Checked::useless(reason, at));
+        }
+        Ok(Checked::default())
     }
 
     async fn check_part(&self, archive: &Archive, patience: Patience) -> Result<Checked, Error> {

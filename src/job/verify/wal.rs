@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex};
 
 use crate::archive::{Archive, Error};
 use crate::job::proof::Look;
-use crate::pg::wal_index::{Chain, Stop};
+use crate::job::restore::way::Way;
+use crate::pg::extent::{Extent, Extents, Proved};
+use crate::pg::wal_index::{Stop, Walked};
 use crate::pg::{Lsn, PageHeader, SegmentName, SegmentSize, SystemId, WalName};
 use crate::read::wal_index::{Indexed, WalIndexReader};
 use crate::store::Patience;
 
-/// Bytes of a page's header that are looked at: magic, flags, timeline, address.
-const HEAD_BYTES: usize = 16;
+/// First byte of the pages of a server whose machine puts the highest byte first: nothing more is known of these.
+const BIG_ENDIAN: u8 = 0xD1;
 
 /// What the content of an archived file says of itself.
 #[derive(Debug, Default)]
@@ -20,89 +22,109 @@ pub(super) struct Seen {
     pub(super) misplaced: Option<String>,
     /// The cluster that wrote it.
     pub(super) system_id: Option<SystemId>,
-    /// The first page that is of another place: where in the segment it lies, and what it says.
-    pub(super) page: Option<(u64, Lsn)>,
-    /// Where the first page without a head lies.
-    empty: Option<u64>,
-    /// Up to where the pages are its own.
-    own_bytes: u64,
-    chain: Chain,
-    /// Up to where its records were looked at.
-    chain_bytes: u64,
-    header: Option<PageHeader>,
-    is_big_endian: bool,
+    extents: Option<Extents>,
+    block_bytes: usize,
 }
 
 /// Looks at the content of a file as it comes.
-pub(super) fn look(
-    archive: &Arc<Archive>,
-    name: WalName,
-    size: Option<SegmentSize>,
-) -> (Arc<Look>, Arc<Mutex<Seen>>) {
+pub(super) fn look(archive: &Arc<Archive>, name: WalName) -> (Arc<Look>, Arc<Mutex<Seen>>) {
     let seen = Arc::<Mutex<Seen>>::default();
     let (archive, noted) = (archive.clone(), seen.clone());
     let look = move |offset: u64, content: &[u8]| {
         let mut seen = noted.lock().expect("no panic while held");
         if offset == 0 {
-            *seen = Seen::default();
-            if let Err(Error::Misplaced { reason, .. }) = archive.check_place(name, content) {
-                seen.misplaced = Some(reason);
-            }
-            if name.has_pages() {
-                seen.header = PageHeader::parse(content).ok();
-                seen.system_id = seen.header.map(|header| header.system_id);
-                seen.is_big_endian = content.first() == Some(&0xD1);
-            }
+            *seen = Seen::begin(&archive, name, content);
         }
-        // What is behind the end of an unfinished segment is of whatever segment the file was before.
-        if let (WalName::Segment(segment), Some(size)) = (name, size) {
-            seen.look_at_pages(segment.start(size), offset, content);
-            if offset == seen.chain_bytes {
-                seen.chain.go_on(content);
-                seen.chain_bytes += content.len() as u64;
-            }
+        let Seen {
+            extents, block_bytes, ..
+        } = &mut *seen;
+        if let Some(extents) = extents {
+            content.chunks(*block_bytes).for_each(|page| extents.add(page));
         }
     };
     (Arc::new(look), seen)
 }
 
 impl Seen {
-    /// Where in a segment of this size a record is not what was written, or none is and there is more of its WAL behind that.
-    pub(super) fn broken(&self, size: SegmentSize) -> Option<u64> {
-        let ended = self.chain.ended()?;
-        let start = ended.at.0 - ended.at.0 % size.bytes();
-        let is_full = self.own_bytes == size.bytes();
-        let block = self.header?.block_bytes.into();
-        let is_wrong = ended.is_damaged || is_full || ended.is_followed(Lsn(start + self.own_bytes), block);
-        is_wrong.then_some(ended.at.0 - start)
+    fn begin(archive: &Archive, name: WalName, content: &[u8]) -> Self {
+        let misplaced = match archive.check_place(name, content) {
+            Err(Error::Misplaced { reason, .. }) => Some(reason),
+            _ => None,
+        };
+        let header = PageHeader::parse(content).ok().filter(|_| name.has_pages());
+        // What is behind the end of an unfinished segment is of whatever segment the file was before.
+        let whole = header.filter(|_| {
+            matches!(name, WalName::Segment(_)) && misplaced.is_none() && content.first() != Some(&BIG_ENDIAN)
+        });
+        Self {
+            misplaced,
+            system_id: header.map(|header| header.system_id),
+            block_bytes: header.map_or(1, |header| header.block_bytes as usize),
+            extents: whole.map(Extents::new),
+        }
     }
 
-    /// Behind which position no whole record goes on into the segments that follow this one, although they are archived.
+    /// What its pages show; `None`: it is no segment.
+    pub(super) fn proved(&mut self) -> Option<Proved> {
+        self.extents.take().map(Extents::proved)
+    }
+}
+
+/// Why recovery ends in a segment, and where, if its pages show that.
+pub(super) fn obstacle(proved: &Proved) -> Option<(String, Lsn)> {
+    let obstacle = match proved.extent {
+        Extent::Begun(at) => {
+            let is_damaged = matches!(proved.walked.as_ref()?.stop, Stop::Broken(_));
+            match (is_damaged, proved.has_others) {
+                (true, _) => format!("at byte {at} it has a damaged record"),
+                (false, true) => {
+                    format!("its WAL ends at byte {at}, and another segment's lies behind that")
+                }
+                // Nothing is lost of WAL that a server had begun to write.
+                (false, false) => return None,
+            }
+        }
+        extent => extent.obstacle()?,
+    };
+    Some((format!("{obstacle}: recovery ends there"), proved.ends()?))
+}
+
+/// How segments follow each other.
+#[derive(Debug)]
+pub(super) struct Followed {
+    reader: WalIndexReader,
+    size: SegmentSize,
+    patience: Patience,
+}
+
+impl Followed {
+    pub(super) fn new(archive: &Arc<Archive>, size: SegmentSize, patience: Patience) -> Self {
+        Self {
+            reader: WalIndexReader::new(archive.clone()),
+            size,
+            patience,
+        }
+    }
+
+    /// Behind which position no whole record goes on into the segments of the same timeline that follow this one, although they
+    /// are archived.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub(super) async fn leads_nowhere(
         &self,
-        archive: &Arc<Archive>,
-        (segment, size): (SegmentName, SegmentSize),
-        patience: Patience,
+        segment: SegmentName,
+        walked: &Walked,
     ) -> Result<Option<Lsn>, Error> {
-        let reader = WalIndexReader::new(archive.clone());
-        let walked = self.chain.walked();
-        let Some(mut walked) = walked.filter(|walked| walked.stop == Stop::Window).cloned() else {
+        let Some(mut walked) = Some(walked).filter(|walked| walked.stop == Stop::Window).cloned() else {
             return Ok(None);
         };
-        let mut number = segment.number(size);
+        let mut number = segment.number(self.size);
         loop {
             number += 1;
-            let Some(next) = SegmentName::from_number(segment.timeline, number, size) else {
+            let next = SegmentName::from_number(segment.timeline, number, self.size);
+            let Some(index) = self.index(next).await? else {
                 return Ok(None);
-            };
-            let index = match reader.stored(next, size, patience).await {
-                Ok(Indexed::With(index)) => index.walked,
-                // What is wrong there is found there.
-                Ok(Indexed::Absent | Indexed::Without(_)) | Err(Error::Damaged { .. }) => return Ok(None),
-                Err(error) => return Err(error),
             };
             let end = walked.end;
             match walked.leads_to(&index) {
@@ -113,35 +135,55 @@ impl Seen {
         }
     }
 
-    fn look_at_pages(&mut self, start: Lsn, offset: u64, content: &[u8]) {
-        let Some(header) = self.header.filter(|_| self.page.is_none()) else {
-            return;
+    /// Behind which position no whole record goes on into this segment, if it is the first of its timeline on a way and what
+    /// comes before it is archived.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(super) async fn comes_from_nowhere(
+        &self,
+        segment: SegmentName,
+        (walked, way): (&Walked, &Way),
+    ) -> Result<Option<Lsn>, Error> {
+        let mut number = segment.number(self.size);
+        let mut before: Vec<Walked> = Vec::new();
+        // All of a segment may be some more of a record that began before.
+        while before.last().is_none_or(Walked::passes) {
+            let Some(last) = number.checked_sub(1) else {
+                return Ok(None);
+            };
+            number = last;
+            let name = way.segment(number, self.size);
+            if before.is_empty() && name.is_some_and(|name| name.timeline == segment.timeline) {
+                return Ok(None);
+            }
+            match self.index(name).await? {
+                Some(index) => before.push(index),
+                None => return Ok(None),
+            }
+        }
+        let Some(mut leading) = before.pop().filter(|walked| walked.stop == Stop::Window) else {
+            return Ok(None);
         };
-        let block = u64::from(header.block_bytes);
-        for (index, page) in (0..).zip(content.chunks(block as usize)) {
-            let at = offset + index * block;
-            let Some(head) = page.first_chunk::<HEAD_BYTES>() else {
-                return;
-            };
-            // Behind a switch to the next segment there is nothing, and nothing behind that.
-            if head.iter().all(|byte| *byte == 0) {
-                self.empty.get_or_insert(at);
-                continue;
+        for next in before.iter().rev().chain([walked]) {
+            let end = leading.end;
+            match leading.leads_to(next) {
+                Some(both) => leading = both,
+                None => return Ok(Some(end)),
             }
-            if let Some(empty) = self.empty {
-                self.page = Some((empty, Lsn(0)));
-                return;
-            }
-            let address = head.last_chunk::<8>().expect("it is longer");
-            let found = match self.is_big_endian {
-                true => u64::from_be_bytes(*address),
-                false => u64::from_le_bytes(*address),
-            };
-            if found != start.0 + at {
-                self.page = Some((at, Lsn(found)));
-                return;
-            }
-            self.own_bytes = at + block;
+        }
+        Ok(None)
+    }
+
+    /// Where the records of a segment begin and end, if it is archived and has an index. What is wrong with it is found there.
+    async fn index(&self, segment: Option<SegmentName>) -> Result<Option<Walked>, Error> {
+        let Some(segment) = segment else {
+            return Ok(None);
+        };
+        match self.reader.stored(segment, self.size, self.patience).await {
+            Ok(Indexed::With(index)) => Ok(Some(index.walked)),
+            Ok(Indexed::Absent | Indexed::Without(_)) | Err(Error::Damaged { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }

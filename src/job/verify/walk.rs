@@ -12,6 +12,8 @@ use super::{Backup, Run, Scope, words};
 use crate::archive::Error;
 use crate::archive::object::{Folder, Object};
 use crate::archive::tree::TreeId;
+use crate::job::proof::Lost;
+use crate::pg::WalName;
 use crate::store::{Key, Meta, Patience};
 
 /// Objects read at once; how much memory they take is the archive's to say.
@@ -154,6 +156,9 @@ impl Run<'_> {
         if let Some(tree) = tree.as_mut() {
             self.prepare(tree, &mut task).await?;
         }
+        if let Object::Wal(WalName::Segment(segment)) = &task.object {
+            task.way = self.timelines.way(segment.timeline, false);
+        }
         Ok(task)
     }
 
@@ -243,8 +248,18 @@ impl Run<'_> {
                     tree.gone(&key);
                 }
             }
-            Outcome::Wrong { kind, reason, lost } => {
+            Outcome::Wrong {
+                kind,
+                reason,
+                lost,
+                ends,
+            } => {
                 self.ledger.unproved();
+                if let Object::Wal(WalName::Segment(segment)) = object
+                    && lost != Lost::Annex
+                {
+                    self.bad_wal.insert(segment, ends);
+                }
                 self.find_wrong((&key, &meta), &object, (kind, reason, lost), tree)
                     .boxed()
                     .await?;

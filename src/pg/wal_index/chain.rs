@@ -75,8 +75,8 @@ impl Chain {
     }
 
     /// The pages; `None` if they are no WAL that is known.
-    pub fn walked(&self) -> Option<&Walked> {
-        self.whole.as_ref()
+    pub fn into_walked(self) -> Option<Walked> {
+        self.whole
     }
 
     /// Where recovery ends, if that is before the pages do and not with a switch.
