@@ -191,7 +191,8 @@ impl<'a> Bench<'a> {
             ),
         };
         if tool == Tool::Walfs {
-            command.arg("postgres");
+            let bin = program.parent().expect("a directory of programs");
+            command.arg("--bin-dir").arg(bin).arg("postgres");
         }
         command
             .env("PGHOST", server.data().with_file_name(""))

@@ -38,11 +38,12 @@ impl Place {
         }
     }
 
-    /// Keys of all objects below `folder/`, ascending.
+    /// Keys of all objects below `folder/`, or of all, ascending.
     pub fn keys(&self, folder: &str) -> Vec<String> {
         match self {
             Place::S3(server) => {
-                let keys = server.keys(&format!("pg/main/{folder}/"));
+                let prefix = format!("pg/main/{folder}/");
+                let keys = server.keys(prefix.trim_end_matches("//"));
                 keys.iter()
                     .map(|key| key["pg/main/".len()..].to_owned())
                     .collect()

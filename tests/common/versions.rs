@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::basebackup::Place;
 use super::user::{User, said};
-use super::walfs::walfs;
+use super::walfs::{Options, walfs};
 use super::world::World;
 
 pub struct Versions {
@@ -29,6 +29,13 @@ impl Versions {
             command,
             env: Vec::new(),
         }
+    }
+
+    /// A mount of the archive.
+    pub fn to_mount(&self) -> Options {
+        let options = Options::of(&self.world, &self.place.archive());
+        let env = self.place.env().into_iter();
+        env.fold(options, |options, (name, value)| options.env(name, &value))
     }
 
     /// `walfs COMMAND` on the archive.

@@ -4,10 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::rig::Rig;
+use crate::common::basebackup::Place;
 use crate::common::postgres::{Options as Server, Postgres, newest, send};
+use crate::common::s3::S3Server;
 use crate::common::user::said;
 use crate::common::wait;
 use crate::common::walfs::{Mount, Options};
+use crate::common::world::World;
 
 /// A rig with a mount, and shell lines in it: `$f` is `files/`, `$d` is `dumps/`, `$s` the source, `$w` a directory.
 struct Plain {
@@ -24,13 +27,12 @@ fn told(line: &str) -> String {
 impl Plain {
     /// A version is not taken for whole by itself while a test runs, unless `options` say so.
     #[track_caller]
-    fn new(name: &str, options: &[&str]) -> Plain {
-        let rig = Rig::local(name);
-        let mount = Options::local(&rig.world).args(&["--quiet-after", "1h"]);
-        let mount = match options {
-            [] => mount.mount(),
-            options => Options::local(&rig.world).args(options).mount(),
+    fn new(rig: Rig, options: &[&str]) -> Plain {
+        let options = match options {
+            [] => &["--quiet-after", "1h"],
+            options => options,
         };
+        let mount = rig.to_mount().args(options).mount();
         let work = rig.world.owned_dir("work");
         let plain = Plain { rig, mount, work };
         plain
@@ -70,7 +72,17 @@ impl Plain {
 
 #[test]
 fn a5_tar_into_the_mount_costs_what_has_changed_and_reads_as_it_was_written() {
-    let plain = Plain::new("files-tar", &[]);
+    tar_into_the_mount_costs_what_has_changed(Rig::local("files-tar"));
+}
+
+#[test]
+fn a5_tar_into_a_mount_of_s3_costs_what_has_changed() {
+    let place = Place::S3(S3Server::start());
+    tar_into_the_mount_costs_what_has_changed(Rig::new(World::new("files-tar-s3"), place));
+}
+
+fn tar_into_the_mount_costs_what_has_changed(rig: Rig) {
+    let plain = Plain::new(rig, &[]);
     let tar = "tar cf $f/etc.tar -C $s . && tar cf $w/etc.tar -C $s . && cmp $w/etc.tar $f/etc.tar";
     plain.sh(tar);
     let whole = plain.rig.stored_bytes();
@@ -108,7 +120,17 @@ fn a5_tar_into_the_mount_costs_what_has_changed_and_reads_as_it_was_written() {
 
 #[test]
 fn a5_rsync_into_the_mount_costs_what_has_changed_and_reads_as_the_source() {
-    let mut plain = Plain::new("files-rsync", &[]);
+    rsync_into_the_mount_costs_what_has_changed(Rig::local("files-rsync"));
+}
+
+#[test]
+fn a5_rsync_into_a_mount_of_s3_costs_what_has_changed() {
+    let place = Place::S3(S3Server::start());
+    rsync_into_the_mount_costs_what_has_changed(Rig::new(World::new("files-rsync-s3"), place));
+}
+
+fn rsync_into_the_mount_costs_what_has_changed(rig: Rig) {
+    let mut plain = Plain::new(rig, &[]);
     let rsync = "rsync -a --delete $s/ $f/etc/";
     plain.sh(rsync);
     // While it is written it shows what is in it.
@@ -178,7 +200,7 @@ fn a5_rsync_into_the_mount_costs_what_has_changed_and_reads_as_the_source() {
 
 #[test]
 fn a5_a_directory_that_is_quiet_is_complete_and_one_whose_writer_was_killed_is_not() {
-    let mut plain = Plain::new("files-quiet", &["--quiet-after", "2s"]);
+    let mut plain = Plain::new(Rig::local("files-quiet"), &["--quiet-after", "2s"]);
     plain.sh("cp -a $s $f/etc");
     wait::until("it is complete by itself", || {
         (plain.rig.versions("etc").len() == 1).then_some(())
@@ -219,7 +241,7 @@ fn a5_a_directory_that_is_quiet_is_complete_and_one_whose_writer_was_killed_is_n
 
 #[test]
 fn a5_pg_dump_writes_a_directory_into_the_mount() {
-    let plain = Plain::new("files-dump-dir", &[]);
+    let plain = Plain::new(Rig::local("files-dump-dir"), &[]);
     let mut server = Postgres::init(&plain.rig.world.path().join("pg"), &Server::default());
     server.start();
     server.query("CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 50000) i");
