@@ -175,8 +175,8 @@ impl<'a> Bench<'a> {
     }
 
     fn dump(&self, tool: Tool, server: &Postgres, place: &Path, night: usize) -> Command {
-        let program = server.program("pg_dump");
-        let program = Path::new(program.get_program());
+        let bin = newest().bin;
+        let program = &*bin.join("pg_dump");
         let night = PathBuf::from(format!("night{night}"));
         let mut command = match tool {
             Tool::Walfs => self.walfs("dump", place),
@@ -191,7 +191,6 @@ impl<'a> Bench<'a> {
             ),
         };
         if tool == Tool::Walfs {
-            let bin = program.parent().expect("a directory of programs");
             command.arg("--bin-dir").arg(bin).arg("postgres");
         }
         command
