@@ -44,7 +44,7 @@ bench: build ## measure walfs beside other tools: docs/bench/peers.md, docs/benc
 	CARGO='$(CARGO)' .ci/record peers
 
 bench-all: bench ## the same, then every other benchmark of bench/ (docs/bench)
-	CARGO='$(CARGO)' .ci/record codec segments listing memory replay backups incremental opening years together
+	CARGO='$(CARGO)' .ci/record codec segments listing memory replay backups incremental opening years together versions
 
 clean: ## remove target/ (what .ci/needs built stays in its cache)
 	$(CARGO) clean
