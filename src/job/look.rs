@@ -40,6 +40,8 @@ pub(in crate::job) struct Known {
     pub is_proved: bool,
     /// Why not, if it is damaged or lacks WAL.
     pub lacks: Option<String>,
+    /// Has `walfs verify` found that it cannot be restored whole?
+    pub found_damaged: bool,
     pub pinned: Option<String>,
     /// The store does not give up something of it. Only a prune asks.
     pub locked: Option<Retention>,
@@ -94,6 +96,7 @@ impl Look {
         for listed in listed {
             let pinned = pins.of(&listed, &ids).map(|pinned| pinned.reason);
             let Listed { kind, name, state } = listed;
+            let found_damaged = matches!(state, State::FoundDamaged(..));
             let (summary, lacks) = match state {
                 // What it has lost may be one page of many: so it stays as long as a whole one does.
                 State::Complete(summary) | State::FoundDamaged(summary, _) => (summary, None),
@@ -136,6 +139,7 @@ impl Look {
                 id,
                 is_complete: lacks.is_none() && summary.backup.incremental_from.is_none(),
                 lacks,
+                found_damaged,
                 summary,
                 base_of: vec![],
                 locked: None,

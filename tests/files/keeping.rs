@@ -1,5 +1,7 @@
 //! Prune, verify and copy of versions, beside backups, which they do not disturb nor are disturbed by.
 
+use std::fs;
+
 use serde_json::Value;
 
 use super::rig::Rig;
@@ -54,6 +56,39 @@ fn k3_prune_keeps_of_each_name_what_the_rules_want_and_what_that_needs() {
     assert_eq!(rig.told(&rig.restore("etc")), rig.told(&rig.source));
     rig.succeeds("verify", &[]);
     assert_eq!(going(&prune(&["--keep-last", "1"])), 0);
+}
+
+#[test]
+fn k3_what_verify_has_found_damaged_takes_the_place_of_none() {
+    let rig = Rig::local("files-prune-damaged");
+    let mut told = Vec::new();
+    for number in 0..4 {
+        step(&rig, number);
+        rig.store("etc");
+        told.push(rig.told(&rig.source));
+        if number == 2 {
+            let own = format!("/etc@{}.", rig.versions("etc")[2]);
+            let keys = rig.place.keys("trees");
+            let part = keys
+                .iter()
+                .find(|key| key.contains(&own) && key.contains(".tar."));
+            let path = rig.world.archive().join(part.expect("a part"));
+            let mut bytes = fs::read(&path).expect("read the part");
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::remove_file(&path).expect("remove it");
+            fs::write(&path, bytes).expect("write it");
+            rig.user.own(&path);
+            assert_eq!(rig.run("verify", &[]).status.code(), Some(1));
+        }
+    }
+    let before = rig.versions("etc");
+    rig.succeeds("prune", &["--grace", "1s", "--keep-last", "2"]);
+    assert_eq!(rig.versions("etc"), before[1..]);
+    for number in [1, 3] {
+        let restored = rig.restore(&format!("etc/{}", before[number]));
+        assert_eq!(rig.told(&restored), told[number], "{number}");
+    }
 }
 
 #[test]

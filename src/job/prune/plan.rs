@@ -111,6 +111,7 @@ impl Plan {
                 is_exact: known.summary.is_end_known(),
                 stored: known.summary.finished,
                 is_whole: known.lacks.is_none(),
+                found_damaged: known.found_damaged,
                 has_bad_pages: known.summary.backup.bad_pages() > 0,
                 start: known.summary.backup.start().map_or(Lsn(0), |(_, start)| start),
                 combined_with: known.summary.backup.incremental_from,

@@ -130,6 +130,8 @@ pub(super) struct Judged {
     pub stored: Timestamp,
     /// Is all of it there, and its WAL?
     pub is_whole: bool,
+    /// Has `walfs verify` found that it cannot be restored whole?
+    pub found_damaged: bool,
     /// Has it pages that were damaged on the server already?
     pub has_bad_pages: bool,
     pub start: Lsn,
@@ -178,8 +180,27 @@ pub(super) fn ended_at_latest(backups: &[Judged], now: Timestamp) -> Vec<Timesta
     latest
 }
 
-/// Why each of these backups, oldest first, stays; none: it goes.
+/// Why each of these backups, oldest first, stays; none: it goes. What was found damaged may have lost one page of many, so it stays
+/// as long as a whole one does; but it takes the place of none: the others are judged without it, too.
 pub(super) fn keep(backups: &[Judged], rules: &Rules, now: Timestamp) -> Vec<Vec<Reason>> {
+    let mut why = judge(backups, rules, now);
+    let sound: Vec<usize> = (0..backups.len())
+        .filter(|&at| !backups[at].found_damaged)
+        .collect();
+    if sound.len() < backups.len() {
+        let others: Vec<Judged> = sound.iter().map(|&at| backups[at].clone()).collect();
+        for (at, more) in sound.into_iter().zip(judge(&others, rules, now)) {
+            let own = &mut why[at];
+            let new: Vec<Reason> = more.into_iter().filter(|reason| !own.contains(reason)).collect();
+            own.extend(new);
+        }
+        combined(backups, &mut why);
+    }
+    why
+}
+
+/// Why each of these stays, if each takes the place that it has.
+fn judge(backups: &[Judged], rules: &Rules, now: Timestamp) -> Vec<Vec<Reason>> {
     let mut why: Vec<Vec<Reason>> = backups
         .iter()
         .map(|backup| {
@@ -438,6 +459,7 @@ mod tests {
             is_exact: true,
             stored: day(number),
             is_whole: true,
+            found_damaged: false,
             has_bad_pages: false,
             start: Lsn(number as u64 * 1000),
             combined_with: None,
@@ -514,6 +536,31 @@ mod tests {
         all.iter_mut().for_each(|backup| backup.is_whole = false);
         assert_eq!(stay(&all, &rules, 3).len(), 4);
         assert_eq!(stay(&[], &rules, 3).len(), 0);
+    }
+
+    #[test]
+    fn k3_what_was_found_damaged_takes_the_place_of_none() {
+        let mut all: Vec<Judged> = (0..6).map(on).collect();
+        all[3].found_damaged = true;
+        all[4].found_damaged = true;
+        let last = |count| Rules {
+            last: Some(count),
+            ..Rules::default()
+        };
+        assert_eq!(stay(&all, &last(1), 5), ["d5"]);
+        assert_eq!(stay(&all, &last(2), 5), ["d2", "d4", "d5"]);
+        assert_eq!(stay(&all, &last(3), 5), ["d1", "d2", "d3", "d4", "d5"]);
+        // Nor is it what the days begin with, nor alone the newest of one.
+        let days = Rules {
+            days: Some(1),
+            ..Rules::default()
+        };
+        assert_eq!(stay(&all, &days, 5), ["d2", "d4", "d5"]);
+        let weekly = Rules {
+            weekly: Some(2),
+            ..Rules::default()
+        };
+        assert_eq!(stay(&all, &weekly, 5), ["d2", "d3", "d5"]);
     }
 
     #[test]

@@ -51,6 +51,7 @@ fn judged(known: &Known, now: Timestamp) -> Judged {
         is_exact: known.summary.is_end_known(),
         stored: known.summary.finished,
         is_whole: known.lacks.is_none(),
+        found_damaged: known.found_damaged,
         has_bad_pages: false,
         start: Lsn(0),
         combined_with: None,
