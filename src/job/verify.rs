@@ -244,7 +244,10 @@ impl<'a> Run<'a> {
             findings: Vec::new(),
             more_findings: 0,
             remarks: Vec::new(),
-            timelines: Timelines::find(archive, patience).await?,
+            timelines: match options.scope {
+                Scope::Backups => Timelines::default(),
+                _ => Timelines::find(archive, patience).await?,
+            },
             bad_wal: BTreeMap::new(),
             received: BTreeSet::new(),
             remembered: BTreeMap::new(),

@@ -47,7 +47,7 @@ pub struct Proved {
 }
 
 impl Proved {
-    /// Of a file whose first page is none.
+    /// Of a file whose first page is none, or another segment's.
     pub fn nothing(start: Lsn) -> Self {
         Self {
             start,
@@ -85,9 +85,9 @@ pub struct Extents {
 }
 
 impl Extents {
-    /// A segment with this header on its first page.
-    pub fn new(header: PageHeader) -> Self {
-        Self {
+    /// The segment that begins there, with this header on its first page; `None`: that is another segment's.
+    pub fn new(start: Lsn, header: PageHeader) -> Option<Self> {
+        (header.page_address == start).then(|| Self {
             header,
             written: Written::new(header),
             search: SwitchSearch::default(),
@@ -95,7 +95,7 @@ impl Extents {
             bytes: 0,
             chain: Chain::default(),
             piece: Vec::with_capacity(PIECE_BYTES),
-        }
+        })
     }
 
     /// Looks at the next page.
@@ -197,7 +197,7 @@ mod tests {
     }
 
     fn extent(bytes: &[u8]) -> Extent {
-        let mut extents = Extents::new(header());
+        let mut extents = Extents::new(Lsn(START), header()).expect("its own");
         bytes.chunks(PAGE).for_each(|page| extents.add(page));
         extents.proved().extent
     }

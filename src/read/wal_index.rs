@@ -167,10 +167,16 @@ impl WalIndexReader {
             let piece = self.piece(segment, &table, start, patience).await?;
             let (extents, block) = match &mut extents {
                 Some(begun) => begun,
-                none => match PageHeader::parse(&piece) {
-                    Ok(header) => none.insert((Extents::new(header), header.block_bytes as usize)),
-                    Err(_) => return Ok(Some(Proved::nothing(segment.start(size)))),
-                },
+                none => {
+                    let begin = segment.start(size);
+                    let own = PageHeader::parse(&piece)
+                        .ok()
+                        .and_then(|header| Some((Extents::new(begin, header)?, header.block_bytes as usize)));
+                    match own {
+                        Some(own) => none.insert(own),
+                        None => return Ok(Some(Proved::nothing(begin))),
+                    }
+                }
             };
             piece.chunks(*block).for_each(|page| extents.add(page));
         }

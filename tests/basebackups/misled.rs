@@ -1,4 +1,4 @@
-//! What may mislead: clocks that had gone back, a backup of another cluster, WAL that was removed on purpose, damaged pages.
+//! What may mislead: clocks that had gone back, a backup of another cluster, WAL that was removed on purpose, what was found damaged.
 
 use std::fs;
 use std::path::Path;
@@ -7,15 +7,13 @@ use std::process::Output;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use walfs::archive::tree::summary::Summary;
-use walfs::codec::{Compression, pack_all, unpack_all};
+use walfs::codec::unpack_all;
 
 use super::pruning::{prune, try_prune};
 use crate::common::basebackup::{Place, Site};
 use crate::common::clock;
-use crate::common::postgres::{Options, Postgres, StopMode, newest};
-use crate::common::recovery::Recovery;
+use crate::common::postgres::{Options, StopMode};
 use crate::common::user::{User, said};
-use crate::common::wait;
 use crate::common::walfs::Mount;
 use crate::common::world::World;
 
@@ -154,194 +152,6 @@ fn k3_backups_of_a_machine_that_was_days_behind_are_as_young_as_the_store_says()
     assert_eq!(kept["removed"]["backup_objects"], 0, "{kept}");
     let kept = prune(&site, &["--keep-days", "0"]);
     assert_ne!(kept["removed"]["backup_objects"], 0, "{kept}");
-}
-
-/// K6: a page without a head between others is no end of the WAL.
-#[test]
-fn k6_an_empty_page_inside_a_segment_is_found() {
-    let world = World::new("empty-page");
-    let site = Site::local(&world);
-    site.backup("b1");
-    site.server
-        .query("CREATE TABLE t AS SELECT n, md5(n::text) FROM generate_series(1, 30000) n");
-    site.server.archive_all();
-    let keys = site.place.keys("wal").into_iter();
-    let whole = |key: &String| key.len() == "wal/".len() + 24 + 4;
-    let largest = keys.filter(whole).max_by_key(|key| site.place.object(key).len());
-    let path = world.archive().join(largest.expect("a segment"));
-    let mut content = unpack_all(&fs::read(&path).expect("read a segment")).expect("a segment");
-    assert!(content[60 * 8192..][..8] != [0; 8], "it is not that full");
-    content[50 * 8192..51 * 8192].fill(0);
-    fs::write(&path, pack_all(Compression::default(), &content).0).expect("write a segment");
-    let verified = run(&site, "verify", &[]);
-    assert_eq!(verified.status.code(), Some(1), "{}", said(&verified));
-}
-
-/// Something of a segment was lost before it was archived, and WAL was archived behind it.
-struct Holed<'a> {
-    site: Site<'a>,
-    segment: String,
-    /// Before it was written, and behind all of it.
-    times: [String; 2],
-}
-
-impl Holed<'_> {
-    /// Damages what a segment has from its 20th page on.
-    fn new(world: &World, damage: fn(&mut [u8])) -> Holed<'_> {
-        let site = Site::local(world);
-        site.server.query("CREATE TABLE t (id int)");
-        site.backup("b1");
-        let now = || {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            let now = site.server.query("SELECT clock_timestamp()");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            now
-        };
-        site.server.query("INSERT INTO t VALUES (1)");
-        let before = now();
-        site.server.query("INSERT INTO t VALUES (2)");
-        site.server.archive_all();
-        let kept = site.server.query("SHOW archive_command");
-        site.server.archive_with("/bin/false");
-        site.server.reload();
-        std::thread::sleep(std::time::Duration::from_millis(500));
-        site.server.query("INSERT INTO t VALUES (3)");
-        let segment = site.server.query("SELECT pg_walfile_name(pg_current_wal_lsn())");
-        site.server
-            .query("INSERT INTO t SELECT generate_series(4, 40000)");
-        let behind = now();
-        site.server.query("INSERT INTO t VALUES (40001)");
-        let path = site.server.data().join("pg_wal").join(&segment);
-        let mut bytes = fs::read(&path).expect("read a segment");
-        assert_ne!(bytes[127 * 8192..][..8], [0; 8], "it is not full");
-        damage(&mut bytes[20 * 8192..]);
-        fs::write(&path, bytes).expect("write a segment");
-        site.server.archive_with(&kept);
-        site.server.reload();
-        site.server.archive_all();
-        Holed {
-            site,
-            segment,
-            times: [before, behind],
-        }
-    }
-
-    fn restore(&self, arguments: &[&str]) -> Output {
-        let dir = self.site.world.owned_dir("restored").display().to_string();
-        let all = [&["--dry-run"], arguments, &["LATEST", &dir]].concat();
-        run(&self.site, "restore", &all)
-    }
-}
-
-/// K5, K7: what comes behind a hole inside of a segment does not come back, and nobody says that it does.
-#[test]
-fn k5_recovery_ends_at_a_hole_inside_a_segment_and_that_is_said() {
-    let world = World::new("holed");
-    world.owned_dir("cache");
-    let holed = Holed::new(&world, |bytes| bytes[..8192].fill(0));
-    let [before, behind] = &holed.times;
-    // Before anybody has read it back, and once that is remembered.
-    for is_verified in [false, true] {
-        for arguments in [&["--target-time", behind][..], &[]] {
-            let refused = holed.restore(arguments);
-            let message = said(&refused);
-            assert_eq!(refused.status.code(), Some(1), "{arguments:?}: {message}");
-            assert!(
-                message.contains(&holed.segment) && message.contains("HINT: ") && message.contains("hole"),
-                "{arguments:?}: {message}"
-            );
-        }
-        let reached = holed.restore(&["--target-time", before]);
-        assert!(reached.status.success(), "{}", said(&reached));
-        let status = run(&holed.site, "status", &["--json"]);
-        let told: Value = serde_json::from_slice(&status.stdout).expect("JSON");
-        let commit = told["recoverable"][0]["last_commit"].as_str().expect("a time");
-        let commit: Timestamp = commit.parse().expect("a time");
-        let lost: Timestamp = holed.site.server.query(&format!("SELECT to_char(timestamptz '{behind}' AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")).parse().expect("a time");
-        assert!(commit < lost, "{told}");
-        assert!(told["troubles"].to_string().contains(&holed.segment), "{told}");
-        let screen = run(&holed.site, "status", &[]);
-        assert_eq!(screen.status.code(), Some(3), "{}", said(&screen));
-        let found = run(&holed.site, "wal-find", &[]);
-        assert!(said(&found).contains(&holed.segment), "{}", said(&found));
-        if !is_verified {
-            let verified = run(&holed.site, "verify", &[]);
-            assert_eq!(verified.status.code(), Some(1), "{}", said(&verified));
-        }
-    }
-    // Who says so gets what lies before it.
-    let dir = world.owned_dir("up_to_it");
-    let data = dir.join("data");
-    let mut restore = holed.site.walfs("restore");
-    restore.args(["--up-to-gap", "--no-archiving", "--no-sync", "LATEST"]);
-    let restored = restore.arg(&data).output().expect("run walfs");
-    assert!(restored.status.success(), "{}", said(&restored));
-    let mut back = Postgres::start_as_it_is(&dir, newest(), &holed.site.place.env());
-    assert_eq!(
-        back.recovery_within(wait::LONG),
-        Recovery::Promoted,
-        "{}",
-        back.log()
-    );
-    assert_eq!(back.query("SELECT min(id), max(id) FROM t WHERE id < 4"), "1|3");
-    assert_eq!(back.query("SELECT count(*) FROM t WHERE id = 40001"), "0");
-}
-
-/// K5, K6, K7: nor does what comes behind a record that is not what was written: half a page was lost, or one bit, or one of the
-/// record that ends in the next segment.
-#[test]
-fn k5_recovery_ends_at_a_damaged_record_and_that_is_said() {
-    for (name, damage) in [
-        ("half", (|bytes| bytes[4096..8192].fill(0)) as fn(&mut [u8])),
-        ("bit", |bytes| bytes[5000] ^= 1),
-        ("across", |bytes| bytes[bytes.len() - 8] ^= 1),
-    ] {
-        let world = World::new(&format!("broken-{name}"));
-        world.owned_dir("cache");
-        let holed = Holed::new(&world, damage);
-        let [before, behind] = &holed.times;
-        for arguments in [&["--target-time", behind][..], &[]] {
-            let refused = holed.restore(arguments);
-            let message = said(&refused);
-            assert_eq!(refused.status.code(), Some(1), "{name}, {arguments:?}: {message}");
-            assert!(message.contains(&holed.segment), "{name}: {message}");
-        }
-        let reached = holed.restore(&["--target-time", before]);
-        assert!(reached.status.success(), "{name}: {}", said(&reached));
-        let screen = run(&holed.site, "status", &[]);
-        assert_eq!(screen.status.code(), Some(3), "{name}: {}", said(&screen));
-        assert!(
-            said(&screen).contains(&holed.segment),
-            "{name}: {}",
-            said(&screen)
-        );
-        let verified = run(&holed.site, "verify", &[]);
-        assert_eq!(verified.status.code(), Some(1), "{name}: {}", said(&verified));
-        assert!(
-            said(&verified).contains("record") && said(&verified).contains("recovery ends there"),
-            "{name}: {}",
-            said(&verified)
-        );
-        // It is right up to its 20th page.
-        let verified = said(&verified);
-        let until = verified
-            .split("recovers no further than ")
-            .nth(1)
-            .expect("a position");
-        let until = until.split(' ').next().expect("a position");
-        let page = format!("SELECT pg_wal_lsn_diff('{until}', '0/0')::bigint % 1048576 / 8192");
-        let page: u64 = holed.site.server.query(&page).parse().expect("a number");
-        assert!((19..=127).contains(&page), "{name}: {verified}");
-        // What verify has found makes nobody forget it.
-        let refused = holed.restore(&[]);
-        assert_eq!(refused.status.code(), Some(1), "{name}: {}", said(&refused));
-        let screen = run(&holed.site, "status", &[]);
-        assert!(
-            !said(&screen).contains("is whole up to"),
-            "{name}: {}",
-            said(&screen)
-        );
-    }
 }
 
 /// K3, K7: a backup whose own WAL recovery cannot read is kept, and so is the newest from which a server starts.

@@ -1,5 +1,6 @@
 //! An archive, and the commands on it, all of one user: what the rigs of dumps and of files have in common.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -72,6 +73,22 @@ impl Versions {
             listed["version"].as_str().expect("a version").to_owned()
         };
         told.lines().map(version).collect()
+    }
+
+    /// Flips a bit of a part whose key has this in it, in a local archive. Returns its key.
+    #[track_caller]
+    pub fn damage_part(&self, of: &str) -> String {
+        let keys = self.place.keys("trees").into_iter();
+        let mut parts = keys.filter(|key| key.contains(of) && key.contains(".tar."));
+        let part = parts.next().expect("a part");
+        let path = self.world.archive().join(&part);
+        let mut bytes = fs::read(&path).expect("read the part");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::remove_file(&path).expect("remove it");
+        fs::write(&path, bytes).expect("write it");
+        self.user.own(&path);
+        part
     }
 
     /// Bytes of all objects.

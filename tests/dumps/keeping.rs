@@ -134,19 +134,7 @@ fn r3_a_damaged_dump_is_an_error_and_the_next_one_is_whole() {
     let rig = Rig::local("dumps-damaged");
     rig.fill("app", 20_000);
     rig.dump("app");
-    let part = rig
-        .place
-        .keys("trees")
-        .into_iter()
-        .find(|key| key.contains(".tar."))
-        .expect("a part");
-    let path = rig.world.archive().join(&part);
-    let mut bytes = fs::read(&path).expect("read the part");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::remove_file(&path).expect("remove");
-    fs::write(&path, bytes).expect("write");
-    rig.user.own(&path);
+    let part = rig.damage_part("/app@");
     let file = rig.world.owned_dir("damaged").join("app.dump");
     let failed = rig.run("dump-restore", &["app", &file.display().to_string()]);
     assert_eq!(failed.status.code(), Some(1), "{}", said(&failed));

@@ -6,11 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use super::rig::{NOISE, Rig};
-use crate::common::postgres::send;
+use crate::common::basebackup::Place;
+use crate::common::postgres::{Options as Server, send};
+use crate::common::s3::S3Server;
 use crate::common::user::{User, is_root, said};
 use crate::common::wait;
-use crate::common::walfs::{Mount, Options};
-use crate::common::world::detach;
+use crate::common::walfs::Mount;
+use crate::common::world::{World, detach};
 
 /// A rig with a mount, and shell lines in it: `$d` is `dumps/`, `$p` where the programs of PostgreSQL are, `$w` a directory.
 struct Plain {
@@ -27,7 +29,7 @@ fn told(line: &str) -> String {
 impl Plain {
     #[track_caller]
     fn new(rig: Rig, options: &[&str]) -> Plain {
-        let mount = Options::local(&rig.world).args(options).mount();
+        let mount = rig.to_mount().args(options).mount();
         let work = rig.world.owned_dir("work");
         Plain { rig, mount, work }
     }
@@ -57,7 +59,17 @@ const SAME: &str = r"grep -v '^\\\(un\)\?restrict'";
 
 #[test]
 fn a5_pg_dump_into_the_mount_costs_what_has_changed_and_reads_as_it_was_written() {
-    let rig = Rig::local("dumps-plain");
+    dumps_into_the_mount_cost_what_has_changed(Rig::local("dumps-plain"));
+}
+
+#[test]
+fn a5_pg_dump_into_a_mount_of_s3_costs_what_has_changed() {
+    let place = Place::S3(S3Server::start());
+    let world = World::new("dumps-s3-plain");
+    dumps_into_the_mount_cost_what_has_changed(Rig::new(world, place, &Server::default()));
+}
+
+fn dumps_into_the_mount_cost_what_has_changed(rig: Rig) {
     rig.fill("app", 60_000);
     let plain = Plain::new(rig, &[]);
     let rig = &plain.rig;
@@ -129,6 +141,7 @@ fn a5_pg_dump_into_the_mount_costs_what_has_changed_and_reads_as_it_was_written(
     rig.succeeds("verify", &[]);
     let other = rig.world.owned_dir("other").display().to_string();
     let copy = crate::common::walfs::walfs(&rig.world, &rig.user)
+        .envs(rig.place.env())
         .args(["copy", "--create", &rig.place.archive(), &other])
         .output()
         .expect("run walfs");

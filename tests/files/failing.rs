@@ -118,15 +118,7 @@ fn b5_what_was_found_damaged_is_stored_again() {
     let rig = Rig::local("files-rotten");
     rig.noise("one", 5 << 20, 1);
     rig.store("etc");
-    let parts = rig.place.keys("trees");
-    let part = parts.iter().find(|key| key.contains(".tar.")).expect("a part");
-    let path = rig.world.archive().join(part);
-    let mut bytes = fs::read(&path).expect("read the part");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::remove_file(&path).expect("remove it");
-    fs::write(&path, bytes).expect("write it");
-    rig.user.own(&path);
+    rig.damage_part("/etc@");
     assert_eq!(rig.run("verify", &[]).status.code(), Some(1));
     assert_eq!(rig.store("etc")["unchanged"], false);
     assert_eq!(rig.told(&rig.restore("etc")), rig.told(&rig.source));

@@ -1,7 +1,5 @@
 //! Prune, verify and copy of versions, beside backups, which they do not disturb nor are disturbed by.
 
-use std::fs;
-
 use serde_json::Value;
 
 use super::rig::Rig;
@@ -67,18 +65,7 @@ fn k3_what_verify_has_found_damaged_takes_the_place_of_none() {
         rig.store("etc");
         told.push(rig.told(&rig.source));
         if number == 2 {
-            let own = format!("/etc@{}.", rig.versions("etc")[2]);
-            let keys = rig.place.keys("trees");
-            let part = keys
-                .iter()
-                .find(|key| key.contains(&own) && key.contains(".tar."));
-            let path = rig.world.archive().join(part.expect("a part"));
-            let mut bytes = fs::read(&path).expect("read the part");
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-            fs::remove_file(&path).expect("remove it");
-            fs::write(&path, bytes).expect("write it");
-            rig.user.own(&path);
+            rig.damage_part(&format!("/etc@{}.", rig.versions("etc")[2]));
             assert_eq!(rig.run("verify", &[]).status.code(), Some(1));
         }
     }

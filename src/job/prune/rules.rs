@@ -1,14 +1,17 @@
 //! Which backups stay, and why: from what is known of them, without a look at the store.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeMap;
 
-use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp, Zoned};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::archive::tree::TreeName;
-use crate::job::in_order::in_order;
 use crate::pg::{Lsn, Timeline};
+
+mod generations;
+mod reason;
+
+use generations::Generations;
+pub use reason::Reason;
 
 /// What the operator wants to keep. A backup stays if one of these wants it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,79 +47,6 @@ impl Rules {
             self.yearly,
         ];
         counts.iter().any(Option::is_some) || self.from.is_some()
-    }
-}
-
-/// Why a backup stays.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reason {
-    /// It is the newest complete one.
-    Newest,
-    /// Those behind it have damaged pages.
-    Undamaged,
-    /// No backup is complete.
-    NothingComplete,
-    /// It is the newest one from which the end of this timeline can be reached.
-    End(Timeline),
-    /// One of the last so many.
-    Last(u32),
-    /// It ended in the last so many days.
-    Days(u32),
-    /// Perhaps: it is not known to have ended before.
-    PerhapsDays(u32),
-    /// It is a version, of files or a dump, and no rule is about those.
-    NoRule,
-    /// Recovery to the beginning of the last so many days starts from it.
-    Begins(u32),
-    /// The newest of a day, a week, a month or a year.
-    Of(String),
-    /// Perhaps: its day is not sure.
-    PerhapsOf(String),
-    /// It ended then, by a clock that was ahead.
-    Ahead(Timestamp),
-    /// It is the one of this name, or newer.
-    From(TreeName),
-    /// Somebody has pinned it: why.
-    Pinned(String),
-    /// The store keeps it: until when, if that ends by itself.
-    Locked(Option<Timestamp>),
-    /// This one is being made, or was left unfinished, and points to it.
-    BaseOf(TreeName),
-    /// This one is being made, and may be an incremental one that is to be combined with it.
-    MayBeBaseOf(TreeName),
-    /// This one, which stays, is to be combined with it.
-    CombinedWith(TreeName),
-    /// It is not complete, and newer than what was asked for.
-    NotComplete,
-    /// A first look wanted it, only the second did not: the next run removes it.
-    NewlyUnwanted,
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Newest => out.write_str("the newest complete one"),
-            Self::Undamaged => out.write_str("the newest complete one without damaged pages"),
-            Self::NothingComplete => out.write_str("no backup is complete"),
-            Self::End(timeline) => write!(out, "the newest that reaches the end of timeline {timeline}"),
-            Self::Last(count) => write!(out, "one of the last {count}"),
-            Self::Days(days) => write!(out, "of the last {days} days"),
-            Self::PerhapsDays(days) => write!(out, "perhaps of the last {days} days"),
-            Self::NoRule => out.write_str("a version of files or a dump, of which no rule says anything"),
-            Self::Begins(days) => write!(out, "the last {days} days begin with it"),
-            Self::Of(bucket) => write!(out, "the newest of {bucket}"),
-            Self::PerhapsOf(bucket) => write!(out, "perhaps the newest of {bucket}"),
-            Self::Ahead(ended) => write!(out, "its clock was ahead: {ended:.0} is yet to come"),
-            Self::From(name) => write!(out, "{name} or newer"),
-            Self::Pinned(reason) => write!(out, "pinned: {reason}"),
-            Self::Locked(Some(until)) => write!(out, "the store has it locked until {until:.0}"),
-            Self::Locked(None) => out.write_str("the store has it locked, by a legal hold"),
-            Self::BaseOf(name) => write!(out, "{name}, which is unfinished, builds on it"),
-            Self::MayBeBaseOf(name) => write!(out, "{name}, which is unfinished, may be incremental from it"),
-            Self::CombinedWith(name) => write!(out, "{name} is to be combined with it"),
-            Self::NotComplete => out.write_str("not complete, and newer than the oldest that is asked for"),
-            Self::NewlyUnwanted => out.write_str("it was wanted a moment ago: the next run removes it"),
-        }
     }
 }
 
@@ -308,115 +238,6 @@ fn newest_by_end(
 pub(super) fn days_before(now: Timestamp, days: u32) -> Timestamp {
     let span = SignedDuration::from_hours(24 * i64::from(days));
     now.checked_sub(span).unwrap_or(Timestamp::MIN)
-}
-
-/// Names the day, week, month or year that a time is in.
-type Bucket = fn(&Zoned) -> String;
-
-/// The newest of each of the last days, weeks, months and years.
-struct Generations<'a> {
-    backups: &'a [Judged],
-    /// At the latest.
-    ended: &'a [Timestamp],
-    now: Timestamp,
-}
-
-impl Generations<'_> {
-    fn keep(&self, whole: &[usize], rules: &Rules, why: &mut [Vec<Reason>]) {
-        let kinds: [(Option<u32>, Bucket); 4] = [
-            (rules.daily, |time| time.strftime("day %Y-%m-%d").to_string()),
-            (rules.weekly, |time| {
-                let week = time.date().iso_week_date();
-                format!("week {}-W{:02}", week.year(), week.week())
-            }),
-            (rules.monthly, |time| time.strftime("month %Y-%m").to_string()),
-            (rules.yearly, |time| time.strftime("year %Y").to_string()),
-        ];
-        let wanted = kinds
-            .into_iter()
-            .filter_map(|(count, bucket)| Some((count.filter(|count| *count > 0)?, bucket)));
-        let wanted: Vec<(u32, Bucket)> = wanted.collect();
-        if wanted.is_empty() {
-            return;
-        }
-        let told = |at: &usize| self.backups[*at].ended;
-        // What is yet to come takes no day from those that were.
-        let (there, ahead): (Vec<usize>, Vec<usize>) =
-            whole.iter().copied().partition(|at| told(at) <= self.now);
-        for at in ahead {
-            let reason = Reason::Ahead(told(&at));
-            if !why[at].contains(&reason) {
-                why[at].push(reason);
-            }
-        }
-        let doubtful = self.doubtful(&there);
-        let is_sure = |at: &usize| !doubtful.contains(at);
-        let latest = |at: &usize| match is_sure(at) {
-            true => told(at),
-            false => self.ended[*at].min(self.now),
-        };
-        // Those whose day is not sure take no place from the others, and stay if they have one by either of their times.
-        let sure = there.iter().filter(|at| is_sure(at));
-        let rows: [Vec<(Timestamp, usize)>; 3] = [
-            sure.map(|at| (told(at), *at)).collect(),
-            there.iter().map(|at| (told(at), *at)).collect(),
-            there.iter().map(|at| (latest(at), *at)).collect(),
-        ];
-        for mut row in rows {
-            row.sort();
-            for (count, bucket) in &wanted {
-                for (at, bucket) in newest_of_each(&row, *count, *bucket) {
-                    let reason = match is_sure(&at) {
-                        true => Reason::Of(bucket),
-                        false => Reason::PerhapsOf(bucket),
-                    };
-                    if !why[at].contains(&reason) {
-                        why[at].push(reason);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Of which only a bound is known, or whose clock contradicts most others' of a line.
-    fn doubtful(&self, there: &[usize]) -> BTreeSet<usize> {
-        let exact = |at: &usize| self.backups[*at].is_exact;
-        let ends: BTreeSet<Timeline> = there
-            .iter()
-            .flat_map(|at| self.backups[*at].reaches.iter().copied())
-            .collect();
-        let mut doubtful: BTreeSet<usize> = there.iter().copied().filter(|at| !exact(at)).collect();
-        for end in ends {
-            let on_line = there.iter().copied().filter(exact);
-            let on_line: Vec<usize> = on_line
-                .filter(|at| self.backups[*at].reaches.contains(&end))
-                .collect();
-            let ended: Vec<Timestamp> = on_line.iter().map(|at| self.backups[*at].ended).collect();
-            let believed = in_order(&ended);
-            doubtful.extend(
-                (0..on_line.len())
-                    .filter(|place| !believed.contains(place))
-                    .map(|place| on_line[place]),
-            );
-        }
-        doubtful
-    }
-}
-
-/// Of backups by time, the newest of each of the last so many buckets that have one.
-fn newest_of_each(row: &[(Timestamp, usize)], count: u32, bucket: Bucket) -> Vec<(usize, String)> {
-    let mut found: Vec<(usize, String)> = Vec::new();
-    for (time, at) in row.iter().rev() {
-        let bucket = bucket(&time.to_zoned(TimeZone::UTC));
-        if found.last().is_some_and(|(_, last)| *last == bucket) {
-            continue;
-        }
-        if found.len() == count as usize {
-            break;
-        }
-        found.push((*at, bucket));
-    }
-    found
 }
 
 /// What an incremental backup of PostgreSQL is combined with stays as long as it.

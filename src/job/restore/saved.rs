@@ -49,8 +49,7 @@ pub(super) fn extent(roots: &Roots, segment: SegmentName, size: SegmentSize) -> 
     if bytes != size.bytes() {
         return Ok(Extent::Begun(0));
     }
-    let begin =
-        |header: PageHeader| (header.page_address == segment.start(size)).then(|| Extents::new(header));
+    let begin = |header: PageHeader| Extents::new(segment.start(size), header);
     let add = |extents: &mut Option<Extents>, page: &[u8]| extents.iter_mut().for_each(|own| own.add(page));
     let look = |root: &Root, below: &Path| each_page(root.open_file(below)?, begin, add);
     let extents = roots.on("read", &spot, look)?.flatten();

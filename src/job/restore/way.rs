@@ -74,6 +74,13 @@ impl Way {
         segment_of(&self.stretches, number, size)
     }
 
+    /// Is what comes before this segment on another timeline?
+    pub(in crate::job) fn comes_over(&self, segment: SegmentName, size: SegmentSize) -> bool {
+        let before = segment.number(size).checked_sub(1);
+        let before = before.and_then(|number| self.segment(number, size));
+        before.is_some_and(|before| before.timeline != segment.timeline)
+    }
+
     /// On which timelines segments lie that follow each other, by number.
     pub(in crate::job) fn runs(
         &self,
@@ -174,6 +181,11 @@ mod tests {
         assert_eq!(runs(3..=9), [(Timeline(1), 3..=4), (Timeline(3), 5..=9)]);
         assert_eq!(runs(6..=6), [(Timeline(3), 6..=6)]);
         assert_eq!(runs(0..=0), [(Timeline(1), 0..=0)]);
+        let comes_over = |timeline: u32, number| {
+            let name = SegmentName::from_number(Timeline(timeline), number, SegmentSize::MIN).unwrap();
+            way.comes_over(name, SegmentSize::MIN)
+        };
+        assert!(comes_over(3, 5) && !comes_over(3, 6) && !comes_over(1, 4) && !comes_over(1, 0));
     }
 
     #[test]

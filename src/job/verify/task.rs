@@ -36,7 +36,7 @@ pub(super) struct Task {
     pub(super) expected: Expected,
     /// The data pages in it.
     pub(super) pages: Option<(Rules, Arc<Vec<Piece>>)>,
-    /// Of a segment, the way to its timeline, if that has left another.
+    /// Of the first segment of a timeline that has left another, the way to it.
     pub(super) way: Option<Way>,
 }
 
@@ -196,7 +196,7 @@ impl Task {
             hash: None,
             by: "cluster.json",
         };
-        let (look, seen) = wal::look(archive, name);
+        let (look, seen) = wal::look(archive, name, size);
         let verdict = prove(archive, &self.key, &expected, patience, look).await?;
         let mut seen = std::mem::take(&mut *lock(&seen));
         let system_id = seen.system_id.filter(|_| matches!(name, WalName::Segment(_)));

@@ -27,13 +27,17 @@ pub(super) struct Seen {
 }
 
 /// Looks at the content of a file as it comes.
-pub(super) fn look(archive: &Arc<Archive>, name: WalName) -> (Arc<Look>, Arc<Mutex<Seen>>) {
+pub(super) fn look(
+    archive: &Arc<Archive>,
+    name: WalName,
+    size: Option<SegmentSize>,
+) -> (Arc<Look>, Arc<Mutex<Seen>>) {
     let seen = Arc::<Mutex<Seen>>::default();
     let (archive, noted) = (archive.clone(), seen.clone());
     let look = move |offset: u64, content: &[u8]| {
         let mut seen = noted.lock().expect("no panic while held");
         if offset == 0 {
-            *seen = Seen::begin(&archive, name, content);
+            *seen = Seen::begin(&archive, (name, size), content);
         }
         let Seen {
             extents, block_bytes, ..
@@ -46,21 +50,24 @@ pub(super) fn look(archive: &Arc<Archive>, name: WalName) -> (Arc<Look>, Arc<Mut
 }
 
 impl Seen {
-    fn begin(archive: &Archive, name: WalName, content: &[u8]) -> Self {
+    fn begin(archive: &Archive, (name, size): (WalName, Option<SegmentSize>), content: &[u8]) -> Self {
         let misplaced = match archive.check_place(name, content) {
             Err(Error::Misplaced { reason, .. }) => Some(reason),
             _ => None,
         };
         let header = PageHeader::parse(content).ok().filter(|_| name.has_pages());
         // What is behind the end of an unfinished segment is of whatever segment the file was before.
-        let whole = header.filter(|_| {
-            matches!(name, WalName::Segment(_)) && misplaced.is_none() && content.first() != Some(&BIG_ENDIAN)
-        });
+        let extents = match (name, size, header) {
+            (WalName::Segment(segment), Some(size), Some(header)) if content.first() != Some(&BIG_ENDIAN) => {
+                Extents::new(segment.start(size), header)
+            }
+            _ => None,
+        };
         Self {
             misplaced,
             system_id: header.map(|header| header.system_id),
             block_bytes: header.map_or(1, |header| header.block_bytes as usize),
-            extents: whole.map(Extents::new),
+            extents,
         }
     }
 
@@ -135,8 +142,7 @@ impl Followed {
         }
     }
 
-    /// Behind which position no whole record goes on into this segment, if it is the first of its timeline on a way and what
-    /// comes before it is archived.
+    /// Behind which position no whole record goes on into a segment, from what comes before it on a way and is archived.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -145,18 +151,12 @@ impl Followed {
         segment: SegmentName,
         (walked, way): (&Walked, &Way),
     ) -> Result<Option<Lsn>, Error> {
-        let mut number = segment.number(self.size);
         let mut before: Vec<Walked> = Vec::new();
-        // All of a segment may be some more of a record that began before.
+        // All of a segment may be some more of a record that began before; no record is longer than this.
+        let most = u64::from(u32::MAX) / self.size.bytes() + 2;
+        let mut numbers = (0..segment.number(self.size)).rev().take(most as usize);
         while before.last().is_none_or(Walked::passes) {
-            let Some(last) = number.checked_sub(1) else {
-                return Ok(None);
-            };
-            number = last;
-            let name = way.segment(number, self.size);
-            if before.is_empty() && name.is_some_and(|name| name.timeline == segment.timeline) {
-                return Ok(None);
-            }
+            let name = numbers.next().and_then(|number| way.segment(number, self.size));
             match self.index(name).await? {
                 Some(index) => before.push(index),
                 None => return Ok(None),

@@ -156,8 +156,11 @@ impl Run<'_> {
         if let Some(tree) = tree.as_mut() {
             self.prepare(tree, &mut task).await?;
         }
-        if let Object::Wal(WalName::Segment(segment)) = &task.object {
-            task.way = self.timelines.way(segment.timeline, false);
+        if let (Object::Wal(WalName::Segment(segment)), Some(size), true) =
+            (&task.object, self.segment_size, is_due)
+        {
+            let way = self.timelines.way(segment.timeline, false);
+            task.way = way.filter(|way| way.comes_over(*segment, size));
         }
         Ok(task)
     }

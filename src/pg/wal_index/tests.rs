@@ -361,7 +361,8 @@ fn a_page_header_within_a_record_that_is_not_what_was_written_ends_the_walk() {
         page[4] = u8::from(page[0] > 0);
     }
     let extent = |bytes: &[u8]| {
-        let mut extents = Extents::new(PageHeader::parse(bytes).unwrap());
+        let header = PageHeader::parse(bytes).unwrap();
+        let mut extents = Extents::new(header.page_address, header).unwrap();
         bytes.chunks(BLOCK).for_each(|page| extents.add(page));
         extents.proved().extent
     };
