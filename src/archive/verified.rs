@@ -2,7 +2,7 @@
 //!
 //! `verified/<time>.<16 random digits>.<codec>`: each run puts one new object with all that is known then, and deletes those
 //! that it has read. Two runs at once leave two; the next one takes the newer date of each. It is a hint and nothing else:
-//! what it does not say is verified again, and it says nothing about another place.
+//! what it does not say is verified again, and of another place, or another name of this one, it says only what was found.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -166,7 +166,7 @@ impl Checks {
 pub type Record = (Key, Result<Checks, String>);
 
 impl Archive {
-    /// Keys of the objects in this place that the last verifications found damaged.
+    /// Keys of the objects that the last verifications found damaged.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -188,10 +188,10 @@ impl Archive {
     }
 
     async fn found(&self, patience: Patience) -> Result<impl Iterator<Item = Found>, Error> {
-        let (place, records) = (self.place(), self.checks(patience).await?.into_iter());
+        // Also of another place: one directory has many names, and who copies it takes what is damaged along.
+        let records = self.checks(patience).await?.into_iter();
         let records = records.filter_map(|(_, record)| record.ok());
-        let own = records.filter(move |record| record.place == place);
-        Ok(own.flat_map(|record| record.found))
+        Ok(records.flat_map(|record| record.found))
     }
 
     /// The newest records of checks.

@@ -4,7 +4,7 @@
 //! The index of a segment tells where its records end, for one request, and those of two whether the record between them is
 //! whole; what `walfs verify` remembers tells of damage that an
 //! index does not know. Nothing rests on either alone: the segment itself is read and its pages and records are looked at, of
-//! `MOST_READS` segments at most. A segment without an index is looked at only if `verify` has found something. Of what leads
+//! `MOST_READS` segments at most. A segment without an index is looked at if one before it has one, or `verify` has found something. Of what leads
 //! on the archive's handle keeps note, as nothing archived changes.
 
 use std::iter;
@@ -74,6 +74,8 @@ struct Looked {
     segment: SegmentName,
     /// What its index says.
     walked: Option<Walked>,
+    /// It is there, and has none.
+    is_unindexed: bool,
     is_damaged: bool,
 }
 
@@ -111,12 +113,17 @@ pub(in crate::job) async fn first(
     let mut looks = stream::iter(names)
         .map(|(segment, next)| look(archive, &reader, (segment, next), (size, patience)))
         .buffered(LOOKS);
-    let mut reads = MOST_READS;
+    let (mut reads, mut has_indexes) = (MOST_READS, false);
     let mut behind: Option<(SegmentName, Walked)> = None;
     while let Some(looked) = looks.next().await {
         let mut looked = looked?;
         let key = archive.wal_key(WalName::Segment(looked.segment));
-        let is_suspect = looked.ends().is_some() || looked.is_damaged || remembered.contains(key.as_str());
+        // One alone without an index is not as the others are.
+        has_indexes |= looked.walked.is_some();
+        let is_suspect = looked.ends().is_some()
+            || looked.is_damaged
+            || looked.is_unindexed && has_indexes
+            || remembered.contains(key.as_str());
         // Of what lies in between a run may lack some.
         let before = behind
             .take()
@@ -166,6 +173,7 @@ async fn look(
     let mut looked = Looked {
         segment,
         walked: None,
+        is_unindexed: false,
         is_damaged: false,
     };
     // That is known of the segment behind it on its own timeline.
@@ -174,8 +182,9 @@ async fn look(
     }
     match reader.stored(segment, size, patience).await {
         Ok(Indexed::With(index)) => looked.walked = Some(index.walked),
+        Ok(Indexed::Without(_)) => looked.is_unindexed = true,
         // It may be in the backup.
-        Ok(Indexed::Absent | Indexed::Without(_)) => {}
+        Ok(Indexed::Absent) => {}
         Err(Error::Damaged { .. }) => looked.is_damaged = true,
         Err(error) => return Err(error),
     }

@@ -394,24 +394,27 @@ fn of_timeline(own: &TimelineRanges, size: SegmentSize) -> TimelineStatus {
     }
 }
 
-/// Of several records the newest word on each object counts.
+/// Of several records the newest word on each object counts; of one of another place, or another name of this one, what was found.
 async fn verified(archive: &Archive, patience: Patience) -> Result<Option<Verified>, Error> {
     let records = archive.checks(patience).await?.into_iter();
     let records: Vec<_> = records.filter_map(|(_, record)| record.ok()).collect();
-    let records = records
-        .into_iter()
-        .filter(|record| record.place == archive.place());
     let mut verified: Option<Verified> = None;
     let mut found = BTreeMap::new();
     for record in records {
+        let is_own = record.place == archive.place();
+        if !is_own && record.found.is_empty() {
+            continue;
+        }
         let told = verified.get_or_insert(Verified {
             at: record.at,
             oldest: None,
             findings: vec![],
         });
-        told.at = told.at.max(record.at);
-        let oldest = record.ranges.iter().map(|range| range.at).min();
-        told.oldest = told.oldest.into_iter().chain(oldest).min();
+        if is_own {
+            told.at = told.at.max(record.at);
+            let oldest = record.ranges.iter().map(|range| range.at).min();
+            told.oldest = told.oldest.into_iter().chain(oldest).min();
+        }
         for one in record.found {
             let costs: Vec<String> = std::iter::once(one.reason).chain(one.costs).collect();
             found.insert(

@@ -153,13 +153,11 @@ pub async fn verify(
     for (key, record) in records {
         match record {
             Ok(checks) => {
-                if checks.place == archive.place() {
-                    // The newest record comes first.
-                    for found in &checks.found {
-                        run.remembered
-                            .entry(found.object.clone())
-                            .or_insert_with(|| (found.clone(), false));
-                    }
+                // The newest record comes first.
+                for found in &checks.found {
+                    run.remembered
+                        .entry(found.object.clone())
+                        .or_insert_with(|| (found.clone(), false));
                 }
                 readable.push(checks);
             }

@@ -1,7 +1,7 @@
 //! Is all of a segment's WAL there? It is if each page is its own, up to its end or to the record of a switch to the next one, and
 //! the CRC of each record is right. Recovery ends at the first page or record that is not, whatever lies behind that.
 
-use super::wal_index::{Chain, Walked};
+use super::wal_index::{Chain, Stop, Walked};
 use super::written::Written;
 use super::{Lsn, PageHeader, Searched, SwitchSearch};
 
@@ -55,6 +55,12 @@ impl Proved {
             walked: None,
             has_others: true,
         }
+    }
+
+    /// Is a record not what was written, by its CRC?
+    pub fn is_damaged(&self) -> bool {
+        let stop = self.walked.as_ref().map(|walked| walked.stop);
+        matches!(stop, Some(Stop::Broken(_)))
     }
 
     /// Where recovery ends, if it does not go through to the next segment.

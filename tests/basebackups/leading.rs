@@ -135,6 +135,76 @@ fn k6_another_segment_under_the_name_of_one_leads_nowhere() {
     assert!(code == Some(1) && said.contains(&names[1]), "{said}");
 }
 
+/// Each segment that is not the last leads on, or nobody says that all is well: neither one of which the first page is of no version
+/// that there is, nor one of which the rest was lost.
+#[test]
+fn k6_a_segment_with_others_behind_it_is_whole() {
+    for (name, damage) in [
+        ("version", (|bytes| bytes[0] ^= 0x20) as fn(&mut [u8])),
+        ("half", |bytes| bytes[1 << 19..].fill(0)),
+        ("last", |bytes| bytes[127 * PAGE..][..PAGE / 2].fill(0)),
+    ] {
+        let world = World::new(&format!("not-whole-{name}"));
+        world.owned_dir("cache");
+        let site = Site::local(&world);
+        site.server.query("CREATE TABLE t (id int)");
+        site.backup("monday");
+        let at = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
+        site.server.query("INSERT INTO t VALUES (1)");
+        site.server.archive_all();
+        site.server.query("INSERT INTO t VALUES (2)");
+        let segment = site.server.query(at);
+        site.server
+            .query("INSERT INTO t SELECT generate_series(1, 60000)");
+        assert_ne!(site.server.query(at), segment, "it is not full");
+        site.server.archive_all();
+        let object = world.archive().join(format!("wal/{segment}.lz4"));
+        let mut content = unpack_all(&fs::read(&object).expect("a segment")).expect("WAL");
+        damage(&mut content);
+        fs::remove_file(object).expect("remove a segment");
+        push(&site, &segment, &content);
+        let dir = world.owned_dir("restored").display().to_string();
+        let restore = ["--dry-run", "LATEST", &dir];
+        for (command, arguments) in [
+            ("restore", &restore[..]),
+            ("verify", &[]),
+            ("restore", &restore[..]),
+        ] {
+            let (code, said) = asked(&site, command, arguments);
+            assert!(
+                code == Some(1) && said.contains(&segment),
+                "{name}, {command}: {said}"
+            );
+        }
+    }
+}
+
+/// What the parent has behind the fork is not the child's, under whose name it lies.
+#[test]
+fn k6_the_first_segment_of_a_timeline_is_its_own_behind_the_fork() {
+    let world = World::new("parents-segment");
+    world.owned_dir("cache");
+    let site = Site::local(&world);
+    site.server.query("CREATE TABLE t (id int)");
+    site.backup("monday");
+    site.server.archive_all();
+    site.server.query("INSERT INTO t VALUES (1)");
+    let fork = site.server.query("SELECT pg_current_wal_insert_lsn()");
+    let segment = site.server.query(&format!("SELECT pg_walfile_name('{fork}')"));
+    site.server.query("INSERT INTO t SELECT generate_series(1, 1000)");
+    site.server.archive_all();
+    let object = world.archive().join(format!("wal/{segment}.lz4"));
+    let content = unpack_all(&fs::read(&object).expect("a segment")).expect("WAL");
+    let own = format!("00000002{}", &segment[8..]);
+    push(&site, "00000002.history", &wal::history(1, &fork));
+    push(&site, &own, &content);
+    let (code, said) = asked(&site, "verify", &[]);
+    assert!(
+        code == Some(1) && said.contains(&own) && said.contains("are of timeline 1"),
+        "{said}"
+    );
+}
+
 /// K6: a page without a head between others is no end of the WAL.
 #[test]
 fn k6_an_empty_page_inside_a_segment_is_found() {

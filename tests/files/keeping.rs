@@ -70,6 +70,31 @@ fn k3_what_verify_has_found_damaged_takes_the_place_of_none() {
         }
     }
     let before = rig.versions("etc");
+    // Nor under another name of the same directory, and a look at something else makes nobody forget it.
+    let other = format!("{}/", rig.world.archive().display());
+    let by_other = |arguments: &[&str]| {
+        let mut walfs = crate::common::walfs::walfs(&rig.world, &rig.user);
+        let output = walfs.args(arguments).args(["--archive", &other]).output();
+        output.expect("run walfs")
+    };
+    let plans = || {
+        let planned = by_other(&[
+            "prune",
+            "--grace",
+            "1s",
+            "--keep-last",
+            "2",
+            "--dry-run",
+            "--json",
+        ]);
+        let plan: Value = serde_json::from_slice(&planned.stdout).expect("JSON");
+        let backups = plan["backups"].as_array().expect("a list").clone();
+        let goes: Vec<bool> = backups.iter().map(|backup| backup["goes"] == true).collect();
+        goes
+    };
+    assert_eq!(plans(), [true, false, false, false]);
+    assert!(by_other(&["verify", "--wal"]).status.success());
+    assert_eq!(plans(), [true, false, false, false]);
     rig.succeeds("prune", &["--grace", "1s", "--keep-last", "2"]);
     assert_eq!(rig.versions("etc"), before[1..]);
     for number in [1, 3] {

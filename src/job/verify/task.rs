@@ -15,7 +15,7 @@ use crate::archive::{Archive, Error, prune};
 use crate::job::backup::pages::Rules;
 use crate::job::proof::{Expected, Look, Lost, Verdict, held_bytes, prove};
 use crate::job::restore::way::Way;
-use crate::pg::extent::Proved;
+use crate::pg::extent::{Extent, Proved};
 use crate::pg::{Lsn, SegmentName, SegmentSize, SystemId, WalName};
 use crate::store::{Key, Meta, Patience};
 
@@ -222,7 +222,8 @@ impl Task {
         segment: SegmentName,
         proved: &Proved,
     ) -> Result<Checked, Error> {
-        if let Some((reason, at)) = wal::obstacle(proved) {
+        let is_followed = matches!(proved.extent, Extent::Begun(_)) && followed.is_followed(segment).await?;
+        if let Some((reason, at)) = wal::obstacle(proved, is_followed) {
             return Ok(Checked::useless(reason, at));
         }
         let Some(walked) = &proved.walked else {
@@ -233,9 +234,13 @@ impl Task {
                 format!("no whole record goes on from {at} into the segment behind it: recovery ends there");
             return Ok(Checked::useless(reason, at));
         }
-        if let Some(way) = &self.way
-            && let Some(at) = followed.comes_from_nowhere(segment, (walked, way)).await?
-        {
+        let Some(way) = &self.way else {
+            return Ok(Checked::default());
+        };
+        if let Some((reason, at)) = wal::is_not_own(segment, walked, way) {
+            return Ok(Checked::useless(reason, at));
+        }
+        if let Some(at) = followed.comes_from_nowhere(segment, (walked, way)).await? {
             let reason = format!(
                 "no whole record goes on from {at} into it, from the timeline that its own has left: recovery ends there"
             );

@@ -15,6 +15,9 @@ use crate::store::Patience;
 /// First byte of the pages of a server whose machine puts the highest byte first: nothing more is known of these.
 const BIG_ENDIAN: u8 = 0xD1;
 
+/// Length of the pages of which records are known.
+const PAGE_BYTES: u64 = 8192;
+
 /// What the content of an archived file says of itself.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -77,23 +80,34 @@ impl Seen {
     }
 }
 
-/// Why recovery ends in a segment, and where, if its pages show that.
-pub(super) fn obstacle(proved: &Proved) -> Option<(String, Lsn)> {
+/// Why recovery ends in a segment, and where, if its pages show that. One that is only begun is fine unless it `is_followed`.
+pub(super) fn obstacle(proved: &Proved, is_followed: bool) -> Option<(String, Lsn)> {
     let obstacle = match proved.extent {
-        Extent::Begun(at) => {
-            let is_damaged = matches!(proved.walked.as_ref()?.stop, Stop::Broken(_));
-            match (is_damaged, proved.has_others) {
-                (true, _) => format!("at byte {at} it has a damaged record"),
-                (false, true) => {
-                    format!("its WAL ends at byte {at}, and another segment's lies behind that")
-                }
-                // Nothing is lost of WAL that a server had begun to write.
-                (false, false) => return None,
+        Extent::Begun(at) => match (proved.is_damaged(), proved.has_others, is_followed) {
+            (true, ..) => format!("at byte {at} it has a damaged record"),
+            (false, true, _) => {
+                format!("its WAL ends at byte {at}, and what lies behind that is another segment's, or none")
             }
-        }
+            (false, false, true) => format!("its WAL ends at byte {at}, and the segment behind it is there"),
+            (false, false, false) => return None,
+        },
         extent => extent.obstacle()?,
     };
     Some((format!("{obstacle}: recovery ends there"), proved.ends()?))
+}
+
+/// Why the first segment of a timeline on a way is not its own, and from where on: behind the place where the timeline began each
+/// page is of that.
+pub(super) fn is_not_own(segment: SegmentName, walked: &Walked, way: &Way) -> Option<(String, Lsn)> {
+    let (parent, fork) = way.fork()?;
+    let page = fork.0.checked_next_multiple_of(PAGE_BYTES)?;
+    let last = walked.timelines.1;
+    let is_wrong = walked.end.0 > page && last != segment.timeline;
+    let reason = format!(
+        "its pages behind {fork}, where timeline {} left timeline {parent}, are of timeline {last}: recovery ends there",
+        segment.timeline
+    );
+    is_wrong.then_some((reason, fork))
 }
 
 /// How segments follow each other.
@@ -110,6 +124,22 @@ impl Followed {
             reader: WalIndexReader::new(archive.clone()),
             size,
             patience,
+        }
+    }
+
+    /// Is the next segment of the same timeline archived?
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(super) async fn is_followed(&self, segment: SegmentName) -> Result<bool, Error> {
+        let number = segment.number(self.size) + 1;
+        let Some(next) = SegmentName::from_number(segment.timeline, number, self.size) else {
+            return Ok(false);
+        };
+        match self.reader.stored(next, self.size, self.patience).await {
+            Ok(Indexed::Absent) => Ok(false),
+            Ok(_) | Err(Error::Damaged { .. }) => Ok(true),
+            Err(error) => Err(error),
         }
     }
 
